@@ -1,0 +1,1 @@
+"""Values that everything shares: errors, element types, geometry."""

@@ -1,0 +1,77 @@
+"""The three convolution roles as plain sums over windows in float64: slow, obvious, the oracle and the last resort."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from lucid.core.geometry import ConvSpec, Sizes
+
+Array = np.ndarray
+
+
+def _tap_slices(spec: ConvSpec, tap: Sizes, out: Sizes) -> tuple[slice, ...]:
+    """Where one tap reads the padded input, for every output position."""
+    return tuple(
+        slice(t * d, t * d + s * (o - 1) + 1, s)
+        for t, d, s, o in zip(tap, spec.dilation, spec.stride, out, strict=True)
+    )
+
+
+def _wide(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+def _padded(x: Array, spec: ConvSpec) -> Array:
+    return np.pad(x.astype(_wide(x.dtype)), ((0, 0), (0, 0), *spec.padding))
+
+
+def _grouped(x: Array, groups: int) -> Array:
+    """(N, G C, *size) as (N, G, C, *size)."""
+    return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+
+
+def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Array:
+    """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low]."""
+    out = spec.out_size(x.shape[2:])
+    xp, g = _padded(x, spec), spec.groups
+    wg = w.reshape(g, w.shape[0] // g, *w.shape[1:]).astype(xp.dtype)
+    y = np.zeros((x.shape[0], g, w.shape[0] // g, *out), xp.dtype)
+    for tap in product(*map(range, spec.kernel)):
+        window = _grouped(xp[(..., *_tap_slices(spec, tap, out))], g)
+        y += np.einsum("ngc...,goc->ngo...", window, wg[(..., *tap)])
+    y = y.reshape(x.shape[0], w.shape[0], *out)
+    if bias is not None:
+        y += bias.astype(xp.dtype).reshape(-1, *(1,) * spec.rank)
+    return y.astype(x.dtype)
+
+
+def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes) -> Array:
+    """The adjoint of ``conv_forward`` in x: every output adds its window back. ``size`` is the input's."""
+    wide = _wide(g.dtype)
+    groups = spec.groups
+    gg = _grouped(g.astype(wide), groups)
+    wg = w.reshape(groups, w.shape[0] // groups, *w.shape[1:]).astype(wide)
+    padded = tuple(n + low + high for n, (low, high) in zip(size, spec.padding, strict=True))
+    gx = np.zeros((g.shape[0], groups, w.shape[1], *padded), wide)
+    for tap in product(*map(range, spec.kernel)):
+        gx[(..., *_tap_slices(spec, tap, g.shape[2:]))] += np.einsum(
+            "ngo...,goc->ngc...", gg, wg[(..., *tap)]
+        )
+    inside = tuple(slice(low, low + n) for n, (low, _) in zip(size, spec.padding, strict=True))
+    gx = gx.reshape(g.shape[0], groups * w.shape[1], *padded)[(..., *inside)]
+    if bias is not None:
+        gx = gx + bias.astype(wide).reshape(-1, *(1,) * spec.rank)
+    return gx.astype(g.dtype)
+
+
+def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
+    """The adjoint of ``conv_forward`` in w: dw[o, c, t] = sum over n, p of g[n, o, p] x[n, c, p s + t d - low]."""
+    xp, groups, out = _padded(x, spec), spec.groups, g.shape[2:]
+    gg = _grouped(g.astype(xp.dtype), groups)
+    gw = np.zeros((groups, g.shape[1] // groups, x.shape[1] // groups, *spec.kernel), xp.dtype)
+    for tap in product(*map(range, spec.kernel)):
+        window = _grouped(xp[(..., *_tap_slices(spec, tap, out))], groups)
+        gw[(..., *tap)] = np.einsum("ngo...,ngc...->goc", gg, window)
+    return gw.reshape(g.shape[1], x.shape[1] // groups, *spec.kernel).astype(x.dtype)
