@@ -32,6 +32,11 @@ def _grouped(x: Array, groups: int) -> Array:
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
+def _flat(x: Array) -> Array:
+    """The spatial axes of (N, G, C, *size) as one."""
+    return x.reshape(*x.shape[:3], -1)
+
+
 def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Array:
     """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low]."""
     out = spec.out_size(x.shape[2:])
@@ -69,9 +74,9 @@ def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size
 def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
     """The adjoint of ``conv_forward`` in w: dw[o, c, t] = sum over n, p of g[n, o, p] x[n, c, p s + t d - low]."""
     xp, groups, out = _padded(x, spec), spec.groups, g.shape[2:]
-    gg = _grouped(g.astype(xp.dtype), groups)
+    gg = _flat(_grouped(g.astype(xp.dtype), groups))
     gw = np.zeros((groups, g.shape[1] // groups, x.shape[1] // groups, *spec.kernel), xp.dtype)
     for tap in product(*map(range, spec.kernel)):
         window = _grouped(xp[(..., *_tap_slices(spec, tap, out))], groups)
-        gw[(..., *tap)] = np.einsum("ngo...,ngc...->goc", gg, window)
+        gw[(..., *tap)] = np.einsum("ngop,ngcp->goc", gg, _flat(window))
     return gw.reshape(g.shape[1], x.shape[1] // groups, *spec.kernel).astype(x.dtype)
