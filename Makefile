@@ -1,0 +1,83 @@
+# Every target does its own set-up in .venv; none needs another to have run. `make` alone lists them.
+#
+# A set-up is a stamp file in .venv, older than pyproject.toml when the set-up is out of date, so a second call is instant.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+STAMPS := $(VENV)/stamps
+RUNS := runs
+BENCH_ARGS ?=
+# The vowels ship in aeon; its own dependencies are large, and nothing of its code is run.
+VOWELS := aeon==1.6.0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test parity lint types format bench clean
+
+help:
+	@echo "make demo     train on handwritten digits and on spoken vowels, and show the result"
+	@echo "make test     everything but the comparison with PyTorch"
+	@echo "make parity   the comparison with PyTorch, installed for it"
+	@echo "make lint     ruff: rules and format        make format   mend both"
+	@echo "make types    mypy"
+	@echo "make bench    the speed of every layer of benchmarks/suite.json, beside PyTorch (BENCH_ARGS=--help)"
+	@echo "make setup    all that developing needs     make clean    forget every set-up and result"
+
+demo: $(STAMPS)/demo
+	$(BIN)/lucid train digits --out $(RUNS)/digits
+	$(BIN)/lucid predict $(RUNS)/digits/checkpoint.safetensors
+	$(BIN)/lucid train vowels --out $(RUNS)/vowels
+	$(BIN)/lucid predict $(RUNS)/vowels/checkpoint.safetensors
+	@echo
+	@echo "Look at $(RUNS)/digits/report.png and $(RUNS)/vowels/report.png."
+
+test: $(STAMPS)/demo $(STAMPS)/test
+	$(BIN)/python -m pytest --quiet --ignore=tests/parity --durations=10
+
+parity: $(STAMPS)/parity
+	$(BIN)/python -m pytest --quiet tests/parity
+
+lint: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMPS)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMPS)/dev
+	$(BIN)/mypy
+
+bench: $(STAMPS)/bench
+	$(BIN)/python benchmarks/layers.py $(BENCH_ARGS)
+
+setup: $(STAMPS)/demo $(STAMPS)/dev
+
+clean:
+	rm -rf $(VENV) $(RUNS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Dependency groups want pip 25.1; the one that Python or Debian brings may be older.
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Lucid needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) \
+	  || { rm -rf $(VENV); echo "no virtual environment: install one with: apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p $(STAMPS)
+	$(PIP) --upgrade "pip>=25.1"
+	@touch $@
+
+$(STAMPS)/base: pyproject.toml | $(STAMPS)/venv
+	$(PIP) --editable .
+	@touch $@
+
+$(STAMPS)/demo: pyproject.toml | $(STAMPS)/base
+	$(PIP) --editable ".[demo]"
+	$(PIP) --no-deps $(VOWELS)
+	@touch $@
+
+$(STAMPS)/test $(STAMPS)/dev $(STAMPS)/parity $(STAMPS)/bench: $(STAMPS)/%: pyproject.toml | $(STAMPS)/base
+	$(PIP) --group $*
+	@touch $@
