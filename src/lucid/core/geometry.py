@@ -48,9 +48,7 @@ class ConvSpec:
         """
         return tuple(
             (n + low + high - window_extent(k, d)) // s + 1
-            for n, k, s, d, (low, high) in zip(
-                size, self.kernel, self.stride, self.dilation, self.padding, strict=True
-            )
+            for n, k, s, d, (low, high) in zip(size, self.kernel, self.stride, self.dilation, self.padding, strict=True)
         )
 
     def transposed_size(self, size: Sizes) -> Sizes:
@@ -60,18 +58,14 @@ class ConvSpec:
         """
         return tuple(
             (n - 1) * s - low - high + window_extent(k, d)
-            for n, k, s, d, (low, high) in zip(
-                size, self.kernel, self.stride, self.dilation, self.padding, strict=True
-            )
+            for n, k, s, d, (low, high) in zip(size, self.kernel, self.stride, self.dilation, self.padding, strict=True)
         )
 
     def expanded(self, rank: int) -> ConvSpec:
         """The same convolution with leading axes of size 1, up to ``rank``."""
         more = rank - self.rank
         ones, zeros = (1,) * more, ((0, 0),) * more
-        return ConvSpec(
-            ones + self.kernel, ones + self.stride, ones + self.dilation, zeros + self.padding, self.groups
-        )
+        return ConvSpec(ones + self.kernel, ones + self.stride, ones + self.dilation, zeros + self.padding, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +81,7 @@ class PoolSpec:
     def out_size(self, size: Sizes) -> Sizes:
         """Windows per axis. With ``ceil_mode`` the last window still starts inside the input or its low padding."""
         out = []
-        for n, k, s, d, (low, high) in zip(
-            size, self.kernel, self.stride, self.dilation, self.padding, strict=True
-        ):
+        for n, k, s, d, (low, high) in zip(size, self.kernel, self.stride, self.dilation, self.padding, strict=True):
             room = n + low + high - window_extent(k, d)
             count = -(-room // s) + 1 if self.ceil_mode else room // s + 1
             if self.ceil_mode and (count - 1) * s >= n + low:
@@ -108,6 +100,8 @@ def broadcast_shape(*shapes: Sizes) -> Sizes:
     for axis in range(1, max(map(len, shapes), default=0) + 1):
         sizes = {s[-axis] for s in shapes if len(s) >= axis} - {1}
         if len(sizes) > 1:
-            raise ShapeError(f"shapes {', '.join(map(str, shapes))} do not broadcast: axis {-axis} has sizes {sorted(sizes)}")
+            raise ShapeError(
+                f"shapes {', '.join(map(str, shapes))} do not broadcast: axis {-axis} has sizes {sorted(sizes)}"
+            )
         out.append(sizes.pop() if sizes else 1)
     return tuple(reversed(out))

@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
+from typing import Any
 
 import numpy as np
 
 from lucid.core.geometry import ConvSpec, Sizes
+from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Plan, Problem
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
+
+name = "reference"
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Nothing: it computes any geometry."""
+    return None
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """About a thousand times slower than a kernel, so it is taken only when asked for or when nothing else can."""
+    wide = 8 * problem.batch * (problem.c_in * prod(problem.size) + problem.c_out * problem.pixels)
+    return Plan(
+        name, problem, isa.name, 1e5 + 10 * problem.flops, workspace_bytes=2 * wide, why="plain sums in float64"
+    )
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The role's sum with the geometry filled in."""
+    asked, spec = plan.problem, plan.problem.spec
+
+    def lifted(array: Array, channels: int, size: Sizes) -> Array:
+        return array.reshape(-1, channels, *size)
+
+    def forward(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        wide = w.reshape(asked.c_out, asked.group_in, *spec.kernel)
+        y[...] = conv_forward(lifted(x, asked.c_in, asked.size), wide, bias, spec).reshape(y.shape)
+
+    def grad_input(g: Array, w: Array, bias: Array | None, gx: Array) -> None:
+        wide = w.reshape(asked.c_out, asked.group_in, *spec.kernel)
+        gx[...] = conv_grad_input(lifted(g, asked.c_out, asked.out), wide, bias, spec, asked.size).reshape(gx.shape)
+
+    def grad_weight(x: Array, g: Array, gw: Array) -> None:
+        wide = lifted(g, asked.c_out, asked.out)
+        gw[...] = conv_grad_weight(lifted(x, asked.c_in, asked.size), wide, spec).reshape(gw.shape)
+
+    return {"forward": forward, "grad_input": grad_input, "grad_weight": grad_weight}[asked.role]
 
 
 def _tap_slices(spec: ConvSpec, tap: Sizes, out: Sizes) -> tuple[slice, ...]:
@@ -19,7 +61,7 @@ def _tap_slices(spec: ConvSpec, tap: Sizes, out: Sizes) -> tuple[slice, ...]:
     )
 
 
-def _wide(dtype: np.dtype) -> np.dtype:
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
 
 
@@ -61,9 +103,7 @@ def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size
     padded = tuple(n + low + high for n, (low, high) in zip(size, spec.padding, strict=True))
     gx = np.zeros((g.shape[0], groups, w.shape[1], *padded), wide)
     for tap in product(*map(range, spec.kernel)):
-        gx[(..., *_tap_slices(spec, tap, g.shape[2:]))] += np.einsum(
-            "ngo...,goc->ngc...", gg, wg[(..., *tap)]
-        )
+        gx[(..., *_tap_slices(spec, tap, g.shape[2:]))] += np.einsum("ngo...,goc->ngc...", gg, wg[(..., *tap)])
     inside = tuple(slice(low, low + n) for n, (low, _) in zip(size, spec.padding, strict=True))
     gx = gx.reshape(g.shape[0], groups * w.shape[1], *padded)[(..., *inside)]
     if bias is not None:

@@ -1,0 +1,121 @@
+"""Object files of kernels on disk, so that the next process need not generate them.
+
+A file is a line of magic, the SHA-256 of the rest, and the object. It is written under a temporary name and renamed, so
+that a reader sees all of it or nothing. The directory must be ours alone (mode 0700, our user), or it is not used; what
+does not match its checksum is deleted and made again. Nothing here raises: without a cache, kernels are generated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+_MAGIC = b"lucid kernel 1\n"
+LIMIT_BYTES = 256 << 20
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What became of the look-ups of this process."""
+
+    hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+    saved: int = 0
+
+
+statistics = Statistics()
+
+
+def directory_path() -> Path:
+    """Where objects are kept: ``LUCID_CACHE_DIR``, or ``lucid`` in the user's cache directory."""
+    chosen = os.environ.get("LUCID_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen or Path(base, "lucid")).expanduser()
+
+
+@lru_cache(maxsize=4)
+def _usable(path: Path) -> bool:
+    """Whether the directory exists, is ours and is closed to others; it is made if it is missing."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except OSError:
+        return False
+    if os.name == "nt":
+        return True
+    return status.st_uid == os.getuid() and status.st_mode & 0o077 == 0
+
+
+@lru_cache(maxsize=1)
+def _package_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lucid-conv")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+def key(text: str, *circumstances: str) -> str:
+    """The name of an object: everything its bytes depend on."""
+    digest = hashlib.sha256("\0".join((*circumstances, _package_version(), text)).encode())
+    return digest.hexdigest()[:40]
+
+
+def load(name: str) -> bytes | None:
+    """The object of that name, or None; a damaged file is removed."""
+    directory = directory_path()
+    if not _usable(directory):
+        statistics.misses += 1
+        return None
+    path = directory / f"{name}.o"
+    try:
+        blob = path.read_bytes()
+    except OSError:
+        statistics.misses += 1
+        return None
+    head, payload = blob[: len(_MAGIC) + 32], blob[len(_MAGIC) + 32 :]
+    if head != _MAGIC + hashlib.sha256(payload).digest():
+        statistics.damaged += 1
+        path.unlink(missing_ok=True)
+        return None
+    statistics.hits += 1
+    return payload
+
+
+def save(name: str, payload: bytes) -> None:
+    """Keeps an object if the directory can be used and the disk has room."""
+    directory = directory_path()
+    if not _usable(directory):
+        return
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, directory / f"{name}.o")
+        statistics.saved += 1
+        if statistics.saved % 64 == 1:
+            _trim(directory)
+    except OSError:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _trim(directory: Path) -> None:
+    """Removes the files longest unread until the directory is within its limit."""
+    entries = []
+    for path in directory.glob("*.o"):
+        status = path.stat()
+        entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= LIMIT_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        total -= size

@@ -1,0 +1,33 @@
+"""A thin, typed layer that writes LLVM text: Python's operators are the instructions, ``with`` makes the loops."""
+
+from lucid.kernels.ir.builder import ENTRY, Function, Loop, Module
+from lucid.kernels.ir.types import BY_DTYPE, Type, bf16, f16, f32, f64, i1, i8, i16, i32, i64, ptr, vec, void
+from lucid.kernels.ir.values import (
+    Pointer,
+    Value,
+    absolute,
+    bitcast,
+    constant,
+    convert,
+    copysign,
+    extract,
+    floor,
+    fma,
+    lift,
+    maximum,
+    minimum,
+    rint,
+    select,
+    shuffle,
+    splat,
+    sqrt,
+    vector_of,
+)
+from lucid.kernels.ir.vectors import interleave, lane_numbers, lane_sum, lanes_below, transpose, zeros
+
+__all__ = [
+    "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bitcast",
+    "constant", "convert", "copysign", "extract", "f16", "f32", "f64", "floor", "fma", "i1", "i8", "i16", "i32", "i64",
+    "interleave", "lane_numbers", "lane_sum", "lanes_below", "lift", "maximum", "minimum", "ptr", "rint", "select",
+    "shuffle", "splat", "sqrt", "transpose", "vec", "vector_of", "void", "zeros",
+]  # fmt: skip

@@ -1,0 +1,70 @@
+"""Small vector idioms: lane numbers, masks, sums across lanes, interleaving and transposing in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lucid.kernels.ir.builder import Function
+from lucid.kernels.ir.types import Type, i64, vec
+from lucid.kernels.ir.values import Value, convert, extract, lift, shuffle, splat, vector_of
+
+
+def lane_numbers(fn: Function, lanes: int, step: int = 1, element: Type = i64) -> Value:
+    """0, step, 2 step, … one number a lane."""
+    return vector_of(fn, element, [k * step for k in range(lanes)])
+
+
+def lanes_below(fn: Function, count: Any, lanes: int, element: Type = i64) -> Value:
+    """A mask of the lanes before ``count``; none if it is negative, all from ``lanes`` on."""
+    return lane_numbers(fn, lanes, element=element) < splat(convert(lift(fn, count), element), lanes)
+
+
+def lane_sum(value: Value) -> Value:
+    """The sum over the lanes, halves added to halves: a fixed tree."""
+    while value.type.lanes > 1:
+        half = value.type.lanes // 2
+        low, high = (_part(value, start, half) for start in (0, half))
+        value = low + high
+    return value
+
+
+def _part(value: Value, start: int, count: int) -> Value:
+    if count == 1:
+        return extract(value, start)
+    return shuffle(value, None, range(start, start + count))
+
+
+def interleave(vectors: Sequence[Value]) -> list[Value]:
+    """A power of two of vectors a, b, …: a0 b0 … a1 b1 … over as many vectors.
+
+    Source: the perfect shuffle, log2(n) rounds of two-way interleaves.
+    """
+    if len(vectors) == 1:
+        return list(vectors)
+    lanes = vectors[0].type.lanes
+    if lanes == 1:
+        return list(vectors)
+    even, odd, out = interleave(vectors[0::2]), interleave(vectors[1::2]), []
+    for a, b in zip(even, odd, strict=True):
+        for start in (0, lanes // 2):
+            out.append(shuffle(a, b, [start + k // 2 + lanes * (k % 2) for k in range(lanes)]))
+    return out
+
+
+def transpose(rows: Sequence[Value]) -> list[Value]:
+    """As many rows as lanes become columns, log2(lanes) rounds of shuffles."""
+    lanes = rows[0].type.lanes
+    if len(rows) != lanes:
+        raise TypeError(f"kernel IR: transposing {len(rows)} rows of {lanes} lanes")
+    half, current = lanes // 2, list(rows)
+    low = [x for k in range(half) for x in (k, k + lanes)]
+    high = [x for k in range(half) for x in (k + half, k + half + lanes)]
+    for _ in range(lanes.bit_length() - 1):
+        current = [shuffle(current[k], current[k + half], pick) for k in range(half) for pick in (low, high)]
+    return current
+
+
+def zeros(fn: Function, element: Type, lanes: int) -> Value:
+    """A vector of zeros."""
+    return fn.const(vec(element, lanes), 0)

@@ -1,0 +1,34 @@
+"""What a kernel must know of an instruction set, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lucid.kernels.ir.types import Type
+
+
+@dataclass(frozen=True, slots=True)
+class ISA:
+    """An instruction set: how wide its vectors are, how many it holds, and how LLVM is told to emit for it.
+
+    ``requires`` are LLVM's names of the features that a CPU must have to run it. ``fma`` is the intrinsic for a b + c:
+    ``fmuladd`` lets LLVM take two instructions where there is no fused one.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    requires: tuple[str, ...]
+    vector_bytes: int
+    registers: int
+    fma: str = "fma"
+
+    @property
+    def arch(self) -> str:
+        """The architecture, the first word of the triple."""
+        return self.triple.partition("-")[0]
+
+    def lanes(self, element: Type) -> int:
+        """Elements of one vector register; 1 where there are no vectors."""
+        return max(1, self.vector_bytes // element.bytes)

@@ -1,0 +1,100 @@
+"""Problems and plans of convolution as values.
+
+A ``Problem`` is what is asked: a role, the geometry, the sizes. A ``Plan`` is one answer: an algorithm, its register
+tile and blocking, and what it is expected to cost. Neither depends on the number of threads, so neither do the result's
+bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+from lucid.core.geometry import ConvSpec, Sizes
+
+Role = Literal["forward", "grad_input", "grad_weight"]
+
+#: The spatial rank of every problem: lower ranks get leading axes of size 1.
+RANK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One convolution to compute, y = conv(x, w) + bias, or one of its two adjoints.
+
+    ``c_in, size`` are x's channels and sizes and ``c_out, out`` are y's, whatever the role; the geometry has rank 3.
+    ``bias`` says whether there is one to add: to y in the forward role, to the result of ``grad_input`` when that is a
+    transposed convolution's output.
+    """
+
+    role: Role
+    spec: ConvSpec
+    batch: int
+    c_in: int
+    c_out: int
+    size: Sizes
+    out: Sizes
+    dtype: str
+    bias: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Independent groups of channels."""
+        return self.spec.groups
+
+    @property
+    def group_in(self) -> int:
+        """Channels of x in a group."""
+        return self.c_in // self.spec.groups
+
+    @property
+    def group_out(self) -> int:
+        """Channels of y in a group."""
+        return self.c_out // self.spec.groups
+
+    @property
+    def pixels(self) -> int:
+        """Output positions of one image."""
+        return prod(self.out)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the definition; the same for all three roles."""
+        return 2 * self.batch * self.c_out * self.group_in * self.spec.taps * self.pixels
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[self.dtype]
+
+    @property
+    def traffic_bytes(self) -> int:
+        """x, w and y, each touched once."""
+        x = self.batch * self.c_in * prod(self.size)
+        y = self.batch * self.c_out * self.pixels
+        return self.itemsize * (x + y + self.c_out * self.group_in * self.spec.taps)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a problem is computed. ``tile`` and ``blocking`` are the algorithm's own (name, number) pairs.
+
+    ``expected_ns`` is for one thread; ``workspace_bytes`` is beyond inputs and outputs, shared plus one thread's part.
+    """
+
+    algorithm: str
+    problem: Problem
+    isa: str
+    expected_ns: float
+    tile: tuple[tuple[str, int], ...] = ()
+    blocking: tuple[tuple[str, int], ...] = ()
+    workspace_bytes: int = 0
+    why: str = field(default="", compare=False)
+
+    def __getitem__(self, name: str) -> int:
+        """A number of the tile or the blocking by its name."""
+        for key, value in (*self.tile, *self.blocking):
+            if key == name:
+                return value
+        raise KeyError(name)

@@ -1,0 +1,428 @@
+"""The native half of the thread pool, as LLVM text: a region, the workers that come to help, and one way to wait.
+
+A region is a list of steps, eight 64-bit slots each. Its owner opens the gate, works, shuts the gate and waits until
+everyone inside has left. **Nobody waits for a worker that has not come in**: work is handed out a chunk at a time by an
+atomic counter, so a worker that sleeps, was never started, or was lost in a fork only leaves more chunks to the others.
+
+=====  ========================================================================
+slot   meaning
+=====  ========================================================================
+0, 1   kernel, fields
+2, 3   tasks, chunk
+4, 5   chunks there are, chunks handed out
+6, 7   the event "chunks finished", for the barrier between two steps
+=====  ========================================================================
+
+An *event* is a counter and, beside it, how many threads sleep until it changes. Whoever changes the counter first adds,
+then looks for sleepers; whoever sleeps first enters itself, then looks at the counter (inside the kernel's futex call):
+in sequentially consistent order one of the two sees the other, so no wake-up is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import Template
+
+STEP_SLOTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the text needs to know of an architecture. ``flush`` is the floating-point control word kernels run under:
+    denormals are zero on the way in and out, rounding to nearest, no traps."""
+
+    pause: str
+    futex: int
+    flush: int
+    control: str
+
+
+_X86_CONTROL = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+
+define internal i64 @get_control() {
+  %cell = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %cell)
+  %word = load i32, ptr %cell
+  %wide = zext i32 %word to i64
+  ret i64 %wide
+}
+
+define internal void @set_control(i64 %wide) {
+  %cell = alloca i32
+  %word = trunc i64 %wide to i32
+  store i32 %word, ptr %cell
+  call void @llvm.x86.sse.ldmxcsr(ptr %cell)
+  ret void
+}
+"""
+
+_ARM_CONTROL = """
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+
+define internal i64 @get_control() {
+  %word = call i64 @llvm.aarch64.get.fpcr()
+  ret i64 %word
+}
+
+define internal void @set_control(i64 %word) {
+  call void @llvm.aarch64.set.fpcr(i64 %word)
+  ret void
+}
+"""
+
+MACHINES = {
+    "x86_64": Machine(pause="pause", futex=202, flush=0x9FC0, control=_X86_CONTROL),  # FTZ, DAZ, all traps masked
+    "aarch64": Machine(pause="yield", futex=98, flush=1 << 24 | 1 << 19, control=_ARM_CONTROL),  # FZ, FZ16
+}
+
+# One call of a kernel under the kernels' control word: all that a machine without futexes needs.
+_CALL = """
+define void @call(ptr %kernel, ptr %fields, i64 %begin, i64 %end, i64 %thread) {
+  %control = call i64 @get_control()
+  call void @set_control(i64 $flush)
+  call void %kernel(ptr %fields, i64 %begin, i64 %end, i64 %thread)
+  call void @set_control(i64 %control)
+  ret void
+}
+"""
+
+_POOL = """
+; Every shared word has a cache line of its own; the lines next to it hold only what is touched together with it.
+@epoch = internal global [8 x i64] zeroinitializer, align 64    ; event: regions opened
+@gate = internal global [8 x i64] zeroinitializer, align 64     ; event: threads inside, plus $open while it is open
+@region = internal global [8 x i64] zeroinitializer, align 64   ; steps, how many, slots there are, slots given out
+@owner = internal global [8 x i64] zeroinitializer, align 64    ; 1 while someone has the pool
+@crew = internal global [8 x i64] zeroinitializer, align 64     ; workers there are; 1 when they should go home
+
+declare i64 @syscall(i64, ...)
+
+; Adds to an event, then wakes those who sleep on it, but for `spare` of them.
+define internal i64 @signal(ptr %event, i64 %change, i64 %spare) {
+entry:
+  %before = atomicrmw add ptr %event, i64 %change seq_cst
+  %sleepers = getelementptr i64, ptr %event, i64 1
+  %asleep = load atomic i64, ptr %sleepers seq_cst, align 8
+  %wanted = sub i64 %asleep, %spare
+  %any = icmp sgt i64 %wanted, 0
+  br i1 %any, label %wake, label %end
+wake:                                                       ; FUTEX_WAKE_PRIVATE
+  %many = call i64 @llvm.umin.i64(i64 %wanted, i64 2147483647)
+  %r = call i64 (i64, ...) @syscall(i64 $futex, ptr %event, i64 129, i64 %many, i64 0, i64 0, i64 0)
+  br label %end
+end:
+  %after = add i64 %before, %change
+  ret i64 %after
+}
+
+; Waits until an event differs from `seen`: spins as long as the budget lasts, then sleeps. A sleep renews the budget.
+define internal i64 @await(ptr %event, i64 %seen, ptr %budget) {
+entry:
+  %sleepers = getelementptr i64, ptr %event, i64 1
+  %spins = load i64, ptr %budget
+  br label %spin
+spin:
+  %left = phi i64 [%spins, %entry], [%fewer, %again]
+  %now = load atomic i64, ptr %event acquire, align 8
+  %changed = icmp ne i64 %now, %seen
+  br i1 %changed, label %end, label %patience
+patience:
+  %tired = icmp sle i64 %left, 0
+  br i1 %tired, label %sleep, label %again
+again:
+  call void asm sideeffect "$pause", ""()
+  %fewer = sub i64 %left, 1
+  br label %spin
+sleep:                                                      ; FUTEX_WAIT_PRIVATE while the low half is the one seen
+  %e = atomicrmw add ptr %sleepers, i64 1 seq_cst
+  %low = and i64 %seen, 4294967295
+  %r = call i64 (i64, ...) @syscall(i64 $futex, ptr %event, i64 128, i64 %low, i64 0, i64 0, i64 0)
+  %l = atomicrmw sub ptr %sleepers, i64 1 seq_cst
+  %later = load atomic i64, ptr %event acquire, align 8
+  %woken = icmp ne i64 %later, %seen
+  br i1 %woken, label %end, label %sleep
+end:
+  %value = phi i64 [%now, %spin], [%later, %sleep]
+  %rest = phi i64 [%left, %spin], [$spins, %sleep]
+  store i64 %rest, ptr %budget
+  ret i64 %value
+}
+
+; Helps with every step, in order. Returns the chunks done.
+define internal i64 @work(ptr %steps, i64 %count, i64 %thread) {
+entry:
+  %budget = alloca i64
+  store i64 $join_spins, ptr %budget
+  %last = sub i64 %count, 1
+  br label %step
+step:
+  %index = phi i64 [0, %entry], [%next_index, %barrier]
+  %total = phi i64 [0, %entry], [%sum, %barrier]
+  %at = getelementptr [$slots x i64], ptr %steps, i64 %index
+  %kernel_at = getelementptr i64, ptr %at, i64 0
+  %fields_at = getelementptr i64, ptr %at, i64 1
+  %tasks_at = getelementptr i64, ptr %at, i64 2
+  %chunk_at = getelementptr i64, ptr %at, i64 3
+  %chunks_at = getelementptr i64, ptr %at, i64 4
+  %given_at = getelementptr i64, ptr %at, i64 5
+  %finished = getelementptr i64, ptr %at, i64 6
+  %kernel = load ptr, ptr %kernel_at
+  %fields = load ptr, ptr %fields_at
+  %tasks = load i64, ptr %tasks_at
+  %chunk = load i64, ptr %chunk_at
+  %chunks = load i64, ptr %chunks_at
+  br label %take
+take:
+  %mine = phi i64 [0, %step], [%more, %run]
+  %n = atomicrmw add ptr %given_at, i64 1 monotonic
+  %some = icmp ult i64 %n, %chunks
+  br i1 %some, label %run, label %done
+run:
+  %begin = mul i64 %n, %chunk
+  %far = add i64 %begin, %chunk
+  %end = call i64 @llvm.umin.i64(i64 %far, i64 %tasks)
+  call void %kernel(ptr %fields, i64 %begin, i64 %end, i64 %thread)
+  %more = add i64 %mine, 1
+  br label %take
+done:
+  %sum = add i64 %total, %mine
+  %was_last = icmp eq i64 %index, %last
+  br i1 %was_last, label %leave, label %report
+report:
+  %so_far = call i64 @signal(ptr %finished, i64 %mine, i64 0)
+  br label %barrier_check
+barrier_check:
+  %seen = phi i64 [%so_far, %report], [%newer, %wait]
+  %complete = icmp eq i64 %seen, %chunks
+  br i1 %complete, label %barrier, label %wait
+wait:
+  %newer = call i64 @await(ptr %finished, i64 %seen, ptr %budget)
+  br label %barrier_check
+barrier:
+  %next_index = add i64 %index, 1
+  br label %step
+leave:
+  ret i64 %sum
+}
+
+define ptr @worker(ptr %unused) {
+entry:
+  %budget = alloca i64
+  store i64 $spins, ptr %budget
+  call void @set_control(i64 $flush)
+  br label %wait
+wait:
+  %seen = phi i64 [-1, %entry], [%now, %enter], [%now, %out]
+  %now = call i64 @await(ptr @epoch, i64 %seen, ptr %budget)
+  %leave_at = getelementptr i64, ptr @crew, i64 1
+  %leave = load atomic i64, ptr %leave_at acquire, align 8
+  %home = icmp ne i64 %leave, 0
+  br i1 %home, label %end, label %enter
+enter:
+  %before = load atomic i64, ptr @gate acquire, align 8
+  %is_open = icmp uge i64 %before, $open
+  br i1 %is_open, label %try, label %wait
+try:
+  %inside = add i64 %before, 1
+  %pair = cmpxchg ptr @gate, i64 %before, i64 %inside acq_rel monotonic
+  %entered = extractvalue {i64, i1} %pair, 1
+  br i1 %entered, label %in, label %enter
+in:
+  %steps_at = getelementptr i64, ptr @region, i64 0
+  %count_at = getelementptr i64, ptr @region, i64 1
+  %slots_at = getelementptr i64, ptr @region, i64 2
+  %given_at = getelementptr i64, ptr @region, i64 3
+  %slot = atomicrmw add ptr %given_at, i64 1 monotonic
+  %slots = load i64, ptr %slots_at
+  %room = icmp ult i64 %slot, %slots
+  br i1 %room, label %help, label %out
+help:
+  %steps = load ptr, ptr %steps_at
+  %count = load i64, ptr %count_at
+  %chunks = call i64 @work(ptr %steps, i64 %count, i64 %slot)
+  %useful = icmp ne i64 %chunks, 0
+  %rest = load i64, ptr %budget
+  %renewed = select i1 %useful, i64 $spins, i64 %rest       ; who finds no work for long goes to sleep
+  store i64 %renewed, ptr %budget
+  br label %out
+out:
+  %left = call i64 @signal(ptr @gate, i64 -1, i64 0)
+  br label %wait
+end:
+  ret ptr null
+}
+
+; Fills in slots 4 to 7 and returns the most chunks that a step has.
+define internal i64 @prepare(ptr %steps, i64 %count) {
+entry:
+  br label %step
+step:
+  %index = phi i64 [0, %entry], [%next, %step]
+  %most = phi i64 [0, %entry], [%more, %step]
+  %at = getelementptr [$slots x i64], ptr %steps, i64 %index
+  %tasks_at = getelementptr i64, ptr %at, i64 2
+  %chunk_at = getelementptr i64, ptr %at, i64 3
+  %chunks_at = getelementptr i64, ptr %at, i64 4
+  %given_at = getelementptr i64, ptr %at, i64 5
+  %finished_at = getelementptr i64, ptr %at, i64 6
+  %asleep_at = getelementptr i64, ptr %at, i64 7
+  %tasks = load i64, ptr %tasks_at
+  %chunk = load i64, ptr %chunk_at
+  %up = add i64 %tasks, %chunk
+  %last = sub i64 %up, 1
+  %chunks = udiv i64 %last, %chunk
+  store i64 %chunks, ptr %chunks_at
+  store i64 0, ptr %given_at
+  store i64 0, ptr %finished_at
+  store i64 0, ptr %asleep_at
+  %more = call i64 @llvm.umax.i64(i64 %most, i64 %chunks)
+  %next = add i64 %index, 1
+  %again = icmp ult i64 %next, %count
+  br i1 %again, label %step, label %end
+end:
+  ret i64 %more
+}
+
+; Every step as one range, on this thread.
+define internal void @alone(ptr %steps, i64 %count) {
+entry:
+  br label %step
+step:
+  %index = phi i64 [0, %entry], [%next, %after]
+  %at = getelementptr [$slots x i64], ptr %steps, i64 %index
+  %fields_at = getelementptr i64, ptr %at, i64 1
+  %tasks_at = getelementptr i64, ptr %at, i64 2
+  %kernel = load ptr, ptr %at
+  %fields = load ptr, ptr %fields_at
+  %tasks = load i64, ptr %tasks_at
+  %some = icmp ne i64 %tasks, 0
+  br i1 %some, label %run, label %after
+run:
+  call void %kernel(ptr %fields, i64 0, i64 %tasks, i64 0)
+  br label %after
+after:
+  %next = add i64 %index, 1
+  %again = icmp ult i64 %next, %count
+  br i1 %again, label %step, label %end
+end:
+  ret void
+}
+
+; 1 if the pool is ours now.
+define i64 @hold() {
+  %pair = cmpxchg ptr @owner, i64 0, i64 1 acquire monotonic
+  %got = extractvalue {i64, i1} %pair, 1
+  %one = zext i1 %got to i64
+  ret i64 %one
+}
+
+define void @release() {
+  store atomic i64 0, ptr @owner release, align 8
+  ret void
+}
+
+; How many workers there are now.
+define void @hired(i64 %count) {
+  store atomic i64 %count, ptr @crew release, align 8
+  ret void
+}
+
+; Calls (1) or calls off (0) the end of work. The pool must be held.
+define void @dismiss(i64 %leave) {
+  %leave_at = getelementptr i64, ptr @crew, i64 1
+  store atomic i64 %leave, ptr %leave_at seq_cst, align 8
+  %n = call i64 @signal(ptr @epoch, i64 1, i64 0)
+  ret void
+}
+
+; Runs steps on this thread and up to threads - 1 workers.
+define void @run_steps(ptr %steps, i64 %count, i64 %threads) {
+entry:
+  %control = call i64 @get_control()
+  call void @set_control(i64 $flush)
+  %chunks = call i64 @prepare(ptr %steps, i64 %count)
+  %slots = call i64 @llvm.umin.i64(i64 %threads, i64 %chunks)
+  %single = icmp ule i64 %slots, 1
+  br i1 %single, label %serial, label %ask
+ask:
+  %workers = load atomic i64, ptr @crew monotonic, align 8
+  %nobody = icmp eq i64 %workers, 0
+  br i1 %nobody, label %serial, label %get
+get:
+  %held = call i64 @hold()
+  %got = icmp ne i64 %held, 0
+  br i1 %got, label %parallel, label %serial
+serial:
+  call void @alone(ptr %steps, i64 %count)
+  br label %end
+parallel:
+  %steps_at = getelementptr i64, ptr @region, i64 0
+  %count_at = getelementptr i64, ptr @region, i64 1
+  %slots_at = getelementptr i64, ptr @region, i64 2
+  %given_at = getelementptr i64, ptr @region, i64 3
+  store ptr %steps, ptr %steps_at
+  store i64 %count, ptr %count_at
+  store i64 %slots, ptr %slots_at
+  store i64 1, ptr %given_at
+  store atomic i64 $open, ptr @gate release, align 8
+  %helpers = sub i64 %slots, 1
+  %excess = sub i64 %workers, %helpers
+  %spare = call i64 @llvm.smax.i64(i64 %excess, i64 0)
+  %now = call i64 @signal(ptr @epoch, i64 1, i64 %spare)
+  %mine = call i64 @work(ptr %steps, i64 %count, i64 0)
+  %budget = alloca i64
+  store i64 $join_spins, ptr %budget
+  %before = atomicrmw sub ptr @gate, i64 $open acq_rel
+  %others = sub i64 %before, $open
+  br label %check
+check:
+  %inside = phi i64 [%others, %parallel], [%fewer, %wait]
+  %empty = icmp eq i64 %inside, 0
+  br i1 %empty, label %close, label %wait
+wait:
+  %fewer = call i64 @await(ptr @gate, i64 %inside, ptr %budget)
+  br label %check
+close:
+  call void @release()
+  br label %end
+end:
+  call void @set_control(i64 %control)
+  ret void
+}
+
+define void @run(ptr %kernel, ptr %fields, i64 %tasks, i64 %chunk, i64 %threads) {
+  %step = alloca [$slots x i64], align 64
+  %fields_at = getelementptr i64, ptr %step, i64 1
+  %tasks_at = getelementptr i64, ptr %step, i64 2
+  %chunk_at = getelementptr i64, ptr %step, i64 3
+  store ptr %kernel, ptr %step
+  store ptr %fields, ptr %fields_at
+  store i64 %tasks, ptr %tasks_at
+  store i64 %chunk, ptr %chunk_at
+  call void @run_steps(ptr %step, i64 1, i64 %threads)
+  ret void
+}
+
+declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.smax.i64(i64, i64)
+"""
+
+
+def pool_text(machine: Machine, *, futex: bool, spins: int, join_spins: int) -> str:
+    """LLVM text of the pool, or of ``call`` alone on a system without futexes.
+
+    ``spins`` pauses pass before an idle worker sleeps, ``join_spins`` before one who waits for others does.
+    """
+    text = Template(machine.control + _CALL + (_POOL if futex else ""))
+    return text.substitute(
+        pause=machine.pause,
+        futex=machine.futex,
+        flush=machine.flush,
+        spins=spins,
+        join_spins=join_spins,
+        slots=STEP_SLOTS,
+        open=1 << 32,
+    )

@@ -1,0 +1,59 @@
+"""Which algorithm computes a problem: every candidate is asked, the one expected to be fastest is taken."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+
+from lucid.core.errors import PlanError
+from lucid.kernels import target
+from lucid.kernels.algorithms import reference
+from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.isa import ISA, ISAS
+from lucid.kernels.plan import Plan, Problem
+
+#: Asked in this order; on a tie the first wins.
+ALGORITHMS: tuple[ModuleType, ...] = (reference,)
+
+
+def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
+    """The plans of all algorithms that accept the problem, fastest first, and why the others refuse."""
+    plans, refusals = [], {}
+    for algorithm in ALGORITHMS:
+        reason = algorithm.refuses(problem, isa)
+        if reason is None:
+            plans.append(algorithm.plan(problem, isa))
+        else:
+            refusals[algorithm.name] = reason
+    return sorted(plans, key=lambda plan: plan.expected_ns), refusals
+
+
+def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
+    """The plan to run; ``algorithm`` asks for one by name.
+
+    Raises: PlanError if there is none of that name or it refuses the problem.
+    """
+    plans, refusals = candidates(problem, isa)
+    if algorithm is None:
+        return plans[0]
+    for plan in plans:
+        if plan.algorithm == algorithm:
+            return plan
+    known = [a.name for a in ALGORITHMS]
+    if algorithm not in known:
+        raise PlanError(f"lucid.kernels: algorithm={algorithm!r} does not exist; there are {', '.join(known)}")
+    raise PlanError(f"lucid.kernels: algorithm={algorithm!r} cannot compute this: {refusals[algorithm]}")
+
+
+@lru_cache(maxsize=4096)
+def _executable(problem: Problem, isa_name: str, algorithm: str | None) -> Executable:
+    isa = ISAS[isa_name]
+    plan = choose(problem, isa, algorithm)
+    module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
+    bound: Executable = module.bind(plan, isa)
+    return bound
+
+
+def executable(problem: Problem, algorithm: str | None = None) -> Executable:
+    """The bound plan for a problem on the current instruction set, planned and compiled once."""
+    return _executable(problem, target.isa().name, algorithm)

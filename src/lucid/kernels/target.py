@@ -1,0 +1,84 @@
+"""What this CPU is: the instruction sets it runs, its caches."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lucid.core.errors import PlanError
+from lucid.kernels.isa import ISA, ISAS
+
+_CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class CPU:
+    """This machine. ``l1_bytes`` and ``l2_bytes`` are a core's, ``l3_bytes`` is shared."""
+
+    name: str
+    isas: tuple[ISA, ...]
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+
+
+@lru_cache(maxsize=1)
+def cpu() -> CPU:
+    """This machine, looked at once."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    runnable = tuple(i for i in ISAS.values() if i.arch == arch and all(features.get(f, False) for f in i.requires))
+    if not runnable:
+        raise PlanError(f"lucid.kernels: no instruction set for {arch}; there are {', '.join(ISAS)}")
+    return CPU(llvm.get_host_cpu_name(), runnable, *(_cache_bytes(level) for level in (1, 2, 3)))
+
+
+def _cache_bytes(level: int) -> int:
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            kind, of_level, size = ((index / n).read_text().strip() for n in ("type", "level", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and of_level == str(level):
+            number, unit = size[:-1], size[-1]
+            return int(number) << {"K": 10, "M": 20, "G": 30}[unit]
+    return _CACHE_FALLBACK[level]
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_forced: ISA | None = None
+
+
+def isa() -> ISA:
+    """The instruction set that kernels are generated for: the best this CPU runs, unless one is forced."""
+    return _forced or cpu().isas[-1]
+
+
+@contextmanager
+def using(name: str) -> Iterator[ISA]:
+    """Forces an instruction set, for tests and comparisons.
+
+    >>> with using("scalar"):
+    ...     isa().name
+    'scalar'
+    """
+    global _forced
+    names = [i.name for i in cpu().isas]
+    if name not in names:
+        raise PlanError(f"using: isa={name!r} does not run on this CPU; {', '.join(names)} do")
+    before, _forced = _forced, ISAS[name]
+    try:
+        yield _forced
+    finally:
+        _forced = before
