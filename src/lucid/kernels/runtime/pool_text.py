@@ -324,7 +324,7 @@ define void @release() {
 }
 
 ; How many workers there are now.
-define void @hired(i64 %count) {
+define void @hire(i64 %count) {
   store atomic i64 %count, ptr @crew release, align 8
   ret void
 }
@@ -340,6 +340,8 @@ define void @dismiss(i64 %leave) {
 ; Runs steps on this thread and up to threads - 1 workers.
 define void @run_steps(ptr %steps, i64 %count, i64 %threads) {
 entry:
+  %budget = alloca i64
+  store i64 $join_spins, ptr %budget
   %control = call i64 @get_control()
   call void @set_control(i64 $flush)
   %chunks = call i64 @prepare(ptr %steps, i64 %count)
@@ -372,8 +374,6 @@ parallel:
   %spare = call i64 @llvm.smax.i64(i64 %excess, i64 0)
   %now = call i64 @signal(ptr @epoch, i64 1, i64 %spare)
   %mine = call i64 @work(ptr %steps, i64 %count, i64 0)
-  %budget = alloca i64
-  store i64 $join_spins, ptr %budget
   %before = atomicrmw sub ptr @gate, i64 $open acq_rel
   %others = sub i64 %before, $open
   br label %check
@@ -411,17 +411,17 @@ declare i64 @llvm.smax.i64(i64, i64)
 """
 
 
-def pool_text(machine: Machine, *, futex: bool, spins: int, join_spins: int) -> str:
+def pool_text(machine: Machine, *, futex: bool, idle_spins: int, join_spins: int) -> str:
     """LLVM text of the pool, or of ``call`` alone on a system without futexes.
 
-    ``spins`` pauses pass before an idle worker sleeps, ``join_spins`` before one who waits for others does.
+    ``idle_spins`` pauses pass before an idle worker sleeps, ``join_spins`` before one who waits for others does.
     """
     text = Template(machine.control + _CALL + (_POOL if futex else ""))
     return text.substitute(
         pause=machine.pause,
         futex=machine.futex,
         flush=machine.flush,
-        spins=spins,
+        spins=idle_spins,
         join_spins=join_spins,
         slots=STEP_SLOTS,
         open=1 << 32,
