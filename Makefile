@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-warn-conflicts
 STAMPS := $(VENV)/stamps
 RUNS := runs
 BENCH_ARGS ?=
@@ -51,7 +51,7 @@ types: $(STAMPS)/dev
 	$(BIN)/mypy
 
 bench: $(STAMPS)/bench
-	$(BIN)/python benchmarks/layers.py $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.layers $(BENCH_ARGS)
 
 setup: $(STAMPS)/demo $(STAMPS)/dev
 

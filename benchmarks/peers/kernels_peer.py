@@ -1,0 +1,53 @@
+"""Lucid's kernels on bare arrays, below tensors and gradients: what the layers above could at best reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import Prepared
+from benchmarks.peers.lucid_peer import start, version
+from benchmarks.problem import Layer
+from lucid import kernels
+from lucid.core.geometry import ConvSpec
+
+__all__ = ["prepare", "start", "version"]
+
+
+def _spec(layer: Layer) -> ConvSpec:
+    rank = len(layer.size)
+    return ConvSpec(
+        kernel=layer.kernel,
+        stride=(layer.stride,) * rank,
+        dilation=(layer.dilation,) * rank,
+        padding=((layer.padding, layer.padding),) * rank,
+        groups=layer.groups,
+    )
+
+
+def prepare(layer: Layer, backward: bool) -> Prepared:
+    spec, arrays = _spec(layer), layer.arrays()
+    x, w, bias, g = (arrays[name] for name in ("x", "w", "bias", "g"))
+    axes = (0, *range(2, g.ndim))
+
+    def conv() -> dict[str, Any]:
+        y = {"y": kernels.conv_forward(x, w, bias, spec)}
+        if backward:
+            y["x"] = kernels.conv_grad_input(g, w, None, spec, layer.size)
+            y["w"] = kernels.conv_grad_weight(x, g, spec)
+            y["bias"] = g.sum(axes)
+        return y
+
+    def conv_transpose() -> dict[str, Any]:
+        y = {"y": kernels.conv_grad_input(x, w, bias, spec, layer.out_size)}
+        if backward:
+            y["x"] = kernels.conv_forward(g, w, None, spec)
+            y["w"] = kernels.conv_grad_weight(g, x, spec)
+            y["bias"] = g.sum(axes)
+        return y
+
+    def fetch(results: dict[str, Any]) -> dict[str, np.ndarray]:
+        return results
+
+    return Prepared(conv_transpose if layer.transposed else conv, fetch)

@@ -1,0 +1,52 @@
+"""PyTorch, eager, on the CPU. Also the float64 oracle of every problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.peers import Prepared
+from benchmarks.problem import Layer
+
+NAMES = ("x", "w", "bias")
+
+
+def start(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def version() -> str:
+    return str(torch.__version__)
+
+
+def _tensors(layer: Layer, dtype: torch.dtype, backward: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
+    arrays = layer.arrays()
+    tensors = [torch.from_numpy(arrays[name]).to(dtype).requires_grad_(backward) for name in NAMES]
+    return tensors, torch.from_numpy(arrays["g"]).to(dtype)
+
+
+def _fetch(results: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy() for name, value in zip(("y", *NAMES), results, strict=False)}
+
+
+def prepare(layer: Layer, backward: bool, dtype: torch.dtype = torch.float32) -> Prepared:
+    inputs, upstream = _tensors(layer, dtype, backward)
+    conv, options = getattr(F, layer.op), layer.options
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            return (conv(*inputs, **options),)
+
+    def forward_backward() -> Any:
+        y = conv(*inputs, **options)
+        return y, *torch.autograd.grad(y, inputs, upstream)
+
+    return Prepared(forward_backward if backward else forward, _fetch)
+
+
+def oracle(layer: Layer, backward: bool) -> dict[str, np.ndarray]:
+    exact = prepare(layer, backward, torch.float64)
+    return exact.fetch(exact.call())

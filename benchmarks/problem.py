@@ -1,0 +1,119 @@
+"""What is measured, as data: one convolution layer with its input, weights and upstream gradient."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SUITE = Path(__file__).with_name("suite.json")
+FLOAT32_ROUNDING = 2.0**-24
+# Rows that touch more bytes than this do not stay in a cache between calls, so memory bounds them too.
+CACHE_BYTES = 24 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One row of the suite. ``op`` is the functional's name, conv1d … conv_transpose3d; the scalars hold for every axis."""
+
+    name: str
+    op: str
+    n: int
+    c_in: int
+    size: tuple[int, ...]
+    c_out: int
+    kernel: tuple[int, ...]
+    stride: int
+    padding: int
+    dilation: int
+    groups: int
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Layer:
+        return cls(**row | {"size": tuple(row["size"]), "kernel": tuple(row["kernel"])})
+
+    @property
+    def transposed(self) -> bool:
+        return self.op.startswith("conv_transpose")
+
+    @property
+    def short_name(self) -> str:
+        """The name with ``conv_transpose`` as ``convT``, to fit a terminal."""
+        return self.name.replace("conv_transpose", "convT")
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Keyword arguments of the functional."""
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+    @property
+    def out_size(self) -> tuple[int, ...]:
+        s, p, d = self.stride, self.padding, self.dilation
+        if self.transposed:
+            return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k in zip(self.size, self.kernel, strict=True))
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k in zip(self.size, self.kernel, strict=True))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        ends = (self.c_in, self.c_out // self.groups) if self.transposed else (self.c_out, self.c_in // self.groups)
+        return {
+            "x": (self.n, self.c_in, *self.size),
+            "w": (*ends, *self.kernel),
+            "bias": (self.c_out,),
+            "g": (self.n, self.c_out, *self.out_size),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Standard normal float32 values, the same in every process."""
+        rng = np.random.default_rng(zlib.crc32(self.name.encode()))
+        return {name: rng.standard_normal(shape, np.float32) for name, shape in self.shapes.items()}
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the direct algorithm, forward; each gradient takes as many."""
+        pixels = prod(self.size if self.transposed else self.out_size)
+        return 2 * self.n * self.c_in * self.c_out // self.groups * prod(self.kernel) * pixels
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes that the forward must at least move: input, weight and output once. Each gradient moves as many."""
+        return 4 * sum(prod(self.shapes[name]) for name in ("x", "w", "g"))
+
+    def limit_s(self, flop_per_s: float, bytes_per_s: float, backward: bool) -> float:
+        """The roofline: the time no direct algorithm beats at these peaks."""
+        memory = self.traffic_bytes / bytes_per_s if self.traffic_bytes > CACHE_BYTES else 0.0
+        return max(self.flops / flop_per_s, memory) * (3 if backward else 1)
+
+    def tolerances(self) -> dict[str, float]:
+        """Largest admitted error of each result, relative to the result's root mean square.
+
+        A sum of n products of standard normal values has root mean square √n and, summed in any order in float32, an
+        error of about u√n times that. The factor 16 covers the largest of many results and the constants of Winograd.
+        """
+        out, inner = self.c_out // self.groups, self.c_in // self.groups
+        pixels = self.n * prod(self.size if self.transposed else self.out_size)
+        taps = prod(self.kernel)
+        terms = {"y": inner * taps, "x": out * taps, "w": pixels, "bias": self.n * prod(self.out_size)}
+        return {name: 16 * FLOAT32_ROUNDING * sqrt(count) for name, count in terms.items()}
+
+
+def suite(only: str | None = None) -> Iterator[Layer]:
+    """The layers of suite.json whose name contains ``only``."""
+    for row in json.loads(SUITE.read_text())["layers"]:
+        layer = Layer.from_json(row)
+        if only is None or only in layer.name or only in layer.short_name:
+            yield layer
+
+
+def errors(results: dict[str, np.ndarray], oracle: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest deviation of each result from the float64 oracle, relative to the oracle's root mean square."""
+    return {
+        name: float(np.abs(value - oracle[name]).max() / np.sqrt(np.square(oracle[name]).mean()))
+        for name, value in results.items()
+    }

@@ -1,0 +1,105 @@
+"""Tables of results, for the terminal and for benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import commit, cpu_name
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading, and whether the cells below it stand left."""
+
+    title: str
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Text cells in rows; the last row sums up."""
+
+    title: str
+    columns: list[Column]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Where and with what the figures were taken."""
+
+    cpu: str
+    threads: int
+    versions: dict[str, str]
+    commit: str
+    date: str
+
+    @classmethod
+    def of(cls, threads: int, versions: dict[str, str]) -> Header:
+        return cls(cpu_name(), threads, versions, commit(), datetime.now(UTC).date().isoformat())
+
+    def line(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"{self.cpu}, {self.threads} threads; {versions}; commit {self.commit}; {self.date}"
+
+
+def _terminal(table: Table, width: int) -> str:
+    """Headings wrap at spaces; columns too many for ``width`` are dropped, the quartiles first, then from the right."""
+    keep = list(range(len(table.columns)))
+    while len(keep) > 2 and sum(_width(table, i) + 2 for i in keep) - 2 > width:
+        quartiles = [i for i in keep if table.columns[i].title == "quartiles"]
+        keep.remove(quartiles[0] if quartiles else keep[-1])
+    heads = [table.columns[i].title.split(" ") for i in keep]
+    depth = max(map(len, heads))
+    lines = [[*[""] * (depth - len(head)), *head] for head in heads]
+    body = [list(line) for line in zip(*lines, strict=True)]
+    body += [[row[i] for i in keep] for row in table.rows]
+    rule = "  ".join("─" * _width(table, i) for i in keep)
+    printed = [_line(table, keep, cells) for cells in body]
+    return "\n".join([table.title, *printed[:depth], rule, *printed[depth:-1], rule, printed[-1]])
+
+
+def _width(table: Table, i: int) -> int:
+    return max(*map(len, table.columns[i].title.split(" ")), *(len(row[i]) for row in table.rows), 0)
+
+
+def _line(table: Table, keep: list[int], cells: list[str]) -> str:
+    padded = [
+        cell.ljust(_width(table, i)) if table.columns[i].left else cell.rjust(_width(table, i))
+        for i, cell in zip(keep, cells, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def table_text(header: Header, tables: list[Table], faults: list[str]) -> str:
+    """Everything for the terminal, as wide as it is."""
+    width = shutil.get_terminal_size((100, 24)).columns
+    parts = [header.line(), *(_terminal(table, width) for table in tables)]
+    return "\n\n".join(parts + (["FAILED\n" + "\n".join(faults)] if faults else []))
+
+
+def _markdown(table: Table) -> str:
+    head = "| " + " | ".join(column.title for column in table.columns) + " |"
+    rule = "|" + "|".join("---" if column.left else "---:" for column in table.columns) + "|"
+    *body, last = table.rows
+    last = [f"**{cell}**" if cell else "" for cell in last]
+    return "\n".join([f"## {table.title}", "", head, rule, *("| " + " | ".join(row) + " |" for row in [*body, last])])
+
+
+def write_results(
+    path: Path, header: Header, records: list[dict[str, Any]], tables: list[Table], faults: list[str]
+) -> None:
+    """The same figures twice: ``path`` with .json for programs, with .md for people."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {"header": asdict(header), "rows": records}
+    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    note = "× is another library's time over Lucid's, the median over rounds of taking turns: above 1, Lucid is faster."
+    parts = [f"# {path.stem}", header.line(), note, *map(_markdown, tables)]
+    if faults:
+        parts.append("## failed\n\n" + "\n".join(f"- {fault}" for fault in faults))
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")

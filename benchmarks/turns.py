@@ -1,0 +1,86 @@
+"""Libraries taking turns on one problem, and what the rounds add up to.
+
+The machines this runs on are shared: a library was seen twice as slow minutes later. So only what was timed side by
+side is compared, a ratio a round, and the figure is the median of those.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp, log
+from statistics import median, quantiles
+
+from benchmarks.worker import Worker
+
+# A thread pool that spins after its work is done must have stopped before another library's turn.
+SETTLE_S = 0.005
+# Calls longer than this do not profit from a call before the clock starts.
+WARM_BELOW_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure one problem: until both are reached, or the ceiling, and never less than three rounds."""
+
+    rounds: int
+    seconds: float
+    ceiling_s: float
+    turn_s: float = 0.004
+
+
+FULL = Effort(rounds=15, seconds=2.0, ceiling_s=15.0)
+QUICK = Effort(rounds=5, seconds=0.2, ceiling_s=2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The median and the quartiles of one library's time over another's."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Ratio:
+        low, _, high = quantiles(values, n=4, method="inclusive")
+        return cls(median(values), low, high)
+
+
+def take_turns(workers: dict[str, Worker], effort: Effort) -> dict[str, list[float]]:
+    """Seconds a call, by library, a value a round. Every worker has the problem prepared."""
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    last = {name: worker.ask("turn", 0.0, True) for name, worker in workers.items()}
+    begin = time.perf_counter()
+    for done in _rounds(effort, begin):
+        # Every other round runs backwards, so that no library always follows the same one.
+        for name in workers if done % 2 == 0 else reversed(workers):
+            time.sleep(SETTLE_S)
+            last[name] = workers[name].ask("turn", effort.turn_s, last[name] < WARM_BELOW_S)
+            times[name].append(last[name])
+    return times
+
+
+def _rounds(effort: Effort, begin: float) -> Iterator[int]:
+    done = 0
+    while True:
+        elapsed = time.perf_counter() - begin
+        enough = done >= effort.rounds and elapsed >= effort.seconds
+        if done >= 3 and (enough or elapsed >= effort.ceiling_s):
+            return
+        yield done
+        done += 1
+
+
+def ratios(times: dict[str, list[float]], base: str) -> dict[str, Ratio]:
+    """Every other library's time over the base's, round by round: above 1 where the base is faster."""
+    return {
+        name: Ratio.of([other / own for other, own in zip(values, times[base], strict=True)])
+        for name, values in times.items()
+        if name != base
+    }
+
+
+def geometric_mean(values: list[float]) -> float:
+    return exp(sum(map(log, values)) / len(values))
