@@ -1,0 +1,114 @@
+"""The register tile that every dense kernel spends its time in: an outer product summed over k.
+
+::
+
+    acc[m][v] = initial values                            m < rows, v < vectors, each acc a vector register
+    for k in range(steps):
+        acc[m][v] += w[k][m] * panel[k][v]                vectors loads, rows broadcasts, rows * vectors fused products
+    to[m][v] = acc[m][v]
+
+Both operands are packed: ``w[k]`` are ``rows`` numbers side by side, ``panel[k]`` are ``vectors`` vectors, ``pitch``
+elements from one k to the next. One loop in a function of its own: LLVM keeps accumulators in registers there and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from lucid.kernels.ir import Function, Module, Pointer, Type, Value, fma, i64, ptr, select, splat
+from lucid.kernels.isa import ISA
+
+#: Accumulators that keep two units busy over a latency of four cycles.
+_BUSY = 8
+#: Registers left beside accumulators, panel vectors and the broadcast; with none the loop fills with moves.
+_SPARE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile's size: ``rows`` broadcasts by ``vectors`` vectors of ``lanes`` elements."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row."""
+        return self.vectors * self.lanes
+
+    @property
+    def step_products(self) -> float:
+        """Time of one k, in vector products at the full rate, two a cycle: products, loads and latency overlap.
+
+        Loads are as fast as products, but the panel comes from the second level cache at half that.
+        """
+        return max(self.rows * self.vectors, self.rows + self.vectors, 2 * self.vectors, _BUSY)
+
+
+def fitting(isa: ISA, element: Type) -> list[Tile]:
+    """Every tile that the registers hold: accumulators, one k of the panel and a broadcast.
+
+    On AVX-512 among them are 6 x 4, 9 x 3 and 14 x 2, on AVX2 3 x 3 and 6 x 2.
+    """
+    free = isa.registers - 1 - _SPARE
+    lanes = isa.lanes(element)
+    return [Tile(m, v, lanes) for v in range(1, free) for m in range(1, free) if m * v + v <= free]
+
+
+def cheapest(tiles: list[Tile], rows: int, columns: int) -> Tile:
+    """The tile that covers a result of rows x columns in the least time; narrower ones cover the rest of a row."""
+    return min(tiles, key=lambda t: (cover_products(t, rows, columns), -t.rows * t.vectors, t.vectors))
+
+
+def cover_products(tile: Tile, rows: int, columns: int) -> float:
+    """Time of one k over a whole result, in vector products at the full rate, edges included."""
+    whole, rest = divmod(ceil(columns / tile.lanes), tile.vectors)
+    across = whole * tile.step_products
+    if rest:
+        across += Tile(tile.rows, rest, tile.lanes).step_products
+    return ceil(rows / tile.rows) * across
+
+
+def write_tile(module: Module, element: Type, tile: Tile, pitch: int, name: str = "tile") -> Function:
+    """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
+
+    ``start`` has an initial value for each of the tile's rows, as a bias; if ``again`` is not 0, the sums in ``to`` are
+    continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
+    others go to ``spare``, which has room for one row of the tile.
+    """
+    data = ptr(element)
+    f = module.function(
+        name, steps=i64, w=data, panel=data, start=data, again=i64, to=data, stride=i64, rows=i64, spare=data
+    )
+    a, lanes, across = f.args, tile.lanes, range(tile.vectors)
+    targets = [_row(a.to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
+
+    def fresh() -> list[Value]:
+        return [start for m in range(tile.rows) for start in [a.start.splat(m, lanes)] * tile.vectors]
+
+    def earlier() -> list[Value]:
+        return [to.load(v * lanes, lanes) for to in targets for v in across]
+
+    with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
+        panel, w = a.panel.at(k.i * pitch), a.w.at(k.i * tile.rows)
+        columns = [panel.load(v * lanes, lanes) for v in across]
+        sums = iter(k.values)
+        following: list[Value] = []
+        for m in range(tile.rows):
+            weight = splat(w.load(m), lanes)  # folds into the product if it is used once
+            following += [fma(weight, column, next(sums)) for column in columns]
+        k.values = following
+    results = iter(k.values)
+    for to in targets:
+        for v in across:
+            to.store(next(results), v * lanes)
+    return f
+
+
+def _row(to: Pointer, offset: Value, exists: Value, spare: Pointer) -> Pointer:
+    chosen = select(exists, to.at(offset), spare)
+    assert isinstance(chosen, Pointer)
+    return chosen

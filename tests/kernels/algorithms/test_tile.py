@@ -1,0 +1,64 @@
+import ctypes
+
+import numpy as np
+import pytest
+
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms.base import address
+from lucid.kernels.algorithms.tile import Tile, cheapest, cover_products, fitting, write_tile
+from lucid.kernels.ir import BY_DTYPE, Module, f32
+from lucid.kernels.isa import AVX2, AVX512
+
+ISAS = [isa.name for isa in target.cpu().isas]
+
+
+def run_tile(size, dtype, w, panel, start, again, to, rows):
+    element = BY_DTYPE[dtype.name]
+
+    def write(isa):
+        module = Module("tile", isa.fma)
+        write_tile(module, element, size, size.columns).export = True
+        return module
+
+    entry = jit.kernel(("test tile", dtype.name, size), write).address("tile")
+    spare = np.zeros(size.columns, dtype)
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 9)(entry)
+    call(len(w), address(w), address(panel), address(start), again, address(to), to.shape[1], rows, address(spare))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("rows", "vectors"), [(1, 1), (6, 2), (3, 3)])
+@pytest.mark.parametrize("steps", [0, 1, 37])
+def test_sums_products_and_leaves_other_rows_alone(isa, dtype, rows, vectors, steps):
+    rng = np.random.default_rng(steps)
+    with target.using(isa) as machine:
+        size = Tile(rows, vectors, machine.lanes(BY_DTYPE[dtype.name]))
+        w, panel = (rng.standard_normal((steps, n)).astype(dtype) for n in (rows, size.columns))
+        start = rng.standard_normal(rows).astype(dtype)
+        to = rng.standard_normal((rows, size.columns + 3)).astype(dtype)
+        want, exist = to.copy(), max(1, rows - 1)
+        product = w.astype("f8").T @ panel.astype("f8")
+        bound = (
+            np.finfo(dtype).eps * (steps + 2) * (np.abs(w).astype("f8").T @ np.abs(panel) + 2 * np.abs(to).max() + 9)
+        )
+        run_tile(size, dtype, w, panel, start, 0, to, exist)
+        want[:exist, : size.columns] = (product + start[:, None])[:exist]
+        assert np.all(np.abs(to - want)[:, : size.columns] <= bound)
+        assert np.array_equal(to[:, size.columns :], want[:, size.columns :])
+        run_tile(size, dtype, w, panel, start, 1, to, exist)
+        want[:exist, : size.columns] += product[:exist]
+        assert np.all(np.abs(to - want)[:, : size.columns] <= 3 * bound)
+
+
+def test_fitting_leaves_registers_for_the_panel_and_a_broadcast():
+    assert {(t.rows, t.vectors) for t in fitting(AVX512, f32)} >= {(14, 2), (9, 3), (6, 4), (1, 15)}
+    assert all(t.rows * t.vectors + t.vectors + 1 < AVX2.registers for t in fitting(AVX2, f32))
+
+
+def test_cheapest_divides_rows_and_covers_narrow_results():
+    tiles = fitting(AVX512, f32)
+    assert cheapest(tiles, rows=33, columns=960).rows in (3, 6, 7, 11)
+    assert cover_products(cheapest(tiles, 8, 16), 8, 16) == 9
+    wide = Tile(8, 3, 16)
+    assert cover_products(wide, 16, 64) == 2 * (24 + 9)
