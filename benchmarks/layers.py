@@ -18,12 +18,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import Peaks
 from benchmarks.peers import PEERS
 from benchmarks.problem import Layer, suite
 from benchmarks.report import Column, Header, Table, table_text, write_results
 from benchmarks.turns import FULL, QUICK, Effort, Ratio, geometric_mean, ratios, take_turns
 from benchmarks.worker import Worker, WorkerError
+from lucid.kernels import roofline
+from lucid.kernels.runtime.threads import set_num_threads
 
 MODES = {"forward": False, "forward+backward": True}
 ORACLE = "torch"
@@ -67,7 +68,7 @@ def check(layer: Layer, backward: bool, workers: dict[str, Worker]) -> dict[str,
     return faults
 
 
-def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effort: Effort, peaks: Peaks) -> Row:
+def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effort: Effort) -> Row:
     """One row: check, then take turns."""
     backward = MODES[mode]
     row = Row(layer.short_name, mode, layer.flops * (3 if backward else 1) / 1e9)
@@ -75,13 +76,13 @@ def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effo
     row.faults = check(layer, backward, able)
     if base in row.faults:
         return row
-    flop_per_s, bytes_per_s = peaks.flop_per_s(), peaks.bytes_per_s()
+    peaks = roofline.measure()
     times = take_turns({name: worker for name, worker in able.items() if name not in row.faults}, effort)
     row.median_s = {name: median(values) for name, values in times.items()}
     row.rounds = len(times[base])
     row.ratio = ratios(times, base)
-    row.peak_gflop_per_s, row.copy_gb_per_s = flop_per_s / 1e9, bytes_per_s / 1e9
-    row.roofline = layer.limit_s(flop_per_s, bytes_per_s, backward) / row.median_s[base]
+    row.peak_gflop_per_s, row.copy_gb_per_s = peaks.gflop_per_s, peaks.copy_gb_per_s
+    row.roofline = layer.limit_s(peaks, backward) / row.median_s[base]
     return row
 
 
@@ -116,7 +117,7 @@ def _mean(rows: list[Row], mode: str, name: str) -> str:
 
 def run(options: argparse.Namespace, layers: list[Layer], peers: list[str]) -> tuple[Header, list[Row]]:
     """Measure everything, saying what is being done on stderr."""
-    peaks = Peaks(options.threads)
+    set_num_threads(options.threads)
     modes = ["forward"] if options.forward_only else list(MODES)
     effort = QUICK if options.quick else FULL
     rows = []
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace, layers: list[Layer], peers: list[str]) -> t
         header = Header.of(options.threads, {name: worker.ask("version") for name, worker in workers.items()})
         for done, (layer, mode) in enumerate(_plan(layers, modes)):
             _say(f"[{done + 1}/{len(layers) * len(modes)}] {layer.short_name}, {mode} ")
-            rows.append(measure(layer, mode, workers, options.base, effort, peaks))
+            rows.append(measure(layer, mode, workers, options.base, effort))
             _say(_verdict(rows[-1]) + "\n")
     return header, rows
 

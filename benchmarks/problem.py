@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from lucid.kernels.roofline import Roofline
+
 SUITE = Path(__file__).with_name("suite.json")
 FLOAT32_ROUNDING = 2.0**-24
 # Rows that touch more bytes than this do not stay in a cache between calls, so memory bounds them too.
@@ -20,7 +22,7 @@ CACHE_BYTES = 24 << 20
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One row of the suite. ``op`` is the functional's name, conv1d … conv_transpose3d; the scalars hold for every axis."""
+    """One row of the suite. ``op`` is the functional's name, conv1d … conv_transpose3d; scalars hold for every axis."""
 
     name: str
     op: str
@@ -85,10 +87,10 @@ class Layer:
         """Bytes that the forward must at least move: input, weight and output once. Each gradient moves as many."""
         return 4 * sum(prod(self.shapes[name]) for name in ("x", "w", "g"))
 
-    def limit_s(self, flop_per_s: float, bytes_per_s: float, backward: bool) -> float:
-        """The roofline: the time no direct algorithm beats at these peaks."""
-        memory = self.traffic_bytes / bytes_per_s if self.traffic_bytes > CACHE_BYTES else 0.0
-        return max(self.flops / flop_per_s, memory) * (3 if backward else 1)
+    def limit_s(self, peaks: Roofline, backward: bool) -> float:
+        """The time no direct algorithm beats at these peaks."""
+        traffic = self.traffic_bytes if self.traffic_bytes > CACHE_BYTES else 0
+        return peaks.bound_ns(self.flops, traffic) * 1e-9 * (3 if backward else 1)
 
     def tolerances(self) -> dict[str, float]:
         """Largest admitted error of each result, relative to the result's root mean square.

@@ -1,4 +1,4 @@
-"""The libraries that take turns. A peer's module has ``start(threads)``, ``version()`` and ``prepare(problem, backward)``."""
+"""The libraries that take turns, a module each: ``start(threads)``, ``version()``, ``prepare(problem, backward)``."""
 
 from __future__ import annotations
 

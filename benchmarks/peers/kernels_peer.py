@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as installed_version
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers import Prepared
-from benchmarks.peers.lucid_peer import start, version
 from benchmarks.problem import Layer
 from lucid import kernels
 from lucid.core.geometry import ConvSpec
+from lucid.kernels.runtime import threads as pool
 
-__all__ = ["prepare", "start", "version"]
+
+def start(threads: int) -> None:
+    pool.set_num_threads(threads)
+
+
+def version() -> str:
+    return installed_version("lucid-conv")
 
 
 def _spec(layer: Layer) -> ConvSpec:
