@@ -31,15 +31,20 @@ class Machine:
     """What the text needs to know of an architecture. ``flush`` is the floating-point control word kernels run under:
     denormals are zero on the way in and out, rounding to nearest, no traps."""
 
-    pause: str
     futex: int
     flush: int
-    control: str
+    text: str
 
 
-_X86_CONTROL = """
+_X86 = """
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare void @llvm.x86.sse2.pause()
+
+define internal void @pause() {
+  call void @llvm.x86.sse2.pause()
+  ret void
+}
 
 define internal i64 @get_control() {
   %cell = alloca i32
@@ -58,9 +63,15 @@ define internal void @set_control(i64 %wide) {
 }
 """
 
-_ARM_CONTROL = """
+_ARM = """
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)
+declare void @llvm.aarch64.hint(i32)
+
+define internal void @pause() {
+  call void @llvm.aarch64.hint(i32 1)
+  ret void
+}
 
 define internal i64 @get_control() {
   %word = call i64 @llvm.aarch64.get.fpcr()
@@ -74,8 +85,8 @@ define internal void @set_control(i64 %word) {
 """
 
 MACHINES = {
-    "x86_64": Machine(pause="pause", futex=202, flush=0x9FC0, control=_X86_CONTROL),  # FTZ, DAZ, all traps masked
-    "aarch64": Machine(pause="yield", futex=98, flush=1 << 24 | 1 << 19, control=_ARM_CONTROL),  # FZ, FZ16
+    "x86_64": Machine(futex=202, flush=0x9FC0, text=_X86),  # FTZ, DAZ, all traps masked
+    "aarch64": Machine(futex=98, flush=1 << 24 | 1 << 19, text=_ARM),  # FZ, FZ16
 }
 
 # One call of a kernel under the kernels' control word: all that a machine without futexes needs.
@@ -132,7 +143,7 @@ patience:
   %tired = icmp sle i64 %left, 0
   br i1 %tired, label %sleep, label %again
 again:
-  call void asm sideeffect "$pause", ""()
+  call void @pause()
   %fewer = sub i64 %left, 1
   br label %spin
 sleep:                                                      ; FUTEX_WAIT_PRIVATE while the low half is the one seen
@@ -416,9 +427,8 @@ def pool_text(machine: Machine, *, futex: bool, idle_spins: int, join_spins: int
 
     ``idle_spins`` pauses pass before an idle worker sleeps, ``join_spins`` before one who waits for others does.
     """
-    text = Template(machine.control + _CALL + (_POOL if futex else ""))
+    text = Template(machine.text + _CALL + (_POOL if futex else ""))
     return text.substitute(
-        pause=machine.pause,
         futex=machine.futex,
         flush=machine.flush,
         spins=idle_spins,

@@ -1,0 +1,526 @@
+"""The pool: every task once, in every circumstance; nothing hangs, nothing crashes, nothing of the caller's changes."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lucid.kernels import jit
+from lucid.kernels.isa import ISAS
+from lucid.kernels.runtime import threads
+from lucid.kernels.runtime.pool_text import MACHINES, pool_text
+
+KERNELS = """
+; fields: counts, slots. Counts every task, and notes which slot did it.
+define void @mark(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
+entry:
+  %counts = load ptr, ptr %fields
+  %slots_at = getelementptr i64, ptr %fields, i64 1
+  %slots = load ptr, ptr %slots_at
+  br label %loop
+loop:
+  %i = phi i64 [%begin, %entry], [%next, %loop]
+  %count = getelementptr i64, ptr %counts, i64 %i
+  %old = atomicrmw add ptr %count, i64 1 seq_cst
+  %slot = getelementptr i64, ptr %slots, i64 %i
+  store i64 %thread, ptr %slot
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %end
+  br i1 %more, label %loop, label %end_
+end_:
+  ret void
+}
+
+; fields: cell, how many. Each call waits until so many are inside at once, or for half a second or so.
+define void @meet(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
+entry:
+  %cell_at = load ptr, ptr %fields
+  %many_at = getelementptr i64, ptr %fields, i64 1
+  %many = load i64, ptr %many_at
+  %old = atomicrmw add ptr %cell_at, i64 1 seq_cst
+  br label %loop
+loop:
+  %n = phi i64 [0, %entry], [%m, %again]
+  %now = load atomic i64, ptr %cell_at acquire, align 8
+  %met = icmp uge i64 %now, %many
+  br i1 %met, label %out, label %again
+again:
+  call void asm sideeffect "pause", ""()
+  %m = add i64 %n, 1
+  %late = icmp ugt i64 %m, 30000000
+  br i1 %late, label %out, label %loop
+out:
+  ret void
+}
+
+; fields: source, target, how many. target[i] = 3 source[(7 i + 1) mod how many] + 1: every task reads others' results.
+define void @mix(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
+entry:
+  %source = load ptr, ptr %fields
+  %target_at = getelementptr i64, ptr %fields, i64 1
+  %target = load ptr, ptr %target_at
+  %many_at = getelementptr i64, ptr %fields, i64 2
+  %many = load i64, ptr %many_at
+  br label %loop
+loop:
+  %i = phi i64 [%begin, %entry], [%next, %loop]
+  %i7 = mul i64 %i, 7
+  %j7 = add i64 %i7, 1
+  %j = urem i64 %j7, %many
+  %from = getelementptr i64, ptr %source, i64 %j
+  %value = load i64, ptr %from
+  %three = mul i64 %value, 3
+  %result = add i64 %three, 1
+  %to = getelementptr i64, ptr %target, i64 %i
+  store i64 %result, ptr %to
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %end
+  br i1 %more, label %loop, label %end_
+end_:
+  ret void
+}
+
+; fields: x, y, slots. y = 1.0 * x with denormals as this thread treats them.
+define void @scale(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
+entry:
+  %x = load ptr, ptr %fields
+  %y_at = getelementptr i64, ptr %fields, i64 1
+  %y = load ptr, ptr %y_at
+  br label %loop
+loop:
+  %i = phi i64 [%begin, %entry], [%next, %loop]
+  %from = getelementptr float, ptr %x, i64 %i
+  %v = load volatile float, ptr %from
+  %w = fmul float %v, 0.5
+  %z = fmul float %w, 2.0
+  %to = getelementptr float, ptr %y, i64 %i
+  store float %z, ptr %to
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %end
+  br i1 %more, label %loop, label %end_
+end_:
+  ret void
+}
+"""
+
+CONTROL = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+define void @get(ptr %cell) {
+  call void @llvm.x86.sse.stmxcsr(ptr %cell)
+  ret void
+}
+define void @set(ptr %cell) {
+  call void @llvm.x86.sse.ldmxcsr(ptr %cell)
+  ret void
+}
+"""
+
+native = pytest.mark.parametrize("pool", ["native"], indirect=True)
+
+
+@cache
+def kernels():
+    return jit.compile_text(KERNELS)
+
+
+@pytest.fixture(params=["native", "python"], autouse=True)
+def pool(request, monkeypatch):
+    """Every test runs on the pool of futexes and on the one for systems without."""
+    made = {"native": threads._pool, "python": threads.PythonPool()}[request.param]
+    monkeypatch.setattr(threads, "_pool", made)
+    yield made
+    made.shrink()
+    assert workers_alive([]) == []
+
+
+def workers_alive(expected):
+    """Names of the pool's threads in the system's eyes, which sees one for a moment after it was joined."""
+    names = None
+    for _ in range(1000):
+        names = sorted(n for n in map(thread_name, os.listdir("/proc/self/task")) if n.startswith("lucid"))
+        if names == expected:
+            break
+        time.sleep(1e-3)
+    return names
+
+
+def thread_name(task):
+    try:
+        return Path(f"/proc/self/task/{task}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def fields(*arrays):
+    return (ctypes.c_int64 * len(arrays))(*(a.ctypes.data if isinstance(a, np.ndarray) else a for a in arrays))
+
+
+def marked(tasks, **how):
+    """Counts of every task and the slots that did them, with room around to see overruns."""
+    counts, slots = np.zeros(tasks + 16, np.int64), np.full(tasks + 16, -1)
+    threads.run(kernels().address("mark"), fields(counts, slots), tasks, **how)
+    assert not counts[tasks:].any()
+    return counts[:tasks], slots[:tasks]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # one pool for all examples is meant
+@given(tasks=st.integers(0, 200), chunk=st.integers(1, 250), workers=st.integers(1, 5))
+def test_every_task_runs_once(tasks, chunk, workers):
+    counts, slots = marked(tasks, chunk=chunk, threads=workers)
+    assert (counts == 1).all()
+    assert ((slots >= 0) & (slots < workers)).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("tasks, chunk", [(1, 1), (7, 7), (7, 8), (1000, 1), (1000, 64), (3, 1 << 62)])
+def test_every_task_runs_once_at_the_edges(tasks, chunk, workers):
+    counts, slots = marked(tasks, chunk=chunk, threads=workers)
+    assert (counts == 1).all() and (slots < workers).all()
+    if chunk >= tasks:
+        assert (slots == 0).all()
+
+
+def test_fields_may_be_an_address():
+    counts, slots = np.zeros(5, np.int64), np.zeros(5, np.int64)
+    table = fields(counts, slots)
+    threads.run(kernels().address("mark"), ctypes.addressof(table), 5)
+    assert (counts == 1).all()
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+def test_threads_really_run_at_once_also_more_than_cores(workers):
+    cell = np.zeros(1, np.int64)
+    start = time.perf_counter()
+    threads.run(kernels().address("meet"), fields(cell, workers), workers, threads=workers)
+    assert cell[0] == workers
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("bad", [{"tasks": -1}, {"tasks": 1, "chunk": 0}, {"tasks": 1, "chunk": -2}])
+def test_bad_sizes_are_refused(bad):
+    with pytest.raises(ValueError, match=r"run: tasks=.* must be at least 0 and chunk=.* at least 1"):
+        threads.run(kernels().address("mark"), 0, **bad)
+    with pytest.raises(ValueError, match=r"run_steps: tasks=.* must be at least 0 and chunk=.* at least 1"):
+        threads.run_steps([(kernels().address("mark"), 0, bad["tasks"], bad.get("chunk", 1))])
+
+
+@pytest.mark.parametrize("bad", [0, -1])
+def test_bad_thread_counts_are_refused(bad):
+    with pytest.raises(ValueError, match=f"set_num_threads: threads={bad} must be at least 1"):
+        threads.set_num_threads(bad)
+    with pytest.raises(ValueError, match=f"run: threads={bad} must be at least 1"):
+        threads.run(kernels().address("mark"), 0, 0, threads=bad)
+
+
+# Steps
+
+
+def mixed(values, rounds):
+    many = len(values)
+    for _ in range(rounds):
+        values = 3 * values[(7 * np.arange(many) + 1) % many] + 1
+    return values
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("many, chunk", [(1, 1), (64, 1), (1000, 16), (5000, 5000)])
+def test_a_step_sees_all_of_the_one_before(many, chunk, workers):
+    first = np.random.default_rng(0).integers(0, 9, many)
+    buffers = [first.copy(), np.empty(many, np.int64)]
+    tables = [fields(buffers[i % 2], buffers[(i + 1) % 2], many) for i in range(6)]
+    mix = kernels().address("mix")
+    threads.run_steps([(mix, table, many, chunk) for table in tables], threads=workers)
+    np.testing.assert_array_equal(buffers[0], mixed(first, 6))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_steps_may_differ_in_size_and_be_empty(workers):
+    counts, slots = np.zeros(300, np.int64), np.zeros(300, np.int64)
+    mark, table = kernels().address("mark"), fields(counts, slots)
+    steps = [(mark, table, n, c) for n, c in [(0, 1), (300, 7), (0, 5), (1, 1), (299, 1), (0, 1)]]
+    threads.run_steps(steps, threads=workers)
+    np.testing.assert_array_equal(counts, [3] + [2] * 298 + [1])
+    threads.run_steps([], threads=workers)
+
+
+# Many callers
+
+
+def test_python_threads_may_compute_at_once():
+    failures = []
+
+    def compute(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            tasks, chunk, workers = (int(rng.integers(1, n)) for n in (100, 20, 4))
+            counts, slots = marked(tasks, chunk=chunk, threads=workers)
+            if (counts != 1).any() or (slots >= workers).any():
+                failures.append((tasks, chunk, workers))
+
+    callers = [threading.Thread(target=compute, args=(seed,)) for seed in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failures
+
+
+def test_who_finds_the_pool_busy_computes_alone():
+    cell = np.zeros(1, np.int64)
+    meet = kernels().address("meet")
+    owner = threading.Thread(target=threads.run, args=(meet, fields(cell, 3), 2), kwargs={"threads": 2})
+    owner.start()
+    while cell[0] < 2:
+        time.sleep(0)
+    _, slots = marked(100, threads=2)
+    assert (slots == 0).all()
+    cell[0] = 3
+    owner.join()
+
+
+def test_many_regions_in_a_row_and_after_sleeps():
+    counts, slots = np.zeros(8, np.int64), np.zeros(8, np.int64)
+    mark, table = kernels().address("mark"), fields(counts, slots)
+    for _ in range(2000):
+        threads.run(mark, table, 8, threads=2)
+    for _ in range(20):
+        time.sleep(0.002)
+        threads.run(mark, table, 8, threads=3)
+    assert (counts == 2020).all()
+
+
+# Settings
+
+
+def test_the_number_of_threads_can_change():
+    before = threads.get_num_threads()
+    try:
+        for n in (1, 3, 2, 5, 1, 2):
+            threads.set_num_threads(n)
+            assert threads.get_num_threads() == n
+            counts, slots = marked(200, chunk=3)
+            assert (counts == 1).all() and (slots < n).all()
+    finally:
+        threads.set_num_threads(before)
+
+
+@native
+def test_fewer_threads_send_workers_home(pool):
+    before = threads.get_num_threads()
+    try:
+        threads.set_num_threads(4)
+        marked(100)
+        assert workers_alive(three := ["lucid-1", "lucid-2", "lucid-3"]) == three
+        threads.set_num_threads(2)
+        marked(100)
+        assert workers_alive(["lucid-1"]) == ["lucid-1"]
+    finally:
+        threads.set_num_threads(before)
+
+
+@native
+def test_a_single_chunk_starts_no_thread(pool):
+    marked(10, chunk=10, threads=3)
+    assert workers_alive([]) == []
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("asked, want", [("1", 1), ("", None), ("100000", None)])
+@native
+def test_the_environment_bounds_the_default(pool, asked, want):
+    code = "from lucid.kernels.runtime import get_num_threads; print(get_num_threads())"
+    assert int(python(code, LUCID_NUM_THREADS=asked).stdout) == (want or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("asked", ["0", "-2", "two", "1.5"])
+@native
+def test_a_wrong_environment_is_refused(pool, asked):
+    done = python("from lucid.kernels.runtime import get_num_threads; get_num_threads()", LUCID_NUM_THREADS=asked)
+    assert f"LUCID_NUM_THREADS={asked!r} must be a number of threads, at least 1" in done.stderr
+
+
+@native
+def test_importing_loads_no_llvm_and_starts_nothing(pool):
+    code = "import sys, lucid.kernels.runtime, threading; print('llvmlite' in sys.modules, threading.active_count())"
+    assert python(code).stdout.split() == ["False", "1"]
+
+
+# Fork and exit
+
+
+def in_child(task):
+    """Exit status of a forked child that runs ``task``; -SIGALRM if it hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            os._exit(0 if task() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def computes():
+    return all((marked(50, threads=n)[0] == 1).all() for n in (2, 3, 1, 2) for _ in range(20))
+
+
+def meets(workers):
+    cell = np.zeros(1, np.int64)
+    threads.run(kernels().address("meet"), fields(cell, workers), workers, threads=workers)
+    return cell[0] == workers
+
+
+def test_a_child_computes_after_the_parent_did_and_the_parent_after_it():
+    for _ in range(5):
+        assert computes()
+        assert in_child(lambda: computes() and meets(2)) == 0
+    assert in_child(lambda: in_child(computes) == 0) == 0
+    assert meets(2)
+
+
+@native
+def test_no_worker_is_alive_during_a_fork(pool):
+    assert computes()
+    assert in_child(lambda: workers_alive([]) == []) == 0
+
+
+@native
+def test_fork_while_other_threads_compute(pool):
+    going = True
+
+    def compute():
+        while going:
+            marked(100, threads=2)
+
+    callers = [threading.Thread(target=compute) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        assert [in_child(computes) for _ in range(10)] == [0] * 10
+    finally:
+        going = False
+        for caller in callers:
+            caller.join()
+
+
+@native
+def test_a_fork_that_python_does_not_know_of(pool):
+    """The child's pool believes in workers that are not there: nobody waits for them."""
+    assert computes()
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if (marked(50, threads=3)[0] == 1).all() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def total(n):
+    return int(marked(n, threads=2)[0].sum())
+
+
+@native
+def test_multiprocessing_by_fork(pool):
+    assert total(10) == 10
+    with multiprocessing.get_context("fork").Pool(2) as processes:
+        assert processes.map(total, range(1, 20)) == list(range(1, 20))
+
+
+EXIT = """
+import ctypes, sys, threading
+sys.path[:0] = {path!r}
+from tests.kernels.runtime.test_threads import kernels, fields, marked, threads, np
+def forever():
+    while True:
+        marked(100, threads=3)
+kernels()
+for _ in range({daemons}):
+    threading.Thread(target=forever, daemon=True).start()
+for _ in range(50):
+    assert (marked(100, threads=3)[0] == 1).all()
+{last}
+"""
+
+
+@pytest.mark.parametrize("last, status", [("", 0), ("sys.exit(3)", 3), ("1 / 0", 1), ("import os; os._exit(4)", 4)])
+@pytest.mark.parametrize("daemons", [0, 2])
+@native
+def test_exit_is_clean(pool, daemons, last, status):
+    done = python(EXIT.format(path=sys.path, daemons=daemons, last=last))
+    assert done.returncode == status, done.stderr
+    assert done.stderr == "" or "ZeroDivisionError" in done.stderr
+
+
+# Numerics
+
+
+FLAGS = 0x3F
+
+
+def control(code, name, value=0):
+    cell = (ctypes.c_uint32 * 4)(value)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address(name))(cell)
+    return cell[0]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("mxcsr", [0x1F80, 0x7F80, 0x5FBF])  # as Python has it, rounding to zero, flags raised
+def test_the_callers_control_word_comes_back(mxcsr, workers):
+    code, mark = jit.compile_text(CONTROL), kernels().address("mark")
+    table = fields(np.zeros(100, np.int64), np.zeros(100, np.int64))
+    before = control(code, "get")
+    try:
+        control(code, "set", mxcsr)
+        threads.run(mark, table, 100, threads=workers)
+        after = control(code, "get")
+    finally:
+        control(code, "set", before)
+    assert after & mxcsr == mxcsr
+    assert after & ~FLAGS == mxcsr & ~FLAGS  # Python's own arithmetic may raise more flags
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_denormals_are_zero_in_every_thread_and_only_there(workers):
+    x = np.full(3000, 1e-40, np.float32)
+    x[::2] = 1.5
+    y = np.full(3000, -1, np.float32)
+    threads.run(kernels().address("scale"), fields(x, y), 3000, threads=workers)
+    np.testing.assert_array_equal(y, np.where(np.arange(3000) % 2, 0, 1.5))
+    assert (x[1::2] * np.float32(0.5) > 0).all()
+
+
+# Text
+
+
+@native
+def test_the_text_is_also_for_arm(pool):
+    text = pool_text(MACHINES["aarch64"], futex=True, idle_spins=10, join_spins=10)
+    code = f"from lucid.kernels import jit, isa; print(jit.emit_elsewhere({text!r}, isa.ISAS['neon']))"
+    assembly = python(code).stdout.lower()
+    assert "fpcr" in assembly and "yield" in assembly
+    assert ISAS["neon"].arch == "aarch64"
