@@ -1,0 +1,84 @@
+"""Packing of matrices into panels: what a register tile reads from first to last, one element after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, minimum, ptr, transpose
+from lucid.kernels.isa import ISA
+
+
+def slack(isa: ISA, element: Type, width: int) -> int:
+    """Elements behind the last panel that packing may overwrite: it stores whole vectors, panel after panel."""
+    lanes = isa.lanes(element)
+    return lanes * (width + 1)
+
+
+def write_pack(m: Module, isa: ISA, element: Type, width: int) -> Function:
+    """A function ``pack(source, row_step, k_step, rows, depth, panel)`` for panels of ``width`` rows.
+
+    panel[k][r] = source[r row_step + k k_step] for r < rows and k < depth; what stands in further rows is any number.
+    Panels must be packed in the order of their addresses, with ``slack`` behind the last.
+    """
+    lanes = isa.lanes(element)
+    f = m.function(
+        f"pack{width}", source=ptr(element), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(element)
+    )
+    a = f.args
+
+    def turns() -> None:
+        turn = write_turn(m, isa, element, width)
+        # Last group first: its vectors reach into the next k's first rows, which are written after it.
+        for first in reversed(range(0, width, lanes)):
+            with f.when(a.rows > first):
+                f.call(turn, a.source.at(a.row_step * first), a.row_step, a.rows - first, a.depth, a.panel.at(first))
+
+    def others() -> None:
+        if lanes == 1:
+            _copy_elements(f, width)
+        else:
+            either(f, a.k_step.eq(1), turns, lambda: _copy_elements(f, width))
+
+    either(f, a.row_step.eq(1), lambda: _copy_runs(f, lanes, width), others)
+    return f
+
+
+def either(f: Function, condition: Value, yes: Callable[[], None], no: Callable[[], None]) -> None:
+    """One of two pieces of code."""
+
+    def nothing(piece: Callable[[], None]) -> list[Value]:
+        piece()
+        return []
+
+    f.choose(condition, lambda: nothing(yes), lambda: nothing(no))
+
+
+def _copy_runs(f: Function, lanes: int, width: int) -> None:
+    """Rows side by side in memory: vectors straight across."""
+    a = f.args
+    masks = [lanes_below(f, a.rows - first, lanes) for first in range(0, width, lanes)]
+    with f.loop(0, a.depth) as k:
+        source, panel = a.source.at(k.i * a.k_step), a.panel.at(k.i * width)
+        for v, mask in enumerate(masks):
+            panel.store(source.load(v * lanes, lanes, mask), v * lanes)
+
+
+def _copy_elements(f: Function, width: int) -> None:
+    """Neither axis has unit steps: element by element."""
+    a = f.args
+    with f.loop(0, a.depth) as k, f.loop(0, a.rows) as r:
+        a.panel.store(a.source.load(k.i * a.k_step + r.i * a.row_step), k.i * width + r.i)
+
+
+def write_turn(m: Module, isa: ISA, element: Type, width: int) -> Function:
+    """Rows that run along k: as many as lanes, turned in registers, one square after the other."""
+    lanes = isa.lanes(element)
+    f = m.function(f"turn{width}", source=ptr(element), row_step=i64, rows=i64, depth=i64, panel=ptr(element))
+    a = f.args
+    starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
+    with f.loop(0, a.depth, lanes) as k:
+        mask = lanes_below(f, a.depth - k.i, lanes)
+        columns = transpose([start.load(k.i, lanes, mask) for start in starts])
+        for c, column in enumerate(columns):
+            a.panel.store(column, (k.i + c) * width)
+    return f

@@ -1,0 +1,251 @@
+"""Native code of the matrix product C = A B: a grid of blocks, each packed into panels and done by the register tile.
+
+::
+
+    for task in (item, split, block of rows, block of columns):        # threads take tasks; no two write the same
+        for k0 in k of this split, depth at a time:
+            pack B[k0:, columns] into panels of nr columns              # in the second level cache
+            pack A[rows, k0:] into panels of mr rows                    # likewise
+            for panel of B: for panel of A:                             # the panel of B stays in the first level cache
+                C[mr, nr] += A panel * B panel                          # the tile
+
+A sum over k runs from first to last inside a split, and the splits are added in their order, so the bits depend on
+``depth`` and the splits only, never on the grid or on who computes what.
+Source: Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from lucid.kernels.algorithms.panels import either, slack, write_pack
+from lucid.kernels.algorithms.tile import Tile, write_tile
+from lucid.kernels.ir import Function, Module, Pointer, Type, Value, i64, lanes_below, minimum, ptr, select
+from lucid.kernels.isa import ISA
+
+#: Numbers that stay the same from call to call, in the order of their slots behind the field ``shape``.
+SHAPE = (
+    "m", "n", "k", "a_m", "a_k", "b_k", "b_n", "rows", "columns", "row_blocks", "column_blocks", "splits", "split",
+    "depth", "work_items",
+)  # fmt: skip
+
+#: What C starts from: nothing, what is there, a bias for every column.
+FRESH, EARLIER, BIAS = range(3)
+
+_MAIN = {32: (14, 2), 16: (6, 2)}  # rows, vectors by registers: accumulators, two panel vectors, a broadcast
+_FEW_ROWS = 4
+
+
+def tiles(isa: ISA, element: Type) -> tuple[Tile, Tile]:
+    """The register tile for most rows, and the one for the last few."""
+    rows, vectors = _MAIN[isa.registers]
+    lanes = isa.lanes(element)
+    return Tile(rows, vectors, lanes), Tile(_FEW_ROWS, vectors, lanes)
+
+
+def scratch_items(isa: ISA, element: Type) -> int:
+    """Elements at the head of a thread's workspace: zeros, a row to throw away, a whole tile; in whole cache lines."""
+    main, _ = tiles(isa, element)
+    return _lines(main.rows, element) + _lines(main.columns, element) + _lines(main.rows * main.columns, element)
+
+
+def work_items(isa: ISA, element: Type, rows: int, columns: int, depth: int) -> int:
+    """Elements of a thread's workspace: scratch, the packed columns of a block, its packed rows."""
+    main, _ = tiles(isa, element)
+    packed = [
+        _lines(-(-size // unit) * unit * depth + slack(isa, element, unit), element)
+        for size, unit in ((columns, main.columns), (rows, main.rows))
+    ]
+    return scratch_items(isa, element) + sum(packed)
+
+
+def _lines(items: int, element: Type) -> int:
+    line = 64 // element.bytes
+    return -(-items // line) * line
+
+
+def write(isa: ISA, element: Type) -> Module:
+    """The module with entry points ``multiply`` and ``combine``."""
+    m = Module(f"matrix product of {element}", isa.fma)
+    main, few = tiles(isa, element)
+    parts = SimpleNamespace(
+        lanes=isa.lanes(element),
+        main=main,
+        few=few,
+        move=_write_move(m, isa, element),
+        pack_columns=write_pack(m, isa, element, main.columns),
+        pack_main=write_pack(m, isa, element, main.rows),
+        pack_few=write_pack(m, isa, element, few.rows),
+    )
+    parts.tile = {rows: _write_widths(m, element, parts, tile) for rows, tile in ((main.rows, main), (few.rows, few))}
+    _write_multiply(m, isa, element, parts)
+    _write_combine(m, isa, element)
+    return m
+
+
+def _write_move(m: Module, isa: ISA, element: Type) -> Function:
+    """Copies rows x columns elements, rows ``step`` apart: edges of C to and from scratch, a bias into every row."""
+    lanes, data = isa.lanes(element), ptr(element)
+    f = m.function("move", source=data, source_step=i64, to=data, to_step=i64, rows=i64, columns=i64)
+    a = f.args
+    with f.loop(0, a.rows) as r:
+        source, to = a.source.at(r.i * a.source_step), a.to.at(r.i * a.to_step)
+        with f.loop(0, a.columns, lanes) as j:
+            mask = lanes_below(f, a.columns - j.i, lanes)
+            to.store(source.load(j.i, lanes, mask), j.i, mask)
+    return f
+
+
+def _write_widths(m: Module, element: Type, parts: Any, tile: Tile) -> Function:
+    """``corner(steps, w, panel, zeros, again, to, stride, rows, columns, spare)``: a tile of which only rows x columns
+    exist. As few vectors as needed; a last vector that is not whole goes through scratch, behind ``spare``."""
+    data = ptr(element)
+    widths = [Tile(tile.rows, v, tile.lanes) for v in (1, tile.vectors)]
+    functions = [write_tile(m, element, t, tile.columns, name=f"tile_{t.rows}x{t.vectors}") for t in widths]
+    f = m.function(
+        f"corner{tile.rows}", steps=i64, w=data, panel=data, zeros=data, again=i64, to=data, stride=i64, rows=i64,
+        columns=i64, spare=data,
+    )  # fmt: skip
+    a = f.args
+
+    scratch = a.spare.at(_lines(tile.columns, element))
+
+    def run(function: Function, width: Tile) -> None:
+        def direct() -> None:
+            f.call(function, a.steps, a.w, a.panel, a.zeros, a.again, a.to, a.stride, a.rows, a.spare)
+
+        def indirect() -> None:
+            with f.when(a.again.ne(0)):
+                f.call(parts.move, a.to, a.stride, scratch, width.columns, a.rows, a.columns)
+            f.call(function, a.steps, a.w, a.panel, a.zeros, a.again, scratch, width.columns, width.rows, a.spare)
+            f.call(parts.move, scratch, width.columns, a.to, a.stride, a.rows, a.columns)
+
+        either(f, a.columns.eq(width.columns), direct, indirect)
+
+    narrow, wide = widths[0], widths[-1]
+    narrow_tile, wide_tile = functions[0], functions[-1]
+    either(f, a.columns <= narrow.columns, lambda: run(narrow_tile, narrow), lambda: run(wide_tile, wide))
+    return f
+
+
+def _fields(element: Type) -> dict[str, Type]:
+    """Of both entry points. ``offsets`` has two numbers an item: where its A and its B start. C is contiguous; ``sums``
+    is C, or if there are splits, all of their C one after the other, item by item."""
+    data = ptr(element)
+    return {
+        "a": data, "b": data, "c": data, "bias": data, "sums": data, "work": data, "shape": ptr(i64),
+        "offsets": ptr(i64), "start": i64,
+    }  # fmt: skip
+
+
+def _shape(pointer: Pointer) -> Any:
+    return SimpleNamespace(**{name: pointer.load(slot) for slot, name in enumerate(SHAPE)})
+
+
+def _task(f: Function, s: Any, number: Value) -> Any:
+    """Which item, split, rows and columns a task is. Columns run fastest."""
+    t = SimpleNamespace()
+    column, rest = number % s.column_blocks, number // s.column_blocks
+    row, rest = rest % s.row_blocks, rest // s.row_blocks
+    t.split, t.item = rest % s.splits, rest // s.splits
+    t.i, t.j, t.k = row * s.rows, column * s.columns, t.split * s.split
+    t.rows, t.columns = minimum(s.rows, s.m - t.i), minimum(s.columns, s.n - t.j)
+    t.steps = minimum(s.split, s.k - t.k)
+    return t
+
+
+def _write_multiply(m: Module, isa: ISA, element: Type, parts: Any) -> None:
+    f = m.entry("multiply", **_fields(element))
+    s = _shape(f.args.shape)
+    main = parts.main
+    zeros = f.args.work.at(f.args.thread * s.work_items)
+    spare = zeros.at(_lines(main.rows, element))
+    packed_b = zeros.at(scratch_items(isa, element))
+    packed_a = packed_b.at(_panel_room(isa, element, s))
+    for r in range(main.rows):
+        zeros.store(0.0, r)
+    with f.loop(f.args.begin, f.args.end) as number:
+        t = _task(f, s, number.i)
+        at = f.args.offsets.at(t.item * 2)
+        a = f.args.a.at(at.load(0) + t.i * s.a_m + t.k * s.a_k)
+        b = f.args.b.at(at.load(1) + t.j * s.b_n + t.k * s.b_k)
+        c = f.args.sums.at(((t.item * s.splits + t.split) * s.m + t.i) * s.n + t.j)
+        alone = s.splits.eq(1)
+        with f.when(alone & f.args.start.eq(BIAS)):
+            f.call(parts.move, f.args.bias.at(t.j), 0, c, s.n, t.rows, t.columns)
+        begun = select(alone, f.args.start, FRESH)
+        with f.loop(0, t.steps, s.depth) as k:
+            steps = minimum(s.depth, t.steps - k.i)
+            again = select(k.i.eq(0), begun, EARLIER)
+            block = SimpleNamespace(steps=steps, again=again, zeros=zeros, spare=spare, c=c, c_m=s.n)
+            _pack(f, parts.pack_columns, b.at(k.i * s.b_k), s.b_n, s.b_k, t.columns, steps, packed_b, main.columns)
+            _pack_rows(f, parts, a.at(k.i * s.a_k), s, t.rows, steps, packed_a)
+            _panels(f, parts, block, packed_a, packed_b, t)
+
+
+def _panel_room(isa: ISA, element: Type, s: Any) -> Value:
+    """Elements from the packed columns to the packed rows; Python's ``panel_items`` in instructions."""
+    unit, line = tiles(isa, element)[0].columns, 64 // element.bytes
+    wide: Value = (s.columns + (unit - 1)) // unit * unit * s.depth + slack(isa, element, unit)
+    room: Value = (wide + (line - 1)) // line * line
+    return room
+
+
+def _pack(
+    f: Function, pack: Function, source: Pointer, row_step: Value, k_step: Value, rows: Value, steps: Value,
+    to: Pointer, width: int,
+) -> None:  # fmt: skip
+    with f.loop(0, rows, width) as r:
+        f.call(pack, source.at(r.i * row_step), row_step, k_step, minimum(width, rows - r.i), steps, to.at(r.i * steps))
+
+
+def _pack_rows(f: Function, parts: Any, source: Pointer, s: Any, rows: Value, steps: Value, to: Pointer) -> None:
+    """Panels for the main tile, the last one for the tile of few rows if those are enough."""
+    whole = _main_rows(parts, rows)
+    _pack(f, parts.pack_main, source, s.a_m, s.a_k, whole, steps, to, parts.main.rows)
+    with f.when(whole < rows):
+        f.call(parts.pack_few, source.at(whole * s.a_m), s.a_m, s.a_k, rows - whole, steps, to.at(whole * steps))
+
+
+def _main_rows(parts: Any, rows: Value) -> Value:
+    """Rows that the main tile does: all, or all but a last few."""
+    rest = rows % parts.main.rows
+    return select(rest <= parts.few.rows, rows - rest, rows)
+
+
+def _panels(f: Function, parts: Any, block: Any, packed_a: Pointer, packed_b: Pointer, t: Any) -> None:
+    main, few = parts.main, parts.few
+    whole = _main_rows(parts, t.rows)
+
+    def corner(tile: Tile, i: Value, j: Value, panel: Pointer, columns: Value) -> None:
+        f.call(
+            parts.tile[tile.rows], block.steps, packed_a.at(i * block.steps), panel, block.zeros, block.again,
+            block.c.at(i * block.c_m + j), block.c_m, minimum(tile.rows, t.rows - i), columns, block.spare,
+        )  # fmt: skip
+
+    with f.loop(0, t.columns, main.columns) as j:
+        panel, columns = packed_b.at(j.i * block.steps), minimum(main.columns, t.columns - j.i)
+        with f.loop(0, whole, main.rows) as i:
+            corner(main, i.i, j.i, panel, columns)
+        with f.when(whole < t.rows):
+            corner(few, whole, j.i, panel, columns)
+
+
+def _write_combine(m: Module, isa: ISA, element: Type) -> None:
+    """Adds the splits' sums, first to last, onto what C starts from. A task is a row of an item."""
+    lanes = isa.lanes(element)
+    f = m.entry("combine", **_fields(element))
+    s = _shape(f.args.shape)
+    with f.loop(f.args.begin, f.args.end) as task:
+        item, row = task.i // s.m, task.i % s.m
+        c = f.args.c.at(task.i * s.n)
+        sums = f.args.sums.at((item * s.splits * s.m + row) * s.n)
+        start = cast(Pointer, select(f.args.start.eq(BIAS), f.args.bias, c))
+        with f.loop(0, s.n, lanes) as j:
+            left = s.n - j.i
+            mask = lanes_below(f, left, lanes)
+            first = start.load(j.i, lanes, lanes_below(f, select(f.args.start.eq(FRESH), 0, left), lanes))
+            with f.loop(0, s.splits, carry=[first]) as p:
+                p.values = [p.values[0] + sums.load(p.i * s.m * s.n + j.i, lanes, mask)]
+            c.store(p.values[0], j.i, mask)

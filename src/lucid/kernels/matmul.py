@@ -1,0 +1,268 @@
+"""The matrix product: arrays of any strides in, an array out, in native code."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.core.errors import DTypeError, ShapeError
+from lucid.core.geometry import Sizes, broadcast_shape
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms import product
+from lucid.kernels.ir import BY_DTYPE, Type
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import address
+from lucid.kernels.runtime import memory, threads
+
+Array = np.ndarray[Any, Any]
+
+#: Up to so many multiplications NumPy is faster than a call of our own, and too small for BLAS to use threads.
+SMALL_PRODUCTS = 4096
+#: Multiplications that are worth a task of their own, some 10 us, and how many tasks are enough.
+_TASK_PRODUCTS, _MOST_TASKS = 1 << 20, 64
+_MOST_SPLITS = 16
+_LEAST_ROWS, _LEAST_COLUMNS = 96, 96
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a product is cut: blocks of C, splits of the sum over k, and the depth that is packed at a time."""
+
+    rows: int
+    columns: int
+    row_blocks: int
+    column_blocks: int
+    splits: int
+    split: int
+    depth: int
+
+    @property
+    def blocks(self) -> int:
+        """Tasks of one item."""
+        return self.row_blocks * self.column_blocks * self.splits
+
+
+def grid(m: int, n: int, k: int, items: int, isa: ISA, element: Type) -> Grid:
+    """The cut, from the sizes and the caches alone: the same bits on any number of threads."""
+    main, _ = product.tiles(isa, element)
+    cpu = target.cpu()
+    # A panel of B fills two thirds of the first level cache, the packed blocks two thirds of the second.
+    depth = min(k, max(64, cpu.l1_bytes * 2 // 3 // (main.columns * element.bytes)))
+    room = cpu.l2_bytes * 2 // 3 // (depth * element.bytes)
+    most_rows, most_columns = max(main.rows, room // 3), max(main.columns, room * 2 // 3)
+    wanted = min(_MOST_TASKS, ceil(m * n * k * items / _TASK_PRODUCTS))
+
+    def cut(least_rows: int, least_columns: int) -> tuple[int, int]:
+        across, down = ceil(m / most_rows), ceil(n / most_columns)
+        while across * down * items < wanted:
+            tall, wide = m / across, n / down
+            if tall >= wide and tall >= 2 * least_rows:
+                across += 1
+            elif wide >= 2 * least_columns:
+                down += 1
+            elif tall >= 2 * least_rows:
+                across += 1
+            else:
+                break
+        return across, down
+
+    across, down = cut(_LEAST_ROWS, _LEAST_COLUMNS)
+    splits = max(1, min(_MOST_SPLITS, wanted // (across * down * items), k // (2 * depth)))
+    if splits * across * down * items < wanted:
+        across, down = cut(2 * main.rows, 2 * main.columns)
+    rows, columns = _even(m, across, main.rows), _even(n, down, main.columns)
+    split = _even(k, splits, depth) if splits > 1 else k
+    return Grid(rows, columns, ceil(m / rows), ceil(n / columns), ceil(k / split), split, depth)
+
+
+def _even(size: int, parts: int, unit: int) -> int:
+    """The size of equal parts that are whole units."""
+    return ceil(ceil(size / parts) / unit) * unit
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Matrices in an array: steps in elements, and where each item of the batch starts."""
+
+    items: Sizes
+    rows: int
+    columns: int
+    row_step: int
+    column_step: int
+    item_steps: Sizes
+
+    def offsets(self, items: Sizes) -> Array:
+        """The start of every item of the batch shape ``items``, to which this one broadcasts."""
+        numbers = np.arange(prod(self.items)).reshape(self.items)
+        starts = np.zeros(self.items, np.int64)
+        for number, step in zip(np.unravel_index(numbers, self.items), self.item_steps, strict=True):
+            starts += number * step
+        return np.broadcast_to(starts, items).ravel()
+
+
+def _view(array: Array, axis: int) -> _View:
+    """An operand as matrices; ``axis`` is the one that a vector lacks."""
+    shape, steps = array.shape, tuple(step // array.itemsize for step in array.strides)
+    if array.ndim == 1:
+        shape, steps = ((1, *shape), (0, *steps)) if axis == 0 else ((*shape, 1), (*steps, 0))
+    return _View(shape[:-2], shape[-2], shape[-1], steps[-2], steps[-1], steps[:-2])
+
+
+def _folded(a: _View, b: _View) -> _View:
+    """A's batch as more rows, if all items share B and their rows are evenly spaced; else A as it is."""
+    rows, step = a.rows, a.row_step
+    if prod(b.items) != 1:
+        return a
+    for n, item_step in zip(reversed(a.items), reversed(a.item_steps), strict=True):
+        if rows == 1:
+            step = item_step
+        elif n > 1 and item_step != rows * step:
+            return a
+        rows *= n
+    return _View((), rows, a.columns, step, a.column_step, ())
+
+
+Run = Callable[[Array, Array, Array | None, Array, int], None]
+
+
+def _bind(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run:
+    """Everything about a product but the addresses and what it starts from."""
+    element = BY_DTYPE[dtype.name]
+    m, n, k, count = a.rows, b.columns, a.columns, prod(items)
+    g = grid(m, n, k, count, target.isa(), element)
+    code = jit.kernel(("matmul", dtype.name), lambda isa: product.write(isa, element))
+    multiply, combine = code.address("multiply"), code.address("combine")
+    work_items = product.work_items(target.isa(), element, g.rows, g.columns, g.depth)
+    shape = np.array(
+        [m, n, k, a.row_step, a.column_step, b.row_step, b.column_step, g.rows, g.columns, g.row_blocks,
+         g.column_blocks, g.splits, g.split, g.depth, work_items]
+    )  # fmt: skip
+    offsets = np.stack([a.offsets(items), b.offsets(items)], axis=1)
+    tasks, thread_bytes = g.blocks * count, work_items * element.bytes
+    at_shape, at_offsets = address(shape), address(offsets)
+
+    def run(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
+        crew = min(threads.get_num_threads(), tasks)
+        work = _workspace(thread_bytes, crew)
+        at_bias = 0 if bias is None else address(bias)
+        sums = c if g.splits == 1 else memory.empty(count * g.splits * m * n, dtype)
+        fields = _Fields(
+            address(a), address(b), address(c), at_bias, address(sums), -(-address(work) // 64) * 64, at_shape,
+            at_offsets, start,
+        )  # fmt: skip
+        if g.splits == 1:
+            threads.run(multiply, fields, tasks, threads=crew)
+        else:
+            steps = [(multiply, fields, tasks, 1), (combine, fields, count * m, ceil(m / 16))]
+            threads.run_steps(steps, threads=crew)
+
+    run.__dict__["constants"] = shape, offsets  # as long as their addresses are used
+    return run
+
+
+def _workspace(thread_bytes: int, crew: int) -> Array:
+    """Scratch with room to start at a cache line; small ones from malloc, which is quicker than the pool."""
+    if thread_bytes * crew < 64 << 10:
+        return np.empty(thread_bytes * crew + 64, np.uint8)
+    return memory.workspace(thread_bytes, crew)
+
+
+_Fields = ctypes.c_int64 * 9
+
+
+def _small(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
+    """Left to NumPy: a call of our own would cost more than the product."""
+    if start == product.EARLIER:
+        c += np.matmul(a, b)
+        return
+    np.matmul(a, b, out=c)
+    if bias is not None:
+        c += bias
+
+
+def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
+    """The result's shape, and how to compute it."""
+    for name, array in (("a", a), ("b", b)):
+        if array.dtype.name not in ("float32", "float64"):
+            raise DTypeError(f"matmul: {name} is {array.dtype}; it must be float32 or float64")
+        if array.ndim == 0:
+            raise ShapeError(f"matmul: {name} is a single number; it must have at least one axis")
+    if a.dtype != b.dtype:
+        raise DTypeError(f"matmul: a is {a.dtype} and b is {b.dtype}; they must be the same")
+    left, right = _view(a, 0), _view(b, 1)
+    if left.columns != right.rows:
+        raise ShapeError(
+            f"matmul: a {a.shape} has {left.columns} columns and b {b.shape} has {right.rows} rows; they must be equal"
+        )
+    items = broadcast_shape(left.items, right.items)
+    shape = items + (left.rows,) * (a.ndim > 1) + (right.columns,) * (b.ndim > 1)
+    if prod(items) * left.rows * left.columns * right.columns <= SMALL_PRODUCTS:
+        return shape, _small
+    folded = _folded(left, right)
+    return shape, _bind(folded, right, folded.items and items, a.dtype)
+
+
+_MOST_BOUND = 4096
+_bound: dict[Any, tuple[Sizes, Run]] = {}
+
+
+def matmul(a: Array, b: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
+    """a @ b + bias, or added onto ``out`` if that is given; float32 or float64, any strides.
+
+    Shape: a (..., M, K), b (..., K, N), bias (N,), result (..., M, N); leading axes broadcast, and a vector is a row on
+    the left and a column on the right, as in NumPy.
+    Raises: ShapeError, DTypeError.
+    Cost: 2 M N K flops an item, and some 5 us. The bits do not depend on the number of threads.
+
+    >>> matmul(np.eye(2), np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([10.0, 20.0]))
+    array([[11., 22.],
+           [13., 24.]])
+    """
+    key = (a.shape, a.strides, b.shape, b.strides, a.dtype, b.dtype, target.isa().name)
+    found = _bound.get(key)
+    if found is None:
+        a, b = _native(a), _native(b)
+        found = _plan(a, b)
+        if len(_bound) >= _MOST_BOUND:
+            _bound.clear()
+        _bound[key[0], a.strides, key[2], b.strides, a.dtype, b.dtype, key[-1]] = found
+    shape, run = found
+    start = product.FRESH
+    if bias is not None:
+        bias, start = _checked_bias(bias, b.shape[-1] if b.ndim > 1 else 1, a.dtype), product.BIAS
+    if out is None:
+        out = memory.empty(shape, a.dtype)
+    else:
+        _check_out(out, bias, shape, a.dtype)
+        start = product.EARLIER
+    run(a, b, bias, out, start)
+    return out
+
+
+def _native(array: Array) -> Array:
+    """The array, or a copy if its numbers do not lie in memory as such: bytes swapped, steps that split elements."""
+    if array.dtype.isnative and not any(step % array.itemsize for step in array.strides):
+        return array
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
+def _check_out(out: Array, bias: Array | None, shape: Sizes, dtype: np.dtype[Any]) -> None:
+    if bias is not None:
+        raise ShapeError("matmul: bias and out exclude each other: the product is added onto either")
+    if out.shape != shape or out.dtype != dtype or not out.flags.carray:
+        raise ShapeError(
+            f"matmul: out {out.dtype} {out.shape} must be {dtype} {shape}, writeable and contiguous in C order"
+        )
+
+
+def _checked_bias(bias: Array, columns: int, dtype: np.dtype[Any]) -> Array:
+    if bias.shape != (columns,):
+        raise ShapeError(f"matmul: bias {bias.shape} must have one number for each of {columns} columns")
+    if bias.dtype != dtype:
+        raise DTypeError(f"matmul: bias is {bias.dtype} and a is {dtype}; they must be the same")
+    return np.ascontiguousarray(bias)
