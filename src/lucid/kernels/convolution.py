@@ -39,6 +39,20 @@ def algorithm(name: str) -> Iterator[None]:
         _wanted = before
 
 
+_observers: dict[int, list[Problem]] = {}
+
+
+@contextmanager
+def observed() -> Iterator[list[Problem]]:
+    """Collects every problem that is computed inside, in order, on any thread."""
+    problems: list[Problem] = []
+    _observers[id(problems)] = problems
+    try:
+        yield problems
+    finally:
+        del _observers[id(problems)]
+
+
 @lru_cache(maxsize=4096)
 def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool) -> Problem:
     """What is to be computed between an x and a y of these shapes (N, C, *size)."""
@@ -69,6 +83,8 @@ def _run(
         return result
     has_bias = role != "grad_weight" and inputs[2] is not None
     asked = problem(role, spec, x_shape, y_shape, dtype.name, has_bias)
+    for problems in _observers.values():
+        problems.append(asked)
     run = select.executable(asked, _wanted)
     run(*(a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a) for a in inputs), result)
     return result
