@@ -66,10 +66,10 @@ define internal void @set_control(i64 %wide) {
 _ARM = """
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)
-declare void @llvm.aarch64.hint(i32)
+declare void @llvm.aarch64.isb(i32)
 
-define internal void @pause() {
-  call void @llvm.aarch64.hint(i32 1)
+define internal void @pause() {                             ; "yield" does nothing on most cores
+  call void @llvm.aarch64.isb(i32 15)
   ret void
 }
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from lucid.kernels.runtime.pool_text import MACHINES, STEP_SLOTS, pool_text
 
-Fields = int | ctypes.Array[Any]
+Fields = int | bytes | ctypes.Array[Any]  # bytes only for one step
 Step = tuple[int, Fields, int, int]
 
 # Pauses before a thread sleeps. One without work waits about 100 us, since to wake it takes 50. One that waits for
