@@ -1,0 +1,77 @@
+"""Input gradient and transposed convolution, split by the phase of the stride: no zero inserted, nothing scattered.
+
+Result position i meets sample q of g at tap t where i + low = q * stride + t * dilation. Positions with the same
+residue r of i + low by the stride form a phase: they meet the taps with t * dilation = r modulo the stride, and from
+one of them to the next q grows by one. So each phase is a dense convolution of stride 1, with its own taps::
+
+    stride 2, kernel 3, low 1       i      0 1 2 3 4 5 6
+                                    r      1 0 1 0 1 0 1
+                                    taps   1 . 1 . 1 . 1        r = 1: tap 1
+                                             0   0   0          r = 0: taps 0 and 2
+                                             2   2   2
+
+A phase without taps is the bias. With stride 1 there is one phase, and the taps run backwards.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from lucid.kernels.algorithms import dense_plan
+from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.pixel_panels import Axis, Phase, joined, taps
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Plan, Problem
+
+name = "phase_split"
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Anything but the input gradient."""
+    if problem.role != "grad_input":
+        return f"it computes the grad_input role, not {problem.role}"
+    return dense_plan.refuses(phases(problem))
+
+
+def axis_phases(size: int, out: int, kernel: int, stride: int, dilation: int, low: int, weight_step: int) -> list[Axis]:
+    """The phases of one axis that have positions; ``size`` is the result's, ``out`` is g's."""
+    found = []
+    for residue in range(stride):
+        start = (residue - low) % stride
+        met = [t for t in range(kernel) if t * dilation % stride == residue]
+        axis = Axis(
+            positions=len(range(start, size, stride)),
+            size=out,
+            step=1,
+            offsets=tuple((start + low - t * dilation) // stride for t in met),
+            weights=tuple(t * weight_step for t in met),
+            out_size=size,
+            out_start=start,
+            out_step=stride,
+        )
+        if axis.positions:
+            found.append(axis)
+    return found
+
+
+def phases(problem: Problem) -> list[Phase]:
+    """All phases, those with most taps first, so that threads end together."""
+    spec = problem.spec
+    _, y, x = spec.kernel
+    axes = [
+        axis_phases(size, out, kernel, stride, dilation, low, weight_step)
+        for size, out, kernel, stride, dilation, (low, _), weight_step in zip(
+            problem.size, problem.out, spec.kernel, spec.stride, spec.dilation, spec.padding, (y * x, x, 1), strict=True
+        )
+    ]
+    return sorted((joined(phase) for phase in product(*axes)), key=taps, reverse=True)
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tile that covers channels and positions with least waste, blocks that fit the caches."""
+    return dense_plan.plan(name, problem, isa, phases(problem))
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernel with the problem's numbers."""
+    return dense_plan.bind(plan, isa, phases(plan.problem))

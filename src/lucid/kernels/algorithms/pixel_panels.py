@@ -1,0 +1,308 @@
+"""Panels of pixels: what a dense kernel multiplies with its weights, gathered from x a block of channels at a time.
+
+A panel is ``panel[c][tap][lane]``, the sample of x that output position ``lane`` meets at that tap, or 0 outside x.
+Positions are flat over the batch and the spatial axes. All geometry is in one table, written once for a group of
+panels and read for every channel: (tap, segment of a row) -> (offset in x, offset in the panel, lanes that exist).
+Stride, dilation of either sign, padding, edges, batch: no other place knows of them.
+
+An entry is 16 bytes: i64 offset in x of lane 0, i32 offset in the panel, i32 lanes. Entries that fill a vector, zeros
+where it has no lanes, come first; those that add another segment to it are in a second list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    bitcast,
+    constant,
+    convert,
+    i1,
+    i32,
+    i64,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    shuffle,
+    vec,
+)
+
+ENTRY_BYTES = 16
+_UNROLL = 4  # channels gathered for every look at an entry
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis of a dense convolution: position p meets sample ``p * step + offsets[t]`` at tap t.
+
+    Position p is written to ``out_start + p * out_step`` of ``out_size``; tap t's weight is ``weights[t]`` elements
+    into the kernel.
+    """
+
+    positions: int
+    size: int
+    step: int
+    offsets: tuple[int, ...]
+    weights: tuple[int, ...]
+    out_size: int
+    out_start: int = 0
+    out_step: int = 1
+
+    def inside(self, offset: int) -> tuple[int, int]:
+        """Positions [first, end) whose sample at that offset lies in x."""
+        first = max(0, -(offset // self.step))
+        end = min(self.positions, -((offset - self.size) // self.step))
+        return first, max(first, end)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every position meets its own sample and nothing else."""
+        return self.offsets == (0,) and self.step == 1 and self.positions == self.size and self.contiguous
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the positions are the whole axis of the result."""
+        return self.positions == self.out_size and self.out_step == 1
+
+    def over(self, inner: Axis) -> Axis:
+        """This axis and a plain one inside it as a single long one."""
+        n = inner.size
+        return Axis(
+            self.positions * n,
+            self.size * n,
+            1,
+            tuple(o * n for o in self.offsets),
+            tuple(w + inner.weights[0] for w in self.weights),
+            self.out_size * n,
+            self.out_start * n,
+        )
+
+
+_POINT = Axis(1, 1, 1, (0,), (0,), 1)
+
+Phase = tuple[Axis, Axis, Axis]
+
+
+def joined(axes: Sequence[Axis]) -> Phase:
+    """The same phase with plain inner axes merged into the ones around them, so that rows are long.
+
+    A 1 x 1 convolution of stride 1 becomes one row an image.
+    """
+    outer, axes = list(axes), []
+    while outer:
+        axis = outer.pop()
+        while outer and axis.plain and outer[-1].step == 1 and outer[-1].out_step == 1:
+            axis = outer.pop().over(axis)
+        axes.insert(0, axis)
+    z, y, x = [_POINT] * (3 - len(axes)) + axes
+    return z, y, x
+
+
+def taps(phase: Phase) -> int:
+    """Taps of all axes together."""
+    return prod(len(axis.offsets) for axis in phase)
+
+
+def positions(phase: Phase) -> int:
+    """Positions in one image."""
+    return prod(axis.positions for axis in phase)
+
+
+def most_segments(phase: Phase, lanes: int) -> int:
+    """Rows that a vector of positions can touch."""
+    return min(lanes, (lanes - 2) // phase[2].positions + 2) if lanes > 1 else 1
+
+
+#: Slots of a phase's record, which the kernels read. Offsets and steps are in elements.
+RECORD = (
+    "positions", "y_positions", "x_positions", "z_step", "y_step", "x_step", "z_taps", "y_taps", "x_taps",
+    "z_table", "y_table", "x_table", "taps", "weight_offsets",
+    "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "whole", "packed",
+)  # fmt: skip
+
+
+class Record:
+    """A phase as numbers for native code; the arrays it points to live as long as it does."""
+
+    def __init__(self, phase: Phase, packed: int) -> None:
+        z, y, x = phase
+        scales = (y.size * x.size, x.size, 1)
+        tables = [
+            np.array([(o * scale, *axis.inside(o)) for o in axis.offsets], np.int64)
+            for axis, scale in zip(phase, scales, strict=True)
+        ]
+        weights = np.array([a + b + c for a in z.weights for b in y.weights for c in x.weights], np.int64)
+        whole = all(axis.contiguous for axis in phase)
+        out = (y.out_size * x.out_size, x.out_size, 1)
+        starts = sum(axis.out_start * n for axis, n in zip(phase, out, strict=True))
+        steps = [axis.out_step * n for axis, n in zip(phase, out, strict=True)]
+        store = (1, positions(phase), 0, 0, 1, 0) if whole else (y.positions, x.positions, *steps, starts)
+        self._arrays = (*tables, weights)
+        self.numbers = (
+            positions(phase), y.positions, x.positions, z.step * scales[0], y.step * scales[1], x.step,
+            *(len(axis.offsets) for axis in phase), *(t.ctypes.data for t in tables), taps(phase), weights.ctypes.data,
+            *store, int(whole), packed,
+        )  # fmt: skip
+
+
+_ARRAYS = {"z_table", "y_table", "x_table", "weight_offsets"}
+
+
+def read_record(record: Pointer) -> dict[str, Any]:
+    """What a record says by name: numbers, and pointers to arrays of numbers."""
+    return {name: record.at(slot).cast(ptr(i64) if name in _ARRAYS else i64).load() for slot, name in enumerate(RECORD)}
+
+
+def stride_class(step: int, lanes: int) -> int:
+    """How samples ``step`` apart are gathered: 1 by one load, 2 by two and a shuffle, 0 one at a time."""
+    return 1 if lanes == 1 or step == 1 else 2 if step == 2 else 0
+
+
+def write_table(module: Module, lanes: int, kind: int) -> Function:
+    """Adds ``table(record, entries, merges, image_size, p, limit, vectors, per_panel, slot)``; it returns merges' end.
+
+    ``vectors`` vectors of positions from p on, below ``limit``; ``per_panel`` of them side by side in each panel, whose
+    size is ``slot`` elements.
+    """
+    p64 = ptr(i64)
+    f = module.function(
+        "table", i64, record=p64, entries=p64, merges=p64, image_size=i64, p=i64, limit=i64, vectors=i64,
+        per_panel=i64, slot=i64,
+    )  # fmt: skip
+    a, r = f.args, read_record(f.args.record)
+    z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
+    with f.loop(0, a.vectors, carry=[f.const(i64, 0), f.const(i64, 0)]) as u:
+        at = a.p + u.i * lanes
+        room = minimum(f.const(i64, lanes), a.limit - at)
+        panel_offset = u.i // a.per_panel * a.slot + u.i % a.per_panel * lanes
+        with f.loop(0, room, carry=u.values) as segment:  # its step is the length of the segment
+            lane, opens = segment.i, segment.i.eq(0)
+            position = at + lane
+            image, inner = position // r["positions"], position % r["positions"]
+            row, ox = inner // r["x_positions"], inner % r["x_positions"]
+            oz, oy = row // r["y_positions"], row % r["y_positions"]
+            run = minimum(r["x_positions"] - ox, room - lane)
+            origin = image * a.image_size + oz * r["z_step"] + oy * r["y_step"] + (ox - lane) * r["x_step"]
+            target = select(opens, a.entries, a.merges)
+            assert isinstance(target, Pointer)
+            count = select(opens, *segment.values)
+            with f.loop(0, r["z_taps"], carry=[count, panel_offset]) as z:
+                source_z, in_z = origin + z_table.load(z.i * 3), _within(oz, z_table, z.i)
+                with f.loop(0, r["y_taps"], carry=z.values) as y:
+                    source = source_z + y_table.load(y.i * 3)
+                    exists = in_z & _within(oy, y_table, y.i)
+                    end = select(exists, lane + run, f.const(i64, 0))
+                    with f.loop(0, r["x_taps"], carry=y.values) as x:
+                        number, to = x.values
+                        low = maximum(lane, lane - ox + x_table.load(x.i * 3 + 1))
+                        high = minimum(end, lane - ox + x_table.load(x.i * 3 + 2))
+                        some = low < high
+                        lane_set = select(some, _lane_set(low, high, kind), f.const(i64, 0))
+                        entry = target.at(number * 2)
+                        entry.store(source + x_table.load(x.i * 3))
+                        entry.store(to | lane_set << 32, 1)
+                        number = number + convert(some | opens, i64, signed=False)
+                        x.values = [number, to + a.per_panel * lanes]
+                    y.values = x.values
+                z.values = y.values
+            fills, merges = segment.values
+            segment.values = [select(opens, z.values[0], fills), select(opens, merges, z.values[0])]
+            segment.step = run
+        u.values = segment.values
+    f.ret(u.values[1])
+    return f
+
+
+def _within(position: Value, table: Pointer, tap: Value) -> Value:
+    return (position >= table.load(tap * 3 + 1)) & (position < table.load(tap * 3 + 2))
+
+
+def _lane_set(low: Value, high: Value, kind: int) -> Value:
+    """Lanes [low, high): as the bits of the elements to load, or both numbers where lanes are copied one at a time."""
+    if kind == 0:
+        return low | high << 16
+    if kind == 2:
+        low, high = low * 2, high * 2 - 1
+    one = low.const(1)
+    return (one << high) - (one << low)
+
+
+def write_pack(module: Module, element: Type, lanes: int, kind: int) -> Function:
+    """Adds ``pack(entries, fills, merges, merge_count, x, x_step, panel, channels, plane, stride)``.
+
+    ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry.
+    """
+    data, p64 = ptr(element), ptr(i64)
+    f = module.function(
+        "pack", entries=p64, fills=i64, merges=p64, merge_count=i64, x=data, x_step=i64, panel=data, channels=i64,
+        plane=i64, stride=i64,
+    )  # fmt: skip
+    a = f.args
+
+    def some(first: Value, count: int) -> None:
+        sources = [a.x.at((first + k) * a.plane) for k in range(count)]
+        targets = [a.panel.at((first + k) * a.stride) for k in range(count)]
+        for entries, size, merging in ((a.entries, a.fills, False), (a.merges, a.merge_count, True)):
+            with f.loop(0, size) as t:
+                entry = entries.at(t.i * 2)
+                source, packed = entry.load(), entry.load(1)
+                to, lane_set = packed & 0xFFFFFFFF, packed >> 32
+                pairs = [(x.at(source), panel.at(to)) for x, panel in zip(sources, targets, strict=True)]
+                if kind == 0:
+                    _copy_lanes(pairs, lane_set, lanes, merging, a.x_step)
+                else:
+                    _load_lanes(pairs, lane_set, lanes, merging, kind)
+
+    whole = a.channels - a.channels % _UNROLL
+    with f.loop(0, whole, _UNROLL) as c:
+        some(c.i, _UNROLL)
+    with f.loop(whole, a.channels) as c:
+        some(c.i, 1)
+    return f
+
+
+def _load_lanes(pairs: list[tuple[Pointer, Pointer]], lane_set: Value, lanes: int, merging: bool, kind: int) -> None:
+    masks = [_mask(lane_set >> half * lanes, lanes) for half in range(kind)]
+    for x, to in pairs:
+        old = to.load(0, lanes) if merging and lanes > 1 else None
+        parts = [x.load(half * lanes, lanes, mask, old if kind == 1 else None) for half, mask in enumerate(masks)]
+        value = parts[0] if kind == 1 else shuffle(parts[0], parts[1], range(0, 2 * lanes, 2))
+        if kind == 2 and old is not None:
+            value = _merged(value, old)
+        to.store(value)
+
+
+def _merged(value: Value, old: Value) -> Value:
+    """Two vectors of which one is 0 in every lane, lane by lane the other: by bits, since -0 + 0 is 0."""
+    whole = vec(i32 if value.type.bits == 32 else i64, value.type.lanes)
+    return bitcast(bitcast(value, whole) | bitcast(old, whole), value.type)
+
+
+def _mask(bits: Value, lanes: int) -> Value:
+    word = Type(f"i{lanes}", "int", lanes)
+    return bitcast(convert(bits, word), vec(i1, lanes)) if lanes > 1 else (bits & 1).ne(0)
+
+
+def _copy_lanes(
+    pairs: list[tuple[Pointer, Pointer]], lane_set: Value, lanes: int, merging: bool, x_step: Value
+) -> None:
+    f = lane_set.fn
+    low, high = lane_set & 0xFFFF, lane_set >> 16
+    if not merging:
+        for _, to in pairs:
+            to.store(constant(f, vec(to.pointee, lanes), 0))
+    with f.loop(low, high) as lane:
+        offset = lane.i * x_step
+        for x, to in pairs:
+            to.store(x.load(offset), lane.i)
