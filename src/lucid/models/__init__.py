@@ -1,0 +1,5 @@
+"""Families of networks."""
+
+from lucid.models.small import DigitsNet, VowelsNet
+
+__all__ = ["DigitsNet", "VowelsNet"]
