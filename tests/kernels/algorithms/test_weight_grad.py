@@ -1,0 +1,95 @@
+"""The dense weight gradient against its definition, on every instruction set, between guard pages."""
+
+import numpy as np
+import pytest
+
+from lucid.kernels import target
+from lucid.kernels.algorithms import weight_grad
+from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.patches import Case, check, expected, run
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+
+CASES = [
+    Case(1, 1, 1, (1,), (1,)),
+    Case(4, 1, 8, (16,), (3,), padding=1),
+    Case(2, 3, 5, (9,), (3,), 2, 2, ((1, 3),)),
+    Case(1, 2, 17, (300,), (31,), 5, 1, ((0, 7),)),
+    Case(1, 1, 40, (400,), (120,), 40),
+    Case(2, 5, 33, (7, 7), (1, 1)),
+    Case(2, 5, 31, (9, 8), (1, 1), 2),
+    Case(3, 4, 37, (13, 19), (3, 5), (2, 1), (1, 2), ((1, 0), (4, 2))),
+    Case(3, 8, 12, (13, 9), (3, 3), padding=1, groups=4),
+    Case(6, 35, 50, (5, 6), (3, 3), padding=1),
+    Case(1, 3, 16, (33, 31), (3, 3), 2, padding=1),
+    Case(2, 5, 15, (4, 5, 6), (3, 2, 3), padding=1),
+    Case(2, 2, 3, (5, 4, 3), (3, 1, 1), padding=((1, 1), (0, 0), (0, 0))),
+    Case(1, 2, 2, (3, 3), (2, 2), 5, padding=4),
+]
+#: Enough pixels for several chunks, and channels for several parts.
+CHUNKED = [Case(3, 3, 9, (30, 17), (3, 3), padding=1), Case(2, 130, 70, (12, 12), (2, 2))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_definition(isa, dtype):
+    def one(case):
+        check(weight_grad, case.typed(dtype), "grad_weight", "end")
+        check(weight_grad, case.typed(dtype), "grad_weight", "start")
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES + CHUNKED)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 15, 16, 17, 31, 33])
+def test_sizes_about_the_vector_width(isa, width):
+    with target.using(isa):
+        check(weight_grad, Case(2, 2, width, (width,), (3,), padding=1), "grad_weight")
+        check(weight_grad, Case(1, width, 3, (3, width), (2, 1)), "grad_weight")
+
+
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
+def test_bits_do_not_depend_on_threads(case):
+    arrays, results, before = case.arrays(), [], threads.get_num_threads()
+    try:
+        for count in (1, 2, 3, 4):
+            threads.set_num_threads(count)
+            results.append(run(weight_grad, case, "grad_weight", arrays))
+    finally:
+        threads.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+
+
+def test_several_chunks_are_tested():
+    plans = [weight_grad.plan(case.problem("grad_weight"), target.isa()) for case in CHUNKED]
+    assert max(plan["chunks"] for plan in plans) > 1
+    assert max(-(-plan.problem.c_in // plan["c_part"]) for plan in plans) > 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_an_infinity_reaches_only_the_taps_that_read_it(isa):
+    case = Case(2, 3, 5, (6, 7), (3, 3), padding=1)
+    arrays = case.arrays()
+    arrays["x"][1, 1, 5, 6] = np.inf
+    with target.using(isa):
+        got = run(weight_grad, case, "grad_weight", arrays)
+    want = expected(case, "grad_weight", arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+def test_a_new_image_size_compiles_nothing():
+    from lucid.kernels import jit
+
+    check(weight_grad, Case(1, 8, 20, (12, 12), (3, 3)), "grad_weight")
+    before = jit.kernel_count()
+    check(weight_grad, Case(3, 8, 20, (9, 15), (3, 3), padding=1), "grad_weight")
+    assert jit.kernel_count() == before
+
+
+def test_other_roles_are_refused():
+    problem = CASES[1].problem("forward")
+    assert weight_grad.refuses(problem, target.isa()) == "it computes grad_weight, not forward"
