@@ -1,0 +1,90 @@
+"""Geometries that dense kernels get wrong first, and the check that all their tests share."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+
+from lucid.core.geometry import ConvSpec
+from lucid.kernels import select
+from lucid.kernels.algorithms import reference
+from lucid.kernels.convolution import problem
+from tests.kernels.guard import guarded
+
+
+def case(n, c_in, c_out, size, kernel, stride=1, padding=0, dilation=1, groups=1):
+    """(n, c_in, c_out, size, spec); whole numbers are meant for every axis."""
+
+    def each(value):
+        return value if isinstance(value, tuple) else (value,) * len(size)
+
+    pads = tuple(p if isinstance(p, tuple) else (p, p) for p in each(padding))
+    return n, c_in, c_out, size, ConvSpec(each(kernel), each(stride), each(dilation), pads, groups)
+
+
+CASES = {
+    "one sample": case(1, 1, 1, (1,), 1),
+    "seed": case(4, 1, 8, (16,), 3, padding=1),
+    "odd channels": case(2, 5, 13, (33,), 3, padding=1),
+    "channel blocks": case(1, 150, 9, (40,), 9, padding=4),
+    "many rows of seven": case(3, 37, 53, (7, 7), 3, padding=1),
+    "single column": case(2, 3, 4, (40, 1), (3, 1), padding=(1, 0)),
+    "stride 2": case(2, 6, 9, (17, 35), (3, 2), stride=2, padding=(1, 0)),
+    "stride 3 last": case(2, 6, 9, (17, 50), (3, 4), stride=(2, 3), padding=2, groups=3),
+    "stride over kernel": case(2, 3, 5, (64,), 2, stride=5, padding=((1, 0),)),
+    "pointwise": case(3, 16, 24, (5, 13), 1),
+    "pointwise stride 2": case(3, 16, 24, (9, 13), 1, stride=2, groups=2),
+    "plain columns": case(2, 4, 6, (9, 11), (3, 1), padding=(1, 0), dilation=(2, 1)),
+    "dilated past the edge": case(2, 4, 4, (9,), 3, padding=12, dilation=12),
+    "common divisor": case(2, 3, 4, (29,), 4, stride=4, padding=3, dilation=2),
+    "kernel over row": case(1, 2, 3, (5, 6), (5, 11), padding=((2, 2), (7, 5))),
+    "pad over kernel": case(2, 3, 4, (6,), 2, padding=((5, 0),)),
+    "asymmetric": case(2, 3, 4, (8, 9), 3, stride=(1, 2), padding=((0, 2), (3, 1))),
+    "volume": case(2, 3, 5, (4, 5, 6), (2, 3, 2), stride=(1, 2, 1), padding=(1, 0, 2), dilation=(1, 1, 2)),
+    "groups": case(2, 12, 20, (18, 18), 3, padding=1, groups=4),
+    "long kernel": case(1, 2, 3, (200,), 129, padding=64),
+    "transposed k4 s2": case(2, 10, 12, (32,), 4, stride=2, padding=1),
+    "transposed k8 s4": case(1, 6, 40, (80,), 8, stride=4, padding=2),
+    "transposed k6 s3": case(1, 5, 8, (60,), 6, stride=3, padding=1),
+    "transposed k2 s2": case(2, 9, 7, (12, 18), 2, stride=2),
+    "transposed dilated": case(2, 4, 4, (30,), 3, stride=2, padding=2, dilation=3),
+}
+CASES |= {f"width {n}": case(2, 3, 4, (n,), 3, padding=1) for n in (1, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49)}
+
+
+def operands(role, c, dtype, seed=0):
+    """Random inputs of a role, its problem and the result's shape."""
+    n, c_in, c_out, size, spec = c
+    rng = np.random.default_rng(seed)
+    x_shape, y_shape = (n, c_in, *size), (n, c_out, *spec.out_size(size))
+    first, result = (x_shape, y_shape) if role == "forward" else (y_shape, x_shape)
+    shapes = first, (c_out, c_in // spec.groups, *spec.kernel), (result[1],)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    return arrays, problem(role, spec, x_shape, y_shape, np.dtype(dtype).name, True), result
+
+
+def wanted(role, c, arrays):
+    """The role's definition in float64, and the bound n u / (1 - n u) sum |x| |w| on the error of its summation."""
+    _, c_in, c_out, size, spec = c
+    one, w, bias = (a.astype("f8") for a in arrays)
+    magnitudes = abs(one), abs(w), abs(bias)
+    if role == "forward":
+        want, most = (reference.conv_forward(*a, spec) for a in ((one, w, bias), magnitudes))
+    else:
+        want, most = (reference.conv_grad_input(*a, spec, size) for a in ((one, w, bias), magnitudes))
+    terms = max(c_in, c_out) // spec.groups * spec.taps + 1
+    nu = terms * np.finfo(arrays[0].dtype).eps / 2
+    return want, nu / (1 - nu) * most
+
+
+def check(role, algorithm, c, dtype):
+    """Runs a case between forbidden pages at both ends and compares it with the definition."""
+    arrays, asked, shape = operands(role, c, dtype)
+    want, bound = wanted(role, c, arrays)
+    for where in ("end", "start"):
+        with ExitStack() as stack:
+            inputs = [stack.enter_context(guarded(a, where=where, readonly=True)) for a in arrays]
+            result = stack.enter_context(guarded(shape, dtype, where))
+            select.executable(asked, algorithm)(*inputs, result)
+            assert np.all(abs(result - want) <= bound), f"{where}: {np.nanmax(abs(result - want) / bound)} of the bound"

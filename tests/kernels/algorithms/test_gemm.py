@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from lucid.core.errors import PlanError
+from lucid.kernels import select, target
+from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.dense_cases import CASES, case, check, operands, wanted
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_geometry_between_forbidden_pages(isa, dtype):
+    with target.using(isa):
+        run_guarded_cases(lambda name: check("forward", "gemm", CASES[name], dtype), CASES)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bits_do_not_depend_on_threads(isa):
+    c = case(3, 70, 33, (19, 21), 3, padding=1)
+    arrays, asked, shape = operands("forward", c, "float32")
+    want, bound = wanted("forward", c, arrays)
+    results = []
+    before = threads.get_num_threads()
+    try:
+        with target.using(isa):
+            for count in (1, 2, 3):
+                threads.set_num_threads(count)
+                results.append(np.empty(shape, "float32"))
+                select.executable(asked, "gemm")(*arrays, results[-1])
+    finally:
+        threads.set_num_threads(before)
+    assert np.all(abs(results[0] - want) <= bound)
+    assert all(np.array_equal(results[0], r) for r in results[1:])
+
+
+def test_no_bias():
+    c = case(2, 3, 5, (9,), 3)
+    (x, w, bias), asked, shape = operands("forward", c, "float64")
+    y = np.empty(shape)
+    select.executable(asked, "gemm")(x, w, None, y)
+    want, bound = wanted("forward", c, (x, w, 0 * bias))
+    assert np.all(abs(y - want) <= bound)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("padding", "stride"), [(1, 1), (2, 2), (1, 3)])
+def test_nan_and_infinity_reach_only_their_windows(isa, padding, stride):
+    c = case(2, 3, 5, (20,), 3, padding=padding, stride=stride)
+    (x, w, bias), asked, shape = operands("forward", c, "float32")
+    x[0, 1, 7], x[1, 2, 0], x[1, 0, 19] = np.nan, np.inf, -np.inf
+    y = np.empty(shape, "float32")
+    with target.using(isa):
+        select.executable(asked, "gemm")(x, w, bias, y)
+    want, _ = wanted("forward", c, (x, w, bias))
+    assert np.array_equal(np.isnan(y), np.isnan(want))
+    assert np.array_equal(np.isposinf(y), np.isposinf(want)) and np.array_equal(np.isneginf(y), np.isneginf(want))
+
+
+def test_shift_of_the_input_shifts_the_output():
+    c = case(1, 4, 6, (70,), 5)
+    (x, w, bias), asked, shape = operands("forward", c, "float32")
+    y, shifted = np.empty(shape, "float32"), np.empty(shape, "float32")
+    run = select.executable(asked, "gemm")
+    run(x, w, bias, y)
+    run(np.roll(x, -1, axis=2), w, bias, shifted)
+    assert np.array_equal(shifted[..., :-1], y[..., 1:])
+
+
+def test_plan_says_what_it_takes():
+    _, asked, _ = operands("forward", case(1, 512, 512, (7, 7), 3, padding=1), "float32")
+    plan = select.choose(asked, target.isa(), "gemm")
+    assert 4 * asked.c_out * asked.c_in * 9 < plan.workspace_bytes < 4 * asked.c_out * asked.c_in * 9 * 1.1 + (4 << 20)
+    assert plan.expected_ns > asked.flops / 512
+
+
+def test_refusals_are_told():
+    _, asked, _ = operands("forward", case(1, 1, 1, (20000,), 17000), "float32")
+    with pytest.raises(PlanError, match="at most 16384 taps, not 17000"):
+        select.choose(asked, target.isa(), "gemm")
+    _, asked, _ = operands("grad_input", case(1, 1, 1, (20,), 3), "float32")
+    with pytest.raises(PlanError, match="the forward role, not grad_input"):
+        select.choose(asked, target.isa(), "gemm")

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from lucid.core.errors import PlanError
+from lucid.kernels import select, target
+from lucid.kernels.algorithms.phase_split import axis_phases
+from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.dense_cases import CASES, case, check, operands, wanted
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_geometry_between_forbidden_pages(isa, dtype):
+    with target.using(isa):
+        run_guarded_cases(lambda name: check("grad_input", "phase_split", CASES[name], dtype), CASES)
+
+
+def test_phases_of_the_drawing():
+    even, odd = axis_phases(size=7, out=4, kernel=3, stride=2, dilation=1, low=1, weight_step=1)
+    assert (even.out_start, even.weights, even.offsets) == (1, (0, 2), (1, 0))
+    assert (odd.out_start, odd.weights, odd.offsets) == (0, (1,), (0,))
+    assert (even.positions, odd.positions) == (3, 4)
+
+
+def test_samples_past_the_last_window_get_the_bias():
+    c = case(1, 2, 3, (11,), 2, stride=4)
+    (g, w, bias), asked, shape = operands("grad_input", c, "float32")
+    gx = np.empty(shape, "float32")
+    select.executable(asked, "phase_split")(g, w, bias, gx)
+    untouched = [2, 3, 6, 7, 10]
+    assert np.array_equal(gx[0][:, untouched], np.tile(bias[:, None], 5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_adjoint_of_the_forward_convolution(isa):
+    c = case(2, 5, 7, (23, 18), 3, stride=(2, 3), padding=2, dilation=(1, 2))
+    (x, w, _), forward, y_shape = operands("forward", c, "float64")
+    (g, _, _), backward, x_shape = operands("grad_input", c, "float64", seed=1)
+    y, gx = np.empty(y_shape), np.empty(x_shape)
+    with target.using(isa):
+        select.executable(forward, "gemm")(x, w, None, y)
+        select.executable(backward, "phase_split")(g, w, None, gx)
+    assert np.sum(y * g) == pytest.approx(np.sum(x * gx), rel=1e-12)
+
+
+def test_bits_do_not_depend_on_threads():
+    c = case(2, 33, 70, (40, 21), 4, stride=2, padding=1)
+    arrays, asked, shape = operands("grad_input", c, "float32")
+    want, bound = wanted("grad_input", c, arrays)
+    results = []
+    before = threads.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            threads.set_num_threads(count)
+            results.append(np.empty(shape, "float32"))
+            select.executable(asked, "phase_split")(*arrays, results[-1])
+    finally:
+        threads.set_num_threads(before)
+    assert np.all(abs(results[0] - want) <= bound)
+    assert all(np.array_equal(results[0], r) for r in results[1:])
+
+
+def test_infinity_reaches_only_the_positions_it_meets():
+    c = case(1, 3, 5, (24,), 5, stride=2, padding=2)
+    (g, w, bias), asked, shape = operands("grad_input", c, "float32")
+    g[0, 1, 4], g[0, 3, 0] = np.inf, np.nan
+    gx = np.empty(shape, "float32")
+    select.executable(asked, "phase_split")(g, w, bias, gx)
+    want, _ = wanted("grad_input", c, (g, w, bias))
+    assert np.array_equal(np.isfinite(gx), np.isfinite(want)) and np.array_equal(np.isnan(gx), np.isnan(want))
+
+
+def test_refusals_are_told():
+    _, asked, _ = operands("forward", case(1, 1, 1, (20,), 3), "float32")
+    with pytest.raises(PlanError, match="the grad_input role, not forward"):
+        select.choose(asked, target.isa(), "phase_split")
