@@ -13,7 +13,7 @@ import numpy as np
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import product
+from lucid.kernels.algorithms import product, slim
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
@@ -25,6 +25,7 @@ Array = np.ndarray[Any, Any]
 SMALL_PRODUCTS = 4096
 #: Multiplications that are worth a task of their own, some 10 us, and how many tasks are enough.
 _TASK_PRODUCTS, _MOST_TASKS = 1 << 20, 64
+_SLIM_TASK_PRODUCTS = 1 << 17
 _MOST_SPLITS = 16
 _LEAST_ROWS, _LEAST_COLUMNS = 96, 96
 
@@ -151,7 +152,7 @@ def _bind(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run:
         work = _workspace(thread_bytes, crew)
         at_bias = 0 if bias is None else address(bias)
         sums = c if g.splits == 1 else memory.empty(count * g.splits * m * n, dtype)
-        fields = _Fields(
+        fields = _Nine(
             address(a), address(b), address(c), at_bias, address(sums), -(-address(work) // 64) * 64, at_shape,
             at_offsets, start,
         )  # fmt: skip
@@ -165,6 +166,57 @@ def _bind(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run:
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """An operand of a slim product: rows, their step, the step along k."""
+
+    view: _View
+    rows: int
+    row: int
+    k: int
+
+
+def _slim(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run | None:
+    """The product if A has few rows or B few columns, and the larger operand can be read as it lies."""
+    isa, element = target.isa(), BY_DTYPE[dtype.name]
+    left = _Side(a, a.rows, a.row_step, a.column_step)
+    right = _Side(b, b.columns, b.column_step, b.row_step)
+    swapped = right.rows < left.rows
+    few, many = (right, left) if swapped else (left, right)
+    out_row, out_column = (1, few.rows) if swapped else (many.rows, 1)
+    if few.rows > slim.ROWS[isa.registers]:
+        return None
+    if many.row == 1 and out_column == 1:
+        name, unit = "across", 4 * isa.lanes(element)
+    elif many.k == few.k == 1:
+        name, unit = "along", 4
+    else:
+        return None
+    code = jit.kernel(("matmul slim", dtype.name), lambda isa: slim.write(isa, element))
+    entry, depth, count = code.address(name), a.columns, prod(items)
+    block = ceil(_SLIM_TASK_PRODUCTS / (few.rows * depth) / unit) * unit
+    blocks = ceil(many.rows / block)
+    shape = np.array([few.rows, many.rows, depth, few.row, few.k, many.k, many.row, out_row, out_column, block, blocks])
+    offsets = np.stack([few.view.offsets(items), many.view.offsets(items)], axis=1)
+    at_shape, at_offsets, tasks = address(shape), address(offsets), blocks * count
+    nothing = np.zeros(1, dtype)
+    starts = {
+        product.FRESH: (0, 0, 0),
+        product.EARLIER: (few.rows * many.rows, out_row, out_column),
+        product.BIAS: (0, 1, 0) if swapped else (0, 0, 1),
+    }
+
+    def run(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
+        if swapped:
+            a, b = b, a
+        begin = nothing if start == product.FRESH else c if bias is None else bias
+        fields = _Nine(address(a), address(b), address(c), address(begin), *starts[start], at_shape, at_offsets)
+        threads.run(entry, fields, tasks)
+
+    run.__dict__["constants"] = shape, offsets
+    return run
+
+
 def _workspace(thread_bytes: int, crew: int) -> Array:
     """Scratch with room to start at a cache line; small ones from malloc, which is quicker than the pool."""
     if thread_bytes * crew < 64 << 10:
@@ -172,7 +224,7 @@ def _workspace(thread_bytes: int, crew: int) -> Array:
     return memory.workspace(thread_bytes, crew)
 
 
-_Fields = ctypes.c_int64 * 9
+_Nine = ctypes.c_int64 * 9
 
 
 def _small(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
@@ -204,7 +256,8 @@ def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
     if prod(items) * left.rows * left.columns * right.columns <= SMALL_PRODUCTS:
         return shape, _small
     folded = _folded(left, right)
-    return shape, _bind(folded, right, folded.items and items, a.dtype)
+    items = folded.items and items
+    return shape, _slim(folded, right, items, a.dtype) or _bind(folded, right, items, a.dtype)
 
 
 _MOST_BOUND = 4096
