@@ -1,16 +1,15 @@
-"""What every algorithm offers to the selection, and the call that starts a kernel."""
+"""What every algorithm offers to the selection."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
-
 from lucid.kernels.isa import ISA
+from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
-from lucid.kernels.runtime import threads
+
+__all__ = ["Algorithm", "Executable", "address", "launch"]
 
 #: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one is written.
 #: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). bias may be None.
@@ -30,15 +29,3 @@ class Algorithm(Protocol):
 
     def bind(self, plan: Plan, isa: ISA) -> Executable:
         """Compiles, or finds, the kernels and fixes every number that does not change from call to call."""
-
-
-def address(array: np.ndarray) -> int:
-    """Where an array's first element lies."""
-    pointer: int = array.__array_interface__["data"][0]
-    return pointer
-
-
-def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1) -> None:
-    """Runs a native entry point over its tasks on the pool."""
-    slots = (ctypes.c_int64 * len(fields))(*fields)
-    threads.run(entry, slots, tasks, chunk=chunk)

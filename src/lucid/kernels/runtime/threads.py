@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from lucid.kernels.runtime.pool_text import MACHINES, STEP_SLOTS, pool_text
 
-Fields = int | bytes | ctypes.Array[Any]  # bytes only for one step
+Fields = int | ctypes.Array[Any]
 Step = tuple[int, Fields, int, int]
 
 # Pauses before a thread sleeps. One without work waits about 100 us, since to wake it takes 50. One that waits for
@@ -61,7 +61,7 @@ def _functions(futex: bool, signatures: dict[str, tuple[Any, ...]]) -> dict[str,
 class Pool(Protocol):
     """What runs regions. Arguments are right already."""
 
-    def run(self, address: int, fields: Fields, tasks: int, chunk: int, threads: int) -> None:
+    def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         """One step."""
 
     def run_steps(self, steps: Sequence[Step], threads: int) -> None:
@@ -95,7 +95,7 @@ class NativePool:
         self._most = sys.maxsize
         self._ready = 0  # threads that a region can have right away
 
-    def run(self, address: int, fields: Fields, tasks: int, chunk: int, threads: int) -> None:
+    def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         if threads > self._ready:
             self._prepare(threads if tasks > chunk else 1)
         self._run(address, fields, tasks, chunk, threads)
@@ -187,7 +187,7 @@ class PythonPool:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
-    def run(self, address: int, fields: Fields, tasks: int, chunk: int, threads: int) -> None:
+    def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         if self._call is None:
             self._call = _functions(False, {"call": (None, _ptr, _ptr, _i64, _i64, _i64)})["call"]
         threads = min(threads, -(-tasks // chunk))
@@ -209,7 +209,7 @@ class PythonPool:
                 self._executor.shutdown()
             self._executor, self._size = None, 0
 
-    def _share(self, address: int, fields: Fields, tasks: int, chunk: int, threads: int) -> None:
+    def _share(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         starts = count(0, chunk)  # next() is atomic
 
         def work(thread: int) -> None:
@@ -233,11 +233,11 @@ _pool: Pool = NativePool() if sys.platform == "linux" and _architecture() in MAC
 _threads = 0  # 0: not asked for yet
 
 
-def run(address: int, fields: Fields, tasks: int, *, chunk: int = 1, threads: int | None = None) -> None:
+def run(address: int, fields: Fields | bytes, tasks: int, *, chunk: int = 1, threads: int | None = None) -> None:
     """Runs tasks [0, tasks) of an entry point, a chunk at a time, on this thread and the pool's.
 
-    ``fields`` is the address of the entry point's 64-bit slots, or a ctypes array of them. Tasks that fit in one chunk,
-    and one thread, are a plain call.
+    ``fields`` is the address of the entry point's 64-bit slots, or a ctypes array or bytes of them. Tasks that fit in
+    one chunk, and one thread, are a plain call.
 
     Cost: 0.5 us alone, 1 to 2 us with the workers awake, 50 us more when they sleep.
     """
