@@ -519,7 +519,7 @@ def test_denormals_are_zero_in_every_thread_and_only_there(workers):
 
 @native
 def test_the_text_is_also_for_arm(pool):
-    text = pool_text(MACHINES["aarch64"], futex=True, idle_spins=10, join_spins=10)
+    text = pool_text(MACHINES["aarch64"], futex=True, spins=10)
     code = f"from lucid.kernels import jit, isa; print(jit.emit_elsewhere({text!r}, isa.ISAS['neon']))"
     assembly = python(code).stdout.lower()
     assert "fpcr" in assembly and "isb" in assembly

@@ -165,7 +165,7 @@ end:
 define internal i64 @work(ptr %steps, i64 %count, i64 %thread) {
 entry:
   %budget = alloca i64
-  store i64 $join_spins, ptr %budget
+  store i64 $spins, ptr %budget
   %last = sub i64 %count, 1
   br label %step
 step:
@@ -352,7 +352,7 @@ define void @dismiss(i64 %leave) {
 define void @run_steps(ptr %steps, i64 %count, i64 %threads) {
 entry:
   %budget = alloca i64
-  store i64 $join_spins, ptr %budget
+  store i64 $spins, ptr %budget
   %control = call i64 @get_control()
   call void @set_control(i64 $flush)
   %chunks = call i64 @prepare(ptr %steps, i64 %count)
@@ -422,17 +422,13 @@ declare i64 @llvm.smax.i64(i64, i64)
 """
 
 
-def pool_text(machine: Machine, *, futex: bool, idle_spins: int, join_spins: int) -> str:
-    """LLVM text of the pool, or of ``call`` alone on a system without futexes.
-
-    ``idle_spins`` pauses pass before an idle worker sleeps, ``join_spins`` before one who waits for others does.
-    """
+def pool_text(machine: Machine, *, futex: bool, spins: int) -> str:
+    """LLVM text of the pool, or of ``call`` alone for a system without futexes. ``spins``: pauses before a sleep."""
     text = Template(machine.text + _CALL + (_POOL if futex else ""))
     return text.substitute(
         futex=machine.futex,
         flush=machine.flush,
-        spins=idle_spins,
-        join_spins=join_spins,
+        spins=spins,
         slots=STEP_SLOTS,
         open=1 << 32,
     )

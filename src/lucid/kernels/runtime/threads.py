@@ -29,10 +29,9 @@ from lucid.kernels.runtime.pool_text import MACHINES, STEP_SLOTS, pool_text
 Fields = int | ctypes.Array[Any]
 Step = tuple[int, Fields, int, int]
 
-# Pauses before a thread sleeps. One without work waits about 100 us, since to wake it takes 50. One that waits for
-# others gives up sooner: on a busy machine they may not be running at all.
-_IDLE_SPINS = 4000
-_JOIN_SPINS = 1000
+# Pauses before a thread sleeps, some 100 us, since to be woken takes 10 to 50. To spin for ever would be wrong even for
+# one who waits for others to finish: on a busy machine they may not be running at all.
+_SPINS = 4000
 
 # Faults are raised on the thread that causes them: to block these signals would only hide where.
 _FAULTS = {signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
@@ -51,7 +50,7 @@ def _functions(futex: bool, signatures: dict[str, tuple[Any, ...]]) -> dict[str,
     """The exported functions of the pool's text, callable, by name."""
     from lucid.kernels import jit
 
-    text = pool_text(MACHINES[_architecture()], futex=futex, idle_spins=_IDLE_SPINS, join_spins=_JOIN_SPINS)
+    text = pool_text(MACHINES[_architecture()], futex=futex, spins=_SPINS)
     code = jit.compile_text(text)
     functions = {name: ctypes.CFUNCTYPE(*types)(code.address(name)) for name, types in signatures.items()}
     code.engine.detach()  # never unloaded: threads may be in it while the interpreter takes its modules apart
@@ -113,7 +112,8 @@ class NativePool:
     def shrink(self) -> None:
         with self._guard:
             if self._crew:
-                self._go_quiet()
+                self._take()
+                self._go_home()
                 self._native["release"]()
 
     def _prepare(self, threads: int) -> None:
@@ -151,10 +151,12 @@ class NativePool:
         libc.pthread_setname_np(thread, f"lucid-{len(self._crew)}".encode())
         return True
 
-    def _go_quiet(self) -> None:
-        """Takes the pool and sends every worker home. The pool stays held."""
+    def _take(self) -> None:
         while not self._native["hold"]():
             time.sleep(1e-4)  # someone's region is running; it ends without our help
+
+    def _go_home(self) -> None:
+        """Ends every worker. The pool must be held, so they are all idle."""
         self._native["hire"](0)
         self._native["dismiss"](1)
         join = ctypes.CDLL(None).pthread_join
@@ -165,7 +167,8 @@ class NativePool:
 
     def _before_fork(self) -> None:
         self._guard.acquire()
-        self._go_quiet()
+        self._take()
+        self._go_home()
 
     def _after_fork(self) -> None:
         self._native["release"]()
