@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -21,13 +20,12 @@ from typing import Any
 from benchmarks.peers import PEERS
 from benchmarks.problem import Layer, suite
 from benchmarks.report import Column, Header, Table, table_text, write_results
-from benchmarks.turns import FULL, QUICK, Effort, Ratio, geometric_mean, ratios, take_turns
-from benchmarks.worker import Worker, WorkerError
+from benchmarks.turns import FULL, ORACLE, QUICK, Effort, Ratio, check, geometric_mean, ratios, take_turns
+from benchmarks.worker import Worker
 from lucid.kernels import roofline
 from lucid.kernels.runtime.threads import set_num_threads
 
 MODES = {"forward": False, "forward+backward": True}
-ORACLE = "torch"
 
 
 @dataclass(slots=True)
@@ -44,28 +42,6 @@ class Row:
     peak_gflop_per_s: float = 0.0
     copy_gb_per_s: float = 0.0
     faults: dict[str, str] = field(default_factory=dict)
-
-
-def check(layer: Layer, backward: bool, workers: dict[str, Worker]) -> dict[str, str]:
-    """Prepare the layer in every library and compare with float64; what is wrong, by library."""
-    faults: dict[str, str] = {}
-    limits = layer.tolerances()
-    with tempfile.TemporaryDirectory() as folder:
-        oracle = f"{folder}/oracle.npz"
-        workers[ORACLE].ask("oracle", layer, backward, oracle)
-        for name, worker in workers.items():
-            try:
-                worker.ask("prepare", layer, backward)
-                found = worker.ask("check", oracle)
-            except WorkerError as error:
-                faults[name] = str(error)
-                continue
-            wrong = [
-                f"{key} off by {e:.1e} (limit {limits[key]:.1e})" for key, e in found.items() if not e <= limits[key]
-            ]
-            if wrong:
-                faults[name] = "wrong: " + ", ".join(wrong)
-    return faults
 
 
 def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effort: Effort) -> Row:
@@ -95,7 +71,7 @@ def table(rows: list[Row], mode: str, base: str, peers: list[str]) -> Table:
     body = [_cells(row, base, shown) for row in rows if row.mode == mode]
     means = ["geometric mean", "", "", ""] + [_mean(rows, mode, name) for name in shown]
     means[5:5] = [""] if shown else []
-    return Table(mode, columns, [*body, means])
+    return Table(mode, columns, body, means)
 
 
 def _cells(row: Row, base: str, shown: list[str]) -> list[str]:

@@ -22,11 +22,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Text cells in rows; the last row sums up."""
+    """Text cells in rows, and perhaps a row that sums them up."""
 
     title: str
     columns: list[Column]
     rows: list[list[str]]
+    total: list[str] | None = None
+
+    @property
+    def all_rows(self) -> list[list[str]]:
+        return [*self.rows, *([self.total] if self.total else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +63,16 @@ def _terminal(table: Table, width: int) -> str:
     depth = max(map(len, heads))
     lines = [[*[""] * (depth - len(head)), *head] for head in heads]
     body = [list(line) for line in zip(*lines, strict=True)]
-    body += [[row[i] for i in keep] for row in table.rows]
     rule = "  ".join("─" * _width(table, i) for i in keep)
     printed = [_line(table, keep, cells) for cells in body]
-    return "\n".join([table.title, *printed[:depth], rule, *printed[depth:-1], rule, printed[-1]])
+    rows = [_line(table, keep, [row[i] for i in keep]) for row in table.all_rows]
+    if table.total:
+        rows.insert(-1, rule)
+    return "\n".join([table.title, *printed, rule, *rows])
 
 
 def _width(table: Table, i: int) -> int:
-    return max(*map(len, table.columns[i].title.split(" ")), *(len(row[i]) for row in table.rows), 0)
+    return max(*map(len, table.columns[i].title.split(" ")), *(len(row[i]) for row in table.all_rows), 0)
 
 
 def _line(table: Table, keep: list[int], cells: list[str]) -> str:
@@ -86,9 +93,9 @@ def table_text(header: Header, tables: list[Table], faults: list[str]) -> str:
 def _markdown(table: Table) -> str:
     head = "| " + " | ".join(column.title for column in table.columns) + " |"
     rule = "|" + "|".join("---" if column.left else "---:" for column in table.columns) + "|"
-    *body, last = table.rows
-    last = [f"**{cell}**" if cell else "" for cell in last]
-    return "\n".join([f"## {table.title}", "", head, rule, *("| " + " | ".join(row) + " |" for row in [*body, last])])
+    total = [[f"**{cell}**" if cell else "" for cell in table.total]] if table.total else []
+    rows = ["| " + " | ".join(row) + " |" for row in [*table.rows, *total]]
+    return "\n".join([f"## {table.title}", "", head, rule, *rows])
 
 
 def write_results(

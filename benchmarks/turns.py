@@ -6,18 +6,30 @@ side is compared, a ratio a round, and the figure is the median of those.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log
 from statistics import median, quantiles
+from typing import Protocol
 
-from benchmarks.worker import Worker
+from benchmarks.worker import Worker, WorkerError
+
+ORACLE = "torch"
 
 # A thread pool that spins after its work is done must have stopped before another library's turn.
 SETTLE_S = 0.005
 # Calls longer than this do not profit from a call before the clock starts.
 WARM_BELOW_S = 0.05
+
+
+class Problem(Protocol):
+    """What can be measured: peers know how to prepare it."""
+
+    def tolerances(self) -> dict[str, float]:
+        """Largest admitted error of each result, relative to the result's root mean square."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,25 @@ class Ratio:
     def of(cls, values: list[float]) -> Ratio:
         low, _, high = quantiles(values, n=4, method="inclusive")
         return cls(median(values), low, high)
+
+
+def check(problem: Problem, backward: bool, workers: dict[str, Worker]) -> dict[str, str]:
+    """Prepare the problem in every library and compare with float64; what is wrong, by library."""
+    faults: dict[str, str] = {}
+    limits = problem.tolerances()
+    with tempfile.TemporaryDirectory() as folder:
+        oracle = f"{folder}/oracle.npz"
+        workers[ORACLE].ask("oracle", problem, backward, oracle)
+        for name, worker in workers.items():
+            try:
+                worker.ask("prepare", problem, backward)
+                found = worker.ask("check", oracle)
+            except WorkerError as error:
+                faults[name] = str(error)
+                continue
+            if wrong := [f"{key} by {off:.1e}" for key, off in found.items() if not off <= limits[key]]:
+                faults[name] = f"off by more than {limits}: {', '.join(wrong)}"
+    return faults
 
 
 def take_turns(workers: dict[str, Worker], effort: Effort) -> dict[str, list[float]]:

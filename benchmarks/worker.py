@@ -18,6 +18,7 @@ from benchmarks.peers import PEERS, Prepared
 from benchmarks.problem import errors
 
 ROOT = Path(__file__).parents[1]
+WARM_UP_CALLS = 2
 
 
 class WorkerError(RuntimeError):
@@ -74,9 +75,9 @@ class Served:
         return str(self._library.version())
 
     def prepare(self, problem: Any, backward: bool) -> None:
-        """Make ``problem`` ready and run it twice: the first calls may compile."""
+        """Make ``problem`` ready and run it a little: the first calls may compile."""
         self._prepared = self._library.prepare(problem, backward)
-        for _ in range(2):
+        for _ in range(WARM_UP_CALLS):
             self._prepared.call()
 
     def check(self, oracle_file: str) -> dict[str, float]:
@@ -86,7 +87,8 @@ class Served:
             return errors(self._prepared.fetch(self._prepared.call()), dict(oracle))
 
     def oracle(self, problem: Any, backward: bool, oracle_file: str) -> None:
-        np.savez(oracle_file, **self._library.oracle(problem, backward))
+        """Write what the call that ``check`` makes should give, in float64."""
+        np.savez(oracle_file, **self._library.oracle(problem, backward, WARM_UP_CALLS + 1))
 
     def turn(self, at_least_s: float, warm: bool) -> float:
         """Run for about ``at_least_s``: seconds a call. ``warm`` calls once before the clock starts, for the caches."""

@@ -9,8 +9,10 @@ import numpy as np
 
 import lucid
 import lucid.nn.functional as F
+from benchmarks import programs
 from benchmarks.peers import Prepared
 from benchmarks.problem import Layer
+from benchmarks.programs import Program
 
 NAMES = ("x", "w", "bias")
 
@@ -27,7 +29,13 @@ def _fetch(results: tuple[lucid.Tensor, ...]) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy() for name, value in zip(("y", *NAMES), results, strict=False)}
 
 
-def prepare(layer: Layer, backward: bool) -> Prepared:
+def prepare(problem: Layer | Program, backward: bool) -> Prepared:
+    if isinstance(problem, Program):
+        return programs.prepare(problem, lucid)
+    return _prepare_layer(problem, backward)
+
+
+def _prepare_layer(layer: Layer, backward: bool) -> Prepared:
     arrays = layer.arrays()
     inputs = [lucid.from_numpy(arrays[name]).requires_grad_(backward) for name in NAMES]
     upstream = lucid.from_numpy(arrays["g"])

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import programs
 from benchmarks.peers import Prepared
 from benchmarks.problem import Layer
+from benchmarks.programs import Program
 
 NAMES = ("x", "w", "bias")
 
@@ -32,7 +34,13 @@ def _fetch(results: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy() for name, value in zip(("y", *NAMES), results, strict=False)}
 
 
-def prepare(layer: Layer, backward: bool, dtype: torch.dtype = torch.float32) -> Prepared:
+def prepare(problem: Layer | Program, backward: bool) -> Prepared:
+    if isinstance(problem, Program):
+        return programs.prepare(problem, torch)
+    return _prepare_layer(problem, backward, torch.float32)
+
+
+def _prepare_layer(layer: Layer, backward: bool, dtype: torch.dtype) -> Prepared:
     inputs, upstream = _tensors(layer, dtype, backward)
     conv, options = getattr(F, layer.op), layer.options
 
@@ -47,6 +55,11 @@ def prepare(layer: Layer, backward: bool, dtype: torch.dtype = torch.float32) ->
     return Prepared(forward_backward if backward else forward, _fetch)
 
 
-def oracle(layer: Layer, backward: bool) -> dict[str, np.ndarray]:
-    exact = prepare(layer, backward, torch.float64)
-    return exact.fetch(exact.call())
+def oracle(problem: Layer | Program, backward: bool, calls: int) -> dict[str, np.ndarray]:
+    """What the last of so many calls gives in float64."""
+    if isinstance(problem, Program):
+        exact = programs.prepare(problem, torch, np.float64)
+    else:
+        exact, calls = _prepare_layer(problem, backward, torch.float64), 1
+    *_, last = (exact.call() for _ in range(calls))
+    return exact.fetch(last)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 Array = np.ndarray[Any, Any]
@@ -19,6 +20,7 @@ INK, PAPER = "#22303c", "#fbfaf7"
 COUNTS = "YlOrBr"
 WEIGHTS = "RdBu_r"
 CHANNELS = "viridis"
+MARGINS = (0.01, 0.01, 0.98, 0.98)
 FILTERS_SHOWN = 32
 MISTAKES_SHOWN = 8
 
@@ -42,21 +44,15 @@ class Outcome:
 
 def draw(outcome: Outcome) -> Figure:
     """The whole picture."""
-    figure = Figure(figsize=(13, 9.2), facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(13, 9.2), facecolor=PAPER, layout=ConstrainedLayoutEngine(rect=MARGINS))
     right = int((outcome.found.argmax(1) == outcome.truth).sum())
     count = len(outcome.truth)
-    figure.get_layout_engine().set(rect=(0.01, 0.01, 0.98, 0.98))
-    figure.suptitle(
-        f"{outcome.title}: {right} of {count} held-out samples right, {right / count:.2%}",
-        y=0.985,
-        color=INK,
-        fontsize=15,
-        fontweight="bold",
-    )
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1), hspace=0.03)
+    head, upper, lower = figure.subfigures(3, 1, height_ratios=(0.09, 1, 1), hspace=0.02)
+    headline = f"{outcome.title}: {right} of {count} held-out samples right, {right / count:.2%}"
+    head.text(0.5, 0.5, headline, color=INK, fontsize=15, fontweight="bold", ha="center", va="center")
     curves, confusion = upper.subfigures(1, 2, width_ratios=(1.45, 1))
     filters, mistakes = lower.subfigures(1, 2, width_ratios=(1, 1.25))
-    for part in (upper, lower, curves, confusion, filters, mistakes):
+    for part in (head, upper, lower, curves, confusion, filters, mistakes):
         part.set_facecolor(PAPER)
     _curves(curves, outcome)
     _confusion(confusion.subplots(), outcome)

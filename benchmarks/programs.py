@@ -1,0 +1,112 @@
+"""Small programs that users write, in the words PyTorch and Lucid share: each runs on either library."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import Prepared
+
+# A training step differs between float32 and float64 by rounding, amplified by a few layers.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One of ``PROGRAMS``. ``results`` names what a call returns."""
+
+    name: str
+    results: tuple[str, ...]
+
+    def tolerances(self) -> dict[str, float]:
+        """Largest admitted error of each result, relative to the result's root mean square."""
+        return dict.fromkeys(self.results, TOLERANCE)
+
+
+def prepare(program: Program, library: Any, dtype: type[np.floating[Any]] = np.float32) -> Prepared:
+    """The program on ``library``, the module ``torch`` or ``lucid``, with the same numbers in both."""
+    rng = np.random.default_rng(zlib.crc32(program.name.encode()))
+    call = PROGRAMS[program](library, lambda *shape: library.from_numpy(rng.standard_normal(shape).astype(dtype)), rng)
+
+    def fetch(results: tuple[Any, ...]) -> dict[str, np.ndarray]:
+        return {name: value.detach().numpy() for name, value in zip(program.results, results, strict=True)}
+
+    return Prepared(call, fetch)
+
+
+Call = Callable[[], tuple[Any, ...]]
+Normal = Callable[..., Any]
+
+
+def _with_weights(module: Any, normal: Normal) -> Any:
+    """The module in the numbers' dtype, with weights of the usual size drawn the same for every library."""
+    weights = {}
+    for key, value in module.state_dict().items():
+        shape = tuple(value.shape)
+        fan_in = max(int(np.prod(shape[1:])), 1) if len(shape) > 1 else 100
+        weights[key] = normal(*shape) * fan_in**-0.5
+    module = module.to(dtype=next(iter(weights.values())).dtype)
+    module.load_state_dict(weights)
+    return module
+
+
+def _digits_step(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
+    nn = library.nn
+    network = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * 4 * 4, 10),
+    )
+    network = _with_weights(network, normal)
+    optimizer = library.optim.Adam(network.parameters(), lr=1e-5)
+    criterion = nn.CrossEntropyLoss()
+    x, y = normal(64, 1, 8, 8), library.from_numpy(rng.integers(0, 10, 64))
+
+    def call() -> tuple[Any, ...]:
+        optimizer.zero_grad()
+        loss = criterion(network(x), y)
+        loss.backward()
+        optimizer.step()
+        return (loss,)
+
+    return call
+
+
+def _tiny_forward(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
+    conv, x = _with_weights(library.nn.Conv1d(1, 8, 3, padding=1), normal), normal(4, 1, 16)
+
+    def call() -> tuple[Any, ...]:
+        with library.no_grad():
+            return (conv(x),)
+
+    return call
+
+
+def _tiny_both(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
+    conv, x = _with_weights(library.nn.Conv1d(1, 8, 3, padding=1), normal), normal(4, 1, 16).requires_grad_()
+    upstream = normal(4, 8, 16)
+
+    def call() -> tuple[Any, ...]:
+        x.grad = conv.weight.grad = conv.bias.grad = None
+        y = conv(x)
+        y.backward(upstream)
+        return y, x.grad, conv.weight.grad, conv.bias.grad
+
+    return call
+
+
+PROGRAMS: dict[Program, Callable[[Any, Normal, np.random.Generator], Call]] = {
+    Program("digits train step, batch 64", ("loss",)): _digits_step,
+    Program("Conv1d(1, 8, 3) on (4, 1, 16), no_grad", ("y",)): _tiny_forward,
+    Program("Conv1d(1, 8, 3) on (4, 1, 16), forward+backward", ("y", "x", "w", "bias")): _tiny_both,
+}
