@@ -1,0 +1,35 @@
+"""Gradients: the graph, the backward pass, and the one door (``apply``) every operation goes through."""
+
+from lucid.autograd.check import check_grads
+from lucid.autograd.engine import backward, grad, set_implicit_gradient
+from lucid.autograd.function import Function
+from lucid.autograd.hooks import RemovableHandle
+from lucid.autograd.mode import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from lucid.autograd.op import Op, apply
+from lucid.autograd.tracked import Node, Tracked
+
+__all__ = [
+    "Function",
+    "Node",
+    "Op",
+    "RemovableHandle",
+    "Tracked",
+    "apply",
+    "backward",
+    "check_grads",
+    "enable_grad",
+    "grad",
+    "inference_mode",
+    "is_grad_enabled",
+    "is_inference_mode_enabled",
+    "no_grad",
+    "set_grad_enabled",
+    "set_implicit_gradient",
+]

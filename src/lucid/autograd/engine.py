@@ -1,0 +1,276 @@
+"""The backward pass: gradients flow from results to leaves, each node once, the last created first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from sys import getrefcount
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd.mode import mode
+from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, wrap
+from lucid.core.errors import GradientError, ShapeError
+
+_IMPLICIT = ("ones", "scalar")
+_implicit = "ones"
+
+
+def set_implicit_gradient(rule: str) -> str:
+    """What ``backward()`` without a gradient does on a tensor of many elements; returns the rule until now.
+
+    "ones" seeds with ones, the one deliberate difference from PyTorch; "scalar" refuses, as PyTorch does.
+    """
+    global _implicit
+    if rule not in _IMPLICIT:
+        raise ValueError(f"set_implicit_gradient: rule={rule!r} must be one of {_IMPLICIT}")
+    before, _implicit = _implicit, rule
+    return before
+
+
+def backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Sequence[Any] | None = None,
+) -> None:
+    """Add the gradient of ``tensors`` (weighted by ``grad_tensors``) to ``.grad`` of the leaves they came from.
+
+    ``inputs`` limits it to some tensors. The graph's saved values are freed unless ``retain_graph``, which
+    ``create_graph`` (record the backward pass itself) implies.
+    """
+    seeds = _seeds("backward", _listed(tensors), _listed(grad_tensors))
+    wanted = None if inputs is None else _targets("backward", inputs)
+    found = _run(seeds, wanted, create_graph if retain_graph is None else retain_graph, create_graph)
+    for x in inputs or ():
+        target, slot = edge_of(x)
+        if (g := found.get((id(target), slot))) is not None:
+            _accumulate(x, [g], create_graph)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Any, ...]:
+    """The gradients of ``outputs`` (weighted by ``grad_outputs``) in ``inputs``, without touching any ``.grad``.
+
+    >>> import lucid
+    >>> x = lucid.tensor([3.0], requires_grad=True)
+    >>> (first,) = grad(x**3, x, create_graph=True)
+    >>> grad(first, x)
+    (Tensor([18.]),)
+    """
+    inputs = _listed(inputs)
+    seeds = _seeds("grad", _listed(outputs), _listed(grad_outputs))
+    wanted = _targets("grad", inputs)
+    found = _run(seeds, wanted, create_graph if retain_graph is None else retain_graph, create_graph)
+    grads = []
+    for i, x in enumerate(inputs):
+        target, slot = edge_of(x)
+        g = found.get((id(target), slot))
+        if g is None and not allow_unused:
+            raise GradientError(
+                f"grad: inputs[{i}], of shape {x.shape}, does not take part in outputs; pass allow_unused=True to get None"
+            )
+        grads.append(g)
+    return tuple(grads)
+
+
+def _listed(tensors: Any) -> list[Any]:
+    if tensors is None or isinstance(tensors, Tracked):
+        return [tensors]
+    return list(tensors)
+
+
+def _targets(caller: str, inputs: Iterable[Any]) -> set[tuple[int, int]]:
+    wanted = set()
+    for i, x in enumerate(inputs):
+        if x._view is not None:
+            placed(x)
+        if not x._requires_grad:
+            raise GradientError(f"{caller}: inputs[{i}], of shape {x._array.shape}, does not require a gradient")
+        target, slot = edge_of(x)
+        wanted.add((id(target), slot))
+    return wanted
+
+
+def _seeds(caller: str, tensors: list[Any], grads: list[Any]) -> list[tuple[Edge, Any]]:
+    if len(grads) == 1:
+        grads = grads * len(tensors)
+    if len(grads) != len(tensors):
+        raise ValueError(f"{caller}: {len(tensors)} tensors but {len(grads)} gradients")
+    return [(_root(caller, t), _seed(caller, t, g)) for t, g in zip(tensors, grads, strict=True)]
+
+
+def _root(caller: str, tensor: Any) -> Edge:
+    if tensor._view is not None:
+        placed(tensor)
+    if not tensor._requires_grad:
+        raise GradientError(
+            f"{caller}: the tensor of shape {tensor._array.shape} does not require a gradient and has no graph: it was "
+            f"made from tensors without requires_grad, under no_grad, or by detach()"
+        )
+    return edge_of(tensor)
+
+
+def _seed(caller: str, tensor: Any, gradient: Any) -> Any:
+    array = tensor._array
+    if gradient is None:
+        if _implicit == "scalar" and array.size != 1:
+            raise GradientError(f"{caller}: a gradient can be implied only for one element, not for shape {array.shape}")
+        return wrap(np.ones(array.shape, array.dtype))
+    if not isinstance(gradient, Tracked):
+        gradient = wrap(np.asarray(gradient, array.dtype))
+    if gradient._array.shape != array.shape:
+        raise ShapeError(f"{caller}: gradient has shape {gradient._array.shape}, its tensor has {array.shape}")
+    if gradient._array.dtype != array.dtype:
+        gradient = gradient.to(tensor.dtype)
+    return gradient
+
+
+def _run(
+    seeds: list[tuple[Edge, Any]], wanted: set[tuple[int, int]] | None, retain: bool, create: bool
+) -> dict[tuple[int, int], Any]:
+    """Pull gradients from the seeds to the leaves, or to the ``wanted`` places, whose gradients are returned.
+
+    Gradients on their way are kept by the id of their target, which the graph keeps alive.
+    """
+    nodes, leaves = _reachable(edge for edge, _ in seeds)
+    useful = None if wanted is None else _useful(nodes, wanted)
+    pending: dict[int, list[Any]] = {}
+    found: dict[tuple[int, int], Any] = {}
+    before = mode.recording
+    mode.recording = create
+    try:
+        for edge, g in seeds:
+            _add(pending, edge, g)
+        for node in nodes:
+            if useful is None or id(node) in useful:
+                _pull(node, pending, wanted, useful, found, retain, create)
+        for leaf in leaves:
+            slots = pending.pop(id(leaf), None)
+            if slots is None:
+                continue
+            if wanted is None:
+                _accumulate(leaf, slots, create)
+            elif (id(leaf), 0) in wanted:
+                found[id(leaf), 0] = _hooked(leaf._hooks, slots[0])
+    finally:
+        mode.recording = before
+    return found
+
+
+def _reachable(edges: Iterable[Edge]) -> tuple[list[Node], list[Any]]:
+    """Every node and leaf behind the edges, the nodes in reverse order of creation."""
+    seen: dict[int, Any] = {}
+    stack = [target for target, _ in edges]
+    nodes: list[Node] = []
+    leaves: list[Any] = []
+    while stack:
+        target = stack.pop()
+        if id(target) in seen:
+            continue
+        seen[id(target)] = target
+        if isinstance(target, Node):
+            nodes.append(target)
+            stack.extend([edge[0] for edge in target.edges if edge is not None])
+        else:
+            leaves.append(target)
+    nodes.sort(key=lambda node: node.order, reverse=True)
+    return nodes, leaves
+
+
+def _useful(nodes: list[Node], wanted: set[tuple[int, int]]) -> set[int]:
+    """Ids of the targets that lie on a way to a wanted place."""
+    useful = {target for target, _ in wanted}
+    for node in reversed(nodes):
+        if any(edge is not None and id(edge[0]) in useful for edge in node.edges):
+            useful.add(id(node))
+    return useful
+
+
+def _pull(
+    node: Node,
+    pending: dict[int, list[Any]],
+    wanted: set[tuple[int, int]] | None,
+    useful: set[int] | None,
+    found: dict[tuple[int, int], Any],
+    retain: bool,
+    create: bool,
+) -> None:
+    """One node's step: hooks, then its rows; what they return waits at the targets."""
+    upstream = pending.pop(id(node), None)
+    if upstream is None:
+        return
+    if node.hooks is not None:
+        for slot, hooks in node.hooks.items():
+            if upstream[slot] is not None:
+                upstream[slot] = _hooked(hooks, upstream[slot])
+    if wanted is not None:
+        found.update({(id(node), i): g for i, g in enumerate(upstream) if (id(node), i) in wanted and g is not None})
+    edges = node.edges
+    if useful is None:
+        needed = [edge is not None for edge in edges]
+    else:
+        needed = [edge is not None and id(edge[0]) in useful for edge in edges]
+        if not any(needed):
+            return
+    grads = node.pull(upstream, needed, create)
+    if not retain:
+        node.release()
+    for edge, g, need in zip(edges, grads, needed, strict=True):
+        if need and g is not None:
+            _add(pending, edge, g)  # type: ignore[arg-type]
+
+
+def _add(pending: dict[int, list[Any]], edge: Edge, g: Any) -> None:
+    target, slot = edge
+    slots = pending.get(id(target))
+    if slots is None:
+        slots = pending[id(target)] = [None] * (target.results if isinstance(target, Node) else 1)
+    slots[slot] = g if slots[slot] is None else slots[slot] + g
+
+
+def _hooked(hooks: dict[int, Any] | None, g: Any) -> Any:
+    for hook in list(hooks.values()) if hooks else ():
+        changed = hook(g)
+        if changed is not None:
+            g = changed
+    return g
+
+
+def _taken(slots: list[Any]) -> tuple[Any, tuple[int, int]]:
+    """The gradient in a list of one, with how many hold it and its array."""
+    g = slots.pop()
+    array = g._array
+    return g, (getrefcount(g), getrefcount(array))
+
+
+_SOLE = _taken([wrap(np.empty(0))])[1]
+
+
+def _accumulate(leaf: Any, slots: list[Any], create: bool) -> None:
+    """Add a gradient to ``leaf.grad``. The first one becomes it, copied if anyone else holds it: grads never alias."""
+    if leaf._hooks:
+        slots = [_hooked(leaf._hooks, slots.pop())]
+    holders: tuple[int, int] | None
+    g, holders = _taken(slots)
+    array, like = g._array, leaf._array
+    if array.shape != like.shape:
+        raise ShapeError(f"backward: a gradient of shape {array.shape} arrived at a leaf of shape {like.shape}")
+    if array.dtype != like.dtype:
+        g, holders = g.to(leaf.dtype), None
+    held = leaf._grad
+    if create or (held is not None and held._requires_grad):
+        leaf._grad = g.clone() if held is None else held + g
+    elif held is None:
+        own = holders == _SOLE and not isinstance(array.base, np.ndarray) and array.flags.writeable
+        leaf._grad = wrap(array) if own else wrap(np.array(g._array, copy=True))
+    else:
+        np.add(held._array, g._array, out=held._array)
+        held._version[0] += 1

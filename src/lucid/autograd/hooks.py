@@ -1,0 +1,31 @@
+"""Handles that undo a registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from types import TracebackType
+from typing import Any
+
+_keys = count()
+
+
+class RemovableHandle:
+    """Undoes a registration: by ``remove()``, or at the end of a ``with`` block."""
+
+    __slots__ = ("_hooks", "_key")
+
+    def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
+        self._hooks = hooks
+        self._key = next(_keys)
+        hooks[self._key] = hook
+
+    def remove(self) -> None:
+        """Take the hook out. Doing it twice is harmless."""
+        self._hooks.pop(self._key, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.remove()

@@ -1,0 +1,63 @@
+"""Broadcasting and its adjoint, summing back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.core.errors import ShapeError
+from lucid.ops.common import method, sizes_of
+
+Array = np.ndarray[Any, Any]
+
+
+def _sum_to(x: Array, *, shape: tuple[int, ...]) -> Array:
+    lead = x.ndim - len(shape)
+    grown = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
+    wide = np.float32 if x.dtype.itemsize == 2 else None
+    return np.add.reduce(x, axis=grown, dtype=wide).astype(x.dtype, copy=False).reshape(shape)
+
+
+_broadcast_to = Op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape), view=True, vjp={
+    "x": lambda g, x_shape: sum_to(g, x_shape),
+})  # fmt: skip
+_sum = Op("sum_to", _sum_to, vjp={"x": lambda g, x_shape: broadcast_to(g, x_shape)})
+
+
+@method()
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """The tensor as if repeated to ``shape``, without a copy."""
+    try:
+        return apply(_broadcast_to, x, shape=tuple(shape))
+    except ValueError:
+        raise ShapeError(f"broadcast_to: shape {x.shape} does not broadcast to {tuple(shape)}") from None
+
+
+def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
+    """The adjoint of broadcasting: sum over what broadcasting from ``shape`` has repeated."""
+    return x if x._array.shape == shape else apply(_sum, x, shape=shape)
+
+
+@method()
+def expand(x: Any, *sizes: Any) -> Any:
+    """``broadcast_to`` with -1 for a size that stays."""
+    wanted = sizes_of(sizes)
+    lead = len(wanted) - x._array.ndim
+    if lead < 0 or any(n == -1 for n in wanted[:lead]):
+        raise ShapeError(f"expand: shape {x.shape} cannot take the sizes {wanted}")
+    own = (0,) * lead + x._array.shape
+    return broadcast_to(x, tuple(m if n == -1 else n for n, m in zip(wanted, own, strict=True)))
+
+
+@method()
+def expand_as(x: Any, other: Any) -> Any:
+    """``broadcast_to`` the shape of another tensor."""
+    return broadcast_to(x, other.shape)
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    """All tensors in the shape they broadcast to."""
+    shape = np.broadcast_shapes(*(t.shape for t in tensors))
+    return tuple(broadcast_to(t, shape) for t in tensors)

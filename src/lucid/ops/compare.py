@@ -1,0 +1,168 @@
+"""Comparison, logic and choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.ops.broadcast import sum_to
+from lucid.ops.common import as_operand, cast, method, operands
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+AB = ("a", "b")
+
+
+def _comparison(name: str, ufunc: np.ufunc, doc: str, *methods: str) -> Callable[[Any, Any], Any]:
+    op = Op(name, ufunc, inputs=AB)
+
+    def function(a: Any, b: Any) -> Any:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            a, b = operands(a, b)
+        elif not isinstance(b, Tensor | bool | int | float | complex):
+            b = Tensor(b)
+        return apply(op, as_operand(a), b)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return method(name, *methods)(function)
+
+
+eq = _comparison("eq", np.equal, "a == b, element by element.")
+ne = _comparison("ne", np.not_equal, "a != b, element by element.")
+lt = _comparison("lt", np.less, "a < b, element by element.", "__lt__", "less")
+le = _comparison("le", np.less_equal, "a <= b, element by element.", "__le__", "less_equal")
+gt = _comparison("gt", np.greater, "a > b, element by element.", "__gt__", "greater")
+ge = _comparison("ge", np.greater_equal, "a >= b, element by element.", "__ge__", "greater_equal")
+logical_and = _comparison("logical_and", np.logical_and, "Whether both are not 0.")
+logical_or = _comparison("logical_or", np.logical_or, "Whether any of two is not 0.")
+logical_xor = _comparison("logical_xor", np.logical_xor, "Whether exactly one of two is not 0.")
+
+_COMPARABLE = (Tensor, bool, int, float, complex, np.ndarray, np.generic, list, tuple)
+
+
+@method("__eq__")
+def _equals(a: Any, b: Any) -> Any:
+    return eq(a, b) if isinstance(b, _COMPARABLE) else NotImplemented
+
+
+@method("__ne__")
+def _differs(a: Any, b: Any) -> Any:
+    return ne(a, b) if isinstance(b, _COMPARABLE) else NotImplemented
+
+
+def _bitwise(name: str, ufunc: np.ufunc, doc: str, symbol: str) -> Callable[[Any, Any], Any]:
+    op = Op(name, ufunc, inputs=AB)
+
+    def function(a: Any, b: Any) -> Any:
+        a, b = operands(a, b)
+        return apply(op, a, b)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return method(name, f"__{symbol}__", f"__r{symbol}__")(function)
+
+
+bitwise_and = _bitwise("bitwise_and", np.bitwise_and, "a & b on integers or booleans.", "and")
+bitwise_or = _bitwise("bitwise_or", np.bitwise_or, "a | b on integers or booleans.", "or")
+bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor, "a ^ b on integers or booleans.", "xor")
+
+_not = Op("logical_not", np.logical_not, inputs=("x",))
+_invert = Op("bitwise_not", np.invert, inputs=("x",))
+_isnan = Op("isnan", np.isnan, inputs=("x",))
+_isinf = Op("isinf", np.isinf, inputs=("x",))
+_isfinite = Op("isfinite", np.isfinite, inputs=("x",))
+
+
+@method()
+def logical_not(x: Any) -> Any:
+    """Whether an element is 0."""
+    return apply(_not, as_operand(x))
+
+
+@method("bitwise_not", "__invert__")
+def bitwise_not(x: Any) -> Any:
+    """All bits flipped; for booleans, the opposite."""
+    return apply(_invert, as_operand(x))
+
+
+@method()
+def isnan(x: Any) -> Any:
+    """Whether an element is NaN."""
+    return apply(_isnan, as_operand(x))
+
+
+@method()
+def isinf(x: Any) -> Any:
+    """Whether an element is infinite."""
+    return apply(_isinf, as_operand(x))
+
+
+@method()
+def isfinite(x: Any) -> Any:
+    """Whether an element is neither infinite nor NaN."""
+    return apply(_isfinite, as_operand(x))
+
+
+def _close(a: Any, b: Any, rtol: float, atol: float, equal_nan: bool) -> Array:
+    x, y = (np.asarray(t._array if isinstance(t, Tensor) else t) for t in (a, b))
+    x, y = (t.astype(np.float64) if t.dtype.name in ("bfloat16", "float16") else t for t in (x, y))
+    return np.asarray(np.isclose(x, y, rtol, atol, equal_nan))
+
+
+@method()
+def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    """Whether |a - b| <= atol + rtol |b|, element by element."""
+    return Tensor(_close(a, b, rtol, atol, equal_nan))
+
+
+@method()
+def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether ``isclose`` holds everywhere."""
+    return bool(_close(a, b, rtol, atol, equal_nan).all())
+
+
+@method()
+def equal(a: Any, b: Any) -> bool:
+    """Whether two tensors have the same shape and the same elements."""
+    return a.shape == b.shape and bool(np.array_equal(a._array, b._array))
+
+
+_where = Op("where", np.where, inputs=("condition", "a", "b"), vjp={
+    "a": lambda g, condition, a_shape: sum_to(where(condition, g, 0), a_shape),
+    "b": lambda g, condition, b_shape: sum_to(where(condition, 0, g), b_shape),
+})  # fmt: skip
+
+
+@method("_where")
+def where(condition: Any, a: Any = None, b: Any = None) -> Any:
+    """Elements of ``a`` where ``condition`` holds, of ``b`` elsewhere; with ``condition`` alone, where it is not 0."""
+    if a is None and b is None:
+        return nonzero(condition, as_tuple=True)
+    a, b = operands(a, b)
+    like = (a if isinstance(a, Tensor) else b)._array.dtype
+    a, b = (x if isinstance(x, Tensor) else np.asarray(x, like) for x in (a, b))
+    return apply(_where, as_operand(condition), a, b)
+
+
+Tensor.where = lambda x, condition, other: where(condition, x, other)  # type: ignore[method-assign]
+del Tensor._where
+
+
+@method()
+def masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    """``value`` where ``mask`` holds, x elsewhere."""
+    value = cast(value, x.dtype) if isinstance(value, Tensor) else np.asarray(value).astype(x._array.dtype)
+    return apply(_where, as_operand(mask), value, x)
+
+
+def nonzero(x: Any, *, as_tuple: bool = False) -> Any:
+    """Indices of the elements that are not 0: a row each, or with ``as_tuple`` a tensor per dimension."""
+    found = np.nonzero(as_operand(x)._array)
+    return tuple(map(Tensor, found)) if as_tuple else Tensor(np.stack(found, axis=-1) if found else np.zeros((0, 0), int))
+
+
+method()(nonzero)

@@ -1,0 +1,79 @@
+"""Convolution and its two adjoints, closed under differentiation.
+
+All three come from one trilinear form, the sum over n, o, p of y[n, o, p] conv(x, w)[n, o, p]: each is its derivative
+in one of x, w and y, so every gradient of one of them is another of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lucid import kernels
+from lucid.autograd import Op, apply
+from lucid.core.geometry import ConvSpec, Sizes
+from lucid.ops.common import conj, same_dtype
+
+Array = np.ndarray[Any, Any]
+
+
+def _forward(x: Array, w: Array, bias: Array | None, *, spec: ConvSpec) -> Array:
+    return kernels.conv_forward(x, w, bias, spec)
+
+
+def _grad_input(y: Array, w: Array, bias: Array | None, *, spec: ConvSpec, size: Sizes) -> Array:
+    return kernels.conv_grad_input(y, w, bias, spec, size)
+
+
+def _grad_weight(x: Array, y: Array, *, spec: ConvSpec) -> Array:
+    return kernels.conv_grad_weight(x, y, spec)
+
+
+def _channel_sum(g: Any) -> Any:
+    return g.sum((0, *range(2, g.ndim)))
+
+
+_conv = Op("conv", _forward, vjp={
+    "x": lambda g, w, x_shape, spec: conv_grad_input(g, conj(w), None, spec=spec, size=x_shape[2:]),
+    "w": lambda g, x, spec: conv_grad_weight(conj(x), g, spec=spec),
+    "bias": _channel_sum,
+})  # fmt: skip
+_conv_grad_input = Op("conv_grad_input", _grad_input, vjp={
+    "y": lambda g, w, spec: conv(g, conj(w), None, spec=spec),
+    "w": lambda g, y, spec: conv_grad_weight(g, conj(y), spec=spec),
+    "bias": _channel_sum,
+})  # fmt: skip
+_conv_grad_weight = Op("conv_grad_weight", _grad_weight, vjp={
+    "x": lambda g, y, x_shape, spec: conv_grad_input(conj(y), g, None, spec=spec, size=x_shape[2:]),
+    "y": lambda g, x, spec: conv(conj(x), g, None, spec=spec),
+})  # fmt: skip
+
+
+def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec) -> Any:
+    """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low].
+
+    Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,) give (N, C_out, *spec.out_size(size)).
+
+    Raises: DTypeError unless all have one element type.
+    """
+    same_dtype("conv", x=x, w=w, bias=bias)
+    return apply(_conv, x, w, bias, spec=spec)
+
+
+def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: Sizes) -> Any:
+    """The adjoint of ``conv`` in x, for an input of ``size``; with a bias, the transposed convolution.
+
+    Shape: g (N, C_out, *spec.out_size(size)), w as in ``conv``, bias (C_in,) give (N, C_in, *size).
+    """
+    same_dtype("conv_grad_input", g=g, w=w, bias=bias)
+    return apply(_conv_grad_input, g, w, bias, spec=spec, size=tuple(size))
+
+
+def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:
+    """The adjoint of ``conv`` in w.
+
+    Shape: x (N, C_in, *size), g (N, C_out, *spec.out_size(size)) give (C_out, C_in / groups, *kernel).
+    """
+    same_dtype("conv_grad_weight", x=x, g=g)
+    return apply(_conv_grad_weight, x, g, spec=spec)

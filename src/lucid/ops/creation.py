@@ -1,0 +1,171 @@
+"""Tensors from data, constants and ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd.tracked import wrap
+from lucid.core.dtypes import DTypeLike, as_dtype, float32, of_numpy, scalar_dtype
+from lucid.ops.common import sizes_of
+from lucid.tensor.convert import as_array
+from lucid.tensor.device import Device
+from lucid.tensor.tensor import Tensor
+
+
+def tensor(data: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new leaf with a copy of ``data``."""
+    array = as_array(data, dtype)
+    shared = isinstance(data, Tensor | np.ndarray) or hasattr(data, "__array__") or hasattr(data, "__dlpack__")
+    return Tensor(np.array(array) if shared else array, requires_grad=requires_grad, device=device)
+
+
+def as_tensor(data: Any, dtype: DTypeLike = None, device: Any = None) -> Tensor:
+    """``data`` as a tensor, sharing memory where possible."""
+    if isinstance(data, Tensor):
+        return data.to(dtype=dtype, device=device)  # type: ignore[no-any-return]
+    return Tensor(data, dtype=dtype, device=device)
+
+
+def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor that shares the memory of an array."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: a NumPy array is needed, not {type(array).__name__}")
+    return Tensor(array)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor that shares the memory of anything with ``__dlpack__``: a PyTorch tensor, a JAX or CuPy array on the CPU."""
+    return Tensor(np.from_dlpack(source))
+
+
+def _new(array: np.ndarray[Any, Any], requires_grad: bool, device: Any) -> Tensor:
+    if requires_grad or device is not None:
+        return Tensor(array, requires_grad=requires_grad, device=device)
+    return wrap(array)  # type: ignore[no-any-return]
+
+
+def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    return float32.numpy if dtype is None else as_dtype(dtype).numpy
+
+
+def zeros(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """All 0."""
+    return _new(np.zeros(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
+
+
+def ones(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """All 1."""
+    return _new(np.ones(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
+
+
+def empty(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Whatever the memory holds."""
+    return _new(np.empty(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
+
+
+def full(size: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """All ``fill_value``, whose type decides the element type unless ``dtype`` does."""
+    value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
+    found = scalar_dtype(value) if dtype is None else as_dtype(dtype)
+    shape = sizes_of((size,) if isinstance(size, int) else tuple(size))
+    return _new(np.full(shape, value, found.numpy), requires_grad, device)
+
+
+def arange(
+    start: Any, end: Any = None, step: Any = 1, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """From ``start`` (0 if one number is given) in steps, up to and without ``end``. Integers give int64."""
+    start, end = (0, start) if end is None else (start, end)
+    start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
+    if step == 0 or (end - start) * step < 0:
+        raise ValueError(f"arange: step={step} does not lead from {start} to {end}")
+    whole = all(isinstance(x, int | np.integer) for x in (start, end, step))
+    found = (as_dtype("int64") if whole else float32) if dtype is None else as_dtype(dtype)
+    count = math.ceil((end - start) / step) if not whole else -((start - end) // step)
+    wide = np.int64 if whole else np.float64
+    return _new((start + step * np.arange(count, dtype=wide)).astype(found.numpy), requires_grad, device)
+
+
+def linspace(
+    start: float, end: float, steps: int, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """``steps`` numbers at equal distances, both ends included."""
+    if steps < 0:
+        raise ValueError(f"linspace: steps={steps} must not be negative")
+    return _new(np.linspace(start, end, steps).astype(_dtype(dtype)), requires_grad, device)
+
+
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: DTypeLike = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Powers of ``base`` with exponents at equal distances."""
+    return _new((base ** np.linspace(start, end, steps)).astype(_dtype(dtype)), requires_grad, device)
+
+
+def eye(n: int, m: int | None = None, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """1 on the diagonal, 0 elsewhere."""
+    return _new(np.eye(n, m, dtype=np.uint8).astype(_dtype(dtype)), requires_grad, device)
+
+
+def zeros_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """All 0, in the shape and type of a tensor."""
+    return zeros(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+
+
+def ones_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """All 1, in the shape and type of a tensor."""
+    return ones(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+
+
+def empty_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Whatever the memory holds, in the shape and type of a tensor."""
+    return empty(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+
+
+def full_like(x: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """All ``fill_value``, in the shape and type of a tensor."""
+    return full(x.shape, fill_value, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:
+    """Coordinates of every point of a grid, one tensor per dimension."""
+    xs = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else list(tensors)
+    grids = np.meshgrid(*(x._array for x in xs), indexing=indexing)  # type: ignore[call-overload]
+    return tuple(map(Tensor, grids))
+
+
+def complex(real: Any, imag: Any) -> Any:
+    """real + i imag."""
+    return real + imag * 1j
+
+
+def _method_like(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def new(x: Any, *sizes: Any, **options: Any) -> Tensor:
+        options["dtype"] = options.get("dtype") or of_numpy(x._array.dtype)
+        return make(*sizes, **options)
+
+    new.__name__ = f"new_{make.__name__}"
+    new.__doc__ = f"``{make.__name__}`` in the type of this tensor."
+    return new
+
+
+for _make in (zeros, ones, empty, full, arange, linspace, eye):
+    setattr(Tensor, _make.__name__, staticmethod(_make))
+for _make in (zeros, ones, empty, full, tensor):
+    setattr(Tensor, f"new_{_make.__name__}", _method_like(_make))
+
+__all__ = [
+    "Device", "arange", "as_tensor", "complex", "empty", "empty_like", "eye", "from_dlpack", "from_numpy", "full",
+    "full_like", "linspace", "logspace", "meshgrid", "ones", "ones_like", "tensor", "zeros", "zeros_like",
+]  # fmt: skip

@@ -1,0 +1,428 @@
+"""Arithmetic and functions of one element: each op a row, with NumPy's rule forward and its gradients beside it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.core.errors import DTypeError
+from lucid.ops import special
+from lucid.ops.broadcast import sum_to
+from lucid.ops.common import as_operand, conj, floating, method, operands
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+AB = ("a", "b")
+X = ("x",)
+
+# Two operands. ``sum_to`` undoes the broadcasting.
+
+_add = Op("add", np.add, inputs=AB, vjp={
+    "a": lambda g, a_shape: sum_to(g, a_shape),
+    "b": lambda g, b_shape: sum_to(g, b_shape),
+})  # fmt: skip
+_sub = Op("sub", np.subtract, inputs=AB, vjp={
+    "a": lambda g, a_shape: sum_to(g, a_shape),
+    "b": lambda g, b_shape: sum_to(-g, b_shape),
+})  # fmt: skip
+_mul = Op("mul", np.multiply, inputs=AB, vjp={
+    "a": lambda g, b, a_shape: sum_to(g * conj(b), a_shape),
+    "b": lambda g, a, b_shape: sum_to(g * conj(a), b_shape),
+})  # fmt: skip
+_div = Op("div", np.true_divide, inputs=AB, vjp={
+    "a": lambda g, b, a_shape: sum_to(g / conj(b), a_shape),
+    "b": lambda g, out, b, b_shape: sum_to(-g * conj(out / b), b_shape),
+})  # fmt: skip
+_pow = Op("pow", operator.pow, inputs=AB, vjp={
+    "a": lambda g, a, b, a_shape: sum_to(g * conj(_pow_slope(a, b)), a_shape),
+    "b": lambda g, out, a, b, b_shape: sum_to(g * conj(_log_times(out, a, b)), b_shape),
+})  # fmt: skip
+_remainder = Op("remainder", np.remainder, inputs=AB, vjp={
+    "a": lambda g, a_shape: sum_to(g, a_shape),
+    "b": lambda g, a, b, b_shape: sum_to(-g * floor(a / b), b_shape),
+})  # fmt: skip
+_fmod = Op("fmod", np.fmod, inputs=AB, vjp={
+    "a": lambda g, a_shape: sum_to(g, a_shape),
+    "b": lambda g, a, b, b_shape: sum_to(-g * trunc(a / b), b_shape),
+})  # fmt: skip
+_floor_divide = Op("floor_divide", np.floor_divide, inputs=AB)
+_maximum = Op("maximum", np.maximum, inputs=AB, vjp={
+    "a": lambda g, a, b, a_shape: sum_to(g * _share(a, b), a_shape),
+    "b": lambda g, a, b, b_shape: sum_to(g * _share(b, a), b_shape),
+})  # fmt: skip
+_minimum = Op("minimum", np.minimum, inputs=AB, vjp={
+    "a": lambda g, a, b, a_shape: sum_to(g * _share(b, a), a_shape),
+    "b": lambda g, a, b, b_shape: sum_to(g * _share(a, b), b_shape),
+})  # fmt: skip
+_atan2 = Op("atan2", np.arctan2, inputs=AB, vjp={
+    "a": lambda g, a, b, a_shape: sum_to(g * b / (a * a + b * b), a_shape),
+    "b": lambda g, a, b, b_shape: sum_to(-g * a / (a * a + b * b), b_shape),
+})  # fmt: skip
+
+
+def _share_forward(a: Any, b: Any, *, like: np.dtype[Any]) -> Array:
+    return np.add(np.greater(a, b), 0.5 * np.equal(a, b), dtype=np.float32).astype(like)
+
+
+_share_op = Op("share", _share_forward)
+
+
+def _share(a: Any, b: Any) -> Any:
+    """1 where a > b, a half at a tie (each side takes its part), 0 elsewhere."""
+    like = (a if isinstance(a, Tensor) else b)._array.dtype
+    return apply(_share_op, a, b, like=like)
+
+
+def _pow_slope(a: Any, b: Any) -> Any:
+    """b a^(b-1), and 0 where b is 0, whatever a is."""
+    if not isinstance(b, Tensor):
+        return b * a ** (b - 1) if b != 0 else a * 0
+    return (b * a ** (b - 1)).masked_fill(b == 0, 0)
+
+
+def _log_times(out: Any, a: Any, b: Any) -> Any:
+    """out log(a), and 0 where a is 0 and b is not negative, the limit."""
+    if not isinstance(a, Tensor):
+        return out * math.log(a) if a > 0 else out * (0.0 if a == 0 else math.nan)
+    return (out * log(a)).masked_fill((a == 0) & (b >= 0), 0)
+
+
+def _numbers(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Operands that are no booleans: subtraction has no meaning for those."""
+    a, b = operands(a, b)
+    x = a if isinstance(a, Tensor) else b
+    if x._array.dtype.kind == "b":
+        raise DTypeError(f"{name}: boolean tensors cannot be subtracted; use logical_xor or logical_not")
+    return a, b
+
+
+def _fractions(a: Any, b: Any) -> tuple[Any, Any]:
+    """Operands for true division: integers as float32."""
+    a, b = operands(a, b)
+    if isinstance(a, Tensor) and a._array.dtype.kind in "biu":
+        a = floating(a)
+    if isinstance(b, Tensor) and b._array.dtype.kind in "biu":
+        b = floating(b)
+    return (a, b) if isinstance(a, Tensor) or isinstance(b, Tensor) else operands(a, b)
+
+
+@method("add", "__add__")
+def add(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    """a + alpha b."""
+    if alpha != 1:
+        b = as_operand(b) * alpha
+    a, b = operands(a, b)
+    return apply(_add, a, b)
+
+
+@method("sub", "__sub__", "subtract")
+def sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
+    """a - alpha b."""
+    if alpha != 1:
+        b = as_operand(b) * alpha
+    a, b = _numbers("sub", a, b)
+    return apply(_sub, a, b)
+
+
+@method("mul", "__mul__", "multiply")
+def mul(a: Any, b: Any) -> Any:
+    """a b, element by element."""
+    a, b = operands(a, b)
+    return apply(_mul, a, b)
+
+
+@method("div", "__truediv__", "divide", "true_divide")
+def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    """a / b; integers are divided as float32. ``rounding_mode`` is "floor", "trunc" or None."""
+    if rounding_mode == "floor":
+        return floor_divide(a, b)
+    a, b = _fractions(a, b)
+    return apply(_div, a, b) if rounding_mode is None else trunc(apply(_div, a, b))
+
+
+@method("pow", "__pow__")
+def pow(a: Any, b: Any) -> Any:
+    """a to the power b."""
+    a, b = operands(a, b)
+    return apply(_pow, a, b)
+
+
+@method("remainder", "__mod__")
+def remainder(a: Any, b: Any) -> Any:
+    """a - b floor(a / b): the sign of the divisor."""
+    a, b = operands(a, b)
+    return apply(_remainder, a, b)
+
+
+@method()
+def fmod(a: Any, b: Any) -> Any:
+    """a - b trunc(a / b): the sign of the dividend."""
+    a, b = operands(a, b)
+    return apply(_fmod, a, b)
+
+
+@method("floor_divide", "__floordiv__")
+def floor_divide(a: Any, b: Any) -> Any:
+    """floor(a / b)."""
+    a, b = operands(a, b)
+    return apply(_floor_divide, a, b)
+
+
+@method()
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two elements; NaN if either is. The gradient of a tie is shared."""
+    a, b = operands(a, b)
+    return apply(_maximum, a, b)
+
+
+@method()
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two elements; NaN if either is. The gradient of a tie is shared."""
+    a, b = operands(a, b)
+    return apply(_minimum, a, b)
+
+
+@method("atan2", "arctan2")
+def atan2(a: Any, b: Any) -> Any:
+    """The angle of the point (b, a)."""
+    a, b = _fractions(a, b)
+    return apply(_atan2, a, b)
+
+
+for _name, _function in {"radd": add, "rmul": mul}.items():
+    setattr(Tensor, f"__{_name}__", _function)
+for _name, _function in {
+    "sub": sub, "truediv": div, "pow": pow, "mod": remainder, "floordiv": floor_divide,
+}.items():  # fmt: skip
+    setattr(Tensor, f"__r{_name}__", lambda b, a, _function=_function: _function(a, b))
+
+
+# One operand
+
+_ROOT_PI_INVERSE_TWICE = 2 / math.sqrt(math.pi)
+
+Row = tuple[Callable[..., Any], Callable[..., Any] | None]
+
+
+def _zero(g: Any) -> Any:
+    return g * 0
+
+
+_FUNCTIONS: dict[str, Row] = {
+    # name: (forward, gradient); integers become float32 first
+    "exp": (np.exp, lambda g, out: g * conj(out)),
+    "exp2": (np.exp2, lambda g, out: g * out * math.log(2)),
+    "expm1": (np.expm1, lambda g, out: g * conj(out + 1)),
+    "log": (np.log, lambda g, x: g / conj(x)),
+    "log2": (np.log2, lambda g, x: g / (x * math.log(2))),
+    "log10": (np.log10, lambda g, x: g / (x * math.log(10))),
+    "log1p": (np.log1p, lambda g, x: g / conj(x + 1)),
+    "sqrt": (np.sqrt, lambda g, out: g / conj(out * 2)),
+    "rsqrt": (lambda x: 1 / np.sqrt(x), lambda g, out: g * conj(out * out * out * -0.5)),
+    "reciprocal": (lambda x: 1 / x, lambda g, out: -g * conj(out * out)),
+    "sin": (np.sin, lambda g, x: g * conj(cos(x))),
+    "cos": (np.cos, lambda g, x: -g * conj(sin(x))),
+    "tan": (np.tan, lambda g, out: g * conj(out * out + 1)),
+    "asin": (np.arcsin, lambda g, x: g * rsqrt(1 - x * x)),
+    "acos": (np.arccos, lambda g, x: -g * rsqrt(1 - x * x)),
+    "atan": (np.arctan, lambda g, x: g / (x * x + 1)),
+    "sinh": (np.sinh, lambda g, x: g * conj(cosh(x))),
+    "cosh": (np.cosh, lambda g, x: g * conj(sinh(x))),
+    "tanh": (np.tanh, lambda g, out: g * conj(1 - out * out)),
+    "asinh": (np.arcsinh, lambda g, x: g * rsqrt(x * x + 1)),
+    "acosh": (np.arccosh, lambda g, x: g * rsqrt(x * x - 1)),
+    "atanh": (np.arctanh, lambda g, x: g / (1 - x * x)),
+    "sigmoid": (special.sigmoid, lambda g, out: g * out * (1 - out)),
+    "erf": (special.erf, lambda g, x: g * exp(-x * x) * _ROOT_PI_INVERSE_TWICE),
+    "erfc": (special.erfc, lambda g, x: g * exp(-x * x) * -_ROOT_PI_INVERSE_TWICE),
+}
+
+_EXACT: dict[str, Row] = {
+    # the same, on integers as they are
+    "neg": (np.negative, lambda g: -g),
+    "positive": (np.positive, lambda g: g),
+    "square": (np.square, lambda g, x: g * conj(x * 2)),
+    "abs": (np.absolute, lambda g, x: g * sign(x)),
+    "sign": (np.sign, _zero),
+    "floor": (np.floor, _zero),
+    "ceil": (np.ceil, _zero),
+    "trunc": (np.trunc, _zero),
+}
+
+_DOCS = {
+    "exp": "e to the power x.",
+    "exp2": "2 to the power x.",
+    "expm1": "exp(x) - 1, without cancellation near 0.",
+    "log": "Natural logarithm.",
+    "log2": "Logarithm to base 2.",
+    "log10": "Logarithm to base 10.",
+    "log1p": "log(1 + x), without cancellation near 0.",
+    "sqrt": "Square root.",
+    "rsqrt": "1 / sqrt(x).",
+    "reciprocal": "1 / x.",
+    "sin": "Sine.",
+    "cos": "Cosine.",
+    "tan": "Tangent.",
+    "asin": "Inverse sine.",
+    "acos": "Inverse cosine.",
+    "atan": "Inverse tangent.",
+    "sinh": "Hyperbolic sine.",
+    "cosh": "Hyperbolic cosine.",
+    "tanh": "Hyperbolic tangent.",
+    "asinh": "Inverse hyperbolic sine.",
+    "acosh": "Inverse hyperbolic cosine.",
+    "atanh": "Inverse hyperbolic tangent.",
+    "sigmoid": "1 / (1 + exp(-x)).",
+    "erf": "Error function, within 1 ulp of float64.",
+    "erfc": "1 - erf(x), without cancellation for large x.",
+    "neg": "-x.",
+    "positive": "x.",
+    "square": "x squared.",
+    "abs": "Distance from 0.",
+    "sign": "-1, 0 or 1; for a complex number, the number of length 1 in its direction.",
+    "floor": "The largest integer that is not above x.",
+    "ceil": "The smallest integer that is not below x.",
+    "trunc": "x without its fraction.",
+}
+
+
+def _unary(name: str, row: Row, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    forward, gradient = row
+    op = Op(name, forward, vjp={"x": gradient} if gradient else None, inputs=X)
+
+    def function(x: Any) -> Any:
+        return apply(op, prepare(x))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = _DOCS[name]
+    return method()(function)
+
+
+exp, exp2, expm1, log, log2, log10, log1p, sqrt, rsqrt, reciprocal = (
+    _unary(n, _FUNCTIONS[n], floating)
+    for n in ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal")
+)
+sin, cos, tan, asin, acos, atan = (
+    _unary(n, _FUNCTIONS[n], floating) for n in ("sin", "cos", "tan", "asin", "acos", "atan")
+)
+sinh, cosh, tanh, asinh, acosh, atanh = (
+    _unary(n, _FUNCTIONS[n], floating) for n in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")
+)
+sigmoid, erf, erfc = (_unary(n, _FUNCTIONS[n], floating) for n in ("sigmoid", "erf", "erfc"))
+neg, positive, square, abs, sign, floor, ceil, trunc = (
+    _unary(n, _EXACT[n], as_operand)
+    for n in ("neg", "positive", "square", "abs", "sign", "floor", "ceil", "trunc")
+)
+
+Tensor.__neg__ = neg  # type: ignore[attr-defined]
+Tensor.__pos__ = positive  # type: ignore[attr-defined]
+Tensor.__abs__ = abs  # type: ignore[attr-defined]
+
+_round = Op("round", lambda x, *, decimals: np.round(x, decimals), vjp={"x": _zero})
+_conj = Op("conj", np.conjugate, inputs=X, vjp={"x": lambda g: g.conj()})
+_real = Op("real", lambda x: x.real, view=True, vjp={"x": lambda g: g + 0j})
+_imag = Op("imag", lambda x: x.imag, view=True, vjp={"x": lambda g: g * 1j})
+_angle = Op("angle", np.angle, inputs=X, vjp={"x": lambda g, x: g * x * 1j / (x * conj(x))})
+
+
+@method()
+def round(x: Any, *, decimals: int = 0) -> Any:
+    """The nearest integer, or multiple of 10^-decimals; halves go to the even one."""
+    return apply(_round, as_operand(x), decimals=decimals)
+
+
+@method("__round__")
+def _rounded(x: Any, decimals: int = 0) -> Any:
+    return round(x, decimals=decimals)
+
+
+@method()
+def conj_physical(x: Any) -> Any:
+    """The complex conjugate, as a new tensor."""
+    return apply(_conj, x)
+
+
+Tensor.conj = lambda x: apply(_conj, x) if x._array.dtype.kind == "c" else x  # type: ignore[method-assign]
+
+
+def real(x: Any) -> Any:
+    """The real part, a view."""
+    return apply(_real, x) if x._array.dtype.kind == "c" else x
+
+
+def imag(x: Any) -> Any:
+    """The imaginary part, a view.
+
+    Raises: DTypeError for a real tensor.
+    """
+    if x._array.dtype.kind != "c":
+        raise DTypeError(f"imag: a complex tensor is needed, not {x.dtype!r}")
+    return apply(_imag, x)
+
+
+@method()
+def angle(x: Any) -> Any:
+    """The argument of complex numbers, in radians."""
+    return apply(_angle, floating(x))
+
+
+Tensor.real = property(real)  # type: ignore[method-assign]
+Tensor.imag = property(imag)  # type: ignore[method-assign]
+
+
+def _clamp_forward(x: Array, low: Any, high: Any) -> Array:
+    return np.clip(x, low, high)
+
+
+def _inside_forward(x: Array, low: Any, high: Any) -> Array:
+    inside = np.ones(np.shape(x), bool)
+    if low is not None:
+        inside = inside & (x >= low)
+    if high is not None:
+        inside = inside & (x <= high)
+    return inside.astype(x.dtype)
+
+
+_inside = Op("inside", _inside_forward)
+_clamp = Op("clamp", _clamp_forward, vjp={
+    "x": lambda g, x, low, high: g * apply(_inside, x, low, high),
+})  # fmt: skip
+
+
+@method("clamp", "clip")
+def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    """Elements below ``min`` become ``min``, above ``max`` become ``max``; the gradient is 0 there."""
+    x = as_operand(x)
+    if min is None and max is None:
+        raise ValueError("clamp: at least one of min and max is needed")
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        x = x if min is None else maximum(x, min)
+        return x if max is None else minimum(x, max)
+    for bound in (min, max):
+        if bound is not None:
+            x, _ = operands(x, bound)
+    return apply(_clamp, x, min, max)
+
+
+@method()
+def lerp(x: Any, end: Any, weight: Any) -> Any:
+    """x + weight (end - x)."""
+    return x + weight * (end - x)
+
+
+@method()
+def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
+    """x + value a b."""
+    return x + (a * b if value == 1 else a * b * value)
+
+
+@method()
+def addcdiv(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
+    """x + value a / b."""
+    return x + (a / b if value == 1 else a / b * value)
+

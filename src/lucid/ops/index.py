@@ -1,0 +1,248 @@
+"""Choosing elements, writing elements, sorting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.core.errors import DTypeError, ShapeError
+from lucid.ops.broadcast import sum_to
+from lucid.ops.common import as_operand, axis, cast, method
+from lucid.ops.reduction import Extremes
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+Index = tuple[Any, ...]
+
+
+def as_index(index: Any) -> tuple[Index, bool]:
+    """An index in NumPy's terms, and whether it is basic: integers, slices, None and ``...`` select a view."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    basic = True
+    for i, part in enumerate(parts):
+        if part is None or part is Ellipsis or type(part) is int:
+            continue
+        if isinstance(part, slice):
+            if any(isinstance(end, Tensor) for end in (part.start, part.stop, part.step)):
+                ends = (part.start, part.stop, part.step)
+                parts[i] = slice(*(None if end is None else int(end) for end in ends))
+            continue
+        if isinstance(part, np.integer) or (isinstance(part, Tensor) and _is_integer(part)):
+            parts[i] = int(part)
+            continue
+        parts[i] = _index_array(part)
+        basic = False
+    if basic and Ellipsis not in parts:
+        parts.append(Ellipsis)  # so that a single element, too, is a view
+    return tuple(parts), basic
+
+
+def _is_integer(x: Tensor) -> bool:
+    return x._array.ndim == 0 and x._array.dtype.kind in "iu"
+
+
+def _index_array(part: Any) -> Array:
+    array = part._array if isinstance(part, Tensor) else np.asarray(part)
+    if array.size == 0 and array.dtype.kind == "f" and not isinstance(part, Tensor | np.ndarray):
+        array = array.astype(np.int64)  # an empty list
+    if array.dtype.kind not in "biu":
+        raise DTypeError(f"index: integers, booleans, slices, None or ..., not elements of {array.dtype}")
+    return array
+
+
+_getitem_view = Op("getitem", lambda x, *, index: x[index], view=True, vjp={
+    "x": lambda g, x_shape, index: apply(_placed, g, shape=x_shape, index=index),
+})  # fmt: skip
+_getitem_copy = Op("getitem", lambda x, *, index: x[index], vjp={
+    "x": lambda g, x_shape, index: apply(_added, g, shape=x_shape, index=index),
+})  # fmt: skip
+
+
+def _placed_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
+    out = np.zeros(shape, g.dtype)
+    out[index] = g
+    return out
+
+
+def _added_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
+    """As ``_placed_forward``, for indices that may repeat."""
+    out = np.zeros(shape, g.dtype)
+    if all(not isinstance(part, np.ndarray) or part.dtype.kind == "b" for part in index):
+        out[index] = g
+    else:
+        np.add.at(out, index, g)
+    return out
+
+
+_placed = Op("place", _placed_forward, vjp={"g": lambda g, index: apply(_getitem_view, g, index=index)})
+_added = Op("place_add", _added_forward, vjp={"g": lambda g, index: apply(_getitem_copy, g, index=index)})
+
+
+@method("__getitem__")
+def getitem(x: Any, index: Any) -> Any:
+    """``x[index]``: a view for integers, slices, None and ``...``, else a copy."""
+    index, basic = as_index(index)
+    try:
+        return apply(_getitem_view if basic else _getitem_copy, x, index=index)
+    except IndexError as error:
+        raise IndexError(f"getitem: {error}; the tensor has shape {x.shape}") from None
+
+
+def _written(x: Array, value: Any, *, index: Index) -> Array:
+    out = x.copy()
+    out[index] = value
+    return out
+
+
+def _zeroed(g: Any, index: Index) -> Any:
+    return apply(write, g, 0, index=index)
+
+
+write = Op("setitem", _written, vjp={
+    "x": lambda g, index: _zeroed(g, index),
+    "value": lambda g, value_shape, index: sum_to(getitem(g, index), value_shape),
+})  # fmt: skip
+"""``x`` with ``x[index]`` replaced. Where an index repeats, which value stays is not defined."""
+
+
+def _mesh(index: Array, dim: int) -> Index:
+    """Indices of every element of ``index`` in a tensor, with ``index`` itself along ``dim``."""
+    grid = np.ogrid[tuple(slice(n) for n in index.shape)]
+    return tuple(index if i == dim else g for i, g in enumerate(grid))
+
+
+def _check_gather(name: str, x: Any, dim: int, index: Any) -> int:
+    d = axis(name, dim, x._array.ndim)
+    if index._array.dtype.kind not in "iu":
+        raise DTypeError(f"{name}: index must be an integer tensor, not {index.dtype!r}")
+    if index._array.ndim != x._array.ndim:
+        raise ShapeError(f"{name}: index of shape {index.shape} and tensor of shape {x.shape} must have one rank")
+    n = x._array.shape[d] if x._array.ndim else 1
+    if index._array.size and not (-n <= index._array.min() and index._array.max() < n):
+        raise IndexError(f"{name}: an index is out of range for dimension {dim} of size {n}")
+    return d
+
+
+_scatter_add = Op("scatter_add", lambda x, source, *, index: _scattered(x, source, index), vjp={
+    "x": lambda g: g,
+    "source": lambda g, source_shape, index: sum_to(apply(_getitem_copy, g, index=index), source_shape),
+})  # fmt: skip
+
+
+def _scattered(x: Array, source: Any, index: Index) -> Array:
+    out = x.copy()
+    np.add.at(out, index, source)
+    return out
+
+
+@method()
+def gather(x: Any, dim: int, index: Any) -> Any:
+    """Elements of ``x`` at ``index`` along ``dim``: out[i][j] = x[index[i][j]][j] for dim=0."""
+    index = as_operand(index)
+    d = _check_gather("gather", x, dim, index)
+    return apply(_getitem_copy, x, index=_mesh(index._array, d) or (Ellipsis,))
+
+
+@method()
+def scatter_add(x: Any, dim: int, index: Any, source: Any) -> Any:
+    """``x`` with every element of ``source`` added at its ``index`` along ``dim``; the adjoint of ``gather``."""
+    index = as_operand(index)
+    d = _check_gather("scatter_add", x, dim, index)
+    own = source[tuple(slice(n) for n in index.shape)]
+    return apply(_scatter_add, x, cast(own, x.dtype), index=_mesh(index._array, d))
+
+
+@method()
+def scatter(x: Any, dim: int, index: Any, source: Any) -> Any:
+    """``x`` with the elements at ``index`` along ``dim`` replaced by those of ``source``, or by one number."""
+    index = as_operand(index)
+    d = _check_gather("scatter", x, dim, index)
+    if isinstance(source, Tensor):
+        source = cast(source[tuple(slice(n) for n in index.shape)], x.dtype)
+    return apply(write, x, source, index=_mesh(index._array, d))
+
+
+@method("take_along_dim")
+def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
+    """``gather`` with broadcasting."""
+    indices = as_operand(indices)
+    d = axis("take_along_dim", dim, x._array.ndim)
+    sizes = list(np.broadcast_shapes(*(t[:d] + (1,) + t[d + 1 :] for t in (x.shape, indices.shape))))
+    wide, along = list(sizes), list(sizes)
+    wide[d], along[d] = x.shape[d], indices.shape[d]
+    return gather(x.broadcast_to(tuple(wide)), d, indices.broadcast_to(tuple(along)))
+
+
+@method()
+def index_select(x: Any, dim: int, index: Any) -> Any:
+    """The given indices of one dimension."""
+    d = axis("index_select", dim, x._array.ndim)
+    return getitem(x, (slice(None),) * d + (as_operand(index),))
+
+
+@method()
+def index_add(x: Any, dim: int, index: Any, source: Any) -> Any:
+    """``x`` with slices of ``source`` added at ``index`` of one dimension."""
+    d = axis("index_add", dim, x._array.ndim)
+    where = (slice(None),) * d + (as_operand(index)._array,)
+    return apply(_scatter_add, x, cast(source, x.dtype), index=where)
+
+
+@method()
+def masked_select(x: Any, mask: Any) -> Any:
+    """The elements where ``mask`` holds, in one dimension."""
+    shape = np.broadcast_shapes(x.shape, mask.shape)
+    return getitem(x.broadcast_to(shape), mask.broadcast_to(shape))
+
+
+# Sorting: the order is found on arrays, the values are gathered, so gradients need no row of their own
+
+
+_argsort = Op("argsort", lambda x, *, dim, descending: _order(x, dim, descending))
+
+
+def _order(x: Array, dim: int, descending: bool) -> Array:
+    """Stable, NaN as the largest."""
+    if not descending:
+        return np.argsort(x, axis=dim, kind="stable")
+    back = np.argsort(np.flip(x, dim), axis=dim, kind="stable")
+    return x.shape[dim] - 1 - np.flip(back, dim)
+
+
+@method()
+def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """Indices that sort along a dimension; equal elements keep their order."""
+    d = axis("argsort", dim, x._array.ndim)
+    if x._array.ndim == 0:
+        return Tensor(np.zeros((), np.int64))
+    return apply(_argsort, x, dim=d, descending=descending)
+
+
+@method()
+def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Extremes:
+    """``(values, indices)`` in order along a dimension; equal elements keep theirs, NaN counts as largest."""
+    indices = argsort(x, dim, descending)
+    return Extremes(gather(x, dim, indices), indices)
+
+
+@method()
+def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extremes:
+    """The ``k`` largest (or smallest) elements along a dimension, in order, and their indices."""
+    d = axis("topk", dim, x._array.ndim)
+    n = x._array.shape[d] if x._array.ndim else 1
+    if not 0 <= k <= n:
+        raise ShapeError(f"topk: k={k} is out of range for dimension {dim} of size {n}")
+    indices = argsort(x, d, descending=largest)
+    indices = indices.narrow(d, 0, k) if x._array.ndim else indices
+    return Extremes(gather(x, d, indices), indices)
+
+
+def unique(x: Any, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    """The different elements in order, with ``return_inverse`` and ``return_counts`` as further results."""
+    found = np.unique(x._array, return_inverse=return_inverse, return_counts=return_counts)
+    return tuple(map(Tensor, found)) if isinstance(found, tuple) else Tensor(found)
+
+
+method()(unique)

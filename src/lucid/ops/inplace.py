@@ -1,0 +1,205 @@
+"""Writing into tensors: the value of an operation, put into the memory of its first operand.
+
+Without a graph the memory is simply written. With one, the tensor moves to a new place in the graph: the operation is
+applied to what the tensor was, the result is written into its memory, and the tensor takes the result's place. Through
+a view the base moves too: it becomes "the base with this part replaced", and the view a fresh view of that; other
+views of the base find their new place when they are used next (``autograd.tracked.placed``).
+
+Every write counts up the version that all views of the memory share, so that a graph that had saved the old value
+refuses to use the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.autograd.mode import mode
+from lucid.autograd.tracked import placed, wrap
+from lucid.core.errors import DTypeError, GradientError, ShapeError
+from lucid.ops import compare, elementwise, index
+from lucid.ops.common import cast, method, operands
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def _writable(name: str, x: Any) -> None:
+    if not x._array.flags.writeable:
+        raise ValueError(
+            f"{name}: the tensor of shape {x.shape} cannot be written: its memory is read-only, or several of its "
+            f"elements share one place (after expand); clone() it first"
+        )
+
+
+def _checked(name: str, x: Any) -> None:
+    """Refuse to write into a leaf that requires a gradient, or into a view of one."""
+    _writable(name, x)
+    if not mode.recording:
+        return
+    view = x._view
+    if view is not None:
+        placed(x)
+        if view.base._requires_grad and view.base._edge is None:
+            raise GradientError(f"{name}: a view of a leaf that requires a gradient is written in place; use no_grad() or clone()")
+        if view.base._requires_grad and not x._requires_grad:
+            raise GradientError(f"{name}: a view made under no_grad is written in place while its base is recorded; make it again")
+    elif x._requires_grad and x._edge is None:
+        raise GradientError(f"{name}: a leaf that requires a gradient is written in place; use no_grad() or an operation that returns a new tensor")
+
+
+def _fits(name: str, x: Any, value: Array) -> None:
+    if not np.can_cast(value.dtype, x._array.dtype, "same_kind") and x._array.dtype.name != "bfloat16":
+        raise DTypeError(f"{name}: a result of {value.dtype} cannot be written into {x.dtype!r}")
+    if value.shape != x._array.shape:
+        raise ShapeError(f"{name}: a result of shape {value.shape} cannot be written into shape {x.shape}")
+
+
+def _write(x: Any, value: Array) -> None:
+    with np.errstate(all="ignore"):
+        np.copyto(x._array, value, casting="unsafe")
+    x._version[0] += 1
+
+
+def overwrite(x: Any, name: str, value: Any) -> Any:
+    """Replace all elements by constants (an array or a number): whatever ``x`` was gets no gradient any more."""
+    _checked(name, x)
+    if mode.recording and x._requires_grad:
+        return _move(x, name, apply(_fill, _was(x), value=value))
+    _write(x, value)
+    return x
+
+
+def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params: Any) -> Any:
+    """x = function(x, *args), in the memory of ``x``."""
+    _checked(name, x)
+    recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in args))
+    old = _was(x) if recorded else x.detach()
+    result = function(old, *args, **params)
+    _fits(name, x, result._array)
+    if recorded:
+        return _move(x, name, cast(result, x.dtype))
+    _write(x, result._array)
+    return x
+
+
+def _was(x: Any) -> Any:
+    """The tensor as it is now, in memory of its own, for the graph to keep."""
+    old = wrap(x._array.copy())
+    old._edge, old._requires_grad = x._edge, x._requires_grad
+    return old
+
+
+_fill = Op("fill", lambda x, *, value: np.broadcast_to(np.asarray(value), x.shape).astype(x.dtype), vjp={
+    "x": lambda g: g * 0,
+})  # fmt: skip
+
+
+def _with_part(base: Array, part: Array, *, cut: Callable[[Any], Any]) -> Array:
+    out = base.copy()
+    target = cut(wrap(out))._array
+    target[...] = part
+    return out
+
+
+_replace = Op("copy_slices", _with_part, vjp={
+    "base": lambda g, cut: apply(_clear, g, cut=cut),
+    "part": lambda g, cut: cut(g),
+})  # fmt: skip
+_clear = Op("clear_slices", lambda x, *, cut: _with_part(x, np.zeros((), x.dtype), cut=cut), vjp={
+    "x": lambda g, cut: apply(_clear, g, cut=cut),
+})  # fmt: skip
+
+
+def _move(x: Any, name: str, result: Any) -> Any:
+    """Write a recorded result into the memory of ``x`` and give ``x`` its place in the graph."""
+    view = x._view
+    if view is None:
+        _write(x, result._array)
+        x._edge, x._requires_grad = result._edge, result._requires_grad
+        return x
+    base, steps = view.base, view.steps
+
+    def cut(tensor: Any) -> Any:
+        for step in steps:
+            tensor = step(tensor)
+        return tensor
+
+    whole = apply(_replace, _was(base), result, cut=cut)
+    _write(x, result._array)
+    base._edge, base._requires_grad = whole._edge, whole._requires_grad
+    placed(x)
+    return x
+
+
+def _in_place(name: str, function: Callable[..., Any], *symbols: str) -> None:
+    def written(x: Any, *args: Any, **params: Any) -> Any:
+        return update(x, written.__name__, function, *args, **params)
+
+    written.__name__ = written.__qualname__ = f"{name}_"
+    written.__doc__ = f"``{name}``, written into the tensor itself."
+    method(f"{name}_", *symbols)(written)
+
+
+for _name, _symbol in {
+    "add": "iadd", "sub": "isub", "mul": "imul", "div": "itruediv", "pow": "ipow", "remainder": "imod",
+    "floor_divide": "ifloordiv",
+}.items():  # fmt: skip
+    _in_place(_name, getattr(elementwise, _name), f"__{_symbol}__")
+for _name in (
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan",
+    "tanh", "sigmoid", "neg", "abs", "square", "sign", "floor", "ceil", "trunc", "round", "clamp", "lerp", "addcmul",
+    "addcdiv", "erf", "fmod",
+):  # fmt: skip
+    _in_place(_name, getattr(elementwise, _name))
+_in_place("masked_fill", compare.masked_fill)
+_in_place("scatter_add", index.scatter_add)
+_in_place("scatter", index.scatter)
+_in_place("index_add", index.index_add)
+for _name in ("and", "or", "xor"):
+    _in_place(f"bitwise_{_name}", getattr(compare, f"bitwise_{_name}"), f"__i{_name}__")
+
+
+@method()
+def zero_(x: Any) -> Any:
+    """Overwrite with zeros."""
+    return overwrite(x, "zero_", 0)
+
+
+@method()
+def fill_(x: Any, value: Any) -> Any:
+    """Overwrite with one value."""
+    if isinstance(value, Tensor):
+        return copy_(x, value.broadcast_to(x.shape))
+    return overwrite(x, "fill_", value)
+
+
+@method()
+def copy_(x: Any, source: Any) -> Any:
+    """Overwrite with the elements of another tensor (broadcast, converted); gradients go there."""
+    source = source if isinstance(source, Tensor) else Tensor(source)
+    return update(x, "copy_", lambda old: cast(source, x.dtype).broadcast_to(x.shape) + 0 if source.requires_grad else source.broadcast_to(x.shape))
+
+
+@method("__setitem__")
+def setitem(x: Any, where: Any, value: Any) -> None:
+    """``x[where] = value``, in place; the value is converted and broadcast."""
+    _checked("setitem", x)
+    chosen, _ = index.as_index(where)
+    if not isinstance(value, Tensor):
+        value = Tensor(value, dtype=x.dtype) if not isinstance(value, bool | int | float | complex) else value
+    try:
+        if mode.recording and (x._requires_grad or (isinstance(value, Tensor) and value.requires_grad)):
+            value = cast(value, x.dtype) if isinstance(value, Tensor) else value
+            _move(x, "setitem", apply(index.write, _was(x), value, index=chosen))
+        else:
+            with np.errstate(all="ignore"):
+                x._array[chosen] = value._array if isinstance(value, Tensor) else value
+            x._version[0] += 1
+    except ValueError as error:
+        raise ShapeError(f"setitem: {error}; the tensor has shape {x.shape}") from None
+    except IndexError as error:
+        raise IndexError(f"setitem: {error}; the tensor has shape {x.shape}") from None

@@ -1,0 +1,260 @@
+"""Products of matrices, and sums over named indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.core.errors import DTypeError, ShapeError
+from lucid.ops.broadcast import sum_to
+from lucid.ops.common import as_operand, axis, conj, method, same_dtype
+from lucid.ops.shape import movedim, permute, reshape, transpose, unsqueeze
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def _matmul_forward(a: Array, b: Array) -> Array:
+    if a.dtype.itemsize == 2 and a.dtype.kind in "fV":
+        return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+    return np.matmul(a, b)
+
+
+_matmul = Op("matmul", _matmul_forward, vjp={
+    "a": lambda g, b, a_shape: sum_to(_product(g, conj(transpose(b, -2, -1))), a_shape),
+    "b": lambda g, a, b_shape: sum_to(_product(conj(transpose(a, -2, -1)), g), b_shape),
+})  # fmt: skip
+
+
+def _product(a: Any, b: Any) -> Any:
+    """The product of (…, m, k) and (…, k, n). A batch against one matrix is one tall product."""
+    if b._array.ndim == 2 and a._array.ndim > 2:
+        shape = a._array.shape
+        flat = apply(_matmul, reshape(a, (int(np.prod(shape[:-1])), shape[-1])), b)
+        return reshape(flat, (*shape[:-1], b._array.shape[1]))
+    return apply(_matmul, a, b)
+
+
+@method("matmul", "__matmul__")
+def matmul(a: Any, b: Any) -> Any:
+    """The matrix product of the last two dimensions; the others broadcast. A vector counts as one row or one column.
+
+    Shape: (…, m, k) @ (…, k, n) gives (…, m, n); (k,) @ (k,) gives ().
+    """
+    a, b = as_operand(a), as_operand(b)
+    same_dtype("matmul", a=a, b=b)
+    x, y = a._array, b._array
+    if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+        raise ShapeError(f"matmul: shapes {a.shape} and {b.shape} do not fit; the last of a must be the rows of b")
+    if x.ndim > 1 and y.ndim > 1:
+        return _product(a, b)
+    out = _product(unsqueeze(a, 0) if x.ndim == 1 else a, unsqueeze(b, 1) if y.ndim == 1 else b)
+    return reshape(out, out.shape[: -2] + a.shape[-2:-1] + (b.shape[-1:] if y.ndim > 1 else ()))
+
+
+Tensor.__rmatmul__ = lambda b, a: matmul(a, b)  # type: ignore[attr-defined]
+
+
+def _of_rank(caller: str, **expected: tuple[Any, int]) -> None:
+    for name, (x, rank) in expected.items():
+        if x._array.ndim != rank:
+            raise ShapeError(f"{caller}: {name} must have {rank} dimensions, not shape {x.shape}")
+
+
+@method()
+def mm(a: Any, b: Any) -> Any:
+    """The product of two matrices."""
+    _of_rank("mm", a=(a, 2), b=(b, 2))
+    return matmul(a, b)
+
+
+@method()
+def bmm(a: Any, b: Any) -> Any:
+    """The products of two batches of matrices."""
+    _of_rank("bmm", a=(a, 3), b=(b, 3))
+    return matmul(a, b)
+
+
+@method()
+def mv(a: Any, b: Any) -> Any:
+    """The product of a matrix and a vector."""
+    _of_rank("mv", a=(a, 2), b=(b, 1))
+    return matmul(a, b)
+
+
+@method()
+def dot(a: Any, b: Any) -> Any:
+    """The sum of products of two vectors."""
+    _of_rank("dot", a=(a, 1), b=(b, 1))
+    return matmul(a, b)
+
+
+@method("outer", "ger")
+def outer(a: Any, b: Any) -> Any:
+    """All products of the elements of two vectors."""
+    _of_rank("outer", a=(a, 1), b=(b, 1))
+    return unsqueeze(a, 1) * unsqueeze(b, 0)
+
+
+@method()
+def addmm(x: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """beta x + alpha (a @ b)."""
+    product = matmul(a, b)
+    return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
+
+
+def _triangle(name: str, keep: Any) -> Op:
+    return Op(name, lambda x, *, diagonal: keep(x, diagonal).astype(x.dtype, copy=False), vjp={
+        "x": lambda g, diagonal: apply(_TRIANGLES[name], g, diagonal=diagonal),
+    })  # fmt: skip
+
+
+_TRIANGLES = {"tril": _triangle("tril", np.tril), "triu": _triangle("triu", np.triu)}
+
+
+@method()
+def tril(x: Any, diagonal: int = 0) -> Any:
+    """The part on and below a diagonal, 0 elsewhere."""
+    return apply(_TRIANGLES["tril"], x, diagonal=diagonal)
+
+
+@method()
+def triu(x: Any, diagonal: int = 0) -> Any:
+    """The part on and above a diagonal, 0 elsewhere."""
+    return apply(_TRIANGLES["triu"], x, diagonal=diagonal)
+
+
+@method()
+def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """Elements whose indices in two dimensions differ by ``offset``, in a last dimension of their own."""
+    a, b = axis("diagonal", dim1, x._array.ndim), axis("diagonal", dim2, x._array.ndim)
+    front = movedim(x, (a, b), (0, 1))
+    rows, columns = front.shape[:2]
+    n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
+    steps = np.arange(n)
+    return movedim(front[steps - min(offset, 0), steps + max(offset, 0)], 0, -1)
+
+
+@method()
+def diag(x: Any, diagonal: int = 0) -> Any:
+    """The diagonal of a matrix, or the matrix with a vector as its diagonal."""
+    if x._array.ndim == 2:
+        return Tensor.diagonal(x, diagonal)
+    _of_rank("diag", x=(x, 1))
+    n = x.shape[0] + abs(diagonal)
+    steps = np.arange(x.shape[0])
+    flat = (steps - min(diagonal, 0)) * n + steps + max(diagonal, 0)
+    zeros = Tensor(np.zeros(n * n, x._array.dtype))
+    return reshape(zeros.index_add(0, Tensor(flat), x), (n, n))
+
+
+@method()
+def trace(x: Any) -> Any:
+    """The sum of the diagonal of a matrix."""
+    _of_rank("trace", x=(x, 2))
+    return Tensor.diagonal(x).sum()
+
+
+# Sums over named indices
+
+
+def _einsum_forward(*xs: Array, equation: str) -> Array:
+    narrow = xs[0].dtype.itemsize == 2 and xs[0].dtype.kind in "fV"
+    arrays = [x.astype(np.float32) for x in xs] if narrow else xs
+    out = np.einsum(equation, *arrays, optimize=len(xs) > 1)
+    return np.asarray(out).astype(xs[0].dtype, copy=False)
+
+
+def _einsum_rows(g: Any, xs: tuple[Any, ...], equation: str) -> tuple[Any, ...]:
+    left, result = equation.split("->")
+    names = left.split(",")
+    return tuple(_einsum_row(g, result, i, names, xs) for i in range(len(xs)))
+
+
+def _einsum_row(g: Any, result: str, i: int, names: list[str], xs: tuple[Any, ...]) -> Any:
+    """The sum over all but the indices of operand i; an index nothing else has is spread over its size."""
+    others = [(n, x) for j, (n, x) in enumerate(zip(names, xs, strict=True)) if j != i]
+    known = set(result).union(*(set(n) for n, _ in others))
+    kept = "".join(c for c in names[i] if c in known)
+    equation = ",".join([result, *(n for n, _ in others)]) + "->" + kept
+    part = apply(_einsum, g, *(conj(x) for _, x in others), equation=equation)
+    shape = xs[i].shape
+    wide = tuple(n if c in known else 1 for c, n in zip(names[i], shape, strict=True))
+    return reshape(part, wide).broadcast_to(shape)
+
+
+_einsum = Op("einsum", _einsum_forward, vjp={"xs": _einsum_rows})
+
+
+def _explicit(equation: str, xs: list[Any]) -> tuple[list[str], str]:
+    """Names of every operand's and of the result's dimensions, with letters for ``...`` and the implicit result spelt out."""
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    names = left.split(",")
+    if len(names) != len(xs):
+        raise ShapeError(f"einsum: {equation!r} names {len(names)} operands, there are {len(xs)}")
+    used = set(left)
+    spare = [c for c in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if c not in used]
+    longest = 0
+    for i, (name, x) in enumerate(zip(names, xs, strict=True)):
+        extra = x._array.ndim - len(name.replace("...", ""))
+        if extra < 0 or (extra and "..." not in name):
+            raise ShapeError(f"einsum: {name!r} in {equation!r} does not name the dimensions of shape {x.shape}")
+        names[i] = name.replace("...", "".join(reversed(spare[:extra])))
+        longest = max(longest, extra)
+    dots = "".join(reversed(spare[:longest]))
+    if not arrow:
+        once = sorted(c for c in used - set(".,") if left.count(c) == 1)
+        result = dots + "".join(once)
+    return names, result.replace("...", dots)
+
+
+def _without_repeats(x: Any, name: str) -> tuple[Any, str]:
+    """An operand that names an index twice, as its diagonal."""
+    for c in dict.fromkeys(name):
+        while name.count(c) > 1:
+            first = name.index(c)
+            second = name.index(c, first + 1)
+            if x.shape[first] != x.shape[second]:
+                raise ShapeError(f"einsum: index {c!r} has sizes {x.shape[first]} and {x.shape[second]}")
+            x = Tensor.diagonal(x, 0, first, second)
+            name = name[:first] + name[first + 1 : second] + name[second + 1 :] + c
+    return x, name
+
+
+def einsum(equation: str, *operands: Any) -> Any:
+    """The sum of products over the indices that ``->`` does not keep.
+
+    >>> import lucid
+    >>> lucid.einsum("ij,j->i", lucid.eye(2), lucid.tensor([1.0, 2.0]))
+    Tensor([1., 2.])
+    """
+    xs = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
+    if len({x.dtype for x in xs}) > 1:
+        raise DTypeError(f"einsum: all operands of one dtype, not {', '.join(repr(x.dtype) for x in xs)}")
+    names, result = _explicit(equation, xs)
+    sizes: dict[str, int] = {}
+    for i, (x, name) in enumerate(zip(xs, names, strict=True)):
+        xs[i], names[i] = _without_repeats(x, name)
+        for c, n in zip(names[i], xs[i].shape, strict=True):
+            if 1 != sizes.get(c, n) != n != 1:
+                raise ShapeError(f"einsum: index {c!r} of {equation!r} has sizes {sizes[c]} and {n}")
+            sizes[c] = max(sizes.get(c, 1), n) if n else 0
+    if missing := set(result) - set(sizes):
+        raise ShapeError(f"einsum: the result of {equation!r} names {sorted(missing)}, which no operand has")
+    xs = [x.broadcast_to(tuple(sizes[c] for c in name)) for x, name in zip(xs, names, strict=True)]
+    return apply(_einsum, *xs, equation=",".join(names) + "->" + result)
+
+
+def tensordot(a: Any, b: Any, dims: int | tuple[Any, Any] = 2) -> Any:
+    """The sum of products over the last ``dims`` dimensions of a and the first of b, or over those named."""
+    if isinstance(dims, int):
+        dims = (list(range(a.ndim - dims, a.ndim)), list(range(dims)))
+    left, right = ([axis("tensordot", d, x.ndim) for d in ds] for x, ds in zip((a, b), dims, strict=True))
+    free_a = [d for d in range(a.ndim) if d not in left]
+    free_b = [d for d in range(b.ndim) if d not in right]
+    inner = int(np.prod([a.shape[d] for d in left]))
+    x = reshape(permute(a, free_a + left), (-1, inner))
+    y = reshape(permute(b, right + free_b), (inner, -1))
+    return reshape(matmul(x, y), [a.shape[d] for d in free_a] + [b.shape[d] for d in free_b])

@@ -1,0 +1,335 @@
+"""Sums, extremes and counts over dimensions. ``dim`` is one dimension, several, or None for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.core.dtypes import DTypeLike, as_dtype
+from lucid.core.errors import DTypeError, ShapeError
+from lucid.ops.broadcast import broadcast_to
+from lucid.ops.common import Dims, as_operand, axes, axis, cast, conj, floating, method
+from lucid.ops.shape import flip, reshape
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+Axes = tuple[int, ...] | None
+
+
+class Extremes(NamedTuple):
+    """Values, and the index of each along the dimension."""
+
+    values: Any
+    indices: Any
+
+
+def _kept_shape(shape: tuple[int, ...], dims: Axes) -> tuple[int, ...]:
+    return tuple(1 if dims is None or i in dims else n for i, n in enumerate(shape))
+
+
+def _spread(reduced: Any, shape: tuple[int, ...], dims: Axes) -> Any:
+    """A reduced tensor, read as often as its elements were reduced."""
+    return broadcast_to(_kept(reduced, shape, dims), shape)
+
+
+def _kept(reduced: Any, shape: tuple[int, ...], dims: Axes) -> Any:
+    """A reduced tensor with its dimensions of size 1 back."""
+    kept = _kept_shape(shape, dims)
+    return reduced if reduced._array.shape == kept else reshape(reduced, kept)
+
+
+def _count(shape: tuple[int, ...], dims: Axes) -> int:
+    return math.prod(shape if dims is None else (shape[i] for i in dims))
+
+
+def _wide(x: Array) -> Any:
+    """The dtype to add up in: float32 for 16-bit floats, int64 for integers."""
+    if x.dtype.kind in "biu":
+        return np.int64
+    return np.float32 if x.dtype.itemsize == 2 else None
+
+
+def _narrowed(out: Any, x: Array) -> Any:
+    return out if x.dtype.kind in "biu" else np.asarray(out).astype(x.dtype, copy=False)
+
+
+def _sum_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    return _narrowed(np.add.reduce(x, axis=dims, dtype=_wide(x), keepdims=keepdim), x)
+
+
+def _mean_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    return _narrowed(np.add.reduce(x, axis=dims, dtype=_wide(x), keepdims=keepdim) / _count(x.shape, dims), x)
+
+
+def _var_forward(x: Array, *, dims: Axes, keepdim: bool, correction: float) -> Array:
+    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    count = _count(x.shape, dims)
+    away = wide - np.add.reduce(wide, axis=dims, keepdims=True) / (count or 1)
+    squares = (away * away.conj()).real if x.dtype.kind == "c" else away * away
+    real = x.real.dtype if x.dtype.kind == "c" else x.dtype
+    total = np.asarray(np.add.reduce(squares, axis=dims, keepdims=keepdim))
+    return (total / np.asarray(_left(count, correction), total.dtype)).astype(real, copy=False)
+
+
+def _left(count: int, correction: float) -> float:
+    """What the sum of squares is divided by: NaN, for a variance of NaN, where nothing is left."""
+    return count - correction if count > correction else math.nan
+
+
+def _centred(x: Any, dims: Axes) -> Any:
+    return x - apply(_mean, x, dims=dims, keepdim=True)
+
+
+_sum = Op("sum", _sum_forward, vjp={"x": lambda g, x_shape, dims: _spread(g, x_shape, dims)})
+_mean = Op("mean", _mean_forward, vjp={
+    "x": lambda g, x_shape, dims: _spread(g / _count(x_shape, dims), x_shape, dims),
+})  # fmt: skip
+_var = Op("var", _var_forward, vjp={
+    "x": lambda g, x, dims, correction: (
+        _kept(g * 2 / _left(_count(x.shape, dims), correction), x.shape, dims) * _centred(x, dims)
+    ),
+})  # fmt: skip
+_prod = Op("prod", lambda x, *, dims, keepdim: np.multiply.reduce(x, axis=dims, keepdims=keepdim), vjp={
+    "x": lambda g, x, dims: _kept(g, x.shape, dims) * conj(_product_of_others(x, dims[0])),
+})  # fmt: skip
+
+
+def _extreme_row(g: Any, out: Any, x: Any, dims: Axes) -> Any:
+    """Elements that reach the extreme share its gradient."""
+    there = cast(x == _kept(out, x.shape, dims), x.dtype)
+    return _kept(g, x.shape, dims) * (there / apply(_sum, there, dims=dims, keepdim=True))
+
+
+_amax = Op("amax", lambda x, *, dims, keepdim: np.maximum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row})
+_amin = Op("amin", lambda x, *, dims, keepdim: np.minimum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row})
+
+
+def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    top = np.maximum.reduce(wide, axis=dims, keepdims=True)
+    top = np.where(np.isfinite(top), top, wide.dtype.type(0))
+    out = np.log(np.add.reduce(np.exp(wide - top), axis=dims, keepdims=True)) + top
+    return np.asarray(out if keepdim else out.squeeze(dims)).astype(x.dtype, copy=False)
+
+
+_logsumexp = Op("logsumexp", _logsumexp_forward, vjp={
+    "x": lambda g, x, out, dims: _kept(g, x.shape, dims) * (x - _kept(out, x.shape, dims)).exp(),
+})  # fmt: skip
+_cumsum = Op("cumsum", lambda x, *, dim: _narrowed(np.cumsum(x, axis=dim, dtype=_wide(x)), x), vjp={
+    "x": lambda g, dim: flip(apply(_cumsum, flip(g, dim), dim=dim), dim),
+})  # fmt: skip
+_cumprod = Op("cumprod", lambda x, *, dim: np.cumprod(x, axis=dim), vjp={
+    "x": lambda g, out, x, dim: flip(apply(_cumsum, flip(g * conj(out), dim), dim=dim), dim) / conj(x),
+})  # fmt: skip
+_norm = Op("norm", lambda x, *, dims, keepdim: _norm_forward(x, dims, keepdim), vjp={
+    "x": lambda g, x, out, dims: x * _direction(_kept(g, x.shape, dims), _kept(out, x.shape, dims)),
+})  # fmt: skip
+
+
+def _norm_forward(x: Array, dims: Axes, keepdim: bool) -> Array:
+    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    squares = (wide * wide.conj()).real if x.dtype.kind == "c" else wide * wide
+    out = np.sqrt(np.add.reduce(squares, axis=dims, keepdims=keepdim))
+    return np.asarray(out) if x.dtype.kind == "c" else _narrowed(out, x)
+
+
+def _direction(g: Any, length: Any) -> Any:
+    """g / length, and 0 where the length is 0: the subgradient PyTorch takes."""
+    return (g / length).masked_fill(length == 0, 0)
+
+
+def _product_of_others(x: Any, dim: int) -> Any:
+    """For each element the product of all others along ``dim``: products from the left times products from the right."""
+    n = x._array.shape[dim]
+    ones = x.narrow(dim, 0, 1) * 0 + 1
+    from lucid.ops.shape import cat
+
+    def before(y: Any) -> Any:
+        return apply(_cumprod, cat([ones, y.narrow(dim, 0, n - 1)], dim), dim=dim)
+
+    return before(x) * flip(before(flip(x, dim)), dim) if n else x
+
+
+def _real_numbers(name: str, x: Any, dtype: DTypeLike) -> Any:
+    x = as_operand(x)
+    if dtype is not None:
+        return cast(x, as_dtype(dtype))
+    if x._array.dtype.kind in "biu":
+        raise DTypeError(f"{name}: a floating point or complex tensor is needed, not {x.dtype!r}; pass dtype=")
+    return x
+
+
+@method()
+def sum(x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
+    """The sum; of integers and booleans as int64."""
+    x = as_operand(x) if dtype is None else cast(as_operand(x), as_dtype(dtype))
+    return apply(_sum, x, dims=axes("sum", dim, x._array.ndim), keepdim=keepdim)
+
+
+@method()
+def mean(x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
+    """The arithmetic mean."""
+    x = _real_numbers("mean", x, dtype)
+    return apply(_mean, x, dims=axes("mean", dim, x._array.ndim), keepdim=keepdim)
+
+
+@method()
+def var(x: Any, dim: Dims = None, *, correction: float = 1, unbiased: bool | None = None, keepdim: bool = False) -> Any:
+    """The variance, the sum of squares divided by n - ``correction``."""
+    x = _real_numbers("var", x, None)
+    correction = correction if unbiased is None else int(unbiased)
+    return apply(_var, x, dims=axes("var", dim, x._array.ndim), keepdim=keepdim, correction=correction)
+
+
+_std = Op("std", lambda x, *, dims, keepdim, correction: np.sqrt(_var_forward(
+    x, dims=dims, keepdim=keepdim, correction=correction)), vjp={
+    "x": lambda g, out, x, dims, correction: _direction(_kept(g, x.shape, dims), _kept(out, x.shape, dims))
+    * _centred(x, dims) / _left(_count(x.shape, dims), correction),
+})  # fmt: skip
+
+
+@method()
+def std(x: Any, dim: Dims = None, *, correction: float = 1, unbiased: bool | None = None, keepdim: bool = False) -> Any:
+    """The standard deviation, the root of ``var``; its gradient is 0 where it is 0."""
+    x = _real_numbers("std", x, None)
+    correction = correction if unbiased is None else int(unbiased)
+    return apply(_std, x, dims=axes("std", dim, x._array.ndim), keepdim=keepdim, correction=correction)
+
+
+@method()
+def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
+    """The product, over one dimension or all elements."""
+    x = as_operand(x) if dtype is None else cast(as_operand(x), as_dtype(dtype))
+    if x._array.dtype.kind in "biu":
+        x = cast(x, as_dtype("int64"))
+    if dim is None:
+        shape = (1,) * x._array.ndim if keepdim else ()
+        return reshape(apply(_prod, reshape(x, -1), dims=(0,), keepdim=False), shape)
+    return apply(_prod, x, dims=axes("prod", dim, x._array.ndim), keepdim=keepdim)
+
+
+@method()
+def cumsum(x: Any, dim: int) -> Any:
+    """Sums of the first 1, 2, … elements along a dimension."""
+    return apply(_cumsum, as_operand(x), dim=axis("cumsum", dim, x._array.ndim))
+
+
+@method()
+def cumprod(x: Any, dim: int) -> Any:
+    """Products of the first 1, 2, … elements along a dimension. The gradient is NaN where an element is 0."""
+    return apply(_cumprod, as_operand(x), dim=axis("cumprod", dim, x._array.ndim))
+
+
+def _not_empty(name: str, x: Any, dims: Axes) -> None:
+    if _count(x._array.shape, dims) == 0:
+        raise ShapeError(f"{name}: nothing to choose from in dimensions {dims} of shape {x.shape}")
+
+
+@method()
+def amax(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+    """The largest element; equal ones share the gradient."""
+    dims = axes("amax", dim, x._array.ndim)
+    _not_empty("amax", x, dims)
+    return apply(_amax, x, dims=dims, keepdim=keepdim)
+
+
+@method()
+def amin(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+    """The smallest element; equal ones share the gradient."""
+    dims = axes("amin", dim, x._array.ndim)
+    _not_empty("amin", x, dims)
+    return apply(_amin, x, dims=dims, keepdim=keepdim)
+
+
+def _extremes(whole: Callable[..., Any], index: Callable[..., Any], pair: Callable[..., Any]) -> Callable[..., Any]:
+    def extreme(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if dim is None:
+            return whole(x)
+        if isinstance(dim, Tensor):
+            return pair(x, dim)
+        indices = index(x, dim, keepdim=True)
+        values = x.gather(dim, indices)
+        return Extremes(values, indices) if keepdim else Extremes(values.squeeze(dim), indices.squeeze(dim))
+
+    return extreme
+
+
+def _arg(name: str, choose: Callable[..., Any], doc: str) -> Callable[..., Any]:
+    op = Op(name, lambda x, *, dim, keepdim: np.asarray(choose(x, axis=dim, keepdims=keepdim), np.int64))
+
+    def function(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+        dims = axes(name, dim, x._array.ndim)
+        _not_empty(name, x, dims)
+        return apply(op, x, dim=dims[0] if dims else None, keepdim=keepdim)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return method()(function)
+
+
+argmax = _arg("argmax", np.argmax, "The index of the largest element along a dimension, or in the flattened tensor.")
+argmin = _arg("argmin", np.argmin, "The index of the smallest element along a dimension, or in the flattened tensor.")
+
+
+@method()
+def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """The largest element; along a dimension ``(values, indices)``; of two tensors, ``maximum``."""
+    return _max(x, dim, keepdim)
+
+
+@method()
+def min(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """The smallest element; along a dimension ``(values, indices)``; of two tensors, ``minimum``."""
+    return _min(x, dim, keepdim)
+
+
+_max = _extremes(amax, argmax, lambda x, other: x.maximum(other))
+_min = _extremes(amin, argmin, lambda x, other: x.minimum(other))
+
+_all = Op("all", lambda x, *, dims, keepdim: np.logical_and.reduce(x, axis=dims, keepdims=keepdim))
+_any = Op("any", lambda x, *, dims, keepdim: np.logical_or.reduce(x, axis=dims, keepdims=keepdim))
+
+
+@method()
+def all(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+    """Whether no element is 0."""
+    return apply(_all, x, dims=axes("all", dim, x._array.ndim), keepdim=keepdim)
+
+
+@method()
+def any(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+    """Whether some element is not 0."""
+    return apply(_any, x, dims=axes("any", dim, x._array.ndim), keepdim=keepdim)
+
+
+@method()
+def count_nonzero(x: Any, dim: Dims = None) -> Any:
+    """How many elements are not 0."""
+    return sum(x != 0, dim)
+
+
+@method()
+def logsumexp(x: Any, dim: Dims, keepdim: bool = False) -> Any:
+    """log(sum(exp(x))), without overflow."""
+    x = floating(x)
+    return apply(_logsumexp, x, dims=axes("logsumexp", dim, x._array.ndim), keepdim=keepdim)
+
+
+@method()
+def norm(x: Any, p: float | str = 2, dim: Dims = None, keepdim: bool = False) -> Any:
+    """The p-norm of the elements; ``p`` is 2 (or "fro"), 1, 0, infinite or any other number."""
+    x = floating(x)
+    if p in (2, "fro"):
+        return apply(_norm, x, dims=axes("norm", dim, x._array.ndim), keepdim=keepdim)
+    size = x.abs()
+    if p == math.inf:
+        return amax(size, dim, keepdim)
+    if p == -math.inf:
+        return amin(size, dim, keepdim)
+    if p == 0:
+        return sum(cast(size != 0, size.dtype), dim, keepdim)
+    return sum(size, dim, keepdim) if p == 1 else sum(size**p, dim, keepdim) ** (1 / p)

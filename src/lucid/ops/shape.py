@@ -1,0 +1,391 @@
+"""Shapes: views where memory allows, and joining and cutting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.core.dtypes import DTypeLike, as_dtype, promote_types
+from lucid.core.errors import ShapeError
+from lucid.ops.common import Dims, as_operand, axes, axis, cast, method, sizes_of
+from lucid.tensor.device import Device
+from lucid.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+
+_reshape = Op("reshape", lambda x, *, shape: x.reshape(shape), view=True, vjp={
+    "x": lambda g, x_shape: reshape(g, x_shape),
+})  # fmt: skip
+_permute = Op("permute", lambda x, *, dims: x.transpose(dims), view=True, vjp={
+    "x": lambda g, dims: apply(_permute, g, dims=tuple(map(int, np.argsort(dims)))),
+})  # fmt: skip
+_flip = Op("flip", lambda x, *, dims: np.ascontiguousarray(np.flip(x, dims)), vjp={"x": lambda g, dims: flip(g, dims)})
+_roll = Op("roll", lambda x, *, shifts, dims: np.roll(x, shifts, dims), vjp={
+    "x": lambda g, shifts, dims: apply(_roll, g, shifts=tuple(-s for s in shifts), dims=dims),
+})  # fmt: skip
+_clone = Op("clone", lambda x: x.copy(order="K"), vjp={"x": lambda g: g})
+_contiguous = Op("contiguous", lambda x: x.copy(order="C"), vjp={"x": lambda g: g})
+
+
+def _filled(caller: str, x: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes with -1 worked out."""
+    count = x._array.size
+    if sizes.count(-1) == 1:
+        rest = math.prod(n for n in sizes if n != -1)
+        if rest and count % rest == 0:
+            return tuple(count // rest if n == -1 else n for n in sizes)
+    elif math.prod(sizes) == count and min(sizes, default=0) >= 0:
+        return sizes
+    raise ShapeError(f"{caller}: {count} elements of shape {x.shape} do not fill the sizes {sizes}")
+
+
+@method()
+def reshape(x: Any, *sizes: Any) -> Any:
+    """The same elements in row-major order in another shape; one size may be -1. A view if memory allows, else a copy."""
+    return apply(_reshape, x, shape=_filled("reshape", x, sizes_of(sizes)))
+
+
+@method()
+def view(x: Any, *sizes: Any) -> Any:
+    """``reshape`` that never copies.
+
+    Raises: ShapeError where only a copy would do.
+    """
+    shape = _filled("view", x, sizes_of(sizes))
+    out = apply(_reshape, x, shape=shape)
+    if out._view is None:
+        raise ShapeError(f"view: shape {x.shape} with strides {x.stride()} has no view of shape {shape}; use reshape()")
+    return out
+
+
+@method()
+def reshape_as(x: Any, other: Any) -> Any:
+    """``reshape`` to the shape of another tensor."""
+    return reshape(x, other.shape)
+
+
+@method()
+def view_as(x: Any, other: Any) -> Any:
+    """``view`` in the shape of another tensor."""
+    return view(x, other.shape)
+
+
+@method()
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Dimensions from ``start_dim`` to ``end_dim`` as one."""
+    shape = x._array.shape
+    first, last = axis("flatten", start_dim, len(shape)), axis("flatten", end_dim, len(shape))
+    if last < first:
+        raise ShapeError(f"flatten: end_dim={end_dim} lies before start_dim={start_dim}")
+    return apply(_reshape, x, shape=(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+
+
+@method()
+def ravel(x: Any) -> Any:
+    """All elements in one dimension."""
+    return flatten(x)
+
+
+@method()
+def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
+    """One dimension as several; one size may be -1."""
+    shape, d = x._array.shape, axis("unflatten", dim, x._array.ndim)
+    return reshape(x, (*shape[:d], *sizes, *shape[d + 1 :]))
+
+
+@method()
+def squeeze(x: Any, dim: Dims = None) -> Any:
+    """Without the dimensions of size 1, or without those named that have size 1."""
+    shape = x._array.shape
+    named = axes("squeeze", dim, len(shape))
+    drop = range(len(shape)) if named is None else named
+    return apply(_reshape, x, shape=tuple(n for i, n in enumerate(shape) if n != 1 or i not in drop))
+
+
+@method()
+def unsqueeze(x: Any, dim: int) -> Any:
+    """With a dimension of size 1 at ``dim``."""
+    shape = x._array.shape
+    d = axis("unsqueeze", dim, len(shape) + 1)
+    return apply(_reshape, x, shape=(*shape[:d], 1, *shape[d:]))
+
+
+@method()
+def permute(x: Any, *dims: Any) -> Any:
+    """The dimensions in another order."""
+    order = tuple(axis("permute", d, x._array.ndim) for d in sizes_of(dims))
+    if sorted(order) != list(range(x._array.ndim)):
+        raise ShapeError(f"permute: dims={order} must name each of {x._array.ndim} dimensions once")
+    return apply(_permute, x, dims=order)
+
+
+@method("transpose", "swapaxes", "swapdims")
+def transpose(x: Any, dim0: int, dim1: int) -> Any:
+    """Two dimensions exchanged."""
+    order = list(range(x._array.ndim))
+    a, b = axis("transpose", dim0, len(order)), axis("transpose", dim1, len(order))
+    if order:
+        order[a], order[b] = order[b], order[a]
+    return apply(_permute, x, dims=tuple(order))
+
+
+swapaxes = transpose
+
+
+@method("movedim", "moveaxis")
+def movedim(x: Any, source: Dims, destination: Dims) -> Any:
+    """Dimensions moved to other places, the rest in order."""
+    rank = x._array.ndim
+    moved, to = axes("movedim", source, rank) or (), axes("movedim", destination, rank) or ()
+    if len(moved) != len(to):
+        raise ShapeError(f"movedim: source={source} and destination={destination} must be of one length")
+    order = [d for d in range(rank) if d not in moved]
+    for place, d in sorted(zip(to, moved, strict=True)):
+        order.insert(place, d)
+    return apply(_permute, x, dims=tuple(order))
+
+
+@method()
+def t(x: Any) -> Any:
+    """A matrix transposed; fewer dimensions stay."""
+    if x._array.ndim > 2:
+        raise ShapeError(f"t: at most 2 dimensions, not shape {x.shape}; use transpose() or mT")
+    return apply(_permute, x, dims=tuple(reversed(range(x._array.ndim))))
+
+
+Tensor.T = property(lambda x: apply(_permute, x, dims=tuple(reversed(range(x._array.ndim)))))  # type: ignore[attr-defined]
+Tensor.mT = property(lambda x: transpose(x, -2, -1))  # type: ignore[attr-defined]
+
+
+@method()
+def flip(x: Any, *dims: Any) -> Any:
+    """The order of elements reversed along dimensions."""
+    return apply(_flip, x, dims=tuple(axis("flip", d, x._array.ndim) for d in sizes_of(dims)))
+
+
+@method()
+def roll(x: Any, shifts: int | Iterable[int], dims: Dims = None) -> Any:
+    """Elements moved along dimensions; those that fall off the end come back at the start."""
+    if dims is None:
+        return reshape(roll(flatten(x), shifts, 0), x.shape)
+    shifts = (shifts,) if isinstance(shifts, int) else tuple(shifts)
+    named = axes("roll", dims, x._array.ndim) or ()
+    if len(shifts) != len(named):
+        raise ShapeError(f"roll: shifts={shifts} and dims={dims} must be of one length")
+    return apply(_roll, x, shifts=shifts, dims=named)
+
+
+@method("repeat", "tile")
+def repeat(x: Any, *repeats: Any) -> Any:
+    """Copies side by side, ``repeats`` per dimension."""
+    counts = sizes_of(repeats)
+    shape = (1,) * (len(counts) - x._array.ndim) + x._array.shape
+    counts = (1,) * (len(shape) - len(counts)) + counts
+    apart = reshape(x, tuple(n for size in shape for n in (1, size)))
+    spread = tuple(n for count, size in zip(counts, shape, strict=True) for n in (count, size))
+    joined = tuple(count * size for count, size in zip(counts, shape, strict=True))
+    return apply(_contiguous, reshape(apart.broadcast_to(spread), joined))
+
+
+tile = repeat
+
+
+@method()
+def repeat_interleave(x: Any, repeats: int, dim: int | None = None) -> Any:
+    """Every element ``repeats`` times in a row."""
+    if dim is None:
+        x, dim = flatten(x), 0
+    d = axis("repeat_interleave", dim, x._array.ndim)
+    shape = x._array.shape
+    wide = unsqueeze(x, d + 1).broadcast_to((*shape[: d + 1], repeats, *shape[d + 1 :]))
+    return reshape(wide, (*shape[:d], shape[d] * repeats, *shape[d + 1 :]))
+
+
+@method()
+def clone(x: Any) -> Any:
+    """A copy that gradients pass through."""
+    return apply(_clone, x)
+
+
+@method()
+def contiguous(x: Any) -> Any:
+    """The tensor itself if its elements lie in row-major order, else a copy in that order."""
+    return x if x._array.flags.c_contiguous else apply(_contiguous, x)
+
+
+# Joining
+
+
+def _cut(g: Any, shapes: tuple[tuple[int, ...], ...], dim: int) -> tuple[Any, ...]:
+    return split(g, [s[dim] for s in shapes], dim)
+
+
+_cat = Op("cat", lambda *xs, dim: np.concatenate(xs, dim), vjp={
+    "xs": lambda g, xs_shape, dim: _cut(g, xs_shape, dim),
+})  # fmt: skip
+_stack = Op("stack", lambda *xs, dim: np.stack(xs, dim), vjp={"xs": lambda g, dim: unbind(g, dim)})
+
+
+def _one_dtype(caller: str, tensors: Iterable[Any]) -> list[Any]:
+    found = [as_operand(x) for x in tensors]
+    if not found:
+        raise ShapeError(f"{caller}: at least one tensor is needed")
+    dtype = found[0].dtype
+    for x in found[1:]:
+        dtype = promote_types(dtype, x.dtype)
+    return [cast(x, dtype) for x in found]
+
+
+def cat(tensors: Iterable[Any], dim: int = 0) -> Any:
+    """Tensors one after the other along a dimension they have; all other sizes must agree."""
+    found = _one_dtype("cat", tensors)
+    rank = max(x._array.ndim for x in found)
+    found = [x for x in found if x._array.shape != (0,) or rank == 1]  # PyTorch lets an empty list of numbers pass
+    d = axis("cat", dim, rank)
+    first = found[0]._array.shape
+    for i, x in enumerate(found):
+        shape = x._array.shape
+        if len(shape) != rank or rank == 0 or shape[:d] + shape[d + 1 :] != first[:d] + first[d + 1 :]:
+            raise ShapeError(f"cat: tensor {i} of shape {shape} does not fit {first} along dim={dim}")
+    return apply(_cat, *found, dim=d)
+
+
+concat = concatenate = cat
+
+
+def stack(tensors: Iterable[Any], dim: int = 0) -> Any:
+    """Tensors of one shape along a new dimension."""
+    found = _one_dtype("stack", tensors)
+    first = found[0]._array.shape
+    for i, x in enumerate(found):
+        if x._array.shape != first:
+            raise ShapeError(f"stack: tensor {i} has shape {x.shape}, the first has {first}")
+    return apply(_stack, *found, dim=axis("stack", dim, len(first) + 1))
+
+
+# Cutting
+
+
+@method()
+def narrow(x: Any, dim: int, start: int, length: int) -> Any:
+    """``length`` indices of a dimension from ``start`` on, as a view."""
+    d = axis("narrow", dim, x._array.ndim)
+    n = x._array.shape[d]
+    start = start + n if start < 0 else start
+    if not 0 <= start <= start + length <= n:
+        raise ShapeError(f"narrow: [{start}, {start + length}) does not lie inside dimension {dim} of size {n}")
+    return x[(slice(None),) * d + (slice(start, start + length),)]
+
+
+@method()
+def select(x: Any, dim: int, index: int) -> Any:
+    """One index of a dimension, as a view without that dimension."""
+    return x[(slice(None),) * axis("select", dim, x._array.ndim) + (index,)]
+
+
+@method()
+def split(x: Any, split_size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
+    """Views of ``split_size`` indices each (the last may be shorter), or of the sizes given."""
+    d = axis("split", dim, x._array.ndim)
+    n = x._array.shape[d]
+    if isinstance(split_size, int):
+        if split_size <= 0 and n:
+            raise ShapeError(f"split: split_size={split_size} must be positive")
+        sizes = [min(split_size, n - i) for i in range(0, n, split_size)] if n else [0]
+    else:
+        sizes = list(split_size)
+        if sum(sizes) != n:
+            raise ShapeError(f"split: the sizes {sizes} add up to {sum(sizes)}, dimension {dim} has {n}")
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return tuple(narrow(x, d, start, size) for start, size in zip(starts, sizes, strict=True))
+
+
+@method()
+def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
+    """At most ``chunks`` views of equal size, but for the last."""
+    if chunks < 1:
+        raise ShapeError(f"chunk: chunks={chunks} must be at least 1")
+    n = x._array.shape[axis("chunk", dim, x._array.ndim)]
+    return split(x, max(-(-n // chunks), 1), dim)
+
+
+@method()
+def unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
+    """A view per index of a dimension."""
+    d = axis("unbind", dim, x._array.ndim)
+    if x._array.ndim == 0:
+        raise ShapeError("unbind: a 0-d tensor has no dimension to walk along")
+    lead = (slice(None),) * d
+    return tuple(x[(*lead, i)] for i in range(x._array.shape[d]))
+
+
+@method("__iter__")
+def _iterate(x: Any) -> Any:
+    if x._array.ndim == 0:
+        raise TypeError("iteration over a 0-d tensor")
+    return iter(unbind(x))
+
+
+# Element type, here because ``to`` and its short forms belong with the other ways to look at a tensor anew
+
+
+@method("to")
+def to(x: Any, *targets: Any, dtype: DTypeLike = None, device: Any = None, copy: bool = False) -> Any:
+    """The tensor in another element type or on another device; itself if nothing changes and ``copy`` is not asked."""
+    for target in targets:
+        if isinstance(target, Tensor):
+            dtype = target.dtype
+        elif isinstance(target, Device) or (isinstance(target, str) and not _names_dtype(target)):
+            device = target
+        elif target is not None:
+            dtype = target
+    if device is not None:
+        Device(device)
+    out = x if dtype is None else cast(x, as_dtype(dtype))
+    return clone(x) if copy and out is x else out
+
+
+def _names_dtype(name: str) -> bool:
+    try:
+        as_dtype(name)
+    except TypeError:
+        return False
+    return True
+
+
+@method("astype", "type")
+def astype(x: Any, dtype: DTypeLike) -> Any:
+    """The values in another element type."""
+    return cast(x, as_dtype(dtype))
+
+
+def _short_form(name: str, dtype: DTypeLike) -> None:
+    def convert(x: Any) -> Any:
+        return cast(x, as_dtype(dtype))
+
+    convert.__name__ = name
+    convert.__doc__ = f"The values as {as_dtype(dtype).name}."
+    method()(convert)
+
+
+for _name, _dtype in {
+    "float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16", "int": "int32", "long": "int64",
+    "short": "int16", "char": "int8", "byte": "uint8", "bool": "bool", "cfloat": "complex64", "cdouble": "complex128",
+}.items():  # fmt: skip
+    _short_form(_name, _dtype)
+
+
+@method()
+def cpu(x: Any) -> Any:
+    """The tensor on the CPU: itself."""
+    return x
+
+
+@method()
+def type_as(x: Any, other: Any) -> Any:
+    """The values in the element type of another tensor."""
+    return cast(x, other.dtype)
