@@ -38,21 +38,23 @@ class Tensor(Tracked):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         data: Any = (),
         requires_grad: bool = False,
         dtype: DTypeLike = None,
         device: Device | str | None = None,
-    ) -> None:
+    ) -> Any:
         if device is not None:
             Device(device)
+        self = object.__new__(cls)
         self._array = as_array(data, dtype)
         self._edge = self._grad = self._hooks = self._view = None
         self._version = data._version if isinstance(data, Tracked) and data._array is self._array else [0]
         self._requires_grad = False
         if requires_grad:
             self.requires_grad = True
+        return self
 
     # What it is
 
