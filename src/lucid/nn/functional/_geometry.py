@@ -1,0 +1,298 @@
+"""What one call of a convolution or a pooling will do, worked out from shapes alone: every user error is raised here.
+
+The two ``…_call`` functions are cached: a layer that sees the same shapes again pays for one look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from lucid.core.dtypes import DType
+from lucid.core.errors import DTypeError, ShapeError
+from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
+from lucid.nn.functional._arguments import AXES, Padding, as_pairs, same_pads
+
+CACHED_CALLS = 4096
+
+
+class Operand(NamedTuple):
+    """What a plan may know of a tensor: no values."""
+
+    shape: Sizes
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class ConvCall:
+    """A convolution of one input shape: the zero-padded ``spec`` and what has to happen around it."""
+
+    spec: ConvSpec
+    is_batched: bool
+    around: Pads | None = None  # padding that another mode than zeros adds before (transposed: folds back after)
+    size: Sizes = ()  # transposed only: spatial size that the adjoint makes
+    tail: Pads | None = None  # transposed only: positions that no tap reaches, appended as zeros
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCall:
+    """A pooling of one input shape."""
+
+    spec: PoolSpec
+    is_batched: bool
+
+
+def check_channels(caller: str, in_channels: int, out_channels: int, groups: int) -> None:
+    """Groups must divide both channel counts."""
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            raise ShapeError(f"{caller}: {name}={channels} must be a multiple of groups={groups}")
+
+
+def resolved_pads(padding: Padding, size: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Pads:
+    """The padding of a convolution whose input has ``size``."""
+    if padding == "same":
+        return same_pads(size, kernel, stride, dilation)
+    if padding == "valid":
+        return ((0, 0),) * len(kernel)
+    if padding == "causal":
+        return tuple((window_extent(k, d) - 1, 0) for k, d in zip(kernel, dilation, strict=True))
+    return as_pairs(padding)
+
+
+def transposed_pads(padding: Padding, kernel: Sizes, stride: Sizes, dilation: Sizes) -> tuple[Pads, Sizes | None]:
+    """The padding of a transposed convolution, and the ``output_padding`` that a word fixes.
+
+    ``"same"`` and ``"causal"`` both make size * stride outputs: they cut d(k - 1) + 1 - s samples, or add them where the
+    kernel is shorter than the stride. ``"same"`` is the adjoint of the convolution's, the extra one on the right;
+    ``"causal"`` cuts on the right, so that no output depends on a later input.
+    """
+    if padding == "valid":
+        return ((0, 0),) * len(kernel), None
+    if isinstance(padding, str):
+        excess = tuple(window_extent(k, d) - s for k, d, s in zip(kernel, dilation, stride, strict=True))
+        lows = (max(e, 0) // 2 if padding == "same" else 0 for e in excess)
+        pads = tuple((low, max(e, 0) - low) for low, e in zip(lows, excess, strict=True))
+        return pads, tuple(max(-e, 0) for e in excess)
+    return as_pairs(padding), None
+
+
+@lru_cache(CACHED_CALLS)
+def conv_call(
+    caller: str,
+    rank: int,
+    x: Operand,
+    w: Operand,
+    bias: Operand | None,
+    stride: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
+    padding_mode: str,
+) -> ConvCall:
+    """Check a convolution and resolve its padding. ``w`` is (C_out, C_in/groups, *kernel)."""
+    _check_weight(caller, rank, w.shape, "C_out, C_in/groups")
+    kernel, size = w.shape[2:], x.shape[-rank:]
+    check_channels(caller, w.shape[1] * groups, w.shape[0], groups)
+    _check_input(caller, rank, x.shape, w.shape[1] * groups, f"weight {w.shape} with groups={groups}")
+    _check_bias(caller, bias, w.shape[0])
+    _check_dtypes(caller, x, w, bias)
+    pads = resolved_pads(padding, size, kernel, stride, dilation)
+    _check_kernel_fits(caller, size, kernel, dilation, pads)
+    spec = ConvSpec(kernel, stride, dilation, pads, groups)
+    is_batched = len(x.shape) == rank + 2
+    if padding_mode == "zeros" or not any(map(any, pads)):
+        return ConvCall(spec, is_batched)
+    check_pads_fit(caller, padding_mode, size, pads)
+    return ConvCall(replace(spec, padding=((0, 0),) * rank), is_batched, around=pads)
+
+
+@lru_cache(CACHED_CALLS)
+def conv_transpose_call(
+    caller: str,
+    rank: int,
+    x: Operand,
+    w: Operand,
+    bias: Operand | None,
+    stride: Sizes,
+    padding: Padding,
+    output_padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+    padding_mode: str,
+    output_size: Sizes | None,
+) -> ConvCall:
+    """Check a transposed convolution and find its output size. ``w`` is (C_in, C_out/groups, *kernel)."""
+    _check_weight(caller, rank, w.shape, "C_in, C_out/groups")
+    kernel, size = w.shape[2:], x.shape[-rank:]
+    check_channels(caller, w.shape[0], w.shape[1] * groups, groups)
+    _check_input(caller, rank, x.shape, w.shape[0], f"weight {w.shape}")
+    _check_bias(caller, bias, w.shape[1] * groups)
+    _check_dtypes(caller, x, w, bias)
+    check_output_padding(caller, padding, output_padding, stride, dilation)
+    pads, fixed = transposed_pads(padding, kernel, stride, dilation)
+    spec = ConvSpec(kernel, stride, dilation, pads, groups)
+    least = spec.transposed_size(size)
+    extra = fixed or output_padding
+    if output_size is not None:
+        extra = _output_padding_for(caller, least, output_size, stride, dilation)
+    made = tuple(n + e for n, e in zip(least, extra, strict=True))
+    _check_transposed_size(caller, size, made, extra, spec)
+    is_batched = len(x.shape) == rank + 2
+    if padding_mode != "zeros" and any(map(any, pads)):
+        check_pads_fit(caller, padding_mode, made, pads)
+        made = tuple(n + low + high for n, (low, high) in zip(made, pads, strict=True))
+        return _without_tail(replace(spec, padding=((0, 0),) * rank), is_batched, pads, made, extra)
+    return _without_tail(spec, is_batched, None, made, extra)
+
+
+@lru_cache(CACHED_CALLS)
+def pool_call(
+    caller: str, rank: int, shape: Sizes, kernel: Sizes, stride: Sizes, padding: Pads, dilation: Sizes, ceil_mode: bool
+) -> PoolCall:
+    """Check a pooling."""
+    check_image(caller, rank, shape)
+    check_pool_padding(caller, padding, kernel, dilation)
+    spec = PoolSpec(kernel, stride, dilation, padding, ceil_mode)
+    size = shape[-rank:]
+    if min(spec.out_size(size)) < 1:
+        _check_kernel_fits(caller, size, kernel, dilation, padding)
+    return PoolCall(spec, len(shape) == rank + 2)
+
+
+def check_image(caller: str, rank: int, shape: Sizes) -> None:
+    """The input must be (N, C, *size) or (C, *size) with samples along every axis."""
+    _check_rank(caller, rank, shape)
+    _check_not_empty(caller, rank, shape)
+
+
+def check_pool_padding(caller: str, padding: Pads, kernel: Sizes, dilation: Sizes) -> None:
+    """A window must hold at least one sample of the input."""
+    for (low, high), k, d in zip(padding, kernel, dilation, strict=True):
+        if max(low, high) > window_extent(k, d) // 2:
+            raise ShapeError(
+                f"{caller}: padding={max(low, high)} must be at most half of the window, "
+                f"{window_extent(k, d)} samples for kernel_size={k} and dilation={d}"
+            )
+
+
+def check_output_padding(caller: str, padding: Padding, output_padding: Sizes, stride: Sizes, dilation: Sizes) -> None:
+    """``output_padding`` picks among the sizes that the convolution would have brought to one."""
+    if padding in ("same", "causal"):
+        if any(output_padding):
+            raise ShapeError(
+                f"{caller}: output_padding={output_padding} must be 0 with padding={padding!r}, "
+                "which already gives input size * stride"
+            )
+        return
+    for extra, s, d in zip(output_padding, stride, dilation, strict=True):
+        if extra >= max(s, d):
+            raise ShapeError(
+                f"{caller}: output_padding={extra} must be in 0 … {max(s, d) - 1}, "
+                f"less than the larger of stride={s} and dilation={d}"
+            )
+
+
+def check_pads_fit(caller: str, mode: str, size: Sizes, pads: Pads) -> None:
+    """A reflection needs more samples than it adds, a circle at least as many."""
+    spare = {"reflect": 1, "circular": 0}.get(mode)
+    if spare is None:
+        return
+    for axis, n, (low, high) in zip(AXES[len(size)], size, pads, strict=True):
+        if max(low, high) + spare > n:
+            rule = "less than" if spare else "at most"
+            raise ShapeError(
+                f"{caller}: padding ({low}, {high}) along {axis} must be {rule} its {n} samples for {mode!r} padding"
+            )
+
+
+def _without_tail(spec: ConvSpec, is_batched: bool, around: Pads | None, size: Sizes, extra: Sizes) -> ConvCall:
+    """Outputs past the last tap, which only output_padding >= stride makes, are zeros that no convolution sees."""
+    over = tuple(max(e - (s - 1), 0) for e, s in zip(extra, spec.stride, strict=True))
+    tail = tuple((0, o) for o in over) if any(over) else None
+    return ConvCall(spec, is_batched, around, tuple(n - o for n, o in zip(size, over, strict=True)), tail)
+
+
+def _output_padding_for(caller: str, least: Sizes, wanted: Sizes, stride: Sizes, dilation: Sizes) -> Sizes:
+    extra = tuple(n - m for n, m in zip(wanted, least, strict=True))
+    for axis, n, m, e, s, d in zip(AXES[len(least)], wanted, least, extra, stride, dilation, strict=True):
+        most = max(s, d) - 1
+        if not 0 <= e <= most:
+            raise ShapeError(
+                f"{caller}: output_size={n} along {axis} would take output_padding={e}; "
+                f"valid is 0 … {most}, which gives sizes {m} … {m + most}"
+            )
+    return extra
+
+
+def _check_transposed_size(caller: str, size: Sizes, made: Sizes, extra: Sizes, spec: ConvSpec) -> None:
+    for i, axis in enumerate(AXES[spec.rank]):
+        if made[i] < 1:
+            n, s, d, k, (low, high) = size[i], spec.stride[i], spec.dilation[i], spec.kernel[i], spec.padding[i]
+            raise ShapeError(
+                f"{caller}: no output along {axis}: (size - 1) * stride - padding + dilation * (kernel_size - 1) + 1 "
+                f"+ output_padding = ({n} - 1) * {s} - ({low} + {high}) + {d} * ({k} - 1) + 1 + {extra[i]} = {made[i]}"
+            )
+
+
+def _check_kernel_fits(caller: str, size: Sizes, kernel: Sizes, dilation: Sizes, pads: Pads) -> None:
+    for axis, n, k, d, (low, high) in zip(AXES[len(size)], size, kernel, dilation, pads, strict=True):
+        if window_extent(k, d) > n + low + high:
+            raise ShapeError(
+                f"{caller}: the kernel is larger than the padded input along {axis}: "
+                f"dilation * (kernel_size - 1) + 1 = {d} * ({k} - 1) + 1 = {window_extent(k, d)} samples, "
+                f"but size + padding = {n} + {low} + {high} = {n + low + high}"
+            )
+
+
+def _check_input(caller: str, rank: int, shape: Sizes, channels: int, reason: str) -> None:
+    _check_rank(caller, rank, shape)
+    axis = len(shape) - rank - 1
+    if shape[axis] != channels:
+        hint = ""
+        if shape[-1] == channels:
+            hint = f"; it looks channels-last: input.movedim(-1, {axis}) has the channels where they belong"
+        raise ShapeError(
+            f"{caller}: the input {shape} has {shape[axis]} channels (axis {axis}), but {reason} takes {channels}{hint}"
+        )
+    _check_not_empty(caller, rank, shape)
+
+
+def _check_rank(caller: str, rank: int, shape: Sizes) -> None:
+    if len(shape) not in (rank + 1, rank + 2):
+        axes = ", ".join(AXES[rank])
+        raise ShapeError(
+            f"{caller}: the input {shape} has {len(shape)} axes, but must have {rank + 2} (N, C, {axes}) "
+            f"or {rank + 1} (C, {axes})"
+        )
+
+
+def _check_not_empty(caller: str, rank: int, shape: Sizes) -> None:
+    for axis, n in zip(AXES[rank], shape[-rank:], strict=True):
+        if n == 0:
+            raise ShapeError(f"{caller}: the input {shape} has no samples along {axis}; only the batch may be empty")
+
+
+def _check_weight(caller: str, rank: int, shape: Sizes, form: str) -> None:
+    if len(shape) != rank + 2 or 0 in shape:
+        kernel = ", ".join(f"K_{axis.lower()}" for axis in AXES[rank])
+        raise ShapeError(f"{caller}: the weight {shape} must have the shape ({form}, {kernel}), each at least 1")
+
+
+def _check_bias(caller: str, bias: Operand | None, channels: int) -> None:
+    if bias is not None and bias.shape != (channels,):
+        raise ShapeError(f"{caller}: the bias {bias.shape} must have the shape ({channels},), one per output channel")
+
+
+def _check_dtypes(caller: str, x: Operand, w: Operand, bias: Operand | None) -> None:
+    for name, operand in (("weight", w), ("bias", bias)):
+        if operand is not None and operand.dtype != x.dtype:
+            raise DTypeError(
+                f"{caller}: the input is {x.dtype.name} and the {name} {operand.dtype.name}; they must be the same: "
+                f"convert the input with .to({operand.dtype}) or the layer with .to({x.dtype})"
+            )
+    if not x.dtype.is_differentiable:
+        raise DTypeError(
+            f"{caller}: the input is {x.dtype.name}; a convolution takes floating-point or complex numbers"
+        )

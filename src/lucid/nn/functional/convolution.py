@@ -1,0 +1,267 @@
+"""Convolutions and their transposes over one, two and three spatial axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lucid.core.geometry import Sizes
+from lucid.nn.functional._arguments import Padding, PaddingArgument, SizeArgument, integer, paddings, sizes
+from lucid.nn.functional._arguments import padding_mode as checked_mode
+from lucid.nn.functional._geometry import Operand, conv_call, conv_transpose_call
+from lucid.ops.conv import conv, conv_grad_input
+from lucid.ops.pad import pad, pad_adjoint
+from lucid.tensor import Tensor
+
+
+def convolve(
+    caller: str,
+    rank: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
+    padding_mode: str,
+) -> Tensor:
+    """A convolution whose arguments are already in their one form; ``caller`` is the name errors give."""
+    call = conv_call(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
+    batch = x if call.is_batched else x.unsqueeze(0)
+    if call.around is not None:
+        batch = pad(batch, pads=call.around, mode=padding_mode)
+    y: Tensor = conv(batch, weight, bias, spec=call.spec)
+    return y if call.is_batched else y.squeeze(0)
+
+
+def convolve_transposed(
+    caller: str,
+    rank: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Padding,
+    output_padding: Sizes,
+    dilation: Sizes,
+    groups: int,
+    padding_mode: str,
+    output_size: Sizes | None,
+) -> Tensor:
+    """The adjoint of ``convolve``, its padding mode included, and then the bias."""
+    call = conv_transpose_call(
+        caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups,
+        padding_mode, output_size,
+    )  # fmt: skip
+    batch = x if call.is_batched else x.unsqueeze(0)
+    bias_is_last = call.around is not None or call.tail is not None
+    y = conv_grad_input(batch, weight, None if bias_is_last else bias, spec=call.spec, size=call.size)
+    if call.tail is not None:
+        y = pad(y, pads=call.tail, mode="zeros")
+    if call.around is not None:
+        y = pad_adjoint(y, pads=call.around, mode=padding_mode)
+    if bias_is_last and bias is not None:
+        y = y + bias.reshape(-1, *(1,) * rank)
+    return y if call.is_batched else y.squeeze(0)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: SizeArgument = 1,
+    padding: PaddingArgument = 0,
+    dilation: SizeArgument = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolution of signals; each output channel is a sum of the input channels of its group, filtered.
+
+    "Convolution" is cross-correlation: the kernel is not reversed. ``padding`` is samples on both sides, ``"valid"`` (none),
+    ``"same"`` (ceil(L / stride) outputs, the extra sample on the right), ``"causal"`` (all on the left: no output sees
+    a later input) or ``((low, high),)``. ``padding_mode`` says what they hold: ``"zeros"``, ``"reflect"``,
+    ``"replicate"`` or ``"circular"``.
+
+    Shape:
+        input (N, C_in, L) or (C_in, L), weight (C_out, C_in/groups, K), bias (C_out,), result (N, C_out, L_out):
+        L_out = floor((L + low + high - dilation (K - 1) - 1) / stride) + 1.
+    Cost:
+        2 N C_out L_out K C_in / groups flops.
+    Source:
+        Dumoulin & Visin, arXiv:1603.07285.
+
+    >>> conv1d(Tensor([[[1.0, 2.0, 3.0, 4.0]]]), Tensor([[[5.0, 6.0]]]))
+    Tensor([[[17., 28., 39.]]])
+    """
+    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: SizeArgument = 1,
+    padding: PaddingArgument = 0,
+    dilation: SizeArgument = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolution of images. As ``conv1d``, per axis; there is no ``"causal"``.
+
+    Shape:
+        input (N, C_in, H, W) or (C_in, H, W), weight (C_out, C_in/groups, K_h, K_w), result (N, C_out, H_out, W_out).
+
+    >>> x = Tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]]])
+    >>> conv2d(x, Tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).tolist()
+    [[[[37.0, 47.0], [67.0, 77.0]]]]
+    """
+    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: SizeArgument = 1,
+    padding: PaddingArgument = 0,
+    dilation: SizeArgument = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolution of volumes. As ``conv2d`` with a depth axis.
+
+    Shape:
+        input (N, C_in, D, H, W) or (C_in, D, H, W), weight (C_out, C_in/groups, K_d, K_h, K_w).
+    """
+    return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: SizeArgument = 1,
+    padding: PaddingArgument = 0,
+    output_padding: SizeArgument = 0,
+    groups: int = 1,
+    dilation: SizeArgument = 1,
+    padding_mode: str = "zeros",
+    output_size: SizeArgument | None = None,
+) -> Tensor:
+    """The adjoint of ``conv1d``: every input sample adds the kernel, times its value, to the output.
+
+    Several input sizes of the convolution give the same output size; ``output_padding`` (less than the larger of stride
+    and dilation) or ``output_size`` picks one. ``"same"`` and ``"causal"`` give L * stride outputs. With a
+    ``padding_mode`` other than zeros it is the exact adjoint of the convolution with that mode: what would have been
+    read in the padding is added back where it was copied from.
+
+    Shape:
+        input (N, C_in, L) or (C_in, L), weight (C_in, C_out/groups, K), bias (C_out,), result (N, C_out, L_out):
+        L_out = (L - 1) stride - low - high + dilation (K - 1) + 1 + output_padding.
+    Cost:
+        2 N C_in L K C_out / groups flops.
+
+    >>> conv_transpose1d(Tensor([[[1.0, 2.0, 3.0]]]), Tensor([[[1.0, 0.5]]])).tolist()
+    [[[1.0, 2.5, 4.0, 1.5]]]
+    """
+    return _conv_transpose(
+        "conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode,
+        output_size,
+    )  # fmt: skip
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: SizeArgument = 1,
+    padding: PaddingArgument = 0,
+    output_padding: SizeArgument = 0,
+    groups: int = 1,
+    dilation: SizeArgument = 1,
+    padding_mode: str = "zeros",
+    output_size: SizeArgument | None = None,
+) -> Tensor:
+    """The adjoint of ``conv2d``. As ``conv_transpose1d``, per axis.
+
+    Shape:
+        input (N, C_in, H, W) or (C_in, H, W), weight (C_in, C_out/groups, K_h, K_w), result (N, C_out, H_out, W_out).
+    """
+    return _conv_transpose(
+        "conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode,
+        output_size,
+    )  # fmt: skip
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: SizeArgument = 1,
+    padding: PaddingArgument = 0,
+    output_padding: SizeArgument = 0,
+    groups: int = 1,
+    dilation: SizeArgument = 1,
+    padding_mode: str = "zeros",
+    output_size: SizeArgument | None = None,
+) -> Tensor:
+    """The adjoint of ``conv3d``. As ``conv_transpose1d``, per axis.
+
+    Shape:
+        input (N, C_in, D, H, W) or (C_in, D, H, W), weight (C_in, C_out/groups, K_d, K_h, K_w).
+    """
+    return _conv_transpose(
+        "conv_transpose3d", 3, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode,
+        output_size,
+    )  # fmt: skip
+
+
+def target_size(caller: str, rank: int, value: Any) -> Sizes | None:
+    """``output_size`` as one int per axis; the batch and channel axes may stand before them."""
+    if isinstance(value, (tuple, list)) and len(value) in (rank + 1, rank + 2):
+        value = tuple(value)[-rank:]
+    return None if value is None else sizes(caller, "output_size", value, rank)
+
+
+def _conv(
+    caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
+    groups: Any, padding_mode: Any,
+) -> Tensor:  # fmt: skip
+    return convolve(
+        caller, rank, x, weight, bias,
+        sizes(caller, "stride", stride, rank),
+        paddings(caller, padding, rank),
+        sizes(caller, "dilation", dilation, rank),
+        integer(caller, "groups", groups, 1),
+        checked_mode(caller, padding_mode),
+    )  # fmt: skip
+
+
+def _conv_transpose(
+    caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any,
+    output_padding: Any, groups: Any, dilation: Any, padding_mode: Any, output_size: Any,
+) -> Tensor:  # fmt: skip
+    return convolve_transposed(
+        caller, rank, x, weight, bias,
+        sizes(caller, "stride", stride, rank),
+        paddings(caller, padding, rank),
+        sizes(caller, "output_padding", output_padding, rank, least=0),
+        sizes(caller, "dilation", dilation, rank),
+        integer(caller, "groups", groups, 1),
+        checked_mode(caller, padding_mode),
+        target_size(caller, rank, output_size),
+    )  # fmt: skip
+
+
+def _operand(caller: str, name: str, tensor: Any) -> Operand:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{caller}: the {name} must be a Tensor, not {type(tensor).__name__}")
+    return Operand(tensor.shape, tensor.dtype)
+
+
+def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Operand, Operand, Operand | None]:
+    return (
+        _operand(caller, "input", x),
+        _operand(caller, "weight", weight),
+        None if bias is None else _operand(caller, "bias", bias),
+    )

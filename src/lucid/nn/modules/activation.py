@@ -1,0 +1,199 @@
+"""Activations as modules."""
+
+from __future__ import annotations
+
+from lucid.nn import functional as F
+from lucid.nn.modules.module import Module
+from lucid.tensor import Tensor
+
+
+class _InPlace(Module):
+    """An activation that may overwrite its input."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def extra_repr(self) -> str:
+        """``inplace`` where it is set."""
+        return "inplace=True" if self.inplace else ""
+
+
+class ReLU(_InPlace):
+    """max(x, 0)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """max(x, 0)."""
+        return F.relu(input, self.inplace)
+
+
+class ReLU6(_InPlace):
+    """x between 0 and 6."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x between 0 and 6."""
+        return F.relu6(input, self.inplace)
+
+
+class SELU(_InPlace):
+    """A scaled ELU that keeps mean 0 and variance 1."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The scaled ELU."""
+        return F.selu(input, self.inplace)
+
+
+class SiLU(_InPlace):
+    """x sigmoid(x)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x sigmoid(x)."""
+        return F.silu(input, self.inplace)
+
+
+class Mish(_InPlace):
+    """x tanh(softplus(x))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x tanh(softplus(x))."""
+        return F.mish(input, self.inplace)
+
+
+class Hardswish(_InPlace):
+    """x hardsigmoid(x)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x hardsigmoid(x)."""
+        return F.hardswish(input, self.inplace)
+
+
+class Hardsigmoid(_InPlace):
+    """x / 6 + 1/2 between 0 and 1."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x / 6 + 1/2 between 0 and 1."""
+        return F.hardsigmoid(input, self.inplace)
+
+
+class LeakyReLU(_InPlace):
+    """x where positive, else negative_slope x."""
+
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.negative_slope = negative_slope
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x where positive, else negative_slope x."""
+        return F.leaky_relu(input, self.negative_slope, self.inplace)
+
+    def extra_repr(self) -> str:
+        """The slope."""
+        return ", ".join(filter(None, [f"negative_slope={self.negative_slope}", super().extra_repr()]))
+
+
+class ELU(_InPlace):
+    """x where positive, else alpha (exp(x) - 1)."""
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.alpha = alpha
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x where positive, else alpha (exp(x) - 1)."""
+        return F.elu(input, self.alpha, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Alpha."""
+        return ", ".join(filter(None, [f"alpha={self.alpha}", super().extra_repr()]))
+
+
+class Hardtanh(_InPlace):
+    """x between two bounds."""
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.min_val = min_val
+        self.max_val = max_val
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x between the bounds."""
+        return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
+
+    def extra_repr(self) -> str:
+        """The bounds."""
+        return ", ".join(filter(None, [f"min_val={self.min_val}, max_val={self.max_val}", super().extra_repr()]))
+
+
+class GELU(Module):
+    """x Φ(x), Φ the normal distribution function; ``approximate="tanh"`` approximates it."""
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x Φ(x)."""
+        return F.gelu(input, self.approximate)
+
+    def extra_repr(self) -> str:
+        """Which form."""
+        return f"approximate={self.approximate!r}"
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """1 / (1 + exp(-x))."""
+        return F.sigmoid(input)
+
+
+class Tanh(Module):
+    """Hyperbolic tangent."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """tanh(x)."""
+        return F.tanh(input)
+
+
+class Softplus(Module):
+    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        super().__init__()
+        self.beta = beta
+        self.threshold = threshold
+
+    def forward(self, input: Tensor) -> Tensor:
+        """log(1 + exp(beta x)) / beta."""
+        return F.softplus(input, self.beta, self.threshold)
+
+    def extra_repr(self) -> str:
+        """Both parameters."""
+        return f"beta={self.beta}, threshold={self.threshold}"
+
+
+class _Along(Module):
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def extra_repr(self) -> str:
+        """The axis."""
+        return f"dim={self.dim}"
+
+
+class Softmax(_Along):
+    """exp(x) / sum(exp(x)) along ``dim``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The softmax."""
+        return F.softmax(input, self.dim)
+
+
+class LogSoftmax(_Along):
+    """log(softmax(x)) along ``dim``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The log-softmax."""
+        return F.log_softmax(input, self.dim)

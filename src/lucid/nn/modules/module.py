@@ -1,0 +1,404 @@
+"""``Module``: what holds parameters, buffers and other modules, and is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from lucid.autograd import RemovableHandle
+from lucid.core.dtypes import DTYPES, DTypeLike, as_dtype
+from lucid.core.errors import DTypeError
+from lucid.nn.parameter import Parameter
+from lucid.tensor import Device, Tensor
+
+# What an attribute is to its module. Everything else is a plain attribute.
+PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
+BUFFERS = (BUFFER, TRANSIENT)
+_DTYPE_NAMES = frozenset(d.name for d in DTYPES)
+
+
+class Incompatible(NamedTuple):
+    """What ``load_state_dict`` did not find a partner for."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """Base of all layers and networks.
+
+    A subclass calls ``super().__init__()`` first, assigns its parameters and layers as attributes, and says in
+    ``forward`` what it computes. It is then called like a function.
+
+    >>> class Scale(Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.factor = Parameter(Tensor([3.0]))
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> Scale()(Tensor([1.0, 2.0])).tolist(), list(Scale().state_dict())
+    ([3.0, 6.0], ['factor'])
+    """
+
+    training: bool
+    _kinds: dict[str, str]  # the registered attributes, in order; their values are ordinary attributes
+
+    def __init__(self) -> None:
+        # Past __setattr__, which needs the registry to exist.
+        self.__dict__.update(training=True, _kinds={}, _before={}, _after={})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes; every subclass says."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._before and not self._after:
+            return self.forward(*args, **kwargs)
+        for hook, with_kwargs in list(self._before.values()):
+            if with_kwargs:
+                changed = hook(self, args, kwargs)
+                args, kwargs = (args, kwargs) if changed is None else changed
+            elif (changed := hook(self, args)) is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        result = self.forward(*args, **kwargs)
+        for hook, with_kwargs in list(self._after.values()):
+            changed = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
+            result = result if changed is None else changed
+        return result
+
+    # Attributes
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kinds = self.__dict__.get("_kinds")
+        if isinstance(value, Parameter):
+            self._enroll(name, PARAMETER)
+        elif isinstance(value, Module):
+            self._enroll(name, MODULE)
+        elif kinds is not None and name in kinds and value is not None:
+            kind = kinds[name]
+            if kind not in BUFFERS or not isinstance(value, Tensor):
+                wanted = {PARAMETER: "an nn.Parameter", MODULE: "an nn.Module"}.get(kind, "a Tensor")
+                raise TypeError(
+                    f"{type(self).__name__}: {name} is a {kind}, so it must be {wanted} or None, "
+                    f"not {type(value).__name__}"
+                )
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._kinds.pop(name, None)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached when there is no such attribute.
+        if "_kinds" not in self.__dict__ and name in ("_kinds", "_before", "_after", "training"):
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() before anything else in __init__")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _enroll(self, name: str, kind: str) -> None:
+        kinds = self.__dict__.get("_kinds")
+        if kinds is None:
+            raise AttributeError(
+                f"{type(self).__name__}: call super().__init__() before assigning the {kind} {name!r} in __init__"
+            )
+        if kinds.get(name) != kind:
+            kinds.pop(name, None)
+            kinds[name] = kind
+
+    def _checked_name(self, name: str, kind: str) -> None:
+        if not isinstance(name, str) or "." in name or not name:
+            raise KeyError(f"{type(self).__name__}: the {kind} name {name!r} must be a text without dots, not empty")
+        if hasattr(self, name) and name not in self._kinds:
+            raise KeyError(f"{type(self).__name__}: the {kind} name {name!r} is already an attribute")
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter, or with None a place for one that does not exist here (as ``bias`` without bias)."""
+        self._checked_name(name, PARAMETER)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(
+                f"{type(self).__name__}: {name} must be an nn.Parameter or None, not {type(param).__name__}"
+            )
+        self._enroll(name, PARAMETER)
+        object.__setattr__(self, name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that belongs to the module's state but is not trained; not saved unless ``persistent``."""
+        self._checked_name(name, BUFFER)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"{type(self).__name__}: {name} must be a Tensor or None, not {type(tensor).__name__}")
+        self._enroll(name, BUFFER if persistent else TRANSIENT)
+        object.__setattr__(self, name, tensor)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a module under a name that need not be an identifier."""
+        self._checked_name(name, MODULE)
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}: {name} must be an nn.Module or None, not {type(module).__name__}")
+        self._enroll(name, MODULE)
+        object.__setattr__(self, name, module)
+
+    register_module = add_module
+
+    # Walks
+
+    def _registered(self, *kinds: str) -> Iterator[tuple[str, Any]]:
+        """The attributes of these kinds that are there."""
+        for name, kind in self._kinds.items():
+            if kind in kinds and self.__dict__[name] is not None:
+                yield name, self.__dict__[name]
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules assigned to this one, each once."""
+        seen: set[int] = set()
+        for name, module in self._registered(MODULE):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
+
+    def children(self) -> Iterator[Module]:
+        """The modules assigned to this one, each once."""
+        return (module for _, module in self.named_children())
+
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and all below it with their dotted names, each once unless asked otherwise."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, module in self._registered(MODULE):
+            yield from module.named_modules(memo, _dotted(prefix, name), remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def _named(
+        self, kinds: tuple[str, ...], prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        owners = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in owners:
+            for name, value in module._registered(*kinds):
+                if id(value) not in seen:
+                    if remove_duplicate:
+                        seen.add(id(value))
+                    yield _dotted(path, name), value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """The parameters with their dotted names, a shared one once unless asked otherwise."""
+        return self._named((PARAMETER,), prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The parameters, each once."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The buffers with their dotted names."""
+        return self._named(BUFFERS, prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers, each once."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def get_submodule(self, target: str) -> Module:
+        """The module of a dotted name; this one for the empty name."""
+        module = self
+        for step in target.split(".") if target else ():
+            if module._kinds.get(step) != MODULE:
+                raise AttributeError(f"{type(self).__name__} has no module {target!r}: nothing at {step!r}")
+            module = module.__dict__[step]
+        return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter of a dotted name."""
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if module._kinds.get(name) != PARAMETER:
+            raise AttributeError(f"{type(self).__name__} has no parameter {target!r}")
+        return module.__dict__[name]  # type: ignore[no-any-return]
+
+    # State
+
+    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
+        """Every parameter and persistent buffer by its dotted name, sharing memory with the module.
+
+        A parameter that two modules share appears under both names, as in PyTorch.
+        """
+        state: dict[str, Tensor] = {}
+        for kind in (PARAMETER, BUFFER):
+            for name, value in self._registered(kind):
+                state[prefix + name] = value if keep_vars else value.detach()
+        for name, module in self._registered(MODULE):
+            state.update(module.state_dict(prefix=f"{prefix}{name}.", keep_vars=keep_vars))
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Incompatible:
+        """Copy values into the parameters and buffers, cast to their types. All names and shapes are checked first.
+
+        Raises:
+            RuntimeError: listing every missing and unexpected name (only if ``strict``) and every shape that differs.
+                Nothing is changed then.
+        """
+        own = self.state_dict(keep_vars=True)
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
+        shared = {name: (tensor, state_dict[name]) for name, tensor in own.items() if name in state_dict}
+        faults = [f"Missing key(s): {', '.join(map(repr, missing))}."] if strict and missing else []
+        faults += [f"Unexpected key(s): {', '.join(map(repr, unexpected))}."] if strict and unexpected else []
+        faults += [
+            f"Size mismatch for {name!r}: {np.shape(value)} in the state dict, {tensor.shape} in the module."
+            for name, (tensor, value) in shared.items()
+            if np.shape(value) != tensor.shape
+        ]
+        if faults:
+            raise RuntimeError(f"{type(self).__name__}: the state dict does not fit:\n  " + "\n  ".join(faults))
+        for tensor, value in shared.values():
+            source = value.detach() if isinstance(value, Tensor) else Tensor(value)
+            tensor._array[...] = source.to(tensor.dtype)._array
+            tensor._version[0] += 1
+        return Incompatible(missing, unexpected)
+
+    # Changes to the whole tree
+
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
+        """Call ``fn`` with every module below and then with this one."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training (or not): what dropout and batch normalisation look at."""
+        if not isinstance(mode, bool):
+            raise TypeError(f"{type(self).__name__}.train: mode={mode!r} must be True or False")
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let all parameters take part in gradients, or none."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or set them to zero."""
+        for parameter in self.parameters():
+            if set_to_none or parameter.grad is None:
+                parameter.grad = None
+            else:
+                parameter.grad._array[...] = 0
+                parameter.grad._version[0] += 1
+
+    def to(self, *args: Any, device: Device | str | None = None, dtype: DTypeLike = None) -> Self:
+        """Move to a device or change the type of all floating-point parameters and buffers, in place.
+
+        Takes a device, a dtype or a tensor to be like, by position or name.
+        """
+        for arg in args:
+            if isinstance(arg, Tensor):
+                dtype = arg.dtype
+            elif isinstance(arg, Device) or (isinstance(arg, str) and arg not in _DTYPE_NAMES):
+                device = arg
+            elif arg is not None:
+                dtype = arg
+        if device is not None:
+            Device(device)
+        return self if dtype is None else self._cast(dtype)
+
+    def _cast(self, dtype: DTypeLike) -> Self:
+        wanted = as_dtype(dtype)
+        if not wanted.is_differentiable:
+            raise DTypeError(f"{type(self).__name__}.to: dtype={wanted!r} must be floating-point or complex")
+        for tensor in chain(self.parameters(), self.buffers()):
+            if tensor.dtype.is_differentiable and tensor.dtype is not wanted:
+                for part in (tensor, tensor.grad):
+                    if part is not None:
+                        part._array = part.detach().to(wanted)._array
+                        part._version = [part._version[0] + 1]
+        return self
+
+    def float(self) -> Self:
+        """All floating-point parameters and buffers as float32."""
+        return self._cast("float32")
+
+    def double(self) -> Self:
+        """All floating-point parameters and buffers as float64."""
+        return self._cast("float64")
+
+    def half(self) -> Self:
+        """All floating-point parameters and buffers as float16."""
+        return self._cast("float16")
+
+    def bfloat16(self) -> Self:
+        """All floating-point parameters and buffers as bfloat16."""
+        return self._cast("bfloat16")
+
+    # Hooks
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args)`` before ``forward``; what it returns, if not None, replaces the arguments.
+
+        With ``with_kwargs`` the hook is ``hook(module, args, kwargs)`` and returns both.
+        """
+        return _hung(self._before, (hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args, result)`` after ``forward``; what it returns, if not None, replaces the result."""
+        return _hung(self._after, (hook, with_kwargs), prepend)
+
+    # How it prints
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = [line for line in [self.extra_repr()] if line]
+        children = [
+            f"({name}): {_indented(repr(self.__dict__[name]))}"
+            for name, kind in self._kinds.items()
+            if kind == MODULE and self.__dict__[name] is not None
+        ]
+        if not children:
+            return f"{type(self).__name__}({extra[0] if extra else ''})"
+        return f"{type(self).__name__}(\n  " + "\n  ".join(extra + children) + "\n)"
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name.isidentifier()]
+
+
+def _hung(hooks: dict[int, Any], entry: tuple[Callable[..., Any], bool], prepend: bool) -> RemovableHandle:
+    handle = RemovableHandle(hooks, entry)
+    if prepend:
+        others = [key for key in hooks if hooks[key] is not entry]
+        for key in others:
+            hooks[key] = hooks.pop(key)
+    return handle
+
+
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _indented(text: str) -> str:
+    """Every line but the first moved in by two."""
+    return text.replace("\n", "\n  ")

@@ -1,0 +1,151 @@
+"""Activations: elementwise functions with a parameter or two, each with its gradient.
+
+A gradient is written once, over a namespace ``m`` that is NumPy or the operations on tensors. The first is one pass for
+a backward pass that nobody differentiates, the second carries gradients of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import pi, sqrt
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply, is_grad_enabled
+from lucid.ops import elementwise, special
+from lucid.ops.compare import where
+from lucid.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+GELU_CUBIC = 0.044715
+
+
+ARRAYS = SimpleNamespace(
+    abs=np.abs, erf=special.erf, exp=np.exp, log1p=np.log1p, sigmoid=special.sigmoid, tanh=np.tanh, where=np.where
+)
+TENSORS = SimpleNamespace(
+    abs=elementwise.abs, erf=elementwise.erf, exp=elementwise.exp, log1p=elementwise.log1p,
+    sigmoid=elementwise.sigmoid, tanh=elementwise.tanh, where=where,
+)  # fmt: skip
+
+
+def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]) -> Callable[..., Tensor]:
+    """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x)."""
+
+    def backward_pass(h: Array, x: Array, *, params: tuple[Any, ...]) -> Array:
+        return _rounded_once(lambda h, x: pull(ARRAYS, h, x, *params), h, x)
+
+    def row(g: Tensor, x: Tensor, params: tuple[Any, ...]) -> Any:
+        return pull(TENSORS, g, x, *params) if is_grad_enabled() else apply(gradient, g, x, params=params)
+
+    def forward(x: Array, *, params: tuple[Any, ...]) -> Array:
+        return _rounded_once(lambda x: value(x, *params), x)
+
+    def verb(x: Tensor, *params: Any) -> Tensor:
+        result: Tensor = apply(op, x, params=params)
+        return result
+
+    gradient = Op(f"{name}_grad", backward_pass)
+    op = Op(name, forward, vjp={"x": row})
+    verb.__name__ = verb.__qualname__ = name
+    return verb
+
+
+def _rounded_once(function: Callable[..., Array], *arrays: Array) -> Array:
+    """The 16-bit types go through float32."""
+    dtype = arrays[0].dtype
+    if dtype.itemsize == 2:
+        return function(*(a.astype(np.float32) for a in arrays)).astype(dtype)
+    return function(*arrays).astype(dtype, copy=False)
+
+
+def _gelu(x: Array) -> Array:
+    return 0.5 * x * special.erfc(x * -sqrt(0.5))
+
+
+def _gelu_pull(m: Any, g: Any, x: Any) -> Any:
+    return g * (0.5 * (1 + m.erf(x * sqrt(0.5))) + x * m.exp(-0.5 * x * x) / sqrt(2 * pi))
+
+
+def _gelu_tanh_inner(x: Any) -> Any:
+    return sqrt(2 / pi) * (x + GELU_CUBIC * x * x * x)
+
+
+def _gelu_tanh_pull(m: Any, g: Any, x: Any) -> Any:
+    t = m.tanh(_gelu_tanh_inner(x))
+    return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * sqrt(2 / pi) * (1 + 3 * GELU_CUBIC * x * x))
+
+
+def _silu_pull(m: Any, g: Any, x: Any) -> Any:
+    s = m.sigmoid(x)
+    return g * (s * (1 + x * (1 - s)))
+
+
+def _softplus(x: Array, beta: float, threshold: float) -> Array:
+    z = beta * x
+    return np.where(z > threshold, x, (np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))) / beta)
+
+
+def _mish_pull(m: Any, g: Any, x: Any) -> Any:
+    s = m.sigmoid(x)
+    t = m.tanh(m.where(x > 0, x, 0) + m.log1p(m.exp(-m.abs(x))))
+    return g * (t + x * s * (1 - t * t))
+
+
+def _inside(m: Any, g: Any, x: Any, low: float, high: float, slope: float = 1.0) -> Any:
+    """The gradient of something that is straight between two bounds and flat outside."""
+    return m.where((x <= low) | (x >= high), 0, g * slope)
+
+
+relu = _activation("relu", lambda x: np.maximum(x, 0), lambda m, g, x: m.where(x <= 0, 0, g))
+
+leaky_relu = _activation(
+    "leaky_relu",
+    lambda x, slope: np.where(x > 0, x, slope * x),
+    lambda m, g, x, slope: m.where(x > 0, g, g * slope),
+)
+
+elu = _activation(
+    "elu",
+    lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+    lambda m, g, x, alpha: m.where(x > 0, g, g * alpha * m.exp(m.where(x > 0, 0, x))),
+)
+
+selu = _activation(
+    "selu",
+    lambda x: SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+    lambda m, g, x: SELU_SCALE * m.where(x > 0, g, g * SELU_ALPHA * m.exp(m.where(x > 0, 0, x))),
+)
+
+silu = _activation("silu", lambda x: x * special.sigmoid(x), _silu_pull)
+
+gelu = _activation("gelu", _gelu, _gelu_pull)
+
+gelu_tanh = _activation("gelu_tanh", lambda x: 0.5 * x * (1 + np.tanh(_gelu_tanh_inner(x))), _gelu_tanh_pull)
+
+mish = _activation("mish", lambda x: x * np.tanh(_softplus(x, 1.0, np.inf)), _mish_pull)
+
+softplus = _activation(
+    "softplus",
+    _softplus,
+    lambda m, g, x, beta, threshold: m.where(x * beta > threshold, g, g * m.sigmoid(x * beta)),
+)
+
+hardtanh = _activation("hardtanh", lambda x, low, high: np.clip(x, low, high), _inside)
+
+hardsigmoid = _activation(
+    "hardsigmoid",
+    lambda x: np.clip(x + 3, 0, 6) / 6,
+    lambda m, g, x: _inside(m, g, x, -3.0, 3.0, 1 / 6),
+)
+
+hardswish = _activation(
+    "hardswish",
+    lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    lambda m, g, x: m.where(x < -3, 0, m.where(x <= 3, g * (x / 3 + 0.5), g)),
+)

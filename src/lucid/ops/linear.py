@@ -1,0 +1,47 @@
+"""The linear map of a layer: one matrix product and a bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lucid.autograd import Op, apply
+from lucid.ops.linalg import matmul
+from lucid.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def linear(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """x wᵀ + bias: (…, in) and (out, in) give (…, out)."""
+    result: Tensor = apply(_linear, x, w, bias)
+    return result
+
+
+def _forward(x: Array, w: Array, bias: Array | None) -> Array:
+    if x.dtype.itemsize == 2:
+        wide = (None if a is None else a.astype(np.float32) for a in (x, w, bias))
+        return _forward(*wide).astype(x.dtype)  # type: ignore[arg-type]
+    rows = x.reshape(-1, x.shape[-1])  # one tall product, whatever the batch axes
+    y = rows @ w.T
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def _flat(x: Tensor) -> Tensor:
+    """All but the last axis as one."""
+    result: Tensor = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    return result
+
+
+_linear = Op(
+    "linear",
+    _forward,
+    vjp={
+        "x": lambda g, w: matmul(g, w),
+        "w": lambda g, x: matmul(_flat(g).t(), _flat(x)),
+        "bias": lambda g: _flat(g).sum(0),
+    },
+)

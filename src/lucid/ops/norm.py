@@ -1,0 +1,125 @@
+"""Standardisation: zero mean and unit variance over some axes, then a scale and a shift.
+
+Batch, layer, group and instance normalisation are this one op over different axes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lucid.autograd import Op, apply, is_grad_enabled
+from lucid.core.geometry import Sizes
+from lucid.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+Maybe = Tensor | None
+
+
+class Standardized(NamedTuple):
+    """The result, with the statistics it was made with (axes kept, length 1). The variance is the biased one."""
+
+    out: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+def standardize(x: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape: Sizes, eps: float) -> Standardized:
+    """(x - mean) / sqrt(var + eps) * weight + bias, mean and variance over ``axes``.
+
+    ``weight`` and ``bias`` (both or either may be None) take part as if they had ``affine_shape``, which must broadcast
+    against ``x``.
+    """
+    return Standardized(*apply(_standardize, x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps))
+
+
+def _forward(
+    x: Array, weight: Array | None, bias: Array | None, *, axes: Sizes, affine_shape: Sizes, eps: float
+) -> tuple[Array, Array, Array]:
+    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    mean = wide.mean(axes, keepdims=True)
+    y = wide - mean
+    var = np.square(y).mean(axes, keepdims=True)
+    y *= _scale(var, weight, affine_shape, eps)
+    if bias is not None:
+        y += bias.reshape(affine_shape)
+    return y.astype(x.dtype, copy=False), mean, var
+
+
+def _scale(var: Array, weight: Array | None, affine_shape: Sizes, eps: float) -> Array:
+    rstd = 1 / np.sqrt(var + var.dtype.type(eps))
+    return rstd if weight is None else rstd * weight.reshape(affine_shape).astype(rstd.dtype, copy=False)
+
+
+def _gradients(
+    g: tuple[Maybe, Maybe, Maybe], x: Tensor, weight: Maybe, bias: Maybe, mean: Tensor, var: Tensor,
+    axes: Sizes, affine_shape: Sizes, eps: float,
+) -> tuple[Maybe, Maybe, Maybe]:  # fmt: skip
+    """One pass where nobody differentiates the result; otherwise the same in ops, which carry their own gradients."""
+    g_out, g_mean, g_var = g
+    if not is_grad_enabled() and g_out is not None and g_mean is None and g_var is None:
+        gradients: tuple[Tensor, ...] = apply(
+            _standardize_grad, g_out, x, weight, mean, var, axes=axes, affine_shape=affine_shape, eps=eps
+        )
+        return gradients[0], gradients[1] if weight is not None else None, gradients[2] if bias is not None else None
+    count = prod(x.shape[a] for a in axes)
+    centred = x - mean
+    grads: list[Maybe] = [None, None, None]
+    if g_out is not None:
+        rstd = (var + eps) ** -0.5
+        unit = centred * rstd
+        scaled = g_out if weight is None else g_out * weight.reshape(affine_shape)
+        along = (scaled * unit).mean(axes, keepdim=True)
+        grads[0] = rstd * (scaled - scaled.mean(axes, keepdim=True) - unit * along)
+        if weight is not None:
+            grads[1] = _folded(g_out * unit, affine_shape, weight.shape)
+        if bias is not None:
+            grads[2] = _folded(g_out, affine_shape, bias.shape)
+    for extra in (None if g_mean is None else g_mean / count, None if g_var is None else centred * (g_var * 2 / count)):
+        if extra is not None:
+            grads[0] = extra.expand(x.shape) if grads[0] is None else grads[0] + extra
+    return grads[0], grads[1], grads[2]
+
+
+def _folded(g: Tensor, affine_shape: Sizes, shape: Sizes) -> Tensor:
+    """The gradient of something that was broadcast from ``affine_shape``."""
+    result: Tensor = g.sum(_broadcast_axes(g.ndim, affine_shape)).reshape(shape)
+    return result
+
+
+def _broadcast_axes(ndim: int, shape: Sizes) -> Sizes:
+    """The axes along which an array of ``shape`` is repeated."""
+    new = ndim - len(shape)
+    return (*range(new), *(new + i for i, n in enumerate(shape) if n == 1))
+
+
+def _gradients_forward(
+    h: Array, x: Array, weight: Array | None, mean: Array, var: Array, *, axes: Sizes, affine_shape: Sizes, eps: float
+) -> tuple[Array, Array, Array]:
+    rstd = _scale(var, None, affine_shape, eps)
+    g = h.astype(mean.dtype, copy=False)
+    unit = (x - mean) * rstd
+    folded = _broadcast_axes(x.ndim, affine_shape)
+    product = g * unit
+    g_weight, g_bias = product.sum(folded), g.sum(folded)
+    if weight is not None:
+        wide = weight.reshape(affine_shape).astype(g.dtype, copy=False)
+        g, product = g * wide, product * wide
+    unit *= product.mean(axes, keepdims=True)
+    gx = g - g.mean(axes, keepdims=True)
+    gx -= unit
+    gx *= rstd
+    shape = g_bias.shape if weight is None else weight.shape
+    return (
+        gx.astype(x.dtype, copy=False),
+        g_weight.reshape(shape).astype(x.dtype),
+        g_bias.reshape(shape).astype(x.dtype),
+    )
+
+
+_standardize = Op("standardize", _forward, vjp={("x", "weight", "bias"): _gradients}, outputs=("out", "mean", "var"))
+
+# Only for the pass that nobody differentiates again.
+_standardize_grad = Op("standardize_grad", _gradients_forward, outputs=("gx", "g_weight", "g_bias"))
