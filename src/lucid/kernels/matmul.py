@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -22,12 +22,13 @@ from lucid.kernels.runtime import memory, threads
 Array = np.ndarray[Any, Any]
 
 #: Up to so many multiplications NumPy is faster than a call of our own, and too small for BLAS to use threads.
-SMALL_PRODUCTS = 4096
-#: Multiplications that are worth a task of their own, some 10 us, and how many tasks are enough.
-_TASK_PRODUCTS, _MOST_TASKS = 1 << 20, 64
+SMALL_PRODUCTS = 8192
+#: Multiplications that are worth a task of their own, some 20 us, and how many tasks are enough.
+_TASK_PRODUCTS, _MOST_TASKS = 1 << 21, 64
 _SLIM_TASK_PRODUCTS = 1 << 17
+_SLIM_ROUNDS = 4
 _MOST_SPLITS = 16
-_LEAST_ROWS, _LEAST_COLUMNS = 96, 96
+_LEAST_ROWS, _LEAST_COLUMNS = 96, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +115,18 @@ def _view(array: Array, axis: int) -> _View:
     return _View(shape[:-2], shape[-2], shape[-1], steps[-2], steps[-1], steps[:-2])
 
 
-def _folded(a: _View, b: _View) -> _View:
-    """A's batch as more rows, if all items share B and their rows are evenly spaced; else A as it is."""
+def _folded(a: _View, b: _View, items: Sizes) -> tuple[_View, _View, Sizes]:
+    """A's batch as more rows, if all items share B and A's rows are evenly spaced; else as it is."""
     rows, step = a.rows, a.row_step
     if prod(b.items) != 1:
-        return a
+        return a, b, items
     for n, item_step in zip(reversed(a.items), reversed(a.item_steps), strict=True):
         if rows == 1:
             step = item_step
         elif n > 1 and item_step != rows * step:
-            return a
+            return a, b, items
         rows *= n
-    return _View((), rows, a.columns, step, a.column_step, ())
+    return replace(a, items=(), rows=rows, row_step=step, item_steps=()), replace(b, items=(), item_steps=()), ()
 
 
 Run = Callable[[Array, Array, Array | None, Array, int], None]
@@ -184,9 +185,12 @@ def _slim(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run | None:
     swapped = right.rows < left.rows
     few, many = (right, left) if swapped else (left, right)
     out_row, out_column = (1, few.rows) if swapped else (many.rows, 1)
-    if few.rows > slim.ROWS[isa.registers]:
+    rows = slim.ROWS[isa.registers]
+    if few.rows > _SLIM_ROUNDS * rows:
         return None
-    if many.row == 1 and out_column == 1:
+    # Read once for every few rows: from memory the first time, from the second level cache after that.
+    stays = 256 * a.columns <= target.cpu().l2_bytes // 2
+    if many.row == 1 and out_column == 1 and (few.rows <= rows or stays):
         name, unit = "across", 4 * isa.lanes(element)
     elif many.k == few.k == 1:
         name, unit = "along", 4
@@ -255,9 +259,8 @@ def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
     shape = items + (left.rows,) * (a.ndim > 1) + (right.columns,) * (b.ndim > 1)
     if prod(items) * left.rows * left.columns * right.columns <= SMALL_PRODUCTS:
         return shape, _small
-    folded = _folded(left, right)
-    items = folded.items and items
-    return shape, _slim(folded, right, items, a.dtype) or _bind(folded, right, items, a.dtype)
+    left, right, items = _folded(left, right, items)
+    return shape, _slim(left, right, items, a.dtype) or _bind(left, right, items, a.dtype)
 
 
 _MOST_BOUND = 4096

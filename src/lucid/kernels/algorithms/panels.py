@@ -7,6 +7,9 @@ from collections.abc import Callable
 from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, minimum, ptr, transpose
 from lucid.kernels.isa import ISA
 
+_LINE_BYTES = 64
+_AHEAD = 12  #: rows asked for in advance: their distance is no pattern that the machine would guess
+
 
 def slack(isa: ISA, element: Type, width: int) -> int:
     """Elements behind the last panel that packing may overwrite: it stores whole vectors, panel after panel."""
@@ -59,6 +62,8 @@ def _copy_runs(f: Function, lanes: int, width: int) -> None:
     masks = [lanes_below(f, a.rows - first, lanes) for first in range(0, width, lanes)]
     with f.loop(0, a.depth) as k:
         source, panel = a.source.at(k.i * a.k_step), a.panel.at(k.i * width)
+        for line in range(0, width, _LINE_BYTES // source.pointee.bytes):
+            source.at(a.k_step * _AHEAD).prefetch(line)
         for v, mask in enumerate(masks):
             panel.store(source.load(v * lanes, lanes, mask), v * lanes)
 

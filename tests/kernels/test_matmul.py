@@ -1,0 +1,253 @@
+"""The matrix product against sums in float64, with the bound of a sum of k products."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucid.core.errors import DTypeError, ShapeError
+from lucid.kernels import matmul as module
+from lucid.kernels import target
+from lucid.kernels.ir import f32, f64
+from lucid.kernels.matmul import grid, matmul
+from lucid.kernels.runtime import threads
+from tests.kernels.guard import guarded, run_guarded_cases
+
+Array = np.ndarray[Any, Any]
+
+ISAS = [isa.name for isa in target.cpu().isas]
+SIZES = [1, 2, 4, 7, 8, 15, 16, 17, 31, 33]
+
+
+@pytest.fixture(autouse=True)
+def everything_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy gets nothing but what is empty."""
+    monkeypatch.setattr(module, "SMALL_PRODUCTS", 0)
+    monkeypatch.setattr(module, "_bound", {})
+
+
+def numbers(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> Array:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def check(got: Array, a: Array, b: Array, start: Array | float = 0.0) -> None:
+    """|got - exact| <= n u / (1 - n u) * sums of absolute values, with n = k + 1 roundings, one of them the start's."""
+    wide_a, wide_b, wide_start = (np.asarray(v, np.longdouble) for v in (a, b, start))
+    exact, absolute = wide_a @ wide_b + wide_start, np.abs(wide_a) @ np.abs(wide_b) + np.abs(wide_start)
+    unit = (a.shape[-1] + 1) * np.finfo(got.dtype).eps / 2
+    excess = np.abs(got - exact) - unit / (1 - unit) * absolute
+    assert got.shape == exact.shape
+    assert excess.size == 0 or excess.max() <= 0, f"{excess.max():.3g} over the bound at {np.argmax(excess)}"
+
+
+def laid_out(a: Array, layout: str) -> Array:
+    """The same matrix with its numbers elsewhere."""
+    spread = np.zeros((*a.shape[:-2], 2 * a.shape[-2], 3 * a.shape[-1]), a.dtype)
+    if layout == "rows":
+        return np.ascontiguousarray(a)
+    if layout == "columns":
+        return np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2)
+    if layout == "backwards":
+        return np.ascontiguousarray(a[..., ::-1, ::-1])[..., ::-1, ::-1]
+    view = spread[..., ::2, 1::3]
+    view[...] = a
+    return view
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sizes_around_the_vector(isa: str, dtype: Any) -> None:
+    rng = np.random.default_rng(1)
+    with target.using(isa):
+        for m, n, k in product(SIZES, SIZES, [1, 8, 17, 33]):
+            a, b, bias = numbers(rng, m, k, dtype=dtype), numbers(rng, k, n, dtype=dtype), numbers(rng, n, dtype=dtype)
+            check(matmul(a, b, bias), a, b, bias)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layouts(isa: str, dtype: Any) -> None:
+    rng, layouts = np.random.default_rng(2), ["rows", "columns", "backwards", "spread"]
+    with target.using(isa):
+        for (m, n, k), of_a, of_b in product([(40, 70, 37), (3, 50, 41), (50, 1, 41)], layouts, layouts):
+            a, b = numbers(rng, m, k, dtype=dtype), numbers(rng, k, n, dtype=dtype)
+            check(matmul(laid_out(a, of_a), laid_out(b, of_b)), a, b)
+
+
+@pytest.mark.parametrize("shapes", [
+    ((1000, 3), (3,)), ((3,), (3, 1000)), ((2000,), (2000,)), ((5, 20, 30), (30, 40)), ((5, 20, 30), (5, 30, 40)),
+    ((2, 1, 20, 30), (3, 30, 40)), ((20, 30), (3, 30, 40)), ((4, 30), (3, 30, 40)), ((2, 3, 30), (30,)),
+    ((30,), (2, 3, 30, 5)), ((1, 20, 30), (1, 30, 40)), ((5, 1, 30), (30, 40)),
+])  # fmt: skip
+def test_batches_and_vectors(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    rng = np.random.default_rng(3)
+    a, b = (numbers(rng, *shape) for shape in shapes)
+    check(matmul(a, b), a, b)
+
+
+def test_batches_of_uneven_strides() -> None:
+    rng = np.random.default_rng(4)
+    a, b = numbers(rng, 4, 3, 20, 30), numbers(rng, 3, 30, 40)
+    check(matmul(a[::2, ::-1], b[::-1]), a[::2, ::-1], b[::-1])
+    check(matmul(a.transpose(1, 0, 2, 3)[:, :, ::2], b[0]), a.transpose(1, 0, 2, 3)[:, :, ::2], b[0])
+    shared = np.broadcast_to(a[0, 0], (5, 20, 30))
+    check(matmul(shared, b[0]), shared, b[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_more_than_one_block_in_every_direction(isa: str) -> None:
+    rng = np.random.default_rng(5)
+    with target.using(isa):
+        for m, n, k in [(300, 400, 300), (20, 1100, 530), (1100, 20, 270), (17, 33, 3000)]:
+            a, b, bias = numbers(rng, m, k), numbers(rng, k, n), numbers(rng, n)
+            check(matmul(a, b, bias), a, b, bias)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(50, 60, 70), (30, 20, 20_000), (2, 300, 70), (300, 2, 70), (300, 1, 70)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_adding_onto_out(m: int, n: int, k: int, isa: str) -> None:
+    rng = np.random.default_rng(6)
+    with target.using(isa):
+        for items in [(), (3,)]:
+            a, b, c = numbers(rng, *items, m, k), numbers(rng, *items, k, n), numbers(rng, *items, m, n)
+            before = c.copy()
+            assert matmul(a, b, out=c) is c
+            check(c, a, b, before)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(64, 48, 40_000), (500, 300, 200), (3, 5000, 400), (400, 40, 400)])
+def test_same_bits_on_any_number_of_threads(m: int, n: int, k: int) -> None:
+    rng, before = np.random.default_rng(7), threads.get_num_threads()
+    a, b, bias = numbers(rng, m, k), numbers(rng, n, k).T, numbers(rng, n)
+    results = []
+    try:
+        for count in (1, 2, 3):
+            threads.set_num_threads(count)
+            results.append(matmul(a, b, bias))
+    finally:
+        threads.set_num_threads(before)
+    check(results[0], a, b, bias)
+    assert all((r == results[0]).all() for r in results)
+
+
+def test_long_sums_are_split_and_no_others() -> None:
+    isa = target.cpu().isas[-1]
+    assert grid(64, 64, 100_000, 1, isa, f32).splits > 4
+    assert grid(2000, 2000, 2000, 1, isa, f32).splits == 1
+    assert grid(64, 64, 300, 1, isa, f64).splits == 1
+
+
+@given(
+    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 200_000), st.integers(1, 100),
+    st.sampled_from(target.cpu().isas), st.sampled_from([f32, f64]),
+)  # fmt: skip
+def test_a_grid_covers_all(m: int, n: int, k: int, items: int, isa: Any, element: Any) -> None:
+    g = grid(m, n, k, items, isa, element)
+    for blocks, block, size in [
+        (g.row_blocks, g.rows, m), (g.column_blocks, g.columns, n), (g.splits, g.split, k)
+    ]:  # fmt: skip
+        assert (blocks - 1) * block < size <= blocks * block
+    assert g.depth * (g.rows + g.columns) * element.bytes <= target.cpu().l2_bytes
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_stays_inside_its_arrays(isa: str, where: Any) -> None:
+    def run(case: tuple[int, int, int, str, str, Any]) -> None:
+        m, n, k, of_a, of_b, dtype = case
+        rng = np.random.default_rng(8)
+        a = numbers(rng, *((k, m) if of_a == "columns" else (m, k)), dtype=dtype)
+        b = numbers(rng, *((n, k) if of_b == "columns" else (k, n)), dtype=dtype)
+        with (
+            target.using(isa),
+            guarded(a, where=where, readonly=True, name="a") as a,
+            guarded(b, where=where, readonly=True, name="b") as b,
+            guarded(numbers(rng, n, dtype=dtype), where=where, readonly=True, name="bias") as bias,
+            guarded(numbers(rng, m, n, dtype=dtype), where=where, name="c") as c,
+        ):
+            a, b = (x.T if of == "columns" else x for x, of in ((a, of_a), (b, of_b)))
+            before = c.copy()
+            matmul(a, b, out=c)
+            check(c, a, b, before)
+            check(matmul(a, b, bias), a, b, bias)
+
+    sizes = [(1, 1, 1), (1, 50, 33), (50, 1, 33), (3, 17, 9), (17, 33, 31), (15, 20, 7), (70, 40, 300), (5, 7, 3000)]
+    layouts = ["rows", "columns"]
+    cases = [
+        (*size, of_a, of_b, dtype)
+        for size, of_a, of_b, dtype in product(sizes, layouts, layouts, (np.float32, np.float64))
+    ]
+    run_guarded_cases(run, cases)
+
+
+@pytest.mark.parametrize("shapes", [((0, 5), (5, 3)), ((4, 0), (0, 3)), ((4, 5), (5, 0)), ((0, 4, 5), (5, 3))])
+def test_zero_sizes(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    a, b = (np.ones(shape, np.float32) for shape in shapes)
+    bias = np.arange(b.shape[-1], dtype=np.float32)
+    got = matmul(a, b, bias)
+    assert got.shape == (a @ b).shape
+    assert (got == bias).all() or got.size == 0 or prod(a.shape) > 0
+
+
+def test_nan_and_infinity_go_where_the_sum_takes_them() -> None:
+    rng = np.random.default_rng(9)
+    for m, n in [(20, 30), (2, 30), (30, 2)]:
+        a, b = numbers(rng, m, 40), numbers(rng, 40, n)
+        a[1, 7], b[3, 1] = np.nan, np.inf
+        with np.errstate(invalid="ignore"):
+            want = a.astype(np.float64) @ b.astype(np.float64)
+        got = matmul(a, b)
+        assert (np.isnan(got) == np.isnan(want)).all()
+        assert (np.isinf(got) == np.isinf(want)).all()
+
+
+def test_swapped_bytes_and_split_elements_are_copied() -> None:
+    rng = np.random.default_rng(10)
+    a, b = numbers(rng, 20, 30), numbers(rng, 30, 40)
+    check(matmul(a.astype(">f4"), b), a, b)
+    packed = np.zeros(30, [("skip", "i1"), ("row", "f4", (40,))])
+    packed["row"] = b
+    check(matmul(a, packed["row"]), a, b)
+    check(matmul(a, packed["row"]), a, b)  # again, since plans are kept
+
+
+def test_small_products_are_numpy_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALL_PRODUCTS", 8192)
+    rng = np.random.default_rng(11)
+    a, b, bias, c = numbers(rng, 4, 5), numbers(rng, 5, 6), numbers(rng, 6), numbers(rng, 4, 6)
+    check(matmul(a, b, bias), a, b, bias)
+    before = c.copy()
+    check(matmul(a, b, out=c), a, b, before)
+
+
+ONES = np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(("arguments", "error", "text"), [
+    ((ONES, ONES), ShapeError, r"matmul: a \(3, 4\) has 4 columns and b \(3, 4\) has 3 rows; they must be equal"),
+    ((ONES, np.float32(1)), ShapeError, "matmul: b is a single number"),
+    ((ONES, ONES.T.astype(np.float64)), DTypeError, "matmul: a is float32 and b is float64; they must be the same"),
+    ((ONES.astype(int), ONES.T.astype(int)), DTypeError, "matmul: a is int64; it must be float32 or float64"),
+    ((ONES, ONES.T, ONES[0]), ShapeError, r"matmul: bias \(4,\) must have one number for each of 3 columns"),
+    ((ONES, ONES.T, np.ones(3)), DTypeError, "matmul: bias is float64 and a is float32"),
+    ((np.ones((2, 3, 4)), np.ones((3, 4, 5))), ShapeError, "do not broadcast"),
+])  # fmt: skip
+def test_errors(arguments: tuple[Array, ...], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        matmul(*arguments)
+
+
+def test_errors_of_out() -> None:
+    b, bias = ONES.T, np.ones(3, np.float32)
+    wrong = [np.zeros((3, 4), np.float32), np.zeros((3, 3)), np.zeros((3, 6), np.float32)[:, ::2]]
+    for out in wrong:
+        with pytest.raises(ShapeError, match=r"matmul: out .* must be float32 \(3, 3\), writeable and contiguous"):
+            matmul(ONES, b, out=out)
+    with pytest.raises(ShapeError, match="matmul: bias and out exclude each other"):
+        matmul(ONES, b, bias, out=np.zeros((3, 3), np.float32))
