@@ -50,7 +50,7 @@ def digit_images(grey: np.ndarray[Any, Any]) -> FloatArray:
     """One or many 8×8 images with values 0 … 16, as the network wants them: (N, 1, 8, 8), 0 … 1."""
     if grey.shape[-2:] != (8, 8) or grey.ndim > 4:
         raise CommandError(f"a digit is an 8×8 image with values 0 … 16, or a stack of them, not shape {grey.shape}")
-    return (np.asarray(grey, np.float32) / 16).reshape(-1, 1, 8, 8)
+    return np.asarray(grey / 16, np.float32).reshape(-1, 1, 8, 8)
 
 
 def vowels() -> Data:

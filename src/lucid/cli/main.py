@@ -135,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit status: 0, 2 where the user can mend it, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except CommandError as error:
         return _complain(options.command, str(error))
     except BrokenPipeError:

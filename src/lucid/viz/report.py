@@ -47,11 +47,11 @@ def draw(outcome: Outcome) -> Figure:
     figure = Figure(figsize=(13, 9.2), facecolor=PAPER, layout=ConstrainedLayoutEngine(rect=MARGINS))
     right = int((outcome.found.argmax(1) == outcome.truth).sum())
     count = len(outcome.truth)
-    head, upper, lower = figure.subfigures(3, 1, height_ratios=(0.09, 1, 1), hspace=0.02)
+    head, upper, lower = figure.subfigures(3, 1, squeeze=False, height_ratios=(0.09, 1, 1), hspace=0.02).flat
     headline = f"{outcome.title}: {right} of {count} held-out samples right, {right / count:.2%}"
     head.text(0.5, 0.5, headline, color=INK, fontsize=15, fontweight="bold", ha="center", va="center")
-    curves, confusion = upper.subfigures(1, 2, width_ratios=(1.45, 1))
-    filters, mistakes = lower.subfigures(1, 2, width_ratios=(1, 1.25))
+    curves, confusion = upper.subfigures(1, 2, squeeze=False, width_ratios=(1.45, 1)).flat
+    filters, mistakes = lower.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.25)).flat
     for part in (head, upper, lower, curves, confusion, filters, mistakes):
         part.set_facecolor(PAPER)
     _curves(curves, outcome)
