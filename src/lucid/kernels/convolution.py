@@ -17,7 +17,7 @@ from lucid.kernels.runtime.memory import empty
 
 Array = np.ndarray[Any, Any]
 
-_NATIVE = ("float32", "float64")
+_NATIVE = {np.dtype(name): name for name in ("float32", "float64")}  # dtype.name takes NumPy 3 us
 _wanted: str | None = None
 
 
@@ -76,13 +76,14 @@ def _run(
     first = inputs[0]
     assert first is not None, "the first input of every role is an array"
     dtype = first.dtype
-    if dtype.name not in _NATIVE:
+    name = _NATIVE.get(dtype)
+    if name is None:
         return _converted(role, spec, x_shape, y_shape, inputs, shape)
     result = empty(shape, dtype)
     if result.size == 0:
         return result
     has_bias = role != "grad_weight" and inputs[2] is not None
-    asked = problem(role, spec, x_shape, y_shape, dtype.name, has_bias)
+    asked = problem(role, spec, x_shape, y_shape, name, has_bias)
     for problems in _observers.values():
         problems.append(asked)
     run = select.executable(asked, _wanted)
