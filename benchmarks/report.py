@@ -53,8 +53,8 @@ class Header:
         return f"{self.cpu}, {self.threads} threads; {versions}; commit {self.commit}; {self.date}"
 
 
-def _terminal(table: Table, width: int) -> str:
-    """Headings wrap at spaces; columns too many for ``width`` are dropped, the quartiles first, then from the right."""
+def table_lines(table: Table, width: int) -> list[str]:
+    """The table for a terminal: where columns are too many, the quartiles go first, then those at the right."""
     keep = list(range(len(table.columns)))
     while len(keep) > 2 and sum(_width(table, i) + 2 for i in keep) - 2 > width:
         quartiles = [i for i in keep if table.columns[i].title == "quartiles"]
@@ -68,7 +68,7 @@ def _terminal(table: Table, width: int) -> str:
     rows = [_line(table, keep, [row[i] for i in keep]) for row in table.all_rows]
     if table.total:
         rows.insert(-1, rule)
-    return "\n".join([table.title, *printed, rule, *rows])
+    return [table.title, *printed, rule, *rows]
 
 
 def _width(table: Table, i: int) -> int:
@@ -86,7 +86,7 @@ def _line(table: Table, keep: list[int], cells: list[str]) -> str:
 def table_text(header: Header, tables: list[Table], faults: list[str]) -> str:
     """Everything for the terminal, as wide as it is."""
     width = shutil.get_terminal_size((100, 24)).columns
-    parts = [header.line(), *(_terminal(table, width) for table in tables)]
+    parts = [header.line(), *("\n".join(table_lines(table, width)) for table in tables)]
     return "\n\n".join(parts + (["FAILED\n" + "\n".join(faults)] if faults else []))
 
 

@@ -1,0 +1,95 @@
+"""What the benchmarks compute from what they measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.problem import Layer, errors, suite
+from benchmarks.report import Column, Table, table_lines
+from benchmarks.turns import Ratio, geometric_mean, ratios
+from lucid.kernels.roofline import Roofline
+
+LAYERS = list(suite())
+
+
+def test_the_suite_is_complete() -> None:
+    assert len(LAYERS) == 34
+    assert len({layer.name for layer in LAYERS}) == 34
+
+
+# Counted by hand: 2 · N · C_in / groups · C_out · taps · output pixels (input pixels where transposed).
+@pytest.mark.parametrize(
+    ("name", "gflop"),
+    [
+        ("conv1d w2v2 L1", 2 * 512 * 512 * 3 * 15999 / 1e9),
+        ("conv2d rn stem", 2 * 4 * 3 * 64 * 49 * 112 * 112 / 1e9),
+        ("conv2d mb dw3 96@56", 2 * 4 * 96 * 9 * 56 * 56 / 1e9),
+        ("conv_transpose1d hifigan 128-64 k4s2", 2 * 128 * 64 * 4 * 8192 / 1e9),
+        ("conv3d 16-32 k3@32", 2 * 16 * 32 * 27 * 32**3 / 1e9),
+    ],
+)
+def test_flops(name: str, gflop: float) -> None:
+    (layer,) = suite(name)
+    assert layer.flops / 1e9 == pytest.approx(gflop)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_output_sizes_invert_each_other(layer: Layer) -> None:
+    """A transposed layer's output, convolved, has the size of its input."""
+    if not layer.transposed:
+        assert all(size >= 1 for size in layer.out_size)
+        return
+    s, p, d = layer.stride, layer.padding, layer.dilation
+    back = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k in zip(layer.out_size, layer.kernel, strict=True))
+    assert back == layer.size
+
+
+def test_arrays_are_the_same_every_time() -> None:
+    first, second = LAYERS[0].arrays(), LAYERS[0].arrays()
+    assert all((first[name] == second[name]).all() for name in ("x", "w", "bias", "g"))
+    assert first["x"].dtype == np.float32
+
+
+def test_errors_are_relative_to_the_root_mean_square() -> None:
+    assert errors({"y": np.float32([3, 4.5])}, {"y": np.array([3.0, 4.0])}) == {"y": 0.5 / np.sqrt(12.5)}
+
+
+def test_a_wrong_value_is_no_small_error() -> None:
+    layer = LAYERS[1]
+    y = np.random.default_rng(0).standard_normal(layer.shapes["g"])
+    spoiled = y.copy()
+    spoiled.flat[0] = np.nan
+    assert not errors({"y": spoiled}, {"y": y})["y"] <= layer.tolerances()["y"]
+
+
+def test_the_roofline_takes_the_slower_bound() -> None:
+    machine = Roofline(threads=2, gflop_per_s=100.0, copy_gb_per_s=10.0)
+    (small,) = suite("conv2d rn 3x3 64@56")
+    (large,) = suite("conv1d tcn dw k3 d1")
+    assert small.limit_s(machine, backward=False) == pytest.approx(small.flops / 100e9)
+    assert large.limit_s(machine, backward=False) == pytest.approx(large.traffic_bytes / 10e9)
+    assert large.limit_s(machine, backward=True) == pytest.approx(3 * large.traffic_bytes / 10e9)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # Every round the machine is twice as slow as before: the ratio stays.
+    times = {"lucid": [1.0, 2.0, 4.0], "torch": [3.0, 6.0, 12.0]}
+    assert ratios(times, "lucid") == {"torch": Ratio(3.0, 3.0, 3.0)}
+
+
+def test_quartiles() -> None:
+    assert Ratio.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Ratio(3.0, 2.0, 4.0)
+
+
+def test_geometric_mean() -> None:
+    assert geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_a_table_fits_its_width(width: int) -> None:
+    columns = [Column("layer", left=True), Column("PyTorch ×"), Column("quartiles"), Column("ONNX Runtime ×")]
+    table = Table("forward", columns, [["conv1d", "1.23", "1.11–1.45", "0.99"]], ["mean", "1.23", "", "0.99"])
+    lines = table_lines(table, width)
+    assert max(map(len, lines)) <= width
+    assert ("1.11–1.45" in "".join(lines)) == (width >= 40)
