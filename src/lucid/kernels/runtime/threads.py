@@ -10,7 +10,6 @@ with denormals flushed to zero; the caller's floating-point control word is put 
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import platform
@@ -32,9 +31,6 @@ Step = tuple[int, Fields, int, int]
 # Pauses before a thread sleeps, some 100 us, since to be woken takes 10 to 50. To spin for ever would be wrong even for
 # one who waits for others to finish: on a busy machine they may not be running at all.
 _SPINS = 4000
-
-# Faults are raised on the thread that causes them: to block these signals would only hide where.
-_FAULTS = {signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 
 _UNUSED = (0,) * (STEP_SLOTS - 4)  # slots that the pool fills in
 
@@ -127,11 +123,11 @@ class NativePool:
         self._run, self._run_steps = self._native["run"], self._native["run_steps"]
         self._ready = 1
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork)
-        atexit.register(self._retire)
 
     def _hire(self, helpers: int) -> None:
-        """Starts workers until there are so many. Signals but faults are left to Python's own threads."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
+        """Starts workers until there are so many. Signals are for Python's threads, but for their own faults."""
+        faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
         try:
             while len(self._crew) < helpers and self._start_worker():
                 pass
@@ -173,10 +169,6 @@ class NativePool:
     def _after_fork(self) -> None:
         self._native["release"]()
         self._guard.release()
-
-    def _retire(self) -> None:
-        self._most = 1
-        self.shrink()
 
 
 class PythonPool:
