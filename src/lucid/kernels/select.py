@@ -7,13 +7,13 @@ from types import ModuleType
 
 from lucid.core.errors import PlanError
 from lucid.kernels import target
-from lucid.kernels.algorithms import gemm, phase_split, reference, weight_grad
+from lucid.kernels.algorithms import depthwise, gemm, phase_split, reference, weight_grad
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.plan import Plan, Problem
 
 #: Asked in this order; on a tie the first wins.
-ALGORITHMS: tuple[ModuleType, ...] = (gemm, phase_split, weight_grad, reference)
+ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, weight_grad, reference)
 
 
 def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:

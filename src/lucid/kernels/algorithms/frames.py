@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import ConvSpec, Sizes, window_extent
-from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, maximum, minimum, ptr, select
+from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, maximum, minimum, ptr, select, shuffle
 from lucid.kernels.plan import RANK, Problem
 
 Array = np.ndarray[Any, Any]
@@ -189,13 +189,34 @@ def write_fill_row(module: Module, element: Type, lanes: int) -> Function:
     return f
 
 
-def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str, Type]) -> Function:
+def write_split_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
+    """Adds ``split_row(to, source, count, stride)``: to[phase][i] = source[i stride + phase], for whole rows of phases.
+
+    ``stride`` is 2, where a phase is a multiple of ``lanes`` long, or 0 for any.
+    """
+    f = module.function("split_row", to=ptr(element), source=ptr(element), count=i64, stride=i64)
+    a = f.args
+    length = a.count // (stride or a.stride)
+    if stride == 2 and lanes > 1:
+        with f.loop(0, length, lanes) as i:
+            low, high = (a.source.load(i.i * 2 + k, lanes) for k in (0, lanes))
+            for k in (0, 1):
+                a.to.store(shuffle(low, high, range(k, 2 * lanes, 2)), k * length + i.i)
+    else:
+        with f.loop(0, a.stride) as phase, f.loop(0, length) as i:
+            a.to[phase.i * length + i.i] = a.source[i.i * a.stride + phase.i]
+    return f
+
+
+def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str, Type], stride: int = 1) -> Function:
     """Adds ``fill_frame(fields, to, source, channels, images, image_stride, d, h, w)``.
 
     ``to[channel][image]`` become the frames of the box at output position (d, h, w); ``source`` is the first channel of
-    the first image, planar.
+    the first image, planar. With a ``stride`` of 2, or 0 for any, each row of a frame is split by phase, so that pixels
+    side by side lie side by side; a row behind the last frame is scratch then.
     """
     fill_row = write_fill_row(module, element, lanes)
+    split_row = write_split_row(module, element, lanes, stride) if stride != 1 else None
     data = ptr(element)
     f = module.function(
         "fill_frame", fields=ptr(i64), to=data, source=data, channels=i64, images=i64, image_stride=i64,
@@ -207,20 +228,19 @@ def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str
     ))  # fmt: skip
     size, frame = a.d * a.h * a.w, a.frame_d * a.frame_h * a.frame_w
     begin, end = maximum(-left, 0), a.w - left
+    spare = p.to.at(p.channels * a.box_n * frame)
     with f.loop(0, p.channels) as c, f.loop(0, p.images) as n:
         plane = p.source.at(n.i * p.image_stride + c.i * size)
         target = p.to.at((c.i * a.box_n + n.i) * frame)
         with f.loop(0, a.frame_d) as z, f.loop(0, a.frame_h) as y:
             depth, row = top + z.i, up + y.i
             exists = depth.ult(a.d) & row.ult(a.h)
-            f.call(
-                fill_row,
-                target.at((z.i * a.frame_h + y.i) * a.frame_w),
-                plane.at((depth * a.h + row) * a.w + left),
-                begin,
-                select(exists, end, 0),
-                a.frame_w,
-            )
+            to = target.at((z.i * a.frame_h + y.i) * a.frame_w)
+            source = plane.at((depth * a.h + row) * a.w + left)
+            stop = select(exists, end, 0)
+            f.call(fill_row, to if split_row is None else spare, source, begin, stop, a.frame_w)
+            if split_row is not None:
+                f.call(split_row, to, spare, a.frame_w, a.stride_w)
     return f
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from lucid.kernels.ir.types import Type, i1, i32, i64, ptr, vec
 
@@ -318,6 +318,10 @@ def extract(value: Value, lane: int) -> Value:
     return value.fn.emit(value.type.element, f"extractelement {value.type} {value.text}, i32 {lane}")
 
 
+@overload
+def select(condition: Value, yes: Pointer, no: Pointer) -> Pointer: ...
+@overload
+def select(condition: Value, yes: Any, no: Any) -> Value: ...
 def select(condition: Value, yes: Any, no: Any) -> Value:
     """``yes`` where the condition holds, else ``no``; lane by lane if it is a vector."""
     pattern = yes if isinstance(yes, Value) else no

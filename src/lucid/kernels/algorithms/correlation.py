@@ -1,0 +1,422 @@
+"""Correlation with pixels in lanes: the forward role and the input gradient of depthwise and small-group convolutions.
+
+Both are sums over taps that lie at fixed offsets in a zero frame of the source::
+
+    y[result][q stride_out + phase] = bias + sum over j of w[place[j]] * frame[start(q) + offset[j]]
+
+The forward role has one phase, and its stride is the step of ``start``; a frame row is split by (position mod stride),
+so that neighbours are one load. The input gradient steps by one, and its stride makes phases: position i takes the taps
+t with (i + low - t d) divisible by s. Every phase has its own list of taps, and phases side by side are interleaved in
+registers on the way out.
+
+A tile is ``rows`` by ``vectors``. If neighbouring rows share source rows (``span`` taps down, stride and dilation 1), a
+load serves up to ``span`` of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.core.geometry import ConvSpec, Sizes
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms.base import Executable, address
+from lucid.kernels.algorithms.frames import GEOMETRY, Cut, Window, open_box, read_fields, write_fill_frame
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Type,
+    Value,
+    fma,
+    i64,
+    interleave,
+    lanes_below,
+    minimum,
+    ptr,
+    select,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import RANK, Problem
+from lucid.kernels.runtime import memory, threads
+
+Array = np.ndarray[Any, Any]
+
+_MOST_SPAN = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """``rows`` by ``vectors`` of results; a source row serves ``span`` of them."""
+
+    rows: int
+    vectors: int
+    span: int
+
+    @property
+    def cycles(self) -> float:
+        """Of one tap (of ``span`` taps down): two products a cycle, or one load that straddles two cache lines."""
+        products = self.rows * self.vectors * self.span
+        loads = 2 * (self.rows + self.span - 1) * self.vectors + self.span
+        return max(products, loads, 8) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis: for every phase of the result, its (tap, offset in the source) pairs; offsets from 0."""
+
+    phases: tuple[tuple[tuple[int, int], ...], ...]
+    low: int
+
+    @property
+    def extent(self) -> int:
+        """Source positions from the first offset to the last."""
+        return 1 + max((offset for phase in self.phases for _, offset in phase), default=0)
+
+
+def _axis(role: str, size: int, kernel: int, stride: int, dilation: int, low: int) -> Axis:
+    """``size`` is the result's."""
+    if role == "forward":
+        return Axis((tuple((t, t * dilation) for t in range(kernel)),), low)
+    found = [
+        [
+            (t, (phase + low - t * dilation) // stride)
+            for t in range(kernel)
+            if (phase + low - t * dilation) % stride == 0
+        ]
+        for phase in range(stride)
+    ]
+    first = min((offset for phase in found[:size] for _, offset in phase), default=0)
+    phases = [[(t, offset - first) for t, offset in reversed(phase)] for phase in found]
+    return Axis(tuple(map(tuple, phases)), -first)
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """A problem as a correlation on a cut of positions q; ``results`` and ``sources`` are channels of one group."""
+
+    problem: Problem
+    axes: tuple[Axis, ...]
+    cut: Cut
+    tile: Tile
+    lanes: int
+
+    @property
+    def forward(self) -> bool:
+        """Whether it is the forward role."""
+        return self.problem.role == "forward"
+
+    @property
+    def sources(self) -> int:
+        """Source channels of a group."""
+        return self.problem.group_in if self.forward else self.problem.group_out
+
+    @property
+    def results(self) -> int:
+        """Result channels of a group."""
+        return self.problem.group_out if self.forward else self.problem.group_in
+
+    @property
+    def size(self) -> Sizes:
+        """Sizes of the result."""
+        return self.problem.out if self.forward else self.problem.size
+
+    @property
+    def stride_in(self) -> Sizes:
+        """Steps in the source."""
+        return self.problem.spec.stride if self.forward else (1,) * RANK
+
+    @property
+    def stride_out(self) -> Sizes:
+        """Steps in the result, which are its phases."""
+        return (1,) * RANK if self.forward else self.problem.spec.stride
+
+    @property
+    def tasks(self) -> int:
+        """Boxes of all images and groups."""
+        return self.problem.batch * self.problem.groups * self.cut.boxes
+
+    @property
+    def frame_elements(self) -> int:
+        """A thread's frames, a scratch row, and the rows that a tile reads beyond them."""
+        width, spare_rows = self.cut.frame[2], self.tile.rows * self.stride_in[1] + 1
+        return ceil((self.sources * self.cut.plane + spare_rows * width + self.lanes) / 16) * 16
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's workspace: frames, a tile's phases, a spare row."""
+        row = self.tile.vectors * self.lanes
+        return self.frame_elements + ceil((self.stride_out[2] * self.tile.rows + 1) * row / 16) * 16
+
+    def taps(self) -> tuple[Array, Array, Array]:
+        """Offsets in the frame, places in w, and where each phase begins in both lists."""
+        spec, (_, rows, columns) = self.problem.spec, self.cut.frame
+        step, pitch = self.stride_in[2], columns // self.stride_in[2]
+        channel = spec.taps * (1 if self.forward else self.results)
+        offsets, places, begins = [], [], [0]
+        for depth, row, column in product(*(axis.phases for axis in self.axes)):
+            heads = row[:1] if self.tile.span > 1 else row
+            for s, (td, d), (th, h), (tw, w) in product(range(self.sources), depth, heads, column):
+                offsets.append(s * self.cut.plane + (d * rows + h) * columns + w % step * pitch + w // step)
+                places.append(s * channel + (td * spec.kernel[1] + th) * spec.kernel[2] + tw)
+            begins.append(len(offsets))
+        return tuple(np.array(a, np.int64) for a in (offsets or [0], places or [0], begins))  # type: ignore[return-value]
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        p, tile = self.problem, self.tile
+        steps = sum(
+            len(column) * len(row) * len(depth) for depth, row, column in product(*(a.phases for a in self.axes))
+        )
+        steps = steps * self.sources // tile.span
+        across = ceil(self.cut.box[3] / (tile.vectors * self.lanes)) * ceil(self.cut.box[2] / tile.rows)
+        tiles = across * self.cut.box[1] * self.results
+        phases = prod(self.stride_out)
+        fill = self.sources * self.cut.plane * (0.3 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
+        out = prod(self.cut.box) * phases * self.results * (0.3 if self.stride_out[2] <= 2 else 1.5) * 16 / self.lanes
+        compute = self.tasks * (fill + out + tiles * (steps * tile.cycles + phases * 20) + 200)
+        return max(compute, p.traffic_bytes / 6)
+
+
+def correlation(problem: Problem, isa: ISA) -> Correlation:
+    """The cut and the tile: a frame that fits the first cache, rows of as many vectors as they need."""
+    lanes, spec, forward = isa.lanes(BY_DTYPE[problem.dtype]), problem.spec, problem.role == "forward"
+    size, source = (problem.out, problem.size) if forward else (problem.size, problem.out)
+    axes = tuple(
+        _axis(problem.role, n, k, s, d, low)
+        for n, k, s, d, (low, _) in zip(size, spec.kernel, spec.stride, spec.dilation, spec.padding, strict=True)
+    )
+    one = (1,) * RANK
+    stride_in, stride_out = (spec.stride, one) if forward else (one, spec.stride)
+    positions = tuple(ceil(n / s) for n, s in zip(size, stride_out, strict=True))
+    extents = tuple(axis.extent for axis in axes)
+    sources = problem.group_in if forward else problem.group_out
+    room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // problem.itemsize
+    whole = ConvSpec(extents, stride_in, one, tuple((axis.low, 0) for axis in axes))
+    cut = Window(whole, 1, source, positions).cut(max(64, room // (sources * prod(stride_in))))
+    tile = _tile(problem, isa, cut, lanes)
+    wide, step = tile.vectors * lanes, stride_in[2]
+    columns = ceil(cut.box[3] / wide) * wide + (extents[2] - 1) // step + 1
+    if step > 1:
+        columns = ceil(columns / lanes) * lanes
+    reach = columns * step - (cut.box[3] - 1) * step
+    padded = replace(whole, kernel=(*extents[:2], reach))
+    return Correlation(problem, axes, Cut(replace(cut.window, spec=padded), cut.box), tile, lanes)
+
+
+def _tile(problem: Problem, isa: ISA, cut: Cut, lanes: int) -> Tile:
+    _, _, height, width = cut.box
+    spec = problem.spec
+    shared = spec.stride[1] == spec.dilation[1] == 1 and 1 < spec.kernel[1] <= _MOST_SPAN and height > 1
+
+    def fits(rows: int, vectors: int, span: int) -> bool:
+        return (rows + 1) * vectors + (span if span > 1 else 1) + 1 <= isa.registers
+
+    def cost(tile: Tile) -> tuple[float, int]:
+        tiles = ceil(width / (tile.vectors * lanes)) * ceil(height / tile.rows)
+        return tiles * (tile.cycles / tile.span * spec.kernel[1] * spec.kernel[2] + 10), -tile.vectors
+
+    options = [
+        Tile(rows, vectors, span)
+        for rows, vectors, span in product((1, 2, 4), (1, 2, 3, 4, 8), (1, spec.kernel[1] if shared else 1))
+        if fits(rows, vectors, span) or (rows == vectors == span == 1)
+    ]
+    return min(options, key=cost)
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+_POINTERS = ("x", "weights", "bias", "y", "own", "offsets", "places", "begins")
+_NUMBERS = (
+    "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
+    "w_result", "w_step", "bias_step", "frame", "private",
+)  # fmt: skip
+
+
+def _fields(element: Type) -> dict[str, Type]:
+    data, table = ptr(element), ptr(i64)
+    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 3, strict=True))
+    return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
+
+
+def _stride_class(stride: int) -> int:
+    """1 and 2 have code of their own; 0 is any other."""
+    return stride if stride <= 2 else 0
+
+
+def bind(asked: Correlation, isa: ISA) -> Executable:
+    """Tables of taps, and every number of the cut, fixed for the shape."""
+    problem, spec = asked.problem, asked.problem.spec
+    element = BY_DTYPE[problem.dtype]
+    split, merge = _stride_class(asked.stride_in[2]), _stride_class(asked.stride_out[2])
+    code = jit.kernel(
+        ("correlation", problem.dtype, asked.tile, split, merge),
+        lambda isa: _write(isa, element, asked.tile, split, merge),
+    )
+    tables = asked.taps()
+    step_down = spec.kernel[2] if asked.forward else -spec.kernel[2]
+    numbers = (
+        problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
+        asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step_down,
+        int(problem.bias), asked.frame_elements, asked.private_elements, *asked.cut.fields(),
+    )  # fmt: skip
+    no_bias = np.zeros(1, problem.dtype)
+    template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(
+        0, 0, address(no_bias), 0, 0, *map(address, tables), *numbers
+    )
+    entry, tasks = code.address("correlate"), asked.tasks
+    private_bytes = asked.private_elements * problem.itemsize
+    chunk = max(1, min(tasks // 64, int(50_000 / (asked.cycles / tasks + 1))))
+
+    def run(x: Array, w: Array, bias: Array | None, y: Array, keep: tuple[Any, ...] = (tables, no_bias)) -> None:
+        crew = min(threads.get_num_threads(), tasks)
+        scratch = memory.workspace(private_bytes, crew)
+        fields = type(template).from_buffer_copy(template)
+        fields[0], fields[1], fields[3], fields[4] = address(x), address(w), address(y), address(scratch)
+        if bias is not None:
+            fields[2] = address(bias)
+        threads.run(entry, fields, tasks, chunk=chunk, threads=crew)
+
+    return run
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------------
+
+
+def _write(isa: ISA, element: Type, tile: Tile, split: int, merge: int) -> Module:
+    lanes, fields = isa.lanes(element), _fields(element)
+    module = Module("correlation", isa.fma)
+    fill_frame = write_fill_frame(module, element, lanes, fields, split)
+    sums = _write_tile(module, element, lanes, tile)
+    merge_row = None if merge == 1 else _write_merge_row(module, element, lanes, merge)
+    box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row)
+    f = module.entry("correlate", **fields)
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        box = open_box(f, a, task.i % a.boxes)
+        image_group = task.i // a.boxes
+        frame = a.own.at(a.thread * a.private)
+        source = a.x.at(image_group * a.sources * (a.d * a.h * a.w))
+        f.call(fill_frame, a.fields, frame, source, a.sources, 1, 0, box.d, box.h, box.w)
+        depth_boxes = minimum(a.box_d, a.od - box.d)
+        with (
+            f.loop(0, a.results) as result,
+            f.loop(0, depth_boxes) as depth,
+            f.loop(0, a.out_d) as phase_d,
+            f.loop(0, a.out_h) as phase_h,
+        ):
+            place = (box.d + depth.i) * a.out_d + phase_d.i
+            with f.when(place < a.size_d):
+                channel = image_group * a.results + result.i
+                group_result = image_group % a.groups * a.results + result.i
+                f.call(
+                    box_rows,
+                    a.fields,
+                    frame,
+                    frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w)),
+                    a.weights.at(image_group % a.groups * a.w_group + result.i * a.w_result),
+                    a.bias.at(group_result * a.bias_step),
+                    a.y.at((channel * a.size_d + place) * (a.size_h * a.size_w)),
+                    (phase_d.i * a.out_h + phase_h.i) * a.out_w,
+                    phase_h.i,
+                    box.h,
+                    box.w,
+                )
+    return module
+
+
+def _write_rows(
+    module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type], sums: Function, merge_row: Any
+) -> Function:
+    """Adds ``box_rows``: one phase of depth and rows of a box; the phases of columns side by side."""
+    data, wide = ptr(element), tile.vectors * lanes
+    f = module.function(
+        "box_rows", fields=ptr(i64), own=data, frame=data, w=data, bias=data, y=data, phase=i64, phase_h=i64, h=i64,
+        w0=i64,
+    )  # fmt: skip
+    p = f.args
+    a = read_fields(f, fields, [
+        "offsets", "places", "begins", "frame", "frame_w", "stride_h", "box_h", "box_w", "size_h", "size_w", "out_h",
+        "out_w", "w_step", "oh", "ow",
+    ])  # fmt: skip
+    phases = p.own.at(a.frame)
+    spare = phases.at(a.out_w * (tile.rows * wide))
+    rows = minimum(a.box_h, (a.size_h - p.phase_h + (a.out_h - 1)) // a.out_h - p.h)
+    pitch, row_step = a.stride_h * a.frame_w, a.out_h * a.size_w
+    with f.loop(0, rows, tile.rows) as r, f.loop(0, minimum(a.box_w, a.ow - p.w0), wide) as c:
+        to = p.y.at(((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + (p.w0 + c.i) * a.out_w)
+        here, left = p.frame.at(r.i * pitch + c.i), rows - r.i
+        with f.loop(0, a.out_w) as phase_w:
+            begin = a.begins.load(p.phase + phase_w.i)
+            count = a.begins.load(p.phase + phase_w.i + 1) - begin
+            common = (here, pitch, count, a.offsets.at(begin), a.places.at(begin), p.w, a.w_step, p.bias)
+            if merge_row is None:
+                f.call(sums, *common, to, row_step, left, a.size_w - (p.w0 + c.i), spare)
+            else:
+                f.call(sums, *common, phases.at(phase_w.i * (tile.rows * wide)), wide, tile.rows, wide, spare)
+        if merge_row is not None:
+            count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * wide)
+            with f.loop(0, minimum(left, tile.rows)) as row:
+                f.call(merge_row, to.at(row.i * row_step), phases.at(row.i * wide), tile.rows * wide, count, a.out_w)
+    return f
+
+
+def _write_tile(module: Module, element: Type, lanes: int, tile: Tile) -> Function:
+    """Adds ``tile``: results of ``rows`` by ``columns``, at most the tile's size; the others are not stored."""
+    data, table = ptr(element), ptr(i64)
+    f = module.function(
+        "tile", frame=data, pitch=i64, taps=i64, offsets=table, places=table, w=data, w_step=i64, bias=data, to=data,
+        row_step=i64, rows=i64, columns=i64, spare=data,
+    )  # fmt: skip
+    a, across = f.args, range(tile.vectors)
+    with f.loop(0, a.taps, carry=[a.bias.splat(0, lanes)] * (tile.rows * tile.vectors)) as j:
+        row, w = a.frame.at(a.offsets.load(j.i)), a.w.at(a.places.load(j.i))
+        weights = [w.splat(a.w_step * k if k else 0, lanes) for k in range(tile.span)]
+        sums = list(j.values)
+        for i in range(tile.rows + tile.span - 1):
+            values = [row.load(v * lanes, lanes) for v in across]
+            for r in range(max(0, i - tile.span + 1), min(tile.rows, i + 1)):
+                for v in across:
+                    at = r * tile.vectors + v
+                    sums[at] = fma(weights[i - r], values[v], sums[at])
+            row = row.at(a.pitch)
+        j.values = sums
+    targets = [select(a.rows > r, a.to.at(a.row_step * r), a.spare) for r in range(tile.rows)]
+
+    def store(masks: list[Value | None]) -> list[Value]:
+        for r, to in enumerate(targets):
+            for v in across:
+                to.store(j.values[r * tile.vectors + v], v * lanes, masks[v])
+        return []
+
+    f.choose(
+        a.columns >= tile.vectors * lanes,
+        lambda: store([None] * tile.vectors),
+        lambda: store([lanes_below(f, a.columns - v * lanes, lanes) for v in across]),
+    )
+    return f
+
+
+def _write_merge_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
+    """Adds ``merge_row(to, source, step, count, stride)``: to[i stride + phase] = source[phase step + i].
+
+    ``count`` elements in all. ``stride`` is 2, or 0 for any.
+    """
+    data = ptr(element)
+    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64)
+    a = f.args
+    if stride == 2 and lanes > 1:
+        with f.loop(0, a.count, 2 * lanes) as i:
+            pair = [a.source.load(i.i // 2 + phase * a.step if phase else i.i // 2, lanes) for phase in (0, 1)]
+            for k, vector in enumerate(interleave(pair)):
+                a.to.store(vector, i.i + k * lanes, lanes_below(f, a.count - i.i - k * lanes, lanes))
+    else:
+        with f.loop(0, a.stride) as phase, f.loop(0, (a.count - phase.i + (a.stride - 1)) // a.stride) as i:
+            a.to[i.i * a.stride + phase.i] = a.source[phase.i * a.step + i.i]
+    return f

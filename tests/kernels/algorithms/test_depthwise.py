@@ -1,0 +1,104 @@
+"""Depthwise convolution and its gradients against their definitions, on every instruction set, between guard pages."""
+
+import numpy as np
+import pytest
+
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms import depthwise
+from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.patches import Case, check, expected, run
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+ROLES = ["forward", "grad_input"]
+
+CASES = [
+    Case(1, 1, 1, (1,), (1,)),
+    Case(2, 3, 3, (9,), (3,), padding=1, groups=3),
+    Case(2, 3, 6, (40,), (3,), padding=1, groups=3, bias=True),
+    Case(1, 2, 2, (300,), (31,), padding=15, groups=2),
+    Case(1, 2, 2, (99,), (3,), 1, 16, 16, groups=2),
+    Case(1, 2, 2, (99,), (4,), 2, 1, 1, groups=2),
+    Case(1, 2, 2, (99,), (4,), 3, 2, ((5, 0),), groups=2),
+    Case(1, 2, 2, (99,), (2,), 5, groups=2),
+    Case(1, 2, 2, (9,), (3,), padding=5, groups=2, bias=True),
+    Case(2, 3, 3, (13, 19), (3, 3), padding=1, groups=3, bias=True),
+    Case(2, 3, 3, (13, 19), (3, 5), (2, 1), (1, 2), ((1, 0), (4, 2)), groups=3),
+    Case(2, 4, 8, (17, 33), (7, 7), padding=3, groups=4),
+    Case(2, 4, 4, (17, 16), (5, 5), 2, padding=2, groups=4),
+    Case(2, 4, 6, (9, 10), (4, 4), 2, padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (9, 10), (3, 3), 1, 2, 2, groups=2),
+    Case(2, 2, 4, (4, 5, 6), (3, 2, 3), (1, 2, 1), padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (4, 5, 6), (3, 3, 3), padding=1, groups=2),
+    Case(1, 2, 2, (2, 2), (1, 1), 3, groups=2),
+]
+#: Enough pixels for several boxes of one image.
+BOXED = [Case(2, 2, 2, (90, 81), (3, 3), padding=1, groups=2), Case(1, 1, 1, (14000,), (2,), 2)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("role", ROLES)
+def test_definition(role, isa, dtype):
+    def one(case):
+        check(depthwise, case.typed(dtype), role, "end")
+        check(depthwise, case.typed(dtype), role, "start")
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("case", BOXED, ids=str)
+def test_several_boxes(case, role):
+    assert depthwise.plan(case.problem(role), target.isa())["boxes"] > 1
+    check(depthwise, case, role)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 15, 16, 17, 31, 33])
+def test_sizes_about_the_vector_width(isa, width):
+    with target.using(isa):
+        for role in ROLES:
+            check(depthwise, Case(1, 2, 2, (width,), (3,), padding=1, groups=2), role)
+            check(depthwise, Case(1, 2, 2, (5, width), (3, 2), 2, padding=1, groups=2), role)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_bits_do_not_depend_on_threads(role):
+    case, results, before = BOXED[0], [], threads.get_num_threads()
+    arrays = case.arrays()
+    try:
+        for count in (1, 2, 3, 4):
+            threads.set_num_threads(count)
+            results.append(run(depthwise, case, role, arrays))
+    finally:
+        threads.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("role", ROLES)
+def test_an_infinity_reaches_only_what_reads_it(role, isa):
+    case = Case(2, 2, 2, (6, 7), (3, 3), padding=1, groups=2)
+    arrays = case.arrays()
+    arrays["x" if role != "grad_input" else "g"][1, 1, 5, 6] = np.inf
+    with target.using(isa):
+        got = run(depthwise, case, role, arrays)
+    want = expected(case, role, arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_image_size_compiles_nothing(role):
+    check(depthwise, Case(1, 2, 2, (40, 40), (3, 3), groups=2), role)
+    before = jit.kernel_count()
+    check(depthwise, Case(3, 4, 4, (52, 44), (3, 3), padding=1, groups=4), role)
+    assert jit.kernel_count() == before
+
+
+def test_large_groups_are_refused():
+    problem = Case(1, 32, 32, (9,), (3,)).problem("forward")
+    assert depthwise.refuses(problem, target.isa()) == "groups of 32 x 32 channels are not depthwise"
