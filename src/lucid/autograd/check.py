@@ -66,9 +66,7 @@ def _check(
             _results(function(*_leaves([a + s * eps * directions.get(i, 0) for i, a in enumerate(arrays)], [])))
             for s in (1, -1)
         )
-    numeric = sum(
-        _dot(w, (h._array - b._array) / (2 * eps)) for w, h, b in zip(weights, high, low, strict=True)
-    )
+    numeric = sum(_dot(w, (h._array - b._array) / (2 * eps)) for w, h, b in zip(weights, high, low, strict=True))
     if not np.isclose(analytic, numeric, rtol=rtol, atol=atol):
         raise GradientError(f"check_grads: order {level}: the gradient gives {analytic}, differences give {numeric}")
 

@@ -75,7 +75,7 @@ def grad(
         g = found.get((id(target), slot))
         if g is None and not allow_unused:
             raise GradientError(
-                f"grad: inputs[{i}], of shape {x.shape}, does not take part in outputs; pass allow_unused=True to get None"
+                f"grad: inputs[{i}], of shape {x.shape}, is not part of outputs; allow_unused=True gives None"
             )
         grads.append(g)
     return tuple(grads)
@@ -122,7 +122,9 @@ def _seed(caller: str, tensor: Any, gradient: Any) -> Any:
     array = tensor._array
     if gradient is None:
         if _implicit == "scalar" and array.size != 1:
-            raise GradientError(f"{caller}: a gradient can be implied only for one element, not for shape {array.shape}")
+            raise GradientError(
+                f"{caller}: a gradient can be implied only for one element, not for shape {array.shape}"
+            )
         return wrap(np.ones(array.shape, array.dtype))
     if not isinstance(gradient, Tracked):
         gradient = wrap(np.asarray(gradient, array.dtype))

@@ -34,7 +34,7 @@ class Context(Node):
         return self._function.__name__
 
     def save_for_backward(self, *tensors: Any) -> None:
-        """Keep inputs, results or intermediate tensors (or None) for ``backward``; changing them in place is noticed."""
+        """Keep inputs, results or intermediate tensors (or None) for ``backward``; writing into them is noticed."""
         self._saving = tensors
 
     def mark_dirty(self, *tensors: Any) -> None:
@@ -85,9 +85,7 @@ class Context(Node):
     def pull(self, upstream: list[Any], needed: Sequence[bool], recording: bool) -> Sequence[Any]:
         """Run the user's ``backward`` and check what it returns."""
         if self._materialize:
-            upstream = [
-                wrap(np.zeros(*like)) if g is None else g for g, like in zip(upstream, self._like, strict=True)
-            ]
+            upstream = [wrap(np.zeros(*like)) if g is None else g for g, like in zip(upstream, self._like, strict=True)]
         grads = self._function.backward(self, *upstream)
         grads = list(grads) if isinstance(grads, tuple | list) else [grads]
         if len(grads) > len(self.edges) and all(g is None for g in grads[len(self.edges) :]):

@@ -40,7 +40,18 @@ class Op:
     Tensor([2., 4.])
     """
 
-    __slots__ = ("defaults", "differentiable", "forward", "inputs", "name", "outputs", "plans", "rows", "variadic", "view")
+    __slots__ = (
+        "defaults",
+        "differentiable",
+        "forward",
+        "inputs",
+        "name",
+        "outputs",
+        "plans",
+        "rows",
+        "variadic",
+        "view",
+    )
 
     def __init__(
         self,
@@ -66,7 +77,9 @@ class Op:
         self.differentiable = 0  # as bits, input 0 lowest
         for row in self.rows:
             for target in row.targets:
-                self.differentiable |= -1 << len(self.inputs) if target == self.variadic else 1 << self.inputs.index(target)
+                self.differentiable |= (
+                    -1 << len(self.inputs) if target == self.variadic else 1 << self.inputs.index(target)
+                )
 
     def _row(self, key: str | tuple[str, ...], function: Callable[..., Any], static: Mapping[str, Any]) -> _Row:
         targets = (key,) if isinstance(key, str) else key
@@ -186,7 +199,9 @@ class OpNode(Node):
         for slot in plan.outputs:
             value = outputs[slot]
             saved[~slot] = (value._array, value._version, value._version[0])
-        self.shapes = {i: np.shape(inputs[i]._array if isinstance(inputs[i], Tracked) else inputs[i]) for i in plan.shapes}
+        self.shapes = {
+            i: np.shape(inputs[i]._array if isinstance(inputs[i], Tracked) else inputs[i]) for i in plan.shapes
+        }
 
     def input(self, i: int, recording: bool) -> Any:
         """Input ``i`` as it was; when the backward pass is recorded, in its place in the graph."""

@@ -146,7 +146,7 @@ def promote_types(a: DType, b: DType) -> DType:
 
 @cache
 def weak_result_type(strong: DType, weak: DType) -> DType:
-    """The type when ``weak`` (a Python scalar's, or a 0-d tensor's beside one with dimensions) brings only its category.
+    """The type when ``weak`` (a Python scalar's, or a 0-d tensor's beside one with dimensions) brings a category only.
 
     >>> weak_result_type(float16, float64), weak_result_type(int8, float32), weak_result_type(bool_, int64)
     (lucid.float16, lucid.float32, lucid.int64)

@@ -38,7 +38,7 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """A tensor that shares the memory of anything with ``__dlpack__``: a PyTorch tensor, a JAX or CuPy array on the CPU."""
+    """A tensor that shares the memory of anything with ``__dlpack__``: a PyTorch tensor, a JAX array."""
     return Tensor(np.from_dlpack(source))
 
 
@@ -67,7 +67,9 @@ def empty(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_gra
     return _new(np.empty(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
 
 
-def full(size: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full(
+    size: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """All ``fill_value``, whose type decides the element type unless ``dtype`` does."""
     value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
     found = scalar_dtype(value) if dtype is None else as_dtype(dtype)
@@ -76,7 +78,13 @@ def full(size: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = N
 
 
 def arange(
-    start: Any, end: Any = None, step: Any = 1, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+    start: Any,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: DTypeLike = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """From ``start`` (0 if one number is given) in steps, up to and without ``end``. Integers give int64."""
     start, end = (0, start) if end is None else (start, end)
@@ -113,7 +121,9 @@ def logspace(
     return _new((base ** np.linspace(start, end, steps)).astype(_dtype(dtype)), requires_grad, device)
 
 
-def eye(n: int, m: int | None = None, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def eye(
+    n: int, m: int | None = None, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """1 on the diagonal, 0 elsewhere."""
     return _new(np.eye(n, m, dtype=np.uint8).astype(_dtype(dtype)), requires_grad, device)
 
@@ -133,7 +143,9 @@ def empty_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_
     return empty(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
 
 
-def full_like(x: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full_like(
+    x: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """All ``fill_value``, in the shape and type of a tensor."""
     return full(x.shape, fill_value, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
 

@@ -50,7 +50,10 @@ _fmod = Op("fmod", np.fmod, inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g, a_shape),
     "b": lambda g, a, b, b_shape: sum_to(-g * trunc(a / b), b_shape),
 })  # fmt: skip
-_floor_divide = Op("floor_divide", np.floor_divide, inputs=AB)
+_floor_divide = Op("floor_divide", np.floor_divide, inputs=AB, vjp={
+    "a": lambda g, a_shape: sum_to(g * 0, a_shape),
+    "b": lambda g, b_shape: sum_to(g * 0, b_shape),
+})  # fmt: skip
 _maximum = Op("maximum", np.maximum, inputs=AB, vjp={
     "a": lambda g, a, b, a_shape: sum_to(g * _share(a, b), a_shape),
     "b": lambda g, a, b, b_shape: sum_to(g * _share(b, a), b_shape),
@@ -315,8 +318,7 @@ sinh, cosh, tanh, asinh, acosh, atanh = (
 )
 sigmoid, erf, erfc = (_unary(n, _FUNCTIONS[n], floating) for n in ("sigmoid", "erf", "erfc"))
 neg, positive, square, abs, sign, floor, ceil, trunc = (
-    _unary(n, _EXACT[n], as_operand)
-    for n in ("neg", "positive", "square", "abs", "sign", "floor", "ceil", "trunc")
+    _unary(n, _EXACT[n], as_operand) for n in ("neg", "positive", "square", "abs", "sign", "floor", "ceil", "trunc")
 )
 
 Tensor.__neg__ = neg  # type: ignore[attr-defined]
@@ -425,4 +427,3 @@ def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
 def addcdiv(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
     """x + value a / b."""
     return x + (a / b if value == 1 else a / b * value)
-

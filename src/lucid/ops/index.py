@@ -169,7 +169,7 @@ def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
     """``gather`` with broadcasting."""
     indices = as_operand(indices)
     d = axis("take_along_dim", dim, x._array.ndim)
-    sizes = list(np.broadcast_shapes(*(t[:d] + (1,) + t[d + 1 :] for t in (x.shape, indices.shape))))
+    sizes = list(np.broadcast_shapes(*((*t[:d], 1, *t[d + 1 :]) for t in (x.shape, indices.shape))))
     wide, along = list(sizes), list(sizes)
     wide[d], along[d] = x.shape[d], indices.shape[d]
     return gather(x.broadcast_to(tuple(wide)), d, indices.broadcast_to(tuple(along)))

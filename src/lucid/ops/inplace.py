@@ -21,7 +21,7 @@ from lucid.autograd.mode import mode
 from lucid.autograd.tracked import placed, wrap
 from lucid.core.errors import DTypeError, GradientError, ShapeError
 from lucid.ops import compare, elementwise, index
-from lucid.ops.common import cast, method, operands
+from lucid.ops.common import cast, method
 from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -44,11 +44,18 @@ def _checked(name: str, x: Any) -> None:
     if view is not None:
         placed(x)
         if view.base._requires_grad and view.base._edge is None:
-            raise GradientError(f"{name}: a view of a leaf that requires a gradient is written in place; use no_grad() or clone()")
+            raise GradientError(
+                f"{name}: a view of a leaf that requires a gradient is written in place; use no_grad() or clone()"
+            )
         if view.base._requires_grad and not x._requires_grad:
-            raise GradientError(f"{name}: a view made under no_grad is written in place while its base is recorded; make it again")
+            raise GradientError(
+                f"{name}: a view made under no_grad is written in place while its base is recorded; make it again"
+            )
     elif x._requires_grad and x._edge is None:
-        raise GradientError(f"{name}: a leaf that requires a gradient is written in place; use no_grad() or an operation that returns a new tensor")
+        raise GradientError(
+            f"{name}: a leaf that requires a gradient is written in place; use no_grad(), "
+            f"or an operation that returns a new tensor"
+        )
 
 
 def _fits(name: str, x: Any, value: Array) -> None:
@@ -181,7 +188,13 @@ def fill_(x: Any, value: Any) -> Any:
 def copy_(x: Any, source: Any) -> Any:
     """Overwrite with the elements of another tensor (broadcast, converted); gradients go there."""
     source = source if isinstance(source, Tensor) else Tensor(source)
-    return update(x, "copy_", lambda old: cast(source, x.dtype).broadcast_to(x.shape) + 0 if source.requires_grad else source.broadcast_to(x.shape))
+    return update(
+        x,
+        "copy_",
+        lambda old: (
+            cast(source, x.dtype).broadcast_to(x.shape) + 0 if source.requires_grad else source.broadcast_to(x.shape)
+        ),
+    )
 
 
 @method("__setitem__")

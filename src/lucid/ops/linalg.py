@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,16 @@ Array = np.ndarray[Any, Any]
 
 def _matmul_forward(a: Array, b: Array) -> Array:
     if a.dtype.itemsize == 2 and a.dtype.kind in "fV":
-        return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
-    return np.matmul(a, b)
+        return _matmul_forward(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+    return native_matmul()(a, b) if a.dtype.char in "fd" else np.matmul(a, b)
+
+
+@cache
+def native_matmul() -> Callable[..., Array]:
+    """The kernel, loaded with its engine when it is first asked for."""
+    from lucid.kernels.matmul import matmul
+
+    return matmul
 
 
 _matmul = Op("matmul", _matmul_forward, vjp={
@@ -51,7 +61,7 @@ def matmul(a: Any, b: Any) -> Any:
     if x.ndim > 1 and y.ndim > 1:
         return _product(a, b)
     out = _product(unsqueeze(a, 0) if x.ndim == 1 else a, unsqueeze(b, 1) if y.ndim == 1 else b)
-    return reshape(out, out.shape[: -2] + a.shape[-2:-1] + (b.shape[-1:] if y.ndim > 1 else ()))
+    return reshape(out, out.shape[:-2] + a.shape[-2:-1] + (b.shape[-1:] if y.ndim > 1 else ()))
 
 
 Tensor.__rmatmul__ = lambda b, a: matmul(a, b)  # type: ignore[attr-defined]
@@ -189,7 +199,7 @@ _einsum = Op("einsum", _einsum_forward, vjp={"xs": _einsum_rows})
 
 
 def _explicit(equation: str, xs: list[Any]) -> tuple[list[str], str]:
-    """Names of every operand's and of the result's dimensions, with letters for ``...`` and the implicit result spelt out."""
+    """Names of the dimensions of all operands and of the result: letters for ``...``, an implicit result spelt out."""
     left, arrow, result = equation.replace(" ", "").partition("->")
     names = left.split(",")
     if len(names) != len(xs):

@@ -196,7 +196,7 @@ def randint(
     dtype: DTypeLike = int64,
     device: Any = None,
 ) -> Tensor:
-    """Integers from ``low`` (0 if only one bound is given) up to and without ``high``. ``randint(high, size)`` works too."""
+    """Integers from ``low`` up to and without ``high``; ``randint(high, size)`` begins at 0."""
     if high is None or isinstance(high, tuple | list):
         low, high, size = 0, low, size if high is None else high
     if low >= high:
@@ -210,12 +210,16 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DTypeLike = i
     return _made(_source(generator).permutation(n).astype(as_dtype(dtype).numpy), False, device)
 
 
-def rand_like(x: Any, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
+def rand_like(
+    x: Any, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
+) -> Tensor:
     """``rand`` in the shape and type of a tensor."""
     return rand(x.shape, generator=generator, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
-def randn_like(x: Any, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False) -> Tensor:
+def randn_like(
+    x: Any, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
+) -> Tensor:
     """``randn`` in the shape and type of a tensor."""
     return randn(x.shape, generator=generator, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
@@ -248,7 +252,11 @@ def multinomial(p: Any, num_samples: int, replacement: bool = False, *, generato
 @method()
 def normal_(x: Any, mean: float = 0, std: float = 1, *, generator: Generator | None = None) -> Any:
     """Overwrite with normal numbers."""
-    return overwrite(x, "normal_", _draw("standard_normal", generator, x.shape, x.dtype) * x._array.dtype.type(std) + x._array.dtype.type(mean))
+    return overwrite(
+        x,
+        "normal_",
+        _draw("standard_normal", generator, x.shape, x.dtype) * x._array.dtype.type(std) + x._array.dtype.type(mean),
+    )
 
 
 @method()

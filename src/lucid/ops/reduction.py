@@ -104,8 +104,12 @@ def _extreme_row(g: Any, out: Any, x: Any, dims: Axes) -> Any:
     return _kept(g, x.shape, dims) * (there / apply(_sum, there, dims=dims, keepdim=True))
 
 
-_amax = Op("amax", lambda x, *, dims, keepdim: np.maximum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row})
-_amin = Op("amin", lambda x, *, dims, keepdim: np.minimum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row})
+_amax = Op(
+    "amax", lambda x, *, dims, keepdim: np.maximum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row}
+)
+_amin = Op(
+    "amin", lambda x, *, dims, keepdim: np.minimum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row}
+)
 
 
 def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
@@ -143,7 +147,7 @@ def _direction(g: Any, length: Any) -> Any:
 
 
 def _product_of_others(x: Any, dim: int) -> Any:
-    """For each element the product of all others along ``dim``: products from the left times products from the right."""
+    """For each element the product of all others along ``dim``: products from the left times those from the right."""
     n = x._array.shape[dim]
     ones = x.narrow(dim, 0, 1) * 0 + 1
     from lucid.ops.shape import cat

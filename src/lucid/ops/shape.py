@@ -45,7 +45,7 @@ def _filled(caller: str, x: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 @method()
 def reshape(x: Any, *sizes: Any) -> Any:
-    """The same elements in row-major order in another shape; one size may be -1. A view if memory allows, else a copy."""
+    """The same elements in row-major order in another shape; one size may be -1. A view if possible, else a copy."""
     return apply(_reshape, x, shape=_filled("reshape", x, sizes_of(sizes)))
 
 

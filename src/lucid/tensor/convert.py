@@ -22,9 +22,7 @@ def as_array(data: Any, dtype: DTypeLike = None) -> Array:
     """
     if isinstance(data, Tracked):
         array = data._array
-    elif isinstance(data, np.ndarray):
-        array = np.asarray(data)
-    elif isinstance(data, np.generic) or hasattr(data, "__array__"):
+    elif isinstance(data, np.ndarray | np.generic) or hasattr(data, "__array__"):
         array = np.asarray(data)
     elif hasattr(data, "__dlpack__"):
         array = np.from_dlpack(data)
