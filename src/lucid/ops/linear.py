@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
-from lucid.ops.linalg import matmul
+from lucid.ops.linalg import matmul, native_matmul
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -23,11 +23,10 @@ def _forward(x: Array, w: Array, bias: Array | None) -> Array:
     if x.dtype.itemsize == 2:
         wide = (None if a is None else a.astype(np.float32) for a in (x, w, bias))
         return _forward(*wide).astype(x.dtype)  # type: ignore[arg-type]
-    rows = x.reshape(-1, x.shape[-1])  # one tall product, whatever the batch axes
-    y = rows @ w.T
-    if bias is not None:
-        y += bias
-    return y.reshape(*x.shape[:-1], w.shape[0])
+    if x.dtype.char in "fd":
+        return native_matmul()(x, w.T, bias)
+    y = x @ w.T
+    return y if bias is None else y + bias
 
 
 def _flat(x: Tensor) -> Tensor:
