@@ -59,11 +59,14 @@ clean:
 	rm -rf $(VENV) $(RUNS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Dependency groups want pip 25.1; the one that Python or Debian brings may be older.
+# Dependency groups want pip 25.1; the one that Python or Debian brings may be older. Debian keeps venv in a package of
+# its own, which only root can install.
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Lucid needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) \
+	  || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y python3-venv \
+	    && $(PYTHON) -m venv --clear $(VENV); } \
 	  || { rm -rf $(VENV); echo "no virtual environment: install one with: apt-get install python3-venv" >&2; exit 1; }
 	@mkdir -p $(STAMPS)
 	$(PIP) --upgrade "pip>=25.1"
