@@ -1,0 +1,80 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from lucid.optim import updates
+from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, gradients, values
+from lucid.tensor import Tensor
+
+
+class Adam(Optimizer):
+    """Steps scaled by running means of the gradient and its square; the arithmetic is ``updates.adam``.
+
+    ``weight_decay`` is added to the gradient; ``AdamW`` shrinks the parameters themselves.
+    """
+
+    decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[Mapping[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+        }
+        super().__init__(params, options)
+
+    def _check_options(self, group: Group) -> None:
+        check_at_least_zero(self._name, group, "lr", "eps", "weight_decay")
+        if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ValueError(f"{self._name}: betas={group['betas']} must be two numbers in 0 … 1, without 1")
+
+    def _update(self, group: Group, params: list[Tensor]) -> None:
+        updates.adam(
+            values(params),
+            gradients(params),
+            self._states(params, "exp_avg"),
+            self._states(params, "exp_avg_sq"),
+            self._states(params, "max_exp_avg_sq") if group["amsgrad"] else None,
+            self._counted(params),
+            lr=group["lr"],
+            betas=tuple(group["betas"]),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=self.decoupled,
+            maximize=group["maximize"],
+        )
+
+
+class AdamW(Adam):
+    """Adam with weight decay that acts on the parameters themselves."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[Mapping[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

@@ -1,0 +1,289 @@
+"""Learning rates that change from step to step.
+
+A rate is a function of the step number alone, so a resumed run sees exactly the rates of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lucid.optim.optimizer import Group, Optimizer
+
+UNSAVED = ("optimizer", "lr_lambdas")
+
+
+class LRScheduler:
+    """Sets the rate of every group when made and at each ``step``; ``last_epoch`` counts the steps."""
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(self).__name__}: optimizer must be an Optimizer, not {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self.step()
+
+    def rate(self, index: int, epoch: int) -> float:
+        """The rate of group ``index`` at a step."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Go on by one. Call it after ``optimizer.step()``."""
+        self.last_epoch += 1
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        for i, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = self.rate(i, self.last_epoch)
+
+    def get_last_lr(self) -> list[float]:
+        """The rate of each group now."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer (and functions, which are code)."""
+        return {key: value for key, value in vars(self).items() if key not in UNSAVED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to where another scheduler of this kind was, and set the rates of that step."""
+        vars(self).update(state_dict)
+        self._set_rates()
+
+
+class LambdaLR(LRScheduler):
+    """The initial rate times a function of the step: one for all groups, or one each."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+        last_epoch: int = -1,
+    ) -> None:
+        count = len(optimizer.param_groups)
+        self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, Sequence) else [lr_lambda] * count
+        if len(self.lr_lambdas) != count:
+            raise ValueError(f"LambdaLR: {len(self.lr_lambdas)} functions for {count} groups of parameters")
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """The initial rate times the function's value."""
+        return self.base_lrs[index] * self.lr_lambdas[index](epoch)  # type: ignore[no-any-return]
+
+
+class StepLR(LRScheduler):
+    """The rate times ``gamma`` after every ``step_size`` steps."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+        if step_size < 1:
+            raise ValueError(f"StepLR: step_size={step_size} must be at least 1")
+        self.step_size = step_size
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A staircase."""
+        return self.base_lrs[index] * self.gamma ** (epoch // self.step_size)  # type: ignore[no-any-return]
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Down to ``eta_min`` along half a cosine in ``T_max`` steps, then up again.
+
+    Source: Loshchilov & Hutter, arXiv:1608.03983.
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        if T_max < 1:
+            raise ValueError(f"CosineAnnealingLR: T_max={T_max} must be at least 1")
+        self.T_max = T_max
+        self.eta_min = eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A cosine."""
+        return _cosine(self.base_lrs[index], self.eta_min, epoch / self.T_max)
+
+
+class OneCycleLR(LRScheduler):
+    """Up from ``max_lr / div_factor`` to ``max_lr``, then down to the start divided by ``final_div_factor``.
+
+    The momentum (of Adam, the first beta) goes the opposite way. Give ``total_steps``, or ``epochs`` and
+    ``steps_per_epoch``.
+    Source: Smith & Topin, arXiv:1708.07120.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError("OneCycleLR: give total_steps, or both epochs and steps_per_epoch")
+            total_steps = epochs * steps_per_epoch
+        if total_steps < 1:
+            raise ValueError(f"OneCycleLR: total_steps={total_steps} must be at least 1")
+        if not 0 <= pct_start <= 1:
+            raise ValueError(f"OneCycleLR: pct_start={pct_start} must be in 0 … 1")
+        if anneal_strategy not in CURVES:
+            raise ValueError(f"OneCycleLR: anneal_strategy={anneal_strategy!r} must be one of {list(CURVES)}")
+        count = len(optimizer.param_groups)
+        self.total_steps = total_steps
+        self.anneal_strategy = anneal_strategy
+        self.max_lrs = list(max_lr) if isinstance(max_lr, Sequence) else [max_lr] * count
+        if len(self.max_lrs) != count:
+            raise ValueError(f"OneCycleLR: {len(self.max_lrs)} values of max_lr for {count} groups of parameters")
+        self.div_factor = div_factor
+        self.final_div_factor = final_div_factor
+        self.momenta = (base_momentum, max_momentum) if cycle_momentum else None
+        self.ends = _cycle_ends(total_steps, pct_start, three_phase)
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A rise, and one or two falls."""
+        top = self.max_lrs[index]
+        start = top / self.div_factor
+        levels = [start, top, *([start] if len(self.ends) == 3 else []), start / self.final_div_factor]
+        return self._along(levels, epoch)
+
+    def step(self) -> None:
+        """Go on by one."""
+        if self.last_epoch + 1 >= self.total_steps:
+            raise ValueError(f"OneCycleLR: step {self.last_epoch + 2} of {self.total_steps}: the cycle is over")
+        super().step()
+
+    def _set_rates(self) -> None:
+        super()._set_rates()
+        if self.momenta is not None:
+            low, high = self.momenta
+            levels = [high, low, *([high] if len(self.ends) == 3 else []), high]
+            for group in self.optimizer.param_groups:
+                _set_momentum(group, self._along(levels, self.last_epoch))
+
+    def _along(self, levels: list[float], epoch: int) -> float:
+        """Between the two levels whose phase holds the step."""
+        begin = 0.0
+        for before, after, end in zip(levels, levels[1:], self.ends, strict=True):
+            if epoch <= end or end == self.ends[-1]:
+                return CURVES[self.anneal_strategy](
+                    before, after, (epoch - begin) / (end - begin) if end > begin else 1.0
+                )
+            begin = end
+        raise AssertionError("the last phase holds every step that is left")
+
+
+class ReduceLROnPlateau:
+    """The rate times ``factor`` when a figure has not got better for more than ``patience`` steps."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        if not 0 <= factor < 1:
+            raise ValueError(f"ReduceLROnPlateau: factor={factor} must be in 0 … 1, without 1")
+        if mode not in ("min", "max"):
+            raise ValueError(f"ReduceLROnPlateau: mode={mode!r} must be 'min' or 'max'")
+        if threshold_mode not in ("rel", "abs"):
+            raise ValueError(f"ReduceLROnPlateau: threshold_mode={threshold_mode!r} must be 'rel' or 'abs'")
+        self.optimizer = optimizer
+        self.mode = mode
+        self.factor = factor
+        self.patience = patience
+        self.threshold = threshold
+        self.threshold_mode = threshold_mode
+        self.cooldown = cooldown
+        self.min_lr = min_lr
+        self.eps = eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.num_bad_epochs = 0
+        self.cooldown_counter = 0
+        self.last_epoch = 0
+
+    def step(self, metrics: float) -> None:
+        """Go on by one with the figure of this step."""
+        value = float(metrics)
+        self.last_epoch += 1
+        is_better = self._is_better(value)
+        self.best = value if is_better else self.best
+        self.num_bad_epochs = 0 if is_better else self.num_bad_epochs + 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            self._reduce()
+            self.cooldown_counter = self.cooldown
+            self.num_bad_epochs = 0
+
+    def _is_better(self, value: float) -> bool:
+        sign = 1 if self.mode == "min" else -1
+        if self.threshold_mode == "abs":
+            return sign * value < sign * self.best - self.threshold
+        # PyTorch's rule, which for negative figures moves the bar the other way.
+        return sign * value < sign * self.best * (1 - sign * self.threshold)
+
+    def _reduce(self) -> None:
+        for group in self.optimizer.param_groups:
+            rate = max(group["lr"] * self.factor, self.min_lr)
+            if group["lr"] - rate > self.eps:
+                group["lr"] = rate
+
+    def get_last_lr(self) -> list[float]:
+        """The rate of each group now."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer."""
+        return {key: value for key, value in vars(self).items() if key != "optimizer"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to where another scheduler was. The rates themselves are the optimizer's state."""
+        vars(self).update(state_dict)
+
+
+def _cosine(before: float, after: float, part: float) -> float:
+    return after + (before - after) * (1 + math.cos(math.pi * part)) / 2
+
+
+def _line(before: float, after: float, part: float) -> float:
+    return before + (after - before) * part
+
+
+CURVES = {"cos": _cosine, "linear": _line}
+
+
+def _cycle_ends(total_steps: int, pct_start: float, three_phase: bool) -> list[float]:
+    """The steps at which the phases end."""
+    rise = pct_start * total_steps - 1
+    return [rise, 2 * rise, total_steps - 1] if three_phase else [rise, total_steps - 1]
+
+
+def _set_momentum(group: Group, momentum: float) -> None:
+    if "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+    elif "momentum" in group:
+        group["momentum"] = momentum
+    else:
+        raise ValueError("OneCycleLR: cycle_momentum=True needs an optimizer with momentum or betas")

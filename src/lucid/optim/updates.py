@@ -1,0 +1,125 @@
+"""The arithmetic of one step, over all parameters of a group at once and in place.
+
+Everything here is element by element, so the bits depend on nothing but the values. Lists run in parallel: entry i of
+``params``, ``grads`` and each state belong together. A fused native kernel replaces a function here and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Arrays = Sequence[Array]
+
+
+def sgd(
+    params: Arrays,
+    grads: Arrays,
+    buffers: Arrays | None,
+    is_first: Sequence[bool],
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
+    """p -= lr d, d = g + weight_decay p, through a momentum buffer b = momentum b + (1 - dampening) d if there is one.
+
+    The first b is d itself. With ``nesterov`` the step goes along d + momentum b.
+    Source: Sutskever et al., ICML 2013.
+    """
+    for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+        d = _decayed(p, g, weight_decay, maximize)
+        if buffers is not None:
+            b = buffers[i]
+            if is_first[i]:
+                b[...] = d
+            else:
+                b *= momentum
+                b += (1 - dampening) * d
+            d = d + momentum * b if nesterov else b
+        p -= lr * d
+
+
+def adam(
+    params: Arrays,
+    grads: Arrays,
+    means: Arrays,
+    squares: Arrays,
+    largest: Arrays | None,
+    steps: Sequence[int],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+) -> None:
+    """p -= lr m̂ / (√v̂ + eps), m and v the decaying means of g and g², m̂ and v̂ freed of their bias towards zero.
+
+    ``decoupled`` shrinks p by lr weight_decay itself (AdamW) instead of adding weight_decay p to g. With ``largest``
+    the largest v so far takes the place of v (AMSGrad). ``steps`` counts from 1.
+    Source: Kingma & Ba, arXiv:1412.6980; Loshchilov & Hutter, arXiv:1711.05101; Reddi et al., ICLR 2018.
+    """
+    beta1, beta2 = betas
+    for i, (p, g, m, v, step) in enumerate(zip(params, grads, means, squares, steps, strict=True)):
+        if decoupled:
+            p *= 1 - lr * weight_decay
+        d = _decayed(p, g, 0.0 if decoupled else weight_decay, maximize)
+        m += (1 - beta1) * (d - m)
+        v *= beta2
+        v += (1 - beta2) * (d * d)
+        if largest is not None:
+            np.maximum(largest[i], v, out=largest[i])
+        root = np.sqrt(v if largest is None else largest[i])
+        root /= sqrt(1 - beta2**step)
+        root += eps
+        p -= lr / (1 - beta1**step) * (m / root)
+
+
+def rmsprop(
+    params: Arrays,
+    grads: Arrays,
+    squares: Arrays,
+    buffers: Arrays | None,
+    means: Arrays | None,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    maximize: bool,
+) -> None:
+    """p -= lr g / (√v + eps), v the decaying mean of g², less the square of the mean of g if ``means`` are kept.
+
+    Source: Hinton, Coursera lecture 6e; Graves, arXiv:1308.0850.
+    """
+    for i, (p, g, v) in enumerate(zip(params, grads, squares, strict=True)):
+        d = _decayed(p, g, weight_decay, maximize)
+        v *= alpha
+        v += (1 - alpha) * (d * d)
+        spread = v
+        if means is not None:
+            means[i] += (1 - alpha) * (d - means[i])
+            spread = v - means[i] * means[i]
+        d = d / (np.sqrt(spread) + eps)
+        if buffers is not None:
+            b = buffers[i]
+            b *= momentum
+            b += d
+            d = b
+        p -= lr * d
+
+
+def _decayed(p: Array, g: Array, weight_decay: float, maximize: bool) -> Array:
+    """The direction to go down: g (or -g), pulled towards smaller p."""
+    d = -g if maximize else g
+    return d + weight_decay * p if weight_decay else d
