@@ -10,7 +10,7 @@ from tests.kernels.algorithms.patches import Case, check, expected, run
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
-ROLES = ["forward", "grad_input"]
+ROLES = ["forward", "grad_input", "grad_weight"]
 
 CASES = [
     Case(1, 1, 1, (1,), (1,)),

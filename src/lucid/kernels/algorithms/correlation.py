@@ -16,17 +16,17 @@ load serves up to ``span`` of them.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
-from lucid.core.geometry import ConvSpec, Sizes
+from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import Executable, address
-from lucid.kernels.algorithms.frames import GEOMETRY, Cut, Window, open_box, read_fields, write_fill_frame
+from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -198,16 +198,14 @@ def correlation(problem: Problem, isa: ISA) -> Correlation:
     extents = tuple(axis.extent for axis in axes)
     sources = problem.group_in if forward else problem.group_out
     room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // problem.itemsize
-    whole = ConvSpec(extents, stride_in, one, tuple((axis.low, 0) for axis in axes))
-    cut = Window(whole, 1, source, positions).cut(max(64, room // (sources * prod(stride_in))))
+    window = plain_window(source, positions, extents, stride_in, tuple(axis.low for axis in axes))
+    cut = window.cut(max(64, room // (sources * prod(stride_in))))
     tile = _tile(problem, isa, cut, lanes)
     wide, step = tile.vectors * lanes, stride_in[2]
     columns = ceil(cut.box[3] / wide) * wide + (extents[2] - 1) // step + 1
     if step > 1:
         columns = ceil(columns / lanes) * lanes
-    reach = columns * step - (cut.box[3] - 1) * step
-    padded = replace(whole, kernel=(*extents[:2], reach))
-    return Correlation(problem, axes, Cut(replace(cut.window, spec=padded), cut.box), tile, lanes)
+    return Correlation(problem, axes, cut.widened(columns * step), tile, lanes)
 
 
 def _tile(problem: Problem, isa: ISA, cut: Cut, lanes: int) -> Tile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucid.kernels.algorithms import correlation
+from lucid.kernels.algorithms import correlation, depthwise_grad
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -15,8 +15,6 @@ _GHZ = 4.0
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Groups of many channels."""
-    if problem.role == "grad_weight":
-        return "not yet"
     if problem.group_in * problem.group_out > _MOST_CHANNELS:
         return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"
     return None
@@ -24,19 +22,40 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile and the cut of the role."""
-    asked = correlation.correlation(problem, isa)
-    return Plan(
-        name,
-        problem,
-        isa.name,
-        expected_ns=asked.cycles / _GHZ,
-        tile=(("rows", asked.tile.rows), ("vectors", asked.tile.vectors), ("span", asked.tile.span)),
-        blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
-        workspace_bytes=asked.private_elements * problem.itemsize,
-        why="pixels in lanes, taps from a zero frame in the first cache",
-    )
+    if problem.role == "grad_weight":
+        return _plan_sums(depthwise_grad.sums(problem, isa), isa)
+    return _plan_correlation(correlation.correlation(problem, isa), isa)
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The role's kernel with the geometry filled in."""
+    if plan.problem.role == "grad_weight":
+        return depthwise_grad.bind(depthwise_grad.sums(plan.problem, isa), isa)
     return correlation.bind(correlation.correlation(plan.problem, isa), isa)
+
+
+def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
+    return Plan(
+        name,
+        asked.problem,
+        isa.name,
+        expected_ns=asked.cycles / _GHZ,
+        tile=(("rows", asked.tile.rows), ("vectors", asked.tile.vectors), ("span", asked.tile.span)),
+        blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
+        workspace_bytes=asked.private_elements * asked.problem.itemsize,
+        why=f"pixels in lanes, a load serves {asked.tile.span} taps, zero frames of {asked.cut.plane} elements",
+    )
+
+
+def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
+    tile = asked.tile
+    return Plan(
+        name,
+        asked.problem,
+        isa.name,
+        expected_ns=asked.cycles / _GHZ,
+        tile=(("results", tile.results), ("lines", tile.lines), ("columns", tile.columns)),
+        blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
+        workspace_bytes=(asked.private_elements + asked.part_elements) * asked.problem.itemsize,
+        why=f"pixels in lanes, {tile.sums} sums in registers, {asked.passes * asked.blocks} passes over each box",
+    )

@@ -11,7 +11,7 @@ starts, and how far from there each tap lies::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +111,12 @@ class Cut:
         """Elements of a channel's frame, all images of a box."""
         return self.box[0] * prod(self.frame)
 
+    def widened(self, columns: int) -> Cut:
+        """The same boxes, in frames of ``columns`` columns; the window has no dilation."""
+        spec = self.window.spec
+        last = columns - (self.box[3] - 1) * spec.stride[2]
+        return replace(self, window=replace(self.window, spec=replace(spec, kernel=(*spec.kernel[:2], last))))
+
     def _offsets(self, counts: Sizes, steps: Sizes) -> Array:
         """Offsets in the frame of a grid of positions (d, h, w)."""
         _, rows, columns = self.frame
@@ -137,6 +143,12 @@ class Cut:
         return (
             window.batch, *window.size, *window.out, *self.box, *self.grid[1:], *self.frame, *spec.stride, *lows,
         )  # fmt: skip
+
+
+def plain_window(size: Sizes, out: Sizes, extents: Sizes, stride: Sizes, lows: Sizes) -> Window:
+    """One image's window without dilation: kernels as long as their ``extents``, ``lows`` zeros before each axis."""
+    padding = tuple((low, 0) for low in lows)
+    return Window(ConvSpec(extents, stride, (1,) * RANK, padding), 1, size, out)
 
 
 @dataclass(frozen=True, slots=True)

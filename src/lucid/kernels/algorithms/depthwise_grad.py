@@ -1,0 +1,338 @@
+"""Weight gradient of depthwise convolutions and of groups of few channels: pixels in lanes, sums of vectors a tap.
+
+A frame of x (rows split by phase where there is a stride) meets rows of g as they lie in memory::
+
+    for box in boxes of the chunk:
+        frame = framed(x)
+        for rows of g, 16 pixels at a time:                      one loop, sums in registers
+            acc[k][line][column] += g[k][p] * frame[start(p) + offset[line] + column]
+
+A *line* is a place in the frame from which ``columns`` taps follow each other; with a dilation or a stride it is one
+tap. Pixels that do not fill a vector go through the same loop under a mask, so an infinity in x meets only the pixels
+it belongs to. At the end each vector is summed over its lanes, in a fixed order, and chunks are added in order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.core.geometry import window_extent
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms.base import Executable, address
+from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Type,
+    Value,
+    fma,
+    i64,
+    lane_sum,
+    lanes_below,
+    minimum,
+    ptr,
+    select,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Problem
+from lucid.kernels.runtime import memory, threads
+
+Array = np.ndarray[Any, Any]
+
+_TASKS = 16  # wanted at least; groups are split over images and boxes until there are as many
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Sums in flight: ``results`` channels of g by ``lines`` by ``columns``."""
+
+    results: int
+    lines: int
+    columns: int
+
+    @property
+    def sums(self) -> int:
+        """Vectors of them."""
+        return self.results * self.lines * self.columns
+
+    @property
+    def cycles(self) -> float:
+        """Of one vector of pixels; most loads of x straddle two cache lines."""
+        return max(self.sums, 2 * self.lines * self.columns + self.results, 8) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """A problem with its cut and tile."""
+
+    problem: Problem
+    cut: Cut
+    tile: Tile
+    lanes: int
+    chunks: int
+
+    @property
+    def lines(self) -> list[tuple[int, int, int]]:
+        """(offset in the frame, place in w, columns that count) of every line, in whole passes."""
+        spec, (_, rows, width) = self.problem.spec, self.cut.frame
+        step, columns = spec.stride[2], self.tile.columns
+        found = []
+        for s, d, h, w in product(
+            range(self.problem.group_in), *map(range, spec.kernel[:2]), range(0, spec.kernel[2], columns)
+        ):
+            at = w * spec.dilation[2]
+            row = d * spec.dilation[0] * rows + h * spec.dilation[1]
+            offset = s * self.cut.plane + row * width + at % step * (width // step) + at // step
+            place = s * spec.taps + (d * spec.kernel[1] + h) * spec.kernel[2] + w
+            found.append((offset, place, min(columns, spec.kernel[2] - w)))
+        return found + [(found[-1][0], 0, 0)] * (-len(found) % self.tile.lines)
+
+    @property
+    def passes(self) -> int:
+        """Groups of lines."""
+        return len(self.lines) // self.tile.lines
+
+    @property
+    def blocks(self) -> int:
+        """Groups of results."""
+        return ceil(self.problem.group_out / self.tile.results)
+
+    @property
+    def frame_elements(self) -> int:
+        """A thread's frames, a scratch row, and what loads and stores run over."""
+        width = self.cut.frame[2]
+        slack = width * (self.problem.spec.stride[1] + 1) + 2 * self.lanes + self.tile.columns
+        return ceil((self.problem.group_in * self.cut.plane + slack) / 16) * 16
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's frames and sums."""
+        return self.frame_elements + self.blocks * self.passes * self.tile.sums * ceil(self.lanes / 16) * 16
+
+    @property
+    def part_elements(self) -> int:
+        """Results of all chunks, if there are several."""
+        p = self.problem
+        return ceil(p.c_out * p.group_in * p.spec.taps * self.chunks / 16) * 16 if self.chunks > 1 else 0
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        p, box = self.problem, self.cut.box
+        vectors = ceil(box[3] / self.lanes) * box[2] * box[1]
+        passes = self.blocks * self.passes * (vectors * self.tile.cycles + 2 * self.tile.sums + 40)
+        fill = p.group_in * self.cut.plane * (0.3 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
+        boxes = p.batch * p.groups * self.cut.boxes
+        finish = p.groups * self.chunks * self.blocks * self.passes * self.tile.sums * 8
+        return max(boxes * (fill + passes + 100) + finish, p.traffic_bytes / 6)
+
+
+def sums(problem: Problem, isa: ISA) -> Sums:
+    """The cut, a frame that fits the first cache; and the tile that fills the registers."""
+    spec, lanes = problem.spec, isa.lanes(BY_DTYPE[problem.dtype])
+    extents = tuple(map(window_extent, spec.kernel, spec.dilation))
+    window = plain_window(problem.size, problem.out, extents, spec.stride, tuple(low for low, _ in spec.padding))
+    small = problem.group_in == 1
+    room = (target.cpu().l1_bytes // 3 if small else target.cpu().l2_bytes // 4) // problem.itemsize
+    cut = window.cut(max(64, room // (problem.group_in * prod(spec.stride))))
+    tile = _tile(problem, isa)
+    step = spec.stride[2]
+    width = ceil(cut.box[3] / lanes) * lanes + (extents[2] - 1) // step + tile.columns
+    if step > 1:
+        width = ceil(width / lanes) * lanes
+    chunks = min(problem.batch * cut.boxes, ceil(_TASKS / problem.groups))
+    return Sums(problem, cut.widened(width * step), tile, lanes, chunks)
+
+
+def _tile(problem: Problem, isa: ISA) -> Tile:
+    spec = problem.spec
+    lines = problem.group_in * spec.kernel[0] * spec.kernel[1]
+    adjacent = spec.stride[2] == 1 and spec.dilation[2] == 1
+
+    def cost(tile: Tile) -> tuple[float, int]:
+        passes = ceil(lines * ceil(spec.kernel[2] / tile.columns) / tile.lines)
+        return passes * ceil(problem.group_out / tile.results) * (tile.cycles + 1), tile.sums
+
+    options = [
+        Tile(results, rows, columns)
+        for results, rows, columns in product((1, 2, 4), range(1, 10), range(1, 29 if adjacent else 2))
+        if results * rows * columns + results + 2 <= isa.registers and columns <= spec.kernel[2]
+    ]
+    return min(options, key=cost)
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+_POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "counts")
+_NUMBERS = (
+    "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
+    "private",
+)  # fmt: skip
+
+
+def _fields(element: Type) -> dict[str, Type]:
+    data, table = ptr(element), ptr(i64)
+    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 3, strict=True))
+    return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
+
+
+def bind(asked: Sums, isa: ISA) -> Executable:
+    """Tables of lines, and every number of the cut, fixed for the shape."""
+    problem, tile = asked.problem, asked.tile
+    element = BY_DTYPE[problem.dtype]
+    step = problem.spec.stride[2]
+    split = step if step <= 2 else 0
+    code = jit.kernel(("depthwise_grad", problem.dtype, tile, split), lambda isa: _write(isa, element, tile, split))
+    tables = np.array(asked.lines, np.int64).T.copy()
+    weights = problem.group_in * problem.spec.taps
+    numbers = (
+        problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
+        asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
+        asked.private_elements, *asked.cut.fields(),
+    )  # fmt: skip
+    template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), *numbers)
+    accumulate, finish = code.address("accumulate"), code.address("finish")
+    tasks, itemsize = problem.groups * asked.chunks, problem.itemsize
+    part_elements = asked.part_elements
+    chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
+
+    def run(x: Array, g: Array, gw: Array, keep: Array = tables) -> None:
+        crew = min(threads.get_num_threads(), tasks)
+        scratch = memory.workspace((part_elements + crew * asked.private_elements) * itemsize, 1)
+        parts = address(scratch)
+        fields = type(template).from_buffer_copy(template)
+        fields[:5] = [address(x), address(g), address(gw), parts, parts + part_elements * itemsize]
+        if asked.chunks == 1:
+            fields[3] = fields[2]
+            threads.run(accumulate, fields, tasks, chunk=chunk, threads=crew)
+        else:
+            threads.run_steps([(accumulate, fields, tasks, chunk), (finish, fields, problem.groups, 1)], threads=crew)
+
+    return run
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------------
+
+
+def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
+    lanes, fields = isa.lanes(element), _fields(element)
+    module = Module("depthwise_grad", isa.fma)
+    fill_frame = write_fill_frame(module, element, lanes, fields, split)
+    whole = _write_tile(module, element, lanes, tile, masked=False)
+    edge = _write_tile(module, element, lanes, tile, masked=True) if lanes > 1 else None
+    reduce = _write_reduce(module, element, lanes, tile, fields)
+    f = module.entry("accumulate", **fields)
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        group, chunk = task.i % a.groups, task.i // a.groups
+        frame = a.own.at(a.thread * a.private)
+        acc = frame.at(a.frame)
+        _clear(f, element, lanes, acc, (a.group_out + (tile.results - 1)) // tile.results * a.passes * tile.sums)
+        with f.loop(chunk * a.all_boxes // a.chunks, (chunk + 1) * a.all_boxes // a.chunks) as b:
+            image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
+            source = a.x.at(image * a.group_in * (a.d * a.h * a.w))
+            f.call(fill_frame, a.fields, frame, source, a.group_in, 1, 0, box.d, box.h, box.w)
+            plane = a.od * a.oh * a.ow
+            rows, width = minimum(a.box_h, a.oh - box.h), minimum(a.box_w, a.ow - box.w)
+            with (
+                f.loop(0, minimum(a.box_d, a.od - box.d)) as depth,
+                f.loop(0, a.group_out, tile.results) as k,
+                f.loop(0, a.passes) as p,
+            ):
+                inside = ((box.d + depth.i) * a.oh + box.h) * a.ow + box.w
+                g = a.g.at((image * a.group_out + k.i) * plane + inside)
+                here = frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w))
+                to = acc.at((k.i // tile.results * a.passes + p.i) * (tile.sums * lanes))
+                offsets = a.offsets.at(p.i * tile.lines)
+                reach = minimum(tile.results, a.group_out - k.i) - 1
+                common = (plane, reach, offsets, to, a.ow, a.stride_h * a.frame_w)
+                full = width // lanes
+                f.call(whole, g, here, *common, rows * full, full, lanes)
+                if edge is not None:
+                    done = full * lanes
+                    with f.when(done < width):
+                        f.call(edge, g.at(done), here.at(done), *common, rows, 1, width - done)
+        f.call(reduce, a.fields, acc, a.parts.at(task.i * a.group_weights))
+    _write_finish(module, element, lanes, fields)
+    return module
+
+
+def _clear(f: Function, element: Type, lanes: int, to: Any, vectors: Value) -> None:
+    with f.loop(0, vectors) as i:
+        to.store(zeros(f, element, lanes), i.i * lanes)
+
+
+def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: bool) -> Function:
+    """Adds ``whole`` or ``edge``: acc[k][line][column] += the products of ``count`` vectors, ``across`` of them a row.
+
+    ``live`` lanes of each count; they are all of them in ``whole``. Results beyond ``reach`` repeat the last.
+    """
+    data = ptr(element)
+    f = module.function(
+        "edge" if masked else "whole", g=data, frame=data, plane=i64, reach=i64, offsets=ptr(i64), acc=data, row_g=i64,
+        row_x=i64, count=i64, across=i64, live=i64,
+    )  # fmt: skip
+    a = f.args
+    offsets = [a.offsets.load(line) for line in range(tile.lines)]
+    planes = [minimum(a.reach, k) * a.plane if k else 0 for k in range(tile.results)]
+    mask = lanes_below(f, a.live, lanes) if masked else None
+    turn_g, turn_x = a.row_g - (a.across - 1) * lanes, a.row_x - (a.across - 1) * lanes
+    start = [a.acc.load(k * lanes, lanes) for k in range(tile.sums)]
+    zero = f.const(i64, 0)
+    with f.loop(0, a.count, carry=[zero, zero, zero, *start]) as i:
+        column, at_g, at_x, *totals = i.values
+        here = a.frame.at(at_x)
+        upstream = [a.g.at(at_g).load(plane, lanes, mask) for plane in planes]
+        places = product(range(tile.results), range(tile.lines), range(tile.columns))
+        starts = [here.at(offset) for offset in offsets]
+        values = [[line.load(c, lanes) for c in range(tile.columns)] for line in starts] if tile.results > 1 else None
+        following = []
+        for total, (k, line, c) in zip(totals, places, strict=True):
+            value = values[line][c] if values else starts[line].load(c, lanes)
+            product_ = fma(upstream[k], value, total)
+            following.append(product_ if mask is None else select(mask, product_, total))
+        last = column.eq(a.across - 1)
+        i.values = [
+            select(last, 0, column + 1),
+            at_g + select(last, turn_g, lanes),
+            at_x + select(last, turn_x, lanes),
+            *following,
+        ]
+    for k, total in enumerate(i.values[3:]):
+        a.acc.store(total, k * lanes)
+    return f
+
+
+def _write_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type]) -> Function:
+    """Adds ``reduce(fields, acc, to)``: one group's sums, each over its lanes, to their places in w."""
+    data = ptr(element)
+    f = module.function("reduce", fields=ptr(i64), acc=data, to=data)
+    p, a = f.args, read_fields(f, fields, ["group_out", "passes", "weights", "places", "counts"])
+    with f.loop(0, a.group_out) as k, f.loop(0, a.passes * tile.lines) as line:
+        block, row = k.i // tile.results, k.i % tile.results
+        vector = (block * a.passes + line.i // tile.lines) * tile.sums
+        vector = vector + (row * tile.lines + line.i % tile.lines) * tile.columns
+        to = p.to.at(k.i * a.weights + a.places.load(line.i))
+        with f.loop(0, a.counts.load(line.i)) as c:
+            to[c.i] = lane_sum(p.acc.load((vector + c.i) * lanes, lanes))
+    return f
+
+
+def _write_finish(module: Module, element: Type, lanes: int, fields: dict[str, Type]) -> None:
+    """The entry point ``finish``: a task adds the chunks of one group, in order."""
+    f = module.entry("finish", **fields)
+    a = f.args
+    with f.loop(a.begin, a.end) as group, f.loop(0, a.group_weights, lanes) as i:
+        at, mask = group.i * a.group_weights + i.i, lanes_below(f, a.group_weights - i.i, lanes)
+        with f.loop(0, a.chunks, carry=[zeros(f, element, lanes)]) as j:
+            part = a.parts.load(at + j.i * (a.groups * a.group_weights), lanes, mask)
+            j.values = [j.values[0] + part]
+        a.gw.store(j.values[0], at, mask)
