@@ -45,4 +45,4 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with the problem's numbers."""
-    return dense_plan.bind(plan, isa, [phase(plan.problem)])
+    return dense_plan.bind(plan, [phase(plan.problem)])

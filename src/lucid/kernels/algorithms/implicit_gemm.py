@@ -2,7 +2,7 @@
 
 ::
 
-    for each phase, span of positions, group, block of rows:        tasks, in any order, on any thread
+    for each phase, span of positions, group, part of the rows:     tasks, in any order, on any thread
         write the table of the span                                 all geometry: see pixel_panels
         for each block of channels c:                               in this order on any number of threads
             pack the span's panels                                  in the second level cache
@@ -11,8 +11,11 @@
         store what could not be written in place
 
 A phase is a set of result positions that meet the same taps. A forward convolution is one phase; a transposed one has
-one for every residue of the stride. Where a panel lies in one image and the result is contiguous, tiles are written in
-place; all others go to ``sums`` and from there, segment by segment, to the result.
+one for every residue of the stride. Residues of the last axis that meet the same samples are stacked: each is a row of
+its own, beside the others of its channel, and they are interleaved on the way out.
+
+Where a tile's positions lie in one image and the result is contiguous, sums are written in place; all others go to
+``sums`` and from there, segment by segment, to the result.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import pixel_panels
-from lucid.kernels.algorithms.base import address
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, RECORD, Phase, Record, read_record
+from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout, Phase
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -39,153 +42,264 @@ from lucid.kernels.ir import (
     constant,
     i8,
     i64,
+    interleave,
     lanes_below,
+    maximum,
     minimum,
     ptr,
     select,
 )
 from lucid.kernels.isa import ISA
+from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory, threads
 
 Array = np.ndarray[Any, Any]
 
 #: Numbers of a problem that all its phases share. Sizes are in elements but where they say bytes.
 SHAPE = (
-    "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image",
-    "row_step", "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "span", "spans", "channel_block",
-    "scratch_bytes", "entries_at", "merges_at", "sums_at", "panel_sums", "row_sums",
+    "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
+    "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "scratch_bytes",
+    "entries_at", "merges_at", "sums_at", "weight_tasks", "tasks",
 )  # fmt: skip
+
+#: Numbers of a phase, behind those that the table reads.
+PHASE = (
+    "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
+    "unit_spans", "gathered_taps", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
+    "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
+    "store_width", "whole",
+)  # fmt: skip
+_ARRAYS = {"weight_offsets", "offsets"}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the kernels must know of a problem and its blocking, beside the phases."""
+    """What the kernels must know of a problem beside its phases."""
 
     batch: int
     groups: int
-    rows: int  #: result channels of a group
+    rows: int  #: result channels of a group, times ``stack``
     channels: int  #: summed channels of a group
     plane: int
     out_plane: int
     row_step: int  #: in the weights, from a result channel of a group to the next
     channel_step: int
     group_step: int
+    stack: int = 1  #: residues of the last axis that are rows side by side; their weights are neighbours
 
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """How the loops are cut: ``channels`` a block, ``panels`` a span, ``row_parts`` tasks to a span's rows."""
+    """How the loops are cut: ``channels`` a block, ``panels`` a span, ``row_parts`` tasks to a span's rows.
+
+    ``shared`` is the axis whose taps share samples, or None.
+    """
 
     tile: Tile
     channels: int
     panels: int
     row_parts: int
+    shared: int | None = None
 
 
-def _shape_numbers(shape: Shape, blocking: Blocking, phases: Sequence[Phase], itemsize: int) -> dict[str, int]:
-    tile = blocking.tile
-    row_blocks = -(-shape.rows // tile.rows)
-    task_rows = -(-row_blocks // blocking.row_parts) * tile.rows
-    span = blocking.panels * tile.columns
-    most = max(shape.batch * pixel_panels.positions(phase) for phase in phases)
-    layout = scratch_layout(shape, blocking, phases, itemsize)
-    single = blocking.channels >= shape.channels
-    return {
-        "batch": shape.batch, "groups": shape.groups, "rows": shape.rows, "channels": shape.channels,
-        "plane": shape.plane, "image": shape.groups * shape.channels * shape.plane,
-        "group_input": shape.channels * shape.plane, "out_plane": shape.out_plane,
-        "out_image": shape.groups * shape.rows * shape.out_plane,
-        "row_step": shape.row_step, "channel_step": shape.channel_step, "group_step": shape.group_step,
-        "row_blocks": row_blocks, "task_rows": task_rows, "row_parts": -(-shape.rows // task_rows),
-        "span": span, "spans": -(-most // span), "channel_block": blocking.channels, **layout,
-        "panel_sums": 0 if single else tile.rows * tile.columns,
-        "row_sums": 0 if single else tile.rows * span,
-    }  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A phase under a blocking: how its units are cut into spans and how wide its panels are."""
+
+    layout: Layout
+    units: int
+    unit: int
+    gathered_unit: int
+    span: int
+    unit_spans: int
+    width: int  #: positions of a panel: of one tile, or of a whole span with its halo
+    panels: int  #: panels of that width
+
+    @classmethod
+    def of(cls, phase: Phase, batch: int, blocking: Blocking) -> Cut:
+        """Spans of about ``blocking.panels`` tiles, all of a unit alike."""
+        layout, tile = Layout(phase, blocking.shared), blocking.tile
+        units, unit, gathered_unit = layout.units(batch)
+        unit_spans = ceil(unit / (blocking.panels * tile.columns))
+        span = ceil(unit / unit_spans / tile.columns) * tile.columns
+        unit_spans = ceil(unit / span)
+        if blocking.shared is None:
+            width, panels = tile.columns, span // tile.columns
+        else:
+            width, panels = ceil((span + layout.halo) / tile.lanes) * tile.lanes, 1
+        return cls(layout, units, unit, gathered_unit, span, unit_spans, width, panels)
+
+    @property
+    def spans(self) -> int:
+        """Spans of all units."""
+        return self.units * self.unit_spans
+
+    @property
+    def gathered_taps(self) -> int:
+        """Taps that have samples of their own."""
+        return pixel_panels.taps(self.layout.gathered)
+
+    @property
+    def vectors(self) -> int:
+        """Positions of the panels in vectors, times lanes."""
+        return self.width * self.panels
 
 
-def scratch_layout(shape: Shape, blocking: Blocking, phases: Sequence[Phase], itemsize: int) -> dict[str, int]:
+def row_blocks(shape: Shape, tile: Tile) -> int:
+    """Tiles that cover the rows of a group."""
+    return ceil(shape.rows / tile.rows)
+
+
+def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many there are."""
-    tile, vectors = blocking.tile, blocking.tile.vectors * blocking.panels
-    row_blocks = -(-shape.rows // tile.rows)
-    tiles = -(-row_blocks // blocking.row_parts) * blocking.panels if blocking.channels < shape.channels else 1
-    taps = max(map(pixel_panels.taps, phases))
-    segments = max(pixel_panels.most_segments(phase, tile.lanes) for phase in phases)
+    tile = blocking.tile
+    spans = max(cut.span for cut in cuts) // tile.columns
+    blocks = ceil(row_blocks(shape, tile) / blocking.row_parts)
+    tiles = blocks * spans if blocking.channels < shape.channels else 1
+    vectors = max(cut.vectors * cut.gathered_taps for cut in cuts) // tile.lanes
+    segments = max(pixel_panels.most_segments(cut.layout.gathered, tile.lanes) for cut in cuts)
     parts = {
-        "entries_at": blocking.channels * taps * blocking.panels * tile.columns * itemsize,
-        "merges_at": vectors * taps * ENTRY_BYTES,
-        "sums_at": (vectors * taps * max(0, segments - 1) + 1) * ENTRY_BYTES,
-        "scratch_bytes": (tiles * tile.rows + 1) * tile.columns * itemsize,
+        "entries_at": blocking.channels * vectors * tile.lanes * itemsize,
+        "merges_at": vectors * ENTRY_BYTES,
+        "sums_at": (vectors * (segments - 1) + 1) * ENTRY_BYTES,
+        "scratch_bytes": ((tiles * tile.rows + 1 + shape.stack) * tile.columns + tile.lanes) * itemsize,
     }
     at, layout = 0, {}
     for name, size in parts.items():
-        at = -(-(at + size) // 64) * 64
+        at = ceil((at + size) / 64) * 64
         layout[name] = at
     return layout
 
 
 def packed_elements(shape: Shape, tile: Tile, phase: Phase) -> int:
     """Elements of a phase's packed weights."""
-    blocks = shape.groups * -(-shape.rows // tile.rows)
+    blocks = shape.groups * row_blocks(shape, tile)
     return blocks * tile.rows * (1 + shape.channels * pixel_panels.taps(phase))
+
+
+def _shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
+    blocks, rows = row_blocks(shape, blocking.tile), blocking.tile.rows
+    task_rows = ceil(blocks / blocking.row_parts) * rows
+    row_parts, spans = ceil(shape.rows / task_rows), max(cut.spans for cut in cuts)
+    return {
+        "batch": shape.batch, "groups": shape.groups, "rows": shape.rows, "channels": shape.channels,
+        "plane": shape.plane, "image": shape.groups * shape.channels * shape.plane,
+        "group_input": shape.channels * shape.plane, "out_plane": shape.out_plane,
+        "out_image": shape.groups * shape.rows // shape.stack * shape.out_plane,
+        "row_step": shape.row_step, "channel_step": shape.channel_step, "group_step": shape.group_step,
+        "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans,
+        "channel_block": blocking.channels, **scratch_layout(shape, blocking, cuts, itemsize),
+        "weight_tasks": len(cuts) * shape.groups * blocks,
+        "tasks": len(cuts) * spans * shape.groups * row_parts,
+    }  # fmt: skip
+
+
+class _PhaseRecord:
+    """A phase as numbers for native code, and the arrays that they point to."""
+
+    def __init__(self, cut: Cut, shape: Shape, blocking: Blocking, packed: int) -> None:
+        tile, phase, gathered = blocking.tile, cut.layout.phase, cut.layout.gathered
+        z, y, x = phase
+        self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered)]
+        self._weights = np.array([a + b + c for a in z.weights for b in y.weights for c in x.weights], np.int64)
+        channel_stride = cut.gathered_taps * cut.width
+        reads = [tap * cut.width + shift for tap, shift in cut.layout.reads()]
+        self._offsets = np.array([c * channel_stride + r for c in range(blocking.channels) for r in reads], np.int64)
+        whole = all(axis.contiguous for axis in phase)
+        scales = (y.out_size * x.out_size, x.out_size, 1)
+        steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
+        start = z.out_start * scales[0] + y.out_start * scales[1]
+        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, 1)
+        rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
+        slot = blocking.channels * channel_stride
+        single = blocking.channels >= shape.channels
+        numbers = (
+            pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
+            self._offsets.ctypes.data, packed, cut.units, cut.unit, cut.gathered_unit, cut.layout.halo, cut.span,
+            cut.unit_spans, cut.gathered_taps, cut.width // tile.lanes, slot,
+            slot if blocking.shared is None else tile.columns, channel_stride,
+            0 if single else tile.rows * tile.columns, 0 if single else tile.rows * cut.span,
+            *(one_row if whole else rows),
+        )  # fmt: skip
+        tables = [table.ctypes.data for table in self._tables]
+        self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)
 
 
 class DenseConvolution:
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y)."""
 
-    def __init__(self, dtype: str, isa: ISA, shape: Shape, blocking: Blocking, phases: Sequence[Phase]) -> None:
+    def __init__(self, dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase]) -> None:
         itemsize = np.dtype(dtype).itemsize
-        packed, records = 0, []
-        for phase in phases:
-            records.append(Record(phase, packed))
+        cuts = [Cut.of(phase, shape.batch, blocking) for phase in phases]
+        packed = 0
+        records = []
+        for phase, cut in zip(phases, cuts, strict=True):
+            records.append(_PhaseRecord(cut, shape, blocking, packed))
             packed += packed_elements(shape, blocking.tile, phase)
-        numbers = _shape_numbers(shape, blocking, phases, itemsize)
+        numbers = _shape_numbers(shape, blocking, cuts, itemsize)
         self._arrays = (
-            records,
             np.array([numbers[name] for name in SHAPE], np.int64),
             np.array([record.numbers for record in records], np.int64),
+            records,
         )
-        self._constants = tuple(map(address, self._arrays[1:]))
-        self._packed_bytes = -(-packed * itemsize // memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+        self._constants = tuple(map(address, self._arrays[:2]))
+        self._packed_bytes = ceil(packed * itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
         self._scratch_bytes = numbers["scratch_bytes"]
-        weight_tasks = len(phases) * shape.groups * numbers["row_blocks"]
-        self._tasks = weight_tasks, len(phases) * numbers["spans"] * shape.groups * numbers["row_parts"]
+        self._weight_tasks, self._tasks = numbers["weight_tasks"], numbers["tasks"]
         kind = pixel_panels.stride_class(phases[0][2].step, blocking.tile.lanes)
-        self._code = kernel(dtype, blocking.tile, kind)
-        self._entries = self._code.address("weights"), self._code.address("run")
+        code = kernel(dtype, blocking.tile, kind, shape.stack)
+        self._weights, self._run, self._alone = (code.address(name) for name in ("weights", "run", "alone"))
 
     def __call__(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        crew = threads.get_num_threads()
+        crew = threads.get_num_threads() if self._tasks > 1 else 1
         scratch = memory.workspace(self._packed_bytes + self._scratch_bytes * crew, 1)
         packed = address(scratch)
         fields = (ctypes.c_int64 * 8)(
             address(x), address(w), 0 if bias is None else address(bias), address(y), packed,
             packed + self._packed_bytes, *self._constants,
         )  # fmt: skip
-        weights, run = self._entries
-        weight_tasks, tasks = self._tasks
-        threads.run_steps(((weights, fields, weight_tasks, 1), (run, fields, tasks, 1)), threads=crew)
+        if self._tasks == 1:
+            threads.run(self._alone, fields, 1, threads=1)
+        else:
+            steps = (self._weights, fields, self._weight_tasks, 1), (self._run, fields, self._tasks, 1)
+            threads.run_steps(steps, threads=crew)
 
 
-def kernel(dtype: str, tile: Tile, kind: int) -> jit.Code:
-    """The kernel for a tile and a class of horizontal strides."""
-    return jit.kernel(("implicit gemm", dtype, tile, kind), lambda isa: _write(BY_DTYPE[dtype], tile, kind, isa))
+def kernel(dtype: str, tile: Tile, kind: int, stack: int) -> jit.Code:
+    """The kernel for a tile, a class of horizontal strides and a number of stacked residues."""
+    element = BY_DTYPE[dtype]
+    return jit.kernel(("implicit gemm", dtype, tile, kind, stack), lambda isa: _write(element, tile, kind, stack, isa))
 
 
-def _write(element: Type, tile: Tile, kind: int, isa: ISA) -> Module:
+def _write(element: Type, tile: Tile, kind: int, stack: int, isa: ISA) -> Module:
     module = Module("implicit_gemm", isa.fma)
     data, p64 = ptr(element), ptr(i64)
     fields = {"x": data, "w": data, "bias": data, "y": data, "packed": data, "scratch": ptr(i8), "shape": p64,
               "phases": p64}  # fmt: skip
-    _write_weights(module, element, tile, fields)
-    _write_run(module, element, tile, kind, fields)
+    weights = _write_weights(module, element, tile, stack, fields)
+    run = _write_run(module, element, tile, kind, stack, fields)
+    alone = module.entry("alone", **fields)
+    s = _read_shape(alone.args.shape)
+    alone.call(weights, alone.args.fields, 0, s["weight_tasks"], 0)
+    alone.call(run, alone.args.fields, 0, s["tasks"], 0)
     return module
 
 
 def _read_shape(shape: Pointer) -> dict[str, Value]:
-    return {name: shape.load(slot) for slot, name in enumerate(SHAPE)}
+    return pixel_panels.read_numbers(shape, SHAPE, set())
 
 
-def _write_weights(module: Module, element: Type, tile: Tile, fields: dict[str, Type]) -> None:
+def _phase(phases: Pointer, index: Value) -> tuple[Pointer, dict[str, Any]]:
+    record = phases.at(index * (len(GATHER) + len(PHASE)))
+    return record, _read_phase(record)
+
+
+def _read_phase(record: Pointer) -> dict[str, Any]:
+    numbers = pixel_panels.read_numbers(record, PHASE, _ARRAYS, len(GATHER))
+    return {**numbers, "x_step": record.load(GATHER.index("x_step"))}
+
+
+def _write_weights(module: Module, element: Type, tile: Tile, stack: int, fields: dict[str, Type]) -> Function:
     """Adds the entry ``weights``: a task packs the weights of one tile of rows, [bias of each row][c][tap][row].
 
     Rows that do not exist repeat the last one: their sums go nowhere.
@@ -195,108 +309,169 @@ def _write_weights(module: Module, element: Type, tile: Tile, fields: dict[str, 
     with f.loop(a.begin, a.end) as task:
         block, rest = task.i % s["row_blocks"], task.i // s["row_blocks"]
         group = rest % s["groups"]
-        r = read_record(a.phases.at(rest // s["groups"] * len(RECORD)))
+        _, r = _phase(a.phases, rest // s["groups"])
         rows = [minimum(block * tile.rows + m, s["rows"] - 1) for m in range(tile.rows)]
-        sources = [a.w.at(group * s["group_step"] + row * s["row_step"]) for row in rows]
+        sources = [a.w.at(group * s["group_step"] + row // stack * s["row_step"] + row % stack) for row in rows]
         size = (s["channels"] * r["taps"] + 1) * tile.rows
         to = a.packed.at(r["packed"] + (group * s["row_blocks"] + block) * size)
         none = constant(f, element, 0)
         with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
         for m, row in enumerate(rows):
-            to.store(a.bias.load(group * s["rows"] + row, 1, with_bias, none), m)
+            to.store(a.bias.load((group * s["rows"] + row) // stack, 1, with_bias, none), m)
         with f.loop(0, s["channels"]) as c, f.loop(0, r["taps"]) as t:
             offset = c.i * s["channel_step"] + r["weight_offsets"].load(t.i)
             place = to.at((c.i * r["taps"] + t.i + 1) * tile.rows)
             for m, source in enumerate(sources):
                 place.store(source.load(offset), m)
+    return f
 
 
-def _write_run(module: Module, element: Type, tile: Tile, kind: int, fields: dict[str, Type]) -> None:
+def _write_run(module: Module, element: Type, tile: Tile, kind: int, stack: int, fields: dict[str, Type]) -> Function:
     """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows."""
     table = pixel_panels.write_table(module, tile.lanes, kind)
     pack = pixel_panels.write_pack(module, element, tile.lanes, kind)
-    finish = _write_finish(module, element, tile)
-    tiles = [
-        write_tile(module, element, Tile(tile.rows, v, tile.lanes), tile.columns, f"tile{v}")
-        for v in range(1, tile.vectors + 1)
-    ]
+    multiply = _write_multiply(module, element, tile, stack)
     f = module.entry("run", **fields)
     a, s = f.args, _read_shape(f.args.shape)
     own = a.scratch.at(a.thread * s["scratch_bytes"])
     panel, entries, merges = own.cast(element), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
-    spare = own.at(s["sums_at"]).cast(element)
-    sums = spare.at(tile.columns)
     with f.loop(a.begin, a.end) as task:
         part, rest = task.i % s["row_parts"], task.i // s["row_parts"]
         group, rest = rest % s["groups"], rest // s["groups"]
         span, phase = rest % s["spans"], rest // s["spans"]
-        record = a.phases.at(phase * len(RECORD))
-        r = read_record(record)
-        p, limit = span * s["span"], s["batch"] * r["positions"]
-        count = minimum(s["span"], limit - p)
-        stride = r["taps"] * tile.columns
-        slot = s["channel_block"] * stride
-        with f.when(count > 0):
-            vectors = (count + (tile.lanes - 1)) // tile.lanes
-            merge_count = f.call(table, record, entries, merges, s["image"], p, limit, vectors, tile.vectors, slot)
-            first, end = part * s["task_rows"], minimum((part + 1) * s["task_rows"], s["rows"])
+        record, r = _phase(a.phases, phase)
+        unit, start = span // r["unit_spans"], span % r["unit_spans"] * r["span"]
+        with f.when(unit < r["units"]):
+            count = minimum(r["span"], r["unit"] - start)
+            gathered = count + r["halo"]
+            p = unit * r["gathered_unit"] + start
+            vectors = (gathered + (tile.lanes - 1)) // tile.lanes
+            merge_count = f.call(
+                table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"]
+            )
+            fills = r["gathered_taps"] * vectors
             with f.loop(0, s["channels"], s["channel_block"]) as c:
                 channels = minimum(s["channel_block"], s["channels"] - c.i)
                 x = a.x.at(group * s["group_input"] + c.i * s["plane"])
-                fills = vectors * r["taps"]
-                f.call(pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"], stride)
-                last = c.i + s["channel_block"] >= s["channels"]
-                with f.loop(first, end, tile.rows) as o:
-                    rows = s["rows"] - o.i
-                    size = (s["channels"] * r["taps"] + 1) * tile.rows
-                    bias = a.packed.at(r["packed"] + (group * s["row_blocks"] + o.i // tile.rows) * size)
-                    w = bias.at((c.i * r["taps"] + 1) * tile.rows)
-                    y = a.y.at((group * s["rows"] + o.i) * s["out_plane"])
-                    row_sums = sums.at((o.i - first) // tile.rows * s["row_sums"])
-                    with f.loop(0, count, tile.columns) as j:
-                        room = count - j.i
-                        width = minimum((room + (tile.lanes - 1)) // tile.lanes, f.const(i64, tile.vectors))
-                        position = p + j.i
-                        image, inner = position // r["positions"], position % r["positions"]
-                        covered = width * tile.lanes
-                        in_place = r["whole"].ne(0) & (covered <= room) & (inner + covered <= r["positions"])
-                        buffer = row_sums.at(j.i // tile.columns * s["panel_sums"])
-                        to = select(in_place, y.at(image * s["out_image"] + inner), buffer)
-                        step = select(in_place, s["out_plane"], f.const(i64, tile.columns))
-                        exist = select(in_place, rows, f.const(i64, tile.rows))
-                        source = panel.at(j.i // tile.columns * slot)
-                        operands = (channels * r["taps"], w, source, bias, c.i, to, step, exist, spare)
-                        for v, function in enumerate(tiles, 1):
-                            with f.when(width.eq(v)):
-                                f.call(function, *operands)
-                        with f.when(last & ~in_place):
-                            f.call(
-                                finish, record, buffer, y, s["out_plane"], s["out_image"], position,
-                                minimum(room, covered), minimum(rows, f.const(i64, tile.rows)),
-                            )  # fmt: skip
+                f.call(
+                    pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
+                    r["channel_stride"],
+                )  # fmt: skip
+                f.call(
+                    multiply, a.fields, record, panel, group, unit * r["unit"] + start, count, part * s["task_rows"],
+                    c.i, channels, own.at(s["sums_at"]).cast(element),
+                )  # fmt: skip
+    return f
 
 
-def _write_finish(module: Module, element: Type, tile: Tile) -> Function:
-    """Adds ``finish(record, sums, y, out_plane, out_image, position, room, rows)``: sums to their places in y."""
+def _write_multiply(module: Module, element: Type, tile: Tile, stack: int) -> Function:
+    """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
+
+    Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
+    """
+    data, p64 = ptr(element), ptr(i64)
+    finish = _write_finish(module, element, tile, stack)
+    tiles = [
+        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile{v}")
+        for v in range(1, tile.vectors + 1)
+    ]
+    f = module.function(
+        "multiply", fields=p64, record=p64, panel=data, group=i64, position=i64, count=i64, first=i64, c=i64,
+        channels=i64, spare=data,
+    )  # fmt: skip
+    a = f.args
+    packed, result, shape = (a.fields.at(slot).cast(t).load() for slot, t in ((4, data), (3, data), (6, p64)))
+    s, r = _read_shape(shape), _read_phase(a.record)
+    last, steps = a.c + s["channel_block"] >= s["channels"], a.channels * r["taps"]
+    block_size = (s["channels"] * r["taps"] + 1) * tile.rows
+    buffers = a.spare.at((1 + stack) * tile.columns)
+    with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile.rows) as o:
+        rows = minimum(s["rows"] - o.i, f.const(i64, tile.rows))
+        bias = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile.rows) * block_size)
+        w = bias.at((a.c * r["taps"] + 1) * tile.rows)
+        y = result.at((a.group * s["rows"] + o.i) // stack * s["out_plane"])
+        row_sums = buffers.at((o.i - a.first) // tile.rows * r["row_sums"])
+        with f.loop(0, a.count, tile.columns) as j:
+            room, number = a.count - j.i, j.i // tile.columns
+            width = minimum((room + (tile.lanes - 1)) // tile.lanes, f.const(i64, tile.vectors))
+            position, covered = a.position + j.i, width * tile.lanes
+            image, inner = position // r["positions"], position % r["positions"]
+            in_place = r["whole"].ne(0) & (covered <= room) & (inner + covered <= r["positions"])
+            buffer = row_sums.at(number * r["panel_sums"])
+            to = select(in_place, y.at(image * s["out_image"] + inner), buffer)
+            step = select(in_place, s["out_plane"], f.const(i64, tile.columns))
+            exist = select(in_place, rows, f.const(i64, tile.rows))
+            source = a.panel.at(number * r["panel_step"])
+            for v, function in enumerate(tiles, 1):
+                with f.when(width.eq(v)):
+                    f.call(function, steps, w, source, bias, a.c, to, step, exist, a.spare, r["offsets"])
+            with f.when(last & ~in_place):
+                f.call(
+                    finish, a.record, buffer, y, s["out_plane"], s["out_image"], position, minimum(room, covered),
+                    rows, a.spare.at(tile.columns),
+                )  # fmt: skip
+    return f
+
+
+def _write_finish(module: Module, element: Type, tile: Tile, stack: int) -> Function:
+    """Adds ``finish(record, sums, y, out_plane, out_image, position, room, rows, line)``: sums to their places in y.
+
+    ``line`` has room for a row of every residue that is stacked.
+    """
     data = ptr(element)
     f = module.function(
-        "finish", record=ptr(i64), sums=data, y=data, out_plane=i64, out_image=i64, position=i64, room=i64, rows=i64
-    )
-    a, r, lanes = f.args, read_record(f.args.record), tile.lanes
-    step = r["store_x_step"]
+        "finish", record=ptr(i64), sums=data, y=data, out_plane=i64, out_image=i64, position=i64, room=i64, rows=i64,
+        line=data,
+    )  # fmt: skip
+    a, r = f.args, _read_phase(f.args.record)
     with f.loop(0, a.room) as segment:  # its step is the length of the segment
         position = a.position + segment.i
         image, inner = position // r["positions"], position % r["positions"]
         row, ox = inner // r["store_x"], inner % r["store_x"]
         oz, oy = row // r["store_y"], row % r["store_y"]
         run = minimum(r["store_x"] - ox, a.room - segment.i)
-        place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + ox * step + r["store_start"]
-        with f.loop(0, a.rows) as m:
-            source, to = a.sums.at(m.i * tile.columns + segment.i), a.y.at(place + m.i * a.out_plane)
-            with f.when(step.eq(1)), f.loop(0, run, lanes) as lane:
-                mask = lanes_below(f, run - lane.i, lanes)
-                to.store(source.load(lane.i, lanes, mask), lane.i, mask)
-            with f.when(step.ne(1)), f.loop(0, run) as lane:
-                to.store(source.load(lane.i), lane.i * step)
+        place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"]
+        with f.loop(0, a.rows, stack) as m:
+            source, to = a.sums.at(m.i * tile.columns + segment.i), a.y.at(place + m.i // stack * a.out_plane)
+            first = r["store_x_start"] + ox * r["store_x_step"]
+            if stack == 1:
+                _store_run(source, to.at(first), run, r["store_x_step"], tile.lanes)
+            else:
+                _interleave_run(source, a.line, run, stack, tile)
+                _store_clipped(a.line, to, first, run * stack, r["store_width"], tile.lanes)
         segment.step = run
     return f
+
+
+def _store_run(source: Pointer, to: Pointer, run: Value, step: Value, lanes: int) -> None:
+    f = run.fn
+    with f.when(step.eq(1)):
+        _copy(source, to, run, lanes)
+    with f.when(step.ne(1)), f.loop(0, run) as lane:
+        to.store(source.load(lane.i), lane.i * step)
+
+
+def _copy(source: Pointer, to: Pointer, count: Value, lanes: int) -> None:
+    with count.fn.loop(0, count, lanes) as lane:
+        mask = lanes_below(count.fn, count - lane.i, lanes)
+        to.store(source.load(lane.i, lanes, mask), lane.i, mask)
+
+
+def _interleave_run(source: Pointer, line: Pointer, run: Value, stack: int, tile: Tile) -> None:
+    """Rows ``stack`` side by side become one line, sample by sample; samples beyond the run are any number."""
+    f, lanes = run.fn, tile.lanes
+    if stack & (stack - 1) or lanes == 1:
+        with f.loop(0, run) as lane:
+            for residue in range(stack):
+                line.store(source.load(lane.i + residue * tile.columns), lane.i * stack + residue)
+        return
+    with f.loop(0, run, lanes) as lane:
+        vectors = [source.load(lane.i + residue * tile.columns, lanes) for residue in range(stack)]
+        for v, mixed in enumerate(interleave(vectors)):
+            line.store(mixed, lane.i * stack + v * lanes)
+
+
+def _store_clipped(line: Pointer, to: Pointer, first: Value, count: Value, width: Value, lanes: int) -> None:
+    """The part of a line that lies in its row of the result; the line's sample 0 belongs at ``first``."""
+    low, high = maximum(-first, 0), minimum(count, width - first)
+    _copy(line.at(low), to.at(first + low), high - low, lanes)

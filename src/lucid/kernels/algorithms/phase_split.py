@@ -11,6 +11,9 @@ one of them to the next q grows by one. So each phase is a dense convolution of 
                                              2   2   2
 
 A phase without taps is the bias. With stride 1 there is one phase, and the taps run backwards.
+
+Where the kernel is a multiple of the stride, all residues of an axis meet the same samples, only with other weights.
+Those of the last axis are then stacked as rows of one phase, x is packed once for all, and the sums are interleaved.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from itertools import product
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.pixel_panels import Axis, Phase, joined, taps
+from lucid.kernels.algorithms.tile import fitting
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
@@ -30,7 +35,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     """Anything but the input gradient."""
     if problem.role != "grad_input":
         return f"it computes the grad_input role, not {problem.role}"
-    return dense_plan.refuses(phases(problem))
+    return dense_plan.refuses(phases(problem, isa))
 
 
 def axis_phases(size: int, out: int, kernel: int, stride: int, dilation: int, low: int, weight_step: int) -> list[Axis]:
@@ -54,7 +59,33 @@ def axis_phases(size: int, out: int, kernel: int, stride: int, dilation: int, lo
     return found
 
 
-def phases(problem: Problem) -> list[Phase]:
+def stacked_axis(size: int, out: int, kernel: int, stride: int, low: int) -> Axis:
+    """All residues of the last axis at once: position j stands for the results where (i + low) // stride is j.
+
+    Row r of a channel has the weights r further on, and writes r further on.
+    """
+    first, last = low // stride, (low + size - 1) // stride
+    taps_each = range(kernel // stride)
+    return Axis(
+        positions=last - first + 1,
+        size=out,
+        step=1,
+        offsets=tuple(first - t for t in taps_each),
+        weights=tuple(t * stride for t in taps_each),
+        out_size=size,
+        out_start=first * stride - low,
+        out_step=stride,
+    )
+
+
+def stack(problem: Problem, isa: ISA) -> int:
+    """How many residues of the last axis become rows side by side: all or 1."""
+    kernel, stride, dilation = (axes[-1] for axes in (problem.spec.kernel, problem.spec.stride, problem.spec.dilation))
+    rows = max(tile.rows for tile in fitting(isa, BY_DTYPE[problem.dtype]))
+    return stride if kernel % stride == 0 and dilation == 1 and 1 < stride <= rows // 2 else 1
+
+
+def phases(problem: Problem, isa: ISA) -> list[Phase]:
     """All phases, those with most taps first, so that threads end together."""
     spec = problem.spec
     _, y, x = spec.kernel
@@ -64,14 +95,17 @@ def phases(problem: Problem) -> list[Phase]:
             problem.size, problem.out, spec.kernel, spec.stride, spec.dilation, spec.padding, (y * x, x, 1), strict=True
         )
     ]
+    if stack(problem, isa) > 1:
+        axes[2] = [stacked_axis(problem.size[2], problem.out[2], x, spec.stride[2], spec.padding[2][0])]
     return sorted((joined(phase) for phase in product(*axes)), key=taps, reverse=True)
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that covers channels and positions with least waste, blocks that fit the caches."""
-    return dense_plan.plan(name, problem, isa, phases(problem))
+    return dense_plan.plan(name, problem, isa, phases(problem, isa), stack(problem, isa))
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with the problem's numbers."""
-    return dense_plan.bind(plan, isa, phases(plan.problem))
+    problem = plan.problem
+    return dense_plan.bind(plan, phases(problem, isa), stack(problem, isa))

@@ -1,8 +1,8 @@
 """Panels of pixels: what a dense kernel multiplies with its weights, gathered from x a block of channels at a time.
 
-A panel is ``panel[c][tap][lane]``, the sample of x that output position ``lane`` meets at that tap, or 0 outside x.
-Positions are flat over the batch and the spatial axes. All geometry is in one table, written once for a group of
-panels and read for every channel: (tap, segment of a row) -> (offset in x, offset in the panel, lanes that exist).
+A panel is ``panel[c][tap][position]``, the sample of x that an output position meets at that tap, or 0 outside x.
+Positions are flat over the batch and the spatial axes. All geometry is in one table, written once for a span of
+positions and read for every channel: (tap, segment of a row) -> (offset in x, offset in the panel, lanes that exist).
 Stride, dilation of either sign, padding, edges, batch: no other place knows of them.
 
 An entry is 16 bytes: i64 offset in x of lane 0, i32 offset in the panel, i32 lanes. Entries that fill a vector, zeros
@@ -12,11 +12,9 @@ where it has no lanes, come first; those that add another segment to it are in a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
-
-import numpy as np
 
 from lucid.kernels.ir import (
     Function,
@@ -88,6 +86,24 @@ class Axis:
             self.out_start * n,
         )
 
+    def shared(self) -> tuple[Axis, tuple[tuple[int, int], ...]]:
+        """The axis with taps that are whole steps apart read from the same samples, and (tap, positions on) of each.
+
+        Tap t at position p meets what tap ``first`` of its residue meets at ``p + (offsets[t] - first) / step``::
+
+            step 1, three taps          one tap, two positions more
+            tap 0   a b c d             a b c d e f
+            tap 1     b c d e             tap 1 starts here
+            tap 2       c d e f             tap 2 here
+        """
+        first: dict[int, int] = {}
+        for offset in sorted(self.offsets):
+            first.setdefault(offset % self.step, offset)
+        residues = list(first)
+        reads = tuple((residues.index(o % self.step), (o - first[o % self.step]) // self.step) for o in self.offsets)
+        more = max((shift for _, shift in reads), default=0)
+        return replace(self, positions=self.positions + more, offsets=tuple(first.values()), weights=()), reads
+
 
 _POINT = Axis(1, 1, 1, (0,), (0,), 1)
 
@@ -119,49 +135,86 @@ def positions(phase: Phase) -> int:
     return prod(axis.positions for axis in phase)
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a phase's samples lie in its panels.
+
+    With ``shared`` None every tap has vectors of its own, and a unit of positions is the whole batch. Otherwise taps
+    along that axis share them, and a unit is what lies inside the axis: no span crosses its end.
+    """
+
+    phase: Phase
+    shared: int | None
+
+    @property
+    def gathered(self) -> Phase:
+        """The phase as the table sees it: fewer taps, more positions."""
+        if self.shared is None:
+            return self.phase
+        z, y, x = (a.shared()[0] if k == self.shared else a for k, a in enumerate(self.phase))
+        return z, y, x
+
+    def _inside(self, phase: Phase) -> int:
+        return prod(axis.positions for axis in phase[self.shared or 0 :])
+
+    def units(self, batch: int) -> tuple[int, int, int]:
+        """How many units there are, their positions and the positions gathered for them."""
+        if self.shared is None:
+            return 1, batch * positions(self.phase), batch * positions(self.phase)
+        outer = prod(axis.positions for axis in self.phase[: self.shared])
+        return batch * outer, self._inside(self.phase), self._inside(self.gathered)
+
+    @property
+    def halo(self) -> int:
+        """Positions gathered beyond those of a span."""
+        _, own, gathered = self.units(1)
+        return gathered - own
+
+    def reads(self) -> list[tuple[int, int]]:
+        """For every tap, the gathered tap and how many positions further on it reads."""
+        inner = prod(axis.positions for axis in self.phase[self.shared + 1 :]) if self.shared is not None else 0
+        each = [
+            axis.shared()[1] if k == self.shared else tuple((t, 0) for t in range(len(axis.offsets)))
+            for k, axis in enumerate(self.phase)
+        ]
+        _, y, x = (len(axis.offsets) for axis in self.gathered)
+        return [((a * y + b) * x + c, (i + j + k) * inner) for a, i in each[0] for b, j in each[1] for c, k in each[2]]
+
+
 def most_segments(phase: Phase, lanes: int) -> int:
     """Rows that a vector of positions can touch."""
     return min(lanes, (lanes - 2) // phase[2].positions + 2) if lanes > 1 else 1
 
 
-#: Slots of a phase's record, which the kernels read. Offsets and steps are in elements.
-RECORD = (
-    "positions", "y_positions", "x_positions", "z_step", "y_step", "x_step", "z_taps", "y_taps", "x_taps",
-    "z_table", "y_table", "x_table", "taps", "weight_offsets",
-    "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "whole", "packed",
+#: What the table's writer reads of a gathered phase. Offsets and steps are in elements.
+GATHER = (
+    "image_positions", "y_positions", "x_positions", "z_step", "y_step", "x_step", "z_taps", "y_taps", "x_taps",
+    "z_table", "y_table", "x_table",
 )  # fmt: skip
+_ARRAYS = {"z_table", "y_table", "x_table"}
 
 
-class Record:
-    """A phase as numbers for native code; the arrays it points to live as long as it does."""
-
-    def __init__(self, phase: Phase, packed: int) -> None:
-        z, y, x = phase
-        scales = (y.size * x.size, x.size, 1)
-        tables = [
-            np.array([(o * scale, *axis.inside(o)) for o in axis.offsets], np.int64)
-            for axis, scale in zip(phase, scales, strict=True)
-        ]
-        weights = np.array([a + b + c for a in z.weights for b in y.weights for c in x.weights], np.int64)
-        whole = all(axis.contiguous for axis in phase)
-        out = (y.out_size * x.out_size, x.out_size, 1)
-        starts = sum(axis.out_start * n for axis, n in zip(phase, out, strict=True))
-        steps = [axis.out_step * n for axis, n in zip(phase, out, strict=True)]
-        store = (1, positions(phase), 0, 0, 1, 0) if whole else (y.positions, x.positions, *steps, starts)
-        self._arrays = (*tables, weights)
-        self.numbers = (
-            positions(phase), y.positions, x.positions, z.step * scales[0], y.step * scales[1], x.step,
-            *(len(axis.offsets) for axis in phase), *(t.ctypes.data for t in tables), taps(phase), weights.ctypes.data,
-            *store, int(whole), packed,
-        )  # fmt: skip
+def gather_numbers(phase: Phase, table_at: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of ``GATHER``; ``table_at`` says where the arrays of ``tap_tables`` lie."""
+    z, y, x = phase
+    steps = (z.step * y.size * x.size, y.step * x.size, x.step)
+    counts = (len(axis.offsets) for axis in phase)
+    return positions(phase), y.positions, x.positions, *steps, *counts, *table_at
 
 
-_ARRAYS = {"z_table", "y_table", "x_table", "weight_offsets"}
+def tap_tables(phase: Phase) -> list[list[tuple[int, int, int]]]:
+    """For every tap of each axis: its offset in elements, and the positions [first, end) where it meets x."""
+    _, y, x = phase
+    scales = (y.size * x.size, x.size, 1)
+    return [[(o * scale, *axis.inside(o)) for o in axis.offsets] for axis, scale in zip(phase, scales, strict=True)]
 
 
-def read_record(record: Pointer) -> dict[str, Any]:
-    """What a record says by name: numbers, and pointers to arrays of numbers."""
-    return {name: record.at(slot).cast(ptr(i64) if name in _ARRAYS else i64).load() for slot, name in enumerate(RECORD)}
+def read_numbers(record: Pointer, names: Sequence[str], arrays: set[str], first: int = 0) -> dict[str, Any]:
+    """Slots by name, from ``first`` on: numbers, and pointers to arrays of numbers."""
+    return {
+        name: record.at(first + slot).cast(ptr(i64) if name in arrays else i64).load()
+        for slot, name in enumerate(names)
+    }
 
 
 def stride_class(step: int, lanes: int) -> int:
@@ -170,17 +223,17 @@ def stride_class(step: int, lanes: int) -> int:
 
 
 def write_table(module: Module, lanes: int, kind: int) -> Function:
-    """Adds ``table(record, entries, merges, image_size, p, limit, vectors, per_panel, slot)``; it returns merges' end.
+    """Adds ``table(gather, entries, merges, image_size, p, limit, vectors, per_panel, slot)``; gives merges' number.
 
     ``vectors`` vectors of positions from p on, below ``limit``; ``per_panel`` of them side by side in each panel, whose
     size is ``slot`` elements.
     """
     p64 = ptr(i64)
     f = module.function(
-        "table", i64, record=p64, entries=p64, merges=p64, image_size=i64, p=i64, limit=i64, vectors=i64,
+        "table", i64, gather=p64, entries=p64, merges=p64, image_size=i64, p=i64, limit=i64, vectors=i64,
         per_panel=i64, slot=i64,
     )  # fmt: skip
-    a, r = f.args, read_record(f.args.record)
+    a, r = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS)
     z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
     with f.loop(0, a.vectors, carry=[f.const(i64, 0), f.const(i64, 0)]) as u:
         at = a.p + u.i * lanes
@@ -189,7 +242,7 @@ def write_table(module: Module, lanes: int, kind: int) -> Function:
         with f.loop(0, room, carry=u.values) as segment:  # its step is the length of the segment
             lane, opens = segment.i, segment.i.eq(0)
             position = at + lane
-            image, inner = position // r["positions"], position % r["positions"]
+            image, inner = position // r["image_positions"], position % r["image_positions"]
             row, ox = inner // r["x_positions"], inner % r["x_positions"]
             oz, oy = row // r["y_positions"], row % r["y_positions"]
             run = minimum(r["x_positions"] - ox, room - lane)

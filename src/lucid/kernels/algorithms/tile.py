@@ -7,8 +7,8 @@
         acc[m][v] += w[k][m] * panel[k][v]                vectors loads, rows broadcasts, rows * vectors fused products
     to[m][v] = acc[m][v]
 
-Both operands are packed: ``w[k]`` are ``rows`` numbers side by side, ``panel[k]`` are ``vectors`` vectors, ``pitch``
-elements from one k to the next. One loop in a function of its own: LLVM keeps accumulators in registers there and
+``w[k]`` are ``rows`` numbers side by side. ``panel[k]`` are ``vectors`` vectors, at a fixed pitch from one k to the
+next or where a table of offsets says. One loop in a function of its own: LLVM keeps accumulators in registers there and
 nowhere else.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, fma, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
@@ -24,6 +25,7 @@ from lucid.kernels.isa import ISA
 _BUSY = 8
 #: Registers left beside accumulators, panel vectors and the broadcast; with none the loop fills with moves.
 _SPARE = 1
+_WIDEST = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,14 @@ class Tile:
 
 
 def fitting(isa: ISA, element: Type) -> list[Tile]:
-    """Every tile that the registers hold: accumulators, one k of the panel and a broadcast.
+    """The widest tile of every number of rows that the registers hold: accumulators, one k of the panel, a broadcast.
 
-    On AVX-512 among them are 6 x 4, 9 x 3 and 14 x 2, on AVX2 3 x 3 and 6 x 2.
+    On AVX-512 among them are 4 x 5, 8 x 3 and 14 x 2, on AVX2 3 x 3 and 6 x 2. None is wider than 6: a kernel has a
+    function for every width up to the tile's.
     """
     free = isa.registers - 1 - _SPARE
     lanes = isa.lanes(element)
-    return [Tile(m, v, lanes) for v in range(1, free) for m in range(1, free) if m * v + v <= free]
+    return [Tile(m, min(_WIDEST, free // (m + 1)), lanes) for m in range(1, free)]
 
 
 def cheapest(tiles: list[Tile], rows: int, columns: int) -> Tile:
@@ -72,16 +75,18 @@ def cover_products(tile: Tile, rows: int, columns: int) -> float:
     return ceil(rows / tile.rows) * across
 
 
-def write_tile(module: Module, element: Type, tile: Tile, pitch: int, name: str = "tile") -> Function:
+def write_tile(module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile") -> Function:
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
     ``start`` has an initial value for each of the tile's rows, as a bias; if ``again`` is not 0, the sums in ``to`` are
     continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
-    others go to ``spare``, which has room for one row of the tile.
+    others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
+    ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies.
     """
     data = ptr(element)
+    table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=data, again=i64, to=data, stride=i64, rows=i64, spare=data
+        name, steps=i64, w=data, panel=data, start=data, again=i64, to=data, stride=i64, rows=i64, spare=data, **table
     )
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
     targets = [_row(a.to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
@@ -93,9 +98,9 @@ def write_tile(module: Module, element: Type, tile: Tile, pitch: int, name: str 
         return [to.load(v * lanes, lanes) for to in targets for v in across]
 
     with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
-        panel, w = a.panel.at(k.i * pitch), a.w.at(k.i * tile.rows)
+        panel = a.panel.at(a.offsets.load(k.i) if pitch is None else k.i * pitch)
+        w, sums = a.w.at(k.i * tile.rows), iter(k.values)
         columns = [panel.load(v * lanes, lanes) for v in across]
-        sums = iter(k.values)
         following: list[Value] = []
         for m in range(tile.rows):
             weight = splat(w.load(m), lanes)  # folds into the product if it is used once
