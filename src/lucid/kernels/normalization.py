@@ -1,0 +1,120 @@
+"""Normalization as kernels: statistics in one region of native code, and everything else in one pass.
+
+Statistics of float32 come from one pass, sums of x and of x^2 in float64: exact enough as long as the mean is below
+some 10^6 standard deviations, beyond which float32 itself cannot hold the differences. Those of float64 take two.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from lucid.core.geometry import Sizes
+from lucid.kernels.elementwise import Elementwise
+from lucid.kernels.ir import Value, select, sqrt
+from lucid.kernels.reduction import Reduction
+
+Array = np.ndarray[Any, Any]
+
+
+def _positive(variance: Value) -> Value:
+    """Not below zero by rounding; NaN stays."""
+    return select(variance < 0.0, 0.0, variance)
+
+
+def _finish_moments(s: Value, q: Value, *, inverse: Value, eps: Value) -> tuple[Value, Value, Value]:
+    mean = s * inverse
+    variance = _positive(q * inverse - mean * mean)
+    return mean, variance, 1.0 / sqrt(variance + eps)
+
+
+def _finish_spread(q: Value, *, inverse: Value, eps: Value) -> tuple[Value, Value]:
+    variance = q * inverse
+    return variance, 1.0 / sqrt(variance + eps)
+
+
+_moments = Reduction("moments", terms=lambda x: (x, x * x), finish=_finish_moments)
+_mean = Reduction("mean", terms=lambda x: x, finish=lambda s, *, inverse: s * inverse)
+_spread = Reduction("spread", terms=lambda x, mean: (x - mean) * (x - mean), finish=_finish_spread)
+_grad_sums = Reduction("normalize_grad_sums", terms=lambda g, x, mean, rstd: (g, g * ((x - mean) * rstd)))
+
+_grad_sums = Reduction("standardize_grad_sums", terms=lambda g, x, mean, rstd: (g, g * ((x - mean) * rstd)))
+_weighted_grad_sums = Reduction(
+    "standardize_weighted_grad_sums",
+    terms=lambda g, x, mean, rstd, w: (g * w, g * w * ((x - mean) * rstd)),
+)
+_apply = Elementwise("standardize", lambda x, mean, rstd, w, b: (x - mean) * (rstd * w) + b)
+_grad = Elementwise(
+    "standardize_grad",
+    lambda g, x, mean, rstd, w, sum_g, sum_gx, *, inverse: (
+        (g * w - sum_g * inverse - (x - mean) * rstd * (sum_gx * inverse)) * rstd
+    ),
+)
+
+
+def statistics(x: Array, axes: Sizes, eps: float) -> tuple[Array, Array, Array]:
+    """Mean, biased variance and 1 / sqrt(variance + eps) over ``axes``, which stay as axes of size 1."""
+    shape, inverse = _kept(x.shape, axes), _inverse_count(x.shape, axes)
+    if x.dtype == np.float32:
+        mean, variance, rstd = _moments(x, axes=axes, inverse=inverse, eps=eps)
+    else:
+        mean = _mean(x, axes=axes, inverse=inverse)
+        variance, rstd = _spread(x, mean.reshape(shape), axes=axes, inverse=inverse, eps=eps)
+    return mean.reshape(shape), variance.reshape(shape), rstd.reshape(shape)
+
+
+def standardize(
+    x: Array, weight: Array | None, bias: Array | None, axes: Sizes, affine_shape: Sizes, eps: float
+) -> tuple[Array, Array, Array]:
+    """(x - mean) / sqrt(var + eps) weight + bias, then mean and biased variance over ``axes``, kept as size 1.
+
+    ``weight`` and ``bias`` are taken as of ``affine_shape``, which broadcasts to x's. x is float32 or float64.
+    Cost: x is read twice (float64 three times) and written once.
+    """
+    mean, variance, rstd = statistics(x, axes, eps)
+    return shift_and_scale(x, mean, rstd, weight, bias, affine_shape), mean, variance
+
+
+def shift_and_scale(
+    x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, affine_shape: Sizes
+) -> Array:
+    """(x - mean) rstd weight + bias, in one pass; ``mean`` and ``rstd`` broadcast to x."""
+    y: Array = _apply(x, mean, rstd, _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x))
+    return y
+
+
+def standardize_grad(
+    g: Array, x: Array, weight: Array | None, mean: Array, var: Array, axes: Sizes, affine_shape: Sizes, eps: float
+) -> tuple[Array, Array, Array]:
+    """Gradients of ``standardize`` in x, weight and bias, the last two of ``affine_shape``.
+
+    Source: Ioffe & Szegedy, arXiv:1502.03167, section 3, with the sums collected.
+    Cost: g and x are read twice (three times where the weight varies under a statistic), and the gradient is written.
+    """
+    rstd = (1.0 / np.sqrt(var + eps)).astype(x.dtype, copy=False)
+    w = _affine(weight, 1, affine_shape, x)
+    padded = (1,) * (x.ndim - len(affine_shape)) + affine_shape
+    folded = tuple(k for k, n in enumerate(padded) if n == 1)
+    sum_g, sum_gx = _grad_sums(g, x, mean, rstd, axes=folded)
+    if folded == axes:
+        sums = [s.reshape(mean.shape) * w for s in (sum_g, sum_gx)]
+    else:
+        sums = [s.reshape(mean.shape) for s in _weighted_grad_sums(g, x, mean, rstd, w, axes=axes)]
+    gx: Array = _grad(g, x, mean, rstd, w, *sums, inverse=_inverse_count(x.shape, axes))
+    return gx, sum_gx.reshape(affine_shape), sum_g.reshape(affine_shape)
+
+
+def _kept(shape: Sizes, axes: Sizes) -> Sizes:
+    return tuple(1 if k in axes else n for k, n in enumerate(shape))
+
+
+def _inverse_count(shape: Sizes, axes: Sizes) -> float:
+    return 1.0 / max(prod(shape[k] for k in axes), 1)
+
+
+def _affine(parameter: Array | None, neutral: float, shape: Sizes, x: Array) -> Array:
+    if parameter is None:
+        return np.full((1,) * x.ndim, neutral, x.dtype)
+    return parameter.reshape(shape).astype(x.dtype, copy=False)
