@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 @pytest.fixture
 def lucid_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task) -> Callable[[str], int]:
-    """The command in an empty folder, given as a line of words."""
+    """The command in an empty folder, given as a line of words. It draws nothing: that takes longer than the runs."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "lucid.viz.report", None)
     return lambda line: main(line.split())

@@ -20,10 +20,10 @@ class Ascii(io.TextIOWrapper):
         super().__init__(io.BytesIO(), encoding="ascii")
 
 
-@pytest.mark.parametrize("width", range(121))
 @pytest.mark.parametrize("share", [0.0, 0.49, 1.0])
-def test_a_bar_never_wraps(width: int, share: float) -> None:
-    assert len(render("epoch  12/15", share, "loss 0.1234  accuracy 99.11 %", width)) <= max(width - 1, 0)
+def test_a_bar_never_wraps(share: float) -> None:
+    for width in range(121):
+        assert len(render("epoch  12/15", share, "loss 0.1234  accuracy 99.11 %", width)) <= max(width - 1, 0)
 
 
 @pytest.mark.parametrize(("share", "full"), [(0.0, 0), (0.5, 20), (1.0, 40)])

@@ -25,8 +25,9 @@ def weights(path: Path) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_a_table_a_checkpoint_and_a_picture(
-    lucid_command: Command, capsys: pytest.CaptureFixture[str]
+    lucid_command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delitem(sys.modules, "lucid.viz.report")
     assert lucid_command("train digits") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "handwritten digits, 8×8 images: 313 to learn from, 50 held out"
@@ -131,10 +132,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert Checkpoint.read(tmp_path / "checkpoint.safetensors").state["history"]
 
 
-def test_without_matplotlib_the_run_still_ends_well(
-    lucid_command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "lucid.viz.report", None)
+def test_without_matplotlib_the_run_still_ends_well(lucid_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert lucid_command("train digits --epochs 1") == 0
     assert "pip install 'lucid-conv[demo]'" in capsys.readouterr().out
     assert CHECKPOINT.exists()

@@ -6,7 +6,7 @@ import lucid.nn as nn
 
 
 class DigitsNet(nn.Sequential):
-    """Three 3×3 convolutions, 1-32-64-64 channels, for 8×8 images; 58,442 parameters.
+    """Three 3×3 convolutions, 1-32-64-64 channels, for 8×8 images; 58,634 parameters.
 
     Shape: (N, 1, 8, 8) gives (N, classes) scores.
 
@@ -35,7 +35,7 @@ class DigitsNet(nn.Sequential):
 
 
 class VowelsNet(nn.Sequential):
-    """Three convolutions over time and a mean over time, for signals of any length; 37,705 parameters.
+    """Three convolutions over time and a mean over time, for signals of any length; 37,769 parameters.
 
     Shape: (N, channels, L) gives (N, classes) scores.
     Source: Wang, Yan & Oates, arXiv:1611.06455, made smaller.
