@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import ceil, prod
 
@@ -16,7 +17,7 @@ from lucid.kernels.algorithms.implicit_gemm import (
     row_blocks,
     scratch_layout,
 )
-from lucid.kernels.algorithms.pixel_panels import Phase
+from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -33,8 +34,7 @@ _NOT_SHARED = 3
 
 # A core at 4 GHz that issues two products a cycle.
 _NS_PER_PRODUCT = 0.125
-_NS_PER_PACKED_VECTOR = 0.8
-_NS_PER_COPIED_VECTOR = 6.0
+_NS_PER_GATHERED_VECTOR = {1: 0.8, 2: 1.2, 0: 6.0}
 _NS_PER_PACKED_WEIGHT = 0.25
 _NS_PER_ENTRY = 2.0
 _NS_PER_TILE = 10.0
@@ -65,81 +65,94 @@ def refuses(phases: Sequence[Phase]) -> str | None:
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
-def shareable(phases: Sequence[Phase]) -> Iterator[int]:
-    """Axes along which taps can share samples."""
+def _tiles(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
+    """Tiles with all residues of a channel in one, no higher than the result, few enough that kernels stay few."""
+    return [
+        tile
+        for tile in fitting(isa, BY_DTYPE[problem.dtype])
+        if tile.rows % sizes.stack == 0
+        and (tile.rows <= max(sizes.rows, sizes.stack))
+        and (tile.vectors > 1 or tile.rows % 8 == 0 or tile.rows == sizes.stack)
+    ]
+
+
+def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
+    """The ways to lay out the phases' samples: no taps share any, or those along an axis where that saves some."""
+    yield [Layout.of(phase, None, batch) for phase in phases]
     for axis in range(3):
-        if any(len(phase[axis].shared()[0].offsets) < len(phase[axis].offsets) for phase in phases):
-            yield axis
+        layouts = [Layout.of(phase, axis, batch) for phase in phases]
+        if any(layout.gathered_taps < layout.taps for layout in layouts):
+            yield layouts
 
 
-def blocking(
-    sizes: Shape, flops: int, itemsize: int, phases: Sequence[Phase], tile: Tile, shared: int | None
-) -> Blocking:
+def _blocking(sizes: Shape, flops: int, itemsize: int, layouts: Sequence[Layout], tile: Tile) -> Blocking:
     """Spans whose panels take half the second level cache, and enough tasks."""
-    most_taps = max(1, *map(pixel_panels.taps, phases))
+    most_taps = max(1, *(layout.taps for layout in layouts))
     blocks = max(1, round(sizes.channels * most_taps / _STEPS))
     channels = ceil(sizes.channels / min(blocks, sizes.channels))
     room = target.cpu().l2_bytes // 2 // (channels * itemsize)
-    cuts = [Cut.of(phase, sizes.batch, Blocking(tile, channels, 1 << 30, 1, shared)) for phase in phases]
-    panels = min(
-        (room // max(1, cut.gathered_taps) - (cut.layout.halo if shared is not None else 0)) // tile.columns
-        for cut in cuts
-    )
-    unit = max(ceil(cut.unit / tile.columns) for cut in cuts)
+    panels = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
+    unit = ceil(max(layout.unit for layout in layouts) / tile.columns)
     panels = max(1, min(panels, unit))
     wanted = min(_TASKS, max(1, flops // _TASK_FLOPS))
-    others = len(phases) * sizes.groups * max(cut.units for cut in cuts)
+    others = len(layouts) * sizes.groups * max(layout.units for layout in layouts)
     if others * ceil(unit / panels) < wanted:
-        panels = max(min(panels, 4), ceil(unit / ceil(wanted / others)))
+        panels = max(min(panels, 4), unit // ceil(wanted / others))
     row_parts = min(row_blocks(sizes, tile), ceil(wanted / (others * ceil(unit / panels))))
-    return Blocking(tile, channels, panels, row_parts, shared)
+    return Blocking(tile, channels, panels, row_parts, layouts[0].shared)
 
 
-def expected_ns(sizes: Shape, itemsize: int, phases: Sequence[Phase], cut_up: Blocking) -> float:
+def _expected_ns(sizes: Shape, layouts: Counter[Layout], cut_up: Blocking) -> float:
     """Time of one thread: products with the tile's edges, gathering, tables, packing of weights, stores."""
     tile, total = cut_up.tile, _NS_PER_CALL
-    blocks = ceil(sizes.channels / cut_up.channels)
-    kind = pixel_panels.stride_class(phases[0][2].step, tile.lanes)
-    gather_ns = {0: _NS_PER_COPIED_VECTOR, 1: _NS_PER_PACKED_VECTOR, 2: 1.5 * _NS_PER_PACKED_VECTOR}[kind]
-    for phase in phases:
-        cut, taps = Cut.of(phase, sizes.batch, cut_up), pixel_panels.taps(phase)
-        spans = sizes.groups * cut.spans
-        last = cut.unit - (cut.unit_spans - 1) * cut.span
-        products = cut.units * (
-            (cut.unit_spans - 1) * cover_products(tile, sizes.rows, cut.span) + cover_products(tile, sizes.rows, last)
+    blocks, heights = ceil(sizes.channels / cut_up.channels), row_blocks(sizes, tile)
+    for layout, times in layouts.items():
+        cut, gathered_x = Cut.of(layout, cut_up), layout.gathered[2]
+        gather_ns = _NS_PER_GATHERED_VECTOR[pixel_panels.stride_class(gathered_x.step, tile.lanes)]
+        last = layout.unit - (cut.unit_spans - 1) * cut.span
+        across = (cut.unit_spans - 1) * cover_products(tile, tile.rows, cut.span) + cover_products(
+            tile, tile.rows, last
         )
-        tiles = sizes.groups * cut.units * ceil(cut.unit / tile.columns) * row_blocks(sizes, tile)
-        gathered = sizes.groups * (cut.units * (cut.unit + cut.unit_spans * cut.layout.halo)) / tile.lanes
-        entries = gathered * cut.gathered_taps * (1 + tile.lanes / cut.layout.gathered[2].positions)
-        in_place = all(axis.contiguous for axis in phase)
-        stores = tiles * tile.rows * tile.vectors * (2 * blocks - 1 + (0 if in_place else 2 if sizes.stack > 1 else 4))
-        total += _NS_PER_PRODUCT * products * sizes.groups * sizes.channels * taps
-        total += entries * cut_up.row_parts * (gather_ns * sizes.channels + _NS_PER_ENTRY)
-        total += _NS_PER_PACKED_WEIGHT * packed_elements(sizes, tile, phase)
-        total += (
-            _NS_PER_TILE * tiles * blocks + _NS_PER_STORED_VECTOR * stores + _NS_PER_TASK * spans * cut_up.row_parts
-        )
+        tiles = layout.units * ceil(layout.unit / tile.columns) * heights
+        vectors = layout.units * (layout.unit + cut.unit_spans * layout.halo) / tile.lanes
+        entries = vectors * layout.gathered_taps * (1 + tile.lanes / gathered_x.positions) * cut_up.row_parts
+        in_place = all(axis.contiguous for axis in layout.phase)
+        visits = 2 * blocks - 1 + (0 if in_place else 2 if sizes.stack > 1 else 4)
+        total += times * sizes.groups * (
+            _NS_PER_PRODUCT * layout.units * heights * across * sizes.channels * layout.taps
+            + entries * (gather_ns * sizes.channels + _NS_PER_ENTRY)
+            + _NS_PER_TILE * tiles * blocks
+            + _NS_PER_STORED_VECTOR * tiles * tile.rows * tile.vectors * visits
+            + _NS_PER_TASK * cut.spans * cut_up.row_parts
+        ) + times * _NS_PER_PACKED_WEIGHT * packed_elements(sizes, tile, layout.taps)
     return total
+
+
+def _profile(layout: Layout) -> tuple[object, ...]:
+    """What the expected time depends on; phases of a stride are mostly alike in it."""
+    return layout.taps, layout.unit, layout.units, layout.halo, layout.gathered_taps
 
 
 def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: int = 1) -> Plan:
     """The cheapest tile with its blocks."""
     sizes, size = shape(problem, stack), problem.itemsize
-    tiles = [tile for tile in fitting(isa, BY_DTYPE[problem.dtype]) if tile.rows % stack == 0]
-    cuts = [
-        blocking(sizes, problem.flops, size, phases, tile, shared)
-        for tile in tiles
-        for shared in (None, *shareable(phases))
-    ]
-    best = min(cuts, key=lambda cut: expected_ns(sizes, size, phases, cut))
+    tiles = _tiles(problem, sizes, isa)
+    found = []
+    for layouts in _layouts(phases, sizes.batch):
+        kinds = {_profile(layout): layout for layout in layouts}
+        alike = Counter(kinds[_profile(layout)] for layout in layouts)
+        for tile in tiles:
+            cut_up = _blocking(sizes, problem.flops, size, layouts, tile)
+            found.append((_expected_ns(sizes, alike, cut_up), cut_up, layouts))
+    expected_ns, best, layouts = min(found, key=lambda entry: entry[0])
     tile = best.tile
-    packed = sum(packed_elements(sizes, tile, phase) for phase in phases) * size
-    spans = [Cut.of(phase, sizes.batch, best) for phase in phases]
+    packed = sum(packed_elements(sizes, tile, layout.taps) for layout in layouts) * size
+    scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts], size)["scratch_bytes"]
     return Plan(
         name,
         problem,
         isa.name,
-        expected_ns(sizes, size, phases, best),
+        expected_ns,
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             ("channels", best.channels),
@@ -147,7 +160,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
             ("row_parts", best.row_parts),
             ("shared", _NOT_SHARED if best.shared is None else best.shared),
         ),
-        workspace_bytes=packed + scratch_layout(sizes, best, spans, size)["scratch_bytes"],
+        workspace_bytes=packed + scratch,
         why=f"implicit matrix product, {tile.rows} channels x {tile.columns} pixels in registers",
     )
 

@@ -107,41 +107,30 @@ class Cut:
     """A phase under a blocking: how its units are cut into spans and how wide its panels are."""
 
     layout: Layout
-    units: int
-    unit: int
-    gathered_unit: int
     span: int
     unit_spans: int
     width: int  #: positions of a panel: of one tile, or of a whole span with its halo
     panels: int  #: panels of that width
 
     @classmethod
-    def of(cls, phase: Phase, batch: int, blocking: Blocking) -> Cut:
-        """Spans of about ``blocking.panels`` tiles, all of a unit alike."""
-        layout, tile = Layout(phase, blocking.shared), blocking.tile
-        units, unit, gathered_unit = layout.units(batch)
-        unit_spans = ceil(unit / (blocking.panels * tile.columns))
-        span = ceil(unit / unit_spans / tile.columns) * tile.columns
-        unit_spans = ceil(unit / span)
-        if blocking.shared is None:
-            width, panels = tile.columns, span // tile.columns
-        else:
-            width, panels = ceil((span + layout.halo) / tile.lanes) * tile.lanes, 1
-        return cls(layout, units, unit, gathered_unit, span, unit_spans, width, panels)
+    def of(cls, layout: Layout, blocking: Blocking) -> Cut:
+        """Spans of at most ``blocking.panels`` tiles, all of a unit alike."""
+        tile = blocking.tile
+        unit_spans = ceil(layout.unit / (blocking.panels * tile.columns))
+        span = ceil(layout.unit / unit_spans / tile.columns) * tile.columns
+        unit_spans = ceil(layout.unit / span)
+        if layout.shared is None:
+            return cls(layout, span, unit_spans, tile.columns, span // tile.columns)
+        return cls(layout, span, unit_spans, ceil((span + layout.halo) / tile.lanes) * tile.lanes, 1)
 
     @property
     def spans(self) -> int:
         """Spans of all units."""
-        return self.units * self.unit_spans
+        return self.layout.units * self.unit_spans
 
     @property
-    def gathered_taps(self) -> int:
-        """Taps that have samples of their own."""
-        return pixel_panels.taps(self.layout.gathered)
-
-    @property
-    def vectors(self) -> int:
-        """Positions of the panels in vectors, times lanes."""
+    def gathered_positions(self) -> int:
+        """Samples of a channel and tap in all panels."""
         return self.width * self.panels
 
 
@@ -156,7 +145,7 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsi
     spans = max(cut.span for cut in cuts) // tile.columns
     blocks = ceil(row_blocks(shape, tile) / blocking.row_parts)
     tiles = blocks * spans if blocking.channels < shape.channels else 1
-    vectors = max(cut.vectors * cut.gathered_taps for cut in cuts) // tile.lanes
+    vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
     segments = max(pixel_panels.most_segments(cut.layout.gathered, tile.lanes) for cut in cuts)
     parts = {
         "entries_at": blocking.channels * vectors * tile.lanes * itemsize,
@@ -171,10 +160,10 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsi
     return layout
 
 
-def packed_elements(shape: Shape, tile: Tile, phase: Phase) -> int:
+def packed_elements(shape: Shape, tile: Tile, taps: int) -> int:
     """Elements of a phase's packed weights."""
     blocks = shape.groups * row_blocks(shape, tile)
-    return blocks * tile.rows * (1 + shape.channels * pixel_panels.taps(phase))
+    return blocks * tile.rows * (1 + shape.channels * taps)
 
 
 def _shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
@@ -198,12 +187,13 @@ class _PhaseRecord:
     """A phase as numbers for native code, and the arrays that they point to."""
 
     def __init__(self, cut: Cut, shape: Shape, blocking: Blocking, packed: int) -> None:
-        tile, phase, gathered = blocking.tile, cut.layout.phase, cut.layout.gathered
+        tile, layout = blocking.tile, cut.layout
+        phase, gathered = layout.phase, layout.gathered
         z, y, x = phase
         self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered)]
         self._weights = np.array([a + b + c for a in z.weights for b in y.weights for c in x.weights], np.int64)
-        channel_stride = cut.gathered_taps * cut.width
-        reads = [tap * cut.width + shift for tap, shift in cut.layout.reads()]
+        channel_stride = layout.gathered_taps * cut.width
+        reads = [tap * cut.width + shift for tap, shift in layout.reads()]
         self._offsets = np.array([c * channel_stride + r for c in range(blocking.channels) for r in reads], np.int64)
         whole = all(axis.contiguous for axis in phase)
         scales = (y.out_size * x.out_size, x.out_size, 1)
@@ -215,9 +205,9 @@ class _PhaseRecord:
         single = blocking.channels >= shape.channels
         numbers = (
             pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
-            self._offsets.ctypes.data, packed, cut.units, cut.unit, cut.gathered_unit, cut.layout.halo, cut.span,
-            cut.unit_spans, cut.gathered_taps, cut.width // tile.lanes, slot,
-            slot if blocking.shared is None else tile.columns, channel_stride,
+            self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.unit + layout.halo,
+            layout.halo, cut.span, cut.unit_spans, layout.gathered_taps, cut.width // tile.lanes, slot,
+            slot if layout.shared is None else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * cut.span,
             *(one_row if whole else rows),
         )  # fmt: skip
@@ -230,12 +220,12 @@ class DenseConvolution:
 
     def __init__(self, dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase]) -> None:
         itemsize = np.dtype(dtype).itemsize
-        cuts = [Cut.of(phase, shape.batch, blocking) for phase in phases]
+        cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
         packed = 0
         records = []
-        for phase, cut in zip(phases, cuts, strict=True):
+        for cut in cuts:
             records.append(_PhaseRecord(cut, shape, blocking, packed))
-            packed += packed_elements(shape, blocking.tile, phase)
+            packed += packed_elements(shape, blocking.tile, cut.layout.taps)
         numbers = _shape_numbers(shape, blocking, cuts, itemsize)
         self._arrays = (
             np.array([numbers[name] for name in SHAPE], np.int64),

@@ -145,34 +145,28 @@ class Layout:
 
     phase: Phase
     shared: int | None
+    gathered: Phase  #: the phase as the table sees it: fewer taps, more positions
+    taps: int
+    gathered_taps: int
+    units: int
+    unit: int  #: positions of a unit
+    halo: int  #: positions gathered beyond those of a span
 
-    @property
-    def gathered(self) -> Phase:
-        """The phase as the table sees it: fewer taps, more positions."""
-        if self.shared is None:
-            return self.phase
-        z, y, x = (a.shared()[0] if k == self.shared else a for k, a in enumerate(self.phase))
-        return z, y, x
-
-    def _inside(self, phase: Phase) -> int:
-        return prod(axis.positions for axis in phase[self.shared or 0 :])
-
-    def units(self, batch: int) -> tuple[int, int, int]:
-        """How many units there are, their positions and the positions gathered for them."""
-        if self.shared is None:
-            return 1, batch * positions(self.phase), batch * positions(self.phase)
-        outer = prod(axis.positions for axis in self.phase[: self.shared])
-        return batch * outer, self._inside(self.phase), self._inside(self.gathered)
-
-    @property
-    def halo(self) -> int:
-        """Positions gathered beyond those of a span."""
-        _, own, gathered = self.units(1)
-        return gathered - own
+    @classmethod
+    def of(cls, phase: Phase, shared: int | None, batch: int) -> Layout:
+        """The layout of a phase whose taps share samples along an axis, or do not."""
+        if shared is None:
+            count = taps(phase)
+            return cls(phase, None, phase, count, count, 1, batch * positions(phase), 0)
+        z, y, x = (axis.shared()[0] if k == shared else axis for k, axis in enumerate(phase))
+        unit, gathered_unit = (prod(axis.positions for axis in axes[shared:]) for axes in (phase, (z, y, x)))
+        outer = prod(axis.positions for axis in phase[:shared])
+        gathered_taps = taps((z, y, x))
+        return cls(phase, shared, (z, y, x), taps(phase), gathered_taps, batch * outer, unit, gathered_unit - unit)
 
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
-        inner = prod(axis.positions for axis in self.phase[self.shared + 1 :]) if self.shared is not None else 0
+        inner = 1 if self.shared is None else prod(axis.positions for axis in self.phase[self.shared + 1 :])
         each = [
             axis.shared()[1] if k == self.shared else tuple((t, 0) for t in range(len(axis.offsets)))
             for k, axis in enumerate(self.phase)
