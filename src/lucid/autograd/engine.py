@@ -82,9 +82,7 @@ def grad(
 
 
 def _listed(tensors: Any) -> list[Any]:
-    if tensors is None or isinstance(tensors, Tracked):
-        return [tensors]
-    return list(tensors)
+    return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
 
 
 def _targets(caller: str, inputs: Iterable[Any]) -> set[tuple[int, int]]:
@@ -142,28 +140,35 @@ def _run(
 
     Gradients on their way are kept by the id of their target, which the graph keeps alive.
     """
+    before = mode.recording, mode.quiet
+    mode.recording, mode.quiet = create, True
+    try:
+        with np.errstate(all="ignore"):
+            return _flow(seeds, wanted, retain, create)
+    finally:
+        mode.recording, mode.quiet = before
+
+
+def _flow(
+    seeds: list[tuple[Edge, Any]], wanted: set[tuple[int, int]] | None, retain: bool, create: bool
+) -> dict[tuple[int, int], Any]:
     nodes, leaves = _reachable(edge for edge, _ in seeds)
     useful = None if wanted is None else _useful(nodes, wanted)
     pending: dict[int, list[Any]] = {}
     found: dict[tuple[int, int], Any] = {}
-    before = mode.recording
-    mode.recording = create
-    try:
-        for edge, g in seeds:
-            _add(pending, edge, g)
-        for node in nodes:
-            if useful is None or id(node) in useful:
-                _pull(node, pending, wanted, useful, found, retain, create)
-        for leaf in leaves:
-            slots = pending.pop(id(leaf), None)
-            if slots is None:
-                continue
-            if wanted is None:
-                _accumulate(leaf, slots, create)
-            elif (id(leaf), 0) in wanted:
-                found[id(leaf), 0] = _hooked(leaf._hooks, slots[0])
-    finally:
-        mode.recording = before
+    for edge, g in seeds:
+        _add(pending, edge, g)
+    for node in nodes:
+        if useful is None or id(node) in useful:
+            _pull(node, pending, wanted, useful, found, retain, create)
+    for leaf in leaves:
+        slots = pending.pop(id(leaf), None)
+        if slots is None:
+            continue
+        if wanted is None:
+            _accumulate(leaf, slots, create)
+        elif (id(leaf), 0) in wanted:
+            found[id(leaf), 0] = _hooked(leaf._hooks, slots[0])
     return found
 
 

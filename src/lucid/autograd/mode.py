@@ -14,6 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Mode(threading.local):
     recording = True
     inference = False
+    quiet = False  # NumPy's warnings are already off, for the length of a backward pass
 
 
 mode = _Mode()
@@ -59,10 +60,9 @@ class _Setting:
         return inside  # type: ignore[return-value]
 
     def _again(self) -> _Setting:
-        """A setting like this one: a decorated function may run in several threads at once."""
-        other = object.__new__(type(self))
+        """The same setting once more: a decorated function may run in several threads at once."""
+        other = _Setting()
         other.recording, other.inference = self.recording, self.inference
-        _Setting.__init__(other)
         return other
 
 

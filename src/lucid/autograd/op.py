@@ -199,9 +199,9 @@ class OpNode(Node):
         for slot in plan.outputs:
             value = outputs[slot]
             saved[~slot] = (value._array, value._version, value._version[0])
-        self.shapes = {
-            i: np.shape(inputs[i]._array if isinstance(inputs[i], Tracked) else inputs[i]) for i in plan.shapes
-        }
+        if plan.shapes:
+            kept = [(i, inputs[i]) for i in plan.shapes]
+            self.shapes = {i: x._array.shape if isinstance(x, Tracked) else np.shape(x) for i, x in kept}
 
     def input(self, i: int, recording: bool) -> Any:
         """Input ``i`` as it was; when the backward pass is recorded, in its place in the graph."""
@@ -266,12 +266,17 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if op.view:
         result = _view_of(op, inputs[0], op.forward(*arrays, **params), params)
     else:
-        with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+        if mode.quiet:
             out = op.forward(*arrays, **params)
-        if type(out) is tuple:
+        else:
+            with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+                out = op.forward(*arrays, **params)
+        if type(out) is np.ndarray:
+            result = wrap(out)
+        elif type(out) is tuple:
             result = tuple([wrap(np.asarray(one)) for one in out])
         else:
-            result = wrap(out if type(out) is np.ndarray else np.asarray(out))
+            result = wrap(np.asarray(out))
     mask &= op.differentiable
     if mask and mode.recording:
         _record(op, inputs, params, mask, result)

@@ -33,7 +33,7 @@ def _kept_shape(shape: tuple[int, ...], dims: Axes) -> tuple[int, ...]:
 
 def _spread(reduced: Any, shape: tuple[int, ...], dims: Axes) -> Any:
     """A reduced tensor, read as often as its elements were reduced."""
-    return broadcast_to(_kept(reduced, shape, dims), shape)
+    return broadcast_to(reduced if reduced._array.ndim == 0 else _kept(reduced, shape, dims), shape)
 
 
 def _kept(reduced: Any, shape: tuple[int, ...], dims: Axes) -> Any:
