@@ -116,7 +116,9 @@ class NativePool:
         with self._guard:
             if not self._native:
                 self._load()
-            self._hire(min(threads, self._most) - 1)
+            helpers = min(threads, self._most) - 1
+            if helpers > len(self._crew):
+                self._hire(helpers)
 
     def _load(self) -> None:
         self._native = _functions(True, _SIGNATURES)
