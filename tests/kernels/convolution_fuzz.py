@@ -1,0 +1,333 @@
+"""Random convolutions, every algorithm that accepts them, and the definition in float64 to compare with.
+
+``run_case`` is shared by the tests and by ``benchmarks/fuzz.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from lucid.core.geometry import ConvSpec, window_extent
+from lucid.kernels import convolution, select, target
+from lucid.kernels.algorithms import reference
+from lucid.kernels.plan import Problem
+from lucid.kernels.runtime import threads
+from tests.kernels.guard import guarded
+
+Array = np.ndarray[Any, Any]
+Sizes = tuple[int, ...]
+Role = Literal["forward", "grad_input", "grad_weight"]
+
+ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
+_DTYPES = ["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16", "complex64"]
+_MOST_PRODUCTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One convolution. Its repr makes it again."""
+
+    role: Role
+    dtype: str
+    batch: int
+    c_in: int
+    c_out: int
+    size: Sizes
+    spec: ConvSpec
+    bias: bool
+    seed: int = 0
+
+    @property
+    def x_shape(self) -> Sizes:
+        return (self.batch, self.c_in, *self.size)
+
+    @property
+    def y_shape(self) -> Sizes:
+        return (self.batch, self.c_out, *self.spec.out_size(self.size))
+
+    @property
+    def w_shape(self) -> Sizes:
+        return (self.c_out, self.c_in // self.spec.groups, *self.spec.kernel)
+
+    @property
+    def products(self) -> int:
+        """Multiplications of the definition."""
+        return prod(self.y_shape) * self.c_in // self.spec.groups * self.spec.taps
+
+    @property
+    def terms(self) -> int:
+        """The most products that one result is a sum of, and its bias."""
+        if self.role == "grad_weight":
+            return self.batch * prod(self.y_shape[2:])
+        channels = self.c_in if self.role == "forward" else self.c_out
+        return channels // self.spec.groups * self.spec.taps + self.bias
+
+    @property
+    def shapes(self) -> tuple[Sizes, Sizes, Sizes | None]:
+        """Of the three inputs."""
+        if self.role == "grad_weight":
+            return self.x_shape, self.y_shape, None
+        first, result = (self.x_shape, self.y_shape) if self.role == "forward" else (self.y_shape, self.x_shape)
+        return first, self.w_shape, (result[1],) if self.bias else None
+
+    @property
+    def problem(self) -> Problem:
+        """What a kernel is asked; half precision asks for float32, complex numbers for their real parts."""
+        dtype = {"float16": "float32", "bfloat16": "float32", "complex64": "float32"}.get(self.dtype, self.dtype)
+        has_bias = self.bias and self.role != "grad_weight"
+        return convolution.problem(self.role, self.spec, self.x_shape, self.y_shape, dtype, has_bias)
+
+    def inputs(self) -> list[Array | None]:
+        """Random arrays of a spread of magnitudes."""
+        rng, dtype = np.random.default_rng(self.seed), _numpy(self.dtype)
+        arrays: list[Array | None] = []
+        for shape in self.shapes:
+            numbers = None
+            if shape is not None:
+                numbers = rng.standard_normal(shape)
+                if dtype.kind == "c":
+                    numbers = numbers + 1j * rng.standard_normal(shape)
+                numbers = numbers.astype(dtype)
+            arrays.append(numbers)
+        return arrays
+
+    def call(self, inputs: list[Array | None], module: Any = convolution) -> Array:
+        """The door's function for the role, or the reference's."""
+        a, b, bias = inputs
+        result: Array
+        if self.role == "forward":
+            result = module.conv_forward(a, b, bias, self.spec)
+        elif self.role == "grad_input":
+            result = module.conv_grad_input(a, b, bias, self.spec, self.size)
+        else:
+            result = module.conv_grad_weight(a, b, self.spec)
+        return result
+
+
+def _numpy(name: str) -> np.dtype[Any]:
+    from lucid.core.dtypes import as_dtype
+
+    return as_dtype(name).numpy
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    """A case of at most a million multiplications, and somewhere to run a window."""
+    while True:
+        case = _any_case(rng)
+        if min(case.spec.out_size(case.size)) > 0 and case.products <= _MOST_PRODUCTS:
+            return case
+
+
+def _any_case(rng: np.random.Generator) -> Case:
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    rank = int(pick(1, 1, 2, 2, 2, 3))
+    most = {1: 9, 2: 7, 3: 4}[rank]
+    each = range(rank)
+    kernel = tuple(int(rng.integers(1, most + 1)) for _ in each)
+    if rank == 1 and rng.random() < 0.15:
+        kernel = (int(rng.integers(10, 300)),)
+    elif rng.random() < 0.3:
+        kernel = (kernel[0],) * rank
+    stride = tuple(int(pick(1, 1, 1, 2, 2, 3, 4, 5)) for _ in each)
+    dilation = tuple(int(pick(1, 1, 1, 2, 3, 4)) for _ in each)
+    if rng.random() < 0.4:
+        stride, dilation = (stride[0],) * rank, (dilation[0],) * rank
+    padding = tuple(_padding(rng, k, d) for k, d in zip(kernel, dilation, strict=True))
+    groups, c_in, c_out = _channels(rng)
+    size = tuple(int(rng.integers(1, {1: 400, 2: 71, 3: 18}[rank])) for _ in each)
+    if rng.random() < 0.3:
+        size = tuple(int(pick(1, 7, 8, 9, 15, 16, 17, 31, 32, 33)) for _ in each)
+    return Case(
+        pick(*ROLES), pick(*_DTYPES), int(pick(1, 1, 2, 3)), c_in, c_out, size,
+        ConvSpec(kernel, stride, dilation, padding, groups), bool(rng.random() < 0.5), int(rng.integers(1 << 30)),
+    )  # fmt: skip
+
+
+def _padding(rng: np.random.Generator, kernel: int, dilation: int) -> tuple[int, int]:
+    extent = window_extent(kernel, dilation)
+    kind = rng.integers(5)
+    if kind == 0:
+        return 0, 0
+    if kind == 1:
+        return (extent - 1) // 2, extent // 2
+    if kind == 2:
+        return extent - 1, 0
+    low, high = rng.integers(0, extent + 3, 2)
+    return int(low), int(high)
+
+
+def _channels(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Groups, channels in, channels out: dense, depthwise with a multiplier, grouped."""
+    kind = rng.integers(4)
+    if kind == 0:
+        groups, each_in, each_out = int(rng.integers(1, 70)), 1, 1
+    elif kind == 1:
+        groups, each_in, each_out = int(rng.integers(1, 12)), 1, int(rng.integers(1, 6))
+    elif kind == 2:
+        groups, each_in, each_out = int(rng.integers(1, 6)), int(rng.integers(1, 20)), int(rng.integers(1, 20))
+    else:
+        groups, each_in, each_out = 1, int(rng.integers(1, 70)), int(rng.integers(1, 70))
+    return groups, groups * each_in, groups * each_out
+
+
+def expected(case: Case, inputs: list[Array | None]) -> tuple[Array, Array]:
+    """The definition in double precision, and how far a sum in the case's type may be from it.
+
+    A sum of n products in any order is within n u / (1 - n u) of the sum of their absolute values; the oracle's own
+    error adds to that in double precision; a narrow result is rounded once more; denormals may count as zeros.
+    """
+    dtype = _numpy(case.dtype)
+    exact = case.call(_map(inputs, lambda a: a.astype(np.complex128 if dtype.kind == "c" else np.float64)), reference)
+    if dtype.kind == "c":  # the real part is a c - b d: two sums of n products each, and one subtraction
+        size = case.call(_map(inputs, lambda a: (np.abs(a.real) + np.abs(a.imag)).astype(np.float64)), reference)
+    else:
+        size = case.call(_map(inputs, lambda a: np.abs(a).astype(np.float64)), reference)
+    computed = np.dtype({2: np.float32, 8: np.float32 if dtype.kind == "c" else np.float64}.get(dtype.itemsize, dtype))
+    n, unit, tiny = case.terms + 2, np.finfo(computed).eps / 2, np.finfo(computed).tiny
+    bound = n * unit / (1 - n * unit) * size + n * tiny
+    if case.dtype in ("float16", "bfloat16"):
+        narrow = {"float16": (2.0**-11, 2.0**-24), "bfloat16": (2.0**-8, 2.0**-133)}[case.dtype]
+        bound = bound * (1 + narrow[0]) + narrow[0] * np.abs(exact) + narrow[1]
+    return exact, bound * (2 if computed == np.float64 else 1)
+
+
+@lru_cache(maxsize=512)
+def prepared(case: Case) -> tuple[list[Array | None], Array, Array]:
+    """Inputs, the definition's result and the bound, made once for all algorithms."""
+    inputs = case.inputs()
+    return inputs, *expected(case, inputs)
+
+
+def _map(inputs: list[Array | None], change: Any) -> list[Array | None]:
+    return [None if a is None else change(a) for a in inputs]
+
+
+def error(got: Array, exact: Array, bound: Array) -> float:
+    """The worst error as a part of its bound; infinite where a number is missing."""
+    if got.shape != exact.shape:
+        return np.inf
+    wide = got.astype(exact.dtype)
+    off = np.abs(wide - exact) if wide.dtype.kind != "c" else np.maximum(*_parts(wide - exact))
+    ratio = off / bound
+    return float(np.inf if np.isnan(ratio).any() else ratio.max(initial=0))
+
+
+def _parts(z: Array) -> tuple[Array, Array]:
+    return np.abs(z.real), np.abs(z.imag)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """So many threads inside."""
+    before = threads.get_num_threads()
+    threads.set_num_threads(count)
+    try:
+        yield
+    finally:
+        threads.set_num_threads(before)
+
+
+def accepting(case: Case, isa: str) -> list[str]:
+    """Names of the algorithms that compute the case."""
+    with target.using(isa) as machine:
+        plans, _ = select.candidates(case.problem, machine)
+    return [plan.algorithm for plan in plans]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One algorithm's result: the worst error as a part of its bound, whether thread counts agree bit for bit."""
+
+    case: Case
+    algorithm: str
+    isa: str
+    error: float
+    same_bits: bool
+
+    @property
+    def right(self) -> bool:
+        return self.error <= 1 and self.same_bits
+
+    def __str__(self) -> str:
+        what = f"{self.error:.3g} of the bound" if self.same_bits else "other bits on other numbers of threads"
+        return f"{self.algorithm} on {self.isa}: {what}: {self.case!r}"
+
+
+def run_case(case: Case, isa: str, algorithm: str, where: Literal["end", "start"] = "end") -> Outcome:
+    """Runs one algorithm on 1, 2 and 3 threads, its arrays between forbidden pages."""
+    inputs, exact, bound = prepared(case)
+    results: list[Array] = []
+    with ExitStack() as stack:
+        stack.enter_context(target.using(isa))
+        stack.enter_context(convolution.algorithm(algorithm))
+        placed = _map(inputs, lambda a: stack.enter_context(guarded(a, where=where, readonly=True)))
+        stack.enter_context(_guarded_results(where, stack))
+        for count in (1, 2, 3):
+            with using_threads(count):
+                results.append(case.call(placed))
+        worst = max(error(result, exact, bound) for result in results)
+        same = all(result.tobytes() == results[0].tobytes() for result in results)
+    return Outcome(case, algorithm, isa, worst, same)
+
+
+@contextmanager
+def _guarded_results(where: Literal["end", "start"], stack: ExitStack) -> Iterator[None]:
+    """The door's results lie between forbidden pages too, and start as NaNs."""
+    usual = convolution.empty
+
+    def empty(shape: Any, dtype: Any) -> Array:
+        array: Array = stack.enter_context(guarded(tuple(shape), dtype, where))
+        return array
+
+    convolution.empty = empty
+    try:
+        yield
+    finally:
+        convolution.empty = usual
+
+
+def smaller(case: Case) -> Iterator[Case]:
+    """Simpler cases nearby: fewer images, channels, samples; plainer geometry."""
+    spec = case.spec
+    if case.batch > 1:
+        yield replace(case, batch=1)
+    if case.bias:
+        yield replace(case, bias=False)
+    if spec.groups > 1:
+        yield replace(
+            case, c_in=case.c_in // spec.groups, c_out=case.c_out // spec.groups, spec=replace(spec, groups=1)
+        )
+        if spec.groups > 2:
+            yield replace(
+                case,
+                c_in=case.c_in // spec.groups * 2,
+                c_out=case.c_out // spec.groups * 2,
+                spec=replace(spec, groups=2),
+            )
+    else:
+        for field in ("c_in", "c_out"):
+            for channels in (getattr(case, field) // 2, getattr(case, field) - 1):
+                if channels > 0:
+                    yield replace(case, **{field: channels})
+    for axis in range(spec.rank):
+        for name, plain in (("stride", 1), ("dilation", 1), ("padding", (0, 0)), ("kernel", 1)):
+            values = getattr(spec, name)
+            if values[axis] != plain:
+                yield replace(case, spec=replace(spec, **{name: (*values[:axis], plain, *values[axis + 1 :])}))
+        for n in (case.size[axis] // 2, case.size[axis] - 1):
+            if n > 0:
+                yield replace(case, size=(*case.size[:axis], n, *case.size[axis + 1 :]))
+
+
+def valid(case: Case) -> bool:
+    """Whether there is a window to compute."""
+    return min(case.spec.out_size(case.size)) > 0
