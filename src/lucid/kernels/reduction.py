@@ -120,6 +120,7 @@ class _Combine:
 COMBINE = {
     "sum": _Combine(lambda a, b: a + b, 0.0, False),
     "max": _Combine(maximum, -np.inf, True),
+    "top": _Combine(lambda a, b: select(a > b, a, b), -np.inf, True),  # max for numbers: one instruction, NaN may vanish
     "min": _Combine(minimum, np.inf, True),
 }
 

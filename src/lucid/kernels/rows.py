@@ -5,7 +5,7 @@ the stages before it found; then a formula gives the results, element by element
 
     softmax = Rows(
         "softmax",
-        stages=[Stage("max", lambda x: x), Stage("sum", lambda x, top: exp(x - top), lambda s: 1.0 / s)],
+        stages=[Stage("top", lambda x: x), Stage("sum", lambda x, top: exp(x - top), lambda s: 1.0 / s)],
         results=lambda x, top, scale: exp(x - top) * scale,
     )
 
@@ -60,7 +60,7 @@ def _same(total: Value) -> Value:
 
 @dataclass(frozen=True)
 class Stage:
-    """A reduction of a row: terms combined by ``combine`` ("sum", "max" or "min"), then ``finish`` of the total.
+    """A reduction of a row: terms combined by ``combine`` (a row of ``COMBINE``), then ``finish`` of the total.
 
     ``term`` takes the arrays and the values of the stages before; ``finish`` the total. Either may take numbers.
     """

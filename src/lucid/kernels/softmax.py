@@ -5,7 +5,7 @@ from __future__ import annotations
 from lucid.kernels.functions import exp, log
 from lucid.kernels.rows import Rows, Stage
 
-_TOP = Stage("max", lambda x: x)
+_TOP = Stage("top", lambda x: x)  # a NaN comes back with the exponentials
 
 #: exp(x) / sum(exp(x)); a row of -inf gives NaN, as 0 / 0.
 softmax = Rows(
