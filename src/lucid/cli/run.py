@@ -200,8 +200,8 @@ def probabilities(network: nn.Module, x: FloatArray) -> np.ndarray[Any, np.dtype
         scores = [
             network(lucid.from_numpy(x[i : i + EVALUATION_BATCH])).numpy() for i in range(0, len(x), EVALUATION_BATCH)
         ]
-    powers = np.concatenate(scores).astype(np.float64)
-    powers = np.exp(powers - powers.max(1, keepdims=True))
+    logits = np.concatenate(scores).astype(np.float64)
+    powers: np.ndarray[Any, np.dtype[np.float64]] = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
 
