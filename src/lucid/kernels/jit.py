@@ -41,6 +41,10 @@ def _machine(isa: ISA) -> Any:
     )
 
 
+# Keeps all code loaded, whoever drops its Code: addresses go everywhere, and threads stay in what they point at.
+_engines: list[Any] = []
+
+
 @dataclass(slots=True)
 class Code:
     """A compiled module. It stays loaded as long as the process lives: kernels are few, and addresses are shared."""
@@ -83,6 +87,7 @@ def compile_text(text: str, isa: ISA | None = None) -> Code:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
     engine.finalize_object()
+    _engines.append(engine)
     return Code(text, isa, engine)
 
 

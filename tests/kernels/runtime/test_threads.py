@@ -20,9 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lucid.kernels import jit
-from lucid.kernels.isa import ISAS
 from lucid.kernels.runtime import threads
-from lucid.kernels.runtime.pool_text import MACHINES, pool_text
 
 KERNELS = """
 define internal void @rest(i64 %pauses) {
@@ -570,15 +568,3 @@ def test_denormals_are_zero_in_every_thread_and_only_there(workers):
     threads.run(kernels().address("scale"), fields(count, workers, missed, x, y), workers, threads=workers)
     assert not missed[0] and (y == 0).all()
     assert (x * np.float32(0.5) > 0).all()
-
-
-# Text
-
-
-@native
-def test_the_text_is_also_for_arm(pool):
-    text = pool_text(MACHINES["aarch64"], futex=True, spins=10)
-    code = f"from lucid.kernels import jit, isa; print(jit.emit_elsewhere({text!r}, isa.ISAS['neon']))"
-    assembly = python(code).stdout.lower()
-    assert "fpcr" in assembly and "isb" in assembly
-    assert ISAS["neon"].arch == "aarch64"

@@ -48,9 +48,7 @@ def _functions(futex: bool, signatures: dict[str, tuple[Any, ...]]) -> dict[str,
 
     text = pool_text(MACHINES[_architecture()], futex=futex, spins=_SPINS)
     code = jit.compile_text(text)
-    functions = {name: ctypes.CFUNCTYPE(*types)(code.address(name)) for name, types in signatures.items()}
-    code.engine.detach()  # never unloaded: threads may be in it while the interpreter takes its modules apart
-    return functions
+    return {name: ctypes.CFUNCTYPE(*types)(code.address(name)) for name, types in signatures.items()}
 
 
 class Pool(Protocol):
