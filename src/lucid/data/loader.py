@@ -21,8 +21,8 @@ class DataLoader:
 
     The order, and every random number drawn while a batch is made (from Lucid, NumPy or ``random``), depend on the
     epoch's seed and the batch's number only: they are the same for any number of workers. With ``seed`` the epoch's
-    seed follows from it and from ``epoch``, which counts the loops begun and may be set to resume; otherwise it is drawn
-    from ``generator``, or from the default one.
+    seed follows from it and from ``epoch``, which counts the loops begun and may be set to resume; otherwise it is
+    drawn from ``generator``, or from the default one.
 
     Workers are forked at the start of each epoch and keep ``prefetch_factor`` batches each ahead.
 

@@ -130,7 +130,8 @@ def _storable(name: str, value: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
     if of_numpy(array.dtype) not in CODES:
         raise DTypeError(
-            f"save_file: {name!r} is {array.dtype}, which the format cannot hold; it can {', '.join(d.name for d in CODES)}"
+            f"save_file: {name!r} is {array.dtype}, which the format cannot hold; it can "
+            f"{', '.join(dtype.name for dtype in CODES)}"
         )
     return array
 

@@ -89,7 +89,7 @@ def eye_(tensor: Tensor) -> Tensor:
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """A convolution weight that passes its input on: channel o of each group takes channel o, at the kernel's centre."""
+    """A convolution weight that passes its input on: output o of each group is input o, by the kernel's centre."""
     if tensor.ndim not in (3, 4, 5):
         raise ShapeError(f"dirac_: the weight {tensor.shape} must have 1 to 3 spatial axes")
     if groups < 1 or tensor.shape[0] % groups:

@@ -15,7 +15,7 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
 ) -> Tensor:
-    """Scale all gradients, in place, so that their norm (as of one vector) is at most ``max_norm``; returns the old norm.
+    """Scale all gradients in place so that their norm as one vector is at most ``max_norm``; returns the old norm.
 
     Source: Pascanu et al., arXiv:1211.5063.
     """

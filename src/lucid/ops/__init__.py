@@ -4,6 +4,7 @@
 """
 
 from lucid.ops import (
+    activation,
     array_protocol,
     broadcast,
     compare,
@@ -12,12 +13,14 @@ from lucid.ops import (
     index,
     inplace,
     linalg,
+    loss,
     random,
     reduction,
     shape,
 )
 
 __all__ = [
+    "activation",
     "array_protocol",
     "broadcast",
     "compare",
@@ -26,6 +29,7 @@ __all__ = [
     "index",
     "inplace",
     "linalg",
+    "loss",
     "random",
     "reduction",
     "shape",

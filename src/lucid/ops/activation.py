@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
+from lucid.core.errors import DTypeError
 from lucid.ops import elementwise, special
+from lucid.ops.common import method
 from lucid.ops.compare import where
 from lucid.tensor import Tensor
 
@@ -34,6 +36,9 @@ TENSORS = SimpleNamespace(
 )  # fmt: skip
 
 
+_EXACT = ("relu", "hardtanh")  # these make no fractions, so integers may stay what they are
+
+
 def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]) -> Callable[..., Tensor]:
     """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x)."""
 
@@ -47,6 +52,8 @@ def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]
         return _rounded_once(lambda x: value(x, *params), x)
 
     def verb(x: Tensor, *params: Any) -> Tensor:
+        if x._array.dtype.kind in "biu" and name not in _EXACT:
+            raise DTypeError(f"{name}: the input is {x.dtype.name}, but must be floating-point")
         result: Tensor = apply(op, x, params=params)
         return result
 
@@ -103,6 +110,7 @@ def _inside(m: Any, g: Any, x: Any, low: float, high: float, slope: float = 1.0)
 
 
 relu = _activation("relu", lambda x: np.maximum(x, 0), lambda m, g, x: m.where(x <= 0, 0, g))
+method()(relu)
 
 leaky_relu = _activation(
     "leaky_relu",

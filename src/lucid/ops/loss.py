@@ -7,20 +7,24 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.core.errors import DTypeError
+from lucid.ops.common import axis, method
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
 
 
-def softmax(x: Tensor, axis: int) -> Tensor:
-    """exp(x) / sum(exp(x)) along ``axis``, without overflow."""
-    result: Tensor = apply(_softmax, x, axis=axis)
+@method()
+def softmax(x: Tensor, dim: int) -> Tensor:
+    """exp(x) / sum(exp(x)) along ``dim``, without overflow."""
+    result: Tensor = apply(_softmax, x, axis=_checked("softmax", x, dim))
     return result
 
 
-def log_softmax(x: Tensor, axis: int) -> Tensor:
+@method()
+def log_softmax(x: Tensor, dim: int) -> Tensor:
     """The logarithm of ``softmax``, without overflow and without log(0)."""
-    result: Tensor = apply(_log_softmax, x, axis=axis)
+    result: Tensor = apply(_log_softmax, x, axis=_checked("log_softmax", x, dim))
     return result
 
 
@@ -28,6 +32,12 @@ def pick_class(x: Tensor, target: Tensor) -> Tensor:
     """x[n, target[n, p], p] for every position; 0 where the target is negative, which stands for "ignore"."""
     result: Tensor = apply(_pick, x, target, classes=x.shape[1])
     return result
+
+
+def _checked(caller: str, x: Tensor, dim: int) -> int:
+    if not x.dtype.is_floating_point:
+        raise DTypeError(f"{caller}: the input is {x.dtype.name}, but must be floating-point")
+    return axis(caller, dim, x.ndim)
 
 
 def class_index(target: Tensor, classes: int, ignored: int, caller: str) -> Tensor:

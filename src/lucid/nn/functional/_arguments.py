@@ -57,7 +57,7 @@ def sizes(caller: str, name: str, value: Any, rank: int, least: int = 1) -> Size
 
 
 def paddings(caller: str, value: Any, rank: int) -> Padding:
-    """One int per axis where both sides agree, else (low, high) per axis; a word stays, as its meaning needs the kernel.
+    """One int per axis where both sides agree, else (low, high) per axis. A word stays: what it means needs the kernel.
 
     >>> paddings("Conv2d", 1, rank=2), paddings("Conv1d", [(2, 0)], rank=1)
     ((1, 1), ((2, 0),))

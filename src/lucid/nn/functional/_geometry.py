@@ -64,8 +64,8 @@ def resolved_pads(padding: Padding, size: Sizes, kernel: Sizes, stride: Sizes, d
 def transposed_pads(padding: Padding, kernel: Sizes, stride: Sizes, dilation: Sizes) -> tuple[Pads, Sizes | None]:
     """The padding of a transposed convolution, and the ``output_padding`` that a word fixes.
 
-    ``"same"`` and ``"causal"`` both make size * stride outputs: they cut d(k - 1) + 1 - s samples, or add them where the
-    kernel is shorter than the stride. ``"same"`` is the adjoint of the convolution's, the extra one on the right;
+    ``"same"`` and ``"causal"`` both make size * stride outputs: they cut d(k - 1) + 1 - s samples, or add them where
+    the kernel is shorter than the stride. ``"same"`` is the adjoint of the convolution's, the extra one on the right;
     ``"causal"`` cuts on the right, so that no output depends on a later input.
     """
     if padding == "valid":

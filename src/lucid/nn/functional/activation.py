@@ -109,20 +109,14 @@ def softmax(input: Tensor, dim: int = -1) -> Tensor:
     >>> softmax(Tensor([0.0, 0.0]))
     Tensor([0.5000, 0.5000])
     """
-    return soft.softmax(input, _axis("softmax", input, dim))
+    return soft.softmax(input, dim)
 
 
 def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
     """log(softmax(x)), without overflow."""
-    return soft.log_softmax(input, _axis("log_softmax", input, dim))
+    return soft.log_softmax(input, dim)
 
 
 def softmin(input: Tensor, dim: int = -1) -> Tensor:
     """softmax(-x)."""
-    return soft.softmax(-input, _axis("softmin", input, dim))
-
-
-def _axis(caller: str, x: Tensor, dim: int) -> int:
-    if not -max(x.ndim, 1) <= dim < max(x.ndim, 1):
-        raise IndexError(f"{caller}: dim={dim} is not an axis of the input {x.shape}")
-    return dim
+    return soft.softmax(-input, dim)

@@ -77,9 +77,9 @@ def conv1d(
 ) -> Tensor:
     """Convolution of signals; each output channel is a sum of the input channels of its group, filtered.
 
-    "Convolution" is cross-correlation: the kernel is not reversed. ``padding`` is samples on both sides, ``"valid"`` (none),
-    ``"same"`` (ceil(L / stride) outputs, the extra sample on the right), ``"causal"`` (all on the left: no output sees
-    a later input) or ``((low, high),)``. ``padding_mode`` says what they hold: ``"zeros"``, ``"reflect"``,
+    "Convolution" is cross-correlation: the kernel is not reversed. ``padding`` is samples on both sides, ``"valid"``
+    (none), ``"same"`` (ceil(L / stride) outputs, the extra sample on the right), ``"causal"`` (all on the left: no
+    output sees a later input) or ``((low, high),)``. ``padding_mode`` says what they hold: ``"zeros"``, ``"reflect"``,
     ``"replicate"`` or ``"circular"``.
 
     Shape:

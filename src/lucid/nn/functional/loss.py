@@ -117,7 +117,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """``binary_cross_entropy`` of sigmoid(input), without overflow. ``pos_weight`` is a factor for the positive part."""
+    """``binary_cross_entropy`` of sigmoid(input), without overflow; ``pos_weight`` multiplies the positive part."""
     _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
     softplus = elementwise.log1p(elementwise.exp(-elementwise.abs(input))) + elementwise.clamp(-input, min=0.0)
     factor = 1.0 if pos_weight is None else (pos_weight - 1) * target + 1

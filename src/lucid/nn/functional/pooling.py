@@ -130,7 +130,7 @@ def avg_pool3d(
 
 
 def adaptive_avg_pool1d(input: Tensor, output_size: SizeArgument) -> Tensor:
-    """Means over ``output_size`` windows that cover the signal, window i from floor(i L / out) to ceil((i + 1) L / out).
+    """Means over ``output_size`` windows that cover the signal: window i is floor(i L / out) to ceil((i + 1) L / out).
 
     >>> adaptive_avg_pool1d(Tensor([[1.0, 2.0, 3.0, 4.0, 5.0]]), 2)
     Tensor([[2., 4.]])

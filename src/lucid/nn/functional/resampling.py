@@ -19,7 +19,7 @@ def interpolate(
     scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
 ) -> Tensor:
-    """The input at another resolution: output i of n takes input floor(i · m / n), or floor(i / scale) where that is given.
+    """The input at another resolution: output i of n takes input floor(i · m / n), or floor(i / scale) if scaled.
 
     Shape:
         input (N, C, *m), result (N, C, *n), n = size or floor(m · scale_factor).
@@ -93,7 +93,7 @@ def unfold(
         sizes("unfold", "dilation", dilation, 2),
         as_pairs(sizes("unfold", "padding", padding, 2, least=0)),
     )
-    channels, h, w = _image("unfold", input)
+    _, h, w = _image("unfold", input)
     if min(spec.out_size((h, w))) < 1:
         raise ShapeError(
             f"unfold: kernel_size={spec.kernel} with dilation={spec.dilation} does not fit the input {input.shape}"

@@ -124,9 +124,9 @@ class _ConvTranspose(_Convolution):
     ) -> None:
         if swappable:
             raise TypeError(
-                f"{type(self).__name__}: what follows output_padding must be named (here {', '.join(map(repr, swappable))}): "
-                "PyTorch goes on with groups, bias, dilation, others with dilation, groups, bias, and a silent swap "
-                "would compute something else"
+                f"{type(self).__name__}: what follows output_padding must be named "
+                f"(here {', '.join(map(repr, swappable))}): PyTorch goes on with groups, bias, dilation, "
+                "others with dilation, groups, bias, and a silent swap would compute something else"
             )
         self._set_up(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias,

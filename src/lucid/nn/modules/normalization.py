@@ -38,6 +38,8 @@ class _RunningNorm(Module):
         track_running_stats: bool = True,
         device: DeviceLike = None,
         dtype: DTypeLike = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_features = integer(type(self).__name__, "num_features", num_features, 1)
@@ -47,7 +49,7 @@ class _RunningNorm(Module):
         self.track_running_stats = track_running_stats
         shape = (self.num_features,)
         self.register_parameter("weight", fresh_parameter(shape, device, dtype, 1.0) if affine else None)
-        self.register_parameter("bias", fresh_parameter(shape, device, dtype) if affine else None)
+        self.register_parameter("bias", fresh_parameter(shape, device, dtype) if affine and bias else None)
         tracked = track_running_stats
         self.register_buffer("running_mean", fresh_tensor(shape, device, dtype) if tracked else None)
         self.register_buffer("running_var", fresh_tensor(shape, device, dtype, 1.0) if tracked else None)
@@ -62,8 +64,9 @@ class _RunningNorm(Module):
     def reset_parameters(self) -> None:
         """Scale 1, shift 0, and fresh statistics."""
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             init.ones_(self.weight)
+        if self.bias is not None:
             init.zeros_(self.bias)
 
     def _check_input(self, x: Tensor) -> None:
@@ -84,7 +87,7 @@ class _RunningNorm(Module):
         """All arguments."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -104,7 +107,7 @@ class BatchNorm1d(_BatchNorm):
     """Each channel of (N, C) or (N, C, L) standardised over the batch; see ``functional.batch_norm``.
 
     >>> BatchNorm1d(3)
-    BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+    BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
     """
 
     ranks = (2, 3)
@@ -132,11 +135,13 @@ class _InstanceNorm(_RunningNorm):
         track_running_stats: bool = False,
         device: DeviceLike = None,
         dtype: DTypeLike = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Standardised with the sample's own statistics, or with the running ones if they are tracked, in evaluation."""
+        """Standardised with the sample's own statistics; in evaluation, with running ones if they are tracked."""
         self._check_input(input)
         batch = input if input.ndim == max(self.ranks) else input.unsqueeze(0)
         uses_input = self.training or self.running_mean is None
@@ -195,7 +200,8 @@ class LayerNorm(Module):
 
     def extra_repr(self) -> str:
         """All arguments."""
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        arguments = f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return f"{arguments}, bias={self.bias is not None}"
 
 
 class GroupNorm(Module):
@@ -212,6 +218,8 @@ class GroupNorm(Module):
         affine: bool = True,
         device: DeviceLike = None,
         dtype: DTypeLike = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_groups = integer("GroupNorm", "num_groups", num_groups, 1)
@@ -222,7 +230,7 @@ class GroupNorm(Module):
         self.affine = affine
         shape = (self.num_channels,)
         self.register_parameter("weight", fresh_parameter(shape, device, dtype, 1.0) if affine else None)
-        self.register_parameter("bias", fresh_parameter(shape, device, dtype) if affine else None)
+        self.register_parameter("bias", fresh_parameter(shape, device, dtype) if affine and bias else None)
 
     def forward(self, input: Tensor) -> Tensor:
         """The standardised input."""
@@ -230,4 +238,5 @@ class GroupNorm(Module):
 
     def extra_repr(self) -> str:
         """All arguments."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        arguments = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return f"{arguments}, bias={self.bias is not None}"

@@ -126,6 +126,9 @@ class AvgPool1d(_AvgPool):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
+        self.kernel_size, self.stride, self.padding = (
+            sizes("AvgPool1d", name, getattr(self, name), 1, least=0) for name in ("kernel_size", "stride", "padding")
+        )
 
 
 class AvgPool2d(_AvgPool):
