@@ -201,8 +201,9 @@ def probabilities(network: nn.Module, x: FloatArray) -> np.ndarray[Any, np.dtype
             network(lucid.from_numpy(x[i : i + EVALUATION_BATCH])).numpy() for i in range(0, len(x), EVALUATION_BATCH)
         ]
     logits = np.concatenate(scores).astype(np.float64)
-    powers: np.ndarray[Any, np.dtype[np.float64]] = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    shares: np.ndarray[Any, np.dtype[np.float64]] = powers / powers.sum(1, keepdims=True)
+    return shares
 
 
 def evaluate(network: nn.Module, x: FloatArray, y: IntArray) -> tuple[Tally, np.ndarray[Any, np.dtype[np.float64]]]:
