@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil, prod
 
 from lucid.kernels import target
-from lucid.kernels.algorithms import pixel_panels
+from lucid.kernels.algorithms import panels, pixel_panels
 from lucid.kernels.algorithms.implicit_gemm import (
     Blocking,
     Cut,
@@ -85,21 +85,22 @@ def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
             yield layouts
 
 
-def _blocking(sizes: Shape, flops: int, itemsize: int, layouts: Sequence[Layout], tile: Tile) -> Blocking:
+def _blocking(problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: Tile, isa: ISA) -> Blocking:
     """Spans whose panels take half the second level cache, and enough tasks."""
     most_taps = max(1, *(layout.taps for layout in layouts))
     blocks = max(1, round(sizes.channels * most_taps / _STEPS))
     channels = ceil(sizes.channels / min(blocks, sizes.channels))
-    room = target.cpu().l2_bytes // 2 // (channels * itemsize)
-    panels = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
+    room = target.cpu().l2_bytes // 2 // (channels * problem.itemsize)
+    span_panels = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
     unit = ceil(max(layout.unit for layout in layouts) / tile.columns)
-    panels = max(1, min(panels, unit))
-    wanted = min(_TASKS, max(1, flops // _TASK_FLOPS))
+    span_panels = max(1, min(span_panels, unit))
+    wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
     others = len(layouts) * sizes.groups * max(layout.units for layout in layouts)
-    if others * ceil(unit / panels) < wanted:
-        panels = max(min(panels, 4), unit // ceil(wanted / others))
-    row_parts = min(row_blocks(sizes, tile), ceil(wanted / (others * ceil(unit / panels))))
-    return Blocking(tile, channels, panels, row_parts, layouts[0].shared)
+    if others * ceil(unit / span_panels) < wanted:
+        span_panels = max(min(span_panels, 4), unit // ceil(wanted / others))
+    row_parts = min(row_blocks(sizes, tile), ceil(wanted / (others * ceil(unit / span_panels))))
+    slack = panels.slack(isa, BY_DTYPE[problem.dtype], tile.rows)
+    return Blocking(tile, channels, span_panels, row_parts, layouts[0].shared, slack)
 
 
 def _expected_ns(sizes: Shape, layouts: Counter[Layout], cut_up: Blocking) -> float:
@@ -124,7 +125,7 @@ def _expected_ns(sizes: Shape, layouts: Counter[Layout], cut_up: Blocking) -> fl
             + _NS_PER_TILE * tiles * blocks
             + _NS_PER_STORED_VECTOR * tiles * tile.rows * tile.vectors * visits
             + _NS_PER_TASK * cut.spans * cut_up.row_parts
-        ) + times * _NS_PER_PACKED_WEIGHT * packed_elements(sizes, tile, layout.taps)
+        ) + times * _NS_PER_PACKED_WEIGHT * packed_elements(sizes, cut_up, layout.taps)
     return total
 
 
@@ -142,11 +143,11 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
         kinds = {_profile(layout): layout for layout in layouts}
         alike = Counter(kinds[_profile(layout)] for layout in layouts)
         for tile in tiles:
-            cut_up = _blocking(sizes, problem.flops, size, layouts, tile)
+            cut_up = _blocking(problem, sizes, layouts, tile, isa)
             found.append((_expected_ns(sizes, alike, cut_up), cut_up, layouts))
     expected_ns, best, layouts = min(found, key=lambda entry: entry[0])
     tile = best.tile
-    packed = sum(packed_elements(sizes, tile, layout.taps) for layout in layouts) * size
+    packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * size
     scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts], size)["scratch_bytes"]
     return Plan(
         name,
@@ -159,6 +160,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
             ("panels", best.panels),
             ("row_parts", best.row_parts),
             ("shared", _NOT_SHARED if best.shared is None else best.shared),
+            ("slack", best.slack),
         ),
         workspace_bytes=packed + scratch,
         why=f"implicit matrix product, {tile.rows} channels x {tile.columns} pixels in registers",
@@ -169,5 +171,5 @@ def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> DenseConvolutio
     """The kernel with the problem's numbers."""
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     shared = None if plan["shared"] == _NOT_SHARED else plan["shared"]
-    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared)
+    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, plan["slack"])
     return DenseConvolution(plan.problem.dtype, shape(plan.problem, stack), cut, phases)

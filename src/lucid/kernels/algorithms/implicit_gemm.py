@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms import pixel_panels
+from lucid.kernels.algorithms import panels, pixel_panels
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout, Phase
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import (
@@ -40,6 +40,7 @@ from lucid.kernels.ir import (
     Type,
     Value,
     constant,
+    i1,
     i8,
     i64,
     interleave,
@@ -67,7 +68,7 @@ PHASE = (
     "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
     "unit_spans", "gathered_taps", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
-    "store_width", "whole",
+    "store_width", "whole", "block", "runs", "run_length", "run_step",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
 
@@ -92,14 +93,15 @@ class Shape:
 class Blocking:
     """How the loops are cut: ``channels`` a block, ``panels`` a span, ``row_parts`` tasks to a span's rows.
 
-    ``shared`` is the axis whose taps share samples, or None.
+    ``shared`` is the axis whose taps share samples, or None; ``slack`` elements lie behind a tile's packed weights.
     """
 
     tile: Tile
     channels: int
     panels: int
     row_parts: int
-    shared: int | None = None
+    shared: int | None
+    slack: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +162,29 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsi
     return layout
 
 
-def packed_elements(shape: Shape, tile: Tile, taps: int) -> int:
+def block_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
+    """Elements of the packed weights of one tile of rows: its biases, its weights, and what packing overwrites."""
+    return blocking.tile.rows * (1 + shape.channels * taps) + blocking.slack
+
+
+def packed_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
     """Elements of a phase's packed weights."""
-    blocks = shape.groups * row_blocks(shape, tile)
-    return blocks * tile.rows * (1 + shape.channels * taps)
+    return shape.groups * row_blocks(shape, blocking.tile) * block_elements(shape, blocking, taps)
+
+
+def _weight_runs(shape: Shape, weights: tuple[int, ...]) -> tuple[int, int, int]:
+    """How a phase's weights of one row lie in memory: so many runs, of so many elements, so far apart.
+
+    No runs if taps are left out in between.
+    """
+    count = len(weights)
+    if count == 1:
+        return 1, shape.channels, shape.channel_step
+    if weights != tuple(range(weights[0], weights[0] + count)) if count else True:
+        return 0, 0, 0
+    if shape.channel_step == count:
+        return 1, shape.channels * count, 1
+    return shape.channels, count, 1
 
 
 def _shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
@@ -191,7 +212,8 @@ class _PhaseRecord:
         phase, gathered = layout.phase, layout.gathered
         z, y, x = phase
         self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered)]
-        self._weights = np.array([a + b + c for a in z.weights for b in y.weights for c in x.weights], np.int64)
+        weights = tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights)
+        self._weights = np.array(weights, np.int64)
         channel_stride = layout.gathered_taps * cut.width
         reads = [tap * cut.width + shift for tap, shift in layout.reads()]
         self._offsets = np.array([c * channel_stride + r for c in range(blocking.channels) for r in reads], np.int64)
@@ -209,7 +231,7 @@ class _PhaseRecord:
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps, cut.width // tile.lanes, slot,
             slot if layout.shared is None else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * cut.span,
-            *(one_row if whole else rows),
+            *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_runs(shape, weights),
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)
@@ -225,7 +247,7 @@ class DenseConvolution:
         records = []
         for cut in cuts:
             records.append(_PhaseRecord(cut, shape, blocking, packed))
-            packed += packed_elements(shape, blocking.tile, cut.layout.taps)
+            packed += packed_elements(shape, blocking, cut.layout.taps)
         numbers = _shape_numbers(shape, blocking, cuts, itemsize)
         self._arrays = (
             np.array([numbers[name] for name in SHAPE], np.int64),
@@ -242,7 +264,7 @@ class DenseConvolution:
 
     def __call__(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         crew = threads.get_num_threads() if self._tasks > 1 else 1
-        scratch = memory.workspace(self._packed_bytes + self._scratch_bytes * crew, 1)
+        scratch = _workspace(self._packed_bytes + self._scratch_bytes * crew)
         packed = address(scratch)
         fields = (ctypes.c_int64 * 8)(
             address(x), address(w), 0 if bias is None else address(bias), address(y), packed,
@@ -253,6 +275,13 @@ class DenseConvolution:
         else:
             steps = (self._weights, fields, self._weight_tasks, 1), (self._run, fields, self._tasks, 1)
             threads.run_steps(steps, threads=crew)
+
+
+def _workspace(size_bytes: int) -> Array:
+    """Small ones come from malloc, which is ten times as fast."""
+    if size_bytes < memory.POOLED_FROM_BYTES:
+        return memory.empty(size_bytes, np.uint8)
+    return memory.workspace(size_bytes, 1)
 
 
 def kernel(dtype: str, tile: Tile, kind: int, stack: int) -> jit.Code:
@@ -266,7 +295,7 @@ def _write(element: Type, tile: Tile, kind: int, stack: int, isa: ISA) -> Module
     data, p64 = ptr(element), ptr(i64)
     fields = {"x": data, "w": data, "bias": data, "y": data, "packed": data, "scratch": ptr(i8), "shape": p64,
               "phases": p64}  # fmt: skip
-    weights = _write_weights(module, element, tile, stack, fields)
+    weights = _write_weights(module, element, tile, stack, fields, isa)
     run = _write_run(module, element, tile, kind, stack, fields)
     alone = module.entry("alone", **fields)
     s = _read_shape(alone.args.shape)
@@ -289,31 +318,54 @@ def _read_phase(record: Pointer) -> dict[str, Any]:
     return {**numbers, "x_step": record.load(GATHER.index("x_step"))}
 
 
-def _write_weights(module: Module, element: Type, tile: Tile, stack: int, fields: dict[str, Type]) -> Function:
+def _write_weights(
+    module: Module, element: Type, tile: Tile, stack: int, fields: dict[str, Type], isa: ISA
+) -> Function:
     """Adds the entry ``weights``: a task packs the weights of one tile of rows, [bias of each row][c][tap][row].
 
-    Rows that do not exist repeat the last one: their sums go nowhere.
+    Rows that do not exist hold any number: their sums go nowhere.
     """
+    pack = panels.write_pack(module, isa, element, tile.rows) if stack == 1 else None
     f = module.entry("weights", **fields)
     a, s = f.args, _read_shape(f.args.shape)
     with f.loop(a.begin, a.end) as task:
         block, rest = task.i % s["row_blocks"], task.i // s["row_blocks"]
         group = rest % s["groups"]
         _, r = _phase(a.phases, rest // s["groups"])
-        rows = [minimum(block * tile.rows + m, s["rows"] - 1) for m in range(tile.rows)]
-        sources = [a.w.at(group * s["group_step"] + row // stack * s["row_step"] + row % stack) for row in rows]
-        size = (s["channels"] * r["taps"] + 1) * tile.rows
-        to = a.packed.at(r["packed"] + (group * s["row_blocks"] + block) * size)
+        first = block * tile.rows
+        source = a.w.at(group * s["group_step"] + first // stack * s["row_step"])
+        to = a.packed.at(r["packed"] + (group * s["row_blocks"] + block) * r["block"])
+        last = s["rows"] - 1 - first
         none = constant(f, element, 0)
         with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
-        for m, row in enumerate(rows):
-            to.store(a.bias.load((group * s["rows"] + row) // stack, 1, with_bias, none), m)
-        with f.loop(0, s["channels"]) as c, f.loop(0, r["taps"]) as t:
-            offset = c.i * s["channel_step"] + r["weight_offsets"].load(t.i)
-            place = to.at((c.i * r["taps"] + t.i + 1) * tile.rows)
-            for m, source in enumerate(sources):
-                place.store(source.load(offset), m)
+        biases = a.bias.at((group * s["rows"] + first) // stack)
+        for m in range(tile.rows):
+            to.store(biases.load(minimum(last, m) // stack, 1, with_bias, none), m)
+        weights = to.at(tile.rows)
+        if pack is not None:
+            rows = minimum(last + 1, f.const(i64, tile.rows))
+            with f.loop(0, r["runs"]) as run:
+                place = weights.at(run.i * r["run_length"] * tile.rows)
+                f.call(
+                    pack, source.at(run.i * s["channel_step"] + r["weight_offsets"].load()), s["row_step"],
+                    r["run_step"], rows, r["run_length"], place,
+                )  # fmt: skip
+        with f.when(r["runs"].eq(0) if pack is not None else f.const(i1, 1)):
+            _pack_taps(source, weights, last, s, r, tile.rows, stack)
     return f
+
+
+def _pack_taps(
+    source: Pointer, to: Pointer, last: Value, s: dict[str, Value], r: dict[str, Any], rows: int, stack: int
+) -> None:
+    """Weights tap by tap; the residues of a channel lie side by side already."""
+    f = to.fn
+    sources = [source.at(minimum(last, m) // stack * s["row_step"]) for m in range(0, rows, stack)]
+    with f.loop(0, s["channels"]) as c, f.loop(0, r["taps"]) as t:
+        offset = c.i * s["channel_step"] + r["weight_offsets"].load(t.i)
+        place = to.at((c.i * r["taps"] + t.i) * rows)
+        for m, channel in enumerate(sources):
+            place.store(channel.load(offset, stack), m * stack)
 
 
 def _write_run(module: Module, element: Type, tile: Tile, kind: int, stack: int, fields: dict[str, Type]) -> Function:
@@ -373,11 +425,10 @@ def _write_multiply(module: Module, element: Type, tile: Tile, stack: int) -> Fu
     packed, result, shape = (a.fields.at(slot).cast(t).load() for slot, t in ((4, data), (3, data), (6, p64)))
     s, r = _read_shape(shape), _read_phase(a.record)
     last, steps = a.c + s["channel_block"] >= s["channels"], a.channels * r["taps"]
-    block_size = (s["channels"] * r["taps"] + 1) * tile.rows
     buffers = a.spare.at((1 + stack) * tile.columns)
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile.rows) as o:
         rows = minimum(s["rows"] - o.i, f.const(i64, tile.rows))
-        bias = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile.rows) * block_size)
+        bias = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile.rows) * r["block"])
         w = bias.at((a.c * r["taps"] + 1) * tile.rows)
         y = result.at((a.group * s["rows"] + o.i) // stack * s["out_plane"])
         row_sums = buffers.at((o.i - a.first) // tile.rows * r["row_sums"])
