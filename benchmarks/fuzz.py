@@ -135,7 +135,7 @@ def summary(results: Sequence[Result]) -> str:
     for (algorithm, role, rank, isa), rows in sorted(table.items()):
         wrong = sum(bool(r.fault) for r in rows)
         worst = max(r.error for r in rows)
-        lines.append(f"{algorithm:14}{role:13}{rank:4}  {isa:8}{len(rows):6}{wrong:7}   {worst:.3f}")
+        lines.append(f"{algorithm:14}{role:13}{rank:4}  {isa:8}{len(rows):6}{wrong:7}   {worst:.3g}")
     return "\n".join(lines)
 
 
