@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -43,14 +44,18 @@ class Header:
     versions: dict[str, str]
     commit: str
     date: str
+    load: float
 
     @classmethod
     def of(cls, threads: int, versions: dict[str, str]) -> Header:
-        return cls(cpu_name(), threads, versions, commit(), datetime.now(UTC).date().isoformat())
+        """Taken before the work begins: ``load`` is what others do on the machine."""
+        load = round(os.getloadavg()[0], 2)
+        return cls(cpu_name(), threads, versions, commit(), datetime.now(UTC).date().isoformat(), load)
 
     def line(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return f"{self.cpu}, {self.threads} threads; {versions}; commit {self.commit}; {self.date}"
+        place = f"{self.cpu}, {self.threads} threads, load {self.load} before"
+        return f"{place}; {versions}; commit {self.commit}; {self.date}"
 
 
 def table_lines(table: Table, width: int) -> list[str]:
