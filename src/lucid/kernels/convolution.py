@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import select
+from lucid.kernels import target
+from lucid.kernels.isa import ISA
 from lucid.kernels.plan import RANK, Problem, Role
 from lucid.kernels.runtime.memory import empty
+
+if TYPE_CHECKING:
+    from lucid.kernels.algorithms.base import Executable
 
 Array = np.ndarray[Any, Any]
 
@@ -54,6 +58,16 @@ def observed() -> Iterator[list[Problem]]:
 
 
 @lru_cache(maxsize=4096)
+def _bound(
+    asked: tuple[Role, ConvSpec, Sizes, Sizes, str, bool], wanted: str | None, forced: ISA | None
+) -> tuple[Problem, Executable]:
+    """A problem and the plan bound for it: one look-up on every call but the first."""
+    from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
+
+    full = problem(*asked)
+    return full, select.executable(full, wanted)
+
+
 def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool) -> Problem:
     """What is to be computed between an x and a y of these shapes (N, C, *size)."""
     more = (1,) * (RANK - spec.rank)
@@ -83,10 +97,9 @@ def _run(
     if result.size == 0:
         return result
     has_bias = role != "grad_weight" and inputs[2] is not None
-    asked = problem(role, spec, x_shape, y_shape, name, has_bias)
+    asked, run = _bound((role, spec, x_shape, y_shape, name, has_bias), _wanted, target.forced())
     for problems in _observers.values():
         problems.append(asked)
-    run = select.executable(asked, _wanted)
     run(*(a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a) for a in inputs), result)
     return result
 

@@ -60,6 +60,11 @@ def cores() -> int:
 _forced: ISA | None = None
 
 
+def forced() -> ISA | None:
+    """The instruction set that ``using`` has set, if one is."""
+    return _forced
+
+
 def isa() -> ISA:
     """The instruction set that kernels are generated for: the best this CPU runs, unless one is forced."""
     return _forced or cpu().isas[-1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lucid.kernels.ir.types import Type
+if TYPE_CHECKING:
+    from lucid.kernels.ir.types import Type
 
 
 @dataclass(frozen=True, slots=True)
