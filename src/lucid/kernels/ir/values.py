@@ -257,6 +257,19 @@ class Pointer(Value):
         """One element in every lane."""
         return splat(self.load(index), lanes)
 
+    def gather(self, indices: Value, mask: Value) -> Value:
+        """The elements at a vector of indices; 0 where ``mask`` is off, and memory is not touched there."""
+        lanes = indices.type.lanes
+        if lanes == 1:
+            return self.load(indices, 1, mask)
+        pointers = vec(self.type.element, lanes)
+        places = self.fn.emit(pointers, f"getelementptr {self.pointee}, ptr {self.text}, {indices.type} {indices.text}")
+        type = vec(self.pointee, lanes)
+        name = f"llvm.masked.gather.{type.suffix}.v{lanes}p0"
+        attribute = f"align {self.pointee.bytes}"
+        value: Value = self.fn.intrinsic(name, type, attribute, places, mask, constant(self.fn, type, 0))
+        return value
+
     def prefetch(self, index: Any = 0, write: bool = False, locality: int = 3) -> None:
         """Asks for the cache line of an element; never faults."""
         p = self.at(index)

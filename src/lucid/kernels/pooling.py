@@ -1,0 +1,357 @@
+"""Maximum and average over windows, and their gradients: vectors of neighbouring outputs, one tap after another.
+
+Arrays are (..., *size) with one trailing axis per axis of the ``PoolSpec``; everything before is a batch of planes.
+Where all lanes of a vector lie inside the input, taps are plain loads; at the edges they are masked. A stride of 2
+along the last axis takes the even elements of two vectors, a larger one gathers. Gradients scatter, a plane a task, in
+the order of the outputs: the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from lucid.core.geometry import PoolSpec, Sizes
+from lucid.kernels import jit
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    extract,
+    i32,
+    i64,
+    interleave,
+    lane_numbers,
+    lanes_below,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    shuffle,
+    splat,
+    vec,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import address, launch
+from lucid.kernels.runtime.memory import empty
+
+Array = np.ndarray[Any, Any]
+Mode = Literal["max", "indices", "max_grad", "max_pick", "avg", "avg_grad"]
+
+RANK = 3
+GRAIN = 8192  #: taps of a chunk of tasks, at least
+_AXES = ("d", "h", "w")
+_PER_AXIS = ("size", "out", "kernel", "stride", "dilation", "low", "first", "last")
+_SCATTERS = ("max_grad", "avg_grad")
+
+
+def max_pool(x: Array, spec: PoolSpec) -> Array:
+    """The largest sample of each window. NaN wins, padding never does.
+
+    Shape: x (..., *size), result (..., *spec.out_size(size)).
+    """
+    return _run("max", spec, _size(x, spec), x, None)
+
+
+def max_pool_indices(x: Array, spec: PoolSpec) -> Array:
+    """Where in its plane each window's largest sample is, as flat index (int64): the first of equals, the last NaN."""
+    return _run("indices", spec, _size(x, spec), x, None)
+
+
+def max_pool_grad(h: Array, x: Array, spec: PoolSpec) -> Array:
+    """Every element of ``h`` added to the place that its window's maximum of ``x`` came from."""
+    return _run("max_grad", spec, _size(x, spec), x, h)
+
+
+def max_pool_pick(h: Array, x: Array, spec: PoolSpec) -> Array:
+    """``h`` where each window's maximum of ``x`` is: the adjoint of ``max_pool_grad``."""
+    return _run("max_pick", spec, _size(x, spec), x, h)
+
+
+def avg_pool(x: Array, spec: PoolSpec, count_include_pad: bool, divisor: int | None) -> Array:
+    """The mean of each window; ``divisor`` replaces the count. What hangs over the padding never counts."""
+    return _run("avg", spec, _size(x, spec), x, None, count_include_pad, divisor)
+
+
+def avg_pool_grad(h: Array, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
+    """The adjoint of ``avg_pool`` on planes of ``size``."""
+    return _run("avg_grad", spec, size, None, h, count_include_pad, divisor)
+
+
+def _size(x: Array, spec: PoolSpec) -> Sizes:
+    size: Sizes = x.shape[x.ndim - len(spec.kernel) :]
+    return size
+
+
+def _run(
+    mode: Mode,
+    spec: PoolSpec,
+    size: Sizes,
+    x: Array | None,
+    h: Array | None,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Array:
+    given = x if x is not None else h
+    assert given is not None, "a pooling has an input"
+    out, lead = spec.out_size(size), given.shape[: given.ndim - len(size)]
+    result = empty((*lead, *(size if mode in _SCATTERS else out)), np.int64 if mode == "indices" else given.dtype)
+    if 0 in result.shape:
+        return result
+    if 0 in given.shape:
+        result.fill(0)
+        return result
+    arrays = [a if a is None else np.ascontiguousarray(a) for a in (x, h)]
+    kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3))
+    tasks = prod(lead) * (1 if mode in _SCATTERS else prod(out[:-1]))
+    taps = prod(spec.kernel) * (prod(out) if mode in _SCATTERS else out[-1])
+    launch(
+        jit.kernel(kernel, kernel.write).address("run"),
+        (
+            *(0 if a is None else address(a) for a in arrays),
+            address(result),
+            divisor or 0,
+            *_geometry(spec, size, out, count_include_pad),
+        ),
+        tasks,
+        max(1, GRAIN // taps),
+    )
+    return result
+
+
+def _geometry(spec: PoolSpec, size: Sizes, out: Sizes, count_include_pad: bool) -> list[int]:
+    """The numbers of ``_PER_AXIS`` for every axis, leading axes of size 1 added."""
+    numbers = [1, 1, 1, 1, 1, 0, 0, 1] * (RANK - len(size))
+    for n, o, k, s, d, (low, high) in zip(
+        size, out, spec.kernel, spec.stride, spec.dilation, spec.padding, strict=True
+    ):
+        first, last = (0, low + n + high) if count_include_pad else (low, low + n)
+        numbers += [n, o, k, s, d, low, first, last]
+    return numbers
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A pooling of one dtype; ``stride`` along the last axis is 1, 2 or, as 3, anything."""
+
+    mode: Mode
+    dtype: str
+    stride: int
+
+    def write(self, isa: ISA) -> Module:
+        """A task is a row of outputs, or a plane where the mode scatters."""
+        element = BY_DTYPE[self.dtype]
+        m = Module(f"pool_{self.mode}_{self.dtype}", isa.fma)
+        result = i64 if self.mode == "indices" else element
+        geometry = {f"{n}_{axis}": i64 for axis in _AXES for n in _PER_AXIS}
+        f = m.entry("run", x=ptr(element), h=ptr(element), y=ptr(result), divisor=i64, **geometry)
+        _Writer(self, f, isa.lanes(element), element).write()
+        return m
+
+
+State = list[Value]
+
+
+class _Writer:
+    """The code of a pooling's task."""
+
+    def __init__(self, kernel: _Kernel, f: Function, lanes: int, element: Type) -> None:
+        self.kernel, self.f, self.a, self.lanes, self.element = kernel, f, f.args, lanes, element
+        self.along = lane_numbers(f, lanes, element=i32) * splat(convert(self.a.stride_w, i32), lanes)
+
+    def write(self) -> None:
+        f, a = self.f, self.a
+        with f.loop(a.begin, a.end) as task:
+            if self.kernel.mode not in _SCATTERS:
+                row = task.i
+                self._outputs(row // a.out_h // a.out_d, row // a.out_h % a.out_d, row % a.out_h)
+            else:
+                self._clear(task.i)
+                with f.loop(0, a.out_d) as d, f.loop(0, a.out_h) as h:
+                    self._outputs(task.i, d.i, h.i)
+
+    def _clear(self, plane: Value) -> None:
+        f, a, lanes = self.f, self.a, self.lanes
+        n = a.size_d * a.size_h * a.size_w
+        y, zero = a.y.at(plane * n), f.const(vec(self.element, lanes), 0)
+        whole = n - n % lanes
+        with f.loop(0, whole, lanes) as loop:
+            y.store(zero, loop.i)
+        if lanes > 1:
+            y.store(zero, whole, lanes_below(f, n - whole, lanes))
+
+    def _inside(self, axis: str, start: Value) -> tuple[Value, Value]:
+        """The taps along an axis that lie inside the input."""
+        size, kernel, dilation = (getattr(self.a, f"{n}_{axis}") for n in ("size", "kernel", "dilation"))
+        first = maximum(0 - start, 0) + dilation - 1
+        return first // dilation, minimum(kernel, maximum(size - start + dilation - 1, 0) // dilation)
+
+    def _outputs(self, plane: Value, d: Value, h: Value) -> None:
+        """A row of outputs, a vector at a time."""
+        f, a, lanes = self.f, self.a, self.lanes
+        start_d, start_h = d * a.stride_d - a.low_d, h * a.stride_h - a.low_h
+        taps_d, taps_h = self._inside("d", start_d), self._inside("h", start_h)
+        row = ((plane * a.out_d + d) * a.out_h + h) * a.out_w
+        origin = plane * a.size_d * a.size_h * a.size_w
+        with f.loop(0, a.out_w, lanes) as column:
+            start_w = column.i * a.stride_w - a.low_w
+            there = lanes_below(f, a.out_w - column.i, lanes)
+            at = row + column.i
+
+            def visit(edge: bool, state: State, body: Callable[..., State]) -> State:
+                with f.loop(*taps_d, carry=state) as kd:
+                    line_d = (start_d + kd.i * a.dilation_d) * a.size_h
+                    with f.loop(*taps_h, carry=kd.values) as kh:
+                        line = (line_d + start_h + kh.i * a.dilation_h) * a.size_w
+                        with f.loop(0, a.kernel_w, carry=kh.values) as kw:
+                            place = start_w + kw.i * a.dilation_w
+                            kw.values = body(kw.values, line, place, self._valid(place) if edge else None)
+                        kh.values = kw.values
+                    kd.values = kh.values
+                return kd.values
+
+            far = start_w + (a.kernel_w - 1) * a.dilation_w + lanes * a.stride_w
+            inside = (start_w >= 0) & (far <= a.size_w) & (column.i + lanes <= a.out_w)
+
+            def taps(state: State, body: Callable[..., State]) -> State:
+                if lanes == 1:
+                    return visit(True, state, body)
+                return f.choose(inside, lambda: visit(False, state, body), lambda: visit(True, state, body))
+
+            self._vector(taps, origin, at, there, (d, h, column.i))
+
+    def _valid(self, place: Value) -> Value:
+        """Which lanes of a tap lie inside the row."""
+        return (self.along + splat(convert(place, i32), self.lanes)).ult(splat(convert(self.a.size_w, i32), self.lanes))
+
+    def _load(self, row: Pointer, place: Value, valid: Value | None) -> Value:
+        """Elements a stride apart, 0 where not valid."""
+        lanes = self.lanes
+        if self.kernel.stride == 1 or lanes == 1:
+            return row.load(place, lanes, valid)
+        if self.kernel.stride == 2:
+            halves = []
+            for first in (0, lanes):
+                mask = None if valid is None else self._valid_near(place + first)
+                halves.append(row.load(place + first, lanes, mask))
+            return shuffle(halves[0], halves[1], range(0, 2 * lanes, 2))
+        everywhere = self.along >= 0 if valid is None else valid
+        return row.at(place).gather(self.along, everywhere)
+
+    def _vector(
+        self,
+        taps: Callable[[State, Callable[..., State]], State],
+        origin: Value,
+        at: Value,
+        there: Value,
+        place: tuple[Value, Value, Value],
+    ) -> None:
+        mode, a = self.kernel.mode, self.a
+        if mode == "max":
+            lowest = self.f.const(vec(self.element, self.lanes), -np.inf)
+            (best,) = taps([lowest], self._larger(a.x.at(origin)))
+            a.y.store(best, at, there)
+        elif mode == "avg":
+            zero = self.f.const(vec(self.element, self.lanes), 0.0)
+            (total,) = taps([zero], self._summed(a.x.at(origin)))
+            a.y.store(total / self._count(place), at, there)
+        elif mode == "avg_grad":
+            share = a.h.load(at, self.lanes, there) / self._count(place)
+            taps([], self._shared(a.y.at(origin), share, there))
+        else:
+            self._winner(taps, origin, at, there)
+
+    def _larger(self, plane: Pointer) -> Callable[..., State]:
+        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
+            value, (best,) = self._load(plane.at(line), place, valid), state
+            better = (value > best) | value.ne(value)
+            return [select(better if valid is None else better & valid, value, best)]
+
+        return body
+
+    def _summed(self, plane: Pointer) -> Callable[..., State]:
+        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
+            return [state[0] + self._load(plane.at(line), place, valid)]
+
+        return body
+
+    def _shared(self, plane: Pointer, share: Value, there: Value) -> Callable[..., State]:
+        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
+            self._add(plane.at(line), place, share, None if valid is None else there & valid, there)
+            return state
+
+        return body
+
+    def _add(self, row: Pointer, place: Value, value: Value, wanted: Value | None, there: Value) -> None:
+        """Adds lanes to elements a stride apart. Without ``wanted`` all of them are inside."""
+        lanes = self.lanes
+        if self.kernel.stride == 1 or lanes == 1:
+            row.store(row.load(place, lanes, wanted) + value, place, wanted)
+        elif self.kernel.stride == 2:
+            zero = value.const(0.0)
+            spread = value if wanted is None else select(wanted, value, 0.0)
+            for first, half in zip((0, lanes), interleave([spread, zero]), strict=True):
+                mask = None if wanted is None else self._valid_near(place + first)
+                row.store(row.load(place + first, lanes, mask) + half, place + first, mask)
+        else:
+            for lane in range(lanes):
+                with self.f.when(extract(there if wanted is None else wanted, lane)):
+                    one = row.at(place + self.a.stride_w * lane)
+                    one.store(one.load() + extract(value, lane))
+
+    def _valid_near(self, place: Value) -> Value:
+        """Which of a vector of neighbouring elements lie inside the row."""
+        numbers = lane_numbers(self.f, self.lanes, element=i32) + splat(convert(place, i32), self.lanes)
+        return numbers.ult(splat(convert(self.a.size_w, i32), self.lanes))
+
+    def _winner(
+        self, taps: Callable[[State, Callable[..., State]], State], origin: Value, at: Value, there: Value
+    ) -> None:
+        """Finds where the maximum is, and does with it what the mode says."""
+        f, a, lanes, plane = self.f, self.a, self.lanes, self.a.x.at(origin)
+
+        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
+            value, (best, index) = self._load(plane.at(line), place, valid), state
+            better = (value > best) | value.ne(value) | (index < 0)
+            better = better if valid is None else better & valid
+            here = self.along + splat(convert(line + place, i32), lanes)
+            return [select(better, value, best), select(better, here, index)]
+
+        lowest, none = f.const(vec(self.element, lanes), -np.inf), f.const(vec(i32, lanes), -1)
+        _, index = taps([lowest, none], body)
+        if self.kernel.mode == "indices":
+            a.y.store(convert(index, i64), at, there)
+        elif self.kernel.mode == "max_pick":
+            a.y.store(a.h.at(origin).gather(convert(index, i64), (index >= 0) & there), at, there)
+        else:
+            value = a.h.load(at, lanes, there)
+
+            def put(state: State, line: Value, place: Value, valid: Value | None) -> State:
+                here = self.along + splat(convert(line + place, i32), lanes)
+                wanted = None if valid is None else valid & there
+                self._add(a.y.at(origin + line), place, select(here.eq(index), value, 0.0), wanted, there)
+                return state
+
+            taps([], put)
+
+    def _count(self, place: Sequence[Value]) -> Value:
+        """What the sums are divided by, in every lane."""
+        a, lanes = self.a, self.lanes
+        ends = []
+        for axis, at in zip(("d", "h"), place, strict=False):
+            start = at * getattr(a, f"stride_{axis}")
+            first, last, k = (getattr(a, f"{n}_{axis}") for n in ("first", "last", "kernel"))
+            ends.append(minimum(start + k, last) - maximum(start, first))
+        start = self.along + splat(convert(place[2] * a.stride_w, i32), lanes)
+        first, last, k = (splat(convert(getattr(a, f"{n}_w"), i32), lanes) for n in ("first", "last", "kernel"))
+        count = (minimum(start + k, last) - maximum(start, first)) * splat(convert(ends[0] * ends[1], i32), lanes)
+        fixed = splat(convert(a.divisor, i32), lanes)
+        return convert(select(splat(a.divisor.ne(0), lanes), fixed, count), self.element)
