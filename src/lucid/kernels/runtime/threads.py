@@ -57,8 +57,8 @@ class Pool(Protocol):
     def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         """One step."""
 
-    def run_steps(self, steps: Sequence[Step], threads: int) -> None:
-        """Steps in order, each after all of the one before."""
+    def run_steps(self, slots: list[int], threads: int) -> None:
+        """Steps in order, each after all of the one before, in the slots that ``pool_text`` describes."""
 
     def shrink(self) -> None:
         """Sends the workers home; a later region calls new ones."""
@@ -93,15 +93,10 @@ class NativePool:
             self._prepare(threads if tasks > chunk else 1)
         self._run(address, fields, tasks, chunk, threads)
 
-    def run_steps(self, steps: Sequence[Step], threads: int) -> None:
+    def run_steps(self, slots: list[int], threads: int) -> None:
         if threads > self._ready:
             self._prepare(threads)
-        slots: list[int] = []
-        for address, fields, tasks, chunk in steps:
-            where = fields if isinstance(fields, int) else ctypes.addressof(fields)
-            slots += (address, where, tasks, chunk, *_UNUSED)
-        table = (_i64 * len(slots))(*slots)
-        self._run_steps(table, len(steps), threads)
+        self._run_steps((_i64 * len(slots))(*slots), len(slots) // STEP_SLOTS, threads)
 
     def shrink(self) -> None:
         with self._guard:
@@ -194,8 +189,9 @@ class PythonPool:
         elif tasks:
             self._call(address, fields, 0, tasks, 0)
 
-    def run_steps(self, steps: Sequence[Step], threads: int) -> None:
-        for address, fields, tasks, chunk in steps:
+    def run_steps(self, slots: list[int], threads: int) -> None:
+        for i in range(0, len(slots), STEP_SLOTS):
+            address, fields, tasks, chunk = slots[i : i + 4]
             self.run(address, fields, tasks, chunk, threads)
 
     def shrink(self) -> None:
@@ -238,16 +234,24 @@ def run(address: int, fields: Fields | bytes, tasks: int, *, chunk: int = 1, thr
     """
     if tasks < 0 or chunk < 1:
         raise ValueError(f"run: tasks={tasks} must be at least 0 and chunk={chunk} at least 1")
-    _pool.run(address, fields, tasks, chunk, _wanted(threads))
+    crew = _threads if threads is None else threads
+    _pool.run(address, fields, tasks, chunk, crew if crew > 0 else _crew("run", threads))
 
 
 def run_steps(steps: Sequence[Step], *, threads: int | None = None) -> None:
-    """Runs steps ``(address, fields, tasks, chunk)`` as one region, each after all tasks of the one before are done."""
-    for _, _, tasks, chunk in steps:
+    """Runs steps ``(address, fields, tasks, chunk)`` as one region, each after all tasks of the one before are done.
+
+    Cost: 2 us alone; 1 us more with the workers awake, and 0.2 us a step.
+    """
+    slots: list[int] = []
+    for address, fields, tasks, chunk in steps:
         if tasks < 0 or chunk < 1:
             raise ValueError(f"run_steps: tasks={tasks} must be at least 0 and chunk={chunk} at least 1")
-    if steps:
-        _pool.run_steps(steps, _wanted(threads))
+        where = fields if isinstance(fields, int) else ctypes.addressof(fields)
+        slots += (address, where, tasks, chunk, *_UNUSED)
+    crew = _threads if threads is None else threads
+    if slots:
+        _pool.run_steps(slots, crew if crew > 0 else _crew("run_steps", threads))
 
 
 def get_num_threads() -> int:
@@ -268,12 +272,10 @@ def set_num_threads(threads: int) -> None:
     _threads = threads
 
 
-def _wanted(threads: int | None) -> int:
+def _crew(caller: str, threads: int | None) -> int:
     if threads is None:
-        return _threads or get_num_threads()
-    if threads < 1:
-        raise ValueError(f"run: threads={threads} must be at least 1")
-    return threads
+        return get_num_threads()
+    raise ValueError(f"{caller}: threads={threads} must be at least 1")
 
 
 def _default_threads() -> int:
