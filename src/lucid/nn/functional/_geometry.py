@@ -276,7 +276,7 @@ def _check_not_empty(caller: str, rank: int, shape: Sizes) -> None:
 
 def _check_weight(caller: str, rank: int, shape: Sizes, form: str) -> None:
     if len(shape) != rank + 2 or 0 in shape:
-        kernel = ", ".join(f"K_{axis.lower()}" for axis in AXES[rank])
+        kernel = "K" if rank == 1 else ", ".join(f"K_{axis.lower()}" for axis in AXES[rank])
         raise ShapeError(f"{caller}: the weight {shape} must have the shape ({form}, {kernel}), each at least 1")
 
 
