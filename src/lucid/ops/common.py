@@ -108,7 +108,9 @@ def floating(x: Any) -> Any:
 
 def conj(x: Any) -> Any:
     """The conjugate where that is another number: gradients of complex operands need it."""
-    return x.conj() if isinstance(x, Tensor) and x._array.dtype.kind == "c" else x
+    if isinstance(x, Tensor):
+        return x.conj() if x._array.dtype.kind == "c" else x
+    return x.conjugate() if isinstance(x, complex | np.ndarray) else x
 
 
 def axis(caller: str, dim: int, ndim: int) -> int:

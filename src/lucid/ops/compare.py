@@ -161,10 +161,8 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
 
 def nonzero(x: Any, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not 0: a row each, or with ``as_tuple`` a tensor per dimension."""
-    found = np.nonzero(as_operand(x)._array)
-    return (
-        tuple(map(Tensor, found)) if as_tuple else Tensor(np.stack(found, axis=-1) if found else np.zeros((0, 0), int))
-    )
+    array = as_operand(x)._array
+    return tuple(map(Tensor, np.nonzero(np.atleast_1d(array)))) if as_tuple else Tensor(np.argwhere(array))
 
 
 method()(nonzero)

@@ -287,7 +287,7 @@ _DOCS = {
     "positive": "x.",
     "square": "x squared.",
     "abs": "Distance from 0.",
-    "sign": "-1, 0 or 1; for a complex number, the number of length 1 in its direction.",
+    "sign": "-1, 0 or 1.",
     "floor": "The largest integer that is not above x.",
     "ceil": "The smallest integer that is not below x.",
     "trunc": "x without its fraction.",
@@ -317,9 +317,17 @@ sinh, cosh, tanh, asinh, acosh, atanh = (
     _unary(n, _FUNCTIONS[n], floating) for n in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")
 )
 sigmoid, erf, erfc = (_unary(n, _FUNCTIONS[n], floating) for n in ("sigmoid", "erf", "erfc"))
-neg, positive, square, abs, sign, floor, ceil, trunc = (
+neg, positive, square, abs, _sign, floor, ceil, trunc = (
     _unary(n, _EXACT[n], as_operand) for n in ("neg", "positive", "square", "abs", "sign", "floor", "ceil", "trunc")
 )
+
+
+@method("sign", "sgn")
+def sign(x: Any) -> Any:
+    """-1, 0 or 1; for a complex number, the number of length 1 in its direction."""
+    x = as_operand(x)
+    return (x / abs(x)).masked_fill(x == 0, 0) if x._array.dtype.kind == "c" else _sign(x)
+
 
 Tensor.__neg__ = neg  # type: ignore[attr-defined]
 Tensor.__pos__ = positive  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params
     _checked(name, x)
     recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in args))
     old = _was(x) if recorded else x.detach()
-    result = function(old, *args, **params)
+    result = function(old, *(old if a is x else a for a in args), **params)
     _fits(name, x, result._array)
     if recorded:
         return _move(x, name, cast(result, x.dtype))
@@ -187,14 +187,11 @@ def fill_(x: Any, value: Any) -> Any:
 @method()
 def copy_(x: Any, source: Any) -> Any:
     """Overwrite with the elements of another tensor (broadcast, converted); gradients go there."""
-    source = source if isinstance(source, Tensor) else Tensor(source)
-    return update(
-        x,
-        "copy_",
-        lambda old: (
-            cast(source, x.dtype).broadcast_to(x.shape) + 0 if source.requires_grad else source.broadcast_to(x.shape)
-        ),
-    )
+    return update(x, "copy_", _copied, source if isinstance(source, Tensor) else Tensor(source))
+
+
+def _copied(x: Any, source: Any) -> Any:
+    return cast(source, x.dtype).broadcast_to(x.shape)
 
 
 @method("__setitem__")
