@@ -8,7 +8,8 @@
     run_guarded_cases(check, range(100))     # one fork for all; a crash names the case, the array and the place
 
 Arrays lie against a page that may not be touched, at their end (``where="end"``) or at their start. With ``readonly``
-they may not be written at all. New arrays hold NaNs (bytes 0xFF), so what a kernel leaves out shows.
+they may not be written at all. New arrays hold NaNs (bytes 0xFF), so what a kernel leaves out shows. What kernels
+allocate themselves, results and workspaces, is guarded inside ``with guarded_results():``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import os
 import signal
 import sys
 import traceback
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -29,6 +32,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lucid.kernels import jit
+from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
 Case = TypeVar("Case")
@@ -36,6 +40,7 @@ Case = TypeVar("Case")
 _PAGE = mmap.PAGESIZE
 _FORBIDDEN, _READ_ONLY = 0, 1  # PROT_NONE, PROT_READ
 _MOST_FAILURES = 10
+_MOST_NAMED = 200  # arrays that fit on the board
 
 # Runs on the thread that faults, which may be a worker: notes the address (si_addr) on the board and ends the process.
 _HANDLER = """
@@ -90,7 +95,7 @@ class _Board:
 
 
 _board: _Board | None = None  # in a child: where to leave word
-_layout: list[tuple[str, int, int]] = []  # name, first byte, end of the guarded arrays alive
+_layout: dict[int, tuple[str, int, int]] = {}  # name, first byte, end of the guarded arrays alive, by first byte
 
 
 @contextmanager
@@ -108,16 +113,38 @@ def guarded(
     result = _place(shape, np.dtype(source.dtype if source is not None and dtype is None else dtype), where)
     if source is not None:
         result[...] = source
-    start = result.ctypes.data
     if readonly:
-        _protect(start - start % _PAGE, result.nbytes + start % _PAGE, _READ_ONLY)
-    entry = (f"{name or 'array'} {result.dtype}{list(result.shape)}", start, start + result.nbytes)
-    _layout.append(entry)
-    _tell_layout()
+        before = result.ctypes.data % _PAGE
+        _protect(result.ctypes.data - before, result.nbytes + before, _READ_ONLY)
+    _enter(name or "array", result)
+    yield result
+
+
+@contextmanager
+def guarded_results(where: Literal["end", "start"] = "end") -> Iterator[None]:
+    """Guards all that ``empty`` and ``workspace`` hand out meanwhile: results and scratch that kernels allocate."""
+
+    class GuardedPool:
+        def lend(self, shelf: int, size_bytes: int, shape: Any, dtype: DTypeLike) -> Array:
+            array = _place(shape, np.dtype(dtype), where)
+            _enter("workspace" if shelf == memory.SCRATCH else "result", array)
+            return array
+
+    before = memory._pool, memory.POOLED_FROM_BYTES
+    memory._pool, memory.POOLED_FROM_BYTES = GuardedPool(), 0
     try:
-        yield result
+        yield
     finally:
-        _layout.remove(entry)
+        memory._pool, memory.POOLED_FROM_BYTES = before
+
+
+def _enter(name: str, array: Array) -> None:
+    """Adds an array to the layout that messages refer to, until it dies."""
+    start = array.ctypes.data
+    _layout[start] = f"{name} {array.dtype}{list(array.shape)}", start, start + array.nbytes
+    weakref.finalize(array, _layout.pop, start, None)
+    if _board is not None:
+        _board.write(json.dumps(list(_layout.values())[-_MOST_NAMED:]))
 
 
 def _place(shape: Any, dtype: np.dtype[Any], where: Literal["end", "start"]) -> Array:
@@ -136,11 +163,6 @@ def _protect(address: int, size: int, allowed: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(-(-size // _PAGE) * _PAGE), allowed):
         raise OSError(ctypes.get_errno(), f"mprotect: {os.strerror(ctypes.get_errno())}")
-
-
-def _tell_layout() -> None:
-    if _board is not None:
-        _board.write(json.dumps(_layout))
 
 
 def run_guarded(check: Callable[[], None], *, seconds: int = 60) -> None:
@@ -168,7 +190,9 @@ def _run_child(check: Callable[[Case], None], cases: list[Case], first: int, sec
     handler = _handler()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    with warnings.catch_warnings():  # Python 3.12 warns of threads, which some tests have on purpose
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         _be_child(check, cases, first, seconds, board, handler)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lucid.kernels import jit
-from lucid.kernels.runtime import threads
-from tests.kernels.guard import guarded, run_guarded, run_guarded_cases
+from lucid.kernels.runtime import memory, threads
+from tests.kernels.guard import guarded, guarded_results, run_guarded, run_guarded_cases
 
 POKE = """
 define void @poke(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
@@ -64,6 +64,32 @@ def test_one_byte_before_the_start_is_caught(size):
             poke(array.ctypes.data - 1)
 
     with pytest.raises(AssertionError, match=rf"SIGSEGV at byte 1 before the start of y float32\[{size}\]"):
+        run_guarded(check)
+
+
+@pytest.mark.parametrize("make, name", [(memory.empty, "result"), (memory.workspace, "workspace")])
+@pytest.mark.parametrize("where, off, words", [("end", 64, "byte 0 past the end"), ("start", -1, "byte 1 before")])
+def test_results_and_workspaces_can_be_guarded(make, name, where, off, words):
+    def check():
+        with guarded_results(where):
+            array = make(64, "u1") if make is memory.empty else make(64, 1)
+            poke(array.ctypes.data)
+            poke(array.ctypes.data + off)
+
+    with pytest.raises(AssertionError, match=f"SIGSEGV at {words}.*{name} uint8"):
+        run_guarded(check)
+    assert memory.empty(5, "f4").base is None
+
+
+def test_the_layout_forgets_arrays_that_died():
+    def check():
+        with guarded_results():
+            for _ in range(2000):
+                memory.empty(3, "f4")
+            array = memory.empty(4, "f4")
+            poke(array.ctypes.data + 20)
+
+    with pytest.raises(AssertionError, match=r"byte 4 past the end of result float32\[4\]"):
         run_guarded(check)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
 import random
 import resource
-import signal
 import sys
 import threading
 import weakref
@@ -20,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucid.kernels.runtime import memory
+from tests.kernels.guard import run_guarded
 
 MIB = 1 << 20
 PAGE = resource.getpagesize()
@@ -227,30 +226,17 @@ def test_the_default_limit_is_sensible():
     assert 64 * MIB < memory._default_limit() <= 4096 * MIB
 
 
-def in_child(task):
-    """Exit status of a forked child that runs ``task``; -SIGALRM if it hangs."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
-        try:
-            os._exit(0 if task() else 1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_what_is_cached_makes_room_when_memory_is_short():
-    def task():
+    def check():
         free = mapped_bytes() + 150 * MIB
         resource.setrlimit(resource.RLIMIT_AS, (free, free))
         memory.empty(100 * MIB, "u1")
         with pytest.raises(MemoryError, match=r"empty: no 218103808 bytes to be had, 0 are in use"):
             memory.empty(200 * MIB, "u1")
         del (arrays := [memory.empty(100 * MIB, "u1")])[:]
-        return memory.empty(120 * MIB, "u1") is not None and arrays == []
+        assert memory.empty(120 * MIB, "u1").nbytes == 120 * MIB and arrays == []
 
-    assert in_child(task) == 0
+    run_guarded(check, seconds=20)
 
 
 # Many users
@@ -310,13 +296,12 @@ def test_a_child_has_memory_of_its_own():
     where = address(cached)
     del cached
 
-    def task():
+    def check():
         mine = memory.empty(MIB, "u1")
-        inherited = address(mine) == where and (mine == 2).all()
+        assert address(mine) == where and (mine == 2).all()
         array[...] = mine[...] = 9
-        return inherited
 
-    assert in_child(task) == 0
+    run_guarded(check, seconds=20)
     assert (array == 1).all() and (memory.empty(MIB, "u1") == 2).all()
 
 
@@ -331,7 +316,8 @@ def test_fork_while_other_threads_allocate():
     for user in users:
         user.start()
     try:
-        assert [in_child(lambda: memory.empty(MIB, "u1").any() in (True, False)) for _ in range(20)] == [0] * 20
+        for _ in range(20):
+            run_guarded(lambda: memory.empty(MIB, "u1").fill(1), seconds=20)
     finally:
         going = False
         for user in users:

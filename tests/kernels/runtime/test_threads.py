@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from lucid.kernels import jit
 from lucid.kernels.runtime import threads
+from tests.kernels.guard import run_guarded
 
 KERNELS = """
 define internal void @rest(i64 %pauses) {
@@ -442,44 +443,35 @@ def test_importing_loads_no_llvm_and_starts_nothing(pool):
 # Fork and exit
 
 
-def in_child(task):
-    """Exit status of a forked child that runs ``task``; -SIGALRM if it hangs."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
-        try:
-            os._exit(0 if task() else 1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def computes():
-    return all((marked(50, threads=n)[0] == 1).all() for n in (2, 3, 1, 2) for _ in range(20))
+def compute():
+    for workers in (2, 3, 1, 2):
+        for _ in range(20):
+            assert (marked(50, threads=workers)[0] == 1).all()
+    assert meets(2)
 
 
 def test_a_child_computes_after_the_parent_did_and_the_parent_after_it():
     for _ in range(5):
-        assert computes()
-        assert in_child(lambda: computes() and meets(2)) == 0
-    assert in_child(lambda: in_child(computes) == 0) == 0
-    assert meets(2)
+        compute()
+        run_guarded(compute, seconds=20)
+    run_guarded(lambda: run_guarded(compute), seconds=20)
+    compute()
 
 
 @native
 def test_fork_while_other_threads_compute(pool):
     going = True
 
-    def compute():
+    def go():
         while going:
             marked(100, threads=2)
 
-    callers = [threading.Thread(target=compute) for _ in range(2)]
+    callers = [threading.Thread(target=go) for _ in range(2)]
     for caller in callers:
         caller.start()
     try:
-        assert [in_child(computes) for _ in range(10)] == [0] * 10
+        for _ in range(10):
+            run_guarded(compute, seconds=20)
     finally:
         going = False
         for caller in callers:
@@ -489,7 +481,7 @@ def test_fork_while_other_threads_compute(pool):
 @native
 def test_a_fork_that_python_does_not_know_of(pool):
     """The child's pool believes in workers that are not there: nobody waits for them."""
-    assert computes()
+    compute()
     child = ctypes.PyDLL(None).fork()
     if child == 0:
         signal.alarm(20)

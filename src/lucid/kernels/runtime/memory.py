@@ -173,7 +173,7 @@ def _default_limit() -> int:
 
 
 _pool = Pool(_default_limit())
-_SCRATCH = 0  # the shelf of workspaces: any size, so that the next convolution finds the last one's, still in cache
+SCRATCH = 0  # the shelf of workspaces: any size, so that the next convolution finds the last one's, still in cache
 
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike) -> Array:
@@ -200,7 +200,7 @@ def workspace(bytes_per_thread: int, threads: int) -> Array:
     memory serves again and again, and grows to the most that was asked for.
     """
     row = -(-max(bytes_per_thread, 1) // ALIGN_BYTES) * ALIGN_BYTES
-    return _pool.lend(_SCRATCH, size_class(row * threads), (threads, row), np.uint8)
+    return _pool.lend(SCRATCH, size_class(row * threads), (threads, row), np.uint8)
 
 
 def set_limit(limit_bytes: int) -> None:
