@@ -69,14 +69,16 @@ def write(isa: ISA, element: Type) -> Module:
     """The module with entry points ``multiply`` and ``combine``."""
     m = Module(f"matrix product of {element}", isa.fma)
     main, few = tiles(isa, element)
+    widths = sorted({main.columns, main.rows, few.rows})
+    pack = {width: write_pack(m, isa, element, width) for width in widths}
     parts = SimpleNamespace(
         lanes=isa.lanes(element),
         main=main,
         few=few,
         move=_write_move(m, isa, element),
-        pack_columns=write_pack(m, isa, element, main.columns),
-        pack_main=write_pack(m, isa, element, main.rows),
-        pack_few=write_pack(m, isa, element, few.rows),
+        pack_columns=pack[main.columns],
+        pack_main=pack[main.rows],
+        pack_few=pack[few.rows],
     )
     parts.tile = {rows: _write_widths(m, element, parts, tile) for rows, tile in ((main.rows, main), (few.rows, few))}
     _write_multiply(m, isa, element, parts)

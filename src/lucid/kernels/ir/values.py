@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from lucid.kernels.ir.types import Type, i1, i32, i64, ptr, vec
+from lucid.kernels.ir.types import Type, bf16, i1, i16, i32, i64, ptr, vec
 
 if TYPE_CHECKING:
     from lucid.kernels.ir.builder import Function
@@ -349,7 +349,10 @@ def select(condition: Value, yes: Any, no: Any) -> Value:
 
 
 def convert(value: Value, element: Type, signed: bool = True) -> Value:
-    """The same numbers as another element type; floats to whole numbers truncate, to narrower floats round."""
+    """The same numbers as another element type; floats to whole numbers truncate, to narrower floats round.
+
+    half converts to and from float only, and on machines that have an instruction for it: not on plain x86-64.
+    """
     source, target = value.type, vec(element, value.type.lanes)
     if source == target:
         return value
@@ -361,9 +364,20 @@ def convert(value: Value, element: Type, signed: bool = True) -> Value:
         name = "sitofp" if signed else "uitofp"
     elif target.kind == "int":
         name = "fptosi" if signed else "fptoui"
+    elif target.element == bf16:
+        return _to_bfloat(value)
     else:
         name = "fptrunc" if target.bits < source.bits else "fpext"
     return value.fn.emit(target, f"{name} {source} {value.text} to {target}")
+
+
+def _to_bfloat(value: Value) -> Value:
+    """float to bfloat, ties to even. LLVM would call a function that only some C libraries have."""
+    lanes = value.type.lanes
+    bits = bitcast(value, vec(i32, lanes))
+    rounded = bits + ((bits >> 16) & 1) + 0x7FFF
+    quiet = bits | 0x400000
+    return bitcast(convert(select(value.ne(value), quiet, rounded) >> 16, i16), vec(bf16, lanes))
 
 
 def bitcast(value: Value, type: Type) -> Value:
