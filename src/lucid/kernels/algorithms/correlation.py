@@ -262,7 +262,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     numbers = (
         problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
         asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step_down,
-        int(problem.bias), asked.frame_elements, asked.private_elements, *asked.cut.fields(),
+        int(problem.bias), asked.frame_elements, asked.private_elements,
+        *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
     no_bias = np.zeros(1, problem.dtype)
     template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(

@@ -15,7 +15,7 @@ it belongs to. At the end each vector is summed over its lanes, in a fixed order
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
 from typing import Any
@@ -48,6 +48,7 @@ from lucid.kernels.runtime import memory, threads
 Array = np.ndarray[Any, Any]
 
 _TASKS = 16  # wanted at least; groups are split over images and boxes until there are as many
+_CHUNK_CYCLES = 40_000  # below this, more chunks cost more than they gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Sums:
         fill = p.group_in * self.cut.plane * (0.3 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
         boxes = p.batch * p.groups * self.cut.boxes
         finish = p.groups * self.chunks * self.blocks * self.passes * self.tile.sums * 8
-        return max(boxes * (fill + passes + 100) + finish, p.traffic_bytes / 6)
+        return max(boxes * (fill + passes + 300) + finish, p.traffic_bytes / 6) + 2500
 
 
 def sums(problem: Problem, isa: ISA) -> Sums:
@@ -148,8 +149,9 @@ def sums(problem: Problem, isa: ISA) -> Sums:
     width = ceil(cut.box[3] / lanes) * lanes + (extents[2] - 1) // step + tile.columns
     if step > 1:
         width = ceil(width / lanes) * lanes
-    chunks = min(problem.batch * cut.boxes, ceil(_TASKS / problem.groups))
-    return Sums(problem, cut.widened(width * step), tile, lanes, chunks)
+    whole = Sums(problem, cut.widened(width * step), tile, lanes, 1)
+    chunks = min(problem.batch * cut.boxes, ceil(_TASKS / problem.groups), int(whole.cycles / _CHUNK_CYCLES))
+    return replace(whole, chunks=max(1, chunks))
 
 
 def _tile(problem: Problem, isa: ISA) -> Tile:
@@ -174,7 +176,7 @@ def _tile(problem: Problem, isa: ISA) -> Tile:
 _POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "counts")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
-    "private",
+    "private", "ahead_g",
 )  # fmt: skip
 
 
@@ -196,7 +198,8 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     numbers = (
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
-        asked.private_elements, *asked.cut.fields(),
+        asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or problem.c_out * problem.pixels,
+        *asked.cut.fields(problem.c_in * prod(problem.size)),
     )  # fmt: skip
     template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), *numbers)
     accumulate, finish = code.address("accumulate"), code.address("finish")
@@ -253,7 +256,7 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
                 to = acc.at((k.i // tile.results * a.passes + p.i) * (tile.sums * lanes))
                 offsets = a.offsets.at(p.i * tile.lines)
                 reach = minimum(tile.results, a.group_out - k.i) - 1
-                common = (plane, reach, offsets, to, a.ow, a.stride_h * a.frame_w)
+                common = (plane, reach, offsets, to, a.ow, a.stride_h * a.frame_w, a.ahead_g)
                 full = width // lanes
                 f.call(whole, g, here, *common, rows * full, full, lanes)
                 if edge is not None:
@@ -278,7 +281,7 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
     data = ptr(element)
     f = module.function(
         "edge" if masked else "whole", g=data, frame=data, plane=i64, reach=i64, offsets=ptr(i64), acc=data, row_g=i64,
-        row_x=i64, count=i64, across=i64, live=i64,
+        row_x=i64, ahead=i64, count=i64, across=i64, live=i64,
     )  # fmt: skip
     a = f.args
     offsets = [a.offsets.load(line) for line in range(tile.lines)]
@@ -290,6 +293,7 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
     with f.loop(0, a.count, carry=[zero, zero, zero, *start]) as i:
         column, at_g, at_x, *totals = i.values
         here = a.frame.at(at_x)
+        a.g.at(at_g).prefetch(a.ahead, locality=2)
         upstream = [a.g.at(at_g).load(plane, lanes, mask) for plane in planes]
         places = product(range(tile.results), range(tile.lines), range(tile.columns))
         starts = [here.at(offset) for offset in offsets]

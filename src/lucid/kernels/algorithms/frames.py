@@ -12,6 +12,7 @@ starts, and how far from there each tap lies::
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +20,33 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import ConvSpec, Sizes, window_extent
-from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, maximum, minimum, ptr, select, shuffle
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    i64,
+    lanes_below,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    shuffle,
+    zeros,
+)
 from lucid.kernels.plan import RANK, Problem
 
 Array = np.ndarray[Any, Any]
+
+#: Planes of at least so many rows, of at most so many vectors, are framed by columns of vectors.
+_COLUMN_ROWS, _COLUMN_VECTORS = 4, 8
 
 #: The geometry that a kernel takes at run time, in the order of ``Cut.fields``.
 GEOMETRY = (
     "batch", "d", "h", "w", "od", "oh", "ow", "box_n", "box_d", "box_h", "box_w", "grid_d", "grid_h", "grid_w",
     "frame_d", "frame_h", "frame_w", "stride_d", "stride_h", "stride_w", "low_d", "low_h", "low_w",
+    "fill_w", "ahead",
 )  # fmt: skip
 
 
@@ -80,6 +99,7 @@ class Cut:
 
     window: Window
     box: Sizes
+    filled: int = 0  #: columns of a frame that are read, if not all
 
     @property
     def grid(self) -> Sizes:
@@ -112,10 +132,11 @@ class Cut:
         return self.box[0] * prod(self.frame)
 
     def widened(self, columns: int) -> Cut:
-        """The same boxes, in frames of ``columns`` columns; the window has no dilation."""
+        """The same boxes, in frames of ``columns`` columns, of which the new ones are not filled; no dilation."""
         spec = self.window.spec
         last = columns - (self.box[3] - 1) * spec.stride[2]
-        return replace(self, window=replace(self.window, spec=replace(spec, kernel=(*spec.kernel[:2], last))))
+        window = replace(self.window, spec=replace(spec, kernel=(*spec.kernel[:2], last)))
+        return Cut(window, self.box, self.frame[2])
 
     def _offsets(self, counts: Sizes, steps: Sizes) -> Array:
         """Offsets in the frame of a grid of positions (d, h, w)."""
@@ -136,13 +157,22 @@ class Cut:
         one = self._offsets(self.window.spec.kernel, self.window.spec.dilation)
         return np.add.outer(np.arange(channels) * self.plane, one).ravel()
 
-    def fields(self) -> tuple[int, ...]:
-        """The numbers named by ``GEOMETRY``."""
+    def fields(self, following: int = 0) -> tuple[int, ...]:
+        """The numbers named by ``GEOMETRY``. ``following`` elements of x on is what is read after the last box."""
         window, spec = self.window, self.window.spec
         lows = tuple(low for low, _ in spec.padding)
         return (
             window.batch, *window.size, *window.out, *self.box, *self.grid[1:], *self.frame, *spec.stride, *lows,
+            self.filled or self.frame[2], self.ahead(self.window.size, self.window.spec.stride) or following,
         )  # fmt: skip
+
+    def ahead(self, size: Sizes, stride: Sizes) -> int:
+        """From an element of x or y, of ``size``, to the same place in the next box; 0 if there is only one."""
+        pitches = (size[1] * size[2], size[2], 1)
+        for axis in (2, 1, 0):
+            if self.grid[axis + 1] > 1:
+                return self.box[axis + 1] * stride[axis] * pitches[axis]
+        return 0
 
 
 def plain_window(size: Sizes, out: Sizes, extents: Sizes, stride: Sizes, lows: Sizes) -> Window:
@@ -178,11 +208,12 @@ def open_box(f: Function, a: Any, index: Value) -> Box:
 
 
 def write_fill_row(module: Module, element: Type, lanes: int) -> Function:
-    """Adds ``fill_row(to, source, left, right, count)``: to[i] = source[i] for left <= i < right, else 0, i < count.
+    """Adds ``fill_row(to, source, left, right, count, ahead)``: to[i] = source[i] where left <= i < right, else 0.
 
-    Whole vectors are written, so up to ``lanes - 1`` elements beyond ``count`` become 0.
+    For i below ``count``, but up to ``lanes - 1`` elements beyond become 0: whole vectors are written. Asks for what
+    lies ``ahead``.
     """
-    f = module.function("fill_row", to=ptr(element), source=ptr(element), left=i64, right=i64, count=i64)
+    f = module.function("fill_row", to=ptr(element), source=ptr(element), left=i64, right=i64, count=i64, ahead=i64)
     a = f.args
     right = minimum(a.right, a.count)
     first, last = minimum(a.left, a.count), right - (lanes - 1)
@@ -195,6 +226,7 @@ def write_fill_row(module: Module, element: Type, lanes: int) -> Function:
         edge(head.i)
     start = (first + (lanes - 1)) // lanes * lanes
     with f.loop(start, last, lanes) as middle:
+        a.source.prefetch(middle.i + a.ahead, locality=2)
         a.to.store(a.source.load(middle.i, lanes), middle.i)
     with f.loop(start + (maximum(last - start, 0) + (lanes - 1)) // lanes * lanes, a.count, lanes) as tail:
         edge(tail.i)
@@ -202,14 +234,14 @@ def write_fill_row(module: Module, element: Type, lanes: int) -> Function:
 
 
 def write_split_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
-    """Adds ``split_row(to, source, count, stride)``: to[phase][i] = source[i stride + phase], for whole rows of phases.
+    """Adds ``split_row(to, source, count, stride)``: to[phase][i] = source[i stride + phase].
 
     ``stride`` is 2, where a phase is a multiple of ``lanes`` long, or 0 for any.
     """
     f = module.function("split_row", to=ptr(element), source=ptr(element), count=i64, stride=i64)
     a = f.args
     length = a.count // (stride or a.stride)
-    if stride == 2 and lanes > 1:
+    if stride == 2:
         with f.loop(0, length, lanes) as i:
             low, high = (a.source.load(i.i * 2 + k, lanes) for k in (0, lanes))
             for k in (0, 1):
@@ -220,6 +252,54 @@ def write_split_row(module: Module, element: Type, lanes: int, stride: int) -> F
     return f
 
 
+def write_fill_columns(module: Module, element: Type, lanes: int, stride: int) -> Function:
+    """Adds ``fill_columns(to, source, above, below, rows, pitch, width, left, right, count, ahead)``: a plane of rows.
+
+    Rows are ``pitch`` apart in ``to`` and ``width`` in ``source``; those before ``above`` and from ``below`` on are 0,
+    and so are columns outside left <= i < right. One column of vectors at a time, since its masks serve every row.
+    With a ``stride`` of 2 the even columns come first, then the odd ones.
+    """
+    data, wide = ptr(element), lanes * stride
+    f = module.function(
+        "fill_columns", to=data, source=data, above=i64, below=i64, rows=i64, pitch=i64, width=i64, left=i64, right=i64,
+        count=i64, ahead=i64,
+    )  # fmt: skip
+    a = f.args
+
+    def column(c: Value, room: Value | None) -> list[Value]:
+        masks = [
+            lanes_below(f, a.right - at, lanes) & ~lanes_below(f, a.left - at, lanes)
+            for at in (c + k * lanes for k in range(stride))
+        ]
+        to, source, half = a.to.at(c // stride if stride > 1 else c), a.source.at(c), a.pitch // stride
+
+        def put(row: Value, values: list[Value]) -> None:
+            if stride > 1:
+                low, high = values
+                values = [shuffle(low, high, range(k, wide, stride)) for k in range(stride)]
+            for k, value in enumerate(values):
+                to.store(value, row * a.pitch + (k * half if k else 0), room)
+
+        blank = [zeros(f, element, lanes)] * stride
+        with f.loop(0, a.above) as y:
+            put(y.i, blank)
+        with f.loop(a.above, a.below) as y:
+            here = source.at(y.i * a.width)
+            here.prefetch(a.ahead, locality=2)
+            put(y.i, [here.load(k * lanes, lanes, mask) for k, mask in enumerate(masks)])
+        with f.loop(maximum(a.above, a.below), a.rows) as y:
+            put(y.i, blank)
+        return []
+
+    with f.loop(0, a.count, wide) as c:
+        if stride > 1:
+            column(c.i, None)
+        else:
+            room = a.count - c.i
+            f.choose(room >= lanes, lambda: column(c.i, None), lambda: column(c.i, lanes_below(f, room, lanes)))
+    return f
+
+
 def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str, Type], stride: int = 1) -> Function:
     """Adds ``fill_frame(fields, to, source, channels, images, image_stride, d, h, w)``.
 
@@ -227,8 +307,11 @@ def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str
     the first image, planar. With a ``stride`` of 2, or 0 for any, each row of a frame is split by phase, so that pixels
     side by side lie side by side; a row behind the last frame is scratch then.
     """
+    if lanes == 1 and stride == 2:
+        stride = 0
     fill_row = write_fill_row(module, element, lanes)
     split_row = write_split_row(module, element, lanes, stride) if stride != 1 else None
+    fill_columns = write_fill_columns(module, element, lanes, stride) if stride else None
     data = ptr(element)
     f = module.function(
         "fill_frame", fields=ptr(i64), to=data, source=data, channels=i64, images=i64, image_stride=i64,
@@ -240,19 +323,35 @@ def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str
     ))  # fmt: skip
     size, frame = a.d * a.h * a.w, a.frame_d * a.frame_h * a.frame_w
     begin, end = maximum(-left, 0), a.w - left
+    above = minimum(maximum(-up, 0), a.frame_h)
     spare = p.to.at(p.channels * a.box_n * frame)
-    with f.loop(0, p.channels) as c, f.loop(0, p.images) as n:
-        plane = p.source.at(n.i * p.image_stride + c.i * size)
-        target = p.to.at((c.i * a.box_n + n.i) * frame)
-        with f.loop(0, a.frame_d) as z, f.loop(0, a.frame_h) as y:
-            depth, row = top + z.i, up + y.i
-            exists = depth.ult(a.d) & row.ult(a.h)
-            to = target.at((z.i * a.frame_h + y.i) * a.frame_w)
-            source = plane.at((depth * a.h + row) * a.w + left)
-            stop = select(exists, end, 0)
-            f.call(fill_row, to if split_row is None else spare, source, begin, stop, a.frame_w)
-            if split_row is not None:
-                f.call(split_row, to, spare, a.frame_w, a.stride_w)
+
+    def by_rows(to: Pointer, source: Pointer, below: Value) -> list[Value]:
+        with f.loop(0, a.frame_h) as y:
+            stop = select((y.i >= above) & (y.i < below), end, 0)
+            row, pixels = to.at(y.i * a.frame_w), source.at(y.i * a.w)
+            if split_row is None:
+                f.call(fill_row, row, pixels, begin, stop, a.fill_w, a.ahead)
+            else:
+                f.call(fill_row, spare, pixels, begin, stop, a.fill_w, a.ahead)
+                f.call(split_row, row, spare, a.frame_w, a.stride_w)
+        return []
+
+    def by_columns(to: Pointer, source: Pointer, below: Value) -> list[Value]:
+        assert fill_columns is not None, "any stride goes by rows"
+        f.call(fill_columns, to, source, above, below, a.frame_h, a.frame_w, a.w, begin, end, a.fill_w, a.ahead)
+        return []
+
+    with f.loop(0, p.channels) as c, f.loop(0, p.images) as n, f.loop(0, a.frame_d) as z:
+        depth = top + z.i
+        below = select(depth.ult(a.d), minimum(a.h - up, a.frame_h), 0)
+        to = p.to.at((c.i * a.box_n + n.i) * frame + z.i * (a.frame_h * a.frame_w))
+        source = p.source.at(n.i * p.image_stride + c.i * size + (depth * a.h + up) * a.w + left)
+        if fill_columns is None:
+            by_rows(to, source, below)
+        else:
+            few = (a.frame_h < _COLUMN_ROWS) | (a.fill_w > _COLUMN_VECTORS * lanes * stride)
+            f.choose(few, partial(by_rows, to, source, below), partial(by_columns, to, source, below))
     return f
 
 

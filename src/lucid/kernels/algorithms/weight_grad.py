@@ -59,14 +59,16 @@ name = "weight_grad"
 Array = np.ndarray[Any, Any]
 
 _CHUNK_BYTES = 4 << 20  # all slices that wait to be added
-_WORKERS = 4  # how many threads the split is made for; fewer or more get the same tasks
+_WORKERS = (2, 4, 12)  # numbers of threads that the split is made for: all of them get the same tasks
 _MOST_STEPS = 9  # offsets live in general registers, of which there are 15
 
 # Cycles, measured on Zen 5 with AVX-512.
-_TILE_OVERHEAD = 60.0
-_PACK_CYCLES = 0.35  # of one element of g transposed
-_FRAME_CYCLES = 0.15  # of one element of x copied
+_TILE_OVERHEAD = 30.0
+_PACK_CYCLES = 0.6  # of one element of g transposed
+_FRAME_CYCLES = 0.35  # of one element of x copied
+_ROWS_OVERHEAD = 60.0  # of a channel's part of a box, once for x and once for g
 _TASK_OVERHEAD = 1500.0
+_STEP_OVERHEAD = 8000.0  # of a second pass, and of more threads taking part
 _GHZ = 4.0
 
 
@@ -98,7 +100,20 @@ class _Split:
     cut: Cut
     parts: int
     chunks: int
-    cycles: float
+    task_cycles: float
+    finish_cycles: float
+
+    @property
+    def cycles(self) -> float:
+        """Of one thread."""
+        return self.task_cycles + self.finish_cycles
+
+    @property
+    def shared_cycles(self) -> float:
+        """Of all threads until the last is done, on average over numbers of threads."""
+        tasks = self.parts * self.chunks
+        waiting = sum(n * ceil(tasks / n) / tasks for n in _WORKERS) / len(_WORKERS)
+        return waiting * self.task_cycles + self.finish_cycles
 
 
 def _best_tile(problem: Problem, isa: ISA) -> Tile:
@@ -124,7 +139,7 @@ def _split(problem: Problem, isa: ISA) -> tuple[Tile, _Split]:
     tile, lanes = _best_tile(problem, isa), isa.lanes(BY_DTYPE[problem.dtype])
     window, cpu = Window.of(problem), target.cpu()
     taps, wide = problem.spec.taps, tile.vectors * lanes
-    room = cpu.l2_bytes // 4 // problem.itemsize
+    room = cpu.l2_bytes // 2 // problem.itemsize
 
     def split(k_part: int, c_part: int, pieces: int) -> _Split | None:
         padded, sums = ceil(k_part / wide) * wide, ceil(c_part * taps / tile.steps) * tile.steps
@@ -136,21 +151,22 @@ def _split(problem: Problem, isa: ISA) -> tuple[Tile, _Split]:
         slice_bytes = padded * sums * problem.itemsize
         if chunks > 1 and parts * chunks * slice_bytes > _CHUNK_BYTES:
             return None
-        per_pixel = padded // wide * (sums // tile.steps) * tile.cycles + padded * _PACK_CYCLES * 16 / lanes
-        per_pixel += c_part * cut.plane / cut.pixels * _FRAME_CYCLES * 16 / lanes
-        blocks = padded // wide * (sums // tile.steps) * ceil(window.pixels / chunks / _subpixels(problem, isa, tile))
-        spill = 1 if padded * sums <= room else 2
-        task = window.pixels / chunks * per_pixel + spill * blocks * _TILE_OVERHEAD + _TASK_OVERHEAD
-        finish = parts * padded * sums * (chunks + 1) / lanes
-        rounds = ceil(parts * chunks / _WORKERS)
-        return _Split(k_part, c_part, cut, parts, chunks, _WORKERS * rounds * task + finish)
+        passes = padded // wide * (sums // tile.steps)
+        frame = c_part * cut.plane / cut.pixels * _FRAME_CYCLES
+        per_pixel = passes * tile.cycles + (padded * _PACK_CYCLES + frame) * 16 / lanes
+        visits = ceil(cut.pixels / _subpixels(problem, isa, tile)) * cut.boxes / chunks
+        spill = 1 if padded * sums <= room else 3
+        task = window.pixels / chunks * per_pixel + spill * visits * passes * _TILE_OVERHEAD + _TASK_OVERHEAD
+        task += (c_part + padded) * cut.box[0] * cut.boxes / chunks * _ROWS_OVERHEAD
+        finish = parts * padded * sums * (chunks + 1) * 0.15 * 16 / lanes + _STEP_OVERHEAD * (chunks > 1)
+        return _Split(k_part, c_part, cut, parts, chunks, parts * chunks * task, finish)
 
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
     options = product(
         _halvings(problem.group_out, wide), _halvings(problem.group_in, 1), {1, 2, 4, 8, 16, 32, 64, most} - {0}
     )
     made = [s for k, c, j in options if j <= most for s in [split(k, c, j)] if s is not None]
-    return tile, min(made, key=lambda s: s.cycles)
+    return tile, min(made, key=lambda s: s.shared_cycles)
 
 
 def _subpixels(problem: Problem, isa: ISA, tile: Tile) -> int:
@@ -304,12 +320,13 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile) -> Functi
 
 
 def _write_pack(module: Module, element: Type, lanes: int, tile: Tile) -> Function:
-    """Adds ``pack(to, source, rows, stride, pixels, block)``: one image's ``rows`` channels of g as panels.
+    """Adds ``pack(to, source, rows, stride, pixels, block, ahead)``: one image's ``rows`` channels of g as panels.
 
     to[row / wide][pixel][row % wide], ``block`` elements from panel to panel. Lanes beyond the last row repeat it.
+    Asks for what lies ``ahead``.
     """
     data, wide = ptr(element), tile.vectors * lanes
-    f = module.function("pack", to=data, source=data, rows=i64, stride=i64, pixels=i64, block=i64)
+    f = module.function("pack", to=data, source=data, rows=i64, stride=i64, pixels=i64, block=i64, ahead=i64)
     a = f.args
     with f.loop(0, a.rows, wide) as b, f.loop(0, wide, lanes) as v:
         first, to = b.i + v.i, a.to.at(b.i // wide * a.block + v.i)
@@ -321,6 +338,8 @@ def _write_pack(module: Module, element: Type, lanes: int, tile: Tile) -> Functi
 
         whole = a.pixels - a.pixels % lanes
         with f.loop(0, whole, lanes) as p:
+            for row in rows:
+                row.prefetch(p.i + a.ahead, locality=2)
             turn(p.i, None)
         if lanes > 1:
             with f.when(whole < a.pixels):
@@ -397,7 +416,7 @@ def _write_accumulate(
             with f.loop(0, box.images) as n:
                 channel = (box.n + n.i) * a.c_out + where.group * a.group_out + where.k
                 g, to_panel = a.g.at(channel * a.out_pixels + inside), panel.at(n.i * box.per_image * wide)
-                f.call(pack, to_panel, g, where.rows, a.out_pixels, box.per_image, panel_pixels * wide)
+                f.call(pack, to_panel, g, where.rows, a.out_pixels, box.per_image, panel_pixels * wide, box.per_image)
             with f.loop(0, box.pixels, a.sub) as p:
                 count = minimum(a.sub, box.pixels - p.i)
                 again = (b.i - first) + p.i
