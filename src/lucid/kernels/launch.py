@@ -23,6 +23,8 @@ def address(array: np.ndarray[Any, Any]) -> int:
     >>> address(a) == a.ctypes.data
     True
     """
+    if not isinstance(array, np.ndarray):  # a NumPy scalar has a shape and a dtype too
+        raise TypeError(f"address: {type(array).__name__} is no array")
     return _pointer_at(id(array) + _DATA).value
 
 
