@@ -9,7 +9,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
 
-__all__ = ["Algorithm", "Executable", "address", "launch"]
+__all__ = ["Algorithm", "Executable", "address", "launch", "useful_threads"]
 
 #: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one is written.
 #: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). bias may be None.
@@ -29,3 +29,8 @@ class Algorithm(Protocol):
 
     def bind(self, plan: Plan, isa: ISA) -> Executable:
         """Compiles, or finds, the kernels and fixes every number that does not change from call to call."""
+
+
+def useful_threads(cycles: float, tasks: int) -> int:
+    """The most threads that gain anything: one for every 5 us of work, and no more than tasks."""
+    return max(1, min(tasks, int(cycles / 20_000)))

@@ -25,7 +25,7 @@ import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms.base import Executable, address
+from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -272,9 +272,10 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     entry, tasks = code.address("correlate"), asked.tasks
     private_bytes = asked.private_elements * problem.itemsize
     chunk = max(1, min(tasks // 64, int(50_000 / (asked.cycles / tasks + 1))))
+    most = useful_threads(asked.cycles, tasks)
 
     def run(x: Array, w: Array, bias: Array | None, y: Array, keep: tuple[Any, ...] = (tables, no_bias)) -> None:
-        crew = min(threads.get_num_threads(), tasks)
+        crew = min(threads.get_num_threads(), most)
         scratch = memory.workspace(private_bytes, crew)
         fields = type(template).from_buffer_copy(template)
         fields[0], fields[1], fields[3], fields[4] = address(x), address(w), address(y), address(scratch)

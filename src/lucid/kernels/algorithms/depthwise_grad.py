@@ -24,7 +24,7 @@ import numpy as np
 
 from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms.base import Executable, address
+from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -204,15 +204,16 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), *numbers)
     accumulate, finish = code.address("accumulate"), code.address("finish")
     tasks, itemsize = problem.groups * asked.chunks, problem.itemsize
-    part_elements = asked.part_elements
+    part_bytes, private_bytes = asked.part_elements * itemsize, asked.private_elements * itemsize
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
+    most = useful_threads(asked.cycles, tasks)
 
     def run(x: Array, g: Array, gw: Array, keep: Array = tables) -> None:
-        crew = min(threads.get_num_threads(), tasks)
-        scratch = memory.workspace((part_elements + crew * asked.private_elements) * itemsize, 1)
+        crew = min(threads.get_num_threads(), most)
+        scratch = memory.workspace(part_bytes + crew * private_bytes, 1)
         parts = address(scratch)
         fields = type(template).from_buffer_copy(template)
-        fields[:5] = [address(x), address(g), address(gw), parts, parts + part_elements * itemsize]
+        fields[:5] = [address(x), address(g), address(gw), parts, parts + part_bytes]
         if asked.chunks == 1:
             fields[3] = fields[2]
             threads.run(accumulate, fields, tasks, chunk=chunk, threads=crew)

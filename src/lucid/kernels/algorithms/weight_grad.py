@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms.base import Executable, address
+from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import GEOMETRY, Cut, Window, open_box, read_fields, write_fill_frame
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -261,9 +261,10 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     template = (ctypes.c_int64 * (7 + len(numbers)))(0, 0, 0, 0, 0, address(starts), address(offsets), *numbers)
     accumulate, finish = code.address("accumulate"), code.address("finish")
     tasks, finish_tasks = split.parts * split.chunks, split.parts * ceil(split.k_part / (tile.vectors * lanes))
+    most = useful_threads(split.cycles, tasks)
 
     def run(x: Array, g: Array, gw: Array, keep: tuple[Array, Array] = (starts, offsets)) -> None:
-        crew = min(threads.get_num_threads(), tasks)
+        crew = min(threads.get_num_threads(), most)
         scratch = memory.workspace(sizes.total(crew) * problem.itemsize, 1)
         slices = address(scratch)
         own = slices + (sizes.slices or crew) * sizes.slice * problem.itemsize
