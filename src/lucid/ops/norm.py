@@ -29,8 +29,8 @@ class Standardized(NamedTuple):
 def standardize(x: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape: Sizes, eps: float) -> Standardized:
     """(x - mean) / sqrt(var + eps) * weight + bias, mean and variance over ``axes``.
 
-    ``weight`` and ``bias`` (both or either may be None) take part as if they had ``affine_shape``, which must broadcast
-    against ``x``.
+    ``weight`` and ``bias``, each of which may be None, have one shape and take part as if it were ``affine_shape``,
+    which must broadcast against ``x``.
     """
     return Standardized(*apply(_standardize, x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps))
 
@@ -39,13 +39,18 @@ def _forward(
     x: Array, weight: Array | None, bias: Array | None, *, axes: Sizes, affine_shape: Sizes, eps: float
 ) -> tuple[Array, Array, Array]:
     wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
-    mean = wide.mean(axes, keepdims=True)
+    mean = _mean(wide, axes)
     y = wide - mean
-    var = np.square(y).mean(axes, keepdims=True)
+    var = _mean(np.square(y), axes)
     y *= _scale(var, weight, affine_shape, eps)
     if bias is not None:
         y += bias.reshape(affine_shape)
     return y.astype(x.dtype, copy=False), mean, var
+
+
+def _mean(x: Array, axes: Sizes) -> Array:
+    """Summed in float64: along an outer axis NumPy adds row to row, which loses digits."""
+    return x.mean(axes, np.float64, keepdims=True).astype(x.dtype)
 
 
 def _scale(var: Array, weight: Array | None, affine_shape: Sizes, eps: float) -> Array:
@@ -60,9 +65,11 @@ def _gradients(
     """One pass where nobody differentiates the result; otherwise the same in ops, which carry their own gradients."""
     g_out, g_mean, g_var = g
     if not is_grad_enabled() and g_out is not None and g_mean is None and g_var is None:
+        given = next((part.shape for part in (weight, bias) if part is not None), (-1,))
         gradients: tuple[Tensor, ...] = apply(
-            _standardize_grad, g_out, x, weight, mean, var, axes=axes, affine_shape=affine_shape, eps=eps
-        )
+            _standardize_grad, g_out, x, weight, mean, var,
+            axes=axes, affine_shape=affine_shape, given_shape=given, eps=eps,
+        )  # fmt: skip
         return gradients[0], gradients[1] if weight is not None else None, gradients[2] if bias is not None else None
     count = prod(x.shape[a] for a in axes)
     centred = x - mean
@@ -96,7 +103,16 @@ def _broadcast_axes(ndim: int, shape: Sizes) -> Sizes:
 
 
 def _gradients_forward(
-    h: Array, x: Array, weight: Array | None, mean: Array, var: Array, *, axes: Sizes, affine_shape: Sizes, eps: float
+    h: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    *,
+    axes: Sizes,
+    affine_shape: Sizes,
+    given_shape: Sizes,
+    eps: float,
 ) -> tuple[Array, Array, Array]:
     rstd = _scale(var, None, affine_shape, eps)
     g = h.astype(mean.dtype, copy=False)
@@ -107,16 +123,12 @@ def _gradients_forward(
     if weight is not None:
         wide = weight.reshape(affine_shape).astype(g.dtype, copy=False)
         g, product = g * wide, product * wide
-    unit *= product.mean(axes, keepdims=True)
-    gx = g - g.mean(axes, keepdims=True)
+    unit *= _mean(product, axes)
+    gx = g - _mean(g, axes)
     gx -= unit
     gx *= rstd
-    shape = g_bias.shape if weight is None else weight.shape
-    return (
-        gx.astype(x.dtype, copy=False),
-        g_weight.reshape(shape).astype(x.dtype),
-        g_bias.reshape(shape).astype(x.dtype),
-    )
+    g_weight, g_bias = (part.reshape(given_shape).astype(x.dtype, copy=False) for part in (g_weight, g_bias))
+    return gx.astype(x.dtype, copy=False), g_weight, g_bias
 
 
 _standardize = Op("standardize", _forward, vjp={("x", "weight", "bias"): _gradients}, outputs=("out", "mean", "var"))

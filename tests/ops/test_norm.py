@@ -1,0 +1,75 @@
+"""Standardisation against its definition in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid.autograd import check_grads
+from lucid.ops.norm import standardize
+
+CASES = [
+    ((4, 3, 5), (0, 2), (1, 3, 1)),  # batch
+    ((4, 3, 5), (1, 2), (3, 5)),  # layer
+    ((4, 2, 3, 5), (2, 3), (1, 2, 3, 1)),  # group
+    ((6, 3), (0,), (1, 3)),
+]
+
+
+def drawn(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape) * 3 + 1
+
+
+@pytest.mark.parametrize(("shape", "axes", "affine"), CASES)
+def test_the_definition(shape: tuple[int, ...], axes: tuple[int, ...], affine: tuple[int, ...]) -> None:
+    x, w, b = drawn(0, *shape), drawn(1, *affine), drawn(2, *affine)
+    count = int(np.prod([n for n in affine if n > 1]))
+    out, mean, var = standardize(
+        lucid.tensor(x), lucid.tensor(w.reshape(count)), lucid.tensor(b.reshape(count)), axes, affine, 1e-3
+    )
+    np.testing.assert_allclose(
+        out.numpy(), (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-3) * w + b
+    )
+    np.testing.assert_allclose(mean.numpy(), x.mean(axes, keepdims=True))
+    np.testing.assert_allclose(var.numpy(), x.var(axes, keepdims=True))
+
+
+@pytest.mark.parametrize(("shape", "axes", "affine"), CASES)
+@pytest.mark.parametrize("parts", ["wb", "w", "b", ""])
+def test_gradients_to_third_order(
+    shape: tuple[int, ...], axes: tuple[int, ...], affine: tuple[int, ...], parts: str
+) -> None:
+    x = lucid.tensor(drawn(0, *shape), requires_grad=True)
+    given = [lucid.tensor(drawn(1 + i, *affine), requires_grad=True) for i in range(len(parts))]
+
+    def run(x: lucid.Tensor, *rest: lucid.Tensor) -> lucid.Tensor:
+        named = dict(zip(parts, rest, strict=True))
+        return standardize(x, named.get("w"), named.get("b"), axes, affine, 1e-2).out
+
+    check_grads(run, [x, *given], order=3 if parts == "wb" else 2, rtol=1e-4)
+
+
+def test_gradients_of_the_statistics() -> None:
+    x = lucid.tensor(drawn(0, 4, 3), requires_grad=True)
+    check_grads(lambda x: standardize(x, None, None, (0,), (1, 3), 1e-2).mean, x)
+    check_grads(lambda x: standardize(x, None, None, (0,), (1, 3), 1e-2).var, x)
+    check_grads(lambda x: tuple(standardize(x, None, None, (0,), (1, 3), 1e-2)), x)
+
+
+def test_a_large_mean_costs_no_digits() -> None:
+    x = drawn(0, 1000, 2).astype(np.float32) + np.float32(10_000)
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    out = standardize(lucid.tensor(x), None, None, (0,), (1, 2), 1e-5).out.numpy()
+    np.testing.assert_allclose(out, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bits_keep_float32_statistics(dtype: str) -> None:
+    x = lucid.tensor(drawn(0, 64, 2).astype(np.float32)).to(dtype)
+    w = lucid.ones(2).to(dtype)
+    out, mean, var = standardize(x.requires_grad_(), w, w, (0,), (1, 2), 1e-5)
+    assert out.dtype == x.dtype and mean.dtype == var.dtype == lucid.float32
+    out.backward()
+    assert x.grad.dtype == x.dtype
