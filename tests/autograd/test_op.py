@@ -99,9 +99,13 @@ def test_an_output_that_got_no_gradient_is_none():
 
 
 def test_any_number_of_inputs():
-    op = Op("total", lambda *xs, weight: sum(xs) * weight, vjp={
-        "xs": lambda g, xs, xs_shape, weight: tuple(g * weight for _ in xs_shape),
-    })  # fmt: skip
+    op = Op(
+        "total",
+        lambda *xs, weight: sum(xs) * weight,
+        vjp={
+            "xs": lambda g, xs, xs_shape, weight: tuple(g * weight for _ in xs_shape),
+        },
+    )
     xs = [leaf(1.0), lucid.tensor([2.0], dtype=lucid.float64), leaf(3.0)]
     apply(op, *xs, weight=2).backward()
     assert xs[0].grad.tolist() == xs[2].grad.tolist() == [2] and xs[1].grad is None

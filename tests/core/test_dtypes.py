@@ -17,11 +17,20 @@ from lucid.core.errors import DTypeError
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        (float, "float32"), (int, "int64"), (bool, "bool"), (complex, "complex64"), ("float16", "float16"),
-        ("lucid.int8", "int8"), (np.float64, "float64"), (np.dtype("uint8"), "uint8"), ("bfloat16", "bfloat16"),
-        (ml_dtypes.bfloat16, "bfloat16"), (np.dtype(ml_dtypes.bfloat16), "bfloat16"), (lucid.int16, "int16"),
+        (float, "float32"),
+        (int, "int64"),
+        (bool, "bool"),
+        (complex, "complex64"),
+        ("float16", "float16"),
+        ("lucid.int8", "int8"),
+        (np.float64, "float64"),
+        (np.dtype("uint8"), "uint8"),
+        ("bfloat16", "bfloat16"),
+        (ml_dtypes.bfloat16, "bfloat16"),
+        (np.dtype(ml_dtypes.bfloat16), "bfloat16"),
+        (lucid.int16, "int16"),
     ],
-)  # fmt: skip
+)
 def test_what_stands_for_a_dtype(given, name):
     assert as_dtype(given) is getattr(lucid, name)
 
@@ -52,11 +61,18 @@ def test_categories():
 @pytest.mark.parametrize(
     ("a", "b", "result"),
     [
-        ("int64", "float16", "float16"), ("float16", "bfloat16", "float32"), ("float64", "complex64", "complex128"),
-        ("uint8", "int8", "int16"), ("uint8", "int32", "int32"), ("bool", "uint8", "uint8"), ("int8", "int64", "int64"),
-        ("float32", "complex64", "complex64"), ("float64", "float16", "float64"), ("bool", "bool", "bool"),
+        ("int64", "float16", "float16"),
+        ("float16", "bfloat16", "float32"),
+        ("float64", "complex64", "complex128"),
+        ("uint8", "int8", "int16"),
+        ("uint8", "int32", "int32"),
+        ("bool", "uint8", "uint8"),
+        ("int8", "int64", "int64"),
+        ("float32", "complex64", "complex64"),
+        ("float64", "float16", "float64"),
+        ("bool", "bool", "bool"),
     ],
-)  # fmt: skip
+)
 def test_promotion_by_category_then_width(a, b, result):
     a, b, result = (getattr(lucid, n) for n in (a, b, result))
     assert promote_types(a, b) is promote_types(b, a) is result

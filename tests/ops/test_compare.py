@@ -26,10 +26,13 @@ def test_comparisons(name):
     symbol = SYMBOLS[name]
     x, y = lucid.tensor(X), lucid.tensor(Y)
     for got, want in (
-        (symbol(x, y), symbol(X, Y)), (symbol(x, 1), symbol(X, 1)), (symbol(1, x), symbol(1, X)),
-        (getattr(lucid, name)(x, y[0]), symbol(X, Y[0])), (getattr(x.float(), name)(y), symbol(X, Y)),
+        (symbol(x, y), symbol(X, Y)),
+        (symbol(x, 1), symbol(X, 1)),
+        (symbol(1, x), symbol(1, X)),
+        (getattr(lucid, name)(x, y[0]), symbol(X, Y[0])),
+        (getattr(x.float(), name)(y), symbol(X, Y)),
         (symbol(x, Y), symbol(X, Y)),
-    ):  # fmt: skip
+    ):
         assert got.dtype is lucid.bool and not got.requires_grad
         np.testing.assert_array_equal(got.numpy(), want)
 

@@ -25,16 +25,41 @@ def leaf(array):
 
 
 UNARY = {
-    "exp": (np.exp, X), "exp2": (np.exp2, X), "expm1": (np.expm1, X), "log": (np.log, POSITIVE),
-    "log2": (np.log2, POSITIVE), "log10": (np.log10, POSITIVE), "log1p": (np.log1p, POSITIVE),
-    "sqrt": (np.sqrt, POSITIVE), "rsqrt": (lambda x: x**-0.5, POSITIVE), "reciprocal": (lambda x: 1 / x, POSITIVE),
-    "sin": (np.sin, X), "cos": (np.cos, X), "tan": (np.tan, INSIDE), "asin": (np.arcsin, INSIDE),
-    "acos": (np.arccos, INSIDE), "atan": (np.arctan, X), "sinh": (np.sinh, X), "cosh": (np.cosh, X),
-    "tanh": (np.tanh, X), "asinh": (np.arcsinh, X), "acosh": (np.arccosh, ABOVE_ONE), "atanh": (np.arctanh, INSIDE),
-    "sigmoid": (special.expit, X), "erf": (special.erf, X), "erfc": (special.erfc, X), "neg": (np.negative, X),
-    "positive": (lambda x: x, X), "square": (np.square, X), "abs": (np.abs, X), "sign": (np.sign, X),
-    "floor": (np.floor, X), "ceil": (np.ceil, X), "trunc": (np.trunc, X), "round": (np.round, X),
-}  # fmt: skip
+    "exp": (np.exp, X),
+    "exp2": (np.exp2, X),
+    "expm1": (np.expm1, X),
+    "log": (np.log, POSITIVE),
+    "log2": (np.log2, POSITIVE),
+    "log10": (np.log10, POSITIVE),
+    "log1p": (np.log1p, POSITIVE),
+    "sqrt": (np.sqrt, POSITIVE),
+    "rsqrt": (lambda x: x**-0.5, POSITIVE),
+    "reciprocal": (lambda x: 1 / x, POSITIVE),
+    "sin": (np.sin, X),
+    "cos": (np.cos, X),
+    "tan": (np.tan, INSIDE),
+    "asin": (np.arcsin, INSIDE),
+    "acos": (np.arccos, INSIDE),
+    "atan": (np.arctan, X),
+    "sinh": (np.sinh, X),
+    "cosh": (np.cosh, X),
+    "tanh": (np.tanh, X),
+    "asinh": (np.arcsinh, X),
+    "acosh": (np.arccosh, ABOVE_ONE),
+    "atanh": (np.arctanh, INSIDE),
+    "sigmoid": (special.expit, X),
+    "erf": (special.erf, X),
+    "erfc": (special.erfc, X),
+    "neg": (np.negative, X),
+    "positive": (lambda x: x, X),
+    "square": (np.square, X),
+    "abs": (np.abs, X),
+    "sign": (np.sign, X),
+    "floor": (np.floor, X),
+    "ceil": (np.ceil, X),
+    "trunc": (np.trunc, X),
+    "round": (np.round, X),
+}
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -69,11 +94,18 @@ def test_functions_keep_the_element_type(dtype):
 
 
 BINARY = {
-    "add": (np.add, X, Y), "sub": (np.subtract, X, Y), "mul": (np.multiply, X, Y), "div": (np.divide, X, POSITIVE),
-    "pow": (np.power, POSITIVE, Y), "remainder": (np.remainder, X, POSITIVE), "fmod": (np.fmod, X, POSITIVE),
-    "maximum": (np.maximum, X, Y), "minimum": (np.minimum, X, Y), "atan2": (np.arctan2, X, Y),
+    "add": (np.add, X, Y),
+    "sub": (np.subtract, X, Y),
+    "mul": (np.multiply, X, Y),
+    "div": (np.divide, X, POSITIVE),
+    "pow": (np.power, POSITIVE, Y),
+    "remainder": (np.remainder, X, POSITIVE),
+    "fmod": (np.fmod, X, POSITIVE),
+    "maximum": (np.maximum, X, Y),
+    "minimum": (np.minimum, X, Y),
+    "atan2": (np.arctan2, X, Y),
     "floor_divide": (np.floor_divide, X, POSITIVE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -194,12 +226,26 @@ def test_composites():
 
 
 COMPLEX = {
-    "mul": lambda z: z * (z + 1) * 2j, "sign": lambda z: z.sign(), "div": lambda z: 1 / z, "square": lambda z: z.square(),
-    "pow": lambda z: z**3, "exp": lambda z: z.exp(), "log": lambda z: z.log(), "sqrt": lambda z: z.sqrt(),
-    "sin": lambda z: z.sin(), "tanh": lambda z: z.tanh(), "abs": lambda z: z.abs(), "real": lambda z: z.real * z.imag,
-    "conj": lambda z: z.conj() * z, "angle": lambda z: z.angle(), "matmul": lambda z: z @ z.T, "sum": lambda z: z.sum(),
-    "prod": lambda z: z.prod(0), "norm": lambda z: z.norm(), "var": lambda z: z.var(),
-}  # fmt: skip
+    "mul": lambda z: z * (z + 1) * 2j,
+    "sign": lambda z: z.sign(),
+    "div": lambda z: 1 / z,
+    "square": lambda z: z.square(),
+    "pow": lambda z: z**3,
+    "exp": lambda z: z.exp(),
+    "log": lambda z: z.log(),
+    "sqrt": lambda z: z.sqrt(),
+    "sin": lambda z: z.sin(),
+    "tanh": lambda z: z.tanh(),
+    "abs": lambda z: z.abs(),
+    "real": lambda z: z.real * z.imag,
+    "conj": lambda z: z.conj() * z,
+    "angle": lambda z: z.angle(),
+    "matmul": lambda z: z @ z.T,
+    "sum": lambda z: z.sum(),
+    "prod": lambda z: z.prod(0),
+    "norm": lambda z: z.norm(),
+    "var": lambda z: z.var(),
+}
 
 
 @pytest.mark.parametrize("name", COMPLEX)

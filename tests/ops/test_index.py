@@ -13,12 +13,27 @@ X = np.random.default_rng(3).standard_normal((3, 4, 5))
 MASK = X > 0
 
 INDICES = {
-    "int": 1, "negative": -1, "slice": slice(1, 3), "step": slice(None, None, 2), "back": slice(None, None, -1),
-    "ellipsis": (..., 2), "none": (None, slice(None), None), "element": (1, 2, 3), "numpy_int": np.int64(2),
-    "list": [0, 2, 0], "array": np.array([[0, 1], [2, 2]]), "two_lists": ([0, 1, 1], [3, 3, 3]),
-    "mixed": (slice(None), [0, 0, 2], slice(1, 3)), "apart": ([0, 1], slice(None), [4, 4]), "mask": MASK,
-    "mask_rows": MASK[:, 0, 0], "int_and_list": (1, [3, 0]), "empty_list": [], "all": (), "mask_and_slice": (MASK[0, :, 0].any(), 1),
-}  # fmt: skip
+    "int": 1,
+    "negative": -1,
+    "slice": slice(1, 3),
+    "step": slice(None, None, 2),
+    "back": slice(None, None, -1),
+    "ellipsis": (..., 2),
+    "none": (None, slice(None), None),
+    "element": (1, 2, 3),
+    "numpy_int": np.int64(2),
+    "list": [0, 2, 0],
+    "array": np.array([[0, 1], [2, 2]]),
+    "two_lists": ([0, 1, 1], [3, 3, 3]),
+    "mixed": (slice(None), [0, 0, 2], slice(1, 3)),
+    "apart": ([0, 1], slice(None), [4, 4]),
+    "mask": MASK,
+    "mask_rows": MASK[:, 0, 0],
+    "int_and_list": (1, [3, 0]),
+    "empty_list": [],
+    "all": (),
+    "mask_and_slice": (MASK[0, :, 0].any(), 1),
+}
 
 
 @pytest.mark.parametrize("name", INDICES)
@@ -77,11 +92,15 @@ def test_writing_broadcasts_converts_and_counts():
 @pytest.mark.parametrize(
     ("index", "error", "text"),
     [
-        (7, IndexError, r"out of bounds.*\(3, 4, 5\)"), ((0, 0, 0, 0), IndexError, "too many indices"),
-        ([0, 9], IndexError, "out of bounds"), (1.5, DTypeError, "float64"), ([1.5], DTypeError, "integers, booleans"),
-        (lucid.tensor([1.0]), DTypeError, "float32"), ("a", DTypeError, "integers"),
+        (7, IndexError, r"out of bounds.*\(3, 4, 5\)"),
+        ((0, 0, 0, 0), IndexError, "too many indices"),
+        ([0, 9], IndexError, "out of bounds"),
+        (1.5, DTypeError, "float64"),
+        ([1.5], DTypeError, "integers, booleans"),
+        (lucid.tensor([1.0]), DTypeError, "float32"),
+        ("a", DTypeError, "integers"),
     ],
-)  # fmt: skip
+)
 def test_wrong_indices(index, error, text):
     x = lucid.tensor(X)
     with pytest.raises(error, match=text):

@@ -12,13 +12,24 @@ from lucid.core.errors import DTypeError, GradientError, ShapeError
 X = np.random.default_rng(6).uniform(0.5, 2.0, (3, 4))
 
 WRITES = {
-    "add_": lambda x, y: x.add_(y), "sub_": lambda x, y: x.sub_(y, alpha=2), "mul_": lambda x, y: x.mul_(y),
-    "div_": lambda x, y: x.div_(y), "pow_": lambda x, y: x.pow_(y), "exp_": lambda x, y: x.exp_(),
-    "sqrt_": lambda x, y: x.sqrt_(), "sigmoid_": lambda x, y: x.sigmoid_(), "clamp_": lambda x, y: x.clamp_(0.8, 1.5),
-    "square_": lambda x, y: x.square_(), "lerp_": lambda x, y: x.lerp_(y, 0.25), "copy_": lambda x, y: x.copy_(y * y),
-    "addcmul_": lambda x, y: x.addcmul_(y, y, value=2), "addcdiv_": lambda x, y: x.addcdiv_(x, y), "self_": lambda x, y: x.mul_(x),
-    "masked_fill_": lambda x, y: x.masked_fill_(y > 1, 3.0), "neg_": lambda x, y: x.neg_(),
-}  # fmt: skip
+    "add_": lambda x, y: x.add_(y),
+    "sub_": lambda x, y: x.sub_(y, alpha=2),
+    "mul_": lambda x, y: x.mul_(y),
+    "div_": lambda x, y: x.div_(y),
+    "pow_": lambda x, y: x.pow_(y),
+    "exp_": lambda x, y: x.exp_(),
+    "sqrt_": lambda x, y: x.sqrt_(),
+    "sigmoid_": lambda x, y: x.sigmoid_(),
+    "clamp_": lambda x, y: x.clamp_(0.8, 1.5),
+    "square_": lambda x, y: x.square_(),
+    "lerp_": lambda x, y: x.lerp_(y, 0.25),
+    "copy_": lambda x, y: x.copy_(y * y),
+    "addcmul_": lambda x, y: x.addcmul_(y, y, value=2),
+    "addcdiv_": lambda x, y: x.addcdiv_(x, y),
+    "self_": lambda x, y: x.mul_(x),
+    "masked_fill_": lambda x, y: x.masked_fill_(y > 1, 3.0),
+    "neg_": lambda x, y: x.neg_(),
+}
 SYMBOLS = {
     "+": "__iadd__",
     "-": "__isub__",
@@ -123,10 +134,14 @@ def test_overlapping_operands():
     [
         (lambda x: x.add_(1.5), DTypeError, r"add_: a result of float32 cannot be written into lucid.int64"),
         (lambda x: x.div_(2), DTypeError, "div_"),
-        (lambda x: x.mul_(lucid.ones(2, 3, 1, dtype=int)), ShapeError, r"shape \(2, 3, 4\) cannot be written into shape \(3, 4\)"),
+        (
+            lambda x: x.mul_(lucid.ones(2, 3, 1, dtype=int)),
+            ShapeError,
+            r"shape \(2, 3, 4\) cannot be written into shape \(3, 4\)",
+        ),
         (lambda x: x.copy_(lucid.ones(5)), ShapeError, "broadcast"),
     ],
-)  # fmt: skip
+)
 def test_results_that_do_not_fit(write, error, text):
     with pytest.raises(error, match=text):
         write(lucid.ones(3, 4, dtype=int))

@@ -103,7 +103,7 @@ def test_shapes_types_and_gradients():
     assert lucid.randn(2, requires_grad=True).requires_grad and lucid.randn().shape == ()
     x = lucid.zeros(4, 5, dtype=lucid.float64)
     assert lucid.randn_like(x).dtype is lucid.float64 and lucid.rand_like(x).shape == (4, 5)
-    with pytest.raises(DTypeError, match="randn: dtype=lucid.int64"):
+    with pytest.raises(DTypeError, match=r"randn: dtype=lucid.int64"):
         lucid.randn(2, dtype=int)
 
 

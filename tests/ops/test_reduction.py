@@ -14,11 +14,15 @@ RNG = np.random.default_rng(1)
 X = RNG.standard_normal((2, 3, 4))
 
 REDUCTIONS = {
-    "sum": np.sum, "mean": np.mean, "amax": np.max, "amin": np.min, "logsumexp": special.logsumexp,
+    "sum": np.sum,
+    "mean": np.mean,
+    "amax": np.max,
+    "amin": np.min,
+    "logsumexp": special.logsumexp,
     "norm": lambda x, axis=None, keepdims=False: np.sqrt(np.sum(x * x, axis, keepdims=keepdims)),
     "var": lambda x, axis=None, keepdims=False: np.var(x, axis, ddof=1, keepdims=keepdims),
     "std": lambda x, axis=None, keepdims=False: np.std(x, axis, ddof=1, keepdims=keepdims),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)

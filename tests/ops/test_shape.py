@@ -72,21 +72,33 @@ def test_values_and_gradients(name):
     ("function", "text"),
     [
         (lambda x: x.reshape(5, -1), r"24 elements of shape \(2, 3, 4\) do not fill the sizes \(5, -1\)"),
-        (lambda x: x.reshape(-1, -1), "reshape: 24"), (lambda x: x.view(-24), "view: 24"),
+        (lambda x: x.reshape(-1, -1), "reshape: 24"),
+        (lambda x: x.view(-24), "view: 24"),
         (lambda x: x.flatten(2, 1), "end_dim=1 lies before start_dim=2"),
         (lambda x: x.unsqueeze(4), r"dim=4 is out of range for 4 dimensions"),
-        (lambda x: x.permute(0, 1), "each of 3 dimensions once"), (lambda x: x.permute(0, 1, 1), "once"),
-        (lambda x: x.t(), "at most 2 dimensions"), (lambda x: x.expand(3, 3, 4), r"\(2, 3, 4\) does not broadcast"),
-        (lambda x: x.expand(3, 4), r"cannot take the sizes \(3, 4\)"), (lambda x: x.roll((1, 2), 0), "one length"),
-        (lambda x: x.expand(-1, 2, 3, 4), "cannot take"), (lambda x: x.movedim((0, 1), 0), "one length"),
-        (lambda x: lucid.cat([x, x[:, :, :2]], 0), r"tensor 1 of shape \(2, 3, 2\) does not fit \(2, 3, 4\) along dim=0"),
-        (lambda x: lucid.cat([]), "at least one"), (lambda x: lucid.cat([x, x[0]]), "tensor 1"),
-        (lambda x: lucid.stack([x, x[0]]), "tensor 1 has shape"), (lambda x: x.split(0), "split_size=0"),
-        (lambda x: x.split([1, 2]), "add up to 3, dimension 0 has 2"), (lambda x: x.chunk(0), "chunks=0"),
+        (lambda x: x.permute(0, 1), "each of 3 dimensions once"),
+        (lambda x: x.permute(0, 1, 1), "once"),
+        (lambda x: x.t(), "at most 2 dimensions"),
+        (lambda x: x.expand(3, 3, 4), r"\(2, 3, 4\) does not broadcast"),
+        (lambda x: x.expand(3, 4), r"cannot take the sizes \(3, 4\)"),
+        (lambda x: x.roll((1, 2), 0), "one length"),
+        (lambda x: x.expand(-1, 2, 3, 4), "cannot take"),
+        (lambda x: x.movedim((0, 1), 0), "one length"),
+        (
+            lambda x: lucid.cat([x, x[:, :, :2]], 0),
+            r"tensor 1 of shape \(2, 3, 2\) does not fit \(2, 3, 4\) along dim=0",
+        ),
+        (lambda x: lucid.cat([]), "at least one"),
+        (lambda x: lucid.cat([x, x[0]]), "tensor 1"),
+        (lambda x: lucid.stack([x, x[0]]), "tensor 1 has shape"),
+        (lambda x: x.split(0), "split_size=0"),
+        (lambda x: x.split([1, 2]), "add up to 3, dimension 0 has 2"),
+        (lambda x: x.chunk(0), "chunks=0"),
         (lambda x: x.narrow(0, 1, 2), r"\[1, 3\) does not lie inside dimension 0 of size 2"),
-        (lambda x: lucid.tensor(1.0).unbind(), "0-d"), (lambda x: lucid.cat([lucid.tensor(1.0)]), "does not fit"),
+        (lambda x: lucid.tensor(1.0).unbind(), "0-d"),
+        (lambda x: lucid.cat([lucid.tensor(1.0)]), "does not fit"),
     ],
-)  # fmt: skip
+)
 def test_errors(function, text):
     with pytest.raises(ShapeError, match=text):
         function(lucid.tensor(X))
@@ -112,8 +124,20 @@ def test_empty_and_scalar_tensors():
     assert lucid.tensor(1.0).T.shape == () and lucid.zeros(0, 2).flip(1).shape == (0, 2)
 
 
-SHORT = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16", "int": "int32", "long": "int64",
-         "short": "int16", "char": "int8", "byte": "uint8", "bool": "bool", "cfloat": "complex64", "cdouble": "complex128"}  # fmt: skip
+SHORT = {
+    "float": "float32",
+    "double": "float64",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "int": "int32",
+    "long": "int64",
+    "short": "int16",
+    "char": "int8",
+    "byte": "uint8",
+    "bool": "bool",
+    "cfloat": "complex64",
+    "cdouble": "complex128",
+}
 
 
 @pytest.mark.parametrize("name", SHORT)

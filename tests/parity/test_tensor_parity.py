@@ -67,11 +67,41 @@ CASES = {
     "addcmul": (lambda m, x, y, z: m.addcmul(x, y, z, value=0.5), A, B, P),
     "addcdiv": (lambda m, x, y, z: m.addcdiv(x, y, z, value=0.5), A, B, P),
     # functions
-    **{n: (lambda m, x, n=n: getattr(m, n)(x), A) for n in (
-        "exp", "exp2", "expm1", "sin", "cos", "tan", "atan", "sinh", "cosh", "tanh", "asinh", "sigmoid", "erf", "erfc",
-        "neg", "square", "abs", "sign", "floor", "ceil", "trunc", "round", "isnan", "isfinite", "isinf", "positive",
-    )},
-    **{n: (lambda m, x, n=n: getattr(m, n)(x), P) for n in ("log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal")},
+    **{
+        n: (lambda m, x, n=n: getattr(m, n)(x), A)
+        for n in (
+            "exp",
+            "exp2",
+            "expm1",
+            "sin",
+            "cos",
+            "tan",
+            "atan",
+            "sinh",
+            "cosh",
+            "tanh",
+            "asinh",
+            "sigmoid",
+            "erf",
+            "erfc",
+            "neg",
+            "square",
+            "abs",
+            "sign",
+            "floor",
+            "ceil",
+            "trunc",
+            "round",
+            "isnan",
+            "isfinite",
+            "isinf",
+            "positive",
+        )
+    },
+    **{
+        n: (lambda m, x, n=n: getattr(m, n)(x), P)
+        for n in ("log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal")
+    },
     **{n: (lambda m, x, n=n: getattr(m, n)(x), U) for n in ("asin", "acos", "atanh")},
     "acosh": (lambda m, x: m.acosh(x + 1), P),
     "clamp": (lambda m, x: x.clamp(-0.5, 0.7), A),
@@ -236,7 +266,7 @@ CASES = {
     "copy": (lambda m, x, y: (x * 1).copy_(y), A, V),
     "fill": (lambda m, x: (x * 1).fill_(3.0) + x, A),
     "masked_fill_": (lambda m, x: (x * 2).masked_fill_(x > 0, 1.0), A),
-}  # fmt: skip
+}
 
 
 def inplace_symbols(x, y):
@@ -305,7 +335,20 @@ def leaf(array, m):
     return m.tensor(array, requires_grad=True)
 
 
-NAMES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
+NAMES = [
+    "bool",
+    "uint8",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+]
 
 
 @pytest.mark.parametrize("a", NAMES)
@@ -340,10 +383,29 @@ def test_element_types_of_integers(name):
 
 
 REPRS = [
-    [1.0, 2.0], [1.5, -2.25], [1e-5, 1.0], [1e10, 1.0], [float("nan"), 1.0], [float("inf"), 1.5], [1, -20], [True, False],
-    3.0, 3, [], [[]], [[1.0, 2.5], [3.0, 4.0]], [[[5.0, 6.0]]], list(range(2000)), [0.1] * 30, [1 + 2j, 0.5 - 1j],
-    [[float(i * j) for i in range(60)] for j in range(60)], [-0.0, 0.0], [123456.7, 0.1], [100000.0, 1.0], 1e-9,
-]  # fmt: skip
+    [1.0, 2.0],
+    [1.5, -2.25],
+    [1e-5, 1.0],
+    [1e10, 1.0],
+    [float("nan"), 1.0],
+    [float("inf"), 1.5],
+    [1, -20],
+    [True, False],
+    3.0,
+    3,
+    [],
+    [[]],
+    [[1.0, 2.5], [3.0, 4.0]],
+    [[[5.0, 6.0]]],
+    list(range(2000)),
+    [0.1] * 30,
+    [1 + 2j, 0.5 - 1j],
+    [[float(i * j) for i in range(60)] for j in range(60)],
+    [-0.0, 0.0],
+    [123456.7, 0.1],
+    [100000.0, 1.0],
+    1e-9,
+]
 
 
 @pytest.mark.parametrize("data", REPRS, ids=lambda d: str(d)[:30])

@@ -17,12 +17,22 @@ from lucid.core.errors import DeviceError, DTypeError, GradientError, ShapeError
 @pytest.mark.parametrize(
     ("data", "dtype"),
     [
-        ([1.0, 2], "float32"), ([1, 2], "int64"), ([True], "bool"), ([1j], "complex64"), (3.0, "float32"), ([], "float32"),
-        (np.float64(3), "float64"), (np.zeros(2), "float64"), (np.zeros(2, np.float16), "float16"),
-        ([np.float64(1)], "float64"), (np.zeros(2, ml_dtypes.bfloat16), "bfloat16"), ([[1, 2.5]], "float32"),
-        ((1, 2), "int64"), (range(3), "int64"),
+        ([1.0, 2], "float32"),
+        ([1, 2], "int64"),
+        ([True], "bool"),
+        ([1j], "complex64"),
+        (3.0, "float32"),
+        ([], "float32"),
+        (np.float64(3), "float64"),
+        (np.zeros(2), "float64"),
+        (np.zeros(2, np.float16), "float16"),
+        ([np.float64(1)], "float64"),
+        (np.zeros(2, ml_dtypes.bfloat16), "bfloat16"),
+        ([[1, 2.5]], "float32"),
+        ((1, 2), "int64"),
+        (range(3), "int64"),
     ],
-)  # fmt: skip
+)
 def test_element_types_of_data(data, dtype):
     assert Tensor(data).dtype is getattr(lucid, dtype)
 

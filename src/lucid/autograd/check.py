@@ -102,7 +102,7 @@ def _results(returned: Any) -> list[Any]:
 
 
 def _random(rng: np.random.Generator, like: Array) -> Array:
-    values = rng.standard_normal(like.shape)
+    values: Any = rng.standard_normal(like.shape)
     if like.dtype.kind == "c":
         values = values + 1j * rng.standard_normal(like.shape)
     return np.asarray(values, like.dtype)

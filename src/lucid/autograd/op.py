@@ -100,11 +100,11 @@ class Op:
             plan = self.plans[count, mask] = _Plan.make(self, count, mask)
         return plan
 
-    def positions(self, name: str | None, count: int) -> range:
+    def positions(self, name: str, count: int) -> range:
         """Which inputs a name stands for."""
         if name == self.variadic:
             return range(len(self.inputs), count)
-        first = self.inputs.index(name)  # type: ignore[arg-type]
+        first = self.inputs.index(name)
         return range(first, first + 1)
 
     def __repr__(self) -> str:

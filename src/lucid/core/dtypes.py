@@ -60,7 +60,8 @@ class DType:
 def _numpy_bfloat16() -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 bool_ = DType("bool", BOOL, 1)

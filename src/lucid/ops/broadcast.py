@@ -1,5 +1,8 @@
 """Broadcasting and its adjoint, summing back."""
 
+# mypy: disable-error-code="has-type"
+# The gradient rows name functions defined further down.
+
 from __future__ import annotations
 
 from typing import Any
@@ -17,7 +20,8 @@ def _sum_to(x: Array, *, shape: tuple[int, ...]) -> Array:
     lead = x.ndim - len(shape)
     grown = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
     wide = np.float32 if x.dtype.itemsize == 2 else None
-    return np.add.reduce(x, axis=grown, dtype=wide).astype(x.dtype, copy=False).reshape(shape)
+    total: Array = np.add.reduce(x, axis=grown, dtype=wide)
+    return total.astype(x.dtype, copy=False).reshape(shape)
 
 
 _broadcast_to = Op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape), view=True, vjp={

@@ -29,6 +29,16 @@ def method(*names: str) -> Callable[[F], F]:
     return attach
 
 
+def attribute(name: str) -> Callable[[F], F]:
+    """Attach a function of a tensor as an attribute that is computed when read."""
+
+    def attach(function: F) -> F:
+        setattr(Tensor, name, property(function))
+        return function
+
+    return attach
+
+
 def as_operand(x: Any) -> Any:
     """A tensor, made of arrays and lists where need be."""
     return x if isinstance(x, Tensor) else Tensor(x)

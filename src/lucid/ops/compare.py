@@ -1,5 +1,8 @@
 """Comparison, logic and choice."""
 
+# mypy: disable-error-code="has-type"
+# The gradient rows name functions defined further down.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -137,7 +140,6 @@ _where = Op("where", np.where, inputs=("condition", "a", "b"), vjp={
 })  # fmt: skip
 
 
-@method("_where")
 def where(condition: Any, a: Any = None, b: Any = None) -> Any:
     """Elements of ``a`` where ``condition`` holds, of ``b`` elsewhere; with ``condition`` alone, where it is not 0."""
     if a is None and b is None:
@@ -148,8 +150,10 @@ def where(condition: Any, a: Any = None, b: Any = None) -> Any:
     return apply(_where, as_operand(condition), a, b)
 
 
-Tensor.where = lambda x, condition, other: where(condition, x, other)  # type: ignore[method-assign]
-del Tensor._where
+@method("where")
+def _where_holds(x: Any, condition: Any, other: Any) -> Any:
+    """The elements where ``condition`` holds, those of ``other`` elsewhere."""
+    return where(condition, x, other)
 
 
 @method()

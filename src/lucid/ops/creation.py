@@ -172,9 +172,11 @@ def _method_like(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return new
 
 
-for _make in (zeros, ones, empty, full, arange, linspace, eye):
+_STATIC: tuple[Callable[..., Tensor], ...] = (zeros, ones, empty, full, arange, linspace, eye)
+_NEW: tuple[Callable[..., Tensor], ...] = (zeros, ones, empty, full, tensor)
+for _make in _STATIC:
     setattr(Tensor, _make.__name__, staticmethod(_make))
-for _make in (zeros, ones, empty, full, tensor):
+for _make in _NEW:
     setattr(Tensor, f"new_{_make.__name__}", _method_like(_make))
 
 __all__ = [

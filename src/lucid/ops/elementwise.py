@@ -1,5 +1,8 @@
 """Arithmetic and functions of one element: each op a row, with NumPy's rule forward and its gradients beside it."""
 
+# mypy: disable-error-code="has-type"
+# The gradient rows name functions defined further down.
+
 from __future__ import annotations
 
 import math
@@ -13,7 +16,7 @@ from lucid.autograd import Op, apply
 from lucid.core.errors import DTypeError
 from lucid.ops import special
 from lucid.ops.broadcast import sum_to
-from lucid.ops.common import as_operand, conj, floating, method, operands
+from lucid.ops.common import as_operand, attribute, conj, floating, method, operands
 from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -69,7 +72,7 @@ _atan2 = Op("atan2", np.arctan2, inputs=AB, vjp={
 
 
 def _share_forward(a: Any, b: Any, *, like: np.dtype[Any]) -> Array:
-    return np.add(np.greater(a, b), 0.5 * np.equal(a, b), dtype=np.float32).astype(like)
+    return np.asarray(np.add(np.greater(a, b), 0.5 * np.equal(a, b), dtype=np.float32), like)
 
 
 _share_op = Op("share", _share_forward)
@@ -197,12 +200,21 @@ def atan2(a: Any, b: Any) -> Any:
     return apply(_atan2, a, b)
 
 
-for _name, _function in {"radd": add, "rmul": mul}.items():
-    setattr(Tensor, f"__{_name}__", _function)
-for _name, _function in {
-    "sub": sub, "truediv": div, "pow": pow, "mod": remainder, "floordiv": floor_divide,
-}.items():  # fmt: skip
-    setattr(Tensor, f"__r{_name}__", lambda b, a, _function=_function: _function(a, b))
+def _reflected(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda b, a: function(a, b)
+
+
+method("__radd__")(add)
+method("__rmul__")(mul)
+_REFLECTED: dict[str, Callable[[Any, Any], Any]] = {
+    "sub": sub,
+    "truediv": div,
+    "pow": pow,
+    "mod": remainder,
+    "floordiv": floor_divide,
+}
+for _name, _function in _REFLECTED.items():
+    method(f"__r{_name}__")(_reflected(_function))
 
 
 # One operand
@@ -329,9 +341,9 @@ def sign(x: Any) -> Any:
     return (x / abs(x)).masked_fill(x == 0, 0) if x._array.dtype.kind == "c" else _sign(x)
 
 
-Tensor.__neg__ = neg  # type: ignore[attr-defined]
-Tensor.__pos__ = positive  # type: ignore[attr-defined]
-Tensor.__abs__ = abs  # type: ignore[attr-defined]
+method("__neg__")(neg)
+method("__pos__")(positive)
+method("__abs__")(abs)
 
 _round = Op("round", lambda x, *, decimals: np.round(x, decimals), vjp={"x": _zero})
 _conj = Op("conj", np.conjugate, inputs=X, vjp={"x": lambda g: g.conj()})
@@ -357,14 +369,19 @@ def conj_physical(x: Any) -> Any:
     return apply(_conj, x)
 
 
-Tensor.conj = lambda x: apply(_conj, x) if x._array.dtype.kind == "c" else x  # type: ignore[method-assign]
+@method("conj")
+def _conjugate(x: Any) -> Any:
+    """The complex conjugate; a real tensor itself."""
+    return apply(_conj, x) if x._array.dtype.kind == "c" else x
 
 
+@attribute("real")
 def real(x: Any) -> Any:
     """The real part, a view."""
     return apply(_real, x) if x._array.dtype.kind == "c" else x
 
 
+@attribute("imag")
 def imag(x: Any) -> Any:
     """The imaginary part, a view.
 
@@ -379,10 +396,6 @@ def imag(x: Any) -> Any:
 def angle(x: Any) -> Any:
     """The argument of complex numbers, in radians."""
     return apply(_angle, floating(x))
-
-
-Tensor.real = property(real)  # type: ignore[method-assign]
-Tensor.imag = property(imag)  # type: ignore[method-assign]
 
 
 def _clamp_forward(x: Array, low: Any, high: Any) -> Array:

@@ -9,6 +9,9 @@ Every write counts up the version that all views of the memory share, so that a 
 refuses to use the new one.
 """
 
+# mypy: disable-error-code="has-type"
+# The gradient rows name functions defined further down.
+
 from __future__ import annotations
 
 from collections.abc import Callable

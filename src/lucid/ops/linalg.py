@@ -1,5 +1,8 @@
 """Products of matrices, and sums over named indices."""
 
+# mypy: disable-error-code="has-type"
+# The gradient rows name functions defined further down.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -64,7 +67,9 @@ def matmul(a: Any, b: Any) -> Any:
     return reshape(out, out.shape[:-2] + a.shape[-2:-1] + (b.shape[-1:] if y.ndim > 1 else ()))
 
 
-Tensor.__rmatmul__ = lambda b, a: matmul(a, b)  # type: ignore[attr-defined]
+@method("__rmatmul__")
+def _reflected(b: Any, a: Any) -> Any:
+    return matmul(a, b)
 
 
 def _of_rank(caller: str, **expected: tuple[Any, int]) -> None:
@@ -151,7 +156,7 @@ def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
 def diag(x: Any, diagonal: int = 0) -> Any:
     """The diagonal of a matrix, or the matrix with a vector as its diagonal."""
     if x._array.ndim == 2:
-        return Tensor.diagonal(x, diagonal)
+        return x.diagonal(diagonal)
     _of_rank("diag", x=(x, 1))
     n = x.shape[0] + abs(diagonal)
     steps = np.arange(x.shape[0])
@@ -164,7 +169,7 @@ def diag(x: Any, diagonal: int = 0) -> Any:
 def trace(x: Any) -> Any:
     """The sum of the diagonal of a matrix."""
     _of_rank("trace", x=(x, 2))
-    return Tensor.diagonal(x).sum()
+    return diagonal(x).sum()
 
 
 # Sums over named indices
@@ -228,7 +233,7 @@ def _without_repeats(x: Any, name: str) -> tuple[Any, str]:
             second = name.index(c, first + 1)
             if x.shape[first] != x.shape[second]:
                 raise ShapeError(f"einsum: index {c!r} has sizes {x.shape[first]} and {x.shape[second]}")
-            x = Tensor.diagonal(x, 0, first, second)
+            x = diagonal(x, 0, first, second)
             name = name[:first] + name[first + 1 : second] + name[second + 1 :] + c
     return x, name
 

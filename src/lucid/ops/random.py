@@ -189,7 +189,7 @@ def randn(
 
 def randint(
     low: int,
-    high: int | None = None,
+    high: Any = None,
     size: Sequence[int] = (),
     *,
     generator: Generator | None = None,
@@ -198,7 +198,8 @@ def randint(
 ) -> Tensor:
     """Integers from ``low`` up to and without ``high``; ``randint(high, size)`` begins at 0."""
     if high is None or isinstance(high, tuple | list):
-        low, high, size = 0, low, size if high is None else high
+        size = size if high is None else high
+        low, high = 0, low
     if low >= high:
         raise ValueError(f"randint: low={low} must be below high={high}")
     values = _source(generator).integers(low, high, tuple(size), np.int64)
@@ -235,12 +236,14 @@ def normal(mean: Any, std: Any, size: Sequence[int] | None = None, *, generator:
     return randn(shape if size is None else size, generator=generator) * std + mean
 
 
+@method()
 def bernoulli(p: Any, *, generator: Generator | None = None) -> Any:
     """1 with the probabilities ``p``, else 0, in the type of ``p``."""
     hits = _source(generator).random(p.shape) < p._array.astype(np.float64)
     return Tensor(hits.astype(p._array.dtype))
 
 
+@method()
 def multinomial(p: Any, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
     """Indices drawn with the weights ``p`` of the last dimension."""
     rows = p._array.astype(np.float64).reshape(-1, p.shape[-1])
@@ -279,7 +282,5 @@ def random_(x: Any, low: int = 0, high: int | None = None, *, generator: Generat
     return overwrite(x, "random_", _source(generator).integers(low, top, x.shape))
 
 
-Tensor.bernoulli = bernoulli  # type: ignore[attr-defined]
-Tensor.multinomial = multinomial  # type: ignore[attr-defined]
 for _function in (rand, randn, randint, randperm):
     setattr(Tensor, _function.__name__, staticmethod(_function))

@@ -1,5 +1,8 @@
 """Sums, extremes and counts over dimensions. ``dim`` is one dimension, several, or None for all."""
 
+# mypy: disable-error-code="has-type, call-overload"
+# The gradient rows name functions defined further down; NumPy's stubs know ``reduce`` only with literal keepdims.
+
 from __future__ import annotations
 
 import math
@@ -53,8 +56,8 @@ def _wide(x: Array) -> Any:
     return np.float32 if x.dtype.itemsize == 2 else None
 
 
-def _narrowed(out: Any, x: Array) -> Any:
-    return out if x.dtype.kind in "biu" else np.asarray(out).astype(x.dtype, copy=False)
+def _narrowed(out: Any, x: Array) -> Array:
+    return np.asarray(out) if x.dtype.kind in "biu" else np.asarray(out, x.dtype)
 
 
 def _sum_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
@@ -72,7 +75,7 @@ def _var_forward(x: Array, *, dims: Axes, keepdim: bool, correction: float) -> A
     squares = (away * away.conj()).real if x.dtype.kind == "c" else away * away
     real = x.real.dtype if x.dtype.kind == "c" else x.dtype
     total = np.asarray(np.add.reduce(squares, axis=dims, keepdims=keepdim))
-    return (total / np.asarray(_left(count, correction), total.dtype)).astype(real, copy=False)
+    return np.asarray(total / np.asarray(_left(count, correction), total.dtype), real)
 
 
 def _left(count: int, correction: float) -> float:
@@ -336,4 +339,4 @@ def norm(x: Any, p: float | str = 2, dim: Dims = None, keepdim: bool = False) ->
         return amin(size, dim, keepdim)
     if p == 0:
         return sum(cast(size != 0, size.dtype), dim, keepdim)
-    return sum(size, dim, keepdim) if p == 1 else sum(size**p, dim, keepdim) ** (1 / p)
+    return sum(size, dim, keepdim) if p == 1 else sum(size**p, dim, keepdim) ** (1 / float(p))

@@ -1,5 +1,8 @@
 """Shapes: views where memory allows, and joining and cutting."""
 
+# mypy: disable-error-code="has-type"
+# The gradient rows name functions defined further down.
+
 from __future__ import annotations
 
 import math
@@ -11,7 +14,7 @@ import numpy as np
 from lucid.autograd import Op, apply
 from lucid.core.dtypes import DTypeLike, as_dtype, promote_types
 from lucid.core.errors import ShapeError
-from lucid.ops.common import Dims, as_operand, axes, axis, cast, method, sizes_of
+from lucid.ops.common import Dims, as_operand, attribute, axes, axis, cast, method, sizes_of
 from lucid.tensor.device import Device
 from lucid.tensor.tensor import Tensor
 
@@ -154,11 +157,19 @@ def t(x: Any) -> Any:
     """A matrix transposed; fewer dimensions stay."""
     if x._array.ndim > 2:
         raise ShapeError(f"t: at most 2 dimensions, not shape {x.shape}; use transpose() or mT")
+    return _reversed(x)
+
+
+@attribute("T")
+def _reversed(x: Any) -> Any:
+    """The dimensions in reverse order."""
     return apply(_permute, x, dims=tuple(reversed(range(x._array.ndim))))
 
 
-Tensor.T = property(lambda x: apply(_permute, x, dims=tuple(reversed(range(x._array.ndim)))))  # type: ignore[attr-defined]
-Tensor.mT = property(lambda x: transpose(x, -2, -1))  # type: ignore[attr-defined]
+@attribute("mT")
+def _matrices_transposed(x: Any) -> Any:
+    """The last two dimensions exchanged."""
+    return transpose(x, -2, -1)
 
 
 @method()

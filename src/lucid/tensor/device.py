@@ -23,7 +23,7 @@ class Device:
         name = device.type if isinstance(device, Device) else device
         if name not in _TYPES and name != "cpu:0":
             raise DeviceError(f"device={device!r} does not exist here; there is {', '.join(map(repr, _TYPES))}")
-        self.type = "cpu"
+        self.type: str = "cpu"
 
     def __eq__(self, other: object) -> bool:
         return other.type == self.type if isinstance(other, Device) else other == self.type

@@ -47,21 +47,27 @@ def _body(array: np.ndarray[Any, Any], indent: int) -> str:
     summarize = array.size > THRESHOLD
     shown = _edges(array) if summarize else array
     if array.dtype.kind == "c":
-        real, imaginary = (_number_format(part.ravel().tolist()) for part in (shown.real, shown.imag))
-
-        def form(z: Any) -> str:
-            text = imaginary(z.imag).lstrip()
-            return real(z.real) + (text if text.startswith("-") else "+" + text) + "j"
-
+        form = _complex_format(shown)
     elif array.dtype.kind in "biu":
-        width = max(len(str(v)) for v in shown.ravel().tolist())
-
-        def form(z: Any) -> str:
-            return str(z).rjust(width)
-
+        form = _whole_format(shown)
     else:
         form = _number_format(shown.astype(np.float64).ravel().tolist())
     return _nested(array, form, indent, summarize)
+
+
+def _whole_format(shown: np.ndarray[Any, Any]) -> Callable[[Any], str]:
+    width = max(len(str(v)) for v in shown.ravel().tolist())
+    return lambda v: str(v).rjust(width)
+
+
+def _complex_format(shown: np.ndarray[Any, Any]) -> Callable[[Any], str]:
+    real, imaginary = (_number_format(part.ravel().tolist()) for part in (shown.real, shown.imag))
+
+    def form(z: Any) -> str:
+        text = imaginary(z.imag).lstrip()
+        return real(z.real) + (text if text.startswith("-") else "+" + text) + "j"
+
+    return form
 
 
 def _edges(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

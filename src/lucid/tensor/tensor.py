@@ -38,6 +38,8 @@ class Tensor(Tracked):
 
         def __getattr__(self, name: str) -> Any: ...
         def __getitem__(self, index: Any) -> Any: ...
+        def __eq__(self, other: object) -> Any: ...
+        def __ne__(self, other: object) -> Any: ...
         def __setitem__(self, index: Any, value: Any) -> None: ...
         def __iter__(self) -> Any: ...
         def __add__(self, other: Any) -> Any: ...
@@ -104,7 +106,8 @@ class Tensor(Tracked):
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each dimension."""
-        return self._array.shape
+        shape: tuple[int, ...] = self._array.shape
+        return shape
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the length of one dimension."""
@@ -156,7 +159,7 @@ class Tensor(Tracked):
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in memory in row-major order without gaps."""
-        return self._array.flags.c_contiguous
+        return bool(self._array.flags.c_contiguous)
 
     def is_floating_point(self) -> bool:
         """Whether the elements are real floating point numbers."""
@@ -200,7 +203,7 @@ class Tensor(Tracked):
     @grad.setter
     def grad(self, value: Any) -> None:
         if value is not None:
-            if not isinstance(value, Tracked):
+            if not isinstance(value, Tensor):
                 raise TypeError(f"grad: must be a Tensor or None, not {type(value).__name__}")
             if value._array.shape != self._array.shape:
                 raise ShapeError(f"grad: shape {value._array.shape} must be that of its tensor, {self._array.shape}")
@@ -313,7 +316,7 @@ class Tensor(Tracked):
         return self._array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self._array.__dlpack_device__()  # type: ignore[no-any-return]
+        return self._array.__dlpack_device__()
 
     def item(self) -> Any:
         """The only element as a Python number.
