@@ -16,9 +16,9 @@ def render(label: str, share: float, note: str, width: int, blocks: str = "â”â”
     """A bar between a label and a note in less than ``width`` columns; the note goes first when room is short.
 
     >>> render("epoch 2", 0.5, "loss 0.12", 40, "#-")
-    'epoch 2  ########--------  50 %'
-    >>> render("epoch 2", 0.5, "loss 0.12", 50, "#-")
-    'epoch 2  ########--------  50 %  loss 0.12'
+    'epoch 2  ######------  50 %  loss 0.12'
+    >>> render("epoch 2", 0.5, "loss 0.12", 30, "#-")
+    'epoch 2  ######------  50 %'
     """
     percent = f"{share:4.0%}".replace("%", " %")
     room = width - 1 - len(label) - len(percent) - 4
