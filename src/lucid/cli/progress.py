@@ -18,7 +18,7 @@ def render(label: str, share: float, note: str, width: int, blocks: str = "â”â”
     >>> render("epoch 2", 0.5, "loss 0.12", 40, "#-")
     'epoch 2  ######------  50 %  loss 0.12'
     >>> render("epoch 2", 0.5, "loss 0.12", 30, "#-")
-    'epoch 2  ######------  50 %'
+    'epoch 2  ######-------  50 %'
     """
     percent = f"{share:4.0%}".replace("%", " %")
     room = width - 1 - len(label) - len(percent) - 4
