@@ -10,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 _MAGIC = b"lucid kernel 1\n"
 LIMIT_BYTES = 256 << 20
+_UNFINISHED = ".new-"
+_ABANDONED_SECONDS = 3600
 
 
 @dataclass(slots=True)
@@ -35,7 +39,11 @@ def directory_path() -> Path:
     """Where objects are kept: ``LUCID_CACHE_DIR``, or ``lucid`` in the user's cache directory."""
     chosen = os.environ.get("LUCID_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or Path(base, "lucid")).expanduser()
+    path = Path(chosen or Path(base, "lucid"))
+    try:
+        return path.expanduser()
+    except RuntimeError:  # a user without a home
+        return path
 
 
 @lru_cache(maxsize=4)
@@ -82,7 +90,7 @@ def load(name: str) -> bytes | None:
     head, payload = blob[: len(_MAGIC) + 32], blob[len(_MAGIC) + 32 :]
     if head != _MAGIC + hashlib.sha256(payload).digest():
         statistics.damaged += 1
-        path.unlink(missing_ok=True)
+        _remove(path)
         return None
     statistics.hits += 1
     return payload
@@ -95,7 +103,7 @@ def save(name: str, payload: bytes) -> None:
         return
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=_UNFINISHED)
         with os.fdopen(handle, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
         os.replace(temporary, directory / f"{name}.o")
@@ -104,18 +112,26 @@ def save(name: str, payload: bytes) -> None:
             _trim(directory)
     except OSError:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            _remove(Path(temporary))
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _trim(directory: Path) -> None:
-    """Removes the files longest unread until the directory is within its limit."""
+    """Removes what killed processes left half written, and the files longest unread until all are within the limit."""
     entries = []
-    for path in directory.glob("*.o"):
+    for path in directory.iterdir():
         status = path.stat()
-        entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+        if path.suffix == ".o":
+            entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+        elif path.name.startswith(_UNFINISHED) and status.st_mtime < time.time() - _ABANDONED_SECONDS:
+            _remove(path)
     total = sum(size for _, size, _ in entries)
     for _, size, path in sorted(entries):
         if total <= LIMIT_BYTES:
             break
-        path.unlink(missing_ok=True)
+        _remove(path)
         total -= size

@@ -1,0 +1,207 @@
+"""The object cache: what is damaged, foreign, full, forbidden or contended costs time and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lucid.kernels import cache, jit
+from lucid.kernels.cache import Statistics
+
+TEXT = "define i64 @answer() {\n  ret i64 42\n}\n"
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of its own, not made yet, and counts from zero."""
+    path = tmp_path / "objects"
+    monkeypatch.setenv("LUCID_CACHE_DIR", str(path))
+    monkeypatch.setattr(cache, "statistics", Statistics())
+    cache._usable.cache_clear()
+    yield path
+    cache._usable.cache_clear()
+
+
+def answer() -> int:
+    """Compiles, or loads, and calls."""
+    import ctypes
+
+    return int(ctypes.CFUNCTYPE(ctypes.c_int64)(jit.compile_text(TEXT).address("answer"))())
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.exists() else []
+
+
+def test_kept_and_found_again(directory: Path) -> None:
+    assert cache.load("a") is None
+    cache.save("a", b"object")
+    assert cache.load("a") == b"object"
+    assert cache.statistics == Statistics(hits=1, misses=1, saved=1)
+    assert [f.name for f in files(directory)] == ["a.o"]
+
+
+def test_the_second_time_nothing_is_generated(directory: Path) -> None:
+    assert [answer(), answer()] == [42, 42]
+    assert cache.statistics == Statistics(hits=1, misses=1, saved=1)
+
+
+def test_the_directory_is_closed_to_others(directory: Path) -> None:
+    cache.save("a", b"object")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert files(directory)[0].stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("damage", [
+    lambda blob: blob[:-1], lambda blob: blob[:20], lambda blob: b"", lambda blob: blob + b"x",
+    lambda blob: blob[:-5] + bytes([blob[-5] ^ 1]) + blob[-4:], lambda blob: b"\x7fELF" + blob,
+    lambda blob: blob.replace(b"lucid kernel 1", b"lucid kernel 2"), lambda blob: blob[15:],
+], ids=["cut", "head only", "empty", "longer", "one bit", "object alone", "other version", "no magic"])  # fmt: skip
+def test_damaged_and_foreign_files_are_made_again(directory: Path, damage: Any) -> None:
+    answer()
+    (file,) = files(directory)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert answer() == 42
+    assert cache.statistics.damaged == 1
+    assert file.read_bytes() == whole
+    assert answer() == 42
+    assert cache.statistics.hits == 1
+
+
+def test_another_kernel_under_the_name_is_a_mismatch_of_names_only(directory: Path) -> None:
+    """Names are digests of the text, the machine and the versions: any difference is another name."""
+    names = {cache.key("text", "isa"), cache.key("text", "isb"), cache.key("texu", "isa"), cache.key("text\0isa")}
+    assert len(names) == 4
+    assert cache.key("text", "isa") == cache.key("text", "isa")
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o707, 0o777])
+def test_a_directory_open_to_others_is_not_used(directory: Path, mode: int) -> None:
+    directory.mkdir()
+    directory.chmod(mode)
+    assert answer() == 42
+    assert files(directory) == []
+    assert cache.statistics == Statistics(misses=1)
+
+
+def test_a_directory_of_someone_else_is_not_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory.mkdir(mode=0o700)
+    mine = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+    assert answer() == 42
+    assert files(directory) == []
+
+
+def test_a_path_that_cannot_be_a_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory.write_text("a file")
+    assert answer() == 42
+    monkeypatch.setenv("LUCID_CACHE_DIR", str(directory / "below"))
+    assert answer() == 42
+    assert directory.read_text() == "a file"
+
+
+def test_no_home(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(path: Any) -> Any:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    assert answer() == 42
+
+
+def test_a_full_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of a file that could not be written whole."""
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("fdopen", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            assert answer() == 42
+        assert files(directory) == []
+    assert answer() == 42
+    assert len(files(directory)) == 1
+
+
+def test_a_directory_that_became_read_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer()
+    (file,) = files(directory)
+    file.write_bytes(b"damaged")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(cache.tempfile, "mkstemp", refuse)
+    assert answer() == 42
+    assert file.read_bytes() == b"damaged"
+
+
+def test_a_directory_that_went_away(directory: Path) -> None:
+    answer()
+    for file in files(directory):
+        file.unlink()
+    directory.rmdir()
+    assert answer() == 42
+
+
+def test_bounded_in_size(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files longest unread go first, and what a killed process left unfinished long ago."""
+    monkeypatch.setattr(cache, "LIMIT_BYTES", 5000)
+    for k in range(10):
+        cache.save(f"{k}", bytes(900))
+        os.utime(directory / f"{k}.o", (1000 + k, 1000 + k))
+    os.utime(directory / "2.o", (5000, 1000))  # read lately
+    (directory / "stranger").write_bytes(bytes(9000))
+    for name, age in (("lately", 10), ("long-ago", 9999)):
+        (directory / f".new-{name}").write_bytes(b"half")
+        os.utime(directory / f".new-{name}", (time.time() - age,) * 2)
+    cache._trim(directory)
+    assert [f.name for f in files(directory)] == [".new-lately", "2.o", "6.o", "7.o", "8.o", "9.o", "stranger"]
+
+
+def test_trimming_happens_while_saving(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "LIMIT_BYTES", 5000)
+    for k in range(130):
+        cache.save(f"{k}", bytes(900))
+    assert sum(f.stat().st_size for f in files(directory)) < 5000 + 64 * 1000
+
+
+PROGRAM = """
+import numpy as np
+from lucid.kernels import cache
+from lucid.kernels.matmul import matmul
+a = np.arange(900, dtype=np.float32).reshape(30, 30)
+assert np.allclose(matmul(a, a), a @ a)
+print(cache.statistics.hits, cache.statistics.misses + cache.statistics.damaged, cache.statistics.saved)
+"""
+
+
+def processes(directory: Path, count: int) -> list[list[int]]:
+    """Hits, misses and saves of processes that start at the same time."""
+    environment = {**os.environ, "LUCID_CACHE_DIR": str(directory)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(count)
+    ]
+    return [[int(n) for n in process.communicate(timeout=100)[0].split()] for process in started]
+
+
+def test_processes_at_once_and_a_warm_start(directory: Path) -> None:
+    """All compute, whoever wrote first; a later process generates nothing."""
+    together = processes(directory, 3)
+    assert all(hits + misses > 1 for hits, misses, _ in together)
+    assert all(saved == misses for _, misses, saved in together)
+    assert all(f.suffix == ".o" for f in files(directory))
+    ((hits, misses, saved),) = processes(directory, 1)
+    assert hits > 1
+    assert (misses, saved) == (0, 0)

@@ -1,0 +1,104 @@
+"""Problems and plans as values, and how one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lucid.core.errors import PlanError
+from lucid.core.geometry import ConvSpec
+from lucid.kernels import select, target
+from lucid.kernels.convolution import problem
+from lucid.kernels.plan import Plan, Problem
+
+SPEC = ConvSpec((3, 5), (1, 2), (1, 1), ((1, 1), (2, 2)), 2)
+
+
+def asked(role: Any = "forward", dtype: str = "float32") -> Problem:
+    return problem(role, SPEC, (3, 4, 8, 9), (3, 6, *SPEC.out_size((8, 9))), dtype, True)
+
+
+def test_a_problem_s_numbers() -> None:
+    p = asked()
+    assert (p.size, p.out, p.spec.kernel) == ((1, 8, 9), (1, 8, 5), (1, 3, 5))
+    assert (p.groups, p.group_in, p.group_out, p.pixels) == (2, 2, 3, 40)
+    assert p.flops == 2 * 3 * 6 * 2 * 15 * 40
+    assert p.traffic_bytes == 4 * (3 * 4 * 72 + 3 * 6 * 40 + 6 * 2 * 15)
+    assert [asked(dtype=d).itemsize for d in ("float64", "float32", "float16", "bfloat16")] == [8, 4, 2, 2]
+
+
+def test_flops_are_counted_by_the_definition() -> None:
+    """The same in all three roles, counted by a convolution of ones without padding."""
+    spec = ConvSpec((3,), (2,), (2,), ((0, 0),), 2)
+    x, w = np.ones((3, 4, 12)), np.ones((6, 2, 3))
+    from lucid.kernels.algorithms.reference import conv_forward
+
+    y = conv_forward(x, w, None, spec)
+    for role in ("forward", "grad_input", "grad_weight"):
+        assert problem(role, spec, x.shape, y.shape, "float32", False).flops == 2 * y.sum()
+
+
+def test_problems_are_values() -> None:
+    assert asked() == asked()
+    assert len({asked(), asked(), asked(dtype="float64")}) == 2
+
+
+def test_a_plan_s_numbers_by_name() -> None:
+    plan = Plan("x", asked(), "avx2", 1.0, tile=(("rows", 6),), blocking=(("depth", 256),), why="because")
+    assert (plan["rows"], plan["depth"]) == (6, 256)
+    with pytest.raises(KeyError, match="columns"):
+        plan["columns"]
+    assert plan == replace(plan, why="for another reason")
+    assert hash(plan) == hash(replace(plan, why=""))
+
+
+@pytest.mark.parametrize("isa", target.cpu().isas)
+@pytest.mark.parametrize("role", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_fastest_expected_is_chosen(isa: Any, role: Any, dtype: str) -> None:
+    plans, refusals = select.candidates(asked(role, dtype), isa)
+    assert [p.expected_ns for p in plans] == sorted(p.expected_ns for p in plans)
+    assert select.choose(asked(role, dtype), isa) == plans[0]
+    assert {p.algorithm for p in plans} | set(refusals) == {a.name for a in select.ALGORITHMS}
+    assert plans[0].algorithm != "reference"
+    assert all(p.isa == isa.name and p.problem == asked(role, dtype) for p in plans)
+    assert all(p.expected_ns > 0 and p.workspace_bytes >= 0 for p in plans)
+    assert all(reason for reason in refusals.values())
+    for plan in plans:
+        assert select.choose(asked(role, dtype), isa, plan.algorithm) == plan
+
+
+def algorithm(name: str, expected_ns: float, refusal: str | None = None) -> Any:
+    return SimpleNamespace(
+        name=name, refuses=lambda problem, isa: refusal,
+        plan=lambda problem, isa: Plan(name, problem, isa.name, expected_ns),
+    )  # fmt: skip
+
+
+def test_on_a_tie_the_first_wins_and_refusals_name_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    isa = target.cpu().isas[0]
+    algorithms = (algorithm("a", 2), algorithm("b", 1), algorithm("c", 1), algorithm("d", 0, "it is a Tuesday"))
+    monkeypatch.setattr(select, "ALGORITHMS", algorithms)
+    assert select.choose(asked(), isa).algorithm == "b"
+    assert select.choose(asked(), isa, "c").algorithm == "c"
+    with pytest.raises(PlanError, match="algorithm='d' cannot compute this: it is a Tuesday"):
+        select.choose(asked(), isa, "d")
+    with pytest.raises(PlanError, match="algorithm='e' does not exist; there are a, b, c, d"):
+        select.choose(asked(), isa, "e")
+
+
+def test_plans_do_not_depend_on_the_number_of_threads() -> None:
+    from lucid.kernels.runtime import threads
+
+    before, plans = threads.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            threads.set_num_threads(count)
+            plans.append([select.candidates(asked(role), target.isa())[0] for role in ("forward", "grad_weight")])
+    finally:
+        threads.set_num_threads(before)
+    assert plans[0] == plans[1]
