@@ -182,7 +182,7 @@ class Function:
 
 
 class Loop:
-    """A counted loop. Inside: ``i`` and the carried ``values``, to be assigned for the next turn. After: the last ones."""
+    """A counted loop. Inside: ``i`` and the carried ``values``, assigned for the next turn. After: the last."""
 
     def __init__(self, fn: Function, start: Value, stop: Value, step: Value, carry: list[Value]) -> None:
         self.fn, self.start, self.stop, self.step, self.values = fn, start, stop, step, carry
