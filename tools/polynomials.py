@@ -119,7 +119,7 @@ FITS: dict[str, tuple[Function, Function, float, float, dict[str, int]]] = {
     "EXPM1": (expm1_tail, lambda r: r * r + D("1e-12"), -HALF_LN2, HALF_LN2, {"f32": 4, "f64": 9}),
     "LOG": (log_tail, lambda z: z + D("1e-9"), 0.0, 0.02944, {"f32": 2, "f64": 6}),
     "ERF": (lambda z: erf_over_x(z) - 1, lambda z: D(1), 0.0, 1.0, {"f32": 6, "f64": 12}),
-    "ERFC": (lambda x: erfc(x).ln(), lambda x: erfc(x), 1.0, 0.0, {"f32": 6, "f64": 17}),
+    "ERFC": (lambda x: erfc(x).ln(), lambda x: D(1), 1.0, 0.0, {"f32": 8, "f64": 24}),
     "TANH": (tanh_tail, lambda z: z + D("1e-9"), 0.0, 0.3026, {"f32": 4, "f64": 9}),
 }
 REACH = {"f32": 4.0, "f64": 6.0}  # from here on erf rounds to 1

@@ -117,3 +117,14 @@ def test_denormals_are_flushed(dtype: Any) -> None:
     low = np.array([np.log(float(tiny)) - 1], dtype)
     assert KERNELS["exp"](low)[0] == 0
     assert KERNELS["log"](np.array([tiny / 4], dtype))[0] == -np.inf
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normal_distribution_keeps_its_small_values(dtype: Any, isa: str) -> None:
+    kernel = Elementwise("normal_cdf", functions.normal_cdf)
+    x = np.linspace(-5.5, 9, 20_001).astype(dtype)
+    with target.using(isa):
+        np.testing.assert_allclose(kernel(x), special.ndtr(x.astype(np.float64)), rtol=200 * np.finfo(dtype).eps)
+        limits = kernel(np.array([-np.inf, -40, 0, 40, np.inf, np.nan], dtype))
+    np.testing.assert_array_equal(limits, np.array([0, 0, 0.5, 1, 1, np.nan], dtype))

@@ -12,7 +12,6 @@ from lucid.kernels import functions as fn
 from lucid.kernels.elementwise import Elementwise
 from lucid.kernels.ir import Value, absolute, select
 
-_SQRT_HALF = sqrt(0.5)
 _DENSITY = 1.0 / sqrt(2.0 * pi)  # of the normal distribution at 0
 _TANH_GELU = sqrt(2.0 / pi)
 _CUBIC = 0.044715
@@ -24,13 +23,8 @@ def clamp(x: Value, low: Value | float, high: Value | float) -> Value:
     return select(x > high, high, x)
 
 
-def _normal(x: Value) -> Value:
-    """The normal distribution function."""
-    return 0.5 * fn.erf(x * _SQRT_HALF) + 0.5
-
-
 def _gelu_grad(g: Value, x: Value) -> Value:
-    return g * (_normal(x) + x * (fn.exp(x * x * -0.5) * _DENSITY))
+    return g * (fn.normal_cdf(x) + x * (fn.exp(x * x * -0.5) * _DENSITY))
 
 
 def _tanh_gelu_argument(x: Value) -> Value:
@@ -97,7 +91,7 @@ hardtanh_grad = Elementwise(
 )
 leaky_relu = Elementwise("leaky_relu", lambda x, *, slope: select(x > 0.0, x, slope * x))
 leaky_relu_grad = Elementwise("leaky_relu_grad", lambda g, x, *, slope: select(x > 0.0, g, slope * g))
-gelu = Elementwise("gelu", lambda x: x * _normal(x))
+gelu = Elementwise("gelu", lambda x: x * fn.normal_cdf(x))
 gelu_grad = Elementwise("gelu_grad", _gelu_grad)
 gelu_tanh = Elementwise("gelu_tanh", lambda x: 0.5 * x * (fn.tanh(_tanh_gelu_argument(x)) + 1.0))
 gelu_tanh_grad = Elementwise("gelu_tanh_grad", _gelu_tanh_grad)
