@@ -8,15 +8,8 @@ from math import ceil, prod
 
 from lucid.kernels import target
 from lucid.kernels.algorithms import panels, pixel_panels
-from lucid.kernels.algorithms.implicit_gemm import (
-    Blocking,
-    Cut,
-    DenseConvolution,
-    Shape,
-    packed_elements,
-    row_blocks,
-    scratch_layout,
-)
+from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, packed_elements, row_blocks, scratch_layout
+from lucid.kernels.algorithms.implicit_gemm import DenseConvolution
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
 from lucid.kernels.ir import BY_DTYPE
@@ -24,7 +17,11 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
-_STEPS = 640
+_STEPS = (640, 320)
+#: Spans for which weights are packed anew each, since the second reading costs as much.
+_LAZY_SPANS = 2
+#: Tiles that are weighed in full, those of least waste.
+_TILES = 6
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
 _TASKS = 16
 #: Work below which a task is not worth a hand-over.
@@ -36,18 +33,19 @@ _NOT_SHARED = 3
 # were within 5 %, nine tenths within 15 %.
 _CALL_NS = 3000.0
 _COST_NS = {
-    "product": 0.132,  # of vectors
-    "gather 1": 0.71,  # a vector, by how far apart its samples are: see stride_class
-    "gather 2": 0.87,
-    "gather 0": 1.7,
-    "entry": 2.4,
-    "tile": 5.3,
-    "visit": 0.24,  # a vector of sums, to memory or from it
-    "interleave": 0.18,  # an element on its way out
-    "scatter": 0.32,
-    "task": 55.0,
-    "weight read": 0.006,
-    "weight packed": 0.35,
+    "product": 0.135,  # of vectors
+    "gather 1": 0.8,  # a vector, by how far apart its samples are: see stride_class
+    "gather 2": 0.92,
+    "gather 0": 2.0,
+    "entry": 2.2,
+    "tile": 10.0,
+    "visit": 0.27,  # a vector of sums, to memory or from it
+    "interleave": 0.2,  # an element on its way out
+    "scatter": 0.4,
+    "task": 40.0,
+    "weight read": 0.012,
+    "weight packed": 0.6,  # beforehand, to memory
+    "weight turned": 0.27,  # by the task that reads it next
 }
 
 
@@ -73,15 +71,17 @@ def refuses(phases: Sequence[Phase]) -> str | None:
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
-def _tiles(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
+def _tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[Tile]:
     """Tiles with all residues of a channel in one, no higher than the result, few enough that kernels stay few."""
-    return [
+    fit = [
         tile
         for tile in fitting(isa, BY_DTYPE[problem.dtype])
         if tile.rows % sizes.stack == 0
         and (tile.rows <= max(sizes.rows, sizes.stack))
         and (tile.vectors > 1 or tile.rows % 8 == 0 or tile.rows == sizes.stack)
     ]
+    columns = max(layout.unit for layout in layouts)
+    return sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, columns))[:_TILES]
 
 
 def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
@@ -93,22 +93,30 @@ def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
             yield layouts
 
 
-def _blocking(problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: Tile, isa: ISA) -> Blocking:
-    """Spans whose panels take half the second level cache, and enough tasks."""
+def _blockings(
+    problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: Tile, isa: ISA
+) -> Iterator[tuple[Blocking, int]]:
+    """Ways to cut the loops, with the number of tasks: panels that fit half the second level cache, or smaller."""
     most_taps = max(1, *(layout.taps for layout in layouts))
-    blocks = max(1, round(sizes.channels * most_taps / _STEPS))
-    channels = ceil(sizes.channels / min(blocks, sizes.channels))
-    room = target.cpu().l2_bytes // 2 // (channels * problem.itemsize)
-    span_panels = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
     unit = ceil(max(layout.unit for layout in layouts) / tile.columns)
-    span_panels = max(1, min(span_panels, unit))
+    units = max(layout.units for layout in layouts)
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
-    others = len(layouts) * sizes.groups * max(layout.units for layout in layouts)
-    if others * ceil(unit / span_panels) < wanted:
-        span_panels = max(min(span_panels, 4), unit // ceil(wanted / others))
-    row_parts = min(row_blocks(sizes, tile), ceil(wanted / (others * ceil(unit / span_panels))))
     slack = panels.slack(isa, BY_DTYPE[problem.dtype], tile.rows)
-    return Blocking(tile, channels, span_panels, row_parts, layouts[0].shared, slack)
+    for steps in _STEPS:
+        blocks = min(max(1, round(sizes.channels * most_taps / steps)), sizes.channels)
+        channels = ceil(sizes.channels / blocks)
+        room = target.cpu().l2_bytes // 2 // (channels * problem.itemsize)
+        fitting = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
+        spans = ceil(unit / max(1, fitting))
+        for finer in (1, 2, 4):
+            width = ceil(unit / min(unit, spans * finer))
+            unit_spans = ceil(unit / width)
+            others = len(layouts) * sizes.groups * units * unit_spans
+            row_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
+            lazy = units * unit_spans <= _LAZY_SPANS
+            yield Blocking(tile, channels, width, row_parts, layouts[0].shared, lazy, slack), others * row_parts
+            if others >= wanted or width == 1:
+                break
 
 
 def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
@@ -135,6 +143,7 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
         "task": groups * cut.spans * cut_up.row_parts,
         "weight read": groups * cut.spans * heights * tile.rows * steps,
         "weight packed": packed_elements(sizes, cut_up, layout.taps),
+        "weight turned": groups * cut.spans * heights * tile.rows * steps if cut_up.lazy else 0,
     }
 
 
@@ -155,15 +164,15 @@ def _profile(layout: Layout) -> tuple[object, ...]:
 def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: int = 1) -> Plan:
     """The cheapest tile with its blocks."""
     sizes, size = shape(problem, stack), problem.itemsize
-    tiles = _tiles(problem, sizes, isa)
     found = []
     for layouts in _layouts(phases, sizes.batch):
         kinds = {_profile(layout): layout for layout in layouts}
         alike = Counter(kinds[_profile(layout)] for layout in layouts)
-        for tile in tiles:
-            cut_up = _blocking(problem, sizes, layouts, tile, isa)
-            found.append((_expected_ns(sizes, alike, cut_up), cut_up, layouts))
-    expected_ns, best, layouts = min(found, key=lambda entry: entry[0])
+        for tile in _tiles(problem, sizes, isa, layouts):
+            for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
+                time = _expected_ns(sizes, alike, cut_up)
+                found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
+    _, expected_ns, best, layouts = min(found, key=lambda entry: entry[0])
     tile = best.tile
     packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * size
     scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts], size)["scratch_bytes"]
@@ -178,6 +187,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
             ("panels", best.panels),
             ("row_parts", best.row_parts),
             ("shared", _NOT_SHARED if best.shared is None else best.shared),
+            ("lazy", int(best.lazy)),
             ("slack", best.slack),
         ),
         workspace_bytes=packed + scratch,
@@ -189,5 +199,5 @@ def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> DenseConvolutio
     """The kernel with the problem's numbers."""
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     shared = None if plan["shared"] == _NOT_SHARED else plan["shared"]
-    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, plan["slack"])
+    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, bool(plan["lazy"]), plan["slack"])
     return DenseConvolution(plan.problem.dtype, shape(plan.problem, stack), cut, phases)

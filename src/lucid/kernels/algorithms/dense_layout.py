@@ -1,0 +1,214 @@
+"""How a dense convolution is cut up: blocks, spans, records of numbers that the kernels read, the workspace's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels.algorithms import pixel_panels
+from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
+from lucid.kernels.algorithms.tile import Tile
+from lucid.kernels.ir import Pointer, Value
+
+#: Numbers of a problem that all its phases share. Sizes are in elements but where they say bytes.
+SHAPE = (
+    "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
+    "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
+    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at",
+)  # fmt: skip
+
+#: Numbers of a phase, behind those that the table reads.
+PHASE = (
+    "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
+    "unit_spans", "gathered_taps", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
+    "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
+    "store_width", "whole", "block", "run_length", "run_step",
+)  # fmt: skip
+_ARRAYS = {"weight_offsets", "offsets"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the kernels must know of a problem beside its phases."""
+
+    batch: int
+    groups: int
+    rows: int  #: result channels of a group, times ``stack``
+    channels: int  #: summed channels of a group
+    plane: int
+    out_plane: int
+    row_step: int  #: in the weights, from a result channel of a group to the next
+    channel_step: int
+    group_step: int
+    stack: int = 1  #: residues of the last axis that are rows side by side; their weights are neighbours
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """How the loops are cut: ``channels`` a block, ``panels`` a span, ``row_parts`` tasks to a span's rows.
+
+    ``shared`` is the axis whose taps share samples, or None. With ``lazy`` a task packs the weights of a tile when it
+    comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed weights.
+    """
+
+    tile: Tile
+    channels: int
+    panels: int
+    row_parts: int
+    shared: int | None
+    lazy: bool
+    slack: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A phase under a blocking: how its units are cut into spans and how wide its panels are."""
+
+    layout: Layout
+    span: int
+    unit_spans: int
+    width: int  #: positions of a panel: of one tile, or of a whole span with its halo
+    panels: int  #: panels of that width
+
+    @classmethod
+    def of(cls, layout: Layout, blocking: Blocking) -> Cut:
+        """Spans of at most ``blocking.panels`` tiles, all of a unit alike."""
+        tile = blocking.tile
+        unit_spans = ceil(layout.unit / (blocking.panels * tile.columns))
+        span = ceil(layout.unit / unit_spans / tile.columns) * tile.columns
+        unit_spans = ceil(layout.unit / span)
+        if layout.shared is None:
+            return cls(layout, span, unit_spans, tile.columns, span // tile.columns)
+        return cls(layout, span, unit_spans, ceil((span + layout.halo) / tile.lanes) * tile.lanes, 1)
+
+    @property
+    def spans(self) -> int:
+        """Spans of all units."""
+        return self.layout.units * self.unit_spans
+
+    @property
+    def gathered_positions(self) -> int:
+        """Samples of a channel and tap in all panels."""
+        return self.width * self.panels
+
+
+def row_blocks(shape: Shape, tile: Tile) -> int:
+    """Tiles that cover the rows of a group."""
+    return ceil(shape.rows / tile.rows)
+
+
+def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
+    """Where the parts of a thread's workspace start, in bytes, and how many there are."""
+    tile = blocking.tile
+    spans = max(cut.span for cut in cuts) // tile.columns
+    blocks = ceil(row_blocks(shape, tile) / blocking.row_parts)
+    tiles = blocks * spans if blocking.channels < shape.channels else 1
+    vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
+    taps = max(cut.layout.taps for cut in cuts)
+    segments = max(pixel_panels.most_segments(cut.layout.gathered, tile.lanes) for cut in cuts)
+    parts = {
+        "entries_at": blocking.channels * vectors * tile.lanes * itemsize,
+        "merges_at": vectors * ENTRY_BYTES,
+        "weights_at": (vectors * (segments - 1) + 1) * ENTRY_BYTES,
+        "sums_at": (tile.rows * (1 + blocking.channels * taps) + blocking.slack) * itemsize if blocking.lazy else 0,
+        "scratch_bytes": ((tiles * tile.rows + 1 + shape.stack) * tile.columns + tile.lanes) * itemsize,
+    }
+    at, layout = 0, {}
+    for name, size in parts.items():
+        at = ceil((at + size) / 64) * 64
+        layout[name] = at
+    return layout
+
+
+def block_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
+    """Elements of the packed weights of one tile of rows: its biases, its weights, and what packing overwrites."""
+    return blocking.tile.rows * (1 + shape.channels * taps) + blocking.slack
+
+
+def packed_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
+    """Elements of a phase's packed weights, where they are packed beforehand."""
+    if blocking.lazy:
+        return 0
+    return shape.groups * row_blocks(shape, blocking.tile) * block_elements(shape, blocking, taps)
+
+
+def _weight_run(shape: Shape, weights: tuple[int, ...]) -> tuple[int, int]:
+    """How many weights of a row and channel lie in a regular run, and their step; none if taps are left out in between.
+
+    A run goes on from channel to channel where the channels are as far apart as they are long.
+    """
+    count = len(weights)
+    if count == 1:
+        return 1, shape.channel_step
+    if not count or weights != tuple(range(weights[0], weights[0] + count)):
+        return 0, 0
+    return count, 1
+
+
+def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
+    blocks, rows = row_blocks(shape, blocking.tile), blocking.tile.rows
+    task_rows = ceil(blocks / blocking.row_parts) * rows
+    row_parts, spans = ceil(shape.rows / task_rows), max(cut.spans for cut in cuts)
+    return {
+        "batch": shape.batch, "groups": shape.groups, "rows": shape.rows, "channels": shape.channels,
+        "plane": shape.plane, "image": shape.groups * shape.channels * shape.plane,
+        "group_input": shape.channels * shape.plane, "out_plane": shape.out_plane,
+        "out_image": shape.groups * shape.rows // shape.stack * shape.out_plane,
+        "row_step": shape.row_step, "channel_step": shape.channel_step, "group_step": shape.group_step,
+        "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans,
+        "channel_block": blocking.channels, "lazy": int(blocking.lazy),
+        **scratch_layout(shape, blocking, cuts, itemsize),
+    }  # fmt: skip
+
+
+class PhaseRecord:
+    """A phase as numbers for native code, and the arrays that they point to."""
+
+    def __init__(self, cut: Cut, shape: Shape, blocking: Blocking, packed: int) -> None:
+        tile, layout = blocking.tile, cut.layout
+        phase, gathered = layout.phase, layout.gathered
+        z, y, x = phase
+        self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered)]
+        weights = tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights)
+        self._weights = np.array(weights, np.int64)
+        channel_stride = layout.gathered_taps * cut.width
+        reads = [tap * cut.width + shift for tap, shift in layout.reads()]
+        self._offsets = np.array([c * channel_stride + r for c in range(blocking.channels) for r in reads], np.int64)
+        whole = all(axis.contiguous for axis in phase)
+        scales = (y.out_size * x.out_size, x.out_size, 1)
+        steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
+        start = z.out_start * scales[0] + y.out_start * scales[1]
+        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, 1)
+        rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
+        slot = blocking.channels * channel_stride
+        single = blocking.channels >= shape.channels
+        numbers = (
+            pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
+            self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.unit + layout.halo,
+            layout.halo, cut.span, cut.unit_spans, layout.gathered_taps, cut.width // tile.lanes, slot,
+            slot if layout.shared is None else tile.columns, channel_stride,
+            0 if single else tile.rows * tile.columns, 0 if single else tile.rows * cut.span,
+            *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_run(shape, weights),
+        )  # fmt: skip
+        tables = [table.ctypes.data for table in self._tables]
+        self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)
+
+
+def read_shape(shape: Pointer) -> dict[str, Value]:
+    """The numbers of ``SHAPE`` by name."""
+    return pixel_panels.read_numbers(shape, SHAPE, set())
+
+
+def phase_record(phases: Pointer, index: Value) -> Pointer:
+    """Where a phase's record starts."""
+    return phases.at(index * (len(GATHER) + len(PHASE)))
+
+
+def read_phase(record: Pointer) -> dict[str, Any]:
+    """The numbers of ``PHASE`` by name, and the step along a row."""
+    numbers = pixel_panels.read_numbers(record, PHASE, _ARRAYS, len(GATHER))
+    return {**numbers, "x_step": record.load(GATHER.index("x_step"))}
