@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels import target
-from tests.kernels.convolution_fuzz import Case, accepting, random_case, run_case, smaller, valid
+from tests.kernels.convolution_fuzz import LARGE, SMALL, Case, accepting, random_case, run_case, smaller, valid
 from tests.kernels.guard import run_guarded
 
 _CHUNK = 200
@@ -48,9 +48,11 @@ class Result:
 def attempt(run: Run) -> Result:
     """One run in this process."""
     try:
+        if run.algorithm == "planning":
+            accepting(run.case, run.isa)
         outcome = run_case(run.case, run.isa, run.algorithm, run.where)
     except Exception as error:
-        return Result(run, np.inf, f"{type(error).__name__}: {error}")
+        return Result(run, np.inf, f"{run.algorithm} on {run.isa}: {type(error).__name__}: {error}: {run.case!r}")
     return Result(run, outcome.error, "" if outcome.right else str(outcome))
 
 
@@ -109,7 +111,7 @@ def reduced(run: Run, seconds: float = 20) -> Result:
     while found and time.monotonic() < end:
         found = False
         for case in smaller(best.run.case):
-            if not valid(case) or run.algorithm not in accepting(case, run.isa):
+            if not valid(case) or run.algorithm not in planned(case, run.isa):
                 continue
             tried = next(in_child([Run(case, run.isa, run.algorithm, run.where)]))
             if tried.fault:
@@ -121,9 +123,17 @@ def reduced(run: Run, seconds: float = 20) -> Result:
 def runs_of(case: Case, number: int, arguments: argparse.Namespace) -> Iterator[Run]:
     for isa in target.cpu().isas:
         if arguments.isa in (None, isa.name):
-            for algorithm in accepting(case, isa.name):
+            for algorithm in planned(case, isa.name):
                 if algorithm != "reference" and arguments.algorithm in (None, algorithm):
                     yield Run(case, isa.name, algorithm, ("end", "start")[number % 2])
+
+
+def planned(case: Case, isa: str) -> list[str]:
+    """Algorithms for a case; if planning itself fails, its own name, so that the failure is one of the results."""
+    try:
+        return accepting(case, isa)
+    except Exception:
+        return ["planning"]
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -146,10 +156,12 @@ def main() -> int:
     parser.add_argument("--algorithm")
     parser.add_argument("--isa")
     parser.add_argument("--role")
+    parser.add_argument("--large", action="store_true", help="cases of several blocks in every direction; slow")
     parser.add_argument("--failures", type=int, default=5, help="made smaller and printed, for each algorithm")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    cases = [random_case(rng) for _ in range(arguments.cases)]
+    limits = LARGE if arguments.large else SMALL
+    cases = [random_case(rng, limits) for _ in range(arguments.cases)]
     if arguments.role:
         cases = [case for case in cases if case.role == arguments.role]
     runs = [run for number, case in enumerate(cases) for run in runs_of(case, number, arguments)]

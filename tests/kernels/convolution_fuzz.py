@@ -27,7 +27,19 @@ Role = Literal["forward", "grad_input", "grad_weight"]
 
 ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
 _DTYPES = ["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16", "complex64"]
-_MOST_PRODUCTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest case: multiplications, channels of a dense case, samples of an axis by rank."""
+
+    products: int
+    channels: int
+    samples: dict[int, int]
+
+
+SMALL = Limits(1_000_000, 70, {1: 400, 2: 71, 3: 18})
+LARGE = Limits(40_000_000, 400, {1: 5000, 2: 180, 3: 40})  # several blocks of everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +129,15 @@ def _numpy(name: str) -> np.dtype[Any]:
     return as_dtype(name).numpy
 
 
-def random_case(rng: np.random.Generator) -> Case:
-    """A case of at most a million multiplications, and somewhere to run a window."""
+def random_case(rng: np.random.Generator, limits: Limits = SMALL) -> Case:
+    """A case within the limits, with a window to compute."""
     while True:
-        case = _any_case(rng)
-        if min(case.spec.out_size(case.size)) > 0 and case.products <= _MOST_PRODUCTS:
+        case = _any_case(rng, limits)
+        if valid(case) and case.products <= limits.products:
             return case
 
 
-def _any_case(rng: np.random.Generator) -> Case:
+def _any_case(rng: np.random.Generator, limits: Limits) -> Case:
     def pick(*choices: Any) -> Any:
         return choices[rng.integers(len(choices))]
 
@@ -142,8 +154,8 @@ def _any_case(rng: np.random.Generator) -> Case:
     if rng.random() < 0.4:
         stride, dilation = (stride[0],) * rank, (dilation[0],) * rank
     padding = tuple(_padding(rng, k, d) for k, d in zip(kernel, dilation, strict=True))
-    groups, c_in, c_out = _channels(rng)
-    size = tuple(int(rng.integers(1, {1: 400, 2: 71, 3: 18}[rank])) for _ in each)
+    groups, c_in, c_out = _channels(rng, limits.channels)
+    size = tuple(int(rng.integers(1, limits.samples[rank])) for _ in each)
     if rng.random() < 0.3:
         size = tuple(int(pick(1, 7, 8, 9, 15, 16, 17, 31, 32, 33)) for _ in each)
     return Case(
@@ -165,17 +177,17 @@ def _padding(rng: np.random.Generator, kernel: int, dilation: int) -> tuple[int,
     return int(low), int(high)
 
 
-def _channels(rng: np.random.Generator) -> tuple[int, int, int]:
+def _channels(rng: np.random.Generator, most: int) -> tuple[int, int, int]:
     """Groups, channels in, channels out: dense, depthwise with a multiplier, grouped."""
     kind = rng.integers(4)
     if kind == 0:
-        groups, each_in, each_out = int(rng.integers(1, 70)), 1, 1
+        groups, each_in, each_out = int(rng.integers(1, most)), 1, 1
     elif kind == 1:
         groups, each_in, each_out = int(rng.integers(1, 12)), 1, int(rng.integers(1, 6))
     elif kind == 2:
         groups, each_in, each_out = int(rng.integers(1, 6)), int(rng.integers(1, 20)), int(rng.integers(1, 20))
     else:
-        groups, each_in, each_out = 1, int(rng.integers(1, 70)), int(rng.integers(1, 70))
+        groups, each_in, each_out = 1, int(rng.integers(1, most)), int(rng.integers(1, most))
     return groups, groups * each_in, groups * each_out
 
 

@@ -127,6 +127,16 @@ def test_empty_batches_and_channels(shapes: Any) -> None:
     assert conv_grad_weight(x, y, SPEC).shape == w.shape
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_axis_of_nothing_but_padding(groups: int) -> None:
+    spec = ConvSpec((3,), (1,), (1,), ((2, 2),), groups)
+    x, w, bias = np.ones((1, 2, 0), np.float32), np.ones((2, 2 // groups, 3), np.float32), np.array([1, 2], np.float32)
+    y = conv_forward(x, w, bias, spec)
+    assert (y == [[[1, 1], [2, 2]]]).all()
+    assert conv_grad_input(y, w, None, spec, (0,)).shape == x.shape
+    assert (conv_grad_weight(x, y, spec) == 0).all()
+
+
 def test_nan_and_infinity_reach_what_sums_them() -> None:
     """Every output whose window has a NaN is NaN; no other is. An infinity may become NaN where it meets padding."""
     rng = np.random.default_rng(1)
