@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -68,20 +68,18 @@ OPERANDS = {"forward": ("x", "w", "b_out"), "grad_input": ("g", "w", "b_in"), "g
 RESULT = {"forward": "g", "grad_input": "x", "grad_weight": "w"}
 
 
+@cache
 def tap_places(case: Case) -> tuple[Array, Array]:
     """Flat positions in x that each (tap, pixel) reads, and whether they exist."""
-    spec, places, exist = case.spec, [], []
-    for tap in product(*map(range, spec.kernel)):
-        for pixel in product(*map(range, case.out)):
-            at = [
-                p * s + t * d - low
-                for p, t, s, d, (low, _) in zip(pixel, tap, spec.stride, spec.dilation, spec.padding, strict=True)
-            ]
-            inside = all(0 <= i < n for i, n in zip(at, case.size, strict=True))
-            exist.append(inside)
-            places.append(int(np.ravel_multi_index(at, case.size)) if inside else 0)
-    shape = (prod(spec.kernel), prod(case.out))
-    return np.array(places).reshape(shape), np.array(exist).reshape(shape)
+    spec, rank = case.spec, len(case.size)
+    taps = np.indices(spec.kernel).reshape(rank, -1, 1)
+    pixels = np.indices(case.out).reshape(rank, 1, -1)
+    at, exist = 0, True
+    for axis in range(rank):
+        low, size = spec.padding[axis][0], case.size[axis]
+        place = pixels[axis] * spec.stride[axis] + taps[axis] * spec.dilation[axis] - low
+        at, exist = at * size + place, exist & (place >= 0) & (place < size)
+    return np.where(exist, at, 0), exist
 
 
 def expected(case: Case, role: str, arrays: dict[str, Array]) -> Array:
@@ -95,8 +93,9 @@ def expected(case: Case, role: str, arrays: dict[str, Array]) -> Array:
     if role == "grad_input":
         patches = np.einsum("ngop,goct->ngctp", g, w)
         result = np.zeros_like(x)
-        for t, p in zip(*np.nonzero(exist), strict=True):
-            result[..., places[t, p]] += patches[:, :, :, t, p]
+        for t, places_of_tap in enumerate(places):  # no two pixels of a tap read the same place
+            inside = exist[t]
+            result[..., places_of_tap[inside]] += patches[:, :, :, t, inside]
         bias = a["b_in"]
     else:
         patches = np.where(exist, x[..., places], 0)

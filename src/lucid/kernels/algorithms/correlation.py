@@ -25,12 +25,14 @@ import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
+from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
     Module,
+    Pointer,
     Type,
     Value,
     fma,
@@ -48,6 +50,7 @@ from lucid.kernels.runtime import memory, threads
 Array = np.ndarray[Any, Any]
 
 _MOST_SPAN = 7
+_LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,13 @@ class Tile:
     rows: int
     vectors: int
     span: int
+    long: bool = False  #: taps follow each other in one row, and are many
 
     @property
     def cycles(self) -> float:
         """Of one tap (of ``span`` taps down): two products a cycle, or one load that straddles two cache lines."""
+        if self.long:
+            return 0.55 * self.vectors
         products = self.rows * self.vectors * self.span
         loads = 2 * (self.rows + self.span - 1) * self.vectors + self.span
         return max(products, loads, 8) / 2
@@ -216,6 +222,10 @@ def _tile(problem: Problem, isa: ISA, cut: Cut, lanes: int) -> Tile:
     def fits(rows: int, vectors: int, span: int) -> bool:
         return (rows + 1) * vectors + (span if span > 1 else 1) + 1 <= isa.registers
 
+    row_taps = problem.group_in * problem.group_out == spec.taps // spec.kernel[2] == 1
+    if row_taps and spec.stride[2] == spec.dilation[2] == 1 and spec.kernel[2] >= _LONG_VECTORS * lanes:
+        return _long_tile(isa, ceil(width / lanes))
+
     def cost(tile: Tile) -> tuple[float, int]:
         tiles = ceil(width / (tile.vectors * lanes)) * ceil(height / tile.rows)
         return tiles * (tile.cycles / tile.span * spec.kernel[1] * spec.kernel[2] + 10), -tile.vectors
@@ -226,6 +236,12 @@ def _tile(problem: Problem, isa: ISA, cut: Cut, lanes: int) -> Tile:
         if fits(rows, vectors, span) or (rows == vectors == span == 1)
     ]
     return min(options, key=cost)
+
+
+def _long_tile(isa: ISA, across: int) -> Tile:
+    most = toeplitz.most_vectors(isa)
+    options = [Tile(1, vectors, 1, long=True) for vectors in range(most // 2, most + 1)]
+    return min(options, key=lambda tile: (ceil(across / tile.vectors) * tile.vectors, -tile.vectors))
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
@@ -258,10 +274,10 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         lambda isa: _write(isa, element, asked.tile, split, merge),
     )
     tables = asked.taps()
-    step_down = spec.kernel[2] if asked.forward else -spec.kernel[2]
+    step = (1 if asked.forward else -1) * (1 if asked.tile.long else spec.kernel[2])
     numbers = (
         problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
-        asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step_down,
+        asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
         int(problem.bias), asked.frame_elements, asked.private_elements,
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
@@ -293,7 +309,7 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int, merge: int) -> Modul
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module("correlation", isa.fma)
     fill_frame = write_fill_frame(module, element, lanes, fields, split)
-    sums = _write_tile(module, element, lanes, tile)
+    sums = _write_tile(module, isa, element, tile)
     merge_row = None if merge == 1 else _write_merge_row(module, element, lanes, merge)
     box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row)
     f = module.entry("correlate", **fields)
@@ -367,32 +383,29 @@ def _write_rows(
     return f
 
 
-def _write_tile(module: Module, element: Type, lanes: int, tile: Tile) -> Function:
+def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function:
     """Adds ``tile``: results of ``rows`` by ``columns``, at most the tile's size; the others are not stored."""
-    data, table = ptr(element), ptr(i64)
+    data, table, lanes = ptr(element), ptr(i64), isa.lanes(element)
     f = module.function(
         "tile", frame=data, pitch=i64, taps=i64, offsets=table, places=table, w=data, w_step=i64, bias=data, to=data,
         row_step=i64, rows=i64, columns=i64, spare=data,
     )  # fmt: skip
     a, across = f.args, range(tile.vectors)
-    with f.loop(0, a.taps, carry=[a.bias.splat(0, lanes)] * (tile.rows * tile.vectors)) as j:
-        row, w = a.frame.at(a.offsets.load(j.i)), a.w.at(a.places.load(j.i))
-        weights = [w.splat(a.w_step * k if k else 0, lanes) for k in range(tile.span)]
-        sums = list(j.values)
-        for i in range(tile.rows + tile.span - 1):
-            values = [row.load(v * lanes, lanes) for v in across]
-            for r in range(max(0, i - tile.span + 1), min(tile.rows, i + 1)):
-                for v in across:
-                    at = r * tile.vectors + v
-                    sums[at] = fma(weights[i - r], values[v], sums[at])
-            row = row.at(a.pitch)
-        j.values = sums
+    start = [a.bias.splat(0, lanes)] * (tile.rows * tile.vectors)
+    if tile.long:
+        x, w = a.frame.at(a.offsets.load()), a.w.at(a.places.load())
+        sums = toeplitz.toeplitz(f, x, w, a.w_step, a.taps, lanes, toeplitz.group_of(isa), start)
+    else:
+        with f.loop(0, a.taps, carry=start) as j:
+            x, w = a.frame.at(a.offsets.load(j.i)), a.w.at(a.places.load(j.i))
+            j.values = _tap(a, tile, lanes, x, w, j.values)
+        sums = j.values
     targets = [select(a.rows > r, a.to.at(a.row_step * r), a.spare) for r in range(tile.rows)]
 
     def store(masks: list[Value | None]) -> list[Value]:
         for r, to in enumerate(targets):
             for v in across:
-                to.store(j.values[r * tile.vectors + v], v * lanes, masks[v])
+                to.store(sums[r * tile.vectors + v], v * lanes, masks[v])
         return []
 
     f.choose(
@@ -401,6 +414,20 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile) -> Functi
         lambda: store([lanes_below(f, a.columns - v * lanes, lanes) for v in across]),
     )
     return f
+
+
+def _tap(a: Any, tile: Tile, lanes: int, row: Pointer, w: Pointer, values: list[Value]) -> list[Value]:
+    """The sums after one more tap, or ``span`` taps down."""
+    weights = [w.splat(a.w_step * k if k else 0, lanes) for k in range(tile.span)]
+    sums = list(values)
+    for i in range(tile.rows + tile.span - 1):
+        source = [row.load(v * lanes, lanes) for v in range(tile.vectors)]
+        for r in range(max(0, i - tile.span + 1), min(tile.rows, i + 1)):
+            for v in range(tile.vectors):
+                at = r * tile.vectors + v
+                sums[at] = fma(weights[i - r], source[v], sums[at])
+        row = row.at(a.pitch)
+    return sums
 
 
 def _write_merge_row(module: Module, element: Type, lanes: int, stride: int) -> Function:

@@ -24,6 +24,7 @@ import numpy as np
 
 from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
+from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
 from lucid.kernels.ir import (
@@ -48,6 +49,7 @@ from lucid.kernels.runtime import memory, threads
 Array = np.ndarray[Any, Any]
 
 _TASKS = 16  # wanted at least; groups are split over images and boxes until there are as many
+_LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
 _CHUNK_CYCLES = 40_000  # below this, more chunks cost more than they gain
 
 
@@ -58,6 +60,7 @@ class Tile:
     results: int
     lines: int
     columns: int
+    long: bool = False  #: lanes are taps, since there are many in one row; ``columns`` counts their vectors
 
     @property
     def sums(self) -> int:
@@ -67,6 +70,8 @@ class Tile:
     @property
     def cycles(self) -> float:
         """Of one vector of pixels; most loads of x straddle two cache lines."""
+        if self.long:
+            return 0.55 * 16 * self.columns
         return max(self.sums, 2 * self.lines * self.columns + self.results, 8) / 2
 
 
@@ -98,7 +103,9 @@ class Sums:
 
     @property
     def passes(self) -> int:
-        """Groups of lines."""
+        """Groups of lines, or of taps."""
+        if self.tile.long:
+            return ceil(self.problem.spec.kernel[2] / (self.tile.columns * self.lanes))
         return len(self.lines) // self.tile.lines
 
     @property
@@ -146,7 +153,7 @@ def sums(problem: Problem, isa: ISA) -> Sums:
     cut = window.cut(max(64, room // (problem.group_in * prod(spec.stride))))
     tile = _tile(problem, isa)
     step = spec.stride[2]
-    width = ceil(cut.box[3] / lanes) * lanes + (extents[2] - 1) // step + tile.columns
+    width = ceil(cut.box[3] / lanes) * lanes + (extents[2] - 1) // step + tile.columns * (lanes if tile.long else 1)
     if step > 1:
         width = ceil(width / lanes) * lanes
     whole = Sums(problem, cut.widened(width * step), tile, lanes, 1)
@@ -158,6 +165,8 @@ def _tile(problem: Problem, isa: ISA) -> Tile:
     spec = problem.spec
     lines = problem.group_in * spec.kernel[0] * spec.kernel[1]
     adjacent = spec.stride[2] == 1 and spec.dilation[2] == 1
+    if lines == 1 and adjacent and spec.kernel[2] >= _LONG_VECTORS * isa.lanes(BY_DTYPE[problem.dtype]):
+        return _long_tile(isa, ceil(spec.kernel[2] / isa.lanes(BY_DTYPE[problem.dtype])))
 
     def cost(tile: Tile) -> tuple[float, int]:
         passes = ceil(lines * ceil(spec.kernel[2] / tile.columns) / tile.lines)
@@ -169,6 +178,12 @@ def _tile(problem: Problem, isa: ISA) -> Tile:
         if results * rows * columns + results + 2 <= isa.registers and columns <= spec.kernel[2]
     ]
     return min(options, key=cost)
+
+
+def _long_tile(isa: ISA, across: int) -> Tile:
+    most = toeplitz.most_vectors(isa)
+    options = [Tile(1, 1, vectors, long=True) for vectors in range(most // 2, most + 1)]
+    return min(options, key=lambda tile: (ceil(across / tile.columns) * tile.columns, -tile.columns))
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
@@ -230,9 +245,10 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module("depthwise_grad", isa.fma)
     fill_frame = write_fill_frame(module, element, lanes, fields, split)
-    whole = _write_tile(module, element, lanes, tile, masked=False)
-    edge = _write_tile(module, element, lanes, tile, masked=True) if lanes > 1 else None
-    reduce = _write_reduce(module, element, lanes, tile, fields)
+    write_box = _write_long_box if tile.long else _write_box
+    add_box = write_box(module, isa, element, tile, fields)
+    write_reduce = _write_long_reduce if tile.long else _write_reduce
+    reduce = write_reduce(module, element, lanes, tile, fields)
     f = module.entry("accumulate", **fields)
     a = f.args
     with f.loop(a.begin, a.end) as task:
@@ -244,26 +260,14 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
             image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
             source = a.x.at(image * a.group_in * (a.d * a.h * a.w))
             f.call(fill_frame, a.fields, frame, source, a.group_in, 1, 0, box.d, box.h, box.w)
-            plane = a.od * a.oh * a.ow
             rows, width = minimum(a.box_h, a.oh - box.h), minimum(a.box_w, a.ow - box.w)
-            with (
-                f.loop(0, minimum(a.box_d, a.od - box.d)) as depth,
-                f.loop(0, a.group_out, tile.results) as k,
-                f.loop(0, a.passes) as p,
-            ):
+            plane = a.od * a.oh * a.ow
+            with f.loop(0, minimum(a.box_d, a.od - box.d)) as depth, f.loop(0, a.group_out, tile.results) as k:
                 inside = ((box.d + depth.i) * a.oh + box.h) * a.ow + box.w
                 g = a.g.at((image * a.group_out + k.i) * plane + inside)
                 here = frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w))
-                to = acc.at((k.i // tile.results * a.passes + p.i) * (tile.sums * lanes))
-                offsets = a.offsets.at(p.i * tile.lines)
-                reach = minimum(tile.results, a.group_out - k.i) - 1
-                common = (plane, reach, offsets, to, a.ow, a.stride_h * a.frame_w, a.ahead_g)
-                full = width // lanes
-                f.call(whole, g, here, *common, rows * full, full, lanes)
-                if edge is not None:
-                    done = full * lanes
-                    with f.when(done < width):
-                        f.call(edge, g.at(done), here.at(done), *common, rows, 1, width - done)
+                to = acc.at(k.i // tile.results * a.passes * (tile.sums * lanes))
+                f.call(add_box, a.fields, g, here, to, rows, width, minimum(tile.results, a.group_out - k.i) - 1)
         f.call(reduce, a.fields, acc, a.parts.at(task.i * a.group_weights))
     _write_finish(module, element, lanes, fields)
     return module
@@ -272,6 +276,61 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
 def _clear(f: Function, element: Type, lanes: int, to: Any, vectors: Value) -> None:
     with f.loop(0, vectors) as i:
         to.store(zeros(f, element, lanes), i.i * lanes)
+
+
+def _box_function(module: Module, element: Type) -> Function:
+    """``add_box(fields, g, frame, acc, rows, width, reach)``: a slice of a box, for results up to ``reach``."""
+    data = ptr(element)
+    return module.function(
+        "add_box", fields=ptr(i64), g=data, frame=data, acc=data, rows=i64, width=i64, reach=i64
+    )  # fmt: skip
+
+
+def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict[str, Type]) -> Function:
+    """Adds ``add_box``: all passes over the whole vectors of the rows, then over what is left of them."""
+    lanes = isa.lanes(element)
+    whole = _write_tile(module, element, lanes, tile, masked=False)
+    edge = _write_tile(module, element, lanes, tile, masked=True) if lanes > 1 else None
+    f = _box_function(module, element)
+    p = f.args
+    a = read_fields(f, fields, ["passes", "offsets", "od", "oh", "ow", "stride_h", "frame_w", "ahead_g"])
+    plane, full = a.od * a.oh * a.ow, p.width // lanes
+    with f.loop(0, a.passes) as turn:
+        to, offsets = p.acc.at(turn.i * (tile.sums * lanes)), a.offsets.at(turn.i * tile.lines)
+        common = (plane, p.reach, offsets, to, a.ow, a.stride_h * a.frame_w, a.ahead_g)
+        f.call(whole, p.g, p.frame, *common, p.rows * full, full, lanes)
+        if edge is not None:
+            done = full * lanes
+            with f.when(done < p.width):
+                f.call(edge, p.g.at(done), p.frame.at(done), *common, p.rows, 1, p.width - done)
+    return f
+
+
+def _write_long_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict[str, Type]) -> Function:
+    """Adds ``add_box`` for taps in lanes: a row of g is the taps of a correlation, its results are dw."""
+    lanes = isa.lanes(element)
+    f = _box_function(module, element)
+    p, a = f.args, read_fields(f, fields, ["passes"])
+    add = module.function("add", frame=ptr(element), g=ptr(element), count=i64, to=ptr(element))
+    t, across = add.args, [v * lanes for v in range(tile.columns)]
+    start = [t.to.load(at, lanes) for at in across]
+    sums = toeplitz.toeplitz(add, t.frame, t.g, add.const(i64, 1), t.count, lanes, toeplitz.group_of(isa), start)
+    for at, total in zip(across, sums, strict=True):
+        t.to.store(total, at)
+    with f.loop(0, a.passes) as turn:
+        first = turn.i * (tile.columns * lanes)
+        f.call(add, p.frame.at(first), p.g, p.width, p.acc.at(first))
+    return f
+
+
+def _write_long_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type]) -> Function:
+    """Adds ``reduce(fields, acc, to)`` for taps in lanes: one group's sums as they are."""
+    f = module.function("reduce", fields=ptr(i64), acc=ptr(element), to=ptr(element))
+    p, a = f.args, read_fields(f, fields, ["group_out", "passes", "weights"])
+    with f.loop(0, a.group_out) as k, f.loop(0, a.weights, lanes) as t:
+        value = p.acc.load(k.i * a.passes * (tile.sums * lanes) + t.i, lanes)
+        p.to.store(value, k.i * a.weights + t.i, lanes_below(f, a.weights - t.i, lanes))
+    return f
 
 
 def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: bool) -> Function:
