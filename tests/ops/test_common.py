@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import lucid
@@ -44,3 +45,48 @@ def test_functions_take_arrays_and_lists():
 def test_the_public_page_is_documented(name):
     value = getattr(lucid, name)
     assert callable(value) is False or value.__doc__
+
+
+NARROW = {
+    "sum": lambda x: x.sum(1),
+    "mean": lambda x: x.mean(),
+    "var": lambda x: x.var(0),
+    "std": lambda x: x.std(),
+    "prod": lambda x: x.prod(1),
+    "amax": lambda x: x.amax(0),
+    "max": lambda x: x.max(1).values,
+    "norm": lambda x: x.norm(),
+    "logsumexp": lambda x: x.logsumexp(1),
+    "cumsum": lambda x: x.cumsum(0),
+    "cumprod": lambda x: x.cumprod(0),
+    "clamp": lambda x: x.clamp(0.5, 1.0),
+    "sort": lambda x: x.sort(1).values,
+    "topk": lambda x: x.topk(2).values,
+    "matmul": lambda x: x @ x.T,
+    "einsum": lambda x: lucid.einsum("ij,kj->ik", x, x),
+    "where": lambda x: lucid.where(x > 1, x, 0.5),
+    "masked_fill": lambda x: x.masked_fill(x > 1, 0.5),
+    "gather": lambda x: x.gather(0, lucid.zeros(1, 4, dtype=int)),
+    "scatter_add": lambda x: x.scatter_add(0, lucid.zeros(1, 4, dtype=int), x),
+    "index": lambda x: x[[0, 0]],
+    "cat": lambda x: lucid.cat([x, x]),
+    "pow": lambda x: x**2 + 2.0**x + x**x,
+    "arithmetic": lambda x: (1 / x) % 0.7 - x / 3,
+    "in place": lambda x: (x * 1).add_(1.5).mul_(2),
+    "triangle": lambda x: x.tril() + x.roll(1, 0).flip(0),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize(("dtype", "rtol"), [("float16", 4e-3), ("bfloat16", 3e-2)])
+def test_every_family_works_in_16_bits(name, dtype, rtol):
+    data = np.random.default_rng(7).uniform(0.3, 2.0, (3, 4))
+    x = lucid.tensor(data, dtype=dtype, requires_grad=True)
+    wide = x.detach().double().requires_grad_()
+    got, want = NARROW[name](x), NARROW[name](wide)
+    assert got.dtype is x.dtype
+    np.testing.assert_allclose(got.detach().double().numpy(), want.detach().numpy(), rtol=rtol, atol=rtol)
+    got.backward()
+    want.backward()
+    assert x.grad.dtype is x.dtype
+    np.testing.assert_allclose(x.grad.double().numpy(), wide.grad.numpy(), rtol=rtol, atol=4 * rtol)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +12,24 @@ from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Array, Edge, Node, Saved, Tracked, View, edge_of, placed, saved_array, wrap
 from lucid.core.errors import GradientError
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_HAS_VARIADIC = 0x04  # inspect.CO_VARARGS; inspect.signature would take 10 ms for all the rows there are
+
+
+class _Parameters(NamedTuple):
+    """The parameters of a Python function by kind, read off its code object."""
+
+    positional: tuple[str, ...]
+    variadic: str | None
+    static: tuple[str, ...]
+    defaults: dict[str, Any]
+
+    @staticmethod
+    def of(function: Any) -> _Parameters:
+        code = function.__code__
+        names, split = code.co_varnames, code.co_argcount
+        end = split + code.co_kwonlyargcount
+        variadic = names[end] if code.co_flags & _HAS_VARIADIC else None
+        return _Parameters(names[:split], variadic, names[split:end], function.__kwdefaults__ or {})
 
 
 class Op:
@@ -21,7 +37,7 @@ class Op:
 
     ``forward`` takes arrays and returns an array. Its positional parameters are the inputs (each a tensor, None, or a
     plain Python value); ``*xs`` stands for any number of them; keyword-only parameters are static. For a ``forward``
-    without a readable signature, ``inputs`` names them.
+    that is no Python function, ``inputs`` names them.
 
     ``vjp`` has a row per differentiable input: a function, written in operations on tensors, from the upstream gradient
     to the gradient of that input. Its parameter names say what it needs: ``g`` (the upstream gradient), ``out`` (the
@@ -68,12 +84,11 @@ class Op:
         self.outputs = outputs
         self.view = view
         self.plans: dict[tuple[int, int], _Plan] = {}
-        parameters = {} if inputs is not None else dict(inspect.signature(forward).parameters)
-        self.variadic = next((n for n, p in parameters.items() if p.kind is p.VAR_POSITIONAL), None)
-        self.inputs = inputs or tuple(n for n, p in parameters.items() if p.kind in _POSITIONAL)
-        static = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-        self.defaults = {n: d for n, d in static.items() if d is not inspect.Parameter.empty}
-        self.rows = [self._row(key, function, static) for key, function in (vjp or {}).items()]
+        given = _Parameters((), None, (), {}) if inputs is not None else _Parameters.of(forward)
+        self.variadic = given.variadic
+        self.inputs = inputs or given.positional
+        self.defaults = given.defaults
+        self.rows = [self._row(key, function, given.static) for key, function in (vjp or {}).items()]
         self.differentiable = 0  # as bits, input 0 lowest
         for row in self.rows:
             for target in row.targets:
@@ -81,13 +96,13 @@ class Op:
                     -1 << len(self.inputs) if target == self.variadic else 1 << self.inputs.index(target)
                 )
 
-    def _row(self, key: str | tuple[str, ...], function: Callable[..., Any], static: Mapping[str, Any]) -> _Row:
+    def _row(self, key: str | tuple[str, ...], function: Callable[..., Any], static: tuple[str, ...]) -> _Row:
         targets = (key,) if isinstance(key, str) else key
         tensors = (*self.inputs, self.variadic)
         for target in targets:
             if target not in tensors:
                 raise TypeError(f"Op {self.name}: the vjp row {target!r} names no input; there are {self.inputs}")
-        needs = tuple(inspect.signature(function).parameters)
+        needs = _Parameters.of(function).positional
         known = {"g", *self.outputs, *tensors, *(f"{n}_shape" for n in tensors), *static}
         if unknown := set(needs) - known:
             raise TypeError(f"Op {self.name}: the vjp row of {key!r} asks for unknown {sorted(unknown)}")

@@ -429,7 +429,8 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     for bound in (min, max):
         if bound is not None:
             x, _ = operands(x, bound)
-    return apply(_clamp, x, min, max)
+    low, high = (None if bound is None else operands(x, bound)[1] for bound in (min, max))
+    return apply(_clamp, x, low, high)
 
 
 @method()

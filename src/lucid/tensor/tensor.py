@@ -372,7 +372,9 @@ class Tensor(Tracked):
         return _rebuild, (type(self), self._array, self.requires_grad, state)
 
     def __copy__(self) -> Any:
-        return _rebuild(type(self), self._array, self._requires_grad, getattr(self, "__dict__", None))
+        other = _rebuild(type(self), self._array, self._requires_grad, getattr(self, "__dict__", None))
+        other._version = self._version
+        return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if not self.is_leaf:
