@@ -399,7 +399,8 @@ def angle(x: Any) -> Any:
 
 
 def _clamp_forward(x: Array, low: Any, high: Any) -> Array:
-    return np.clip(x, low, high)
+    out: Array = x if low is None else np.maximum(x, low)
+    return out if high is None else np.minimum(out, high)
 
 
 def _inside_forward(x: Array, low: Any, high: Any) -> Array:
