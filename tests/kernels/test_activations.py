@@ -26,24 +26,17 @@ FORMULAS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
     "gelu_tanh": (lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), {}),
     "silu": (lambda x: x * sigmoid(x), {}),
     "mish": (lambda x: x * np.tanh(np.log1p(np.exp(x))), {}),
-    "sigmoid": (sigmoid, {}),
-    "tanh": (np.tanh, {}),
     "softplus": (
         lambda x, beta, threshold: np.where(x * beta > threshold, x, np.log1p(np.exp(beta * x)) / beta),
         {"beta": 2.0, "threshold": 5.0},
     ),
     "elu": (lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(x)), {"alpha": 0.7}),
+    "selu": (lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)), {}),
     "hardswish": (lambda x: x * np.clip(x + 3, 0, 6) / 6, {}),
     "hardsigmoid": (lambda x: np.clip(x + 3, 0, 6) / 6, {}),
     "softsign": (lambda x: x / (1 + np.abs(x)), {}),
-    "exp": (np.exp, {}),
-    "log": (lambda x: np.log(x), {}),
-    "log1p": (np.log1p, {}),
-    "expm1": (np.expm1, {}),
-    "erf": (special.erf, {}),
 }
 GRADIENTS = [n.removesuffix("_grad") for n in dir(activations) if n.endswith("_grad") and not n.startswith("_")]
-FROM_RESULT = {"relu", "sigmoid", "tanh"}
 
 
 def arguments(dtype: Any) -> Array:
@@ -59,8 +52,6 @@ def arguments(dtype: Any) -> Array:
 def test_forward(name: str, dtype: Any, isa: str) -> None:
     formula, numbers = FORMULAS[name]
     x = arguments(dtype)
-    if name.startswith("log"):
-        x = np.abs(x)
     with target.using(isa):
         got = getattr(activations, name)(x, **numbers)
     want = formula(x.astype(np.float64), **numbers)
@@ -76,8 +67,7 @@ def test_gradient_is_the_slope(name: str, dtype: Any, isa: str) -> None:
     x, step = arguments(dtype), 1e-5
     g = np.random.default_rng(1).standard_normal(x.size).astype(dtype)
     with target.using(isa):
-        given = getattr(activations, name)(x, **numbers) if name in FROM_RESULT else x
-        got = getattr(activations, name + "_grad")(g, given, **numbers)
+        got = getattr(activations, name + "_grad")(g, x, **numbers)
     wide = x.astype(np.float64)
     slope = (formula(wide + step, **numbers) - formula(wide - step, **numbers)) / (2 * step)
     np.testing.assert_allclose(got, g * slope, rtol=1e-5, atol=1e-6 if dtype is np.float32 else 1e-8)
@@ -94,4 +84,4 @@ def test_kinks_are_pytorchs() -> None:
     assert activations.hardswish_grad(one, at)[[0, 1, 4]].tolist() == [0, 1, 1]
     assert activations.hardtanh_grad(one, at, low=-1.0, high=1.0).tolist() == [0, 0, 0, 0, 1]
     assert activations.hardsigmoid_grad(one, at)[[0, 1, 4]].tolist() == [0, 0, 0]
-    assert activations.relu_grad(one, activations.relu(np.array([0, -0.0, 1, -1, np.nan]))).tolist() == [0, 0, 1, 0, 1]
+    assert activations.relu_grad(one, np.array([0, -0.0, 1, -1, np.nan])).tolist() == [0, 0, 1, 0, 1]

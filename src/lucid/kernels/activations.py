@@ -1,7 +1,6 @@
 """Activation functions and their gradients, each a formula.
 
-A gradient takes the upstream gradient ``g`` and either the result ``y`` or the argument ``x``, whichever is cheaper to
-start from. NaN gives NaN. At a kink the gradient is PyTorch's.
+A gradient takes the upstream gradient ``g`` and the argument ``x``. NaN gives NaN. At a kink the gradient is PyTorch's.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from lucid.kernels.ir import Value, absolute, select
 _DENSITY = 1.0 / sqrt(2.0 * pi)  # of the normal distribution at 0
 _TANH_GELU = sqrt(2.0 / pi)
 _CUBIC = 0.044715
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
 
 
 def clamp(x: Value, low: Value | float, high: Value | float) -> Value:
@@ -60,6 +61,10 @@ def _elu_grad(g: Value, x: Value, *, alpha: Value) -> Value:
     return select(x > 0.0, g, g * alpha * fn.exp(x))
 
 
+def _selu(x: Value) -> Value:
+    return select(x > 0.0, x, fn.expm1(x) * _SELU_ALPHA) * _SELU_SCALE
+
+
 def _mish(x: Value) -> Value:
     return x * fn.tanh(fn.softplus(x))
 
@@ -83,7 +88,7 @@ def _softsign_grad(g: Value, x: Value) -> Value:
 
 
 relu = Elementwise("relu", lambda x: select(x < 0.0, 0.0, x))
-relu_grad = Elementwise("relu_grad", lambda g, y: select(y <= 0.0, 0.0, g))
+relu_grad = Elementwise("relu_grad", lambda g, x: select(x <= 0.0, 0.0, g))
 relu6 = Elementwise("relu6", lambda x: clamp(x, 0.0, 6.0))
 hardtanh = Elementwise("hardtanh", lambda x, *, low, high: clamp(x, low, high))
 hardtanh_grad = Elementwise(
@@ -99,22 +104,15 @@ silu = Elementwise("silu", lambda x: x * fn.sigmoid(x))
 silu_grad = Elementwise("silu_grad", _silu_grad)
 mish = Elementwise("mish", _mish)
 mish_grad = Elementwise("mish_grad", _mish_grad)
-sigmoid = Elementwise("sigmoid", fn.sigmoid)
-sigmoid_grad = Elementwise("sigmoid_grad", lambda g, y: g * y * (1.0 - y))
-tanh = Elementwise("tanh", fn.tanh)
-tanh_grad = Elementwise("tanh_grad", lambda g, y: g * (1.0 - y * y))
 softplus = Elementwise("softplus", _softplus)
 softplus_grad = Elementwise("softplus_grad", _softplus_grad)
 elu = Elementwise("elu", _elu)
 elu_grad = Elementwise("elu_grad", _elu_grad)
+selu = Elementwise("selu", _selu)
+selu_grad = Elementwise("selu_grad", lambda g, x: select(x > 0.0, g, g * (fn.exp(x) * _SELU_ALPHA)) * _SELU_SCALE)
 hardswish = Elementwise("hardswish", lambda x: x * clamp(x + 3.0, 0.0, 6.0) * (1.0 / 6.0))
 hardswish_grad = Elementwise("hardswish_grad", _hardswish_grad)
 hardsigmoid = Elementwise("hardsigmoid", lambda x: clamp(x + 3.0, 0.0, 6.0) * (1.0 / 6.0))
 hardsigmoid_grad = Elementwise("hardsigmoid_grad", _hardsigmoid_grad)
 softsign = Elementwise("softsign", lambda x: x / (absolute(x) + 1.0))
 softsign_grad = Elementwise("softsign_grad", _softsign_grad)
-exp = Elementwise("exp", fn.exp)
-log = Elementwise("log", fn.log)
-log1p = Elementwise("log1p", fn.log1p)
-expm1 = Elementwise("expm1", fn.expm1)
-erf = Elementwise("erf", fn.erf)

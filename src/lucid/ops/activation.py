@@ -15,7 +15,9 @@ import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.errors import DTypeError
-from lucid.ops import elementwise, special
+from lucid.kernels import activations
+from lucid.kernels.elementwise import Elementwise
+from lucid.ops import elementwise, native, special
 from lucid.ops.common import method
 from lucid.ops.compare import where
 from lucid.tensor import Tensor
@@ -40,15 +42,25 @@ _EXACT = ("relu", "hardtanh")  # these make no fractions, so integers may stay w
 
 
 def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]) -> Callable[..., Tensor]:
-    """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x)."""
+    """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x).
+
+    Where arrays are large, the kernels of that name take the place of both.
+    """
+    kernel: Elementwise = getattr(activations, name)
+    kernel_grad: Elementwise = getattr(activations, f"{name}_grad")
+    least = native.ONE_PASS if name in _EXACT else native.SEVERAL_PASSES
 
     def backward_pass(h: Array, x: Array, *, params: tuple[Any, ...]) -> Array:
+        if native.takes(least, h, x):
+            return native.run(kernel_grad, h, x, params=params)
         return _rounded_once(lambda h, x: pull(ARRAYS, h, x, *params), h, x)
 
     def row(g: Tensor, x: Tensor, params: tuple[Any, ...]) -> Any:
         return pull(TENSORS, g, x, *params) if is_grad_enabled() else apply(gradient, g, x, params=params)
 
     def forward(x: Array, *, params: tuple[Any, ...]) -> Array:
+        if native.takes(least, x):
+            return native.run(kernel, x, params=params)
         return _rounded_once(lambda x: value(x, *params), x)
 
     def verb(x: Tensor, *params: Any) -> Tensor:
@@ -155,5 +167,5 @@ hardsigmoid = _activation(
 hardswish = _activation(
     "hardswish",
     lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    lambda m, g, x: m.where(x < -3, 0, m.where(x <= 3, g * (x / 3 + 0.5), g)),
+    lambda m, g, x: m.where(x <= -3, 0, m.where(x < 3, g * (x / 3 + 0.5), g)),
 )

@@ -8,10 +8,15 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.errors import DTypeError
+from lucid.kernels import softmax as kernels
+from lucid.kernels.rows import Rows
+from lucid.ops import native
 from lucid.ops.common import axis, method
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
+
+_LEAST = native.SEVERAL_PASSES // 4
 
 
 @method()
@@ -63,7 +68,14 @@ def _wide(x: Array) -> Array:
     return x.astype(np.float32) if x.dtype.itemsize == 2 else x
 
 
+def _row(kernel: Rows, *arrays: Array, axis: int) -> Array:
+    result: Array = kernel(*arrays, axes=(axis % arrays[0].ndim,))
+    return result
+
+
 def _softmax_forward(x: Array, *, axis: int) -> Array:
+    if native.takes(_LEAST, x):
+        return _row(kernels.softmax, x, axis=axis)
     wide = _wide(x)
     y = np.exp(wide - wide.max(axis, keepdims=True))
     y /= y.sum(axis, keepdims=True)
@@ -71,6 +83,8 @@ def _softmax_forward(x: Array, *, axis: int) -> Array:
 
 
 def _log_softmax_forward(x: Array, *, axis: int) -> Array:
+    if native.takes(_LEAST, x):
+        return _row(kernels.log_softmax, x, axis=axis)
     wide = _wide(x)
     y = wide - wide.max(axis, keepdims=True)
     y -= np.log(np.exp(y).sum(axis, keepdims=True))
@@ -78,6 +92,8 @@ def _log_softmax_forward(x: Array, *, axis: int) -> Array:
 
 
 def _log_softmax_grad_forward(h: Array, y: Array, *, axis: int) -> Array:
+    if native.takes(_LEAST, h, y):
+        return _row(kernels.log_softmax_grad, h, y, axis=axis)
     g = _wide(h)
     return (g - np.exp(_wide(y)) * g.sum(axis, keepdims=True)).astype(h.dtype, copy=False)
 

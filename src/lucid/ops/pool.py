@@ -15,6 +15,8 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
+from lucid.kernels import pooling
+from lucid.ops import native
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -122,6 +124,8 @@ def _lowest(dtype: np.dtype[Any]) -> Any:
 
 
 def _max_forward(x: Array, *, spec: PoolSpec) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x):
+        return pooling.max_pool(x, spec)
     around = _surrounded(x, spec, _lowest(x.dtype))
     taps = _taps(spec, spec.out_size(_trailing(x, spec)))
     best = around[next(taps)].copy()
@@ -154,6 +158,8 @@ def _first_taps(spec: PoolSpec, out: Sizes) -> Array:
 
 
 def _max_indices(x: Array, *, spec: PoolSpec) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x):
+        return pooling.max_pool_indices(x, spec)
     size = _trailing(x, spec)
     taps = np.unravel_index(_winners(x, spec), spec.kernel)
     flat = np.zeros(taps[0].shape, np.int64)
@@ -165,6 +171,8 @@ def _max_indices(x: Array, *, spec: PoolSpec) -> Array:
 
 
 def _max_grad_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x, h):
+        return pooling.max_pool_grad(h, x, spec)
     winner, zero = _winners(x, spec), np.zeros((), h.dtype)
     pieces = [np.where(winner == number, h, zero) for number in range(prod(spec.kernel))]
     size = _trailing(x, spec)
@@ -172,6 +180,8 @@ def _max_grad_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
 
 
 def _max_pick_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x, h):
+        return pooling.max_pool_pick(h, x, spec)
     winner, around = _winners(x, spec), _surrounded(h, spec, 0)
     y = np.zeros(winner.shape, h.dtype)
     for number, where in enumerate(_taps(spec, spec.out_size(_trailing(x, spec)))):
@@ -212,6 +222,8 @@ def _divisors(size: Sizes, spec: PoolSpec, count_include_pad: bool, divisor: int
 
 
 def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x):
+        return pooling.avg_pool(x, spec, count_include_pad, divisor)
     around = _surrounded(x, spec, 0)
     taps = _taps(spec, spec.out_size(size))
     total = around[next(taps)].astype(_wide(x.dtype))
@@ -222,6 +234,8 @@ def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bo
 
 
 def _avg_grad_forward(h: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
+    if native.takes(native.SEVERAL_PASSES // 4, h):
+        return pooling.avg_pool_grad(h, spec, size, count_include_pad, divisor)
     share = (h / _divisors(size, spec, count_include_pad, divisor)).astype(_wide(h.dtype), copy=False)
     pieces = [share] * prod(spec.kernel)
     return _scattered(pieces, size, spec, spec.out_size(size)).astype(h.dtype, copy=False)

@@ -1,0 +1,31 @@
+"""Arithmetic and functions of one element as kernels, by name. NumPy is quicker on small arrays."""
+
+from __future__ import annotations
+
+from lucid.kernels import functions as fn
+from lucid.kernels.elementwise import Elementwise
+from lucid.kernels.ir import absolute
+from lucid.kernels.ir import sqrt as root
+
+BINARY = {
+    e.formula.name: e
+    for e in (
+        Elementwise("add", lambda a, b: a + b),
+        Elementwise("sub", lambda a, b: a - b),
+        Elementwise("mul", lambda a, b: a * b),
+        Elementwise("div", lambda a, b: a / b),
+    )
+}
+
+UNARY = {
+    e.formula.name: e
+    for e in (
+        *(Elementwise(name, function) for name, function in fn.UNARY.items()),
+        Elementwise("neg", lambda x: -x),
+        Elementwise("abs", lambda x: absolute(x)),
+        Elementwise("square", lambda x: x * x),
+        Elementwise("sqrt", lambda x: root(x)),
+        Elementwise("rsqrt", lambda x: 1.0 / root(x)),
+        Elementwise("reciprocal", lambda x: 1.0 / x),
+    )
+}

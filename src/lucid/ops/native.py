@@ -1,0 +1,69 @@
+"""Which arrays go to native kernels: those of float32 or float64 that are large enough to be worth the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import arithmetic
+from lucid.kernels.elementwise import Elementwise
+
+Array = np.ndarray[Any, Any]
+Forward = Callable[..., Array]
+
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+#: Elements from which a kernel wins, where NumPy does the same in one pass, and where it takes several.
+ONE_PASS = 16384
+SEVERAL_PASSES = 1024
+_SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
+
+
+def takes(least: int, *arrays: Array | None) -> bool:
+    """Whether kernels are for these arrays: one dtype, float32 or float64, the first not small. None is passed over."""
+    first = arrays[0]
+    if first is None or first.size < least or first.dtype not in _DTYPES:
+        return False
+    return all(a is None or a.dtype == first.dtype for a in arrays[1:])
+
+
+def run(kernel: Elementwise, *arrays: Array, params: tuple[Any, ...]) -> Array:
+    """A kernel with its numbers given in order."""
+    numbers: dict[str, Any] = dict(zip(kernel.formula.numbers, params, strict=True))
+    result: Array = kernel(*arrays, **numbers)
+    return result
+
+
+def unary(name: str, plain: Forward) -> Forward:
+    """A function of one array: ``plain`` on small ones, the kernel of that name, if there is one, on others."""
+    kernel = arithmetic.UNARY.get(name)
+    if kernel is None:
+        return plain
+    least = SEVERAL_PASSES if name in _SLOW_IN_NUMPY else ONE_PASS
+
+    def forward(x: Array) -> Array:
+        result: Array = kernel(x) if x.size >= least and x.dtype in _DTYPES else plain(x)
+        return result
+
+    return forward
+
+
+def binary(name: str, plain: Forward) -> Forward:
+    """A function of two operands, arrays or numbers; otherwise as ``unary``."""
+    kernel = arithmetic.BINARY[name]
+
+    def forward(a: Any, b: Any) -> Any:
+        large = a if isinstance(a, np.ndarray) and a.size >= ONE_PASS else b
+        if not isinstance(large, np.ndarray) or large.size < ONE_PASS or large.dtype not in _DTYPES:
+            return plain(a, b)
+        if isinstance(a, float | int):
+            a = np.asarray(a, large.dtype)
+        if isinstance(b, float | int):
+            b = np.asarray(b, large.dtype)
+        if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.dtype != b.dtype:
+            return plain(a, b)
+        return kernel(a, b)
+
+    return forward
