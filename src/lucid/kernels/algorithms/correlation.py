@@ -365,7 +365,8 @@ def _write_rows(
     spare = phases.at(a.out_w * (tile.rows * wide))
     rows = minimum(a.box_h, (a.size_h - p.phase_h + (a.out_h - 1)) // a.out_h - p.h)
     pitch, row_step = a.stride_h * a.frame_w, a.out_h * a.size_w
-    with f.loop(0, rows, tile.rows) as r, f.loop(0, minimum(a.box_w, a.ow - p.w0), wide) as c:
+    positions = minimum(a.box_w, a.ow - p.w0)  # beyond them is another box, which another thread may have written
+    with f.loop(0, rows, tile.rows) as r, f.loop(0, positions, wide) as c:
         to = p.y.at(((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + (p.w0 + c.i) * a.out_w)
         here, left = p.frame.at(r.i * pitch + c.i), rows - r.i
         with f.loop(0, a.out_w) as phase_w:
@@ -373,11 +374,11 @@ def _write_rows(
             count = a.begins.load(p.phase + phase_w.i + 1) - begin
             common = (here, pitch, count, a.offsets.at(begin), a.places.at(begin), p.w, a.w_step, p.bias)
             if merge_row is None:
-                f.call(sums, *common, to, row_step, left, a.size_w - (p.w0 + c.i), spare)
+                f.call(sums, *common, to, row_step, left, positions - c.i, spare)
             else:
                 f.call(sums, *common, phases.at(phase_w.i * (tile.rows * wide)), wide, tile.rows, wide, spare)
         if merge_row is not None:
-            count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * wide)
+            count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * minimum(wide, positions - c.i))
             with f.loop(0, minimum(left, tile.rows)) as row:
                 f.call(merge_row, to.at(row.i * row_step), phases.at(row.i * wide), tile.rows * wide, count, a.out_w)
     return f
