@@ -231,8 +231,8 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: F.conv1d(X(1, 1, 2), W(1, 1, 3), dilation=2, padding=1),
         lucid.ShapeError,
-        r"larger than the padded input along L: dilation \* \(kernel_size - 1\) \+ 1 = 2 \* \(3 - 1\) \+ 1 = 5 samp"
-        r"les, but size \+ padding = 2 \+ 1 \+ 1 = 4",
+        r"larger than the padded input along L: dilation \* \(kernel_size - 1\) \+ 1 = 2 \* \(3 - 1\) \+ 1 = 5 "
+        r"samples, but size \+ padding = 2 \+ 1 \+ 1 = 4",
     ),
     (lambda: F.conv2d(X(1, 1, 8, 0), W(1, 1, 1, 1)), lucid.ShapeError, r"no samples along W"),
     (lambda: F.conv1d(X(1, 1, 4), W(1, 1, 2), stride=0), lucid.ShapeError, r"conv1d: stride=0 must be at least 1"),

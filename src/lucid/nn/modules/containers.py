@@ -137,7 +137,7 @@ class ParameterList(_Listed):
 
     def extra_repr(self) -> str:
         """One line per parameter."""
-        return "\n  ".join(f"({i}): Parameter of {p.dtype!r}, shape {p.shape}" for i, p in enumerate(self._entries()))
+        return "\n".join(f"({i}): Parameter of {p.dtype!r}, shape {p.shape}" for i, p in enumerate(self._entries()))
 
 
 class ModuleDict(Module):

@@ -372,14 +372,14 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        extra = [line for line in [self.extra_repr()] if line]
+        extra = self.extra_repr().splitlines()
         children = [
             f"({name}): {_indented(repr(self.__dict__[name]))}"
             for name, kind in self._kinds.items()
             if kind == MODULE and self.__dict__[name] is not None
         ]
-        if not children:
-            return f"{type(self).__name__}({extra[0] if extra else ''})"
+        if not children and len(extra) <= 1:
+            return f"{type(self).__name__}({''.join(extra)})"
         return f"{type(self).__name__}(\n  " + "\n  ".join(extra + children) + "\n)"
 
     def __dir__(self) -> list[str]:
