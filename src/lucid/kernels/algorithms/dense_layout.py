@@ -44,6 +44,7 @@ class Shape:
     row_step: int  #: in the weights, from a result channel of a group to the next
     channel_step: int
     group_step: int
+    itemsize: int
     stack: int = 1  #: residues of the last axis that are rows side by side; their weights are neighbours
 
 
@@ -101,7 +102,7 @@ def row_blocks(shape: Shape, tile: Tile) -> int:
     return ceil(shape.rows / tile.rows)
 
 
-def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
+def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many there are."""
     tile = blocking.tile
     spans = max(cut.span for cut in cuts) // tile.columns
@@ -111,11 +112,13 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsi
     taps = max(cut.layout.taps for cut in cuts)
     segments = max(pixel_panels.most_segments(cut.layout.gathered, tile.lanes) for cut in cuts)
     parts = {
-        "entries_at": blocking.channels * vectors * tile.lanes * itemsize,
+        "entries_at": blocking.channels * vectors * tile.lanes * shape.itemsize,
         "merges_at": vectors * ENTRY_BYTES,
         "weights_at": (vectors * (segments - 1) + 1) * ENTRY_BYTES,
-        "sums_at": (tile.rows * (1 + blocking.channels * taps) + blocking.slack) * itemsize if blocking.lazy else 0,
-        "scratch_bytes": ((tiles * tile.rows + 1 + shape.stack) * tile.columns + tile.lanes) * itemsize,
+        "sums_at": (tile.rows * (1 + blocking.channels * taps) + blocking.slack) * shape.itemsize
+        if blocking.lazy
+        else 0,
+        "scratch_bytes": ((tiles * tile.rows + 1 + shape.stack) * tile.columns + tile.lanes) * shape.itemsize,
     }
     at, layout = 0, {}
     for name, size in parts.items():
@@ -149,7 +152,7 @@ def _weight_run(shape: Shape, weights: tuple[int, ...]) -> tuple[int, int]:
     return count, 1
 
 
-def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsize: int) -> dict[str, int]:
+def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict[str, int]:
     blocks, rows = row_blocks(shape, blocking.tile), blocking.tile.rows
     task_rows = ceil(blocks / blocking.row_parts) * rows
     row_parts, spans = ceil(shape.rows / task_rows), max(cut.spans for cut in cuts)
@@ -161,7 +164,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], itemsiz
         "row_step": shape.row_step, "channel_step": shape.channel_step, "group_step": shape.group_step,
         "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans,
         "channel_block": blocking.channels, "lazy": int(blocking.lazy),
-        **scratch_layout(shape, blocking, cuts, itemsize),
+        **scratch_layout(shape, blocking, cuts),
     }  # fmt: skip
 
 

@@ -32,20 +32,23 @@ _NOT_SHARED = 3
 # Least squares over 340 plans of 38 layers, on a core at 4 GHz that issues two vector products a cycle; half of them
 # were within 5 %, nine tenths within 15 %.
 _CALL_NS = 3000.0
+_BYTE_NS = 0.03  # of x, w and y, from the third level cache
 _COST_NS = {
-    "product": 0.135,  # of vectors
+    "product": 0.131,  # of vectors
+    "panel": 0.042,  # a vector of a panel, read for a tile
     "gather 1": 0.8,  # a vector, by how far apart its samples are: see stride_class
-    "gather 2": 0.92,
-    "gather 0": 2.0,
-    "entry": 2.2,
-    "tile": 10.0,
-    "visit": 0.27,  # a vector of sums, to memory or from it
-    "interleave": 0.2,  # an element on its way out
-    "scatter": 0.4,
-    "task": 40.0,
-    "weight read": 0.012,
-    "weight packed": 0.6,  # beforehand, to memory
-    "weight turned": 0.27,  # by the task that reads it next
+    "gather 2": 1.0,
+    "gather 0": 2.1,
+    "entry": 2.1,
+    "tile": 15.0,
+    "visit": 0.1,  # a vector of sums, to memory or from it
+    "interleave": 0.15,  # an element on its way out
+    "scatter": 0.43,
+    "task": 100.0,
+    "weight from second cache": 0.009,
+    "weight from memory": 0.08,
+    "weight packed": 0.45,  # beforehand, to memory
+    "weight turned": 0.22,  # by the task that reads it next
 }
 
 
@@ -61,7 +64,7 @@ def shape(problem: Problem, stack: int = 1) -> Shape:
         row_step, channel_step = inward, outward
     return Shape(
         problem.batch, problem.groups, rows * stack, channels, plane, out_plane, row_step, channel_step,
-        problem.group_out * outward, stack,
+        problem.group_out * outward, problem.itemsize, stack,
     )  # fmt: skip
 
 
@@ -112,9 +115,10 @@ def _blockings(
             width = ceil(unit / min(unit, spans * finer))
             unit_spans = ceil(unit / width)
             others = len(layouts) * sizes.groups * units * unit_spans
-            row_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
             lazy = units * unit_spans <= _LAZY_SPANS
-            yield Blocking(tile, channels, width, row_parts, layouts[0].shared, lazy, slack), others * row_parts
+            most_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
+            for row_parts in {most_parts, ceil(most_parts / 2), ceil(most_parts / 4)}:
+                yield Blocking(tile, channels, width, row_parts, layouts[0].shared, lazy, slack), others * row_parts
             if others >= wanted or width == 1:
                 break
 
@@ -132,18 +136,20 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     in_place = all(axis.contiguous for axis in layout.phase)
     steps, groups = sizes.channels * layout.taps, sizes.groups
     kind = pixel_panels.stride_class(gathered_x.step, tile.lanes)
-    stored = tiles * tile.rows * tile.vectors
+    stored, weights = tiles * tile.rows * tile.vectors, heights * tile.rows * steps
+    home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
     return {
         "product": groups * layout.units * heights * across * steps,
+        "panel": groups * layout.units * heights * ceil(layout.unit / tile.lanes) * steps,
         f"gather {kind}": groups * entries * sizes.channels,
         "entry": groups * entries,
         "tile": groups * tiles * blocks,
         "visit": groups * stored * (2 * blocks - 1),
         "interleave" if sizes.stack > 1 else "scatter": 0 if in_place else groups * stored * tile.lanes,
         "task": groups * cut.spans * cut_up.row_parts,
-        "weight read": groups * cut.spans * heights * tile.rows * steps,
+        f"weight from {home}": groups * cut.spans * weights,
         "weight packed": packed_elements(sizes, cut_up, layout.taps),
-        "weight turned": groups * cut.spans * heights * tile.rows * steps if cut_up.lazy else 0,
+        "weight turned": groups * cut.spans * weights if cut_up.lazy else 0,
     }
 
 
@@ -170,12 +176,12 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
         alike = Counter(kinds[_profile(layout)] for layout in layouts)
         for tile in _tiles(problem, sizes, isa, layouts):
             for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
-                time = _expected_ns(sizes, alike, cut_up)
+                time = _expected_ns(sizes, alike, cut_up) + problem.traffic_bytes * _BYTE_NS
                 found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
     _, expected_ns, best, layouts = min(found, key=lambda entry: entry[0])
     tile = best.tile
     packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * size
-    scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts], size)["scratch_bytes"]
+    scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts])["scratch_bytes"]
     return Plan(
         name,
         problem,

@@ -70,21 +70,20 @@ class DenseConvolution:
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y)."""
 
     def __init__(self, dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase]) -> None:
-        itemsize = np.dtype(dtype).itemsize
         cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
         packed = 0
         records = []
         for cut in cuts:
             records.append(PhaseRecord(cut, shape, blocking, packed))
             packed += packed_elements(shape, blocking, cut.layout.taps)
-        numbers = shape_numbers(shape, blocking, cuts, itemsize)
+        numbers = shape_numbers(shape, blocking, cuts)
         self._arrays = (
             np.array([numbers[name] for name in SHAPE], np.int64),
             np.array([record.numbers for record in records], np.int64),
             records,
         )
         self._constants = tuple(map(address, self._arrays[:2]))
-        self._packed_bytes = ceil(packed * itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+        self._packed_bytes = ceil(packed * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
         self._scratch_bytes = numbers["scratch_bytes"]
         self._weight_tasks = 0 if blocking.lazy else len(cuts) * shape.groups * numbers["row_blocks"]
         self._tasks = len(cuts) * numbers["spans"] * shape.groups * numbers["row_parts"]
