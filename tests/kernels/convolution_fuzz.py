@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -248,6 +249,28 @@ def using_threads(count: int) -> Iterator[None]:
         threads.set_num_threads(before)
 
 
+@contextmanager
+def tasks_backwards() -> Iterator[None]:
+    """Regions run their last task first, on this thread: what one task spoils of another's shows without luck."""
+    usual = threads.run, threads.run_steps
+
+    def run(address: int, fields: Any, tasks: int, *, chunk: int = 1, threads: int | None = None) -> None:
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)(address)
+        slots = fields if isinstance(fields, int) else ctypes.addressof(fields)
+        for begin in reversed(range(0, tasks, chunk)):
+            call(slots, begin, min(begin + chunk, tasks), 0)
+
+    def run_steps(steps: Any, *, threads: int | None = None) -> None:
+        for address, fields, tasks, chunk in steps:
+            run(address, fields, tasks, chunk=chunk)
+
+    threads.run, threads.run_steps = run, run_steps
+    try:
+        yield
+    finally:
+        threads.run, threads.run_steps = usual
+
+
 def accepting(case: Case, isa: str) -> list[str]:
     """Names of the algorithms that compute the case."""
     with target.using(isa) as machine:
@@ -270,12 +293,16 @@ class Outcome:
         return self.error <= 1 and self.same_bits
 
     def __str__(self) -> str:
-        what = f"{self.error:.3g} of the bound" if self.same_bits else "other bits on other numbers of threads"
+        what = (
+            f"{self.error:.3g} of the bound"
+            if self.same_bits
+            else "other bits on other numbers of threads, or backwards"
+        )
         return f"{self.algorithm} on {self.isa}: {what}: {self.case!r}"
 
 
 def run_case(case: Case, isa: str, algorithm: str, where: Literal["end", "start"] = "end") -> Outcome:
-    """Runs one algorithm on 1, 2 and 3 threads, its arrays between forbidden pages."""
+    """Runs one algorithm on 1, 2 and 3 threads and with its tasks backwards, its arrays between forbidden pages."""
     inputs, exact, bound = prepared(case)
     results: list[Array] = []
     with ExitStack() as stack:
@@ -286,6 +313,8 @@ def run_case(case: Case, isa: str, algorithm: str, where: Literal["end", "start"
         for count in (1, 2, 3):
             with using_threads(count):
                 results.append(case.call(placed))
+        with using_threads(1), tasks_backwards():
+            results.append(case.call(placed))
         worst = max(error(result, exact, bound) for result in results)
         same = all(result.tobytes() == results[0].tobytes() for result in results)
     return Outcome(case, algorithm, isa, worst, same)
