@@ -195,6 +195,16 @@ def test_powers_at_zero():
     (lucid.zeros(2) ** b).backward()
     assert b.grad.tolist() == [0, 0]
     assert grad(0.0**b, b)[0].tolist() == [0, 0]
+    x = lucid.zeros(2, requires_grad=True)
+    (x**b.detach()).backward()
+    assert x.grad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_what_was_broadcast_add_up_in_float32(dtype):
+    b = lucid.zeros(1, dtype=dtype, requires_grad=True)
+    (lucid.zeros(4096, 1, dtype=dtype) + b).backward()
+    assert b.grad.item() == 4096
 
 
 def test_nan_and_infinity_pass_without_warning():

@@ -159,8 +159,7 @@ def _flow(
     for edge, g in seeds:
         _add(pending, edge, g)
     for node in nodes:
-        if useful is None or id(node) in useful:
-            _pull(node, pending, wanted, useful, found, retain, create)
+        _pull(node, pending, wanted, useful, found, retain, create)
     for leaf in leaves:
         slots = pending.pop(id(leaf), None)
         if slots is None:
