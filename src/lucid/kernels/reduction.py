@@ -120,7 +120,7 @@ class _Combine:
 COMBINE = {
     "sum": _Combine(lambda a, b: a + b, 0.0, False),
     "max": _Combine(maximum, -np.inf, True),
-    "top": _Combine(lambda a, b: select(a > b, a, b), -np.inf, True),  # max for numbers: one instruction, NaN may vanish
+    "top": _Combine(lambda a, b: select(a > b, a, b), -np.inf, True),  # one instruction; NaN may vanish
     "min": _Combine(minimum, np.inf, True),
 }
 
@@ -490,3 +490,7 @@ def _two_sum(a: Value, b: Value, lost: Value) -> list[Value]:
     s = a + b
     bb = s - a
     return [s, lost + ((a - (s - bb)) + (b - bb))]
+
+
+#: factor times the sum over the axes; with factor 1 / n their mean.
+scaled_sum = Reduction("scaled_sum", terms=lambda x: x, finish=lambda total, *, factor: total * factor)

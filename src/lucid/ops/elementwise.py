@@ -14,7 +14,7 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.errors import DTypeError
-from lucid.ops import special
+from lucid.ops import native, special
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, attribute, conj, floating, method, operands
 from lucid.tensor.tensor import Tensor
@@ -25,19 +25,19 @@ X = ("x",)
 
 # Two operands. ``sum_to`` undoes the broadcasting.
 
-_add = Op("add", np.add, inputs=AB, vjp={
+_add = Op("add", native.binary("add", np.add), inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g, a_shape),
     "b": lambda g, b_shape: sum_to(g, b_shape),
 })  # fmt: skip
-_sub = Op("sub", np.subtract, inputs=AB, vjp={
+_sub = Op("sub", native.binary("sub", np.subtract), inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g, a_shape),
     "b": lambda g, b_shape: sum_to(-g, b_shape),
 })  # fmt: skip
-_mul = Op("mul", np.multiply, inputs=AB, vjp={
+_mul = Op("mul", native.binary("mul", np.multiply), inputs=AB, vjp={
     "a": lambda g, b, a_shape: sum_to(g * conj(b), a_shape),
     "b": lambda g, a, b_shape: sum_to(g * conj(a), b_shape),
 })  # fmt: skip
-_div = Op("div", np.true_divide, inputs=AB, vjp={
+_div = Op("div", native.binary("div", np.true_divide), inputs=AB, vjp={
     "a": lambda g, b, a_shape: sum_to(g / conj(b), a_shape),
     "b": lambda g, out, b, b_shape: sum_to(-g * conj(out / b), b_shape),
 })  # fmt: skip
@@ -308,7 +308,7 @@ _DOCS = {
 
 def _unary(name: str, row: Row, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
     forward, gradient = row
-    op = Op(name, forward, vjp={"x": gradient} if gradient else None, inputs=X)
+    op = Op(name, native.unary(name, forward), vjp={"x": gradient} if gradient else None, inputs=X)
 
     def function(x: Any) -> Any:
         return apply(op, prepare(x))

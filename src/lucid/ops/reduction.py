@@ -14,6 +14,8 @@ import numpy as np
 from lucid.autograd import Op, apply
 from lucid.core.dtypes import DTypeLike, as_dtype
 from lucid.core.errors import DTypeError, ShapeError
+from lucid.kernels import reduction
+from lucid.ops import native
 from lucid.ops.broadcast import broadcast_to
 from lucid.ops.common import Dims, as_operand, axes, axis, cast, conj, floating, method
 from lucid.ops.shape import flip, reshape
@@ -61,10 +63,21 @@ def _narrowed(out: Any, x: Array) -> Array:
 
 
 def _sum_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    if native.takes(native.ONE_PASS, x):
+        return _native_sum(x, dims, keepdim)
     return _narrowed(np.add.reduce(x, axis=dims, dtype=_wide(x), keepdims=keepdim), x)
 
 
+def _native_sum(x: Array, dims: Axes, keepdim: bool, factor: float = 1.0) -> Array:
+    """factor times the sum: kept in float64, so it is rounded once."""
+    axes = tuple(range(x.ndim)) if dims is None else tuple(sorted(dims))
+    total: Array = reduction.scaled_sum(x, axes=axes, factor=factor)
+    return total.reshape(_kept_shape(x.shape, dims)) if keepdim else total
+
+
 def _mean_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    if native.takes(native.ONE_PASS, x):
+        return _native_sum(x, dims, keepdim, 1.0 / _count(x.shape, dims))
     return _narrowed(np.add.reduce(x, axis=dims, dtype=_wide(x), keepdims=keepdim) / _count(x.shape, dims), x)
 
 

@@ -1,21 +1,44 @@
 """The arithmetic of one step, over all parameters of a group at once and in place.
 
 Everything here is element by element, so the bits depend on nothing but the values. Lists run in parallel: entry i of
-``params``, ``grads`` and each state belong together. A fused native kernel replaces a function here and nothing else.
+``params``, ``grads`` and each state belong together. Where all arrays are of one dtype that kernels know, one native
+call does it all (``kernels.update``, whose bits are the same); the functions here are for the rest, half precision say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
+from lucid.kernels import update
+
 Array = np.ndarray[Any, Any]
 Arrays = Sequence[Array]
+Step = Callable[..., None]
 
 
+def _unless_native(kernel: Step) -> Callable[[Step], Step]:
+    """Lets the kernel take the step wherever it can."""
+
+    def decorate(plain: Step) -> Step:
+        @wraps(plain)
+        def step(*lists: Any, **options: Any) -> None:
+            arrays = [a for entries in lists if entries is not None for a in entries if isinstance(a, np.ndarray)]
+            dtypes = {a.dtype for a in arrays}
+            known = dtypes == {np.dtype(np.float32)} or dtypes == {np.dtype(np.float64)}
+            native = known and all(a.flags.c_contiguous for a in arrays)
+            (kernel if native else plain)(*lists, **options)
+
+        return step
+
+    return decorate
+
+
+@_unless_native(update.sgd)
 def sgd(
     params: Arrays,
     grads: Arrays,
@@ -47,6 +70,7 @@ def sgd(
         p -= lr * d
 
 
+@_unless_native(update.adam)
 def adam(
     params: Arrays,
     grads: Arrays,
@@ -84,6 +108,7 @@ def adam(
         p -= lr / (1 - beta1**step) * (m / root)
 
 
+@_unless_native(update.rmsprop)
 def rmsprop(
     params: Arrays,
     grads: Arrays,
