@@ -59,13 +59,14 @@ name = "weight_grad"
 Array = np.ndarray[Any, Any]
 
 _CHUNK_BYTES = 4 << 20  # all slices that wait to be added
-_WORKERS = (2, 4, 12)  # numbers of threads that the split is made for: all of them get the same tasks
+_WORKERS = (2, 4, 8)  # numbers of threads that the split is made for: all of them get the same tasks
 _MOST_STEPS = 9  # offsets live in general registers, of which there are 15
 
 # Cycles, measured on Zen 5 with AVX-512.
 _TILE_OVERHEAD = 30.0
-_PACK_CYCLES = 0.6  # of one element of g transposed
-_FRAME_CYCLES = 0.35  # of one element of x copied
+_PACK_CYCLES = 0.8  # of one element of g transposed
+_FRAME_CYCLES = 0.8  # of one element of x copied
+_FINISH_CYCLES = 1.0  # of one element of a slice put down and added
 _ROWS_OVERHEAD = 60.0  # of a channel's part of a box, once for x and once for g
 _TASK_OVERHEAD = 1500.0
 _STEP_OVERHEAD = 8000.0  # of a second pass, and of more threads taking part
@@ -158,7 +159,7 @@ def _split(problem: Problem, isa: ISA) -> tuple[Tile, _Split]:
         spill = 1 if padded * sums <= room else 3
         task = window.pixels / chunks * per_pixel + spill * visits * passes * _TILE_OVERHEAD + _TASK_OVERHEAD
         task += (c_part + padded) * cut.box[0] * cut.boxes / chunks * _ROWS_OVERHEAD
-        finish = parts * padded * sums * (chunks + 1) * 0.15 * 16 / lanes + _STEP_OVERHEAD * (chunks > 1)
+        finish = parts * padded * sums * (chunks + 1) * _FINISH_CYCLES * 16 / lanes + _STEP_OVERHEAD * (chunks > 1)
         return _Split(k_part, c_part, cut, parts, chunks, parts * chunks * task, finish)
 
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
