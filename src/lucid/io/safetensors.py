@@ -86,7 +86,7 @@ def save_file(
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
         for name in order:
-            file.write(arrays[name].reshape(-1).view(np.uint8))
+            file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:

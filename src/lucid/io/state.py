@@ -67,9 +67,9 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor | np.ndarray[Any, Any
 
 
 def _key(key: Any, name: str) -> str | int:
-    if type(key) not in (str, int):
-        raise TypeError(f"save: the key {key!r} of {name or 'the state'} must be a str or an int")
-    return key
+    if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
+        return key
+    raise TypeError(f"save: the key {key!r} of {name or 'the state'} must be a str or an int")
 
 
 def _join(name: str, key: str) -> str:

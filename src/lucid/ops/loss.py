@@ -77,7 +77,7 @@ def _softmax_forward(x: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, x):
         return _row(kernels.softmax, x, axis=axis)
     wide = _wide(x)
-    y = np.exp(wide - wide.max(axis, keepdims=True))
+    y: Array = np.exp(wide - wide.max(axis, keepdims=True))
     y /= y.sum(axis, keepdims=True)
     return y.astype(x.dtype, copy=False)
 
@@ -86,7 +86,7 @@ def _log_softmax_forward(x: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, x):
         return _row(kernels.log_softmax, x, axis=axis)
     wide = _wide(x)
-    y = wide - wide.max(axis, keepdims=True)
+    y: Array = wide - wide.max(axis, keepdims=True)
     y -= np.log(np.exp(y).sum(axis, keepdims=True))
     return y.astype(x.dtype, copy=False)
 
@@ -95,7 +95,8 @@ def _log_softmax_grad_forward(h: Array, y: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, h, y):
         return _row(kernels.log_softmax_grad, h, y, axis=axis)
     g = _wide(h)
-    return (g - np.exp(_wide(y)) * g.sum(axis, keepdims=True)).astype(h.dtype, copy=False)
+    result: Array = (g - np.exp(_wide(y)) * g.sum(axis, keepdims=True)).astype(h.dtype, copy=False)
+    return result
 
 
 def _pick_forward(x: Array, target: Array, *, classes: int) -> Array:
@@ -133,7 +134,7 @@ _log_softmax = Op(
     vjp={"x": lambda g, out, axis: apply(_log_softmax_grad, g, out, axis=axis)},
 )
 
-_log_softmax_grad = Op("log_softmax_grad", _log_softmax_grad_forward, vjp={("h", "y"): _log_softmax_grad_rows})
+_log_softmax_grad: Op = Op("log_softmax_grad", _log_softmax_grad_forward, vjp={("h", "y"): _log_softmax_grad_rows})
 
 _pick = Op(
     "pick_class",
@@ -141,7 +142,7 @@ _pick = Op(
     vjp={"x": lambda g, target, classes: apply(_put_class, g, target, classes=classes)},
 )
 
-_put_class = Op(
+_put_class: Op = Op(
     "put_class",
     _put_forward,
     vjp={"h": lambda g, target, classes: apply(_pick, g, target, classes=classes)},

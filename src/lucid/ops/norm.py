@@ -52,11 +52,12 @@ def _forward(
 
 def _mean(x: Array, axes: Sizes) -> Array:
     """Summed in float64: along an outer axis NumPy adds row to row, which loses digits."""
-    return x.mean(axes, np.float64, keepdims=True).astype(x.dtype)
+    result: Array = x.mean(axes, np.float64, keepdims=True).astype(x.dtype)
+    return result
 
 
 def _scale(var: Array, weight: Array | None, affine_shape: Sizes, eps: float) -> Array:
-    rstd = 1 / np.sqrt(var + var.dtype.type(eps))
+    rstd: Array = 1 / np.sqrt(var + var.dtype.type(eps))
     return rstd if weight is None else rstd * weight.reshape(affine_shape).astype(rstd.dtype, copy=False)
 
 

@@ -59,9 +59,13 @@ def _resized(x: Array, pads: Pads, fill: float | None) -> Array:
     sizes = tuple(n + low + high for n, (low, high) in zip(x.shape[still:], pads, strict=True))
     shape = (*x.shape[:still], *sizes)
     y = np.empty(shape, x.dtype) if fill is None else np.full(shape, fill, x.dtype)
-    inner = tuple(slice(max(low, 0), n - max(high, 0)) for n, (low, high) in zip(sizes, pads, strict=True))
-    outer = tuple(slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape[still:], pads, strict=True))
-    y[(..., *inner)] = x[(..., *outer)]
+    inner: tuple[Any, ...] = tuple(
+        slice(max(low, 0), n - max(high, 0)) for n, (low, high) in zip(sizes, pads, strict=True)
+    )
+    outer: tuple[Any, ...] = tuple(
+        slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape[still:], pads, strict=True)
+    )
+    y[(Ellipsis, *inner)] = x[(Ellipsis, *outer)]
     return y
 
 

@@ -98,7 +98,8 @@ def _taps(spec: PoolSpec | ConvSpec, out: Sizes) -> Iterator[tuple[Any, ...]]:
 
 
 def _trailing(x: Array, spec: PoolSpec) -> Sizes:
-    return x.shape[x.ndim - len(spec.kernel) :]
+    size: Sizes = x.shape[x.ndim - len(spec.kernel) :]
+    return size
 
 
 def _scattered(pieces: Iterator[Array] | list[Array], size: Sizes, spec: PoolSpec, out: Sizes) -> Array:
@@ -111,7 +112,9 @@ def _scattered(pieces: Iterator[Array] | list[Array], size: Sizes, spec: PoolSpe
             total = np.zeros((*piece.shape[: piece.ndim - len(size)], *around), piece.dtype)
         total[where] += piece
     assert total is not None, "a kernel has at least one tap"
-    return total[(..., *(slice(low, low + n) for n, (low, _) in zip(size, pads, strict=True)))]
+    inside: tuple[Any, ...] = tuple(slice(low, low + n) for n, (low, _) in zip(size, pads, strict=True))
+    result: Array = total[(Ellipsis, *inside)]
+    return result
 
 
 # Maximum
@@ -128,7 +131,7 @@ def _max_forward(x: Array, *, spec: PoolSpec) -> Array:
         return pooling.max_pool(x, spec)
     around = _surrounded(x, spec, _lowest(x.dtype))
     taps = _taps(spec, spec.out_size(_trailing(x, spec)))
-    best = around[next(taps)].copy()
+    best: Array = around[next(taps)].copy()
     for where in taps:
         np.maximum(best, around[where], out=best)
     return best
@@ -154,7 +157,7 @@ def _first_taps(spec: PoolSpec, out: Sizes) -> Array:
     for o, s, d, (low, _) in zip(out, spec.stride, spec.dilation, spec.padding, strict=True):
         axes.append(np.maximum(-(-(low - np.arange(o) * s) // d), 0))
     dtype = np.min_scalar_type(prod(spec.kernel))
-    return np.ravel_multi_index(np.ix_(*axes), spec.kernel).astype(dtype)  # type: ignore[no-any-return]
+    return np.ravel_multi_index(np.ix_(*axes), spec.kernel).astype(dtype)
 
 
 def _max_indices(x: Array, *, spec: PoolSpec) -> Array:
@@ -192,12 +195,12 @@ def _max_pick_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
 _max_pool = Op("max_pool", _max_forward, vjp={"x": lambda g, x, spec: apply(_max_pool_grad, g, x, spec=spec)})
 
 # Adds each h to the place its window's maximum of x came from. Piecewise constant in x: no row.
-_max_pool_grad = Op(
+_max_pool_grad: Op = Op(
     "max_pool_grad", _max_grad_forward, vjp={"h": lambda g, x, spec: apply(_max_pool_pick, g, x, spec=spec)}
 )
 
 # Reads h where each window's maximum of x is: the adjoint of max_pool_grad.
-_max_pool_pick = Op(
+_max_pool_pick: Op = Op(
     "max_pool_pick", _max_pick_forward, vjp={"h": lambda g, x, spec: apply(_max_pool_grad, g, x, spec=spec)}
 )
 
@@ -226,7 +229,7 @@ def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bo
         return pooling.avg_pool(x, spec, count_include_pad, divisor)
     around = _surrounded(x, spec, 0)
     taps = _taps(spec, spec.out_size(size))
-    total = around[next(taps)].astype(_wide(x.dtype))
+    total: Array = around[next(taps)].astype(_wide(x.dtype))
     for where in taps:
         total += around[where]
     total /= _divisors(size, spec, count_include_pad, divisor)
@@ -252,7 +255,7 @@ _avg_pool = Op(
         _avg_pool_grad, g, spec=spec, size=size, count_include_pad=count_include_pad, divisor=divisor)},
 )  # fmt: skip
 
-_avg_pool_grad = Op(
+_avg_pool_grad: Op = Op(
     "avg_pool_grad", _avg_grad_forward,
     vjp={"h": lambda g, spec, size, count_include_pad, divisor: apply(
         _avg_pool, g, spec=spec, size=size, count_include_pad=count_include_pad, divisor=divisor)},
@@ -305,7 +308,7 @@ _adaptive_avg_pool = Op(
     vjp={"x": lambda g, size, out_size: apply(_adaptive_avg_pool_grad, g, size=size, out_size=out_size)},
 )  # fmt: skip
 
-_adaptive_avg_pool_grad = Op(
+_adaptive_avg_pool_grad: Op = Op(
     "adaptive_avg_pool_grad", _adaptive_grad_forward,
     vjp={"h": lambda g, size, out_size: apply(_adaptive_avg_pool, g, size=size, out_size=out_size)},
 )  # fmt: skip
@@ -335,4 +338,4 @@ def _fold_forward(h: Array, *, spec: ConvSpec, x_shape: Sizes) -> Array:
 
 _unfold = Op("unfold", _unfold_forward, vjp={"x": lambda g, spec, x_shape: apply(_fold, g, spec=spec, x_shape=x_shape)})
 
-_fold = Op("fold", _fold_forward, vjp={"h": lambda g, spec: apply(_unfold, g, spec=spec)})
+_fold: Op = Op("fold", _fold_forward, vjp={"h": lambda g, spec: apply(_unfold, g, spec=spec)})

@@ -65,9 +65,10 @@ def paddings(caller: str, value: Any, rank: int) -> Padding:
     if isinstance(value, str):
         return _padding_word(caller, value, rank)
     if isinstance(value, (tuple, list)) and len(value) == rank and all(map(_is_pair, value)):
-        pairs = tuple(sizes(caller, "padding", pair, 2, least=0) for pair in value)
-        lows, highs = zip(*pairs, strict=True)
-        return lows if lows == highs else pairs
+        pairs = [sizes(caller, "padding", pair, 2, least=0) for pair in value]
+        if all(low == high for low, high in pairs):
+            return tuple(low for low, _ in pairs)
+        return tuple((low, high) for low, high in pairs)
     if an_int(value) or (isinstance(value, (tuple, list)) and len(value) == rank and all(map(an_int, value))):
         return sizes(caller, "padding", value, rank, least=0)
     pair_form = ", ".join(["(low, high)"] * rank) + ("," if rank == 1 else "")

@@ -55,7 +55,7 @@ def convolve_transposed(
     )  # fmt: skip
     batch = x if call.is_batched else x.unsqueeze(0)
     bias_is_last = call.around is not None or call.tail is not None
-    y = conv_grad_input(batch, weight, None if bias_is_last else bias, spec=call.spec, size=call.size)
+    y: Tensor = conv_grad_input(batch, weight, None if bias_is_last else bias, spec=call.spec, size=call.size)
     if call.tail is not None:
         y = pad(y, pads=call.tail, mode="zeros")
     if call.around is not None:

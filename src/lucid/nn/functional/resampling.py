@@ -62,7 +62,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
         )
     lead = input.shape[:-3]
     split = input.reshape(*lead, channels // (r * r), r, r, h, w)
-    return _moved(split, len(lead), (0, 3, 1, 4, 2)).reshape(*lead, channels // (r * r), h * r, w * r)
+    return _moved(split, len(lead), (0, 3, 1, 4, 2), (channels // (r * r), h * r, w * r))
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -72,7 +72,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
         raise ShapeError(f"pixel_unshuffle: height {h} and width {w} must be multiples of downscale_factor={r}")
     lead = input.shape[:-3]
     split = input.reshape(*lead, channels, h // r, r, w // r, r)
-    return _moved(split, len(lead), (0, 2, 4, 1, 3)).reshape(*lead, channels * r * r, h // r, w // r)
+    return _moved(split, len(lead), (0, 2, 4, 1, 3), (channels * r * r, h // r, w // r))
 
 
 def unfold(
@@ -107,7 +107,7 @@ def _image(caller: str, x: Tensor) -> tuple[int, int, int]:
     return x.shape[-3], x.shape[-2], x.shape[-1]
 
 
-def _moved(x: Tensor, lead: int, order: Sizes) -> Tensor:
-    """The axes after the first ``lead`` in another order."""
-    result: Tensor = x.permute(*range(lead), *(lead + axis for axis in order))
+def _moved(x: Tensor, lead: int, order: Sizes, shape: Sizes) -> Tensor:
+    """The axes after the first ``lead`` in another order, and then as ``shape``."""
+    result: Tensor = x.permute(*range(lead), *(lead + axis for axis in order)).reshape(*x.shape[:lead], *shape)
     return result

@@ -387,7 +387,7 @@ class Module:
 
 
 def _hung(hooks: dict[int, Any], entry: tuple[Callable[..., Any], bool], prepend: bool) -> RemovableHandle:
-    handle = RemovableHandle(hooks, entry)
+    handle = RemovableHandle(hooks, entry)  # type: ignore[arg-type]
     if prepend:
         others = [key for key in hooks if hooks[key] is not entry]
         for key in others:
