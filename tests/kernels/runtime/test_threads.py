@@ -389,9 +389,11 @@ def test_fewer_threads_send_workers_home(pool):
 
 
 @native
-def test_a_single_chunk_starts_no_thread(pool):
+def test_no_more_threads_start_than_there_are_chunks(pool):
     marked(10, chunk=10, threads=3)
     assert workers_alive([]) == []
+    marked(20, chunk=10, threads=1000)
+    assert workers_alive(["lucid-1"]) == ["lucid-1"]
 
 
 @native
