@@ -33,9 +33,11 @@ def _tanh_gelu_argument(x: Value) -> Value:
 
 
 def _gelu_tanh_grad(g: Value, x: Value) -> Value:
-    t = fn.tanh(_tanh_gelu_argument(x))
-    slope = (x * x * (3.0 * _CUBIC) + 1.0) * _TANH_GELU
-    return g * 0.5 * (t + 1.0 + x * (1.0 - t * t) * slope)
+    u = _tanh_gelu_argument(x)
+    small = fn.sigmoid(absolute(u) * -2.0)  # the smaller of s and 1 - s, neither of which may cancel
+    s = select(u < 0.0, small, 1.0 - small)
+    slope = (x * x * (3.0 * _CUBIC) + 1.0) * (2.0 * _TANH_GELU)
+    return g * (s + x * (small * (1.0 - small)) * slope)
 
 
 def _silu_grad(g: Value, x: Value) -> Value:
@@ -98,7 +100,7 @@ leaky_relu = Elementwise("leaky_relu", lambda x, *, slope: select(x > 0.0, x, sl
 leaky_relu_grad = Elementwise("leaky_relu_grad", lambda g, x, *, slope: select(x > 0.0, g, slope * g))
 gelu = Elementwise("gelu", lambda x: x * fn.normal_cdf(x))
 gelu_grad = Elementwise("gelu_grad", _gelu_grad)
-gelu_tanh = Elementwise("gelu_tanh", lambda x: 0.5 * x * (fn.tanh(_tanh_gelu_argument(x)) + 1.0))
+gelu_tanh = Elementwise("gelu_tanh", lambda x: x * fn.sigmoid(_tanh_gelu_argument(x) * 2.0))
 gelu_tanh_grad = Elementwise("gelu_tanh_grad", _gelu_tanh_grad)
 silu = Elementwise("silu", lambda x: x * fn.sigmoid(x))
 silu_grad = Elementwise("silu_grad", _silu_grad)

@@ -1,0 +1,136 @@
+"""Large arrays go to kernels and small ones to NumPy; a large array in small pieces is the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid.autograd import check_grads
+from lucid.core.geometry import PoolSpec
+from lucid.kernels import jit
+from lucid.ops import activation, loss, native, norm, pool
+
+Array = np.ndarray[Any, Any]
+ROWS, COLUMNS = 96, 512  # more than native.ONE_PASS elements; a row is fewer than native.SEVERAL_PASSES
+
+
+def tensor(*shape: int, dtype: Any = np.float32, seed: int = 0) -> lucid.Tensor:
+    return lucid.Tensor(np.random.default_rng(seed).standard_normal(shape).astype(dtype) * 3)
+
+
+def in_pieces(function: Callable[..., Any], *inputs: lucid.Tensor) -> Array:
+    """Row by row, each too small for a kernel."""
+    small = 128
+    parts = [
+        function(*(x[r : r + 1, c : c + small] for x in inputs)).numpy()
+        for r in range(ROWS)
+        for c in range(0, COLUMNS, small)
+    ]
+    width = COLUMNS // small
+    return np.concatenate([np.concatenate(parts[r : r + width], 1) for r in range(0, len(parts), width)])
+
+
+ACTIVATIONS: dict[str, tuple[Any, ...]] = {
+    "relu": (), "leaky_relu": (0.2,), "elu": (0.7,), "selu": (), "silu": (), "gelu": (), "gelu_tanh": (), "mish": (),
+    "softplus": (2.0, 5.0), "hardtanh": (-1.0, 2.0), "hardsigmoid": (), "hardswish": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_and_their_gradients(name: str) -> None:
+    verb, params = getattr(activation, name), ACTIVATIONS[name]
+    x, g = tensor(ROWS, COLUMNS), tensor(ROWS, COLUMNS, seed=1)
+    np.testing.assert_allclose(verb(x, *params).numpy(), in_pieces(lambda x: verb(x, *params), x), rtol=2e-5, atol=2e-6)
+
+    def gradient(x: lucid.Tensor, g: lucid.Tensor) -> Any:
+        leaf = lucid.Tensor(x.numpy(), requires_grad=True)
+        verb(leaf, *params).backward(g)
+        return leaf.grad
+
+    np.testing.assert_allclose(gradient(x, g).numpy(), in_pieces(gradient, x, g), rtol=2e-5, atol=2e-5)
+
+
+FUNCTIONS = (
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "neg",
+    "square",
+    "abs",
+)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str) -> None:
+    x = tensor(ROWS, COLUMNS).abs() + 0.1
+    verb = getattr(lucid.Tensor, name)
+    np.testing.assert_allclose(verb(x).numpy(), in_pieces(verb, x), rtol=1e-6)
+
+
+def test_arithmetic_with_arrays_and_numbers() -> None:
+    x, y = tensor(ROWS, COLUMNS), tensor(ROWS, COLUMNS, seed=1).abs() + 0.1
+    for verb in (lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y, lambda x, y: x / y):
+        np.testing.assert_array_equal(verb(x, y).numpy(), in_pieces(verb, x, y))
+        np.testing.assert_array_equal(verb(x, 2.5).numpy(), in_pieces(lambda x, v=verb: v(x, 2.5), x))
+        np.testing.assert_array_equal(verb(3, y).numpy(), in_pieces(lambda y, v=verb: v(3, y), y))
+    np.testing.assert_array_equal((x * y[0]).numpy(), x.numpy() * y.numpy()[0])
+    assert (x + 1j).dtype is lucid.complex64
+    assert (x + tensor(ROWS, COLUMNS, dtype=np.float64)).dtype is lucid.float64
+    assert (x + lucid.ones(COLUMNS, dtype=lucid.int64)).dtype is lucid.float32
+
+
+def test_sums_and_means() -> None:
+    x = tensor(8, ROWS, COLUMNS // 4)
+    for dims in (None, 0, 1, 2, (0, 2), (2, 0), (0, 1, 2)):
+        wide = x.numpy().astype(np.float64)
+        for keepdim in (False, True):
+            want = wide.sum(dims, keepdims=keepdim)
+            np.testing.assert_array_equal(x.sum(dims, keepdim).numpy(), want.astype(np.float32))
+            mean = wide.mean(dims, keepdims=keepdim)
+            np.testing.assert_allclose(x.mean(dims, keepdim).numpy(), mean, rtol=2e-7)
+
+
+def test_a_large_array_compiles_a_kernel_and_a_small_one_does_not() -> None:
+    before = jit.kernel_count()
+    activation.leaky_relu(tensor(4, 4, dtype=np.float64), 0.3)
+    assert jit.kernel_count() == before
+    activation.leaky_relu(tensor(ROWS, COLUMNS, dtype=np.float64), 0.3)
+    assert jit.kernel_count() == before + 1
+    assert not native.takes(1, np.zeros(5, np.int64)) and not native.takes(1, np.zeros(5), np.zeros(5, np.float32))
+
+
+CASES: dict[str, Callable[..., Any]] = {
+    "softmax": lambda x: loss.softmax(x, 1),
+    "log_softmax": lambda x: loss.log_softmax(x, 0),
+    "max_pool": lambda x: pool.max_pool(x, PoolSpec((2, 3), (2, 2), (1, 1), ((0, 0), (1, 1)))),
+    "avg_pool": lambda x: pool.avg_pool(x, PoolSpec((2, 3), (2, 2), (1, 1), ((0, 0), (1, 1)))),
+    "gelu": activation.gelu,
+    "sum": lambda x: x.sum(0) * x.sum(1).sum(),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_to_second_order(name: str) -> None:
+    x = lucid.Tensor(np.random.default_rng(0).permutation(200 * 100).reshape(200, 100) / 1e4, requires_grad=True)
+    check_grads(CASES[name], (x,))
+
+
+@pytest.mark.parametrize(("axes", "affine"), [((0, 2), (1, 20, 1)), ((2,), (50,))])
+def test_gradients_of_standardization_to_second_order(axes: tuple[int, ...], affine: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x, w, b = (
+        lucid.Tensor(rng.standard_normal(s), requires_grad=True)
+        for s in ((20, 20, 50), np.prod(affine), np.prod(affine))
+    )
+    check_grads(lambda x, w, b: norm.standardize(x, w, b, axes, affine, 1e-5).out, (x, w, b))
