@@ -12,6 +12,7 @@ import pytest
 from lucid.kernels import jit, target
 from lucid.kernels.ir import Module, f32, i64, ptr
 from lucid.kernels.isa import ISA
+from tests.kernels.guard import run_guarded
 
 
 def number(value: int, log: list[str]) -> Any:
@@ -64,6 +65,27 @@ def test_threads_that_ask_at_once_get_one_kernel() -> None:
         thread.join()
     assert len(log) == 1
     assert len({id(code) for code in codes}) == 1
+
+
+def test_a_fork_while_another_thread_compiles() -> None:
+    """The child finds the compiler free."""
+    started = threading.Event()
+
+    def slow(isa: ISA) -> Module:
+        started.set()
+        time.sleep(0.1)
+        return number(6, [])(isa)
+
+    thread = threading.Thread(target=lambda: jit.kernel(("test_jit", "fork"), slow))
+    thread.start()
+    started.wait()
+
+    def child() -> None:
+        assert value_of(jit.kernel(("test_jit", "in child"), number(8, []))) == 8
+        assert value_of(jit.kernel(("test_jit", "fork"), slow)) == 6
+
+    run_guarded(child, seconds=20)
+    thread.join()
 
 
 def test_a_kernel_that_could_not_be_written_can_be_asked_for_again() -> None:

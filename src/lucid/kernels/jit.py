@@ -5,6 +5,7 @@ No optimisation pass runs: the text is in SSA form and vector code already. MCJI
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ from lucid.kernels.ir import Module
 from lucid.kernels.isa import ISA
 
 _CODEGEN_LEVEL = 2  # 0 is 2 to 5 times slower code, 3 is no faster code
+
+# Held by whoever is in LLVM, which takes one call at a time, and by a fork, whose child would find LLVM's lock taken
+# for good.
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +64,8 @@ class Code:
     def address(self, name: str) -> int:
         """Where an exported function starts."""
         if name not in self._addresses:
-            address = self.engine.get_function_address(name)
+            with _lock:
+                address = self.engine.get_function_address(name)
             if not address:
                 raise KeyError(f"the module exports no function {name!r}")
             self._addresses[name] = address
@@ -74,24 +82,24 @@ def compile_text(text: str, isa: ISA | None = None) -> Code:
     Cost: 10 to 30 ms to generate, 2 ms from the cache.
     """
     isa = isa or target.isa()
-    llvm, machine = _llvm(), _machine(isa)
-    key = cache.key(
-        text, isa.name, target.cpu().name, llvm.get_host_cpu_features().flatten(), str(llvm.llvm_version_info)
-    )
-    binary = cache.load(key)
-    if binary is None:
-        module = llvm.parse_assembly(text)
-        module.verify()
-        binary = machine.emit_object(module)
-        cache.save(key, binary)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
-    engine.finalize_object()
-    _engines.append(engine)
+    with _lock:
+        llvm, machine = _llvm(), _machine(isa)
+        key = cache.key(
+            text, isa.name, target.cpu().name, llvm.get_host_cpu_features().flatten(), str(llvm.llvm_version_info)
+        )
+        binary = cache.load(key)
+        if binary is None:
+            module = llvm.parse_assembly(text)
+            module.verify()
+            binary = machine.emit_object(module)
+            cache.save(key, binary)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
+        engine.finalize_object()
+        _engines.append(engine)
     return Code(text, isa, engine)
 
 
-_lock = threading.Lock()
 _kernels: dict[tuple[Hashable, str], Code] = {}
 
 
