@@ -20,8 +20,9 @@ from lucid.kernels.plan import Plan, Problem
 _STEPS = (640, 320)
 #: Spans for which weights are packed anew each, since the second reading costs as much.
 _LAZY_SPANS = 2
-#: Tiles that are weighed in full, those of least waste.
-_TILES = 6
+_MANY_PIXELS = 1 << 16
+#: Tiles that are weighed in full.
+_TILES = 3
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
 _TASKS = 16
 #: Work below which a task is not worth a hand-over.
@@ -74,17 +75,17 @@ def refuses(phases: Sequence[Phase]) -> str | None:
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
-def _tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[Tile]:
-    """Tiles with all residues of a channel in one, no higher than the result, few enough that kernels stay few."""
+def _tiles(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
+    """The tiles of least waste for the rows, whatever the pixels: a new image size needs no new kernel.
+
+    All residues of a channel are in one tile.
+    """
     fit = [
         tile
         for tile in fitting(isa, BY_DTYPE[problem.dtype])
-        if tile.rows % sizes.stack == 0
-        and (tile.rows <= max(sizes.rows, sizes.stack))
-        and (tile.vectors > 1 or tile.rows % 8 == 0 or tile.rows == sizes.stack)
+        if tile.rows % sizes.stack == 0 and tile.rows <= max(sizes.rows, sizes.stack)
     ]
-    columns = max(layout.unit for layout in layouts)
-    return sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, columns))[:_TILES]
+    return sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, _MANY_PIXELS))[:_TILES]
 
 
 def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
@@ -174,7 +175,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
     for layouts in _layouts(phases, sizes.batch):
         kinds = {_profile(layout): layout for layout in layouts}
         alike = Counter(kinds[_profile(layout)] for layout in layouts)
-        for tile in _tiles(problem, sizes, isa, layouts):
+        for tile in _tiles(problem, sizes, isa):
             for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
                 time = _expected_ns(sizes, alike, cut_up) + problem.traffic_bytes * _BYTE_NS
                 found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
