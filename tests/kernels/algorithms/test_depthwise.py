@@ -1,5 +1,7 @@
 """Depthwise convolution and its gradients against their definitions, on every instruction set, between guard pages."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,17 @@ def test_definition(role, isa, dtype):
 def test_several_boxes(case, role):
     assert depthwise.plan(case.problem(role), target.isa())["boxes"] > 1
     check(depthwise, case, role)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("role", ROLES[:2])
+def test_stores_past_the_caches(role, isa, monkeypatch):
+    monkeypatch.setattr(target, "cpu", lambda cpu=target.cpu(): replace(cpu, l3_bytes=0))
+    with target.using(isa):
+        for width in (16, 160, 288):
+            check(depthwise, Case(2, 2, 2, (width,), (3,), padding=1, groups=2), role, "start")  # aligned to the page
+            check(depthwise, Case(2, 2, 2, (width + 1,), (3,), padding=1, groups=2), role, "start")
+            check(depthwise, Case(1, 1, 1, (width - 4,), (3,), padding=1), role, "end")
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -16,7 +16,8 @@ load serves up to ``span`` of them.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from math import ceil, prod
 from typing import Any
@@ -50,6 +51,7 @@ from lucid.kernels.runtime import memory, threads
 Array = np.ndarray[Any, Any]
 
 _MOST_SPAN = 7
+_LINE_BYTES = 64
 _LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
 
 
@@ -61,6 +63,7 @@ class Tile:
     vectors: int
     span: int
     long: bool = False  #: taps follow each other in one row, and are many
+    stream: bool = False  #: whole vectors go past the caches
 
     @property
     def cycles(self) -> float:
@@ -264,15 +267,30 @@ def _stride_class(stride: int) -> int:
     return stride if stride <= 2 else 0
 
 
+def _streams(asked: Correlation, isa: ISA) -> bool:
+    """Whether results go past the caches: rows of whole lines, written once, and more than the last cache holds.
+
+    Otherwise a line that is written is first read, which is half as much traffic again.
+    """
+    row_bytes, itemsize = asked.size[2] * asked.problem.itemsize, asked.problem.itemsize
+    large = asked.tasks * asked.results * prod(asked.size) // asked.cut.boxes * itemsize > target.cpu().l3_bytes // 2
+    whole = row_bytes % _LINE_BYTES == 0 and asked.lanes > 1
+    return large and whole and asked.stride_out[2] == 1 and isa.arch == "x86_64" and asked.cut.box[3] == asked.size[2]
+
+
 def bind(asked: Correlation, isa: ISA) -> Executable:
     """Tables of taps, and every number of the cut, fixed for the shape."""
     problem, spec = asked.problem, asked.problem.spec
     element = BY_DTYPE[problem.dtype]
     split, merge = _stride_class(asked.stride_in[2]), _stride_class(asked.stride_out[2])
-    code = jit.kernel(
-        ("correlation", problem.dtype, asked.tile, split, merge),
-        lambda isa: _write(isa, element, asked.tile, split, merge),
-    )
+
+    @cache
+    def entry(tile: Tile) -> int:
+        key = ("correlation", problem.dtype, tile, split, merge)
+        return jit.kernel(key, lambda isa: _write(isa, element, tile, split, merge)).address("correlate")
+
+    usual, streaming = asked.tile, replace(asked.tile, stream=_streams(asked, isa))
+    entry(streaming)
     tables = asked.taps()
     step = (1 if asked.forward else -1) * (1 if asked.tile.long else spec.kernel[2])
     numbers = (
@@ -285,7 +303,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(
         0, 0, address(no_bias), 0, 0, *map(address, tables), *numbers
     )
-    entry, tasks = code.address("correlate"), asked.tasks
+    tasks = asked.tasks
     private_bytes = asked.private_elements * problem.itemsize
     chunk = max(1, min(tasks // 64, int(50_000 / (asked.cycles / tasks + 1))))
     most = useful_threads(asked.cycles, tasks)
@@ -297,7 +315,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         fields[0], fields[1], fields[3], fields[4] = address(x), address(w), address(y), address(scratch)
         if bias is not None:
             fields[2] = address(bias)
-        threads.run(entry, fields, tasks, chunk=chunk, threads=crew)
+        tile = usual if fields[3] % _LINE_BYTES else streaming
+        threads.run(entry(tile), fields, tasks, chunk=chunk, threads=crew)
 
     return run
 
@@ -406,7 +425,7 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function
     def store(masks: list[Value | None]) -> list[Value]:
         for r, to in enumerate(targets):
             for v in across:
-                to.store(sums[r * tile.vectors + v], v * lanes, masks[v])
+                to.store(sums[r * tile.vectors + v], v * lanes, masks[v], tile.stream and masks[v] is None)
         return []
 
     f.choose(
