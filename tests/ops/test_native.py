@@ -11,7 +11,7 @@ import pytest
 import lucid
 from lucid.autograd import check_grads
 from lucid.core.geometry import PoolSpec
-from lucid.kernels import jit
+from lucid.kernels import jit, normalization
 from lucid.ops import activation, loss, native, norm, pool
 
 Array = np.ndarray[Any, Any]
@@ -134,3 +134,13 @@ def test_gradients_of_standardization_to_second_order(axes: tuple[int, ...], aff
         for s in ((20, 20, 50), np.prod(affine), np.prod(affine))
     )
     check_grads(lambda x, w, b: norm.standardize(x, w, b, axes, affine, 1e-5).out, (x, w, b))
+
+
+def test_large_standardization_runs_kernels_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("standardize", "standardize_grad"):
+        kernel = getattr(normalization, name)
+        monkeypatch.setattr(normalization, name, lambda *a, n=name, k=kernel: calls.append(n) or k(*a))
+    x = lucid.randn(8, 4, 10, 10, requires_grad=True)
+    norm.standardize(x, None, None, (0, 2, 3), (1, 4, 1, 1), 1e-5).out.backward()
+    assert calls == ["standardize", "standardize_grad"]

@@ -40,6 +40,8 @@ def standardize(x: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape
 def _forward(
     x: Array, weight: Array | None, bias: Array | None, *, axes: Sizes, affine_shape: Sizes, eps: float
 ) -> tuple[Array, Array, Array]:
+    if native.takes(native.SEVERAL_PASSES, x, weight, bias):
+        return normalization.standardize(x, weight, bias, axes, affine_shape, eps)
     wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
     mean = _mean(wide, axes)
     y = wide - mean
