@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -181,9 +182,8 @@ def test_a_slow_worker_is_an_error_after_the_timeout() -> None:
     assert time.monotonic() - begin < 5
 
 
-def children() -> set[int]:
-    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True)
-    return {int(pid) for pid in out.stdout.split()}
+def children() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()}
 
 
 def test_workers_end_when_the_loop_is_left_early() -> None:
