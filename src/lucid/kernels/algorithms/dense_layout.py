@@ -110,11 +110,11 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
     tiles = blocks * spans if blocking.channels < shape.channels else 1
     vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
     taps = max(cut.layout.taps for cut in cuts)
-    segments = max(pixel_panels.most_segments(cut.layout.gathered, tile.lanes) for cut in cuts)
+    passes = max(pixel_panels.most_passes(cut.layout.gathered, tile.lanes) for cut in cuts)
     parts = {
         "entries_at": blocking.channels * vectors * tile.lanes * shape.itemsize,
         "merges_at": vectors * ENTRY_BYTES,
-        "weights_at": (vectors * (segments - 1) + 1) * ENTRY_BYTES,
+        "weights_at": vectors * (passes - 1) * ENTRY_BYTES,
         "sums_at": (tile.rows * (1 + blocking.channels * taps) + blocking.slack) * shape.itemsize
         if blocking.lazy
         else 0,

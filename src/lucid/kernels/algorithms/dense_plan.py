@@ -35,21 +35,21 @@ _NOT_SHARED = 3
 _CALL_NS = 3000.0
 _BYTE_NS = 0.03  # of x, w and y, from the third level cache
 _COST_NS = {
-    "product": 0.131,  # of vectors
-    "panel": 0.042,  # a vector of a panel, read for a tile
-    "gather 1": 0.8,  # a vector, by how far apart its samples are: see stride_class
-    "gather 2": 1.0,
-    "gather 0": 2.1,
-    "entry": 2.1,
+    "product": 0.128,  # of vectors
+    "panel": 0.045,  # a vector of a panel, read for a tile
+    "gather 1": 1.4,  # a vector, by how far apart its samples are: see stride_class
+    "gather 2": 1.8,
+    "gather 0": 3.5,
+    "entry": 2.5,
     "tile": 15.0,
     "visit": 0.1,  # a vector of sums, to memory or from it
-    "interleave": 0.15,  # an element on its way out
-    "scatter": 0.43,
-    "task": 100.0,
-    "weight from second cache": 0.009,
-    "weight from memory": 0.08,
-    "weight packed": 0.45,  # beforehand, to memory
-    "weight turned": 0.22,  # by the task that reads it next
+    "interleave": 0.13,  # an element on its way out
+    "scatter": 0.35,
+    "task": 80.0,
+    "weight from second cache": 0.015,
+    "weight from memory": 0.09,
+    "weight packed": 0.47,  # beforehand, to memory
+    "weight turned": 0.25,  # by the task that reads it next
 }
 
 
@@ -133,7 +133,8 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     across += (cut.unit_spans - 1) * cover_products(tile, tile.rows, cut.span)
     tiles = layout.units * ceil(layout.unit / tile.columns) * heights
     vectors = layout.units * (layout.unit + cut.unit_spans * layout.halo) / tile.lanes
-    entries = vectors * layout.gathered_taps * (1 + tile.lanes / gathered_x.positions) * cut_up.row_parts
+    passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
+    entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
     in_place = all(axis.contiguous for axis in layout.phase)
     steps, groups = sizes.channels * layout.taps, sizes.groups
     kind = pixel_panels.stride_class(gathered_x.step, tile.lanes)

@@ -5,8 +5,9 @@ Positions are flat over the batch and the spatial axes. All geometry is in one t
 positions and read for every channel: (tap, segment of a row) -> (offset in x, offset in the panel, lanes that exist).
 Stride, dilation of either sign, padding, edges, batch: no other place knows of them.
 
-An entry is 16 bytes: i64 offset in x of lane 0, i32 offset in the panel, i32 lanes. Entries that fill a vector, zeros
-where it has no lanes, come first; those that add another segment to it are in a second list.
+An entry is 32 bytes and holds two segments of a vector: their offsets in x (of lane 0, i64 each), i32 offset in the
+panel, i32 lanes of the first, i64 lanes of the second. Entries that fill a vector, zeros where it has no lanes, come
+first; those that add more segments to it are in a second list.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from lucid.kernels.ir import (
     vec,
 )
 
-ENTRY_BYTES = 16
+ENTRY_BYTES = 32
+_SLOTS = 4
 _UNROLL = 4  # channels gathered for every look at an entry
 
 
@@ -175,9 +177,10 @@ class Layout:
         return [((a * y + b) * x + c, (i + j + k) * inner) for a, i in each[0] for b, j in each[1] for c, k in each[2]]
 
 
-def most_segments(phase: Phase, lanes: int) -> int:
-    """Rows that a vector of positions can touch."""
-    return min(lanes, (lanes - 2) // phase[2].positions + 2) if lanes > 1 else 1
+def most_passes(phase: Phase, lanes: int) -> int:
+    """Entries for the rows that a vector of positions can touch."""
+    segments = min(lanes, (lanes - 2) // phase[2].positions + 2) if lanes > 1 else 1
+    return (segments + 1) // 2
 
 
 #: What the table's writer reads of a gathered phase. Offsets and steps are in elements.
@@ -229,46 +232,53 @@ def write_table(module: Module, lanes: int, kind: int) -> Function:
     )  # fmt: skip
     a, r = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS)
     z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
-    with f.loop(0, a.vectors, carry=[f.const(i64, 0), f.const(i64, 0)]) as u:
+    taps_count, zero = r["z_taps"] * r["y_taps"] * r["x_taps"], f.const(i64, 0)
+    with f.loop(0, a.vectors, carry=[zero]) as u:
         at = a.p + u.i * lanes
         room = minimum(f.const(i64, lanes), a.limit - at)
         panel_offset = u.i // a.per_panel * a.slot + u.i % a.per_panel * lanes
-        with f.loop(0, room, carry=u.values) as segment:  # its step is the length of the segment
-            lane, opens = segment.i, segment.i.eq(0)
+        with f.loop(0, room, carry=[*u.values, zero, zero]) as segment:  # its step is the length of the segment
+            lane, (merges, opened, number) = segment.i, segment.values
+            second, in_fills = (number & 1).ne(0), number < 2
+            opened = select(second, opened, select(in_fills, u.i * taps_count, merges))
             position = at + lane
             image, inner = position // r["image_positions"], position % r["image_positions"]
             row, ox = inner // r["x_positions"], inner % r["x_positions"]
             oz, oy = row // r["y_positions"], row % r["y_positions"]
             run = minimum(r["x_positions"] - ox, room - lane)
             origin = image * a.image_size + oz * r["z_step"] + oy * r["y_step"] + (ox - lane) * r["x_step"]
-            target = select(opens, a.entries, a.merges)
+            target = select(in_fills, a.entries, a.merges)
             assert isinstance(target, Pointer)
-            count = select(opens, *segment.values)
-            with f.loop(0, r["z_taps"], carry=[count, panel_offset]) as z:
+            with f.loop(0, r["z_taps"], carry=[opened, panel_offset]) as z:
                 source_z, in_z = origin + z_table.load(z.i * 3), _within(oz, z_table, z.i)
                 with f.loop(0, r["y_taps"], carry=z.values) as y:
-                    source = source_z + y_table.load(y.i * 3)
+                    source_y = source_z + y_table.load(y.i * 3)
                     exists = in_z & _within(oy, y_table, y.i)
-                    end = select(exists, lane + run, f.const(i64, 0))
+                    end = select(exists, lane + run, zero)
                     with f.loop(0, r["x_taps"], carry=y.values) as x:
-                        number, to = x.values
+                        index, to = x.values
                         low = maximum(lane, lane - ox + x_table.load(x.i * 3 + 1))
                         high = minimum(end, lane - ox + x_table.load(x.i * 3 + 2))
-                        some = low < high
-                        lane_set = select(some, _lane_set(low, high, kind), f.const(i64, 0))
-                        entry = target.at(number * 2)
-                        entry.store(source + x_table.load(x.i * 3))
-                        entry.store(to | lane_set << 32, 1)
-                        number = number + convert(some | opens, i64, signed=False)
-                        x.values = [number, to + a.per_panel * lanes]
+                        lane_set = select(low < high, _lane_set(low, high, kind), zero)
+                        _write_half(target.at(index * _SLOTS), second, source_y + x_table.load(x.i * 3), to, lane_set)
+                        x.values = [index + 1, to + a.per_panel * lanes]
                     y.values = x.values
                 z.values = y.values
-            fills, merges = segment.values
-            segment.values = [select(opens, z.values[0], fills), select(opens, merges, z.values[0])]
+            more = select(second | in_fills, zero, taps_count)
+            segment.values = [merges + more, opened, number + 1]
             segment.step = run
-        u.values = segment.values
-    f.ret(u.values[1])
+        u.values = segment.values[:1]
+    f.ret(u.values[0])
     return f
+
+
+def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_set: Value) -> None:
+    """A segment into an entry. A first one stands for an empty second one too."""
+    entry.store(source, 1)
+    entry.store(select(second, lane_set, 0), 3)
+    with entry.fn.when(~second):
+        entry.store(source)
+        entry.store(to | lane_set << 32, 2)
 
 
 def _within(position: Value, table: Pointer, tap: Value) -> Value:
@@ -302,14 +312,14 @@ def write_pack(module: Module, element: Type, lanes: int, kind: int) -> Function
         targets = [a.panel.at((first + k) * a.stride) for k in range(count)]
         for entries, size, merging in ((a.entries, a.fills, False), (a.merges, a.merge_count, True)):
             with f.loop(0, size) as t:
-                entry = entries.at(t.i * 2)
-                source, packed = entry.load(), entry.load(1)
-                to, lane_set = packed & 0xFFFFFFFF, packed >> 32
-                pairs = [(x.at(source), panel.at(to)) for x, panel in zip(sources, targets, strict=True)]
+                entry = entries.at(t.i * _SLOTS)
+                packed = entry.load(2)
+                to, segments = packed & 0xFFFFFFFF, [(entry.load(), packed >> 32), (entry.load(1), entry.load(3))]
+                places = [panel.at(to) for panel in targets]
                 if kind == 0:
-                    _copy_lanes(pairs, lane_set, lanes, merging, a.x_step)
+                    _copy_lanes(sources, places, segments, lanes, merging, a.x_step)
                 else:
-                    _load_lanes(pairs, lane_set, lanes, merging, kind)
+                    _load_lanes(sources, places, segments[: min(2, lanes)], lanes, merging, kind)
 
     whole = a.channels - a.channels % _UNROLL
     with f.loop(0, whole, _UNROLL) as c:
@@ -319,15 +329,22 @@ def write_pack(module: Module, element: Type, lanes: int, kind: int) -> Function
     return f
 
 
-def _load_lanes(pairs: list[tuple[Pointer, Pointer]], lane_set: Value, lanes: int, merging: bool, kind: int) -> None:
-    masks = [_mask(lane_set >> half * lanes, lanes) for half in range(kind)]
-    for x, to in pairs:
-        old = to.load(0, lanes) if merging and lanes > 1 else None
-        parts = [x.load(half * lanes, lanes, mask, old if kind == 1 else None) for half, mask in enumerate(masks)]
-        value = parts[0] if kind == 1 else shuffle(parts[0], parts[1], range(0, 2 * lanes, 2))
-        if kind == 2 and old is not None:
-            value = _merged(value, old)
-        to.store(value)
+_Segments = list[tuple[Value, Value]]
+
+
+def _load_lanes(
+    sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool, kind: int
+) -> None:
+    """Vectors made of the lanes of each segment: the elements that are there, then those for every lane."""
+    masks = [[_mask(lane_set >> half * lanes, lanes) for half in range(kind)] for _, lane_set in segments]
+    for x, to in zip(sources, places, strict=True):
+        parts: list[Value | None] = [None] * kind
+        for (offset, _), of_segment in zip(segments, masks, strict=True):
+            row = x.at(offset)
+            parts = [row.load(half * lanes, lanes, mask, parts[half]) for half, mask in enumerate(of_segment)]
+        first, *rest = [part for part in parts if part is not None]
+        value = shuffle(first, rest[0], range(0, 2 * lanes, 2)) if rest else first
+        to.store(_merged(value, to.load(0, lanes)) if merging else value)
 
 
 def _merged(value: Value, old: Value) -> Value:
@@ -342,14 +359,14 @@ def _mask(bits: Value, lanes: int) -> Value:
 
 
 def _copy_lanes(
-    pairs: list[tuple[Pointer, Pointer]], lane_set: Value, lanes: int, merging: bool, x_step: Value
+    sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool, x_step: Value
 ) -> None:
-    f = lane_set.fn
-    low, high = lane_set & 0xFFFF, lane_set >> 16
+    f = x_step.fn
     if not merging:
-        for _, to in pairs:
+        for to in places:
             to.store(constant(f, vec(to.pointee, lanes), 0))
-    with f.loop(low, high) as lane:
-        offset = lane.i * x_step
-        for x, to in pairs:
-            to.store(x.load(offset), lane.i)
+    for offset, lane_set in segments:
+        rows = [x.at(offset) for x in sources]
+        with f.loop(lane_set & 0xFFFF, lane_set >> 16) as lane:
+            for row, to in zip(rows, places, strict=True):
+                to.store(row.load(lane.i * x_step), lane.i)
