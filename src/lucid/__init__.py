@@ -19,9 +19,11 @@ from lucid.core.dtypes import (
     bfloat16,
     complex64,
     complex128,
+    finfo,
     float16,
     float32,
     float64,
+    iinfo,
     int8,
     int16,
     int32,
@@ -31,6 +33,7 @@ from lucid.core.dtypes import (
 )
 from lucid.core.dtypes import bool_ as bool
 from lucid.core.errors import DeviceError, DTypeError, FormatError, GradientError, PlanError, ShapeError
+from lucid.ops.activation import relu
 from lucid.ops.broadcast import broadcast_tensors, broadcast_to
 from lucid.ops.common import result_type
 from lucid.ops.compare import (
@@ -161,6 +164,7 @@ from lucid.ops.linalg import (
     tril,
     triu,
 )
+from lucid.ops.loss import log_softmax, softmax
 from lucid.ops.random import (
     Generator,
     bernoulli,
@@ -309,6 +313,7 @@ __all__ = [
     "exp2",
     "expm1",
     "eye",
+    "finfo",
     "flatten",
     "flip",
     "float16",
@@ -325,6 +330,7 @@ __all__ = [
     "ge",
     "get_rng_state",
     "gt",
+    "iinfo",
     "imag",
     "index_add",
     "index_select",
@@ -347,6 +353,7 @@ __all__ = [
     "log1p",
     "log2",
     "log10",
+    "log_softmax",
     "logical_and",
     "logical_not",
     "logical_or",
@@ -393,6 +400,7 @@ __all__ = [
     "randperm",
     "real",
     "reciprocal",
+    "relu",
     "remainder",
     "repeat_interleave",
     "reshape",
@@ -410,6 +418,7 @@ __all__ = [
     "sign",
     "sin",
     "sinh",
+    "softmax",
     "sort",
     "split",
     "sqrt",

@@ -86,6 +86,11 @@ def test_weak_operands_bring_only_a_category():
     assert weak_result_type(lucid.float64, lucid.complex64) is lucid.complex128
 
 
+def test_limits():
+    assert lucid.finfo(lucid.bfloat16).bits == lucid.finfo("float16").bits == 16
+    assert float(lucid.finfo(lucid.bfloat16).eps) == 2.0**-7 and lucid.iinfo(lucid.int8).min == -128
+
+
 def test_promotion_is_a_lattice():
     for a in DTYPES:
         for b in DTYPES:

@@ -164,6 +164,24 @@ def scalar_dtype(value: bool | int | float | complex) -> DType:
     return _BY_PYTHON[bool if isinstance(value, bool) else type(value)]
 
 
-def accumulator(dtype: DType) -> DType:
-    """The type sums of ``dtype`` are kept in: float32 for the 16-bit types, itself for the rest."""
-    return float32 if dtype is float16 or dtype is bfloat16 else dtype
+def finfo(dtype: DTypeLike) -> Any:
+    """Limits of a floating point or complex type: ``max``, ``min``, ``eps``, ``tiny`` and ``bits``.
+
+    >>> float(finfo(float32).eps)
+    1.1920928955078125e-07
+    """
+    found = as_dtype(dtype)
+    if found is bfloat16:
+        import ml_dtypes
+
+        return ml_dtypes.finfo(found.numpy)
+    return np.finfo(found.numpy)
+
+
+def iinfo(dtype: DTypeLike) -> Any:
+    """Limits of an integer type: ``max``, ``min`` and ``bits``.
+
+    >>> iinfo(uint8).max
+    255
+    """
+    return np.iinfo(as_dtype(dtype).numpy)

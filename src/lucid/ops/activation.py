@@ -123,6 +123,7 @@ def _inside(m: Any, g: Any, x: Any, low: float, high: float, slope: float = 1.0)
 
 relu = _activation("relu", lambda x: np.maximum(x, 0), lambda m, g, x: m.where(x <= 0, 0, g))
 method()(relu)
+relu.__doc__ = "max(x, 0)."
 
 leaky_relu = _activation(
     "leaky_relu",
