@@ -144,3 +144,21 @@ def test_large_standardization_runs_kernels_both_ways(monkeypatch: pytest.Monkey
     x = lucid.randn(8, 4, 10, 10, requires_grad=True)
     norm.standardize(x, None, None, (0, 2, 3), (1, 4, 1, 1), 1e-5).out.backward()
     assert calls == ["standardize", "standardize_grad"]
+
+
+def test_a_bias_without_a_weight_has_its_own_shape_of_gradient() -> None:
+    x, b = lucid.randn(8, 4, 10, 10, requires_grad=True), lucid.zeros(4, requires_grad=True)
+    norm.standardize(x, None, b, (0, 2, 3), (1, 4, 1, 1), 1e-5).out.backward()
+    assert b.grad.shape == (4,)
+    np.testing.assert_allclose(b.grad.numpy(), 800.0)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 40, 50), (2, 3, 4)])
+def test_affine_to_second_order(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    channels = (3, *(1,) * (len(shape) - 2))
+    x, scale, shift = (lucid.Tensor(rng.standard_normal(s), requires_grad=True) for s in (shape, channels, channels))
+    with lucid.no_grad():
+        got = norm.affine(x, scale, shift).numpy()
+    np.testing.assert_allclose(got, x._array * scale._array + shift._array, rtol=1e-14)
+    check_grads(norm.affine, (x, scale, shift))

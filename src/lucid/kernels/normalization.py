@@ -46,6 +46,7 @@ _weighted_grad_sums = Reduction(
     terms=lambda g, x, mean, rstd, w: (g * w, g * w * ((x - mean) * rstd)),
 )
 _apply = Elementwise("standardize", lambda x, mean, rstd, w, b: (x - mean) * (rstd * w) + b)
+affine = Elementwise("affine", lambda x, scale, shift: x * scale + shift)
 _grad = Elementwise(
     "standardize_grad",
     lambda g, x, mean, rstd, w, sum_g, sum_gx, *, inverse: (

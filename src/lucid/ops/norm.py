@@ -14,6 +14,7 @@ from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.geometry import Sizes
 from lucid.kernels import normalization
 from lucid.ops import native
+from lucid.ops.broadcast import sum_to
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +36,19 @@ def standardize(x: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape
     which must broadcast against ``x``.
     """
     return Standardized(*apply(_standardize, x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps))
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x scale + shift, in one pass; scale and shift broadcast against x and are of its dtype."""
+    result: Tensor = apply(_affine, x, scale, shift)
+    return result
+
+
+def _affine_forward(x: Array, scale: Array, shift: Array) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x, scale, shift):
+        y: Array = normalization.affine(x, scale, shift)
+        return y
+    return x * scale + shift
 
 
 def _forward(
@@ -121,8 +135,7 @@ def _gradients_forward(
 ) -> tuple[Array, Array, Array]:
     if native.takes(native.SEVERAL_PASSES, h, x, weight, mean, var):
         gx, g_weight, g_bias = normalization.standardize_grad(h, x, weight, mean, var, axes, affine_shape, eps)
-        own = g_bias.shape if weight is None else weight.shape
-        return gx, g_weight.reshape(own), g_bias.reshape(own)
+        return gx, g_weight.reshape(given_shape), g_bias.reshape(given_shape)
     rstd = _scale(var, None, affine_shape, eps)
     g = h.astype(mean.dtype, copy=False)
     unit = (x - mean) * rstd
@@ -141,6 +154,12 @@ def _gradients_forward(
 
 
 _standardize = Op("standardize", _forward, vjp={("x", "weight", "bias"): _gradients}, outputs=("out", "mean", "var"))
+
+_affine = Op("affine", _affine_forward, vjp={
+    "x": lambda g, scale: g * scale,
+    "scale": lambda g, x, scale_shape: sum_to(g * x, scale_shape),
+    "shift": lambda g, shift_shape: sum_to(g, shift_shape),
+})  # fmt: skip
 
 # Only for the pass that nobody differentiates again.
 _standardize_grad = Op("standardize_grad", _gradients_forward, outputs=("gx", "g_weight", "g_bias"))

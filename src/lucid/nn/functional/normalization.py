@@ -7,7 +7,7 @@ from math import prod
 from lucid.autograd import no_grad
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
-from lucid.ops.norm import standardize
+from lucid.ops.norm import affine, standardize
 from lucid.tensor import Tensor
 
 Maybe = Tensor | None
@@ -137,15 +137,14 @@ def instance_norm(
 def _with_fixed_statistics(
     x: Tensor, mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, shape: Sizes, eps: float
 ) -> Tensor:
-    """One multiplication and one addition a sample: everything of a channel is folded first."""
+    """One pass with a multiplication and an addition a sample: everything of a channel is folded first."""
     scale = (var + eps) ** -0.5
     if weight is not None:
         scale = scale * weight
     shift = -mean * scale
     if bias is not None:
         shift = shift + bias
-    result: Tensor = x * scale.to(x.dtype).reshape(shape) + shift.to(x.dtype).reshape(shape)
-    return result
+    return affine(x, scale.to(x.dtype).reshape(shape), shift.to(x.dtype).reshape(shape))
 
 
 def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> None:
