@@ -62,7 +62,8 @@ def test_several_boxes(case, role):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("role", ROLES[:2])
 def test_stores_past_the_caches(role, isa, monkeypatch):
-    monkeypatch.setattr(target, "cpu", lambda cpu=target.cpu(): replace(cpu, l3_bytes=0))
+    small = replace(target.cpu(), l3_bytes=0)
+    monkeypatch.setattr(target, "cpu", lambda: small)
     with target.using(isa):
         for width in (16, 160, 288):
             check(depthwise, Case(2, 2, 2, (width,), (3,), padding=1, groups=2), role, "start")  # aligned to the page

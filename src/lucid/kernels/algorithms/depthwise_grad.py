@@ -34,6 +34,7 @@ from lucid.kernels.ir import (
     Type,
     Value,
     fma,
+    i32,
     i64,
     lane_sum,
     lanes_below,
@@ -55,24 +56,30 @@ _CHUNK_CYCLES = 40_000  # below this, more chunks cost more than they gain
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Sums in flight: ``results`` channels of g by ``lines`` by ``columns``."""
+    """Sums in flight: ``results`` channels of g by ``down`` taps down by ``lines`` by ``columns``."""
 
     results: int
     lines: int
     columns: int
+    down: int = 1  #: taps of neighbouring rows, which meet the same row of x with different rows of g
     long: bool = False  #: lanes are taps, since there are many in one row; ``columns`` counts their vectors
 
     @property
     def sums(self) -> int:
         """Vectors of them."""
-        return self.results * self.lines * self.columns
+        return self.upstreams * self.lines * self.columns
+
+    @property
+    def upstreams(self) -> int:
+        """Vectors of g at a time."""
+        return self.results * self.down
 
     @property
     def cycles(self) -> float:
         """Of one vector of pixels; most loads of x straddle two cache lines."""
         if self.long:
             return 0.55 * 16 * self.columns
-        return max(self.sums, 2 * self.lines * self.columns + self.results, 8) / 2
+        return max(self.sums, 2 * (self.lines * self.columns + self.upstreams) - self.results, 8) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +93,20 @@ class Sums:
     chunks: int
 
     @property
-    def lines(self) -> list[tuple[int, int, int]]:
-        """(offset in the frame, place in w, columns that count) of every line, in whole passes."""
-        spec, (_, rows, width) = self.problem.spec, self.cut.frame
-        step, columns = spec.stride[2], self.tile.columns
+    def lines(self) -> list[tuple[int, int, int, int]]:
+        """(offset in the frame, place in w, taps down, columns that count) of every line, in whole passes."""
+        spec, (_, rows, pitch) = self.problem.spec, self.cut.frame
+        (depth, height, width), step, columns = spec.kernel, spec.stride[2], self.tile.columns
         found = []
         for s, d, h, w in product(
-            range(self.problem.group_in), *map(range, spec.kernel[:2]), range(0, spec.kernel[2], columns)
+            range(self.problem.group_in), range(depth), range(0, height, self.tile.down), range(0, width, columns)
         ):
             at = w * spec.dilation[2]
-            row = d * spec.dilation[0] * rows + h * spec.dilation[1]
-            offset = s * self.cut.plane + row * width + at % step * (width // step) + at // step
+            row = (d * spec.dilation[0] * rows + h * spec.dilation[1]) * pitch
+            offset = s * self.cut.plane + row + at % step * (pitch // step) + at // step
             place = s * spec.taps + (d * spec.kernel[1] + h) * spec.kernel[2] + w
-            found.append((offset, place, min(columns, spec.kernel[2] - w)))
-        return found + [(found[-1][0], 0, 0)] * (-len(found) % self.tile.lines)
+            found.append((offset, place, min(self.tile.down, height - h), min(columns, width - w)))
+        return found + [(found[-1][0], 0, 0, 0)] * (-len(found) % self.tile.lines)
 
     @property
     def passes(self) -> int:
@@ -118,6 +125,7 @@ class Sums:
         """A thread's frames, a scratch row, and what loads and stores run over."""
         width = self.cut.frame[2]
         slack = width * (self.problem.spec.stride[1] + 1) + 2 * self.lanes + self.tile.columns
+        slack += width * (self.tile.down - 1) * self.problem.spec.dilation[1]
         return ceil((self.problem.group_in * self.cut.plane + slack) / 16) * 16
 
     @property
@@ -169,14 +177,22 @@ def _tile(problem: Problem, isa: ISA) -> Tile:
         return _long_tile(isa, ceil(spec.kernel[2] / isa.lanes(BY_DTYPE[problem.dtype])))
 
     def cost(tile: Tile) -> tuple[float, int]:
-        passes = ceil(lines * ceil(spec.kernel[2] / tile.columns) / tile.lines)
+        rows = problem.group_in * spec.kernel[0] * ceil(spec.kernel[1] / tile.down)
+        passes = ceil(rows * ceil(spec.kernel[2] / tile.columns) / tile.lines)
         return passes * ceil(problem.group_out / tile.results) * (tile.cycles + 1), tile.sums
 
-    options = [
-        Tile(results, rows, columns)
-        for results, rows, columns in product((1, 2, 4), range(1, 10), range(1, 29 if adjacent else 2))
-        if results * rows * columns + results + 2 <= isa.registers and columns <= spec.kernel[2]
-    ]
+    def fits(tile: Tile) -> bool:
+        return tile.sums + tile.upstreams + 2 <= isa.registers and tile.columns <= spec.kernel[2]
+
+    shared = spec.stride[1] == 1 and spec.dilation[1] * 4 <= problem.out[1]
+    shapes = [(k, 1, lines) for k in (1, 2, 4) for lines in range(1, 10)]
+    shapes += [(1, down, 1) for down in range(2, spec.kernel[1] + 1) if shared]
+    tiles = (
+        Tile(results, lines, columns, down)
+        for results, down, lines in shapes
+        for columns in range(1, 29 if adjacent else 2)
+    )
+    options = [tile for tile in tiles if fits(tile)]
     return min(options, key=cost)
 
 
@@ -188,16 +204,16 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "counts")
+_POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "taps_down", "counts")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
-    "private", "ahead_g",
+    "private", "ahead_g", "dilation_h", "kernel_w",
 )  # fmt: skip
 
 
 def _fields(element: Type) -> dict[str, Type]:
     data, table = ptr(element), ptr(i64)
-    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 3, strict=True))
+    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 4, strict=True))
     return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
 
 
@@ -214,7 +230,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
         asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or problem.c_out * problem.pixels,
-        *asked.cut.fields(problem.c_in * prod(problem.size)),
+        problem.spec.dilation[1], problem.spec.kernel[2], *asked.cut.fields(problem.c_in * prod(problem.size)),
     )  # fmt: skip
     template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), *numbers)
     accumulate, finish = code.address("accumulate"), code.address("finish")
@@ -290,19 +306,31 @@ def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict
     """Adds ``add_box``: all passes over the whole vectors of the rows, then over what is left of them."""
     lanes = isa.lanes(element)
     whole = _write_tile(module, element, lanes, tile, masked=False)
-    edge = _write_tile(module, element, lanes, tile, masked=True) if lanes > 1 else None
+    edge = _write_tile(module, element, lanes, tile, masked=True)
     f = _box_function(module, element)
     p = f.args
-    a = read_fields(f, fields, ["passes", "offsets", "od", "oh", "ow", "stride_h", "frame_w", "ahead_g"])
+    a = read_fields(f, fields, ["passes", "offsets", "od", "oh", "ow", "stride_h", "frame_w", "ahead_g", "dilation_h"])
     plane, full = a.od * a.oh * a.ow, p.width // lanes
+    done, pitch = full * lanes, a.stride_h * a.frame_w
+    over = a.dilation_h * (tile.down - 1)  # rows of x before the last tap down sees the first row of g
     with f.loop(0, a.passes) as turn:
         to, offsets = p.acc.at(turn.i * (tile.sums * lanes)), a.offsets.at(turn.i * tile.lines)
-        common = (plane, p.reach, offsets, to, a.ow, a.stride_h * a.frame_w, a.ahead_g)
-        f.call(whole, p.g, p.frame, *common, p.rows * full, full, lanes)
-        if edge is not None:
-            done = full * lanes
+
+        def add(tile: Function, column: Any, first: Any, last: Any, across: Any, live: Any) -> None:
+            """The vectors of some rows of x from a column on."""
+            g, frame = p.g.at(first * a.ow + column), p.frame.at(first * pitch + column)
+            shared = (plane, p.reach, a.dilation_h, offsets, to, a.ow, pitch, a.ahead_g, p.rows)
+            f.call(tile, g, frame, *shared, first, (last - first) * across, across, live)
+
+        begin = minimum(over, p.rows) if tile.down > 1 else f.const(i64, 0)
+        if tile.down > 1:
+            add(edge, 0, f.const(i64, 0), begin, full, lanes)
+        add(whole, 0, begin, p.rows, full, lanes)
+        if tile.down > 1:
+            add(edge, 0, p.rows, p.rows + over, full, lanes)
+        if lanes > 1:
             with f.when(done < p.width):
-                f.call(edge, p.g.at(done), p.frame.at(done), *common, p.rows, 1, p.width - done)
+                add(edge, done, f.const(i64, 0), p.rows + over, f.const(i64, 1), p.width - done)
     return f
 
 
@@ -334,43 +362,55 @@ def _write_long_reduce(module: Module, element: Type, lanes: int, tile: Tile, fi
 
 
 def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: bool) -> Function:
-    """Adds ``whole`` or ``edge``: acc[k][line][column] += the products of ``count`` vectors, ``across`` of them a row.
+    """Adds ``whole`` or ``edge``: acc[k][down][line][column] += the products of ``count`` vectors.
 
-    ``live`` lanes of each count; they are all of them in ``whole``. Results beyond ``reach`` repeat the last.
+    ``across`` of them a row, from row ``first`` of x on. ``edge`` takes ``live`` lanes of each, and of the taps down
+    those whose row of g is one of ``rows``; in ``whole`` they all are. Results beyond ``reach`` repeat the last.
     """
     data = ptr(element)
     f = module.function(
-        "edge" if masked else "whole", g=data, frame=data, plane=i64, reach=i64, offsets=ptr(i64), acc=data, row_g=i64,
-        row_x=i64, ahead=i64, count=i64, across=i64, live=i64,
+        "edge" if masked else "whole", g=data, frame=data, plane=i64, reach=i64, dilation=i64, offsets=ptr(i64),
+        acc=data, row_g=i64, row_x=i64, ahead=i64, rows=i64, first=i64, count=i64, across=i64, live=i64,
     )  # fmt: skip
     a = f.args
     offsets = [a.offsets.load(line) for line in range(tile.lines)]
-    planes = [minimum(a.reach, k) * a.plane if k else 0 for k in range(tile.results)]
-    mask = lanes_below(f, a.live, lanes) if masked else None
+    shifts = [a.dilation * down if down else f.const(i64, 0) for down in range(tile.down)]
+    planes = [
+        (minimum(a.reach, k) * a.plane if k else f.const(i64, 0)) - shift * a.row_g
+        for k in range(tile.results)
+        for shift in shifts
+    ]
     turn_g, turn_x = a.row_g - (a.across - 1) * lanes, a.row_x - (a.across - 1) * lanes
     start = [a.acc.load(k * lanes, lanes) for k in range(tile.sums)]
     zero = f.const(i64, 0)
-    with f.loop(0, a.count, carry=[zero, zero, zero, *start]) as i:
-        column, at_g, at_x, *totals = i.values
-        here = a.frame.at(at_x)
-        a.g.at(at_g).prefetch(a.ahead, locality=2)
-        upstream = [a.g.at(at_g).load(plane, lanes, mask) for plane in planes]
-        places = product(range(tile.results), range(tile.lines), range(tile.columns))
-        starts = [here.at(offset) for offset in offsets]
-        values = [[line.load(c, lanes) for c in range(tile.columns)] for line in starts] if tile.results > 1 else None
-        following = []
-        for total, (k, line, c) in zip(totals, places, strict=True):
-            value = values[line][c] if values else starts[line].load(c, lanes)
-            product_ = fma(upstream[k], value, total)
-            following.append(product_ if mask is None else select(mask, product_, total))
+    with f.loop(0, a.count, carry=[zero, a.first, zero, zero, *start]) as i:
+        column, row, at_g, at_x, *totals = i.values
+        here, g = a.frame.at(at_x), a.g.at(at_g)
+        g.prefetch(a.ahead, locality=2)
+        masks: list[Value | None] = [None] * tile.upstreams
+        if masked and tile.down == 1:
+            masks = [lanes_below(f, a.live, lanes, i32)] * tile.upstreams
+        elif masked:
+            live = [select((row - shift).ult(a.rows), a.live, 0) for shift in shifts]
+            masks = [lanes_below(f, count, lanes, i32) for _ in range(tile.results) for count in live]
+        upstream = [g.at(plane).load(0, lanes, mask) for plane, mask in zip(planes, masks, strict=True)]
+        sums: list[list[Value]] = [[] for _ in upstream]
+        left = [iter(totals[k * len(totals) // len(upstream) :]) for k in range(len(upstream))]
+        for offset, c in product(offsets, range(tile.columns)):
+            value = here.at(offset).load(c, lanes)  # folds into the product if it is used once
+            for k, mask in enumerate(masks):
+                total = next(left[k])
+                added = fma(upstream[k], value, total)
+                sums[k].append(added if mask is None else select(mask, added, total))
         last = column.eq(a.across - 1)
         i.values = [
             select(last, 0, column + 1),
+            select(last, row + 1, row),
             at_g + select(last, turn_g, lanes),
             at_x + select(last, turn_x, lanes),
-            *following,
+            *(total for of_one in sums for total in of_one),
         ]
-    for k, total in enumerate(i.values[3:]):
+    for k, total in enumerate(i.values[4:]):
         a.acc.store(total, k * lanes)
     return f
 
@@ -379,14 +419,18 @@ def _write_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields:
     """Adds ``reduce(fields, acc, to)``: one group's sums, each over its lanes, to their places in w."""
     data = ptr(element)
     f = module.function("reduce", fields=ptr(i64), acc=data, to=data)
-    p, a = f.args, read_fields(f, fields, ["group_out", "passes", "weights", "places", "counts"])
+    p, a = (
+        f.args,
+        read_fields(f, fields, ["group_out", "passes", "weights", "places", "taps_down", "counts", "kernel_w"]),
+    )
     with f.loop(0, a.group_out) as k, f.loop(0, a.passes * tile.lines) as line:
         block, row = k.i // tile.results, k.i % tile.results
-        vector = (block * a.passes + line.i // tile.lines) * tile.sums
-        vector = vector + (row * tile.lines + line.i % tile.lines) * tile.columns
-        to = p.to.at(k.i * a.weights + a.places.load(line.i))
-        with f.loop(0, a.counts.load(line.i)) as c:
-            to[c.i] = lane_sum(p.acc.load((vector + c.i) * lanes, lanes))
+        first = (block * a.passes + line.i // tile.lines) * tile.sums
+        with f.loop(0, a.taps_down.load(line.i)) as down:
+            vector = first + ((row * tile.down + down.i) * tile.lines + line.i % tile.lines) * tile.columns
+            to = p.to.at(k.i * a.weights + a.places.load(line.i) + down.i * a.kernel_w)
+            with f.loop(0, a.counts.load(line.i)) as c:
+                to[c.i] = lane_sum(p.acc.load((vector + c.i) * lanes, lanes))
     return f
 
 
