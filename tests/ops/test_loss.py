@@ -8,7 +8,7 @@ from scipy import special
 
 import lucid
 from lucid.autograd import check_grads
-from lucid.ops.loss import class_index, log_softmax, pick_class, softmax
+from lucid.ops.loss import log_softmax, nll, softmax
 
 
 def drawn(*shape: int) -> np.ndarray:
@@ -47,16 +47,38 @@ def test_wrong_input_is_named() -> None:
         log_softmax(lucid.zeros(2, 2), 2)
 
 
-def test_the_class_of_every_position_is_picked() -> None:
-    x, target = drawn(4, 3, 5), np.random.default_rng(1).integers(-1, 3, (4, 5))
-    y = pick_class(lucid.tensor(x), lucid.tensor(target)).numpy()
-    for n, p in np.ndindex(4, 5):
-        assert y[n, p] == (x[n, target[n, p], p] if target[n, p] >= 0 else 0)
-    check_grads(lambda x: pick_class(x * x, lucid.tensor(target)), lucid.tensor(x, requires_grad=True))
+@pytest.mark.parametrize("size", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_the_likelihood_of_the_class_of_every_position(size: tuple[int, ...], weighted: bool, reduction: str) -> None:
+    x, target = drawn(4, 3, *size), np.random.default_rng(1).integers(-1, 3, (4, *size))
+    weight = np.array([0.5, 2.0, 1.0]) if weighted else np.ones(3)
+    losses, total = np.zeros(target.shape), 0.0
+    for n, *p in np.ndindex(*target.shape):
+        c = target[(n, *p)]
+        if c >= 0:
+            losses[(n, *p)] = -weight[c] * x[(n, c, *p)]
+            total += weight[c]
+    expected = {"none": losses, "sum": losses.sum(), "mean": losses.sum() / total}[reduction]
+    given = lucid.tensor(weight) if weighted else None
+
+    def run(x: lucid.Tensor) -> lucid.Tensor:
+        return nll(x, lucid.tensor(target), given, ignored=-1, reduction=reduction, caller="loss")
+
+    np.testing.assert_allclose(run(lucid.tensor(x)).numpy(), expected, rtol=1e-13)
+    check_grads(lambda x: run(x * x), lucid.tensor(x, requires_grad=True))
+
+
+def test_infinities_at_ignored_positions_do_not_show() -> None:
+    x = lucid.tensor([[-np.inf, 0.0], [1.0, 2.0]], requires_grad=True)
+    loss = nll(x, lucid.tensor([-100, 1]), None, ignored=-100, reduction="mean", caller="loss")
+    loss.backward()
+    assert loss.item() == -2 and x.grad.tolist() == [[0, 0], [0, -1]]
+    nothing = nll(x, lucid.tensor([-100, -100]), None, ignored=-100, reduction="mean", caller="loss")
+    assert np.isnan(nothing.item())
 
 
 def test_class_numbers_are_checked() -> None:
-    assert class_index(lucid.tensor([0, 2, 9]), 3, 9, "loss").tolist() == [0, 2, -1]
     for wrong in (3, -1):
         with pytest.raises(IndexError, match=f"loss: target class {wrong} is out of range for 3 classes, 0 … 2"):
-            class_index(lucid.tensor([0, wrong]), 3, 9, "loss")
+            nll(lucid.zeros(2, 3), lucid.tensor([0, wrong]), None, ignored=9, reduction="sum", caller="loss")

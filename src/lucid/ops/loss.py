@@ -33,9 +33,14 @@ def log_softmax(x: Tensor, dim: int) -> Tensor:
     return result
 
 
-def pick_class(x: Tensor, target: Tensor) -> Tensor:
-    """x[n, target[n, p], p] for every position; 0 where the target is negative, which stands for "ignore"."""
-    result: Tensor = apply(_pick, x, target, classes=x.shape[1])
+def nll(log_p: Tensor, target: Tensor, weight: Tensor | None, *, ignored: int, reduction: str, caller: str) -> Tensor:
+    """-weight[c] log_p[n, c, p] for the class c = target[n, p] of every position, 0 where it is ``ignored``.
+
+    "sum" adds them up, "mean" also divides by the sum of the weights that took part. Errors name ``caller``.
+
+    Raises: IndexError for a class that does not exist, rather than a stray read.
+    """
+    result: Tensor = apply(_nll, log_p, target, weight, ignored=ignored, reduction=reduction, caller=caller)
     return result
 
 
@@ -43,25 +48,6 @@ def _checked(caller: str, x: Tensor, dim: int) -> int:
     if not x.dtype.is_floating_point:
         raise DTypeError(f"{caller}: the input is {x.dtype.name}, but must be floating-point")
     return axis(caller, dim, x.ndim)
-
-
-def class_index(target: Tensor, classes: int, ignored: int, caller: str) -> Tensor:
-    """Class numbers, with -1 for those to ignore.
-
-    Raises: IndexError for any other number outside 0 … classes - 1, rather than a stray read.
-    """
-    result: Tensor = apply(_class_index, target, classes=classes, ignored=ignored, caller=caller)
-    return result
-
-
-def _class_index_forward(target: Array, *, classes: int, ignored: int, caller: str) -> Array:
-    kept = target != ignored
-    wrong = target[kept & ((target < 0) | (target >= classes))]
-    if wrong.size:
-        raise IndexError(
-            f"{caller}: target class {wrong.flat[0]} is out of range for {classes} classes, 0 … {classes - 1}"
-        )
-    return np.where(kept, target.astype(np.int64, copy=False), -1)
 
 
 def _wide(x: Array) -> Array:
@@ -99,17 +85,51 @@ def _log_softmax_grad_forward(h: Array, y: Array, *, axis: int) -> Array:
     return result
 
 
-def _pick_forward(x: Array, target: Array, *, classes: int) -> Array:
-    index = np.maximum(target, 0)[:, None]
-    picked = np.take_along_axis(x, index, 1)[:, 0]
-    return np.where(target >= 0, picked, np.zeros((), x.dtype))
+def _positions(target: Array, classes: int, ignored: int, caller: str) -> tuple[tuple[Array, ...], Array]:
+    """Where the class of every position is in (N, C, P), and whether the position takes part."""
+    index = target.reshape(target.shape[0], -1)
+    kept = index != ignored
+    if not kept.all():
+        index = np.where(kept, index, 0)
+    if index.size and not 0 <= index.min() <= index.max() < classes:
+        wrong = index[(index < 0) | (index >= classes)][0]
+        raise IndexError(f"{caller}: target class {wrong} is out of range for {classes} classes, 0 … {classes - 1}")
+    return (np.arange(index.shape[0])[:, None], index, np.arange(index.shape[1])), kept
 
 
-def _put_forward(h: Array, target: Array, *, classes: int) -> Array:
-    y = np.zeros((target.shape[0], classes, *target.shape[1:]), h.dtype)
-    kept = np.where(target >= 0, h, np.zeros((), h.dtype))
-    np.put_along_axis(y, np.maximum(target, 0)[:, None], kept[:, None], 1)
-    return y
+def _factors(where: tuple[Array, ...], kept: Array, weight: Array | None, dtype: np.dtype[Any]) -> Array:
+    return kept.astype(dtype) if weight is None else np.where(kept, weight[where[1]], weight.dtype.type(0))
+
+
+def _nll_forward(
+    log_p: Array, target: Array, weight: Array | None, *, ignored: int, reduction: str, caller: str
+) -> Array:
+    where, kept = _positions(target, log_p.shape[1], ignored, caller)
+    factors = _factors(where, kept, weight, log_p.dtype)
+    picked = log_p.reshape(*log_p.shape[:2], -1)[where]
+    # A product with 0 would let an infinity at an ignored position through as NaN.
+    loss = np.where(kept, -factors * picked, log_p.dtype.type(0))
+    if reduction == "none":
+        return loss.reshape(target.shape)
+    total: Array = loss.sum(dtype=_sum_dtype(loss))
+    return (total / factors.sum(dtype=total.dtype) if reduction == "mean" else total).astype(log_p.dtype)
+
+
+def _nll_grad_forward(
+    h: Array, target: Array, weight: Array | None, *, classes: int, ignored: int, reduction: str, caller: str
+) -> Array:
+    where, kept = _positions(target, classes, ignored, caller)
+    factors = _factors(where, kept, weight, h.dtype)
+    scale = h.reshape(kept.shape) if reduction == "none" else h
+    if reduction == "mean":
+        scale = (h / factors.sum(dtype=_sum_dtype(factors))).astype(h.dtype)
+    g = np.zeros((kept.shape[0], classes, kept.shape[1]), h.dtype)
+    g[where] = np.where(kept, -factors * scale, h.dtype.type(0))
+    return g.reshape(target.shape[0], classes, *target.shape[1:])
+
+
+def _sum_dtype(x: Array) -> np.dtype[Any]:
+    return np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
 
 
 def _softmax_row(g: Tensor, out: Tensor, axis: int) -> Tensor:
@@ -124,8 +144,6 @@ def _log_softmax_grad_rows(g: Tensor, h: Tensor, y: Tensor, axis: int) -> tuple[
     return g - (g * p).sum(axis, keepdim=True), -(g * p * h.sum(axis, keepdim=True))
 
 
-_class_index = Op("class_index", _class_index_forward)
-
 _softmax = Op("softmax", _softmax_forward, vjp={"x": _softmax_row})
 
 _log_softmax = Op(
@@ -136,14 +154,15 @@ _log_softmax = Op(
 
 _log_softmax_grad: Op = Op("log_softmax_grad", _log_softmax_grad_forward, vjp={("h", "y"): _log_softmax_grad_rows})
 
-_pick = Op(
-    "pick_class",
-    _pick_forward,
-    vjp={"x": lambda g, target, classes: apply(_put_class, g, target, classes=classes)},
-)
+_nll = Op("nll", _nll_forward, vjp={
+    "log_p": lambda g, log_p_shape, target, weight, ignored, reduction, caller: apply(
+        _nll_grad, g, target, weight, classes=log_p_shape[1], ignored=ignored, reduction=reduction, caller=caller
+    ),
+})  # fmt: skip
 
-_put_class: Op = Op(
-    "put_class",
-    _put_forward,
-    vjp={"h": lambda g, target, classes: apply(_pick, g, target, classes=classes)},
-)
+# Both are linear, and each is the other's adjoint.
+_nll_grad: Op = Op("nll_grad", _nll_grad_forward, vjp={
+    "h": lambda g, target, weight, ignored, reduction, caller: apply(
+        _nll, g, target, weight, ignored=ignored, reduction=reduction, caller=caller
+    ),
+})  # fmt: skip

@@ -132,14 +132,7 @@ def _class_loss(
         single = _class_loss(caller, log_p.unsqueeze(0), target.reshape(1), weight, ignore_index, reduction)
         return single.squeeze(0) if reduction == "none" else single
     _check_classes(caller, log_p, target, weight)
-    index = ops.class_index(target, log_p.shape[1], ignore_index, caller)
-    loss = -ops.pick_class(log_p, index)
-    if weight is not None:
-        loss = loss * ops.pick_class(_per_class(weight, log_p).expand(log_p.shape), index)
-    if reduction != "mean":
-        return _reduced(loss, reduction)
-    result: Tensor = loss.sum() / _taking_part(target, weight, ignore_index, log_p)
-    return result
+    return ops.nll(log_p, target, weight, ignored=ignore_index, reduction=reduction, caller=caller)
 
 
 def _probability_loss(log_p: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float) -> Tensor:
