@@ -547,8 +547,8 @@ def idioms():
     return m
 
 for module, symbol in [
-    (idioms(), "idioms"), (product.write(NEON, f32), "multiply"), (product.write(NEON, f64), "combine"),
-    (slim.write(NEON, f32), "across"),
+    (idioms(), "idioms"), (product.write(NEON, f32), "multiply"), (product.write_combine(NEON, f64), "combine"),
+    (slim.write(NEON, f32, "across"), "across"),
 ]:
     assembly = jit.emit_elsewhere(str(module), NEON)
     assert symbol + ":" in assembly and "fmla" in assembly, assembly[:500]

@@ -16,7 +16,7 @@ from lucid.kernels import matmul as module
 from lucid.kernels import target
 from lucid.kernels.ir import f32, f64
 from lucid.kernels.matmul import grid, matmul
-from lucid.kernels.runtime import threads
+from tests.kernels.convolution_fuzz import tasks_backwards, using_threads
 from tests.kernels.guard import guarded, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
@@ -123,15 +123,14 @@ def test_adding_onto_out(m: int, n: int, k: int, isa: str) -> None:
 
 @pytest.mark.parametrize(("m", "n", "k"), [(64, 48, 40_000), (500, 300, 200), (3, 5000, 400), (400, 40, 400)])
 def test_same_bits_on_any_number_of_threads(m: int, n: int, k: int) -> None:
-    rng, before = np.random.default_rng(7), threads.get_num_threads()
+    rng = np.random.default_rng(7)
     a, b, bias = numbers(rng, m, k), numbers(rng, n, k).T, numbers(rng, n)
     results = []
-    try:
-        for count in (1, 2, 3):
-            threads.set_num_threads(count)
+    for count in (1, 2, 3):
+        with using_threads(count):
             results.append(matmul(a, b, bias))
-    finally:
-        threads.set_num_threads(before)
+    with tasks_backwards():
+        results.append(matmul(a, b, bias))
     check(results[0], a, b, bias)
     assert all((r == results[0]).all() for r in results)
 

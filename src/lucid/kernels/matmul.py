@@ -51,12 +51,12 @@ class Grid:
 
 def grid(m: int, n: int, k: int, items: int, isa: ISA, element: Type) -> Grid:
     """The cut, from the sizes and the caches alone: the same bits on any number of threads."""
-    main, _ = product.tiles(isa, element)
+    tile = product.tile_for(isa, element)
     cpu = target.cpu()
     # A panel of B fills two thirds of the first level cache, the packed blocks two thirds of the second.
-    depth = min(k, max(64, cpu.l1_bytes * 2 // 3 // (main.columns * element.bytes)))
+    depth = min(k, max(64, cpu.l1_bytes * 2 // 3 // (tile.columns * element.bytes)))
     room = cpu.l2_bytes * 2 // 3 // (depth * element.bytes)
-    most_rows, most_columns = max(main.rows, room // 3), max(main.columns, room * 2 // 3)
+    most_rows, most_columns = max(tile.rows, room // 3), max(tile.columns, room * 2 // 3)
     wanted = min(_MOST_TASKS, ceil(m * n * k * items / _TASK_PRODUCTS))
 
     def cut(least_rows: int, least_columns: int) -> tuple[int, int]:
@@ -76,8 +76,8 @@ def grid(m: int, n: int, k: int, items: int, isa: ISA, element: Type) -> Grid:
     across, down = cut(_LEAST_ROWS, _LEAST_COLUMNS)
     splits = max(1, min(_MOST_SPLITS, wanted // (across * down * items), k // (2 * depth)))
     if splits * across * down * items < wanted:
-        across, down = cut(2 * main.rows, 2 * main.columns)
-    rows, columns = _even(m, across, main.rows), _even(n, down, main.columns)
+        across, down = cut(2 * tile.rows, 2 * tile.columns)
+    rows, columns = _even(m, across, tile.rows), _even(n, down, tile.columns)
     split = _even(k, splits, depth) if splits > 1 else k
     return Grid(rows, columns, ceil(m / rows), ceil(n / columns), ceil(k / split), split, depth)
 
@@ -138,7 +138,8 @@ def _bind(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run:
     m, n, k, count = a.rows, b.columns, a.columns, prod(items)
     g = grid(m, n, k, count, target.isa(), element)
     code = jit.kernel(("matmul", dtype.name), lambda isa: product.write(isa, element))
-    multiply, combine = code.address("multiply"), code.address("combine")
+    multiply = code.address("multiply")
+    combine = _combine(dtype) if g.splits > 1 else 0
     work_items = product.work_items(target.isa(), element, g.rows, g.columns, g.depth)
     shape = np.array(
         [m, n, k, a.row_step, a.column_step, b.row_step, b.column_step, g.rows, g.columns, g.row_blocks,
@@ -196,7 +197,7 @@ def _slim(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run | None:
         name, unit = "along", 4
     else:
         return None
-    code = jit.kernel(("matmul slim", dtype.name), lambda isa: slim.write(isa, element))
+    code = jit.kernel(("matmul", name, dtype.name), lambda isa: slim.write(isa, element, name))
     entry, depth, count = code.address(name), a.columns, prod(items)
     block = ceil(_SLIM_TASK_PRODUCTS / (few.rows * depth) / unit) * unit
     blocks = ceil(many.rows / block)
@@ -226,6 +227,12 @@ def _workspace(thread_bytes: int, crew: int) -> Array:
     if thread_bytes * crew < 64 << 10:
         return np.empty(thread_bytes * crew + 64, np.uint8)
     return memory.workspace(thread_bytes, crew)
+
+
+def _combine(dtype: np.dtype[Any]) -> int:
+    element = BY_DTYPE[dtype.name]
+    code = jit.kernel(("matmul", "combine", dtype.name), lambda isa: product.write_combine(isa, element))
+    return code.address("combine")
 
 
 _Nine = ctypes.c_int64 * 9

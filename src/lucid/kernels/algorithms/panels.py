@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, minimum, ptr, transpose
 from lucid.kernels.isa import ISA
@@ -17,12 +17,17 @@ def slack(isa: ISA, element: Type, width: int) -> int:
     return lanes * (width + 1)
 
 
-def write_pack(m: Module, isa: ISA, element: Type, width: int) -> Function:
-    """A function ``pack(source, row_step, k_step, rows, depth, panel)`` for panels of ``width`` rows.
+def write_packs(m: Module, isa: ISA, element: Type, widths: Iterable[int]) -> dict[int, Function]:
+    """By width, functions ``pack(source, row_step, k_step, rows, depth, panel)`` for panels of so many rows.
 
     panel[k][r] = source[r row_step + k k_step] for r < rows and k < depth; what stands in further rows is any number.
     Panels must be packed in the order of their addresses, with ``slack`` behind the last.
     """
+    turn = _write_turn(m, isa, element) if isa.lanes(element) > 1 else None
+    return {width: _write_pack(m, isa, element, width, turn) for width in sorted(set(widths))}
+
+
+def _write_pack(m: Module, isa: ISA, element: Type, width: int, turn: Function | None) -> Function:
     lanes = isa.lanes(element)
     f = m.function(
         f"pack{width}", source=ptr(element), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(element)
@@ -30,14 +35,15 @@ def write_pack(m: Module, isa: ISA, element: Type, width: int) -> Function:
     a = f.args
 
     def turns() -> None:
-        turn = write_turn(m, isa, element, width)
+        assert turn is not None, "a machine without vectors has nothing to turn"
         # Last group first: its vectors reach into the next k's first rows, which are written after it.
         for first in reversed(range(0, width, lanes)):
             with f.when(a.rows > first):
-                f.call(turn, a.source.at(a.row_step * first), a.row_step, a.rows - first, a.depth, a.panel.at(first))
+                rows, panel = a.rows - first, a.panel.at(first)
+                f.call(turn, a.source.at(a.row_step * first), a.row_step, rows, a.depth, panel, width)
 
     def others() -> None:
-        if lanes == 1:
+        if turn is None:
             _copy_elements(f, width)
         else:
             either(f, a.k_step.eq(1), turns, lambda: _copy_elements(f, width))
@@ -75,15 +81,15 @@ def _copy_elements(f: Function, width: int) -> None:
         a.panel.store(a.source.load(k.i * a.k_step + r.i * a.row_step), k.i * width + r.i)
 
 
-def write_turn(m: Module, isa: ISA, element: Type, width: int) -> Function:
+def _write_turn(m: Module, isa: ISA, element: Type) -> Function:
     """Rows that run along k: as many as lanes, turned in registers, one square after the other."""
     lanes = isa.lanes(element)
-    f = m.function(f"turn{width}", source=ptr(element), row_step=i64, rows=i64, depth=i64, panel=ptr(element))
+    f = m.function("turn", source=ptr(element), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64)
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
     with f.loop(0, a.depth, lanes) as k:
         mask = lanes_below(f, a.depth - k.i, lanes)
         columns = transpose([start.load(k.i, lanes, mask) for start in starts])
         for c, column in enumerate(columns):
-            a.panel.store(column, (k.i + c) * width)
+            a.panel.store(column, (k.i + c) * a.width)
     return f

@@ -16,10 +16,11 @@ Source: Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
-from lucid.kernels.algorithms.panels import either, slack, write_pack
+from lucid.kernels.algorithms.panels import either, slack, write_packs
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, i64, lanes_below, minimum, ptr, select
 from lucid.kernels.isa import ISA
@@ -33,29 +34,27 @@ SHAPE = (
 #: What C starts from: nothing, what is there, a bias for every column.
 FRESH, EARLIER, BIAS = range(3)
 
-_MAIN = {32: (14, 2), 16: (6, 2)}  # rows, vectors by registers: accumulators, two panel vectors, a broadcast
-_FEW_ROWS = 4
+_TILE = {32: (12, 2), 16: (6, 2)}  # rows, vectors by registers: accumulators, two panel vectors, a broadcast
 
 
-def tiles(isa: ISA, element: Type) -> tuple[Tile, Tile]:
-    """The register tile for most rows, and the one for the last few."""
-    rows, vectors = _MAIN[isa.registers]
-    lanes = isa.lanes(element)
-    return Tile(rows, vectors, lanes), Tile(_FEW_ROWS, vectors, lanes)
+def tile_for(isa: ISA, element: Type) -> Tile:
+    """The register tile."""
+    rows, vectors = _TILE[isa.registers]
+    return Tile(rows, vectors, isa.lanes(element))
 
 
 def scratch_items(isa: ISA, element: Type) -> int:
     """Elements at the head of a thread's workspace: zeros, a row to throw away, a whole tile; in whole cache lines."""
-    main, _ = tiles(isa, element)
-    return _lines(main.rows, element) + _lines(main.columns, element) + _lines(main.rows * main.columns, element)
+    tile = tile_for(isa, element)
+    return _lines(tile.rows, element) + _lines(tile.columns, element) + _lines(tile.rows * tile.columns, element)
 
 
 def work_items(isa: ISA, element: Type, rows: int, columns: int, depth: int) -> int:
     """Elements of a thread's workspace: scratch, the packed columns of a block, its packed rows."""
-    main, _ = tiles(isa, element)
+    tile = tile_for(isa, element)
     packed = [
         _lines(-(-size // unit) * unit * depth + slack(isa, element, unit), element)
-        for size, unit in ((columns, main.columns), (rows, main.rows))
+        for size, unit in ((columns, tile.columns), (rows, tile.rows))
     ]
     return scratch_items(isa, element) + sum(packed)
 
@@ -66,24 +65,32 @@ def _lines(items: int, element: Type) -> int:
 
 
 def write(isa: ISA, element: Type) -> Module:
-    """The module with entry points ``multiply`` and ``combine``."""
+    """The module with the entry point ``multiply``."""
     m = Module(f"matrix product of {element}", isa.fma)
-    main, few = tiles(isa, element)
-    widths = sorted({main.columns, main.rows, few.rows})
-    pack = {width: write_pack(m, isa, element, width) for width in widths}
-    parts = SimpleNamespace(
-        lanes=isa.lanes(element),
-        main=main,
-        few=few,
-        move=_write_move(m, isa, element),
-        pack_columns=pack[main.columns],
-        pack_main=pack[main.rows],
-        pack_few=pack[few.rows],
-    )
-    parts.tile = {rows: _write_widths(m, element, parts, tile) for rows, tile in ((main.rows, main), (few.rows, few))}
+    tile = tile_for(isa, element)
+    packs = write_packs(m, isa, element, (tile.rows, tile.columns))
+    move = _write_move(m, isa, element)
+    parts = Parts(tile, packs[tile.rows], packs[tile.columns], move, _write_corner(m, element, tile, move))
     _write_multiply(m, isa, element, parts)
+    return m
+
+
+def write_combine(isa: ISA, element: Type) -> Module:
+    """The module with the entry point ``combine``."""
+    m = Module(f"sum of splits of {element}", isa.fma)
     _write_combine(m, isa, element)
     return m
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the entry point calls."""
+
+    tile: Tile
+    pack_rows: Function
+    pack_columns: Function
+    move: Function
+    corner: Function
 
 
 def _write_move(m: Module, isa: ISA, element: Type) -> Function:
@@ -99,14 +106,14 @@ def _write_move(m: Module, isa: ISA, element: Type) -> Function:
     return f
 
 
-def _write_widths(m: Module, element: Type, parts: Any, tile: Tile) -> Function:
+def _write_corner(m: Module, element: Type, tile: Tile, move: Function) -> Function:
     """``corner(steps, w, panel, zeros, again, to, stride, rows, columns, spare)``: a tile of which only rows x columns
     exist. As few vectors as needed; a last vector that is not whole goes through scratch, behind ``spare``."""
     data = ptr(element)
     widths = [Tile(tile.rows, v, tile.lanes) for v in (1, tile.vectors)]
     functions = [write_tile(m, element, t, tile.columns, name=f"tile_{t.rows}x{t.vectors}") for t in widths]
     f = m.function(
-        f"corner{tile.rows}", steps=i64, w=data, panel=data, zeros=data, again=i64, to=data, stride=i64, rows=i64,
+        "corner", steps=i64, w=data, panel=data, zeros=data, again=i64, to=data, stride=i64, rows=i64,
         columns=i64, spare=data,
     )  # fmt: skip
     a = f.args
@@ -119,9 +126,9 @@ def _write_widths(m: Module, element: Type, parts: Any, tile: Tile) -> Function:
 
         def indirect() -> None:
             with f.when(a.again.ne(0)):
-                f.call(parts.move, a.to, a.stride, scratch, width.columns, a.rows, a.columns)
+                f.call(move, a.to, a.stride, scratch, width.columns, a.rows, a.columns)
             f.call(function, a.steps, a.w, a.panel, a.zeros, a.again, scratch, width.columns, width.rows, a.spare)
-            f.call(parts.move, scratch, width.columns, a.to, a.stride, a.rows, a.columns)
+            f.call(move, scratch, width.columns, a.to, a.stride, a.rows, a.columns)
 
         either(f, a.columns.eq(width.columns), direct, indirect)
 
@@ -157,15 +164,14 @@ def _task(f: Function, s: Any, number: Value) -> Any:
     return t
 
 
-def _write_multiply(m: Module, isa: ISA, element: Type, parts: Any) -> None:
+def _write_multiply(m: Module, isa: ISA, element: Type, parts: Parts) -> None:
     f = m.entry("multiply", **_fields(element))
-    s = _shape(f.args.shape)
-    main = parts.main
+    s, tile = _shape(f.args.shape), parts.tile
     zeros = f.args.work.at(f.args.thread * s.work_items)
-    spare = zeros.at(_lines(main.rows, element))
+    spare = zeros.at(_lines(tile.rows, element))
     packed_b = zeros.at(scratch_items(isa, element))
     packed_a = packed_b.at(_panel_room(isa, element, s))
-    for r in range(main.rows):
+    for r in range(tile.rows):
         zeros.store(0.0, r)
     with f.loop(f.args.begin, f.args.end) as number:
         t = _task(f, s, number.i)
@@ -180,15 +186,19 @@ def _write_multiply(m: Module, isa: ISA, element: Type, parts: Any) -> None:
         with f.loop(0, t.steps, s.depth) as k:
             steps = minimum(s.depth, t.steps - k.i)
             again = select(k.i.eq(0), begun, EARLIER)
-            block = SimpleNamespace(steps=steps, again=again, zeros=zeros, spare=spare, c=c, c_m=s.n)
-            _pack(f, parts.pack_columns, b.at(k.i * s.b_k), s.b_n, s.b_k, t.columns, steps, packed_b, main.columns)
-            _pack_rows(f, parts, a.at(k.i * s.a_k), s, t.rows, steps, packed_a)
-            _panels(f, parts, block, packed_a, packed_b, t)
+            _pack(f, parts.pack_columns, b.at(k.i * s.b_k), s.b_n, s.b_k, t.columns, steps, packed_b, tile.columns)
+            _pack(f, parts.pack_rows, a.at(k.i * s.a_k), s.a_m, s.a_k, t.rows, steps, packed_a, tile.rows)
+            with f.loop(0, t.columns, tile.columns) as j, f.loop(0, t.rows, tile.rows) as i:
+                f.call(
+                    parts.corner, steps, packed_a.at(i.i * steps), packed_b.at(j.i * steps), zeros, again,
+                    c.at(i.i * s.n + j.i), s.n, minimum(tile.rows, t.rows - i.i),
+                    minimum(tile.columns, t.columns - j.i), spare,
+                )  # fmt: skip
 
 
 def _panel_room(isa: ISA, element: Type, s: Any) -> Value:
     """Elements from the packed columns to the packed rows; Python's ``panel_items`` in instructions."""
-    unit, line = tiles(isa, element)[0].columns, 64 // element.bytes
+    unit, line = tile_for(isa, element).columns, 64 // element.bytes
     wide: Value = (s.columns + (unit - 1)) // unit * unit * s.depth + slack(isa, element, unit)
     room: Value = (wide + (line - 1)) // line * line
     return room
@@ -200,38 +210,6 @@ def _pack(
 ) -> None:  # fmt: skip
     with f.loop(0, rows, width) as r:
         f.call(pack, source.at(r.i * row_step), row_step, k_step, minimum(width, rows - r.i), steps, to.at(r.i * steps))
-
-
-def _pack_rows(f: Function, parts: Any, source: Pointer, s: Any, rows: Value, steps: Value, to: Pointer) -> None:
-    """Panels for the main tile, the last one for the tile of few rows if those are enough."""
-    whole = _main_rows(parts, rows)
-    _pack(f, parts.pack_main, source, s.a_m, s.a_k, whole, steps, to, parts.main.rows)
-    with f.when(whole < rows):
-        f.call(parts.pack_few, source.at(whole * s.a_m), s.a_m, s.a_k, rows - whole, steps, to.at(whole * steps))
-
-
-def _main_rows(parts: Any, rows: Value) -> Value:
-    """Rows that the main tile does: all, or all but a last few."""
-    rest = rows % parts.main.rows
-    return select(rest <= parts.few.rows, rows - rest, rows)
-
-
-def _panels(f: Function, parts: Any, block: Any, packed_a: Pointer, packed_b: Pointer, t: Any) -> None:
-    main, few = parts.main, parts.few
-    whole = _main_rows(parts, t.rows)
-
-    def corner(tile: Tile, i: Value, j: Value, panel: Pointer, columns: Value) -> None:
-        f.call(
-            parts.tile[tile.rows], block.steps, packed_a.at(i * block.steps), panel, block.zeros, block.again,
-            block.c.at(i * block.c_m + j), block.c_m, minimum(tile.rows, t.rows - i), columns, block.spare,
-        )  # fmt: skip
-
-    with f.loop(0, t.columns, main.columns) as j:
-        panel, columns = packed_b.at(j.i * block.steps), minimum(main.columns, t.columns - j.i)
-        with f.loop(0, whole, main.rows) as i:
-            corner(main, i.i, j.i, panel, columns)
-        with f.when(whole < t.rows):
-            corner(few, whole, j.i, panel, columns)
 
 
 def _write_combine(m: Module, isa: ISA, element: Type) -> None:

@@ -37,12 +37,12 @@ _VECTORS = 4
 _AHEAD = 12  # rows of ``many`` asked for in advance: their distance is no pattern that the machine would guess
 
 
-def write(isa: ISA, element: Type) -> Module:
-    """The module with entry points ``across`` and ``along``."""
-    m = Module(f"slim product of {element}", isa.fma)
-    for name, tile in (("across", _write_across), ("along", _write_along)):
-        tiles = {rows: tile(m, isa, element, rows) for rows in sorted({1, ROWS[isa.registers]}, reverse=True)}
-        _write_entry(m, isa, element, name, tiles)
+def write(isa: ISA, element: Type, name: str) -> Module:
+    """The module with the entry point ``across`` or ``along``."""
+    m = Module(f"slim product of {element}, {name}", isa.fma)
+    tile = {"across": _write_across, "along": _write_along}[name]
+    tiles = {rows: tile(m, isa, element, rows) for rows in sorted({1, ROWS[isa.registers]}, reverse=True)}
+    _write_entry(m, isa, element, name, tiles)
     return m
 
 
