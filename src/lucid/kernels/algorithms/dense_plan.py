@@ -100,7 +100,10 @@ def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
 def _blockings(
     problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: Tile, isa: ISA
 ) -> Iterator[tuple[Blocking, int]]:
-    """Ways to cut the loops, with the number of tasks: panels that fit half the second level cache, or smaller."""
+    """Ways to cut the loops, and how many tasks each makes of those wanted.
+
+    Panels fit half the second level cache, or are smaller so that there are more of them.
+    """
     most_taps = max(1, *(layout.taps for layout in layouts))
     unit = ceil(max(layout.unit for layout in layouts) / tile.columns)
     units = max(layout.units for layout in layouts)
@@ -118,8 +121,9 @@ def _blockings(
             others = len(layouts) * sizes.groups * units * unit_spans
             lazy = units * unit_spans <= _LAZY_SPANS
             most_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
-            for row_parts in {most_parts, ceil(most_parts / 2), ceil(most_parts / 4)}:
-                yield Blocking(tile, channels, width, row_parts, layouts[0].shared, lazy, slack), others * row_parts
+            for row_parts in sorted({most_parts, ceil(most_parts / 2), ceil(most_parts / 4)}):
+                tasks = min(wanted, others * row_parts)
+                yield Blocking(tile, channels, width, row_parts, layouts[0].shared, lazy, slack), tasks
             if others >= wanted or width == 1:
                 break
 
@@ -171,18 +175,10 @@ def _profile(layout: Layout) -> tuple[object, ...]:
 
 def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: int = 1) -> Plan:
     """The cheapest tile with its blocks."""
-    sizes, size = shape(problem, stack), problem.itemsize
-    found = []
-    for layouts in _layouts(phases, sizes.batch):
-        kinds = {_profile(layout): layout for layout in layouts}
-        alike = Counter(kinds[_profile(layout)] for layout in layouts)
-        for tile in _tiles(problem, sizes, isa):
-            for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
-                time = _expected_ns(sizes, alike, cut_up) + problem.traffic_bytes * _BYTE_NS
-                found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
-    _, expected_ns, best, layouts = min(found, key=lambda entry: entry[0])
+    sizes = shape(problem, stack)
+    expected_ns, best, layouts = _best(problem, sizes, isa, phases)
     tile = best.tile
-    packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * size
+    packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * sizes.itemsize
     scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts])["scratch_bytes"]
     return Plan(
         name,
@@ -199,8 +195,29 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
             ("slack", best.slack),
         ),
         workspace_bytes=packed + scratch,
-        why=f"implicit matrix product, {tile.rows} channels x {tile.columns} pixels in registers",
+        why=_why(sizes, best),
     )
+
+
+def _best(
+    problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]
+) -> tuple[float, Blocking, Sequence[Layout]]:
+    """The expected time, the blocks and the layouts of the cheapest plan."""
+    found = []
+    for layouts in _layouts(phases, sizes.batch):
+        kinds = {_profile(layout): layout for layout in layouts}
+        alike = Counter(kinds[_profile(layout)] for layout in layouts)
+        for tile in _tiles(problem, sizes, isa):
+            for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
+                time = _expected_ns(sizes, alike, cut_up) + problem.traffic_bytes * _BYTE_NS
+                found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
+    return min(found, key=lambda entry: entry[0])[1:]
+
+
+def _why(sizes: Shape, blocking: Blocking) -> str:
+    shared = "" if blocking.shared is None else f", taps along axis {blocking.shared - 3} read the same samples"
+    stacked = "" if sizes.stack == 1 else f", {sizes.stack} phases side by side"
+    return f"products of {blocking.tile.rows} channels x {blocking.tile.columns} pixels in registers{shared}{stacked}"
 
 
 def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> DenseConvolution:

@@ -18,7 +18,7 @@ def write_pack(module: Module, element: Type, tile: Tile, stack: int, isa: ISA) 
     sums go nowhere.
     """
     data, p64 = ptr(element), ptr(i64)
-    rows_pack = panels.write_pack(module, isa, element, tile.rows) if stack == 1 else None
+    rows_pack = panels.write_packs(module, isa, element, [tile.rows])[tile.rows] if stack == 1 else None
     f = module.function(
         "pack_weights", w=data, bias=data, shape=p64, record=p64, group=i64, first=i64, c=i64, channels=i64, to=data
     )
