@@ -105,7 +105,7 @@ def test_a_reused_result_is_warm_and_not_zeroed():
     array = memory.empty((16, MIB), "f4")
     assert (address(array), array[7, 9]) == (where, 3)
     array[...] = 4
-    assert faults() - before <= 2
+    assert faults() - before <= 8  # a few are the interpreter's own; fresh huge pages would be 32, small ones 16384
 
 
 def test_the_same_block_serves_any_shape_of_its_class():
