@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lucid
-from lucid.core.errors import DTypeError
+from lucid.core.errors import DTypeError, ShapeError
 
 
 @pytest.mark.parametrize("name", ["zeros", "ones", "empty"])
@@ -40,6 +40,12 @@ def test_arange(args):
     got = lucid.arange(*args)
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
     assert got.dtype is (lucid.int64 if want.dtype.kind == "i" else lucid.float32)
+
+
+def test_negative_sizes():
+    for make in (lucid.zeros, lucid.ones, lucid.randn, lambda *s: lucid.full(s, 1.0)):
+        with pytest.raises(ShapeError, match=r"\(2, -1\): none may be negative"):
+            make(2, -1)
 
 
 def test_arange_that_leads_nowhere():

@@ -10,7 +10,7 @@ import numpy as np
 
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Array, Edge, Node, Saved, Tracked, View, edge_of, placed, saved_array, wrap
-from lucid.core.errors import GradientError
+from lucid.core.errors import GradientError, ShapeError
 
 _HAS_VARIADIC = 0x04  # inspect.CO_VARARGS; inspect.signature would take 10 ms for all the rows there are
 
@@ -281,11 +281,14 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if op.view:
         result = _view_of(op, inputs[0], op.forward(*arrays, **params), params)
     else:
-        if mode.quiet:
-            out = op.forward(*arrays, **params)
-        else:
-            with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+        try:
+            if mode.quiet:
                 out = op.forward(*arrays, **params)
+            else:
+                with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+                    out = op.forward(*arrays, **params)
+        except ValueError as error:
+            raise _named(op, arrays, error) from None
         if type(out) is np.ndarray:
             result = wrap(out)
         elif type(out) is tuple:
@@ -296,6 +299,14 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if mask and mode.recording:
         _record(op, inputs, params, mask, result)
     return result
+
+
+def _named(op: Op, arrays: Sequence[Any], error: ValueError) -> ValueError:
+    """NumPy's complaint about shapes that do not broadcast, with the operation's name and the shapes."""
+    if isinstance(error, ShapeError) or "broadcast" not in str(error):
+        return error
+    shapes = ", ".join(str(np.shape(a)) for a in arrays if a is not None)
+    return ShapeError(f"{op.name}: the shapes {shapes} do not broadcast together")
 
 
 def _record(op: Op, inputs: Sequence[Any], params: dict[str, Any], mask: int, result: Any) -> None:

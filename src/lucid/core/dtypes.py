@@ -174,7 +174,7 @@ def finfo(dtype: DTypeLike) -> Any:
     if found is bfloat16:
         import ml_dtypes
 
-        return ml_dtypes.finfo(found.numpy)
+        return ml_dtypes.finfo(found.numpy)  # type: ignore[no-untyped-call]
     return np.finfo(found.numpy)
 
 

@@ -153,6 +153,17 @@ def sizes_of(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def new_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes of a tensor to be made.
+
+    Raises: ShapeError for a negative one.
+    """
+    found = sizes_of(sizes)
+    if found and min(found) < 0:
+        raise ShapeError(f"a tensor cannot have the sizes {found}: none may be negative")
+    return found
+
+
 def same_dtype(caller: str, **tensors: Any) -> None:
     """Refuse tensors (or None) of different element types.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DTypeLike, as_dtype, float32, of_numpy, scalar_dtype
-from lucid.ops.common import sizes_of
+from lucid.ops.common import new_sizes
 from lucid.tensor.convert import as_array
 from lucid.tensor.device import Device
 from lucid.tensor.tensor import Tensor
@@ -54,17 +54,17 @@ def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 def zeros(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 0."""
-    return _new(np.zeros(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
+    return _new(np.zeros(new_sizes(sizes), _dtype(dtype)), requires_grad, device)
 
 
 def ones(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 1."""
-    return _new(np.ones(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
+    return _new(np.ones(new_sizes(sizes), _dtype(dtype)), requires_grad, device)
 
 
 def empty(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Whatever the memory holds."""
-    return _new(np.empty(sizes_of(sizes), _dtype(dtype)), requires_grad, device)
+    return _new(np.empty(new_sizes(sizes), _dtype(dtype)), requires_grad, device)
 
 
 def full(
@@ -73,7 +73,7 @@ def full(
     """All ``fill_value``, whose type decides the element type unless ``dtype`` does."""
     value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
     found = scalar_dtype(value) if dtype is None else as_dtype(dtype)
-    shape = sizes_of((size,) if isinstance(size, int) else tuple(size))
+    shape = new_sizes((size,) if isinstance(size, int) else tuple(size))
     return _new(np.full(shape, value, found.numpy), requires_grad, device)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lucid.core.dtypes import DType, DTypeLike, as_dtype, int64
 from lucid.core.errors import DTypeError, FormatError
-from lucid.ops.common import method, sizes_of
+from lucid.ops.common import method, new_sizes
 from lucid.ops.inplace import overwrite
 from lucid.tensor.device import Device
 from lucid.tensor.tensor import Tensor
@@ -173,7 +173,7 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform on [0, 1)."""
-    return _made(_draw("random", generator, sizes_of(sizes), _floating("rand", dtype)), requires_grad, device)
+    return _made(_draw("random", generator, new_sizes(sizes), _floating("rand", dtype)), requires_grad, device)
 
 
 def randn(
@@ -184,7 +184,9 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Normal with mean 0 and variance 1."""
-    return _made(_draw("standard_normal", generator, sizes_of(sizes), _floating("randn", dtype)), requires_grad, device)
+    return _made(
+        _draw("standard_normal", generator, new_sizes(sizes), _floating("randn", dtype)), requires_grad, device
+    )
 
 
 def randint(

@@ -167,7 +167,7 @@ class Tensor(Tracked):
 
     def is_complex(self) -> bool:
         """Whether the elements are complex."""
-        return self._array.dtype.kind == "c"
+        return self.dtype.is_complex
 
     def data_ptr(self) -> int:
         """Address of the first element."""
