@@ -42,7 +42,7 @@ class ConvSpec:
         return prod(self.kernel)
 
     def out_size(self, size: Sizes) -> Sizes:
-        """Output samples per axis, floor((n + low + high - d(k - 1) - 1) / s) + 1; not positive where the kernel does not fit.
+        """Output samples per axis, floor((n + low + high - d(k - 1) - 1) / s) + 1; below 1 where nothing fits.
 
         Source: Dumoulin & Visin, arXiv:1603.07285.
         """
@@ -70,7 +70,7 @@ class ConvSpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """Windows of a pooling: as ``ConvSpec``, without channels; ``ceil_mode`` lets the last window hang over the edge."""
+    """Windows of a pooling, as in ``ConvSpec``; ``ceil_mode`` lets the last window hang over the edge."""
 
     kernel: Sizes
     stride: Sizes
