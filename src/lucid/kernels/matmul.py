@@ -25,9 +25,11 @@ Array = np.ndarray[Any, Any]
 SMALL_PRODUCTS = 8192
 #: Multiplications that are worth a task of their own, some 20 us, and how many tasks are enough.
 _TASK_PRODUCTS, _MOST_TASKS = 1 << 21, 64
-_SLIM_TASK_PRODUCTS = 1 << 17
-_SLIM_ROUNDS = 4
-_MOST_SPLITS = 16
+#: Likewise with a side of few rows, which memory bounds; up to how many times the tile's rows nothing is packed.
+_SLIM_TASK_PRODUCTS, _SLIM_ROUNDS = 1 << 17, 4
+#: Parts of a long sum, and numbers in all of them together.
+_MOST_SPLITS, _MOST_SUMS = 16, 1 << 20
+#: Smaller blocks of C pay too much for packing.
 _LEAST_ROWS, _LEAST_COLUMNS = 96, 128
 
 
@@ -60,24 +62,23 @@ def grid(m: int, n: int, k: int, items: int, isa: ISA, element: Type) -> Grid:
     wanted = min(_MOST_TASKS, ceil(m * n * k * items / _TASK_PRODUCTS))
 
     def cut(least_rows: int, least_columns: int) -> tuple[int, int]:
-        across, down = ceil(m / most_rows), ceil(n / most_columns)
-        while across * down * items < wanted:
-            tall, wide = m / across, n / down
-            if tall >= wide and tall >= 2 * least_rows:
-                across += 1
-            elif wide >= 2 * least_columns:
+        down, across = ceil(m / most_rows), ceil(n / most_columns)
+        while down * across * items < wanted:
+            tall, wide = m / down >= 2 * least_rows, n / across >= 2 * least_columns
+            if tall and (m / down >= n / across or not wide):
                 down += 1
-            elif tall >= 2 * least_rows:
+            elif wide:
                 across += 1
             else:
                 break
-        return across, down
+        return down, across
 
-    across, down = cut(_LEAST_ROWS, _LEAST_COLUMNS)
-    splits = max(1, min(_MOST_SPLITS, wanted // (across * down * items), k // (2 * depth)))
-    if splits * across * down * items < wanted:
-        across, down = cut(2 * tile.rows, 2 * tile.columns)
-    rows, columns = _even(m, across, tile.rows), _even(n, down, tile.columns)
+    down, across = cut(_LEAST_ROWS, _LEAST_COLUMNS)
+    most = min(_MOST_SPLITS, _MOST_SUMS // (m * n * items))
+    splits = max(1, min(most, wanted // (down * across * items), k // (2 * depth)))
+    if splits * down * across * items < wanted:
+        down, across = cut(2 * tile.rows, 2 * tile.columns)
+    rows, columns = _even(m, down, tile.rows), _even(n, across, tile.columns)
     split = _even(k, splits, depth) if splits > 1 else k
     return Grid(rows, columns, ceil(m / rows), ceil(n / columns), ceil(k / split), split, depth)
 
