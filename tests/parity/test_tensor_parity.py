@@ -433,6 +433,16 @@ def test_dlpack_both_ways():
     assert z.tolist() == [0, 1, 2, 3]
 
 
+def test_dlpack_of_bfloat16_both_ways():
+    x = lucid.tensor([1.5, -2.0], dtype=lucid.bfloat16)
+    y = torch.from_dlpack(x)
+    assert y.dtype is torch.bfloat16 and y.tolist() == [1.5, -2.0]
+    y[0] = 3
+    assert x.tolist() == [3, -2]
+    z = lucid.from_dlpack(torch.tensor([[1.5, 2.5]], dtype=torch.bfloat16).T)
+    assert z.dtype is lucid.bfloat16 and z.tolist() == [[1.5], [2.5]]
+
+
 def test_gradient_at_every_place_a_tensor_is_used():
     got, want = (sum_of_uses(m, *(m.tensor(a, requires_grad=True) for a in (A, B))) for m in (lucid, torch))
     for g, w in zip(got, want, strict=True):

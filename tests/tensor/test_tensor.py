@@ -148,6 +148,14 @@ def test_dlpack_shares_memory():
     assert x.__dlpack_device__() == (1, 0)
 
 
+def test_dlpack_of_bfloat16():
+    x = lucid.tensor([[1.5, 2.0], [3.0, -4.0]], dtype=lucid.bfloat16)
+    for source in (x, x.T, x[1:]):
+        y = lucid.from_dlpack(source)
+        assert y.dtype is lucid.bfloat16 and y.tolist() == source.tolist()
+        assert y.data_ptr() == source.data_ptr() and y.stride() == source.stride()
+
+
 def test_requires_grad():
     x = lucid.ones(2)
     assert x.requires_grad_() is x and x.requires_grad and x.is_leaf and x.grad_fn is None

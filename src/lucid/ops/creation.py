@@ -39,7 +39,9 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of anything with ``__dlpack__``: a PyTorch tensor, a JAX array."""
-    return Tensor(np.from_dlpack(source))
+    from lucid.tensor.dlpack import import_array
+
+    return Tensor(import_array(source))
 
 
 def _new(array: np.ndarray[Any, Any], requires_grad: bool, device: Any) -> Tensor:

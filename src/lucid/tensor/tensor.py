@@ -313,6 +313,10 @@ class Tensor(Tracked):
     def __dlpack__(self, **options: Any) -> Any:
         if self.requires_grad:
             raise BufferError("__dlpack__: the tensor requires a gradient; detach() it first")
+        if self._array.dtype.kind == "V":
+            from lucid.tensor.dlpack import export_bfloat16
+
+            return export_bfloat16(self._array, **options)
         return self._array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
