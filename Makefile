@@ -8,7 +8,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-warn-conflicts
 STAMPS := $(VENV)/stamps
 RUNS := runs
-BENCH_ARGS ?=
 # The vowels ship in aeon; its own dependencies are large, and nothing of its code is run.
 VOWELS := aeon==1.6.0
 
@@ -51,7 +50,12 @@ types: $(STAMPS)/dev
 	$(BIN)/mypy
 
 bench: $(STAMPS)/bench
+ifdef BENCH_ARGS
 	$(BIN)/python -m benchmarks.layers $(BENCH_ARGS)
+else
+	$(BIN)/python -m benchmarks.layers --out benchmarks/results/layers
+	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/programs
+endif
 
 setup: $(STAMPS)/demo $(STAMPS)/dev
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 import lucid
 from lucid.cli.errors import CommandError
-from lucid.cli.run import FORMAT, Checkpoint, Run, Tally, evaluate, probabilities
+from lucid.cli.run import FORMAT, KEYS, Checkpoint, Run, Tally, evaluate, probabilities
 from lucid.cli.tasks import Task
 from lucid.io import save
 from tests.cli.conftest import BATCHES
@@ -136,7 +138,33 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"broken\.safetensors"):
         Checkpoint.read(broken)
     foreign = tmp_path / "foreign.safetensors"
-    for state in ({"weight": lucid.zeros(2)}, {"format": FORMAT, "task": "chess"}):
+    for state in ({"weight": lucid.zeros(2)}, {"format": FORMAT}, dict.fromkeys(KEYS, "chess")):
         save(state, foreign)
         with pytest.raises(CommandError, match="was not written by lucid train"):
             Checkpoint.read(foreign)
+
+
+def test_weights_of_another_network_are_refused(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    run = Run(task, task.recipe, task.load())
+    run.network = lucid.nn.Sequential(lucid.nn.Linear(3, 4))
+    run.save(path)
+    with pytest.raises(CommandError, match=r"is of another version: .*Missing key.*; train again"):
+        Checkpoint.read(path).network()
+
+
+def test_a_failing_disk_leaves_the_old_checkpoint(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.safetensors"
+    run = Run(task, task.recipe, task.load())
+    run.save(path)
+    before = path.read_bytes()
+    advance(run, 1)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CommandError, match=r"cannot write .*c\.safetensors: No space left on device"):
+        run.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -132,6 +132,11 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert Checkpoint.read(tmp_path / "checkpoint.safetensors").state["history"]
 
 
+def test_a_run_that_diverges_says_what_to_do(lucid_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lucid_command("train digits --lr 1e20 --epochs 1") == 0
+    assert "a smaller --lr" in capsys.readouterr().out
+
+
 def test_without_matplotlib_the_run_still_ends_well(lucid_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert lucid_command("train digits --epochs 1") == 0
     assert "pip install 'lucid-conv[demo]'" in capsys.readouterr().out

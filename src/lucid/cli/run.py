@@ -23,6 +23,7 @@ from lucid.cli.tasks import TASKS, Recipe, Task
 from lucid.core.errors import FormatError
 
 FORMAT = "lucid training run 1"
+KEYS = {"format", "task", "recipe", "position", "history", "random", "model", "optimizer", "schedule"}
 EVALUATION_BATCH = 256
 
 
@@ -135,7 +136,6 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; the old one stays until the new one is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "format": FORMAT,
             "task": self.task.name,
@@ -147,13 +147,16 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
-        io.save(state, path)
+        try:
+            io.save(state, path)
+        except OSError as error:
+            raise CommandError(f"cannot write {path}: {error.strerror}; make room, or choose another --out") from None
 
     @classmethod
     def restored(cls, checkpoint: Checkpoint, data: Data, recipe: Recipe) -> Run:
         """The run as it was when the checkpoint was written; ``recipe`` may ask for more epochs."""
         run, state = cls(checkpoint.task, recipe, data), checkpoint.state
-        run.network.load_state_dict(state["model"])
+        checkpoint.load_into(run.network)
         run.optimizer.load_state_dict(state["optimizer"])
         run.schedule.load_state_dict(state["schedule"])
         position = state["position"]
@@ -182,15 +185,24 @@ class Checkpoint:
             raise CommandError(f"{path} is a folder; name the checkpoint.safetensors in it") from None
         except FormatError as error:
             raise CommandError(f"{error}; train again, or name another checkpoint") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("task") not in TASKS:
+        whole = isinstance(state, dict) and state.keys() >= KEYS
+        if not whole or state["format"] != FORMAT or state["task"] not in TASKS:
             raise CommandError(f"{path} was not written by lucid train; make such a file with: lucid train digits")
         return cls(path, TASKS[state["task"]], Recipe(**state["recipe"]), state)
 
     def network(self) -> nn.Module:
         """The trained network, ready to predict."""
         network = self.task.network()
-        network.load_state_dict(self.state["model"])
+        self.load_into(network)
         return network.eval()
+
+    def load_into(self, network: nn.Module) -> None:
+        """Give the network the weights of the checkpoint."""
+        try:
+            network.load_state_dict(self.state["model"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise CommandError(f"{self.path} is of another version: {reason}; train again") from None
 
 
 def probabilities(network: nn.Module, x: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:

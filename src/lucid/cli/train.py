@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ def train(options: argparse.Namespace) -> int:
     if options.threads:
         lucid.set_num_threads(options.threads)
     run, checkpoint = prepare(options)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     screen = Screen(sys.stdout)
     announce(run, screen)
     with stop_on_signal() as request:
@@ -171,6 +173,8 @@ def finish(run: Run, checkpoint: Path, screen: Screen) -> None:
         f"held-out accuracy {percent(tally.accuracy)}, {tally.right} of {tally.seen}, "
         f"after {len(run.history)} epochs and {seconds:.1f} s of training"
     )
+    if not math.isfinite(run.history[-1].loss):
+        screen.line("the loss is not a finite number any more: train anew with a smaller --lr")
     screen.line(f"wrote {checkpoint}")
     picture = checkpoint.with_name(PICTURE)
     try:
