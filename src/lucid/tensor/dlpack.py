@@ -11,7 +11,7 @@ from lucid.core.dtypes import bfloat16
 
 _UINT, _BFLOAT = 1, 4
 _CODE_OFFSET = {b"dltensor": 20, b"dltensor_versioned": 52}
-"""Where the type code lies. DLTensor: data 8 bytes, device 8, rank 4, then the code; the versioned struct puts 32 first.
+"""Where the type code lies. DLTensor: data 8 bytes, device 8, rank 4, then the code; the versioned one puts 32 first.
 
 Source: dlpack.h, DLManagedTensor and DLManagedTensorVersioned.
 """
