@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -14,6 +15,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 Array = np.ndarray[Any, Any]
+Index = tuple[Any, ...]
 
 name = "reference"
 
@@ -50,15 +52,19 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         wide = lifted(g, asked.c_out, asked.out)
         gw[...] = conv_grad_weight(lifted(x, asked.c_in, asked.size), wide, spec).reshape(gw.shape)
 
-    return {"forward": forward, "grad_input": grad_input, "grad_weight": grad_weight}[asked.role]
+    roles: dict[str, Executable] = {"forward": forward, "grad_input": grad_input, "grad_weight": grad_weight}
+    return roles[asked.role]
 
 
-def _tap_slices(spec: ConvSpec, tap: Sizes, out: Sizes) -> tuple[slice, ...]:
+def _window(spec: ConvSpec, tap: Sizes, out: Sizes) -> Index:
     """Where one tap reads the padded input, for every output position."""
-    return tuple(
-        slice(t * d, t * d + s * (o - 1) + 1, s)
-        for t, d, s, o in zip(tap, spec.dilation, spec.stride, out, strict=True)
-    )
+    axes = zip(tap, spec.dilation, spec.stride, out, strict=True)
+    return (..., *(slice(t * d, t * d + s * (o - 1) + 1, s) for t, d, s, o in axes))
+
+
+def _taps(spec: ConvSpec) -> Iterator[tuple[Sizes, Index]]:
+    """Every tap, and where its weights are."""
+    return ((tap, (..., *tap)) for tap in product(*map(range, spec.kernel)))
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -85,9 +91,9 @@ def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Arra
     xp, g = _padded(x, spec), spec.groups
     wg = w.reshape(g, w.shape[0] // g, *w.shape[1:]).astype(xp.dtype)
     y = np.zeros((x.shape[0], g, w.shape[0] // g, *out), xp.dtype)
-    for tap in product(*map(range, spec.kernel)):
-        window = _grouped(xp[(..., *_tap_slices(spec, tap, out))], g)
-        y += np.einsum("ngc...,goc->ngo...", window, wg[(..., *tap)])
+    for tap, weights in _taps(spec):
+        window = _grouped(xp[_window(spec, tap, out)], g)
+        y += np.einsum("ngc...,goc->ngo...", window, wg[weights])
     y = y.reshape(x.shape[0], w.shape[0], *out)
     if bias is not None:
         y += bias.astype(xp.dtype).reshape(-1, *(1,) * spec.rank)
@@ -102,10 +108,10 @@ def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size
     wg = w.reshape(groups, w.shape[0] // groups, *w.shape[1:]).astype(wide)
     padded = tuple(n + low + high for n, (low, high) in zip(size, spec.padding, strict=True))
     gx = np.zeros((g.shape[0], groups, w.shape[1], *padded), wide)
-    for tap in product(*map(range, spec.kernel)):
-        gx[(..., *_tap_slices(spec, tap, g.shape[2:]))] += np.einsum("ngo...,goc->ngc...", gg, wg[(..., *tap)])
-    inside = tuple(slice(low, low + n) for n, (low, _) in zip(size, spec.padding, strict=True))
-    gx = gx.reshape(g.shape[0], groups * w.shape[1], *padded)[(..., *inside)]
+    for tap, weights in _taps(spec):
+        gx[_window(spec, tap, g.shape[2:])] += np.einsum("ngo...,goc->ngc...", gg, wg[weights])
+    inside: Index = (..., *(slice(low, low + n) for n, (low, _) in zip(size, spec.padding, strict=True)))
+    gx = gx.reshape(g.shape[0], groups * w.shape[1], *padded)[inside]
     if bias is not None:
         gx = gx + bias.astype(wide).reshape(-1, *(1,) * spec.rank)
     return gx.astype(g.dtype)
@@ -116,7 +122,7 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
     xp, groups, out = _padded(x, spec), spec.groups, g.shape[2:]
     gg = _flat(_grouped(g.astype(xp.dtype), groups))
     gw = np.zeros((groups, g.shape[1] // groups, x.shape[1] // groups, *spec.kernel), xp.dtype)
-    for tap in product(*map(range, spec.kernel)):
-        window = _grouped(xp[(..., *_tap_slices(spec, tap, out))], groups)
-        gw[(..., *tap)] = np.einsum("ngop,ngcp->goc", gg, _flat(window))
+    for tap, weights in _taps(spec):
+        window = _grouped(xp[_window(spec, tap, out)], groups)
+        gw[weights] = np.einsum("ngop,ngcp->goc", gg, _flat(window))
     return gw.reshape(g.shape[1], x.shape[1] // groups, *spec.kernel).astype(x.dtype)

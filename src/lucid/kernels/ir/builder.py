@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import Any, overload
 
 from lucid.kernels.ir.types import Type, i64, ptr, void
 from lucid.kernels.ir.values import Value, constant, lift, make
@@ -82,9 +82,15 @@ class Function:
         """A number in every lane."""
         return constant(self, type, number)
 
+    @overload
+    def intrinsic(
+        self, name: str, returns: Type, attribute: str, *operands: Value, align_operand: int = 0
+    ) -> Value: ...
+    @overload
+    def intrinsic(self, name: str, returns: None, attribute: str, *operands: Value, align_operand: int = 0) -> None: ...
     def intrinsic(
         self, name: str, returns: Type | None, attribute: str, *operands: Value, align_operand: int = 0
-    ) -> Any:
+    ) -> Value | None:
         """Calls an LLVM intrinsic; ``attribute`` stands before one operand, as an alignment does."""
         result = returns or void
         self.module.declare(name, result, [v.type for v in operands])
@@ -93,7 +99,10 @@ class Function:
             for k, v in enumerate(operands)
         ]
         text = f"call {result} @{name}({', '.join(parts)})"
-        return self.emit(result, text) if returns else self.line(text)
+        if returns:
+            return self.emit(result, text)
+        self.line(text)
+        return None
 
     def call(self, callee: Function | str, *operands: Any, returns: Type = void) -> Any:
         """Calls a function of this module, or an outside symbol by name."""

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Number = int | float
 Operand = "Value | Number"
 
-_INSTRUCTION = {  # operator: (on whole numbers, on floats, fold)
+_INSTRUCTION: dict[
+    str, tuple[str, str | None, Callable[[Any, Any], Number] | None]
+] = {  # operator: (on whole numbers, on floats, fold)
     "add": ("add", "fadd", lambda a, b: a + b),
     "sub": ("sub", "fsub", lambda a, b: a - b),
     "mul": ("mul", "fmul", lambda a, b: a * b),
@@ -340,7 +342,8 @@ def select(condition: Value, yes: Any, no: Any) -> Value:
     pattern = yes if isinstance(yes, Value) else no
     yes, no = pattern._lift(yes), pattern._lift(no)
     if condition.number is not None:
-        return yes if condition.number else no
+        chosen: Value = yes if condition.number else no
+        return chosen
     return condition.fn.emit(
         yes.type,
         f"select {condition.type} {condition.text}, {yes.type} {yes.text}, {no.type} {no.text}",
@@ -388,9 +391,7 @@ def bitcast(value: Value, type: Type) -> Value:
 def _same(name: str, *operands: Any) -> Value:
     pattern = next(v for v in operands if isinstance(v, Value))
     values = [pattern._lift(v) for v in operands]
-    result = pattern.fn.intrinsic(f"llvm.{name}.{pattern.type.suffix}", pattern.type, "", *values)
-    assert result is not None, f"{name} gives a value"
-    return result
+    return pattern.fn.intrinsic(f"llvm.{name}.{pattern.type.suffix}", pattern.type, "", *values)
 
 
 def fma(a: Value, b: Value, c: Value) -> Value:
