@@ -110,7 +110,7 @@ def _run(
         result.fill(0)
         return result
     arrays = [a if a is None else np.ascontiguousarray(a) for a in (x, h)]
-    kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3))
+    kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3), divisor is not None)
     tasks = prod(lead) * (1 if mode in _SCATTERS else prod(out[:-1]))
     taps = prod(spec.kernel) * (prod(out) if mode in _SCATTERS else out[-1])
     launch(
@@ -140,11 +140,12 @@ def _geometry(spec: PoolSpec, size: Sizes, out: Sizes, count_include_pad: bool) 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A pooling of one dtype; ``stride`` along the last axis is 1, 2 or, as 3, anything."""
+    """A pooling of one dtype; ``stride`` along the last axis is 1, 2 or, as 3, anything; ``fixed`` is the divisor."""
 
     mode: Mode
     dtype: str
     stride: int
+    fixed: bool
 
     def write(self, isa: ISA) -> Module:
         """A task is a row of outputs, or a plane where the mode scatters."""
@@ -345,6 +346,8 @@ class _Writer:
     def _count(self, place: Sequence[Value]) -> Value:
         """What the sums are divided by, in every lane."""
         a, lanes = self.a, self.lanes
+        if self.kernel.fixed:
+            return splat(convert(a.divisor, self.element), lanes)
         ends = []
         for axis, at in zip(("d", "h"), place, strict=False):
             start = at * getattr(a, f"stride_{axis}")
@@ -353,5 +356,4 @@ class _Writer:
         start = self.along + splat(convert(place[2] * a.stride_w, i32), lanes)
         first, last, k = (splat(convert(getattr(a, f"{n}_w"), i32), lanes) for n in ("first", "last", "kernel"))
         count = (minimum(start + k, last) - maximum(start, first)) * splat(convert(ends[0] * ends[1], i32), lanes)
-        fixed = splat(convert(a.divisor, i32), lanes)
-        return convert(select(splat(a.divisor.ne(0), lanes), fixed, count), self.element)
+        return convert(count, self.element)
