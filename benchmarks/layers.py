@@ -43,6 +43,11 @@ class Row:
     copy_gb_per_s: float = 0.0
     faults: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def fastest(self) -> Ratio | None:
+        """The ratio of whichever peer is fastest here."""
+        return min(self.ratio.values(), key=lambda ratio: ratio.median, default=None)
+
 
 def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effort: Effort) -> Row:
     """One row: check, then take turns."""
@@ -68,26 +73,31 @@ def table(rows: list[Row], mode: str, base: str, peers: list[str]) -> Table:
     columns = [Column("layer", left=True), Column("GFLOP"), Column(f"{PEERS[base].title} ms"), Column("roofline")]
     columns += [Column(f"{PEERS[name].title} ×") for name in shown]
     columns[4:5] += [Column("quartiles")] if shown else []
-    body = [_cells(row, base, shown) for row in rows if row.mode == mode]
-    means = ["geometric mean", "", "", ""] + [_mean(rows, mode, name) for name in shown]
+    columns += [Column("fastest ×")] if len(shown) > 1 else []
+    chosen = [row for row in rows if row.mode == mode]
+    means = ["geometric mean", "", "", ""] + [_mean([row.ratio.get(name) for row in chosen]) for name in shown]
     means[5:5] = [""] if shown else []
+    means += [_mean([row.fastest for row in chosen])] if len(shown) > 1 else []
+    body = [_cells(row, base, shown) for row in chosen]
     return Table(mode, columns, body, means)
 
 
 def _cells(row: Row, base: str, shown: list[str]) -> list[str]:
     if base in row.faults:
-        return [row.layer, f"{row.gflop:.3g}", "FAILED", *[""] * (1 + len(shown) + bool(shown))]
+        return [row.layer, f"{row.gflop:.3g}", "FAILED", *[""] * (1 + len(shown) + bool(shown) + (len(shown) > 1))]
     cells = [row.layer, f"{row.gflop:.3g}", f"{row.median_s[base] * 1e3:.4g}", f"{row.roofline:.0%}"]
     for place, name in enumerate(shown):
         ratio = row.ratio.get(name)
         cells.append(f"{ratio.median:.2f}" if ratio else "failed")
         if place == 0:
             cells.append(f"{ratio.low:.2f}–{ratio.high:.2f}" if ratio else "")
+    if len(shown) > 1:
+        cells.append(f"{row.fastest.median:.2f}" if row.fastest else "")
     return cells
 
 
-def _mean(rows: list[Row], mode: str, name: str) -> str:
-    values = [row.ratio[name].median for row in rows if row.mode == mode and name in row.ratio]
+def _mean(found: list[Ratio | None]) -> str:
+    values = [ratio.median for ratio in found if ratio]
     return f"{geometric_mean(values):.2f}" if values else ""
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from benchmarks.machine import commit, cpu_name
 
+# With others at work a thread pool's barrier waits for a core, and times of small layers grow a hundredfold.
+BUSY = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -55,7 +58,8 @@ class Header:
     def line(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         place = f"{self.cpu}, {self.threads} threads, load {self.load} before"
-        return f"{place}; {versions}; commit {self.commit}; {self.date}"
+        doubt = "" if self.load < BUSY else "; THE MACHINE WAS BUSY, these figures do not hold"
+        return f"{place}; {versions}; commit {self.commit}; {self.date}{doubt}"
 
 
 def table_lines(table: Table, width: int) -> list[str]:
