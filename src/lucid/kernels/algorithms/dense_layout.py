@@ -201,9 +201,9 @@ class PhaseRecord:
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)
 
 
-def read_shape(shape: Pointer) -> dict[str, Value]:
-    """The numbers of ``SHAPE`` by name."""
-    return pixel_panels.read_numbers(shape, SHAPE, set())
+def read_shape(shape: Pointer, names: str) -> dict[str, Value]:
+    """Numbers of ``SHAPE`` by name; the names stand side by side."""
+    return pixel_panels.read_numbers(shape, SHAPE, set(), names.split())
 
 
 def phase_record(phases: Pointer, index: Value) -> Pointer:
@@ -211,7 +211,6 @@ def phase_record(phases: Pointer, index: Value) -> Pointer:
     return phases.at(index * (len(GATHER) + len(PHASE)))
 
 
-def read_phase(record: Pointer) -> dict[str, Any]:
-    """The numbers of ``PHASE`` by name, and the step along a row."""
-    numbers = pixel_panels.read_numbers(record, PHASE, _ARRAYS, len(GATHER))
-    return {**numbers, "x_step": record.load(GATHER.index("x_step"))}
+def read_phase(record: Pointer, names: str) -> dict[str, Any]:
+    """Numbers of ``PHASE``, or of ``GATHER``, by name; the names stand side by side."""
+    return pixel_panels.read_numbers(record, (*GATHER, *PHASE), _ARRAYS, names.split())

@@ -138,7 +138,12 @@ def _write_run(
     pack = pixel_panels.write_pack(module, element, tile.lanes, kind)
     multiply = _write_multiply(module, element, tile, stack, pack_weights)
     f = module.entry("run", **fields)
-    a, s = f.args, read_shape(f.args.shape)
+    a = f.args
+    s = read_shape(
+        a.shape,
+        "scratch_bytes entries_at merges_at row_parts groups spans image channels channel_block group_input plane "
+        "task_rows",
+    )
     own = a.scratch.at(a.thread * s["scratch_bytes"])
     panel, entries, merges = own.cast(element), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
     with f.loop(a.begin, a.end) as task:
@@ -146,7 +151,10 @@ def _write_run(
         group, rest = rest % s["groups"], rest // s["groups"]
         span, phase = rest % s["spans"], rest // s["spans"]
         record = phase_record(a.phases, phase)
-        r = read_phase(record)
+        r = read_phase(
+            record,
+            "unit_spans span units unit halo gathered_unit per_panel slot gathered_taps x_step channel_stride",
+        )
         unit, start = span // r["unit_spans"], span % r["unit_spans"] * r["span"]
         with f.when(unit < r["units"]):
             count = minimum(r["span"], r["unit"] - start)
@@ -176,11 +184,7 @@ def _write_multiply(module: Module, element: Type, tile: Tile, stack: int, pack_
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
     """
     data, p64 = ptr(element), ptr(i64)
-    finish = _write_finish(module, element, tile, stack)
-    tiles = [
-        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile{v}")
-        for v in range(1, tile.vectors + 1)
-    ]
+    panel_product = _write_panel_product(module, element, tile, stack)
     f = module.function(
         "multiply", fields=p64, record=p64, panel=data, group=i64, position=i64, count=i64, first=i64, c=i64,
         channels=i64, own=ptr(i8),
@@ -188,39 +192,60 @@ def _write_multiply(module: Module, element: Type, tile: Tile, stack: int, pack_
     a = f.args
     w, bias, result, packed = (a.fields.at(slot).cast(data).load() for slot in (1, 2, 3, 4))
     shape = a.fields.at(6).cast(p64).load()
-    s, r = read_shape(shape), read_phase(a.record)
-    spare, lazy = a.own.at(s["sums_at"]).cast(element), s["lazy"].ne(0)
-    own_weights = a.own.at(s["weights_at"]).cast(element)
-    last, steps = a.c + s["channel_block"] >= s["channels"], a.channels * r["taps"]
-    buffers = spare.at((1 + stack) * tile.columns)
+    s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane")
+    r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step")
+    own_weights, lazy = a.own.at(s["weights_at"]).cast(element), s["lazy"].ne(0)
+    spare = a.own.at(s["sums_at"]).cast(element)
+    sums = spare.at((1 + stack) * tile.columns)
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile.rows) as o:
-        rows = minimum(s["rows"] - o.i, f.const(i64, tile.rows))
         with f.when(lazy):
             f.call(pack_weights, w, bias, shape, a.record, a.group, o.i, a.c, a.channels, own_weights)
         block = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile.rows) * r["block"])
         start = select(lazy, own_weights, block)
         weights = start.at((select(lazy, 0, a.c) * r["taps"] + 1) * tile.rows)
         y = result.at((a.group * s["rows"] + o.i) // stack * s["out_plane"])
-        row_sums = buffers.at((o.i - a.first) // tile.rows * r["row_sums"])
+        row_sums = sums.at((o.i - a.first) // tile.rows * r["row_sums"])
         with f.loop(0, a.count, tile.columns) as j:
-            room, number = a.count - j.i, j.i // tile.columns
-            width = minimum((room + (tile.lanes - 1)) // tile.lanes, f.const(i64, tile.vectors))
-            position, covered = a.position + j.i, width * tile.lanes
-            image, inner = position // r["positions"], position % r["positions"]
-            in_place = r["whole"].ne(0) & (covered <= room) & (inner + covered <= r["positions"])
-            buffer = row_sums.at(number * r["panel_sums"])
-            to = select(in_place, y.at(image * s["out_image"] + inner), buffer)
-            step = select(in_place, s["out_plane"], f.const(i64, tile.columns))
-            exist = select(in_place, rows, f.const(i64, tile.rows))
-            source = a.panel.at(number * r["panel_step"])
-            for v, function in enumerate(tiles, 1):
-                with f.when(width.eq(v)):
-                    f.call(function, steps, weights, source, start, a.c, to, step, exist, spare, r["offsets"])
-            with f.when(last & ~in_place):
-                f.call(
-                    finish, a.record, buffer, y, s["out_plane"], s["out_image"], position, minimum(room, covered),
-                    rows, spare.at(tile.columns),
-                )  # fmt: skip
+            number = j.i // tile.columns
+            f.call(
+                panel_product, shape, a.record, weights, start, a.panel.at(number * r["panel_step"]), y,
+                row_sums.at(number * r["panel_sums"]), spare, a.position + j.i, a.count - j.i, s["rows"] - o.i, a.c,
+                a.channels,
+            )  # fmt: skip
+    return f
+
+
+def _write_panel_product(module: Module, element: Type, tile: Tile, stack: int) -> Function:
+    """Adds ``panel_product``: one tile of rows by up to a tile's columns of positions, ``room`` of which exist."""
+    data, p64 = ptr(element), ptr(i64)
+    finish = _write_finish(module, element, tile, stack)
+    tiles = [
+        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile{v}")
+        for v in range(1, tile.vectors + 1)
+    ]
+    f = module.function(
+        "panel_product", shape=p64, record=p64, weights=data, start=data, panel=data, y=data, sums=data, spare=data,
+        position=i64, room=i64, rows=i64, c=i64, channels=i64,
+    )  # fmt: skip
+    a = f.args
+    s = read_shape(a.shape, "channels out_plane out_image")
+    r = read_phase(a.record, "taps positions whole offsets")
+    whole_rows = f.const(i64, tile.rows)
+    width = minimum((a.room + (tile.lanes - 1)) // tile.lanes, tile.vectors)
+    covered, image, inner = width * tile.lanes, a.position // r["positions"], a.position % r["positions"]
+    in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
+    to = select(in_place, a.y.at(image * s["out_image"] + inner), a.sums)
+    step = select(in_place, s["out_plane"], f.const(i64, tile.columns))
+    rows = minimum(a.rows, whole_rows)
+    exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
+    for v, function in enumerate(tiles, 1):
+        with f.when(width.eq(v)):
+            f.call(function, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
+    with f.when((a.c + a.channels >= s["channels"]) & ~in_place):
+        f.call(
+            finish, a.record, a.sums, a.y, s["out_plane"], s["out_image"], a.position, minimum(a.room, covered), rows,
+            a.spare.at(tile.columns),
+        )  # fmt: skip
     return f
 
 
@@ -234,7 +259,11 @@ def _write_finish(module: Module, element: Type, tile: Tile, stack: int) -> Func
         "finish", record=ptr(i64), sums=data, y=data, out_plane=i64, out_image=i64, position=i64, room=i64, rows=i64,
         line=data,
     )  # fmt: skip
-    a, r = f.args, read_phase(f.args.record)
+    a = f.args
+    r = read_phase(
+        a.record,
+        "positions store_x store_y store_z_step store_y_step store_start store_x_start store_x_step store_width",
+    )
     with f.loop(0, a.room) as segment:  # its step is the length of the segment
         position = a.position + segment.i
         image, inner = position // r["positions"], position % r["positions"]

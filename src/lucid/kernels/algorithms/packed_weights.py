@@ -23,7 +23,8 @@ def write_pack(module: Module, element: Type, tile: Tile, stack: int, isa: ISA) 
         "pack_weights", w=data, bias=data, shape=p64, record=p64, group=i64, first=i64, c=i64, channels=i64, to=data
     )
     a = f.args
-    s, r = read_shape(a.shape), read_phase(a.record)
+    s = read_shape(a.shape, "rows group_step row_step channel_step")
+    r = read_phase(a.record, "taps weight_offsets run_length run_step")
     last = s["rows"] - 1 - a.first
     source = a.w.at(a.group * s["group_step"] + a.first // stack * s["row_step"] + a.c * s["channel_step"])
     biases, none = a.bias.at((a.group * s["rows"] + a.first) // stack), constant(f, element, 0)
@@ -73,12 +74,12 @@ def _pack_taps(
 def write_entry(module: Module, pack: Function, tile: Tile, fields: dict[str, Type]) -> Function:
     """Adds the entry ``weights``: a task packs all channels of a tile of rows, beforehand."""
     f = module.entry("weights", **fields)
-    a, s = f.args, read_shape(f.args.shape)
+    a, s = f.args, read_shape(f.args.shape, "row_blocks groups channels")
     with f.loop(a.begin, a.end) as task:
         block, rest = task.i % s["row_blocks"], task.i // s["row_blocks"]
         group = rest % s["groups"]
         record = phase_record(a.phases, rest // s["groups"])
-        r = read_phase(record)
+        r = read_phase(record, "packed block")
         to = a.packed.at(r["packed"] + (group * s["row_blocks"] + block) * r["block"])
         f.call(pack, a.w, a.bias, a.shape, record, group, block * tile.rows, 0, s["channels"], to)
     return f

@@ -206,12 +206,9 @@ def tap_tables(phase: Phase) -> list[list[tuple[int, int, int]]]:
     return [[(o * scale, *axis.inside(o)) for o in axis.offsets] for axis, scale in zip(phase, scales, strict=True)]
 
 
-def read_numbers(record: Pointer, names: Sequence[str], arrays: set[str], first: int = 0) -> dict[str, Any]:
-    """Slots by name, from ``first`` on: numbers, and pointers to arrays of numbers."""
-    return {
-        name: record.at(first + slot).cast(ptr(i64) if name in arrays else i64).load()
-        for slot, name in enumerate(names)
-    }
+def read_numbers(record: Pointer, slots: Sequence[str], arrays: set[str], names: Sequence[str]) -> dict[str, Any]:
+    """Some of a record's slots by name: numbers, and pointers to arrays of numbers."""
+    return {name: record.at(slots.index(name)).cast(ptr(i64) if name in arrays else i64).load() for name in names}
 
 
 def stride_class(step: int, lanes: int) -> int:
@@ -230,7 +227,7 @@ def write_table(module: Module, lanes: int, kind: int) -> Function:
         "table", i64, gather=p64, entries=p64, merges=p64, image_size=i64, p=i64, limit=i64, vectors=i64,
         per_panel=i64, slot=i64,
     )  # fmt: skip
-    a, r = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS)
+    a, r = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS, GATHER)
     z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
     taps_count, zero = r["z_taps"] * r["y_taps"] * r["x_taps"], f.const(i64, 0)
     with f.loop(0, a.vectors, carry=[zero]) as u:
