@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -155,3 +156,16 @@ def test_refusals() -> None:
         axpy(normal(3), normal(3), a=1.0, out=(normal(4),))
     with pytest.raises(TypeError, match="takes arrays"):
         axpy(normal(3), a=1.0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_results_too_large_for_the_caches(monkeypatch: pytest.MonkeyPatch, dtype: Any, isa: str) -> None:
+    small = replace(target.cpu(), l3_bytes=1024)
+    monkeypatch.setattr(target, "cpu", lambda: small)
+    with target.using(isa):
+        for left, right in (((100_003,), ()), ((70, 1024), (70, 1)), ((70, 1023), (70, 1)), ((3, 1 << 17), (1 << 17,))):
+            x, y = normal(*left, dtype=dtype), normal(*right, dtype=dtype)
+            fresh = Elementwise("axpy", lambda x, y, *, a: a * x + y)
+            np.testing.assert_array_equal(fresh(x, y, a=2.0), 2 * x + y)
+            np.testing.assert_array_equal(fresh(x, y, a=2.0, out=(np.empty_like(x),)), 2 * x + y)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import Parameter, signature
 from math import prod
@@ -56,6 +56,7 @@ Array = np.ndarray[Any, Any]
 BLOCK = 4096
 #: Elements below which another thread costs more than it brings.
 GRAIN = 16384
+_LINE_BYTES = 64
 _PLANS = 1024
 _RESULT_DTYPES: dict[Type, np.dtype[Any]] = {
     f32: np.dtype(np.float32),
@@ -168,9 +169,12 @@ def read(pointer: Pointer, index: Any, lanes: int, mask: Value | None) -> Value:
     return value.ne(0) if pointer.pointee is i8 else value
 
 
-def write(pointer: Pointer, value: Value, index: Any, mask: Value | None) -> None:
-    """Puts a vector; a mask becomes booleans."""
-    pointer.store(convert(value, i8, signed=False) if value.type.element == i1 else value, index, mask)
+def write(pointer: Pointer, value: Value, index: Any, mask: Value | None, stream: bool = False) -> None:
+    """Puts a vector; a mask becomes booleans. ``stream`` lets whole vectors of numbers go past the caches."""
+    if value.type.element == i1:
+        pointer.store(convert(value, i8, signed=False), index, mask)
+    else:
+        pointer.store(value, index, mask, nontemporal=stream and mask is None)
 
 
 def number_values(f: Function, element: Type, lanes: int, names: Sequence[str]) -> dict[str, Value]:
@@ -211,13 +215,17 @@ class Elementwise:
         if out:
             plan.check(self.formula.name, out)
         if plan.tasks:
+            places = [address(a) for a in results]
             slots = plan.pack(
                 *[address(a) for a in arrays],
-                *[address(a) for a in results],
+                *places,
                 *[numbers[n] for n in self.formula.numbers],
                 *plan.geometry,
             )
-            threads.run(plan.entry, slots, plan.tasks, chunk=plan.chunk)
+            entry = plan.entry
+            if plan.streaming is not None and not out and not any(p % _LINE_BYTES for p in places):
+                entry = plan.streaming
+            threads.run(entry, slots, plan.tasks, chunk=plan.chunk)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _in_single(
@@ -242,15 +250,15 @@ class Elementwise:
         compute_type(dtypes)
         if not all(a.dtype.isnative for a in arrays):
             raise DTypeError(f"{self.formula.name}: arrays must be in the machine's byte order")
-        made = _Kernel(self.formula, dtypes, inner)
-        code = jit.kernel(made, made.write)
+        usual = _Kernel(self.formula, dtypes, inner)
         outer, middle, n = rows.sizes
         blocks = -(-n // BLOCK)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
         plan = self._plans[key] = _Plan(
-            entry=code.address("run"),
-            pack=struct.Struct(made.slots).pack,
+            entry=jit.kernel(usual, usual.write).address("run"),
+            streaming=self._streaming(usual, rows),
+            pack=struct.Struct(usual.slots).pack,
             geometry=(middle, n, blocks, *(s for step in rows.strides for s in step[:2])),
             copies=rows.copies,
             shape=shape,
@@ -260,12 +268,22 @@ class Elementwise:
         )
         return plan
 
+    def _streaming(self, usual: _Kernel, rows: Layout) -> int | None:
+        """The kernel for results of our own that will not stay in cache: written past it, they are not read first."""
+        element = compute_type(usual.dtypes)
+        lanes, large = target.isa().lanes(element), prod(rows.sizes) * element.bytes > target.cpu().l3_bytes // 2
+        if not large or lanes == 1 or (rows.sizes[2] % lanes and prod(rows.sizes[:2]) > 1):
+            return None  # small, or vectors would straddle cache lines
+        streaming = replace(usual, stream=True)
+        return jit.kernel(streaming, streaming.write).address("run")
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """All that a call with arrays of known shapes and strides needs."""
 
     entry: int
+    streaming: int | None
     pack: Callable[..., bytes]
     geometry: tuple[int, ...]
     copies: tuple[int, ...]
@@ -290,6 +308,7 @@ class _Kernel:
     formula: Formula
     dtypes: tuple[str, ...]
     inner: tuple[int, ...]
+    stream: bool = False
 
     @property
     def slots(self) -> str:
@@ -322,7 +341,7 @@ class _Kernel:
             def vector(i: Value, mask: Value | None) -> None:
                 values = [read(x, i, lanes, mask) if isinstance(x, Pointer) else x for x in inputs]
                 for pointer, value in zip(outputs, self.formula(values, constants), strict=True):
-                    write(pointer, value, i, mask)
+                    write(pointer, value, i, mask, self.stream)
 
             over_vectors(f, start, stop, lanes, vector)
         return m
