@@ -480,14 +480,37 @@ def test_fork_while_other_threads_compute(pool):
             caller.join()
 
 
+FIRST = """
+import sys, threading
+sys.path[:0] = {path!r}
+from tests.kernels.runtime.test_threads import kernels, compute, run_guarded, marked
+from tests.kernels import guard
+kernels(), guard._handler()
+threading.Thread(target=marked, args=(100,), kwargs=dict(threads=2)).start()
+for _ in range(20):
+    run_guarded(compute, seconds=20)
+"""
+
+
+@native
+def test_fork_while_another_thread_starts_the_pool(pool):
+    for _ in range(5):
+        done = python(FIRST.format(path=sys.path))
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 @native
 def test_a_fork_that_python_does_not_know_of(pool):
     """The child's pool believes in workers that are not there: nobody waits for them."""
     compute()
     child = ctypes.PyDLL(None).fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(20)
-        os._exit(0 if (marked(50, threads=3)[0] == 1).all() else 1)
+        try:
+            os._exit(0 if (marked(50, threads=3)[0] == 1).all() else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Protocol
 
+from lucid.kernels import jit, target  # before the pool: at a fork its lock is taken first, the compiler's inside
 from lucid.kernels.runtime.pool_text import MACHINES, STEP_SLOTS, pool_text
 
 Fields = int | ctypes.Array[Any]
@@ -44,8 +45,6 @@ def _architecture() -> str:
 
 def _functions(futex: bool, signatures: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     """The exported functions of the pool's text, callable, by name."""
-    from lucid.kernels import jit
-
     text = pool_text(MACHINES[_architecture()], futex=futex, spins=_SPINS)
     code = jit.compile_text(text)
     return {name: ctypes.CFUNCTYPE(*types)(code.address(name)) for name, types in signatures.items()}
@@ -87,6 +86,7 @@ class NativePool:
         self._crew: list[ctypes.c_ulong] = []
         self._most = sys.maxsize
         self._ready = 0  # threads that a region can have right away
+        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork)
 
     def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         if threads > self._ready:
@@ -117,7 +117,6 @@ class NativePool:
         self._native = _functions(True, _SIGNATURES)
         self._run, self._run_steps = self._native["run"], self._native["run_steps"]
         self._ready = 1
-        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork)
 
     def _hire(self, helpers: int) -> None:
         """Starts workers until there are so many. Signals are for Python's threads, but for their own faults."""
@@ -158,11 +157,13 @@ class NativePool:
 
     def _before_fork(self) -> None:
         self._guard.acquire()
-        self._take()
-        self._go_home()
+        if self._native:
+            self._take()
+            self._go_home()
 
     def _after_fork(self) -> None:
-        self._native["release"]()
+        if self._native:
+            self._native["release"]()
         self._guard.release()
 
 
@@ -283,8 +284,6 @@ def _crew(caller: str, threads: int | None) -> int:
 
 
 def _default_threads() -> int:
-    from lucid.kernels import target
-
     asked = os.environ.get("LUCID_NUM_THREADS", "")
     if not asked:
         return target.cores()
