@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels import normalization, target
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -95,3 +96,26 @@ def test_constant_input_has_no_variance() -> None:
     x = np.full((3, 2, 7), 0.1, np.float32)
     y, _, var = normalization.standardize(x, None, None, (0, 2), (1, 2, 1), EPS)
     assert (var >= 0).all() and np.abs(y).max() < 1e-3
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_stays_between_guard_pages(isa: str) -> None:
+    def check(case: tuple[int, Any]) -> None:
+        n, where = case
+        for axes, affine in (((0, 2), (1, 3, 1)), ((2,), (n,))):
+            x, w, _, g = (a.astype(np.float32) for a in arrays((2, 3, n), affine))
+            with (
+                guarded(x, where=where, readonly=True) as gx,
+                guarded(g, where=where, readonly=True) as gg,
+                guarded(w, where=where, readonly=True) as gw,
+                guarded_results(where),
+            ):
+                y, mean, var = normalization.standardize(gx, gw, gw, axes, affine, EPS)
+                grads = normalization.standardize_grad(gg, gx, gw, mean, var, axes, affine, EPS)
+                np.testing.assert_array_equal(y, normalization.standardize(x, w, w, axes, affine, EPS)[0])
+                assert not any(np.isnan(a).any() for a in grads)
+
+    with target.using(isa):
+        normalization.standardize(np.ones((2, 3, 4), "f"), None, None, (0, 2), (1, 3, 1), EPS)
+        sizes = (1, 7, 8, 9, 15, 16, 17, 31, 33, 65)
+        run_guarded_cases(check, [(n, where) for n in sizes for where in ("end", "start")])

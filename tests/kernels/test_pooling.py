@@ -10,7 +10,7 @@ import pytest
 from lucid.core.geometry import PoolSpec
 from lucid.kernels import pooling, target
 from lucid.kernels.runtime import threads
-from tests.kernels.guard import guarded, run_guarded_cases
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -148,7 +148,7 @@ def test_stays_between_guard_pages(isa: str) -> None:
     def check(case: tuple[int, PoolSpec, Any]) -> None:
         n, pool, where = case
         x = samples((2, n), np.float32)
-        with guarded(x, where=where, readonly=True) as g:
+        with guarded(x, where=where, readonly=True) as g, guarded_results(where):
             y = pooling.max_pool(g, pool)
             np.testing.assert_array_equal(y, pooling.max_pool(x, pool))
             with guarded(y, where=where, readonly=True) as h:

@@ -12,7 +12,7 @@ from lucid.core.errors import DTypeError
 from lucid.kernels import jit, target
 from lucid.kernels.reduction import BAND, SEGMENT_BYTES, SEGMENT_ROWS, Reduction
 from lucid.kernels.runtime import threads
-from tests.kernels.guard import guarded, run_guarded_cases
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -144,7 +144,7 @@ def test_stays_between_guard_pages(isa: str) -> None:
     def check(case: tuple[int, int, int, Any]) -> None:
         *shape, where = case
         x = normal(*shape, dtype=np.float32)
-        with guarded(x, where=where, readonly=True) as g:
+        with guarded(x, where=where, readonly=True) as g, guarded_results(where):
             for axes in every_axes(3):
                 np.testing.assert_array_equal(total(g, axes=axes), x.sum(axis=axes, dtype=np.float64).astype("f"))
 

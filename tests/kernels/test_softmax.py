@@ -10,7 +10,7 @@ from scipy import special
 from lucid.kernels import softmax as native
 from lucid.kernels import target
 from lucid.kernels.runtime import threads
-from tests.kernels.guard import guarded, run_guarded_cases
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -100,7 +100,7 @@ def test_stays_between_guard_pages(isa: str) -> None:
     def check(case: tuple[int, int, Any]) -> None:
         rows, n, where = case
         x = normal((rows, n), np.float32)
-        with guarded(x, where=where, readonly=True) as g:
+        with guarded(x, where=where, readonly=True) as g, guarded_results(where):
             for axis in (0, 1):
                 np.testing.assert_allclose(native.softmax(g, axes=(axis,)), special.softmax(x, axis), rtol=1e-5)
 
