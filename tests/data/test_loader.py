@@ -194,6 +194,16 @@ def test_workers_end_when_the_loop_is_left_early() -> None:
     assert len(inside - children()) >= 3
 
 
+def test_an_interrupt_that_reaches_a_worker_is_the_parent_s_business() -> None:
+    before = children()
+    iterator = iter(DataLoader(Numbers(40), num_workers=2))
+    found = [next(iterator)[0].item()]
+    for worker in children() - before:
+        os.kill(worker, signal.SIGINT)
+    found += [batch[0].item() for batch in iterator]
+    assert found == list(range(40))
+
+
 class Computes(Numbers):
     """Uses native kernels inside the worker, after the parent has."""
 

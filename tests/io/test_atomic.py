@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import resource
 import signal
 import subprocess
@@ -68,6 +70,24 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_dead_writers_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file[1].bin"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here, elsewhere = platform.node(), "another-machine"
+    abandoned = tmp_path / f".{path.name}.0123abcd.{dead.pid}@{here}.tmp"
+    others = [
+        tmp_path / f".{path.name}.0123abcd.{os.getpid()}@{here}.tmp",
+        tmp_path / f".{path.name}.0123abcd.{dead.pid}@{elsewhere}.tmp",
+        tmp_path / f".other.0123abcd.{dead.pid}@{here}.tmp",
+    ]
+    for leftover in (abandoned, *others):
+        leftover.write_bytes(b"")
+    with io.atomic_write(path) as file:
+        file.write(b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
 
 
 WRITER = """

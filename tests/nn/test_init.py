@@ -58,6 +58,14 @@ def test_orthogonal(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(product, 4 * np.eye(len(product)), atol=1e-5)
 
 
+def test_orthogonal_matrices_are_drawn_without_a_preferred_sign() -> None:
+    generator = lucid.Generator().manual_seed(0)
+    signs = [
+        init.orthogonal_(lucid.zeros(2, 2), generator=generator)[i, i].item() > 0 for i in (0, 1) for _ in range(50)
+    ]
+    assert 30 < sum(signs) < 70
+
+
 @pytest.mark.parametrize(("rank", "groups"), [(1, 1), (2, 1), (3, 2)])
 def test_dirac_passes_the_input_on(rank: int, groups: int) -> None:
     conv = getattr(nn, f"Conv{rank}d")(4, 4, 3, padding=1, groups=groups, bias=False)

@@ -140,6 +140,32 @@ def test_a_run_from_its_state_has_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_strided_parameters_take_the_same_steps(name: str, dtype: type) -> None:
+    """What no kernel takes goes through NumPy, with the same bits."""
+    start, grads = (
+        np.linspace(-1, 1, 40, dtype=dtype),
+        np.random.default_rng(0).standard_normal((STEPS, 40)).astype(dtype),
+    )
+    p = lucid.Tensor(np.repeat(start, 2)[::2], requires_grad=True)
+    assert not p.is_contiguous()
+    optimizer = ALL[name]([p])
+    for g in grads:
+        p.grad = lucid.tensor(g)
+        optimizer.step()
+    np.testing.assert_array_equal(p.detach().numpy(), run(ALL[name], start, grads))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_half_precision_stays_itself(name: str) -> None:
+    p = lucid.ones(3).to("bfloat16").requires_grad_()
+    optimizer = ALL[name]([p])
+    p.grad = lucid.ones(3).to("bfloat16")
+    optimizer.step()
+    assert p.dtype == lucid.bfloat16 and all(value < 1 for value in p.tolist())
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_loaded_state_is_a_copy(name: str) -> None:
     p, q = (lucid.ones(3, requires_grad=True) for _ in range(2))
     first, second = ALL[name]([p]), ALL[name]([q])

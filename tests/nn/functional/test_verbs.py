@@ -106,6 +106,17 @@ def test_running_statistics_move_by_momentum() -> None:
     np.testing.assert_allclose(var.numpy(), 0.5 + 0.5 * by_channel.var(1, ddof=1))
 
 
+def test_evaluation_uses_the_running_statistics() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 2, 3))
+    mean, var, w, b = np.array([1.0, -2.0]), np.array([0.5, 3.0]), np.array([2.0, 0.5]), np.array([0.1, 0.2])
+    parts = [a[:, None] for a in (mean, var, w, b)]
+    expected = (x - parts[0]) / np.sqrt(parts[1] + 0.25) * parts[2] + parts[3]
+    y = F.batch_norm(*map(lucid.tensor, (x, mean, var, w, b)), eps=0.25)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13)
+    y = F.instance_norm(*map(lucid.tensor, (x, mean, var, w, b)), use_input_stats=False, eps=0.25)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-13)
+
+
 def test_normalization_keeps_the_gradients_of_running_statistics_out() -> None:
     x = drawn(4, 2)
     mean, var = Z(2).double(), lucid.ones(2).double()
