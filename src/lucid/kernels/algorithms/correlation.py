@@ -96,11 +96,11 @@ def _axis(role: str, size: int, kernel: int, stride: int, dilation: int, low: in
         [
             (t, (phase + low - t * dilation) // stride)
             for t in range(kernel)
-            if (phase + low - t * dilation) % stride == 0
+            if phase < size and (phase + low - t * dilation) % stride == 0
         ]
         for phase in range(stride)
     ]
-    first = min((offset for phase in found[:size] for _, offset in phase), default=0)
+    first = min((offset for phase in found for _, offset in phase), default=0)
     phases = [[(t, offset - first) for t, offset in reversed(phase)] for phase in found]
     return Axis(tuple(map(tuple, phases)), -first)
 
@@ -252,7 +252,7 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 _POINTERS = ("x", "weights", "bias", "y", "own", "offsets", "places", "begins")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
-    "w_result", "w_step", "bias_step", "frame", "private",
+    "w_result", "w_step", "bias_step", "frame", "private", "ahead_y",
 )  # fmt: skip
 
 
@@ -297,6 +297,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
         asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
         int(problem.bias), asked.frame_elements, asked.private_elements,
+        asked.cut.ahead(asked.size, asked.stride_out) or asked.results * prod(asked.size),
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
     no_bias = np.zeros(1, problem.dtype)
@@ -378,7 +379,7 @@ def _write_rows(
     p = f.args
     a = read_fields(f, fields, [
         "offsets", "places", "begins", "frame", "frame_w", "stride_h", "box_h", "box_w", "size_h", "size_w", "out_h",
-        "out_w", "w_step", "oh", "ow",
+        "out_w", "w_step", "oh", "ow", "ahead_y",
     ])  # fmt: skip
     phases = p.own.at(a.frame)
     spare = phases.at(a.out_w * (tile.rows * wide))
@@ -393,13 +394,21 @@ def _write_rows(
             count = a.begins.load(p.phase + phase_w.i + 1) - begin
             common = (here, pitch, count, a.offsets.at(begin), a.places.at(begin), p.w, a.w_step, p.bias)
             if merge_row is None:
-                f.call(sums, *common, to, row_step, left, positions - c.i, spare)
+                f.call(sums, *common, to, row_step, left, positions - c.i, spare, a.ahead_y)
             else:
-                f.call(sums, *common, phases.at(phase_w.i * (tile.rows * wide)), wide, tile.rows, wide, spare)
+                f.call(sums, *common, phases.at(phase_w.i * (tile.rows * wide)), wide, tile.rows, wide, spare, 0)
         if merge_row is not None:
             count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * minimum(wide, positions - c.i))
             with f.loop(0, minimum(left, tile.rows)) as row:
-                f.call(merge_row, to.at(row.i * row_step), phases.at(row.i * wide), tile.rows * wide, count, a.out_w)
+                f.call(
+                    merge_row,
+                    to.at(row.i * row_step),
+                    phases.at(row.i * wide),
+                    tile.rows * wide,
+                    count,
+                    a.out_w,
+                    a.ahead_y,
+                )
     return f
 
 
@@ -408,7 +417,7 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function
     data, table, lanes = ptr(element), ptr(i64), isa.lanes(element)
     f = module.function(
         "tile", frame=data, pitch=i64, taps=i64, offsets=table, places=table, w=data, w_step=i64, bias=data, to=data,
-        row_step=i64, rows=i64, columns=i64, spare=data,
+        row_step=i64, rows=i64, columns=i64, spare=data, ahead=i64,
     )  # fmt: skip
     a, across = f.args, range(tile.vectors)
     start = [a.bias.splat(0, lanes)] * (tile.rows * tile.vectors)
@@ -425,6 +434,8 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function
     def store(masks: list[Value | None]) -> list[Value]:
         for r, to in enumerate(targets):
             for v in across:
+                if not tile.stream:
+                    to.prefetch(a.ahead + v * lanes, write=True)
                 to.store(sums[r * tile.vectors + v], v * lanes, masks[v], tile.stream and masks[v] is None)
         return []
 
@@ -451,17 +462,18 @@ def _tap(a: Any, tile: Tile, lanes: int, row: Pointer, w: Pointer, values: list[
 
 
 def _write_merge_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
-    """Adds ``merge_row(to, source, step, count, stride)``: to[i stride + phase] = source[phase step + i].
+    """Adds ``merge_row(to, source, step, count, stride, ahead)``: to[i stride + phase] = source[phase step + i].
 
     ``count`` elements in all. ``stride`` is 2, or 0 for any.
     """
     data = ptr(element)
-    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64)
+    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64, ahead=i64)
     a = f.args
     if stride == 2 and lanes > 1:
         with f.loop(0, a.count, 2 * lanes) as i:
             pair = [a.source.load(i.i // 2 + phase * a.step if phase else i.i // 2, lanes) for phase in (0, 1)]
             for k, vector in enumerate(interleave(pair)):
+                a.to.prefetch(i.i + k * lanes + a.ahead, write=True)
                 a.to.store(vector, i.i + k * lanes, lanes_below(f, a.count - i.i - k * lanes, lanes))
     else:
         with f.loop(0, a.stride) as phase, f.loop(0, (a.count - phase.i + (a.stride - 1)) // a.stride) as i:

@@ -54,7 +54,7 @@ def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
         asked.problem,
         isa.name,
         expected_ns=asked.cycles / _GHZ,
-        tile=(("results", tile.results), ("lines", tile.lines), ("columns", tile.columns)),
+        tile=(("results", tile.results), ("down", tile.down), ("lines", tile.lines), ("columns", tile.columns)),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
         workspace_bytes=(asked.private_elements + asked.part_elements) * asked.problem.itemsize,
         why=f"pixels in lanes, {tile.sums} sums in registers, {asked.passes * asked.blocks} passes over each box",

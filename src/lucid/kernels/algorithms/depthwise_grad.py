@@ -394,21 +394,24 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
             live = [select((row - shift).ult(a.rows), a.live, 0) for shift in shifts]
             masks = [lanes_below(f, count, lanes, i32) for _ in range(tile.results) for count in live]
         upstream = [g.at(plane).load(0, lanes, mask) for plane, mask in zip(planes, masks, strict=True)]
-        sums: list[list[Value]] = [[] for _ in upstream]
-        left = [iter(totals[k * len(totals) // len(upstream) :]) for k in range(len(upstream))]
-        for offset, c in product(offsets, range(tile.columns)):
-            value = here.at(offset).load(c, lanes)  # folds into the product if it is used once
-            for k, mask in enumerate(masks):
-                total = next(left[k])
-                added = fma(upstream[k], value, total)
-                sums[k].append(added if mask is None else select(mask, added, total))
+        places = [(offset, c) for offset in offsets for c in range(tile.columns)]
+        values = [here.at(offset).load(c, lanes) for offset, c in places]
+        sums = []
+        for total, (one, mask), value in zip(
+            totals,
+            [pair for pair in zip(upstream, masks, strict=True) for _ in values],
+            values * tile.upstreams,
+            strict=True,
+        ):
+            added = fma(one, value, total)
+            sums.append(added if mask is None else select(mask, added, total))
         last = column.eq(a.across - 1)
         i.values = [
             select(last, 0, column + 1),
             select(last, row + 1, row),
             at_g + select(last, turn_g, lanes),
             at_x + select(last, turn_x, lanes),
-            *(total for of_one in sums for total in of_one),
+            *sums,
         ]
     for k, total in enumerate(i.values[4:]):
         a.acc.store(total, k * lanes)
