@@ -17,9 +17,9 @@ import numpy as np
 
 from lucid.core.geometry import ConvSpec, window_extent
 from lucid.kernels import convolution, select, target
-from lucid.kernels.algorithms import reference
+from lucid.kernels.algorithms import implicit_gemm, reference
 from lucid.kernels.plan import Problem
-from lucid.kernels.runtime import threads
+from lucid.kernels.runtime import memory, threads
 from tests.kernels.guard import guarded
 
 Array = np.ndarray[Any, Any]
@@ -322,18 +322,24 @@ def run_case(case: Case, isa: str, algorithm: str, where: Literal["end", "start"
 
 @contextmanager
 def _guarded_results(where: Literal["end", "start"], stack: ExitStack) -> Iterator[None]:
-    """The door's results lie between forbidden pages too, and start as NaNs."""
-    usual = convolution.empty
+    """The door's results lie between forbidden pages too, and start as NaNs; so do the algorithms' workspaces."""
 
     def empty(shape: Any, dtype: Any) -> Array:
-        array: Array = stack.enter_context(guarded(tuple(shape), dtype, where))
+        array: Array = stack.enter_context(guarded(shape, dtype, where, name="result"))
         return array
 
-    convolution.empty = empty
+    def workspace(bytes_per_thread: int, threads: int) -> Array:
+        row = -(-max(bytes_per_thread, 1) // 64) * 64
+        array: Array = stack.enter_context(guarded((threads, row), np.uint8, where, name="workspace"))
+        return array
+
+    usual = convolution.empty, memory.workspace, implicit_gemm._workspace
+    convolution.empty, memory.workspace = empty, workspace
+    implicit_gemm._workspace = lambda size_bytes: workspace(size_bytes, 1)
     try:
         yield
     finally:
-        convolution.empty = usual
+        convolution.empty, memory.workspace, implicit_gemm._workspace = usual
 
 
 def smaller(case: Case) -> Iterator[Case]:

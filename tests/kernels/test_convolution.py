@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_smaller_cases_are_smaller() -> None:
             assert simpler != case
             if valid(simpler):
                 assert min(simpler.y_shape) > 0
+
+
+def test_several_python_threads_at_once() -> None:
+    """They share kernels, plans, pools and workspaces, and get the bits that each gets alone."""
+    cases = random_cases(25, seed=8)
+    alone = [case.call(case.inputs()).tobytes() for case in cases]
+    together: dict[int, list[bytes]] = {}
+
+    def work(number: int) -> None:
+        order = np.random.default_rng(number).permutation(len(cases))
+        results = {i: cases[i].call(cases[i].inputs()).tobytes() for i in order}
+        together[number] = [results[i] for i in range(len(cases))]
+
+    crew = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    assert all(together[number] == alone for number in range(4))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
