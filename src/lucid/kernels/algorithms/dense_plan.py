@@ -17,7 +17,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
-_STEPS = (640, 320)
+_STEPS = (1280, 640, 320)
 #: Spans for which weights are packed anew each, since the second reading costs as much.
 _LAZY_SPANS = 2
 _MANY_PIXELS = 1 << 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from lucid.kernels.ir import Function, Module, Type, Value, i64, lanes_below, minimum, ptr, transpose
+from lucid.kernels.ir import Function, Module, Type, Value, i64, interleave, lanes_below, minimum, ptr, transpose
 from lucid.kernels.isa import ISA
 
 _LINE_BYTES = 64
@@ -23,8 +23,18 @@ def write_packs(m: Module, isa: ISA, element: Type, widths: Iterable[int]) -> di
     panel[k][r] = source[r row_step + k k_step] for r < rows and k < depth; what stands in further rows is any number.
     Panels must be packed in the order of their addresses, with ``slack`` behind the last.
     """
-    turn = _write_turn(m, isa, element) if isa.lanes(element) > 1 else None
-    return {width: _write_pack(m, isa, element, width, turn) for width in sorted(set(widths))}
+    lanes, packs = isa.lanes(element), {}
+    turn = None
+    for width in sorted(set(widths)):
+        if lanes > 1 and not _weaves(width, lanes):
+            turn = turn or _write_turn(m, isa, element)
+        packs[width] = _write_pack(m, isa, element, width, turn)
+    return packs
+
+
+def _weaves(width: int, lanes: int) -> bool:
+    """Whether rows can be interleaved whole vectors at a time."""
+    return lanes > 1 and width <= lanes and width & (width - 1) == 0
 
 
 def _write_pack(m: Module, isa: ISA, element: Type, width: int, turn: Function | None) -> Function:
@@ -35,6 +45,9 @@ def _write_pack(m: Module, isa: ISA, element: Type, width: int, turn: Function |
     a = f.args
 
     def turns() -> None:
+        if _weaves(width, lanes):
+            _weave_rows(f, lanes, width)
+            return
         assert turn is not None, "a machine without vectors has nothing to turn"
         # Last group first: its vectors reach into the next k's first rows, which are written after it.
         for first in reversed(range(0, width, lanes)):
@@ -43,7 +56,7 @@ def _write_pack(m: Module, isa: ISA, element: Type, width: int, turn: Function |
                 f.call(turn, a.source.at(a.row_step * first), a.row_step, rows, a.depth, panel, width)
 
     def others() -> None:
-        if turn is None:
+        if lanes == 1:
             _copy_elements(f, width)
         else:
             either(f, a.k_step.eq(1), turns, lambda: _copy_elements(f, width))
@@ -79,6 +92,16 @@ def _copy_elements(f: Function, width: int) -> None:
     a = f.args
     with f.loop(0, a.depth) as k, f.loop(0, a.rows) as r:
         a.panel.store(a.source.load(k.i * a.k_step + r.i * a.row_step), k.i * width + r.i)
+
+
+def _weave_rows(f: Function, lanes: int, width: int) -> None:
+    """Rows that run along k, a power of two of them: interleaved in registers, a third of the shuffles of a turn."""
+    a = f.args
+    starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(width)]
+    with f.loop(0, a.depth, lanes) as k:
+        mask = lanes_below(f, a.depth - k.i, lanes)
+        for v, woven in enumerate(interleave([start.load(k.i, lanes, mask) for start in starts])):
+            a.panel.store(woven, k.i * width + v * lanes)
 
 
 def _write_turn(m: Module, isa: ISA, element: Type) -> Function:
