@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import product
 from math import prod
 from typing import Any
@@ -157,19 +158,26 @@ def test_a_grid_covers_all(m: int, n: int, k: int, items: int, isa: Any, element
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("where", ["start", "end"])
-def test_stays_inside_its_arrays(isa: str, where: Any) -> None:
+def test_stays_inside_its_arrays_and_its_workspace(isa: str, where: Any) -> None:
     def run(case: tuple[int, int, int, str, str, Any]) -> None:
         m, n, k, of_a, of_b, dtype = case
         rng = np.random.default_rng(8)
         a = numbers(rng, *((k, m) if of_a == "columns" else (m, k)), dtype=dtype)
         b = numbers(rng, *((n, k) if of_b == "columns" else (k, n)), dtype=dtype)
         with (
+            ExitStack() as stack,
             target.using(isa),
             guarded(a, where=where, readonly=True, name="a") as a,
             guarded(b, where=where, readonly=True, name="b") as b,
             guarded(numbers(rng, n, dtype=dtype), where=where, readonly=True, name="bias") as bias,
             guarded(numbers(rng, m, n, dtype=dtype), where=where, name="c") as c,
         ):
+
+            def workspace(thread_bytes: int, crew: int) -> Array:
+                rows = crew, -(-thread_bytes // 64) * 64
+                return stack.enter_context(guarded(rows, np.uint8, where, name="workspace"))
+
+            module._workspace = workspace  # in the child only
             a, b = (x.T if of == "columns" else x for x, of in ((a, of_a), (b, of_b)))
             before = c.copy()
             matmul(a, b, out=c)
