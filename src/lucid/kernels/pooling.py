@@ -110,7 +110,7 @@ def _run(
         result.fill(0)
         return result
     arrays = [a if a is None else np.ascontiguousarray(a) for a in (x, h)]
-    kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3), divisor is not None)
+    kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3), _unrolled(spec.kernel[-1]), divisor is not None)
     tasks = prod(lead) * (1 if mode in _SCATTERS else prod(out[:-1]))
     taps = prod(spec.kernel) * (prod(out) if mode in _SCATTERS else out[-1])
     launch(
@@ -127,6 +127,11 @@ def _run(
     return result
 
 
+def _unrolled(taps: int) -> int:
+    """Few taps are written out, so that what they have in common on every line of a window is found once."""
+    return taps if taps <= 3 else 0
+
+
 def _geometry(spec: PoolSpec, size: Sizes, out: Sizes, count_include_pad: bool) -> list[int]:
     """The numbers of ``_PER_AXIS`` for every axis, leading axes of size 1 added."""
     numbers = [1, 1, 1, 1, 1, 0, 0, 1] * (RANK - len(size))
@@ -140,11 +145,15 @@ def _geometry(spec: PoolSpec, size: Sizes, out: Sizes, count_include_pad: bool) 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A pooling of one dtype; ``stride`` along the last axis is 1, 2 or, as 3, anything; ``fixed`` is the divisor."""
+    """A pooling of one dtype; ``fixed`` is the divisor.
+
+    Along the last axis ``stride`` is 1, 2 or, as 3, anything, and ``taps`` is how many there are, or 0 for any number.
+    """
 
     mode: Mode
     dtype: str
     stride: int
+    taps: int
     fixed: bool
 
     def write(self, isa: ISA) -> Module:
@@ -161,6 +170,14 @@ class _Kernel:
 State = list[Value]
 
 
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """Which lanes of a tap lie inside the input; at stride 2 also which elements of the two vectors they come from."""
+
+    lanes: Value
+    halves: tuple[Value, ...]
+
+
 class _Writer:
     """The code of a pooling's task."""
 
@@ -170,14 +187,25 @@ class _Writer:
 
     def write(self) -> None:
         f, a = self.f, self.a
-        with f.loop(a.begin, a.end) as task:
-            if self.kernel.mode not in _SCATTERS:
-                row = task.i
-                self._outputs(row // a.out_h // a.out_d, row // a.out_h % a.out_d, row % a.out_h)
-            else:
+        if self.kernel.mode in _SCATTERS:
+            with f.loop(a.begin, a.end) as task:
                 self._clear(task.i)
                 with f.loop(0, a.out_d) as d, f.loop(0, a.out_h) as h:
                     self._outputs(task.i, d.i, h.i)
+            return
+        lines = a.begin // a.out_h  # divided once, then counted up
+        first = [lines // a.out_d, lines % a.out_d, a.begin % a.out_h]
+        with f.loop(a.begin, a.end, carry=first) as task:
+            plane, line, row = task.values
+            self._outputs(plane, line, row)
+            over = row + 1 >= a.out_h
+            next_line = select(over, line + 1, line)
+            past = next_line >= a.out_d
+            task.values = [
+                select(past, plane + 1, plane),
+                select(past, 0, next_line),
+                select(over, 0, row + 1),
+            ]
 
     def _clear(self, plane: Value) -> None:
         f, a, lanes = self.f, self.a, self.lanes
@@ -190,10 +218,16 @@ class _Writer:
             y.store(zero, whole, lanes_below(f, n - whole, lanes))
 
     def _inside(self, axis: str, start: Value) -> tuple[Value, Value]:
-        """The taps along an axis that lie inside the input."""
+        """The taps along an axis that lie inside the input. Divisions are for the edges."""
         size, kernel, dilation = (getattr(self.a, f"{n}_{axis}") for n in ("size", "kernel", "dilation"))
-        first = maximum(0 - start, 0) + dilation - 1
-        return first // dilation, minimum(kernel, maximum(size - start + dilation - 1, 0) // dilation)
+
+        def at_an_edge() -> list[Value]:
+            first = maximum(0 - start, 0) + dilation - 1
+            return [first // dilation, minimum(kernel, maximum(size - start + dilation - 1, 0) // dilation)]
+
+        whole = (start >= 0) & (start + (kernel - 1) * dilation < size)
+        first, end = self.f.choose(whole, lambda: [self.f.const(i64, 0), kernel], at_an_edge)
+        return first, end
 
     def _outputs(self, plane: Value, d: Value, h: Value) -> None:
         """A row of outputs, a vector at a time."""
@@ -208,14 +242,22 @@ class _Writer:
             at = row + column.i
 
             def visit(edge: bool, state: State, body: Callable[..., State]) -> State:
+                def place_of(tap: Any) -> tuple[Value, _Edge | None]:
+                    place = start_w + tap * a.dilation_w
+                    return place, self._edge(place) if edge else None
+
+                ready = [place_of(self._number(k)) for k in range(self.kernel.taps)]
                 with f.loop(*taps_d, carry=state) as kd:
                     line_d = (start_d + kd.i * a.dilation_d) * a.size_h
                     with f.loop(*taps_h, carry=kd.values) as kh:
                         line = (line_d + start_h + kh.i * a.dilation_h) * a.size_w
-                        with f.loop(0, a.kernel_w, carry=kh.values) as kw:
-                            place = start_w + kw.i * a.dilation_w
-                            kw.values = body(kw.values, line, place, self._valid(place) if edge else None)
-                        kh.values = kw.values
+                        if ready:
+                            for place, inside in ready:
+                                kh.values = body(kh.values, line, place, inside)
+                        else:
+                            with f.loop(0, a.kernel_w, carry=kh.values) as kw:
+                                kw.values = body(kw.values, line, *place_of(kw.i))
+                            kh.values = kw.values
                     kd.values = kh.values
                 return kd.values
 
@@ -229,23 +271,26 @@ class _Writer:
 
             self._vector(taps, origin, at, there, (d, h, column.i))
 
-    def _valid(self, place: Value) -> Value:
-        """Which lanes of a tap lie inside the row."""
-        return (self.along + splat(convert(place, i32), self.lanes)).ult(splat(convert(self.a.size_w, i32), self.lanes))
+    def _number(self, k: int) -> Value:
+        return self.f.const(i64, k)
 
-    def _load(self, row: Pointer, place: Value, valid: Value | None) -> Value:
-        """Elements a stride apart, 0 where not valid."""
+    def _edge(self, place: Value) -> _Edge:
+        """The lanes and elements of a tap that lie inside the row."""
+        lanes, size = self.lanes, splat(convert(self.a.size_w, i32), self.lanes)
+        start = splat(convert(place, i32), lanes)
+        near = lane_numbers(self.f, lanes, element=i32) + start
+        halves = (near.ult(size), (near + lanes).ult(size)) if self.kernel.stride == 2 and lanes > 1 else ()
+        return _Edge((self.along + start).ult(size), halves)
+
+    def _load(self, row: Pointer, place: Value, edge: _Edge | None) -> Value:
+        """Elements a stride apart, 0 outside."""
         lanes = self.lanes
         if self.kernel.stride == 1 or lanes == 1:
-            return row.load(place, lanes, valid)
+            return row.load(place, lanes, None if edge is None else edge.lanes)
         if self.kernel.stride == 2:
-            halves = []
-            for first in (0, lanes):
-                mask = None if valid is None else self._valid_near(place + first)
-                halves.append(row.load(place + first, lanes, mask))
+            halves = [row.load(place + k * lanes, lanes, None if edge is None else edge.halves[k]) for k in range(2)]
             return shuffle(halves[0], halves[1], range(0, 2 * lanes, 2))
-        everywhere = self.along >= 0 if valid is None else valid
-        return row.at(place).gather(self.along, everywhere)
+        return row.at(place).gather(self.along, self.along >= 0 if edge is None else edge.lanes)
 
     def _vector(
         self,
@@ -271,47 +316,41 @@ class _Writer:
             self._winner(taps, origin, at, there)
 
     def _larger(self, plane: Pointer) -> Callable[..., State]:
-        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
-            value, (best,) = self._load(plane.at(line), place, valid), state
+        def body(state: State, line: Value, place: Value, edge: _Edge | None) -> State:
+            value, (best,) = self._load(plane.at(line), place, edge), state
             better = (value > best) | value.ne(value)
-            return [select(better if valid is None else better & valid, value, best)]
+            return [select(better if edge is None else better & edge.lanes, value, best)]
 
         return body
 
     def _summed(self, plane: Pointer) -> Callable[..., State]:
-        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
-            return [state[0] + self._load(plane.at(line), place, valid)]
+        def body(state: State, line: Value, place: Value, edge: _Edge | None) -> State:
+            return [state[0] + self._load(plane.at(line), place, edge)]
 
         return body
 
     def _shared(self, plane: Pointer, share: Value, there: Value) -> Callable[..., State]:
-        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
-            self._add(plane.at(line), place, share, None if valid is None else there & valid, there)
+        def body(state: State, line: Value, place: Value, edge: _Edge | None) -> State:
+            self._add(plane.at(line), place, share, edge, there)
             return state
 
         return body
 
-    def _add(self, row: Pointer, place: Value, value: Value, wanted: Value | None, there: Value) -> None:
-        """Adds lanes to elements a stride apart. Without ``wanted`` all of them are inside."""
-        lanes = self.lanes
+    def _add(self, row: Pointer, place: Value, value: Value, edge: _Edge | None, there: Value) -> None:
+        """Adds lanes to elements a stride apart. Without an edge all of them are inside, and all are ``there``."""
+        lanes, wanted = self.lanes, None if edge is None else edge.lanes & there
         if self.kernel.stride == 1 or lanes == 1:
             row.store(row.load(place, lanes, wanted) + value, place, wanted)
         elif self.kernel.stride == 2:
-            zero = value.const(0.0)
-            spread = value if wanted is None else select(wanted, value, 0.0)
-            for first, half in zip((0, lanes), interleave([spread, zero]), strict=True):
-                mask = None if wanted is None else self._valid_near(place + first)
-                row.store(row.load(place + first, lanes, mask) + half, place + first, mask)
+            spread = interleave([value if wanted is None else select(wanted, value, 0.0), value.const(0.0)])
+            for k, half in enumerate(spread):
+                mask = None if edge is None else edge.halves[k]
+                row.store(row.load(place + k * lanes, lanes, mask) + half, place + k * lanes, mask)
         else:
             for lane in range(lanes):
                 with self.f.when(extract(there if wanted is None else wanted, lane)):
                     one = row.at(place + self.a.stride_w * lane)
                     one.store(one.load() + extract(value, lane))
-
-    def _valid_near(self, place: Value) -> Value:
-        """Which of a vector of neighbouring elements lie inside the row."""
-        numbers = lane_numbers(self.f, self.lanes, element=i32) + splat(convert(place, i32), self.lanes)
-        return numbers.ult(splat(convert(self.a.size_w, i32), self.lanes))
 
     def _winner(
         self, taps: Callable[[State, Callable[..., State]], State], origin: Value, at: Value, there: Value
@@ -319,10 +358,10 @@ class _Writer:
         """Finds where the maximum is, and does with it what the mode says."""
         f, a, lanes, plane = self.f, self.a, self.lanes, self.a.x.at(origin)
 
-        def body(state: State, line: Value, place: Value, valid: Value | None) -> State:
-            value, (best, index) = self._load(plane.at(line), place, valid), state
+        def body(state: State, line: Value, place: Value, edge: _Edge | None) -> State:
+            value, (best, index) = self._load(plane.at(line), place, edge), state
             better = (value > best) | value.ne(value) | (index < 0)
-            better = better if valid is None else better & valid
+            better = better if edge is None else better & edge.lanes
             here = self.along + splat(convert(line + place, i32), lanes)
             return [select(better, value, best), select(better, here, index)]
 
@@ -335,10 +374,9 @@ class _Writer:
         else:
             value = a.h.load(at, lanes, there)
 
-            def put(state: State, line: Value, place: Value, valid: Value | None) -> State:
+            def put(state: State, line: Value, place: Value, edge: _Edge | None) -> State:
                 here = self.along + splat(convert(line + place, i32), lanes)
-                wanted = None if valid is None else valid & there
-                self._add(a.y.at(origin + line), place, select(here.eq(index), value, 0.0), wanted, there)
+                self._add(a.y.at(origin + line), place, select(here.eq(index), value, 0.0), edge, there)
                 return state
 
             taps([], put)
