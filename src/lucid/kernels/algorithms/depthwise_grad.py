@@ -5,11 +5,12 @@ A frame of x (rows split by phase where there is a stride) meets rows of g as th
     for box in boxes of the chunk:
         frame = framed(x)
         for rows of g, 16 pixels at a time:                      one loop, sums in registers
-            acc[k][line][column] += g[k][p] * frame[start(p) + offset[line] + column]
+            acc[k][down][line][column] += g[k][p - down rows] * frame[start(p) + offset[line] + column]
 
-A *line* is a place in the frame from which ``columns`` taps follow each other; with a dilation or a stride it is one
-tap. Pixels that do not fill a vector go through the same loop under a mask, so an infinity in x meets only the pixels
-it belongs to. At the end each vector is summed over its lanes, in a fixed order, and chunks are added in order.
+Taps below each other (``down``) meet one row of x with different rows of g, so a load of x serves them all. A *line* is
+a place in the frame from which ``columns`` taps follow each other; with a dilation or a stride it is one tap. Pixels
+that do not fill a vector go through the same loop under a mask, so an infinity in x meets only the pixels it belongs
+to. At the end each vector is summed over its lanes, in a fixed order, and chunks are added in order.
 """
 
 from __future__ import annotations
@@ -77,8 +78,6 @@ class Tile:
     @property
     def cycles(self) -> float:
         """Of one vector of pixels; most loads of x straddle two cache lines."""
-        if self.long:
-            return 0.55 * 16 * self.columns
         return max(self.sums, 2 * (self.lines * self.columns + self.upstreams) - self.results, 8) / 2
 
 
@@ -144,7 +143,8 @@ class Sums:
         """Expected, of one thread."""
         p, box = self.problem, self.cut.box
         vectors = ceil(box[3] / self.lanes) * box[2] * box[1]
-        passes = self.blocks * self.passes * (vectors * self.tile.cycles + 2 * self.tile.sums + 40)
+        each = 0.55 * self.lanes * self.tile.columns if self.tile.long else self.tile.cycles
+        passes = self.blocks * self.passes * (vectors * each + 2 * self.tile.sums + 40)
         fill = p.group_in * self.cut.plane * (0.3 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
         boxes = p.batch * p.groups * self.cut.boxes
         finish = p.groups * self.chunks * self.blocks * self.passes * self.tile.sums * 8
