@@ -21,6 +21,7 @@ CASES = [
     Case(1, 2, 2, (300,), (31,), padding=15, groups=2),
     Case(2, 2, 4, (150,), (75,), padding=((40, 20),), groups=2, bias=True),
     Case(1, 2, 2, (60,), (300,), padding=150, groups=2),
+    Case(1, 2, 4, (7, 80), (1, 60), (2, 1), padding=((1, 0), (20, 9)), groups=2),
     Case(1, 2, 2, (99,), (3,), 1, 16, 16, groups=2),
     Case(1, 2, 2, (99,), (4,), 2, 1, 1, groups=2),
     Case(1, 2, 2, (99,), (4,), 3, 2, ((5, 0),), groups=2),

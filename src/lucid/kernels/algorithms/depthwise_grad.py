@@ -338,16 +338,17 @@ def _write_long_box(module: Module, isa: ISA, element: Type, tile: Tile, fields:
     """Adds ``add_box`` for taps in lanes: a row of g is the taps of a correlation, its results are dw."""
     lanes = isa.lanes(element)
     f = _box_function(module, element)
-    p, a = f.args, read_fields(f, fields, ["passes"])
+    p, a = f.args, read_fields(f, fields, ["passes", "ow", "stride_h", "frame_w"])
     add = module.function("add", frame=ptr(element), g=ptr(element), count=i64, to=ptr(element))
     t, across = add.args, [v * lanes for v in range(tile.columns)]
     start = [t.to.load(at, lanes) for at in across]
     sums = toeplitz.toeplitz(add, t.frame, t.g, add.const(i64, 1), t.count, lanes, toeplitz.group_of(isa), start)
     for at, total in zip(across, sums, strict=True):
         t.to.store(total, at)
-    with f.loop(0, a.passes) as turn:
+    with f.loop(0, p.rows) as row, f.loop(0, a.passes) as turn:
         first = turn.i * (tile.columns * lanes)
-        f.call(add, p.frame.at(first), p.g, p.width, p.acc.at(first))
+        x = p.frame.at(row.i * a.stride_h * a.frame_w + first)
+        f.call(add, x, p.g.at(row.i * a.ow), p.width, p.acc.at(first))
     return f
 
 
