@@ -115,6 +115,8 @@ CASES: dict[str, Callable[..., Any]] = {
     "log_softmax": lambda x: loss.log_softmax(x, 0),
     "max_pool": lambda x: pool.max_pool(x, PoolSpec((2, 3), (2, 2), (1, 1), ((0, 0), (1, 1)))),
     "avg_pool": lambda x: pool.avg_pool(x, PoolSpec((2, 3), (2, 2), (1, 1), ((0, 0), (1, 1)))),
+    "adaptive_avg_pool": lambda x: pool.adaptive_avg_pool(x, (50, 20)),
+    "global_avg_pool": lambda x: pool.adaptive_avg_pool(x.reshape(20, 10, 10, 10), (1, 1)),
     "gelu": activation.gelu,
     "sum": lambda x: x.sum(0) * x.sum(1).sum(),
 }
@@ -162,3 +164,16 @@ def test_affine_to_second_order(shape: tuple[int, ...]) -> None:
         got = norm.affine(x, scale, shift).numpy()
     np.testing.assert_allclose(got, x._array * scale._array + shift._array, rtol=1e-14)
     check_grads(norm.affine, (x, scale, shift))
+
+
+@pytest.mark.parametrize("out", [(1, 1), (2, 4), (8, 8)])
+def test_even_adaptive_windows(out: tuple[int, int]) -> None:
+    x = tensor(4, 8, 16, 16)
+    blocks = x.numpy().reshape(4, 8, out[0], 16 // out[0], out[1], 16 // out[1])
+    got = pool.adaptive_avg_pool(x, out).numpy()
+    np.testing.assert_allclose(got, blocks.mean((3, 5), np.float64), rtol=1e-5, atol=1e-6)
+    g = tensor(4, 8, *out, seed=1)
+    leaf = lucid.Tensor(x.numpy(), requires_grad=True)
+    pool.adaptive_avg_pool(leaf, out).backward(g)
+    want = np.broadcast_to(g.numpy()[:, :, :, None, :, None], blocks.shape) / (blocks.shape[3] * blocks.shape[5])
+    np.testing.assert_allclose(leaf.grad.numpy(), want.reshape(x.shape), rtol=1e-6)

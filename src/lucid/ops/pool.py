@@ -15,7 +15,7 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
-from lucid.kernels import pooling
+from lucid.kernels import pooling, reduction
 from lucid.ops import native
 from lucid.tensor import Tensor
 
@@ -265,7 +265,21 @@ _avg_pool_grad: Op = Op(
 # Average over windows of different lengths, one axis after the other
 
 
+def _even(size: Sizes, out_size: Sizes) -> PoolSpec | None:
+    """The windows as those of a common pooling, if they are all of one length."""
+    if any(n % o for n, o in zip(size, out_size, strict=True)):
+        return None
+    window = tuple(n // o for n, o in zip(size, out_size, strict=True))
+    return PoolSpec(window, window, (1,) * len(size), ((0, 0),) * len(size))
+
+
 def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x) and (windows := _even(size, out_size)):
+        if prod(out_size) > 1:
+            return pooling.avg_pool(x, windows, True, None)
+        axes = tuple(range(x.ndim - len(size), x.ndim))
+        mean: Array = reduction.scaled_sum(x, axes=axes, factor=1.0 / prod(size))
+        return mean.reshape(*mean.shape, *out_size)
     y = x.astype(_wide(x.dtype), copy=False)
     for axis, (n, o) in enumerate(zip(size, out_size, strict=True), start=-len(size)):
         y = np.concatenate([y[_along(axis, w)].mean(axis, keepdims=True) for w in adaptive_windows(n, o)], axis)
@@ -273,6 +287,8 @@ def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
 
 
 def _adaptive_grad_forward(h: Array, *, size: Sizes, out_size: Sizes) -> Array:
+    if native.takes(native.SEVERAL_PASSES // 4, h) and prod(out_size) > 1 and (windows := _even(size, out_size)):
+        return pooling.avg_pool_grad(h, windows, size, True, None)
     y = h.astype(_wide(h.dtype), copy=False)
     for axis, (n, o) in enumerate(zip(size, out_size, strict=True), start=-len(size)):
         shape = list(y.shape)
