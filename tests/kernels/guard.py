@@ -205,10 +205,10 @@ def _be_child(
     global _board
     status = 1
     try:
-        _board = board
-        _catch_faults(board, handler)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)
+        _board = board
+        _catch_faults(board, handler)
         for board.slots[1] in range(first, len(cases)):
             check(cases[board.slots[1]])
         status = 0

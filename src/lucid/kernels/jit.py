@@ -81,22 +81,26 @@ def compile_text(text: str, isa: ISA | None = None) -> Code:
 
     Cost: 10 to 30 ms to generate, 2 ms from the cache.
     """
-    isa = isa or target.isa()
     with _lock:
-        llvm, machine = _llvm(), _machine(isa)
-        key = cache.key(
-            text, isa.name, target.cpu().name, llvm.get_host_cpu_features().flatten(), str(llvm.llvm_version_info)
-        )
-        binary = cache.load(key)
-        if binary is None:
-            module = llvm.parse_assembly(text)
-            module.verify()
-            binary = machine.emit_object(module)
-            cache.save(key, binary)
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
-        engine.finalize_object()
-        _engines.append(engine)
+        return _compile(text, isa or target.isa())
+
+
+def _compile(text: str, isa: ISA) -> Code:
+    """A function of its own: its LLVM objects die while the lock is held, since to free one is a call into LLVM."""
+    llvm, machine = _llvm(), _machine(isa)
+    key = cache.key(
+        text, isa.name, target.cpu().name, llvm.get_host_cpu_features().flatten(), str(llvm.llvm_version_info)
+    )
+    binary = cache.load(key)
+    if binary is None:
+        module = llvm.parse_assembly(text)
+        module.verify()
+        binary = machine.emit_object(module)
+        cache.save(key, binary)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
+    engine.finalize_object()
+    _engines.append(engine)
     return Code(text, isa, engine)
 
 

@@ -487,14 +487,14 @@ from tests.kernels.runtime.test_threads import kernels, compute, run_guarded, ma
 from tests.kernels import guard
 kernels(), guard._handler()
 threading.Thread(target=marked, args=(100,), kwargs=dict(threads=2)).start()
-for _ in range(20):
+for _ in range(5):
     run_guarded(compute, seconds=20)
 """
 
 
 @native
 def test_fork_while_another_thread_starts_the_pool(pool):
-    for _ in range(5):
+    for _ in range(3):
         done = python(FIRST.format(path=sys.path))
         assert (done.returncode, done.stderr) == (0, "")
 
