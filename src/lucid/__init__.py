@@ -455,6 +455,7 @@ __all__ = [
 
 _LAZY_PACKAGES = ("nn", "optim", "data", "io", "viz", "models", "kernels", "ops")
 _LAZY_NAMES = {
+    "explain": "lucid.viz.explain",
     "set_num_threads": "lucid.kernels.runtime.threads",
     "get_num_threads": "lucid.kernels.runtime.threads",
     "save": "lucid.io",

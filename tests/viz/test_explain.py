@@ -1,0 +1,51 @@
+"""What `lucid.explain` says is what the layer runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lucid
+import lucid.nn as nn
+from lucid.kernels import target
+
+
+def test_every_role_is_explained_in_the_order_it_runs():
+    told = lucid.explain(nn.Conv2d(8, 16, 3, padding=1), (2, 8, 12, 12))
+    assert [part.problem.role for part in told.parts] == ["forward", "grad_input", "grad_weight"]
+    for part in told.parts:
+        assert part.problem.flops == 2 * 2 * 16 * 8 * 9 * 144
+        assert part.plans[0].expected_ns == min(plan.expected_ns for plan in part.plans)
+        assert part.measured_ns > 0
+
+
+def test_a_whole_model_is_explained_layer_by_layer():
+    model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.ConvTranspose1d(8, 4, 4, stride=2))
+    told = lucid.explain(model, (1, 4, 30))
+    assert [part.problem.role for part in told.parts if part.problem.role != "grad_weight"] == [
+        "forward", "grad_input", "forward", "grad_input",
+    ]  # fmt: skip
+
+
+def test_the_text_names_layer_machine_plan_and_limit():
+    with target.using(target.cpu().isas[0].name) as isa:
+        text = str(lucid.explain(nn.Conv1d(2, 4, 3), (1, 2, 20)))
+    assert text.startswith("Conv1d(2, 4, kernel_size=(3,), stride=(1,)) on (1, 2, 20), float32, ")
+    assert isa.name in text.splitlines()[0]
+    for word in ("forward: ", "input gradient: ", "weight gradient: ", " -> ", "workspace", "of the roofline"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 200
+
+
+def test_the_layer_is_left_as_it_was():
+    layer = nn.Conv1d(2, 4, 3, dtype=lucid.float64)
+    before = {name: value.detach().numpy().copy() for name, value in layer.named_parameters()}
+    assert "float64" in str(lucid.explain(layer, (1, 2, 20)))
+    for name, value in layer.named_parameters():
+        np.testing.assert_array_equal(value.detach().numpy(), before[name])
+        assert value.grad is None
+
+
+def test_a_shape_that_the_layer_cannot_take_is_the_layers_error():
+    with pytest.raises(ValueError, match="Conv1d"):
+        lucid.explain(nn.Conv1d(2, 4, 3), (1, 3, 20))
