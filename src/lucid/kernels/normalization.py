@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
+from lucid.kernels import target
 from lucid.kernels.elementwise import Elementwise
 from lucid.kernels.ir import Value, select, sqrt
 from lucid.kernels.reduction import Reduction
+from lucid.kernels.rows import Rows, Stage
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +47,28 @@ _weighted_grad_sums = Reduction(
     "standardize_weighted_grad_sums",
     terms=lambda g, x, mean, rstd, w: (g * w, g * w * ((x - mean) * rstd)),
 )
+_rows = Rows(
+    "standardize_rows",
+    stages=[
+        Stage("sum", lambda x, w, b: x, lambda total, *, inverse: total * inverse),
+        Stage("sum", lambda x, w, b, mean: (x - mean) * (x - mean), lambda total, *, inverse: total * inverse),
+    ],
+    once=lambda mean, variance, *, eps: 1.0 / sqrt(variance + eps),
+    results=lambda x, w, b, mean, variance, rstd: (x - mean) * (rstd * w) + b,
+    keep=(0, 1),
+)
+_rows_grad = Rows(
+    "standardize_rows_grad",
+    stages=[
+        Stage("sum", lambda g, x, w, mean, rstd: g * w, lambda total, *, inverse: total * inverse),
+        Stage(
+            "sum",
+            lambda g, x, w, mean, rstd, along: g * w * ((x - mean) * rstd),
+            lambda total, *, inverse: total * inverse,
+        ),
+    ],
+    results=lambda g, x, w, mean, rstd, along, across: (g * w - along - (x - mean) * rstd * across) * rstd,
+)
 _apply = Elementwise("standardize", lambda x, mean, rstd, w, b: (x - mean) * (rstd * w) + b)
 affine = Elementwise("affine", lambda x, scale, shift: x * scale + shift)
 _grad = Elementwise(
@@ -72,18 +96,20 @@ def standardize(
     """(x - mean) / sqrt(var + eps) weight + bias, then mean and biased variance over ``axes``, kept as size 1.
 
     ``weight`` and ``bias`` are taken as of ``affine_shape``, which broadcasts to x's. x is float32 or float64.
-    Cost: x is read twice (float64 three times) and written once.
+    Cost: x is read twice (float64 three times), or once where rows stay in cache; the result is written.
     """
+    w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
+    if _are_rows(x, axes) and _rows.plan((x, w, b), axes) is not None:
+        y, mean, variance = _rows(x, w, b, axes=axes, inverse=_inverse_count(x.shape, axes), eps=eps)
+        return y, mean, variance
     mean, variance, rstd = statistics(x, axes, eps)
-    return shift_and_scale(x, mean, rstd, weight, bias, affine_shape), mean, variance
+    return _apply(x, mean, rstd, w, b), mean, variance
 
 
-def shift_and_scale(
-    x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, affine_shape: Sizes
-) -> Array:
-    """(x - mean) rstd weight + bias, in one pass; ``mean`` and ``rstd`` broadcast to x."""
-    y: Array = _apply(x, mean, rstd, _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x))
-    return y
+def _are_rows(x: Array, axes: Sizes) -> bool:
+    """Whether statistics cover rows that lie in memory as such, and stay in cache between the passes."""
+    inside = axes == tuple(range(x.ndim - len(axes), x.ndim))
+    return inside and prod(x.shape[k] for k in axes) * x.itemsize <= target.cpu().l1_bytes // 8
 
 
 def standardize_grad(
@@ -92,13 +118,17 @@ def standardize_grad(
     """Gradients of ``standardize`` in x, weight and bias, the last two of ``affine_shape``.
 
     Source: Ioffe & Szegedy, arXiv:1502.03167, section 3, with the sums collected.
-    Cost: g and x are read twice (three times where the weight varies under a statistic), and the gradient is written.
+    Cost: g and x are read twice (three times where the weight varies under a statistic of more than a row), and the
+    gradient is written.
     """
     rstd = (1.0 / np.sqrt(var + eps)).astype(x.dtype, copy=False)
     w = _affine(weight, 1, affine_shape, x)
     padded = (1,) * (x.ndim - len(affine_shape)) + affine_shape
     folded = tuple(k for k, n in enumerate(padded) if n == 1)
     sum_g, sum_gx = _grad_sums(g, x, mean, rstd, axes=folded)
+    if _are_rows(x, axes) and _rows_grad.plan((g, x, w, mean, rstd), axes) is not None:
+        rows: Array = _rows_grad(g, x, w, mean, rstd, axes=axes, inverse=_inverse_count(x.shape, axes))
+        return rows, sum_gx.reshape(affine_shape), sum_g.reshape(affine_shape)
     if folded == axes:
         sums = [s.reshape(mean.shape) * w for s in (sum_g, sum_gx)]
     else:

@@ -74,16 +74,25 @@ class Rows:
     """A kernel of stages and a formula. Called with arrays, which broadcast, and the axes that make a row.
 
     The results are arrays of the whole shape, then the values of the stages listed in ``keep``, with the axes as 1.
+    ``once`` makes one value more of those that the stages found, for what would be costly for every element.
     """
 
     def __init__(
-        self, name: str, stages: Sequence[Stage], results: Callable[..., Any], keep: Sequence[int] = ()
+        self,
+        name: str,
+        stages: Sequence[Stage],
+        results: Callable[..., Any],
+        keep: Sequence[int] = (),
+        once: Callable[..., Value] | None = None,
     ) -> None:
         self.name, self.stages, self.keep = name, tuple(stages), tuple(keep)
         self.results = Formula(name, results)
+        self.once = None if once is None else Formula(name, once)
         self.formulas = [(Formula(name, s.term), Formula(name, s.finish)) for s in stages]
-        self.arrays = self.results.arrays[: len(self.results.arrays) - len(stages)]
+        found = len(stages) + (once is not None)
+        self.arrays = self.results.arrays[: len(self.results.arrays) - found]
         named = [n for pair in self.formulas for f in pair for n in f.numbers]
+        named += [] if self.once is None else self.once.numbers
         self.numbers = tuple(dict.fromkeys([*named, *self.results.numbers]))
         self._plans: dict[Any, _Plan | None] = {}
 
@@ -193,7 +202,7 @@ class _Kernel:
     @property
     def results(self) -> int:
         """How many results of the whole shape there are."""
-        floating = tuple(d for d in self.dtypes if d != "bool")[:1] * len(self.rows.stages)
+        floating = tuple(d for d in self.dtypes if d != "bool")[:1] * (len(self.rows.results.arrays) - len(self.dtypes))
         return len(self.rows.results.result_types((*self.dtypes, *floating)))
 
     @property
@@ -257,7 +266,7 @@ class _Body:
     def _row(self, pointers: list[Pointer], outs: list[Pointer], row: Value) -> None:
         """A row along memory: whole vectors, then one masked; a total is a scalar."""
         f, lanes, stop = self.f, self.lanes, self.f.args.n
-        whole = stop - stop % lanes
+        whole, pairs = stop - stop % lanes, stop - stop % (2 * lanes)
         mask = lanes_below(f, stop - whole, lanes)
         operands = [
             p if step else splat(read(p, 0, 1, None), lanes)
@@ -270,14 +279,21 @@ class _Body:
         found: list[Value] = []
         scalars: list[Value] = []
         for k, stage in enumerate(self.rows.stages):
-            with f.loop(0, whole, lanes, carry=[self._nothing(stage)]) as loop:
-                loop.values = [self._step(k, loop.values[0], vector(loop.i, None), found, None)]
-            total = loop.values[0]
+            two = COMBINE[stage.combine].two
+            with f.loop(0, pairs, 2 * lanes, carry=[self._nothing(stage)] * 2) as loop:  # an addition takes its time
+                loop.values = [
+                    self._step(k, part, vector(loop.i + p * lanes, None), found, None)
+                    for p, part in enumerate(loop.values)
+                ]
+            with f.loop(pairs, whole, lanes, carry=[two(*loop.values)]) as last:
+                last.values = [self._step(k, last.values[0], vector(last.i, None), found, None)]
+            total = last.values[0]
             if lanes > 1:
                 total = self._tail(k, total, whole < stop, lambda: vector(whole, mask), found, mask)
-            scalar = self._finish(k, across_lanes(total, COMBINE[stage.combine].two))
+            scalar = self._finish(k, across_lanes(total, two))
             scalars.append(scalar)
             found.append(splat(scalar, lanes))
+        found += [splat(value, lanes) for value in self._once(scalars)]
         with f.loop(0, whole, lanes) as loop:
             self._map(outs, loop.i, vector(loop.i, None), found, None)
         if lanes > 1:
@@ -302,6 +318,7 @@ class _Body:
             with f.loop(0, a.n, 1, carry=[self._nothing(stage)]) as loop:
                 loop.values = [self._step(k, loop.values[0], vector(loop.i), found, None)]
             found.append(self._finish(k, loop.values[0]))
+        found += self._once(found)
         with f.loop(0, a.n) as loop:
             self._map(outs, loop.i * a.across, vector(loop.i), found, mask)
         for name, k in zip(self.kept, self.rows.keep, strict=True):
@@ -333,6 +350,14 @@ class _Body:
         formula = self.rows.formulas[k][1]
         (value,) = formula([convert(total, f64)], self._picked(formula, self.total_numbers))
         return convert(value, self.kernel.element)
+
+    def _once(self, found: list[Value]) -> list[Value]:
+        """What is made of the values of all stages, if anything."""
+        once = self.rows.once
+        if once is None:
+            return []
+        values = once([convert(v, f64) for v in found], self._picked(once, self.total_numbers))
+        return [convert(v, self.kernel.element) for v in values]
 
     def _map(self, outs: list[Pointer], i: Value, inputs: list[Value], found: list[Value], mask: Value | None) -> None:
         formula = self.rows.results
