@@ -64,6 +64,12 @@ ACTIVATIONS = [
 ]
 
 
+@pytest.mark.parametrize("numbers", [1, 5])
+def test_prelu(numbers: int) -> None:
+    same(F.prelu, T.prelu, draw(0, 3, 5, 7), draw(1, numbers))
+    assert repr(nn.PReLU(numbers)) == repr(torch.nn.PReLU(numbers))
+
+
 @pytest.mark.parametrize(("name", "options"), ACTIVATIONS)
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_activations(name: str, options: dict[str, Any], scale: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,23 @@ def drawn(*shape: int, requires_grad: bool = True) -> lucid.Tensor:
     return lucid.tensor(np.random.default_rng(0).standard_normal(shape), requires_grad=requires_grad)
 
 
-def test_activations_in_place_write_their_input() -> None:
-    for verb in (F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.silu, F.mish, F.hardtanh, F.hardswish, F.hardsigmoid):
-        x = drawn(4, requires_grad=False)
-        expected = verb(x).numpy()
-        assert verb(x, inplace=True) is x
-        np.testing.assert_array_equal(x.numpy(), expected)
+IN_PLACE = [F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.silu, F.mish, F.hardtanh, F.hardswish, F.hardsigmoid]
+
+
+@pytest.mark.parametrize("verb", [*IN_PLACE, F.dropout])
+def test_activations_in_place_write_their_input(verb: Callable[..., lucid.Tensor]) -> None:
+    x = drawn(4, requires_grad=False)
+    lucid.manual_seed(0)
+    expected = verb(x).numpy()
+    lucid.manual_seed(0)
+    assert verb(x, inplace=True) is x
+    np.testing.assert_array_equal(x.numpy(), expected)
+
+
+@pytest.mark.parametrize("verb", IN_PLACE)
+def test_activations_in_place_have_the_gradient_of_those_out_of_place(verb: Callable[..., lucid.Tensor]) -> None:
+    check_grads(lambda x: verb(x * 2, inplace=True) ** 2, drawn(6))
+    check_grads(lambda x, y: verb((x * 1).add_(y), inplace=True), [drawn(6), drawn(6) * 0.3])
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from lucid.core.errors import ShapeError
 from lucid.ops import activation as ops
 from lucid.ops import elementwise
 from lucid.ops import loss as soft
+from lucid.ops.inplace import update
 from lucid.tensor import Tensor
 
 
-def _kept(x: Tensor, result: Tensor, inplace: bool) -> Tensor:
-    """The result; with ``inplace``, ``x`` itself holding it."""
-    return x.copy_(result) if inplace else result
+def _applied(function: Callable[..., Tensor], inplace: bool, x: Tensor, *params: float) -> Tensor:
+    """The function's result; with ``inplace``, ``x`` itself holding it."""
+    if inplace:
+        kept: Tensor = update(x, f"{function.__name__}_", function, *params)
+        return kept
+    return function(x, *params)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -19,7 +26,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     >>> relu(Tensor([-1.0, 2.0]))
     Tensor([0., 2.])
     """
-    return _kept(input, ops.relu(input), inplace)
+    return _applied(ops.relu, inplace, input)
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -29,12 +36,30 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where positive, else negative_slope x."""
-    return _kept(input, ops.leaky_relu(input, negative_slope), inplace)
+    return _applied(ops.leaky_relu, inplace, input, negative_slope)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """x where positive, else weight x; ``weight`` has one number, or one for each channel (axis 1).
+
+    Source: He et al., arXiv:1502.01852.
+
+    >>> prelu(Tensor([[-1.0, 2.0]]), Tensor([0.25]))
+    Tensor([[-0.2500,  2.0000]])
+    """
+    channels = input.shape[1] if input.ndim > 1 else 1
+    if weight.ndim > 1 or weight.numel() not in (1, channels):
+        raise ShapeError(
+            f"prelu: weight {weight.shape} must hold 1 number, or {channels}: one a channel of the input {input.shape}"
+        )
+    slope = weight.reshape(-1, *(1,) * (input.ndim - 2)) if weight.numel() > 1 else weight
+    result: Tensor = ops.relu(input) - slope * ops.relu(-input)
+    return result
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha (exp(x) - 1)."""
-    return _kept(input, ops.elu(input, alpha), inplace)
+    return _applied(ops.elu, inplace, input, alpha)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -42,7 +67,7 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
 
     Source: Klambauer et al., arXiv:1706.02515.
     """
-    return _kept(input, ops.selu(input), inplace)
+    return _applied(ops.selu, inplace, input)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -58,12 +83,12 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x sigmoid(x)."""
-    return _kept(input, ops.silu(input), inplace)
+    return _applied(ops.silu, inplace, input)
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x tanh(softplus(x))."""
-    return _kept(input, ops.mish(input), inplace)
+    return _applied(ops.mish, inplace, input)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -87,12 +112,12 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """x between two bounds."""
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val={min_val} must not be above max_val={max_val}")
-    return _kept(input, ops.hardtanh(input, min_val, max_val), inplace)
+    return _applied(ops.hardtanh, inplace, input, min_val, max_val)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """x / 6 + 1/2 between 0 and 1."""
-    return _kept(input, ops.hardsigmoid(input), inplace)
+    return _applied(ops.hardsigmoid, inplace, input)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
@@ -100,7 +125,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
     Source: Howard et al., arXiv:1905.02244.
     """
-    return _kept(input, ops.hardswish(input), inplace)
+    return _applied(ops.hardswish, inplace, input)
 
 
 def softmax(input: Tensor, dim: int = -1) -> Tensor:

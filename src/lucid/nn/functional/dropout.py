@@ -50,5 +50,6 @@ def _dropped(
         return x
     scale = 0.0 if p == 1.0 else 1 / (1 - p)
     kept = (generator or default_generator()).numpy.random(shape, np.float32) >= p
-    result: Tensor = x * Tensor((kept * scale).astype(x.dtype.numpy))
-    return x.copy_(result) if inplace else result
+    mask = Tensor((kept * scale).astype(x.dtype.numpy))
+    result: Tensor = x.mul_(mask) if inplace else x * mask
+    return result

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from lucid.core.dtypes import DTypeLike
 from lucid.nn import functional as F
+from lucid.nn.modules._fresh import fresh_parameter
 from lucid.nn.modules.module import Module
-from lucid.tensor import Tensor
+from lucid.tensor import Device, Tensor
 
 
 class _InPlace(Module):
@@ -89,6 +91,32 @@ class LeakyReLU(_InPlace):
     def extra_repr(self) -> str:
         """The slope."""
         return ", ".join(filter(None, [f"negative_slope={self.negative_slope}", super().extra_repr()]))
+
+
+class PReLU(Module):
+    """x where positive, else weight x, with a learnable weight for all channels or for each.
+
+    Source: He et al., arXiv:1502.01852.
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        device: Device | str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__()
+        self.num_parameters = num_parameters
+        self.weight = fresh_parameter((num_parameters,), device, dtype, init)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x where positive, else weight x."""
+        return F.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        """How many weights."""
+        return f"num_parameters={self.num_parameters}"
 
 
 class ELU(_InPlace):
