@@ -458,6 +458,8 @@ _LAZY_NAMES = {
     "explain": "lucid.viz.explain",
     "set_num_threads": "lucid.kernels.runtime.threads",
     "get_num_threads": "lucid.kernels.runtime.threads",
+    "set_precision": "lucid.kernels.precision",
+    "get_precision": "lucid.kernels.precision",
     "save": "lucid.io",
     "load": "lucid.io",
 }

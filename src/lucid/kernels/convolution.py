@@ -11,7 +11,7 @@ import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import target
+from lucid.kernels import precision, target
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import RANK, Problem, Role
 from lucid.kernels.runtime.memory import empty
@@ -59,7 +59,10 @@ def observed() -> Iterator[list[Problem]]:
 
 @lru_cache(maxsize=4096)
 def _bound(
-    asked: tuple[Role, ConvSpec, Sizes, Sizes, str, bool], wanted: str | None, forced: ISA | None
+    asked: tuple[Role, ConvSpec, Sizes, Sizes, str, bool],
+    wanted: str | None,
+    forced: ISA | None,
+    allowed: precision.Precision,
 ) -> tuple[Problem, Executable]:
     """A problem and the plan bound for it: one look-up on every call but the first."""
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
@@ -97,7 +100,9 @@ def _run(
     if result.size == 0:
         return result
     has_bias = role != "grad_weight" and inputs[2] is not None
-    asked, run = _bound((role, spec, x_shape, y_shape, name, has_bias), _wanted, target.forced())
+    asked, run = _bound(
+        (role, spec, x_shape, y_shape, name, has_bias), _wanted, target.forced(), precision.get_precision()
+    )
     for problems in _observers.values():
         problems.append(asked)
     run(*(a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a) for a in inputs), result)

@@ -6,14 +6,14 @@ from functools import lru_cache
 from types import ModuleType
 
 from lucid.core.errors import PlanError
-from lucid.kernels import target
-from lucid.kernels.algorithms import depthwise, gemm, phase_split, reference, weight_grad
+from lucid.kernels import precision, target
+from lucid.kernels.algorithms import depthwise, gemm, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.plan import Plan, Problem
 
 #: Asked in this order; on a tie the first wins.
-ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, weight_grad, reference)
+ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, weight_grad, winograd, reference)
 
 
 def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
@@ -46,7 +46,7 @@ def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
 
 
 @lru_cache(maxsize=4096)
-def _executable(problem: Problem, isa_name: str, algorithm: str | None) -> Executable:
+def _executable(problem: Problem, isa_name: str, algorithm: str | None, allowed: precision.Precision) -> Executable:
     isa = ISAS[isa_name]
     plan = choose(problem, isa, algorithm)
     module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
@@ -56,4 +56,4 @@ def _executable(problem: Problem, isa_name: str, algorithm: str | None) -> Execu
 
 def executable(problem: Problem, algorithm: str | None = None) -> Executable:
     """The bound plan for a problem on the current instruction set, planned and compiled once."""
-    return _executable(problem, target.isa().name, algorithm)
+    return _executable(problem, target.isa().name, algorithm, precision.get_precision())

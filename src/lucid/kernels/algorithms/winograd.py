@@ -1,0 +1,228 @@
+"""Winograd convolution: F(m, r) on tiles of m^2 outputs, forward and input gradient, stride 1, float32.
+
+A tile of F(4 x 4, 3 x 3) takes 36 products for 144, one of F(2 x 2, 3 x 3) 16 for 36, beside the transforms of patches,
+filters and sums. The input gradient is the same with filters turned round and 2 zeros less the padding around.
+
+Errors are those of a sum over the patch rather than the window, times a constant: see ``error_growth``. So a NaN or an
+infinity may reach all outputs of the tiles whose patches it lies in, and an infinity may become NaN. Strict precision
+rules the algorithm out: see ``lucid.set_precision``.
+
+Source: Lavin and Gray, arXiv:1509.09308; fused while tiles are in cache as in Gelashvili and others, arXiv:1912.02165.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from math import ceil, prod
+
+from lucid.kernels import precision, target
+from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.tile import Tile, fitting
+from lucid.kernels.algorithms.winograd_kernel import (
+    Blocking,
+    Form,
+    Shape,
+    Side,
+    WinogradConvolution,
+    workspace_bytes,
+)
+from lucid.kernels.algorithms.winograd_transforms import Minimal
+from lucid.kernels.ir import f32
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Plan, Problem
+
+name = "winograd"
+
+#: Outputs of a tile along an axis, by the kernel's size there.
+_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
+#: Beyond these a transform spills more than it saves, or errors are those of half as many bits.
+_MOST_PRODUCTS, _MOST_GROWTH = 64, 256.0
+_ITEM_BYTES = 4
+#: Tasks wanted of a problem that has work for them, and the work that is worth one.
+_TASKS, _TASK_PRODUCTS = 8, 1 << 17
+_TILES = 4
+
+# Measured on one core at 4 GHz that issues two vector products a cycle.
+_CALL_NS = 4000.0
+_COST_NS = {
+    "product": 0.128,  # of vectors
+    "tile": 15.0,
+    "gather": 1.4,  # a vector of pixels
+    "patch": 1.4,  # a vector of a transformed patch
+    "patch spilled": 3.0,  # the same where a patch outgrows the registers
+    "result": 1.6,
+    "result spilled": 2.1,
+    "store": 1.5,  # a vector of pixels
+    "filter": 0.24,  # an element of a transformed filter
+    "filter to memory": 0.45,  # the same where all of them outgrow the third level cache
+    "entry": 2.5,
+    "filter from second cache": 0.01,  # an element, read again for every span
+    "filter from third cache": 0.02,
+    "filter from memory": 0.09,
+    "patch from third cache": 0.4,  # a vector, read again for every block of rows
+    "task": 80.0,
+}
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Weight gradients, strides, dilations, kernels other than 3 and 5, double precision, strict precision."""
+    spec = problem.spec
+    if problem.role == "grad_weight":
+        return f"it computes forward and grad_input, not {problem.role}"
+    if problem.dtype != "float32":
+        return f"it computes float32, not {problem.dtype}"
+    if precision.get_precision() == "strict":
+        return "its errors are larger than those of a sum, and the precision is strict"
+    if {*spec.stride, *spec.dilation} != {1}:
+        return f"it needs stride and dilation 1, not {spec.stride} and {spec.dilation}"
+    if not any(True for _ in forms(problem)):
+        return f"it has no tiles for kernels of {spec.kernel}"
+    return None
+
+
+def forms(problem: Problem) -> Iterator[Form]:
+    """The tiles that a problem can be cut into."""
+    kernel = problem.spec.kernel
+    if set(kernel) == {1}:
+        return
+    for outputs in product(*(_OUTPUTS.get(taps, ()) for taps in kernel)):
+        form = Form(*(Minimal(m, r) for m, r in zip(outputs, kernel, strict=True)))
+        if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH:
+            yield form
+
+
+def growth(form: Form) -> float:
+    """By how much the errors may exceed those of the definition's sum, over a patch of numbers all alike.
+
+    Each product's error is bounded by its factors' absolute values, and the transforms of these by |G| |w| |G^T| and
+    |B^T| |x| |B|; |A^T| sums them up. Source: Barabasz and others, arXiv:1803.10986, theorem 3.
+    """
+    return prod(axis.growth for axis in form.axes)
+
+
+def error_growth(plan: Plan) -> float:
+    """A result is within so many times the bound of direct summation, where that is largest in its channel."""
+    return growth(_form(plan))
+
+
+def shape(problem: Problem) -> Shape:
+    """Rows, sum and sides for the problem's role."""
+    spec, taps, forward = problem.spec, problem.spec.taps, problem.role == "forward"
+    outward, inward = problem.group_in * taps, taps
+    sides = [
+        Side(size, out, low) if forward else Side(out, size, kernel - 1 - low)
+        for size, out, kernel, (low, _) in zip(problem.size, problem.out, spec.kernel, spec.padding, strict=True)
+    ]
+    rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
+    row_step, channel_step = (outward, inward) if forward else (inward, outward)
+    return Shape(
+        (sides[0], sides[1], sides[2]), problem.batch, problem.groups, rows, channels, row_step, channel_step,
+        problem.group_out * outward, taps, flipped=not forward,
+    )  # fmt: skip
+
+
+def _tiles(sizes: Shape, isa: ISA) -> list[Tile]:
+    """Tiles that waste least of the rows, whatever the pixels, one of each width."""
+    by_width: dict[int, Tile] = {}
+    for tile in fitting(isa, f32):
+        covered = ceil(sizes.rows / tile.rows) * tile.step_products / tile.vectors
+        best = by_width.get(tile.vectors)
+        if best is None or covered <= ceil(sizes.rows / best.rows) * best.step_products / best.vectors:
+            by_width[tile.vectors] = tile
+    return [by_width[width] for width in sorted(by_width)[:_TILES]]
+
+
+def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
+    """Sums of a block of rows fit a quarter of the second level cache. Rows are cut if there are few spans."""
+    for tile in _tiles(sizes, isa):
+        room = target.cpu().l2_bytes // 4 // (form.products * tile.columns * _ITEM_BYTES)
+        row_block = max(1, min(room, sizes.rows) // tile.rows) * tile.rows
+        spans = ceil(sizes.tiles(form) / tile.columns) * sizes.groups
+        wanted = min(_TASKS, 1 + _products(sizes, form, tile) // _TASK_PRODUCTS)
+        yield Blocking(tile, row_block, min(ceil(wanted / spans), ceil(sizes.rows / tile.rows)))
+
+
+def _products(sizes: Shape, form: Form, tile: Tile) -> int:
+    vectors = ceil(sizes.tiles(form) / tile.lanes)
+    return sizes.groups * form.products * sizes.channels * sizes.rows * vectors
+
+
+def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]:
+    """What one thread does for one group, counted in the units of ``_COST_NS``."""
+    tile, tiles, channels, points = cut.tile, sizes.tiles(form), sizes.channels, form.products
+    vectors, spans, heights = ceil(tiles / tile.lanes), ceil(tiles / tile.columns), ceil(sizes.rows / tile.rows)
+    whole, rest = divmod(vectors, tile.vectors)
+    across = whole * tile.step_products + (Tile(tile.rows, rest, tile.lanes).step_products if rest else 0)
+    rows_covered, filters = heights * tile.rows, points * channels * heights * tile.rows
+    spilled = " spilled" if points > isa.registers else ""
+    cpu, filter_bytes = target.cpu(), filters * sizes.groups * _ITEM_BYTES
+    home = (
+        "second cache"
+        if filter_bytes < cpu.l2_bytes
+        else "third cache"
+        if filter_bytes < cpu.l3_bytes // 3
+        else "memory"
+    )
+    patch_bytes = points * channels * tile.columns * _ITEM_BYTES
+    entries = (form.reads + form.outputs // form.x.outputs) * form.x.outputs * vectors
+    return {
+        "product": points * channels * heights * across,
+        "tile": points * heights * spans,
+        "gather": cut.row_parts * vectors * channels * form.reads * form.x.outputs,
+        f"patch{spilled}": cut.row_parts * vectors * channels * points,
+        f"result{spilled}": rows_covered * vectors * points,
+        "store": rows_covered * vectors * form.outputs,
+        "filter to memory" if home == "memory" else "filter": filters * max(1.0, tile.lanes / tile.rows),
+        "entry": cut.row_parts * entries,
+        f"filter from {home}": filters * spans,
+        "patch from third cache": points * channels * vectors * ceil(sizes.rows / cut.row_block)
+        if patch_bytes > cpu.l2_bytes // 2
+        else 0,
+        "task": cut.row_parts * spans + heights,
+    }
+
+
+def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
+    """Time of one thread."""
+    work = _work(sizes, form, cut, isa)
+    return _CALL_NS + sizes.groups * sum(count * _COST_NS[unit] for unit, count in work.items())
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tiles, register tile and blocks that are expected to be fastest."""
+    sizes = shape(problem)
+    options = [(form, cut) for form in forms(problem) for cut in _blockings(sizes, form, isa)]
+    form, cut = min(options, key=lambda option: _expected_ns(sizes, option[0], option[1], isa))
+    return _planned(problem, isa, form, cut)
+
+
+def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
+    sizes, tile, taps = shape(problem), cut.tile, problem.spec.taps
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        _expected_ns(sizes, form, cut, isa),
+        tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
+        blocking=(
+            *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
+            ("row_block", cut.row_block),
+            ("row_parts", cut.row_parts),
+        ),
+        workspace_bytes=workspace_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
+        why=f"{form.products} products of a tile where the definition has {form.outputs * taps}",
+    )
+
+
+def _form(plan: Plan) -> Form:
+    kernel = plan.problem.spec.kernel
+    return Form(*(Minimal(plan[f"outputs_{axis}"], taps) for axis, taps in zip("zyx", kernel, strict=True)))
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernels with the problem's numbers."""
+    tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
+    cut = Blocking(tile, plan["row_block"], plan["row_parts"])
+    return WinogradConvolution(shape(plan.problem), _form(plan), cut, isa)

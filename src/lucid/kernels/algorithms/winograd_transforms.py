@@ -1,0 +1,167 @@
+"""Winograd's minimal filtering F(m, r): m outputs of an r-tap filter by m + r - 1 products, and its transforms as code.
+
+y = A^T [(G w) * (B^T x)], with x a patch of n = m + r - 1 samples. The three matrices come from n - 1 points and
+infinity: the transposed product of polynomials, evaluated and interpolated there. In more than one dimension each axis
+is transformed for itself.
+
+Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin and Gray, arXiv:1509.09308; the matrices as in
+Barabasz and others, arXiv:1803.10986, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import combinations
+from math import prod
+
+from lucid.kernels.ir import Value, fma, shuffle
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+Place = tuple[int, int, int]
+
+#: Taken in this order: small numbers and their negatives make the smallest errors.
+_POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
+
+
+@dataclass(frozen=True)
+class Minimal:
+    """F(outputs, taps) of one axis. F(1, 1) leaves an axis as it is.
+
+    >>> [[int(entry) for entry in row] for row in Minimal(2, 3).patch]
+    [[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]
+    """
+
+    outputs: int
+    taps: int
+
+    @property
+    def samples(self) -> int:
+        """Samples of a patch, and products."""
+        return self.outputs + self.taps - 1
+
+    @property
+    def reads(self) -> int:
+        """Times ``outputs`` samples that hold a patch."""
+        return -(-self.samples // self.outputs)
+
+    @property
+    def _points(self) -> tuple[Fraction, ...]:
+        return _POINTS[: self.samples - 1]
+
+    @cached_property
+    def patch(self) -> Matrix:
+        """B^T: from the samples of a patch to the products' first factors."""
+        rows = [_roots([p for p in self._points if p != at]) for at in self._points] + [_roots(self._points)]
+        return tuple(tuple(row + [Fraction(0)] * (self.samples - len(row))) for row in rows)
+
+    @cached_property
+    def filter(self) -> Matrix:
+        """G: from a filter's taps to the products' second factors."""
+        scales = [prod((at - p for p in self._points if p != at), start=Fraction(1)) for at in self._points]
+        rows = [tuple(at**t / scale for t in range(self.taps)) for at, scale in zip(self._points, scales, strict=True)]
+        return (*rows, _last(self.taps))
+
+    @cached_property
+    def inverse(self) -> Matrix:
+        """A^T: from the products to the outputs."""
+        infinity = _last(self.outputs)
+        return tuple((*(at**k for at in self._points), infinity[k]) for k in range(self.outputs))
+
+    @property
+    def growth(self) -> float:
+        """The most that |A^T| (|G| |w| * |B^T| |x|) is above the sum of |w| |x|, for |w| and |x| all alike."""
+        sizes = [sum(map(abs, g)) * sum(map(abs, b)) for g, b in zip(self.filter, self.patch, strict=True)]
+        most = max(sum(abs(a) * s for a, s in zip(row, sizes, strict=True)) for row in self.inverse)
+        return float(most / self.taps)
+
+
+def _last(size: int) -> tuple[Fraction, ...]:
+    return (*[Fraction(0)] * (size - 1), Fraction(1))
+
+
+def _roots(points: Sequence[Fraction]) -> list[Fraction]:
+    """Coefficients of the polynomial with these roots, lowest first."""
+    coefficients = [Fraction(1)]
+    for p in points:
+        shifted, scaled = [Fraction(0), *coefficients], [*(-p * c for c in coefficients), Fraction(0)]
+        coefficients = [a + b for a, b in zip(shifted, scaled, strict=True)]
+    return coefficients
+
+
+def along(matrix: Matrix, grid: Mapping[Place, Value], axis: int) -> dict[Place, Value]:
+    """A grid of values, multiplied with the matrix along one of its three axes."""
+    result: dict[Place, Value] = {}
+    for place in grid:
+        if place[axis] == 0:
+            line = [(*place[:axis], k, *place[axis + 1 :]) for k in range(max(len(matrix), len(matrix[0])))]
+            values = [grid[_place(at)] for at in line[: len(matrix[0])]]
+            result |= {_place(at): value for at, value in zip(line, multiplied(matrix, values), strict=False)}
+    return result
+
+
+def _place(numbers: Sequence[int]) -> Place:
+    z, y, x = numbers
+    return z, y, x
+
+
+def multiplied(matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """Matrix times vector, with what two rows or two columns have in common computed once.
+
+    Points come with their negatives. So columns of A^T come in pairs that differ in signs alone: their values are
+    replaced by a sum and a difference. And so do rows of B^T and G: they are the sum and the difference of two halves.
+    """
+    values = list(values)
+    rows = [list(row) for row in matrix]
+    for j, k in _alike(list(zip(*rows, strict=True))):
+        values[j], values[k] = values[j] + values[k], values[j] - values[k]
+        for row in rows:
+            same = row[j] == row[k]
+            row[k], row[j] = (Fraction(0), row[j]) if same else (row[j], Fraction(0))
+    result: dict[int, Value] = {}
+    for i, k in _alike(rows):
+        both = [a if a == b else Fraction(0) for a, b in zip(rows[i], rows[k], strict=True)]
+        first, second = _dot(both, values), _dot([a - b for a, b in zip(rows[i], both, strict=True)], values)
+        result[i], result[k] = first + second, first - second
+    return [result[i] if i in result else _dot(row, values) for i, row in enumerate(rows)]
+
+
+def _alike(lines: Sequence[Sequence[Fraction]]) -> list[tuple[int, int]]:
+    """Pairs of lines that differ in signs alone, at some places and not at others."""
+    pairs: list[tuple[int, int]] = []
+    for j, k in combinations(range(len(lines)), 2):
+        a, b = lines[j], lines[k]
+        signs = {p == q for p, q in zip(a, b, strict=True) if p or q}
+        alike = all(abs(p) == abs(q) for p, q in zip(a, b, strict=True))
+        if alike and signs == {True, False} and not any({j, k} & set(pair) for pair in pairs):
+            pairs.append((j, k))
+    return pairs
+
+
+def _dot(row: Sequence[Fraction], values: Sequence[Value]) -> Value:
+    """A row times the values; what needs no product comes first."""
+    terms = sorted(
+        ((f, v) for f, v in zip(row, values, strict=True) if f), key=lambda term: (abs(term[0]) != 1, -term[0])
+    )
+    (factor, value), *others = terms
+    total = value if factor == 1 else value * float(factor)
+    for factor, value in others:
+        if abs(factor) == 1:
+            total = total + value if factor > 0 else total - value
+        else:
+            total = fma(value, value.const(float(factor)), total)
+    return total
+
+
+def split(vectors: Sequence[Value]) -> list[Value]:
+    """As many vectors of samples as they are apart, a power of two: sample k n + p in lane k of vector p of n."""
+    if len(vectors) == 1 or vectors[0].type.lanes == 1:
+        return list(vectors)
+    lanes = vectors[0].type.lanes
+    halves = [
+        split([shuffle(a, b, range(p, 2 * lanes, 2)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)])
+        for p in (0, 1)
+    ]
+    return [vector for pair in zip(*halves, strict=True) for vector in pair]

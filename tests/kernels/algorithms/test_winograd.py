@@ -1,0 +1,200 @@
+"""Winograd convolution: every tile on awkward geometries, its errors, when it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lucid.core.errors import PlanError
+from lucid.core.geometry import ConvSpec
+from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
+from lucid.kernels.algorithms import reference, winograd
+from lucid.kernels.plan import Plan
+from tests.kernels.convolution_fuzz import Case, error, expected, run_case
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+KERNELS = [(3,), (5,), (3, 3), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (1, 3, 3), (3, 1, 1)]
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    """A case that the algorithm accepts: any padding, cut rows of tiles, groups, sizes around the vectors'."""
+    kernel = KERNELS[rng.integers(len(KERNELS))]
+    longest = {1: 90, 2: 23, 3: 9}[len(kernel)]
+    padding = tuple((int(rng.integers(0, k + 2)), int(rng.integers(0, k + 2))) for k in kernel)
+    size = tuple(
+        int(rng.integers(max(1, k - low - high), longest)) for k, (low, high) in zip(kernel, padding, strict=True)
+    )
+    groups, ones = int(rng.choice([1, 1, 2])), (1,) * len(kernel)
+    return Case(
+        ("forward", "grad_input")[rng.integers(2)], "float32", int(rng.integers(1, 4)),
+        groups * int(rng.integers(1, 20)), groups * int(rng.integers(1, 40)), size,
+        ConvSpec(kernel, ones, ones, padding, groups), bool(rng.random() < 0.5), int(rng.integers(1 << 30)),
+    )  # fmt: skip
+
+
+def plans(case: Case, isa: str) -> list[Plan]:
+    """A plan for every tile of outputs, each with another register tile."""
+    machine = next(machine for machine in target.cpu().isas if machine.name == isa)
+    sizes, found = winograd.shape(case.problem), []
+    for number, form in enumerate(winograd.forms(case.problem)):
+        options = list(winograd._blockings(sizes, form, machine))
+        found.append(winograd._planned(case.problem, machine, form, options[number % len(options)]))
+    return found
+
+
+def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> np.ndarray[Any, Any]:
+    y = np.full(case.y_shape if case.role == "forward" else case.x_shape, np.nan, np.float32)
+    with target.using(isa) as machine, guarded(y) as result:
+        winograd.bind(plan, machine)(*inputs, result)
+        return result.copy()
+
+
+def bound_of(plan: Plan, bound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return winograd.error_growth(plan) * bound.max(axis=tuple(range(2, bound.ndim)), keepdims=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_tile_between_forbidden_pages(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    cases = [random_case(rng) for _ in range(40)]
+    assert {case.role for case in cases} == {"forward", "grad_input"}
+    assert {case.spec.kernel for case in cases} == set(KERNELS)
+    assert {case.spec.groups for case in cases} == {1, 2}
+
+    def check(run: tuple[int, Case]) -> None:
+        number, case = run
+        where = ("end", "start")[number % 2]
+        inputs = case.inputs()
+        exact, bound = expected(case, inputs)
+        for plan in plans(case, isa):
+            with guarded_results(where):
+                got = computed(case, plan, isa, inputs)
+            assert error(got, exact, bound_of(plan, bound)) <= 1, plan
+
+    run_guarded_cases(check, list(enumerate(cases)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_bits_do_not_depend_on_threads_or_on_the_order_of_tasks(isa: str) -> None:
+    rng = np.random.default_rng(1)
+    for case in [random_case(rng) for _ in range(5)] + [CUT]:
+        outcome = run_case(case, isa, "winograd")
+        assert outcome.right, str(outcome)
+
+
+def layer(c_in: int, c_out: int, size: int, batch: int = 1, role: str = "forward", kernel: int = 3) -> Case:
+    spec = ConvSpec((kernel,) * 2, (1, 1), (1, 1), ((kernel // 2,) * 2,) * 2, 1)
+    return Case(role, "float32", batch, c_in, c_out, (size, size), spec, True)  # type: ignore[arg-type]
+
+
+#: Rows are cut into several parts, there are several spans and several blocks of rows.
+CUT = layer(80, 150, 21, 2)
+
+
+@pytest.mark.parametrize(("outputs", "most"), [(2, 4e-7), (4, 4e-6)])
+@pytest.mark.parametrize("role", ["forward", "grad_input"])
+def test_errors_are_what_the_docstring_says(role: str, outputs: int, most: float) -> None:
+    """Root of the mean square, relative to the result's: algorithms.md has 1.5e-7 and 9e-7 for 64 channels."""
+    case = layer(64, 64, 24, role=role)
+    inputs = case.inputs()
+    exact, _ = expected(case, inputs)
+    machine = target.isa()
+    form = next(f for f in winograd.forms(case.problem) if (f.y.outputs, f.x.outputs) == (outputs, outputs))
+    cut = next(winograd._blockings(winograd.shape(case.problem), form, machine))
+    got = computed(case, winograd._planned(case.problem, machine, form, cut), machine.name, inputs)
+    assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < most
+
+
+def test_the_input_gradient_is_the_adjoint() -> None:
+    case = layer(24, 40, 19)
+    x, w, _ = case.inputs()
+    g = np.random.default_rng(1).standard_normal(case.y_shape).astype(np.float32)
+    with convolution.algorithm("winograd"):
+        y, gx = conv_forward(x, w, None, case.spec), conv_grad_input(g, w, None, case.spec, case.size)
+    forward, backward = np.vdot(y.astype(float), g), np.vdot(x.astype(float), gx)
+    assert abs(forward - backward) < 1e-5 * np.linalg.norm(y) * np.linalg.norm(g)
+
+
+def test_nan_stays_in_the_tiles_that_read_it() -> None:
+    case = layer(3, 5, 40)
+    x, w, bias = case.inputs()
+    x[0, 1, 20, 20] = np.nan
+    with convolution.algorithm("winograd"):
+        bad = np.isnan(conv_forward(x, w, bias, case.spec))
+    assert bad[:, :, 19:22, 19:22].all()
+    assert not bad[:, :, :15].any() and not bad[:, :, 26:].any()
+    assert not bad[..., :15].any() and not bad[..., 26:].any()
+
+
+def test_strict_precision_rules_it_out() -> None:
+    case = layer(64, 64, 30)
+    x, w, bias = case.inputs()
+    usual = conv_forward(x, w, bias, case.spec)
+    with convolution.algorithm("gemm"):
+        direct = conv_forward(x, w, bias, case.spec)
+    precision.set_precision("strict")
+    try:
+        assert np.array_equal(conv_forward(x, w, bias, case.spec), direct)
+        with convolution.algorithm("winograd"), pytest.raises(PlanError, match="the precision is strict"):
+            conv_forward(x, w, bias, case.spec)
+    finally:
+        precision.set_precision("default")
+    assert not np.array_equal(usual, direct)
+    assert np.array_equal(conv_forward(x, w, bias, case.spec), usual)
+
+
+def test_chosen_where_it_pays() -> None:
+    """The model decides; these are far from the border."""
+    isa = target.isa()
+
+    def chosen(case: Case) -> str:
+        return select.choose(case.problem, isa).algorithm
+
+    assert chosen(layer(64, 64, 56)) == chosen(layer(128, 128, 28, 4)) == "winograd"
+    assert chosen(layer(64, 64, 56, role="grad_input")) == "winograd"
+    assert "winograd" not in {chosen(layer(3, 64, 64)), chosen(layer(8, 8, 12))}
+    plan = select.choose(layer(64, 64, 56).problem, isa)
+    assert (plan["outputs_y"], plan["outputs_x"]) == (4, 4)
+    assert 0 < plan.workspace_bytes < 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"role": "grad_weight"}, "forward and grad_input, not grad_weight"),
+        ({"dtype": "float64"}, "float32, not float64"),
+        ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "needs stride and dilation 1"),
+        ({"spec": ConvSpec((3, 3), (1, 1), (2, 2), ((2, 2), (2, 2)))}, "needs stride and dilation 1"),
+        ({"spec": ConvSpec((7, 7), (1, 1), (1, 1), ((3, 3), (3, 3)))}, "no tiles for kernels of"),
+        ({"spec": ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))}, "no tiles for kernels of"),
+    ],
+)
+def test_refusals_are_told(change: dict[str, Any], why: str) -> None:
+    case = replace(layer(8, 8, 20), **change)
+    with pytest.raises(PlanError, match=why):
+        select.choose(case.problem, target.isa(), "winograd")
+
+
+def test_a_shift_by_a_whole_tile_shifts_the_result() -> None:
+    case = layer(6, 9, 40)
+    x, w, bias = case.inputs()
+    with convolution.algorithm("winograd"):
+        y, shifted = (conv_forward(a, w, bias, case.spec) for a in (x, np.roll(x, -8, axis=3)))
+    assert np.array_equal(shifted[..., 4:28], y[..., 12:36])
+
+
+def test_integers_of_few_bits_are_exact_with_small_tiles() -> None:
+    """F(2, 3) has halves and quarters only: what a sum holds exactly, it does too."""
+    case = layer(16, 8, 10)
+    rng = np.random.default_rng(0)
+    x = rng.integers(-8, 9, case.x_shape).astype(np.float32)
+    w = rng.integers(-8, 9, case.w_shape).astype(np.float32)
+    machine = target.isa()
+    form = next(f for f in winograd.forms(case.problem) if (f.y.outputs, f.x.outputs) == (2, 2))
+    cut = next(winograd._blockings(winograd.shape(case.problem), form, machine))
+    got = computed(case, winograd._planned(case.problem, machine, form, cut), machine.name, [x, w, None])
+    assert np.array_equal(got, reference.conv_forward(x, w, None, case.spec))

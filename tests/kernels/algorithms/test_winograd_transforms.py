@@ -1,0 +1,35 @@
+"""F(m, r) in exact arithmetic."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from lucid.kernels.algorithms.winograd_transforms import Minimal
+
+
+@pytest.mark.parametrize(("outputs", "taps"), [(1, 1), (2, 3), (4, 3), (2, 5), (4, 5), (3, 2), (1, 3)])
+def test_the_products_of_transforms_are_the_filter(outputs: int, taps: int) -> None:
+    minimal = Minimal(outputs, taps)
+    assert minimal.samples == outputs + taps - 1
+    inverse, filter_, patch = (np.array(m, object) for m in (minimal.inverse, minimal.filter, minimal.patch))
+    x = np.array([Fraction(3 * k * k - 7, k + 2) for k in range(minimal.samples)], object)
+    w = np.array([Fraction(k - 2, 3) for k in range(taps)], object)
+    y = inverse @ ((filter_ @ w) * (patch @ x))
+    assert list(y) == [sum(w[t] * x[k + t] for t in range(taps)) for k in range(outputs)]
+
+
+def test_the_transforms_of_lavin_and_gray() -> None:
+    assert np.array_equal(
+        np.array(Minimal(4, 3).patch, float),
+        [
+            [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
+        ],
+    )  # fmt: skip
+
+
+def test_errors_grow_with_the_tile() -> None:
+    assert Minimal(1, 1).growth == 1
+    assert Minimal(2, 3).growth == pytest.approx(8 / 3)
+    assert Minimal(4, 3).growth == pytest.approx(16)
