@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import lucid  # noqa: E402
-from lucid import nn  # noqa: E402
-from lucid.nn import functional as F  # noqa: E402
+import lucid
+from lucid import nn
+from lucid.nn import functional as F
 
 T = torch.nn.functional
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-import lucid  # noqa: E402
+import lucid
 
 OPTIMIZERS: list[Callable[[Any, Any], Any]] = [
     lambda o, p: o.SGD(p, lr=0.1),
