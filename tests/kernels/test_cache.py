@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from lucid.kernels import cache, jit
 from lucid.kernels.cache import Statistics
+from lucid.kernels.ir import Module, i64
+from lucid.kernels.isa import ISA
 
 TEXT = "define i64 @answer() {\n  ret i64 42\n}\n"
 
@@ -174,6 +177,92 @@ def test_trimming_happens_while_saving(directory: Path, monkeypatch: pytest.Monk
     for k in range(130):
         cache.save(f"{k}", bytes(900))
     assert sum(f.stat().st_size for f in files(directory)) < 5000 + 64 * 1000
+
+
+@dataclass(frozen=True)
+class Square:
+    side: int
+    note: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Circle:
+    side: int
+
+
+def test_keys_by_their_values() -> None:
+    different = [None, 1, 1.0, True, "1", (1,), ((1,),), (1, 2), (), Square(1), Circle(1), Square(2), (Square(1), 2)]
+    assert len({cache.stable_name(key) for key in different}) == len(different)
+    assert cache.stable_name(Square(1, "a")) == cache.stable_name(Square(1, "b"))
+
+
+@pytest.mark.parametrize("key", [object(), len, Square, (1, [2]), Square(lambda: 1), {1}])  # type: ignore[arg-type]
+def test_keys_that_are_not_all_data_have_no_name(key: Any) -> None:
+    assert cache.stable_name(key) is None
+
+
+class Writer:
+    """Writes a function that gives a number, as a module of the package would, and counts how often."""
+
+    def __init__(self, number: int, module: str = "lucid.kernels.somewhere") -> None:
+        self.number, self.__module__, self.times = number, module, 0
+
+    def __call__(self, isa: ISA) -> Module:
+        self.times += 1
+        m = Module(f"number {self.number}", isa.fma)
+        m.function("number", returns=i64, export=True).ret(m.functions[0].const(i64, self.number))
+        return m
+
+
+def number_of(key: object, write: Writer) -> int:
+    """As a new process that asks for a kernel."""
+    import ctypes
+
+    jit._kernels.clear()
+    return int(ctypes.CFUNCTYPE(ctypes.c_int64)(jit.kernel(key, write).address("number"))())
+
+
+@pytest.fixture
+def kernels(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_kernels", {})
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_kernel_found_by_its_key_is_not_written_again() -> None:
+    write = Writer(5)
+    assert [number_of(Square(1), write) for _ in range(3)] == [5, 5, 5]
+    assert write.times == 1
+    assert "ret i64 5" in jit.kernel(Square(1), write).text
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("change", ["key", "source", "processor"])
+def test_a_kernel_of_another_key_source_or_processor_is_written(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert number_of(Square(1), Writer(5)) == 5
+    if change == "source":
+        monkeypatch.setattr(cache, "source_digest", lambda: "edited")
+    if change == "processor":
+        monkeypatch.setattr(jit, "_circumstances", lambda: ("another", "features", "LLVM"))
+    assert number_of(Square(2 if change == "key" else 1), Writer(6)) == 6
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_written_elsewhere_are_not_found_by_key() -> None:
+    """Nobody knows when a user's source changes."""
+    assert [number_of("mine", Writer(n, "users.module")) for n in (1, 2)] == [1, 2]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_keys_whose_object_is_gone_or_damaged(directory: Path) -> None:
+    number_of(Square(1), Writer(5))
+    for file in files(directory):
+        whole = file.read_bytes()
+        for spoil in (file.unlink, lambda file=file: file.write_bytes(b"damaged")):
+            spoil()
+            write = Writer(5)
+            assert number_of(Square(1), write) == 5
+            assert write.times == 1
+            assert file.read_bytes() == whole
 
 
 PROGRAM = """

@@ -1,5 +1,8 @@
 """Object files of kernels on disk, so that the next process need not generate them.
 
+An object is named by the digest of its text. A second file, named by the digest of the kernel's key and of the sources
+that write it, holds the object's name and those of its functions: with it, not even the text need be written.
+
 A file is a line of magic, the SHA-256 of the rest, and the object. It is written under a temporary name and renamed, so
 that a reader sees all of it or nothing. The directory must be ours alone (mode 0700, our user), or it is not used; what
 does not match its checksum is deleted and made again. Nothing here raises: without a cache, kernels are generated.
@@ -12,7 +15,7 @@ import os
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -73,6 +76,36 @@ def key(text: str, *circumstances: str) -> str:
     """The name of an object: everything its bytes depend on."""
     digest = hashlib.sha256("\0".join((*circumstances, _package_version(), text)).encode())
     return digest.hexdigest()[:40]
+
+
+def stable_name(key: object) -> str | None:
+    """What a kernel's key is, in words that mean the same in every process; None if it holds anything but data.
+
+    >>> stable_name(("matmul", 3, "float32"))
+    "builtins.tuple('matmul', 3, 'float32')"
+    """
+    if key is None or isinstance(key, (str, int, float, bool)):
+        return repr(key)
+    kind = type(key)
+    parts: list[str | None] = [None]
+    if isinstance(key, tuple):
+        parts = [stable_name(part) for part in key]
+    elif is_dataclass(kind):
+        parts = [stable_name(getattr(key, field.name)) for field in fields(kind) if field.compare]
+    named = [part for part in parts if part is not None]
+    return f"{kind.__module__}.{kind.__qualname__}({', '.join(named)})" if len(named) == len(parts) else None
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str | None:
+    """What tells this package's sources from any other: their names, sizes and times, as Python's own cache does."""
+    root = Path(__file__).parent
+    try:
+        states = [(str(path), path.stat()) for path in sorted(root.rglob("*.py"))]
+    except OSError:
+        return None
+    lines = [f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
 
 
 def load(name: str) -> bytes | None:
