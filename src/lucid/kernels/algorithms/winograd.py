@@ -43,6 +43,8 @@ _ITEM_BYTES = 4
 #: Tasks wanted of a problem that has work for them, and the work that is worth one.
 _TASKS, _TASK_PRODUCTS = 8, 1 << 17
 _TILES = 4
+#: So few that rows may be the outer loop.
+_FEW_TILES = 512
 
 # Measured on one core at 4 GHz that issues two vector products a cycle.
 _CALL_NS = 4000.0
@@ -55,13 +57,14 @@ _COST_NS = {
     "result": 1.6,
     "result spilled": 2.1,
     "store": 1.5,  # a vector of pixels
-    "filter": 0.24,  # an element of a transformed filter
-    "filter to memory": 0.45,  # the same where all of them outgrow the third level cache
     "entry": 2.5,
+    "filter to second cache": 0.11,  # an element of a transformed filter
+    "filter to third cache": 0.16,
+    "filter to memory": 0.35,
     "filter from second cache": 0.01,  # an element, read again for every span
     "filter from third cache": 0.02,
     "filter from memory": 0.09,
-    "patch from third cache": 0.4,  # a vector, read again for every block of rows
+    "patch from third cache": 0.15,  # a vector, read again for every block of rows
     "task": 80.0,
 }
 
@@ -141,12 +144,22 @@ def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
         row_block = max(1, min(room, sizes.rows) // tile.rows) * tile.rows
         spans = ceil(sizes.tiles(form) / tile.columns) * sizes.groups
         wanted = min(_TASKS, 1 + _products(sizes, form, tile) // _TASK_PRODUCTS)
-        yield Blocking(tile, row_block, min(ceil(wanted / spans), ceil(sizes.rows / tile.rows)))
+        yield Blocking(tile, row_block, min(ceil(wanted / spans), ceil(sizes.rows / tile.rows)), rows_first=False)
+        if sizes.tiles(form) <= _FEW_TILES:
+            yield Blocking(tile, tile.rows, 1, rows_first=True)
 
 
 def _products(sizes: Shape, form: Form, tile: Tile) -> int:
     vectors = ceil(sizes.tiles(form) / tile.lanes)
     return sizes.groups * form.products * sizes.channels * sizes.rows * vectors
+
+
+def _home(size_bytes: float) -> str:
+    """The cache that keeps so much and what is worked on beside it."""
+    cpu = target.cpu()
+    if size_bytes < cpu.l2_bytes * 0.6:
+        return "second cache"
+    return "third cache" if size_bytes < cpu.l3_bytes // 3 else "memory"
 
 
 def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]:
@@ -155,32 +168,25 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     vectors, spans, heights = ceil(tiles / tile.lanes), ceil(tiles / tile.columns), ceil(sizes.rows / tile.rows)
     whole, rest = divmod(vectors, tile.vectors)
     across = whole * tile.step_products + (Tile(tile.rows, rest, tile.lanes).step_products if rest else 0)
-    rows_covered, filters = heights * tile.rows, points * channels * heights * tile.rows
+    rows_covered, passes = heights * tile.rows, cut.row_parts
+    patch_vectors, filters = points * channels * vectors, points * channels * rows_covered
+    filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, points * channels * tile.columns * _ITEM_BYTES
+    blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
     spilled = " spilled" if points > isa.registers else ""
-    cpu, filter_bytes = target.cpu(), filters * sizes.groups * _ITEM_BYTES
-    home = (
-        "second cache"
-        if filter_bytes < cpu.l2_bytes
-        else "third cache"
-        if filter_bytes < cpu.l3_bytes // 3
-        else "memory"
-    )
-    patch_bytes = points * channels * tile.columns * _ITEM_BYTES
-    entries = (form.reads + form.outputs // form.x.outputs) * form.x.outputs * vectors
+    home = _home(filter_bytes / heights / sizes.groups if cut.rows_first else filter_bytes)
+    stays = not cut.rows_first and _home(patch_bytes) == "second cache"
     return {
         "product": points * channels * heights * across,
         "tile": points * heights * spans,
-        "gather": cut.row_parts * vectors * channels * form.reads * form.x.outputs,
-        f"patch{spilled}": cut.row_parts * vectors * channels * points,
+        "gather": passes * vectors * channels * form.reads * form.x.outputs,
+        f"patch{spilled}": passes * patch_vectors,
         f"result{spilled}": rows_covered * vectors * points,
         "store": rows_covered * vectors * form.outputs,
-        "filter to memory" if home == "memory" else "filter": filters * max(1.0, tile.lanes / tile.rows),
-        "entry": cut.row_parts * entries,
+        f"filter to {home}": filters / tile.rows * ceil(tile.rows / tile.lanes) * tile.lanes,
         f"filter from {home}": filters * spans,
-        "patch from third cache": points * channels * vectors * ceil(sizes.rows / cut.row_block)
-        if patch_bytes > cpu.l2_bytes // 2
-        else 0,
-        "task": cut.row_parts * spans + heights,
+        "entry": (passes * form.reads + blocks * form.outputs // form.x.outputs) * form.x.outputs * vectors,
+        "patch from third cache": 0 if stays else patch_vectors * blocks,
+        "task": passes * spans + heights,
     }
 
 
@@ -210,6 +216,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
             ("row_block", cut.row_block),
             ("row_parts", cut.row_parts),
+            ("rows_first", int(cut.rows_first)),
         ),
         workspace_bytes=workspace_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
         why=f"{form.products} products of a tile where the definition has {form.outputs * taps}",
@@ -224,5 +231,5 @@ def _form(plan: Plan) -> Form:
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernels with the problem's numbers."""
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
-    cut = Blocking(tile, plan["row_block"], plan["row_parts"])
+    cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]))
     return WinogradConvolution(shape(plan.problem), _form(plan), cut, isa)

@@ -13,6 +13,13 @@
             for each f, tile of rows: m[f][row][tile] = sum over c of filters[f][row][c] * v[f][c][tile]
             for each row: y = A^T m A + bias                    dealt back into rows of pixels, clipped by a table
 
+Filters are larger than patches where there are few tiles and many channels. The loops are then the other way round, and
+it is filters that never leave the cache::
+
+    for each span of tiles, group: v                            tasks of the first step
+    for each group, tile of rows: filters, then                 tasks of the second
+        for each span: m, y
+
 A task computes whole sums in a fixed order, so the bits do not depend on how many threads there are. Tiles are numbered
 over the whole batch: only the last span of all has lanes to spare.
 """
@@ -36,6 +43,7 @@ from lucid.kernels.algorithms.winograd_transforms import Minimal, Place, along, 
 from lucid.kernels.ir import (
     Function,
     Module,
+    Pointer,
     Type,
     Value,
     bitcast,
@@ -48,6 +56,7 @@ from lucid.kernels.ir import (
     interleave,
     minimum,
     ptr,
+    select,
     splat,
     vec,
 )
@@ -62,6 +71,8 @@ _ITEM_BYTES = 4
 _APART = 16
 #: Channels that are gathered, or whose filters are packed, at once: they stay in the first level cache.
 GATHERED, PACKED = 8, 32
+#: Channels whose filters are asked for in advance: they may lie a page apart.
+_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +160,23 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """``row_block`` result channels between products and outputs; ``row_parts`` tasks to a span's rows."""
+    """``row_block`` result channels between products and outputs; ``row_parts`` tasks to a span's rows.
+
+    With ``rows_first``, a task is a tile of rows, for all spans.
+    """
 
     tile: Tile
     row_block: int
     row_parts: int
+    rows_first: bool
 
 
-_POINTERS = ("x", "w", "bias", "y", "filters", "scratch", "none")
+_POINTERS = ("x", "w", "bias", "y", "shared", "scratch", "none")
 _RECORDS = ("patches", "results")
 _NUMBERS = (
     "tiles", "spans", "groups", "rows", "channels", "x_plane", "x_image", "y_plane", "y_image", "row_step",
     "channel_step", "group_step", "first_tap", "tap_step", "blocks", "block", "filter_step", "row_block", "row_parts",
-    "part_rows", "v_step", "m_step", "own", "v_at", "m_at", "line_at", "fills_at", "merges_at", "stores_at",
+    "part_rows", "v_step", "v_size", "m_step", "own", "v_at", "m_at", "line_at", "fills_at", "merges_at", "stores_at",
     "more_stores_at",
 )  # fmt: skip
 
@@ -177,7 +192,7 @@ def _numbers(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str, i
     tiles, blocks = shape.tiles(form), ceil(shape.rows / tile.rows)
     block = shape.channels * tile.rows + _APART
     part_rows = ceil(ceil(shape.rows / cut.row_parts) / tile.rows) * tile.rows
-    row_block = min(cut.row_block, part_rows)
+    row_block = tile.rows if cut.rows_first else min(cut.row_block, part_rows)
     v_step, m_step = (n * tile.columns + _APART for n in (shape.channels, row_block))
     numbers = {
         "tiles": tiles, "spans": ceil(tiles / tile.columns), "groups": shape.groups, "rows": shape.rows,
@@ -185,17 +200,22 @@ def _numbers(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str, i
         "y_plane": y_size, "y_image": shape.groups * shape.rows * y_size, "row_step": shape.row_step,
         "channel_step": shape.channel_step, "group_step": shape.group_step,
         "first_tap": shape.taps - 1 if shape.flipped else 0, "tap_step": -1 if shape.flipped else 1,
-        "blocks": blocks, "block": block, "filter_step": shape.groups * blocks * block + _APART,
+        "blocks": blocks, "block": block,
+        "filter_step": block if cut.rows_first else shape.groups * blocks * block + _APART,
         "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows, "v_step": v_step,
-        "m_step": m_step,
+        "v_size": form.products * v_step, "m_step": m_step,
     }  # fmt: skip
-    numbers |= _scratch(shape, form, tile, v_step, m_step, slack)
+    own_operand = form.products * (block if cut.rows_first else v_step)
+    numbers |= _scratch(shape, form, tile, own_operand, m_step, slack)
     assert tuple(sorted(numbers)) == tuple(sorted(_NUMBERS)), "every number has its slot"
     return numbers
 
 
-def _scratch(shape: Shape, form: Form, tile: Tile, v_step: int, m_step: int, slack: int) -> dict[str, int]:
-    """Where the parts of a thread's workspace start, in bytes, and how many bytes there are."""
+def _scratch(shape: Shape, form: Form, tile: Tile, own_operand: int, m_step: int, slack: int) -> dict[str, int]:
+    """Where the parts of a thread's workspace start, in bytes, and how many bytes there are.
+
+    ``own_operand`` elements at ``v_at`` are the patches of a span, or the filters of a tile of rows.
+    """
     patches, results = shape.phases(form)
     vectors = tile.vectors * form.x.outputs
     run = vectors * tile.lanes
@@ -204,7 +224,7 @@ def _scratch(shape: Shape, form: Form, tile: Tile, v_step: int, m_step: int, sla
     passes = pixel_panels.most_passes(patches, tile.lanes)
     sizes = {
         "v_at": panel * _ITEM_BYTES,
-        "m_at": form.products * v_step * _ITEM_BYTES,
+        "m_at": own_operand * _ITEM_BYTES,
         "line_at": form.products * m_step * _ITEM_BYTES,
         "fills_at": stores * run * _ITEM_BYTES,
         "merges_at": vectors * form.reads * ENTRY_BYTES,
@@ -220,13 +240,16 @@ def _scratch(shape: Shape, form: Form, tile: Tile, v_step: int, m_step: int, sla
 
 
 def workspace_bytes(shape: Shape, form: Form, cut: Blocking, slack: int) -> int:
-    """Transformed filters and one thread's part."""
+    """What all threads share, and one thread's part."""
     numbers = _numbers(shape, form, cut, slack)
-    return _filter_bytes(form, numbers) + numbers["own"]
+    return _shared_bytes(form, cut, numbers) + numbers["own"]
 
 
-def _filter_bytes(form: Form, numbers: dict[str, int]) -> int:
-    return ceil(form.products * numbers["filter_step"] * _ITEM_BYTES / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+def _shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
+    """What the first step makes: all filters, or all patches."""
+    patches, filters = numbers["spans"] * numbers["groups"] * numbers["v_size"], form.products * numbers["filter_step"]
+    lines = ceil((patches if cut.rows_first else filters) * _ITEM_BYTES / memory.ALIGN_BYTES)
+    return lines * memory.ALIGN_BYTES
 
 
 class Record:
@@ -245,10 +268,14 @@ class WinogradConvolution:
         slack = panels.slack(isa, f32, cut.tile.rows)
         numbers = _numbers(shape, form, cut, slack)
         code = jit.kernel(("winograd", form, cut.tile), lambda isa: _write(form, cut.tile, isa))
-        self._filters, self._run = code.address("transform_filters"), code.address("run")
-        self._filter_bytes, self._own = _filter_bytes(form, numbers), numbers["own"]
-        self._filter_tasks = numbers["groups"] * numbers["blocks"]
-        self._tasks = numbers["spans"] * numbers["groups"] * numbers["row_parts"]
+        by_rows, by_tiles = (numbers["groups"] * numbers[name] for name in ("blocks", "spans"))
+        self._steps: tuple[tuple[int, int], tuple[int, int]] = (
+            (code.address("transform_filters"), by_rows),
+            (code.address("multiply_tiles"), by_tiles * numbers["row_parts"]),
+        )
+        if cut.rows_first:
+            self._steps = (code.address("transform_patches"), by_tiles), (code.address("multiply_rows"), by_rows)
+        self._shared_bytes, self._own = _shared_bytes(form, cut, numbers), numbers["own"]
         self._records = [Record(phase) for phase in shape.phases(form)]
         self._none = np.zeros(cut.tile.rows, np.float32)
         self._template = (ctypes.c_int64 * len(_fields()))(
@@ -257,16 +284,15 @@ class WinogradConvolution:
         )  # fmt: skip
 
     def __call__(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        crew = threads.get_num_threads() if self._tasks + self._filter_tasks > 2 else 1
-        workspace = memory.workspace(self._filter_bytes + crew * self._own, 1)
-        filters = address(workspace)
+        crew = threads.get_num_threads() if max(tasks for _, tasks in self._steps) > 1 else 1
+        workspace = memory.workspace(self._shared_bytes + crew * self._own, 1)
+        shared = address(workspace)
         fields = type(self._template).from_buffer_copy(self._template)
         fields[: len(_POINTERS) - 1] = [
-            address(x), address(w), 0 if bias is None else address(bias), address(y), filters,
-            filters + self._filter_bytes,
+            address(x), address(w), 0 if bias is None else address(bias), address(y), shared,
+            shared + self._shared_bytes,
         ]  # fmt: skip
-        steps = (self._filters, fields, self._filter_tasks, 1), (self._run, fields, self._tasks, 1)
-        threads.run_steps(steps, threads=crew)
+        threads.run_steps([(entry, fields, tasks, 1) for entry, tasks in self._steps], threads=crew)
 
 
 # -- the kernels ------------------------------------------------------------------------------------------------------
@@ -274,8 +300,18 @@ class WinogradConvolution:
 
 def _write(form: Form, tile: Tile, isa: ISA) -> Module:
     module = Module("winograd", isa.fma)
-    _write_filters(module, form, tile, isa)
-    _write_run(module, form, tile)
+    fields, table = _fields(), pixel_panels.write_table(module, tile.lanes, 1)
+    filters = _write_filters(module, form, tile, fields, isa)
+    patches = _write_patches(module, form, tile, fields, table)
+    multiply = _write_multiply(module, form, tile, fields)
+    results = _write_results(module, form, tile, fields)
+    for entry, function, size in (("transform_filters", filters, "block"), ("transform_patches", patches, "v_size")):
+        f = module.entry(entry, **fields)
+        with f.loop(f.args.begin, f.args.end) as task:
+            to = f.args.shared.at(task.i * getattr(f.args, size))
+            f.call(function, f.args.fields, f.args.thread, task.i, to)
+    _write_multiply_tiles(module, form, tile, fields, patches, (table, multiply, results))
+    _write_multiply_rows(module, form, tile, fields, filters, (table, multiply, results))
     return module
 
 
@@ -292,84 +328,138 @@ def _transformed(form: Form, which: str, grid: dict[Place, Value]) -> list[Value
     return [grid[place] for place in sorted(grid)]
 
 
-def _write_filters(module: Module, form: Form, tile: Tile, isa: ISA) -> None:
-    """Adds the entry ``transform_filters``: a task is a tile of rows of one group, all channels.
+def _write_multiply_tiles(
+    module: Module, form: Form, tile: Tile, fields: dict[str, Type], patches: Function, rest: tuple[Function, ...]
+) -> None:
+    """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for a part of the rows."""
+    table, multiply, results = rest
+    f = module.entry("multiply_tiles", **fields)
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        part, number = task.i % a.row_parts, task.i // a.row_parts
+        group, own = number % a.groups, a.scratch.at(a.thread * a.own)
+        v, m = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32)
+        f.call(patches, a.fields, a.thread, number, v)
+        span = _span(a, number // a.groups, form, tile)
+        more = _table_of_stores(f, table, own, span, form, tile)
+        first = part * a.part_rows
+        last = minimum(first + a.part_rows, a.rows)
+        with f.loop(first, last, a.row_block) as o:
+            rows = minimum(last - o.i, a.row_block)
+            filters = a.shared.at((group * a.blocks + o.i // tile.rows) * a.block)
+            f.call(multiply, a.fields, filters, v, m, rows, span.count)
+            f.call(results, a.fields, own, group * a.rows + o.i, rows, span.count, span.vectors, more)
+
+
+def _write_multiply_rows(
+    module: Module, form: Form, tile: Tile, fields: dict[str, Type], filters: Function, rest: tuple[Function, ...]
+) -> None:
+    """Adds the entry ``multiply_rows``: a task is a tile of rows in one group, for all spans."""
+    table, multiply, results = rest
+    f = module.entry("multiply_rows", **fields)
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        group, first, own = task.i // a.blocks, task.i % a.blocks * tile.rows, a.scratch.at(a.thread * a.own)
+        kept, m = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32)
+        rows = minimum(a.rows - first, tile.rows)
+        f.call(filters, a.fields, a.thread, task.i, kept)
+        with f.loop(0, a.spans) as number:
+            span = _span(a, number.i, form, tile)
+            more = _table_of_stores(f, table, own, span, form, tile)
+            v = a.shared.at((number.i * a.groups + group) * a.v_size)
+            f.call(multiply, a.fields, kept, v, m, rows, span.count)
+            f.call(results, a.fields, own, group * a.rows + first, rows, span.count, span.vectors, more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A span's tiles, and its pixels as positions: a multiple of whole tiles, in vectors."""
+
+    count: Value
+    begin: Value
+    limit: Value
+    vectors: Value
+
+
+def _span(a: Any, span: Value, form: Form, tile: Tile) -> _Span:
+    across = form.x.outputs
+    count = minimum(a.tiles - span * tile.columns, tile.columns)
+    begin, length = span * (tile.columns * across), count * across
+    return _Span(count, begin, begin + length, (length + (tile.lanes - 1)) // tile.lanes)
+
+
+def _table_of_stores(f: Function, table: Function, own: Pointer, span: _Span, form: Form, tile: Tile) -> Value:
+    """Calls ``table`` for the results of a span; the number of entries in the second list."""
+    a = f.args
+    stores, more_stores = own.at(a.stores_at).cast(i64), own.at(a.more_stores_at).cast(i64)
+    more: Value = f.call(
+        table, a.results, stores, more_stores, a.y_image, span.begin, span.limit, span.vectors,
+        tile.vectors * form.x.outputs, 0,
+    )  # fmt: skip
+    return more
+
+
+def _write_filters(module: Module, form: Form, tile: Tile, fields: dict[str, Type], isa: ISA) -> Function:
+    """Adds ``filters(fields, thread, block, to)``: a tile of rows of one group, all channels; ``block`` counts both.
 
     Weights are first turned so that rows are lanes. Whole vectors are stored, and what lies beyond the tile's rows is
     stored over, or lies between blocks.
     """
     pack = panels.write_packs(module, isa, f32, [tile.rows])[tile.rows]
-    f = module.entry("transform_filters", **_fields())
-    a, taps = f.args, prod(axis.taps for axis in form.axes)
+    f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, to=ptr(f32))
+    p, a, taps = f.args, read_fields(f, fields, fields), prod(axis.taps for axis in form.axes)
     places = _grid(tuple(axis.taps for axis in form.axes))
-    with f.loop(a.begin, a.end) as task:
-        group, first = task.i // a.blocks, task.i % a.blocks * tile.rows
-        panel = a.scratch.at(a.thread * a.own).cast(f32)
-        to = a.filters.at(task.i * a.block)
-        source = a.w.at(group * a.group_step + first * a.row_step)
-        rows = minimum(a.rows - first, tile.rows)
-        with f.loop(0, a.channels, PACKED) as block:
-            count = minimum(a.channels - block.i, PACKED)
-            with f.loop(0, count) as c:
-                start = source.at((block.i + c.i) * a.channel_step)
-                f.call(pack, start, a.row_step, 1, rows, taps, panel.at(c.i * (taps * tile.rows)))
-            with f.loop(0, count) as c:
-                for lane in range(0, tile.rows, tile.lanes):
-                    packed = panel.at(c.i * (taps * tile.rows) + lane)
-                    grid = {
-                        place: packed.load((a.first_tap + a.tap_step * t) * tile.rows, tile.lanes)
-                        for t, place in enumerate(places)
-                    }
-                    here = to.at((block.i + c.i) * tile.rows + lane)
-                    for k, value in enumerate(_transformed(form, "filter", grid)):
-                        here.store(value, a.filter_step * k)
+    group, first = p.block // a.blocks, p.block % a.blocks * tile.rows
+    panel = a.scratch.at(p.thread * a.own).cast(f32)
+    source = a.w.at(group * a.group_step + first * a.row_step)
+    rows, together = minimum(a.rows - first, tile.rows), a.channel_step.eq(taps)
+    with f.loop(0, a.channels, PACKED) as block:
+        count = minimum(a.channels - block.i, PACKED)
+        runs, depth = select(together, f.const(i64, 1), count), select(together, count * taps, f.const(i64, taps))
+        with f.loop(0, runs) as c:
+            start = source.at((block.i + c.i) * a.channel_step)
+            for line in range(0, taps * tile.rows, memory.ALIGN_BYTES // _ITEM_BYTES):
+                start.at(a.channel_step * _AHEAD).prefetch(line)
+            f.call(pack, start, a.row_step, 1, rows, depth, panel.at(c.i * (taps * tile.rows)))
+        with f.loop(0, count) as c:
+            for lane in range(0, tile.rows, tile.lanes):
+                packed = panel.at(c.i * (taps * tile.rows) + lane)
+                grid = {
+                    place: packed.load((a.first_tap + a.tap_step * t) * tile.rows, tile.lanes)
+                    for t, place in enumerate(places)
+                }
+                here = p.to.at((block.i + c.i) * tile.rows + lane)
+                for k, value in enumerate(_transformed(form, "filter", grid)):
+                    here.store(value, a.filter_step * k)
+    return f
 
 
-def _write_run(module: Module, form: Form, tile: Tile) -> None:
-    """Adds the entry ``run``: a task is a span of tiles in one group, for a part of the rows."""
-    fields = _fields()
-    table = pixel_panels.write_table(module, tile.lanes, 1)
+def _write_patches(module: Module, form: Form, tile: Tile, fields: dict[str, Type], table: Function) -> Function:
+    """Adds ``patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both."""
     gather = pixel_panels.write_pack(module, f32, tile.lanes, 1)
-    patches = _write_patches(module, form, tile)
-    multiply = _write_multiply(module, form, tile, fields)
-    results = _write_results(module, form, tile, fields)
-    f = module.entry("run", **fields)
-    a, across = f.args, form.x.outputs
-    per_panel, run = tile.vectors * across, tile.columns * across
-    channel_stride = form.reads * run
-    with f.loop(a.begin, a.end) as task:
-        part, rest = task.i % a.row_parts, task.i // a.row_parts
-        group, span = rest % a.groups, rest // a.groups
-        own = a.scratch.at(a.thread * a.own)
-        panel, v = own.cast(f32), own.at(a.v_at).cast(f32)
-        fills, merges, stores, more_stores = (
-            own.at(at).cast(i64) for at in (a.fills_at, a.merges_at, a.stores_at, a.more_stores_at)
+    transform = _write_transform(module, form, tile)
+    f = module.function("patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
+    p, a, run = f.args, read_fields(f, fields, fields), tile.columns * form.x.outputs
+    own, group = a.scratch.at(p.thread * a.own), p.span % a.groups
+    panel, fills, merges = own.cast(f32), own.at(a.fills_at).cast(i64), own.at(a.merges_at).cast(i64)
+    span = _span(a, p.span // a.groups, form, tile)
+    more = f.call(
+        table, a.patches, fills, merges, a.x_image, span.begin, span.limit, span.vectors, run // tile.lanes, 0
+    )
+    with f.loop(0, a.channels, GATHERED) as c:
+        channels = minimum(a.channels - c.i, GATHERED)
+        x = a.x.at((group * a.channels + c.i) * a.x_plane)
+        f.call(
+            gather, fills, span.vectors * form.reads, merges, more, x, 1, panel, channels, a.x_plane, form.reads * run
         )
-        count = minimum(a.tiles - span * tile.columns, tile.columns)
-        begin, limit = span * run, (span * tile.columns + count) * across
-        vectors = (count * across + (tile.lanes - 1)) // tile.lanes
-        merge_count = f.call(table, a.patches, fills, merges, a.x_image, begin, limit, vectors, per_panel, 0)
-        store_count = f.call(table, a.results, stores, more_stores, a.y_image, begin, limit, vectors, per_panel, 0)
-        with f.loop(0, a.channels, GATHERED) as c:
-            channels = minimum(a.channels - c.i, GATHERED)
-            x = a.x.at((group * a.channels + c.i) * a.x_plane)
-            f.call(
-                gather, fills, vectors * form.reads, merges, merge_count, x, 1, panel, channels, a.x_plane,
-                channel_stride,
-            )  # fmt: skip
-            f.call(patches, panel, v.at(c.i * tile.columns), channels, count, a.v_step)
-        first = part * a.part_rows
-        last = minimum(first + a.part_rows, a.rows)
-        with f.loop(first, last, a.row_block) as o:
-            rows = minimum(last - o.i, a.row_block)
-            f.call(multiply, a.fields, v, own.at(a.m_at).cast(f32), group * a.blocks + o.i // tile.rows, rows, count)
-            f.call(results, a.fields, own, group * a.rows + o.i, rows, count, vectors, store_count)
+        f.call(transform, panel, p.v.at(c.i * tile.columns), channels, span.count, a.v_step)
+    return f
 
 
-def _write_patches(module: Module, form: Form, tile: Tile) -> Function:
-    """Adds ``patches(panel, v, channels, count, v_step)``: v[f][c][tile] from panel[c][read][pixel]."""
+def _write_transform(module: Module, form: Form, tile: Tile) -> Function:
+    """Adds ``transform(panel, v, channels, count, v_step)``: v[f][c][tile] from panel[c][read][pixel]."""
     data, across = ptr(f32), form.x.outputs
-    f = module.function("patches", panel=data, v=data, channels=i64, count=i64, v_step=i64)
+    f = module.function("transform", panel=data, v=data, channels=i64, count=i64, v_step=i64)
     a, run = f.args, tile.columns * across
     with f.loop(0, a.channels) as c, f.loop(0, a.count, tile.lanes) as t:
         source = a.panel.at(c.i * (form.reads * run) + t.i * across)
@@ -387,19 +477,18 @@ def _write_patches(module: Module, form: Form, tile: Tile) -> Function:
 
 
 def _write_multiply(module: Module, form: Form, tile: Tile, fields: dict[str, Type]) -> Function:
-    """Adds ``multiply(fields, v, m, block, rows, count)``: m[f][row][tile] of a block of rows, tiles of rows from
-    ``block`` on, for a count of tiles."""
+    """Adds ``multiply(fields, filters, v, m, rows, count)``: m[f][row][tile] of a block of rows, a count of tiles."""
     products = [
         write_tile(module, f32, Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}")
         for width in range(1, tile.vectors + 1)
     ]
-    f = module.function("multiply", fields=ptr(i64), v=ptr(f32), m=ptr(f32), block=i64, rows=i64, count=i64)
-    p = f.args
-    a = read_fields(f, fields, ["filters", "none", "channels", "block", "filter_step", "v_step", "m_step"])
+    data = ptr(f32)
+    f = module.function("multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64)
+    p, a = f.args, read_fields(f, fields, ["none", "channels", "block", "filter_step", "v_step", "m_step"])
     width = (p.count + (tile.lanes - 1)) // tile.lanes
     for vectors, function in enumerate(products, 1):
         with f.when(width.eq(vectors)), f.loop(0, form.products) as k, f.loop(0, p.rows, tile.rows) as r:
-            filters = a.filters.at(k.i * a.filter_step + (p.block + r.i // tile.rows) * a.block)
+            filters = p.filters.at(k.i * a.filter_step + r.i // tile.rows * a.block)
             to = p.m.at(k.i * a.m_step + r.i * tile.columns)
             f.call(function, a.channels, filters, p.v.at(k.i * a.v_step), a.none, 0, to, tile.columns, tile.rows, to)
     return f
