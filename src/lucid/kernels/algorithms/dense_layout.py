@@ -12,13 +12,15 @@ import numpy as np
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
 from lucid.kernels.algorithms.tile import Tile
-from lucid.kernels.ir import Pointer, Value
+from lucid.kernels.ir import Pointer, Type, Value, f32, i8, ptr
 
-#: Numbers of a problem that all its phases share. Sizes are in elements but where they say bytes.
+#: Numbers of a problem that all its phases share, and where the kernel's parts are. Sizes are in elements but where
+#: they say bytes.
 SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
-    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at",
+    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows", "tile_vectors",
+    "table", "pack", "pack_weights", "finish", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
 )  # fmt: skip
 
 #: Numbers of a phase, behind those that the table reads.
@@ -44,7 +46,8 @@ class Shape:
     row_step: int  #: in the weights, from a result channel of a group to the next
     channel_step: int
     group_step: int
-    itemsize: int
+    itemsize: int  #: of sums, panels and packed weights
+    stored_whole: bool = True  #: whether sums may wait in the result, which has their type
     stack: int = 1  #: residues of the last axis that are rows side by side; their weights are neighbours
 
 
@@ -165,6 +168,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
         "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans,
         "channel_block": blocking.channels, "lazy": int(blocking.lazy),
         **scratch_layout(shape, blocking, cuts),
+        "stack": shape.stack, "tile_rows": rows, "tile_vectors": blocking.tile.vectors,
     }  # fmt: skip
 
 
@@ -185,7 +189,7 @@ class PhaseRecord:
         scales = (y.out_size * x.out_size, x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
         start = z.out_start * scales[0] + y.out_start * scales[1]
-        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, 1)
+        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, int(shape.stored_whole))
         rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
         slot = blocking.channels * channel_stride
         single = blocking.channels >= shape.channels
@@ -201,9 +205,21 @@ class PhaseRecord:
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)
 
 
+def computed(stored: Type) -> Type:
+    """The type that is computed in: half precision is widened as it is gathered and rounded once, on the way out."""
+    return f32 if stored.bits == 16 else stored
+
+
 def read_shape(shape: Pointer, names: str) -> dict[str, Value]:
     """Numbers of ``SHAPE`` by name; the names stand side by side."""
     return pixel_panels.read_numbers(shape, SHAPE, set(), names.split())
+
+
+def part(shape: Pointer, name: str) -> Pointer:
+    """The address of a part of the kernel."""
+    code = shape.at(SHAPE.index(name)).cast(ptr(i8)).load()
+    assert isinstance(code, Pointer)
+    return code
 
 
 def phase_record(phases: Pointer, index: Value) -> Pointer:

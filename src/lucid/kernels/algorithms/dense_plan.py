@@ -8,7 +8,15 @@ from math import ceil, prod
 
 from lucid.kernels import target
 from lucid.kernels.algorithms import panels, pixel_panels
-from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, packed_elements, row_blocks, scratch_layout
+from lucid.kernels.algorithms.dense_layout import (
+    Blocking,
+    Cut,
+    Shape,
+    computed,
+    packed_elements,
+    row_blocks,
+    scratch_layout,
+)
 from lucid.kernels.algorithms.implicit_gemm import DenseConvolution
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
@@ -63,9 +71,10 @@ def shape(problem: Problem, stack: int = 1) -> Shape:
     else:
         rows, channels, plane, out_plane = problem.group_in, problem.group_out, problem.pixels, prod(problem.size)
         row_step, channel_step = inward, outward
+    stored = BY_DTYPE[problem.dtype]
     return Shape(
         problem.batch, problem.groups, rows * stack, channels, plane, out_plane, row_step, channel_step,
-        problem.group_out * outward, problem.itemsize, stack,
+        problem.group_out * outward, computed(stored).bytes, computed(stored) == stored, stack,
     )  # fmt: skip
 
 
@@ -82,7 +91,7 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
     """
     fit = [
         tile
-        for tile in fitting(isa, BY_DTYPE[problem.dtype])
+        for tile in fitting(isa, computed(BY_DTYPE[problem.dtype]))
         if tile.rows % sizes.stack == 0 and tile.rows <= max(sizes.rows, sizes.stack)
     ]
     return sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, _MANY_PIXELS))[:_TILES]
@@ -108,11 +117,11 @@ def _blockings(
     unit = ceil(max(layout.unit for layout in layouts) / tile.columns)
     units = max(layout.units for layout in layouts)
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
-    slack = panels.slack(isa, BY_DTYPE[problem.dtype], tile.rows)
+    slack = panels.slack(isa, computed(BY_DTYPE[problem.dtype]), tile.rows)
     for steps in _STEPS:
         blocks = min(max(1, round(sizes.channels * most_taps / steps)), sizes.channels)
         channels = ceil(sizes.channels / blocks)
-        room = target.cpu().l2_bytes // 2 // (channels * problem.itemsize)
+        room = target.cpu().l2_bytes // 2 // (channels * sizes.itemsize)
         fitting = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
         spans = ceil(unit / max(1, fitting))
         for finer in (1, 2, 4):
@@ -139,7 +148,7 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     vectors = layout.units * (layout.unit + cut.unit_spans * layout.halo) / tile.lanes
     passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
     entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
-    in_place = all(axis.contiguous for axis in layout.phase)
+    in_place = sizes.stored_whole and all(axis.contiguous for axis in layout.phase)
     steps, groups = sizes.channels * layout.taps, sizes.groups
     kind = pixel_panels.stride_class(gathered_x.step, tile.lanes)
     stored, weights = tiles * tile.rows * tile.vectors, heights * tile.rows * steps

@@ -21,7 +21,7 @@ Where a tile's positions lie in one image and the result is contiguous, sums are
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
@@ -35,7 +35,9 @@ from lucid.kernels.algorithms.dense_layout import (
     Cut,
     PhaseRecord,
     Shape,
+    computed,
     packed_elements,
+    part,
     phase_record,
     read_phase,
     read_shape,
@@ -43,22 +45,8 @@ from lucid.kernels.algorithms.dense_layout import (
 )
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import Tile, write_tile
-from lucid.kernels.ir import (
-    BY_DTYPE,
-    Function,
-    Module,
-    Pointer,
-    Type,
-    Value,
-    i8,
-    i64,
-    interleave,
-    lanes_below,
-    maximum,
-    minimum,
-    ptr,
-    select,
-)
+from lucid.kernels.algorithms.tile_sums import write_finish
+from lucid.kernels.ir import BY_DTYPE, Function, Module, Type, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory, threads
@@ -77,8 +65,10 @@ class DenseConvolution:
             records.append(PhaseRecord(cut, shape, blocking, packed))
             packed += packed_elements(shape, blocking, cut.layout.taps)
         numbers = shape_numbers(shape, blocking, cuts)
+        kind = pixel_panels.stride_class(phases[0][2].step, blocking.tile.lanes)
+        numbers |= parts(dtype, blocking.tile, kind, shape.stack)
         self._arrays = (
-            np.array([numbers[name] for name in SHAPE], np.int64),
+            np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
             np.array([record.numbers for record in records], np.int64),
             records,
         )
@@ -87,8 +77,7 @@ class DenseConvolution:
         self._scratch_bytes = numbers["scratch_bytes"]
         self._weight_tasks = 0 if blocking.lazy else len(cuts) * shape.groups * numbers["row_blocks"]
         self._tasks = len(cuts) * numbers["spans"] * shape.groups * numbers["row_parts"]
-        kind = pixel_panels.stride_class(phases[0][2].step, blocking.tile.lanes)
-        code = kernel(dtype, blocking.tile, kind, shape.stack)
+        code = driver(dtype)
         self._weights, self._run = (code.address(name) for name in ("weights", "run"))
 
     def __call__(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
@@ -113,30 +102,65 @@ def _workspace(size_bytes: int) -> Array:
     return memory.workspace(size_bytes, 1)
 
 
-def kernel(dtype: str, tile: Tile, kind: int, stack: int) -> jit.Code:
-    """The kernel for a tile, a class of horizontal strides and a number of stacked residues."""
-    element = BY_DTYPE[dtype]
-    return jit.kernel(("implicit gemm", dtype, tile, kind, stack), lambda isa: _write(element, tile, kind, stack, isa))
+def driver(dtype: str) -> jit.Code:
+    """The loops, for tiles of any size: they call a tile, and all else that differs, by address."""
+    stored = BY_DTYPE[dtype]
+    return jit.kernel(("dense driver", dtype), lambda isa: _write(stored, isa))
 
 
-def _write(element: Type, tile: Tile, kind: int, stack: int, isa: ISA) -> Module:
-    module = Module("implicit_gemm", isa.fma)
-    data, p64 = ptr(element), ptr(i64)
-    fields = {"x": data, "w": data, "bias": data, "y": data, "packed": data, "scratch": ptr(i8), "shape": p64,
+def parts(dtype: str, tile: Tile, kind: int, stack: int) -> dict[str, int]:
+    """Addresses of what the loops call: modules of their own, since each depends on little.
+
+    ``kind`` is a class of horizontal strides; half precision shares its tiles with float32.
+    """
+    stored = BY_DTYPE[dtype]
+    element, lanes = computed(stored), tile.lanes
+
+    def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
+        def written(isa: ISA) -> Module:
+            module = Module(str(key[0]), isa.fma)
+            write(module, isa)
+            for function in module.functions:
+                function.export = True
+            return module
+
+        return jit.kernel(key, written)
+
+    code = {
+        "table": alone(("dense table", lanes, kind), lambda m, _: pixel_panels.write_table(m, lanes, kind)),
+        "pack": alone(
+            ("dense gather", dtype, kind), lambda m, _: pixel_panels.write_pack(m, element, lanes, kind, stored)
+        ),
+        "pack_weights": alone(
+            ("dense weights", dtype, stack), lambda m, _: packed_weights.write_pack(m, element, lanes, stack, stored)
+        ),
+        "finish": alone(("dense sums", dtype, stack), lambda m, _: write_finish(m, element, lanes, stack, stored)),
+    }
+    tiles = alone(("dense tile", element.name, tile), lambda m, _: write_tiles(m, element, tile))
+    widths = [f"tile_{v}" for v in range(1, tile.vectors + 1)]
+    return {name: module.address(name) for name, module in code.items()} | {n: tiles.address(n) for n in widths}
+
+
+def write_tiles(module: Module, element: Type, tile: Tile) -> None:
+    """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
+    for v in range(1, tile.vectors + 1):
+        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}")
+
+
+def _write(stored: Type, isa: ISA) -> Module:
+    module = Module("dense_driver", isa.fma)
+    data, p64 = ptr(stored), ptr(i64)
+    element = computed(stored)
+    fields = {"x": data, "w": data, "bias": data, "y": data, "packed": ptr(element), "scratch": ptr(i8), "shape": p64,
               "phases": p64}  # fmt: skip
-    pack = packed_weights.write_pack(module, element, tile, stack, isa)
-    packed_weights.write_entry(module, pack, tile, fields)
-    _write_run(module, element, tile, kind, stack, pack, fields)
+    packed_weights.write_entry(module, fields)
+    _write_run(module, element, stored, isa.lanes(element), fields)
     return module
 
 
-def _write_run(
-    module: Module, element: Type, tile: Tile, kind: int, stack: int, pack_weights: Function, fields: dict[str, Type]
-) -> None:
+def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: dict[str, Type]) -> None:
     """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows."""
-    table = pixel_panels.write_table(module, tile.lanes, kind)
-    pack = pixel_panels.write_pack(module, element, tile.lanes, kind)
-    multiply = _write_multiply(module, element, tile, stack, pack_weights)
+    multiply = _write_multiply(module, element, stored, lanes)
     f = module.entry("run", **fields)
     a = f.args
     s = read_shape(
@@ -146,8 +170,9 @@ def _write_run(
     )
     own = a.scratch.at(a.thread * s["scratch_bytes"])
     panel, entries, merges = own.cast(element), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
+    table, pack = part(a.shape, "table"), part(a.shape, "pack")
     with f.loop(a.begin, a.end) as task:
-        part, rest = task.i % s["row_parts"], task.i // s["row_parts"]
+        row_part, rest = task.i % s["row_parts"], task.i // s["row_parts"]
         group, rest = rest % s["groups"], rest // s["groups"]
         span, phase = rest % s["spans"], rest // s["spans"]
         record = phase_record(a.phases, phase)
@@ -160,10 +185,11 @@ def _write_run(
             count = minimum(r["span"], r["unit"] - start)
             gathered = count + r["halo"]
             p = unit * r["gathered_unit"] + start
-            vectors = (gathered + (tile.lanes - 1)) // tile.lanes
+            vectors = (gathered + (lanes - 1)) // lanes
             merge_count = f.call(
-                table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"]
-            )
+                table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"],
+                returns=i64,
+            )  # fmt: skip
             fills = r["gathered_taps"] * vectors
             with f.loop(0, s["channels"], s["channel_block"]) as c:
                 channels = minimum(s["channel_block"], s["channels"] - c.i)
@@ -173,40 +199,43 @@ def _write_run(
                     r["channel_stride"],
                 )  # fmt: skip
                 f.call(
-                    multiply, a.fields, record, panel, group, unit * r["unit"] + start, count, part * s["task_rows"],
-                    c.i, channels, own,
+                    multiply, a.fields, record, panel, group, unit * r["unit"] + start, count,
+                    row_part * s["task_rows"], c.i, channels, own,
                 )  # fmt: skip
 
 
-def _write_multiply(module: Module, element: Type, tile: Tile, stack: int, pack_weights: Function) -> Function:
+def _write_multiply(module: Module, element: Type, stored: Type, lanes: int) -> Function:
     """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
     """
     data, p64 = ptr(element), ptr(i64)
-    panel_product = _write_panel_product(module, element, tile, stack)
+    panel_product = _write_panel_product(module, element, stored, lanes)
     f = module.function(
         "multiply", fields=p64, record=p64, panel=data, group=i64, position=i64, count=i64, first=i64, c=i64,
         channels=i64, own=ptr(i8),
     )  # fmt: skip
     a = f.args
-    w, bias, result, packed = (a.fields.at(slot).cast(data).load() for slot in (1, 2, 3, 4))
+    w, bias, result = (a.fields.at(slot).cast(ptr(stored)).load() for slot in (1, 2, 3))
+    packed = a.fields.at(4).cast(data).load()
     shape = a.fields.at(6).cast(p64).load()
-    s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane")
+    s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_vectors")
     r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(element), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(element)
-    sums = spare.at((1 + stack) * tile.columns)
-    with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile.rows) as o:
+    tile_rows, columns = s["tile_rows"], s["tile_vectors"] * lanes
+    sums = spare.at((s["stack"] + 1) * columns)
+    pack_weights = part(shape, "pack_weights")
+    with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
         with f.when(lazy):
             f.call(pack_weights, w, bias, shape, a.record, a.group, o.i, a.c, a.channels, own_weights)
-        block = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile.rows) * r["block"])
+        block = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile_rows) * r["block"])
         start = select(lazy, own_weights, block)
-        weights = start.at((select(lazy, 0, a.c) * r["taps"] + 1) * tile.rows)
-        y = result.at((a.group * s["rows"] + o.i) // stack * s["out_plane"])
-        row_sums = sums.at((o.i - a.first) // tile.rows * r["row_sums"])
-        with f.loop(0, a.count, tile.columns) as j:
-            number = j.i // tile.columns
+        weights = start.at((select(lazy, 0, a.c) * r["taps"] + 1) * tile_rows)
+        y = result.at((a.group * s["rows"] + o.i) // s["stack"] * s["out_plane"])
+        row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
+        with f.loop(0, a.count, columns) as j:
+            number = j.i // columns
             f.call(
                 panel_product, shape, a.record, weights, start, a.panel.at(number * r["panel_step"]), y,
                 row_sums.at(number * r["panel_sums"]), spare, a.position + j.i, a.count - j.i, s["rows"] - o.i, a.c,
@@ -215,103 +244,29 @@ def _write_multiply(module: Module, element: Type, tile: Tile, stack: int, pack_
     return f
 
 
-def _write_panel_product(module: Module, element: Type, tile: Tile, stack: int) -> Function:
+def _write_panel_product(module: Module, element: Type, stored: Type, lanes: int) -> Function:
     """Adds ``panel_product``: one tile of rows by up to a tile's columns of positions, ``room`` of which exist."""
     data, p64 = ptr(element), ptr(i64)
-    finish = _write_finish(module, element, tile, stack)
-    tiles = [
-        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile{v}")
-        for v in range(1, tile.vectors + 1)
-    ]
     f = module.function(
-        "panel_product", shape=p64, record=p64, weights=data, start=data, panel=data, y=data, sums=data, spare=data,
-        position=i64, room=i64, rows=i64, c=i64, channels=i64,
+        "panel_product", shape=p64, record=p64, weights=data, start=data, panel=data, y=ptr(stored), sums=data,
+        spare=data, position=i64, room=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_vectors")
     r = read_phase(a.record, "taps positions whole offsets")
-    whole_rows = f.const(i64, tile.rows)
-    width = minimum((a.room + (tile.lanes - 1)) // tile.lanes, tile.vectors)
-    covered, image, inner = width * tile.lanes, a.position // r["positions"], a.position % r["positions"]
+    whole_rows, columns = s["tile_rows"], s["tile_vectors"] * lanes
+    width = minimum((a.room + (lanes - 1)) // lanes, s["tile_vectors"])
+    covered, image, inner = width * lanes, a.position // r["positions"], a.position % r["positions"]
     in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
-    to = select(in_place, a.y.at(image * s["out_image"] + inner), a.sums)
-    step = select(in_place, s["out_plane"], f.const(i64, tile.columns))
+    to = select(in_place, a.y.at(image * s["out_image"] + inner).cast(element), a.sums)
+    step = select(in_place, s["out_plane"], columns)
     rows = minimum(a.rows, whole_rows)
     exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
-    for v, function in enumerate(tiles, 1):
-        with f.when(width.eq(v)):
-            f.call(function, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
+    tile = part(a.shape.at(width - 1), "tile_1")
+    f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
     with f.when((a.c + a.channels >= s["channels"]) & ~in_place):
         f.call(
-            finish, a.record, a.sums, a.y, s["out_plane"], s["out_image"], a.position, minimum(a.room, covered), rows,
-            a.spare.at(tile.columns),
+            part(a.shape, "finish"), a.record, a.sums, columns, a.y, s["out_plane"], s["out_image"], a.position,
+            minimum(a.room, covered), rows, a.spare.at(columns),
         )  # fmt: skip
     return f
-
-
-def _write_finish(module: Module, element: Type, tile: Tile, stack: int) -> Function:
-    """Adds ``finish(record, sums, y, out_plane, out_image, position, room, rows, line)``: sums to their places in y.
-
-    ``line`` has room for a row of every residue that is stacked.
-    """
-    data = ptr(element)
-    f = module.function(
-        "finish", record=ptr(i64), sums=data, y=data, out_plane=i64, out_image=i64, position=i64, room=i64, rows=i64,
-        line=data,
-    )  # fmt: skip
-    a = f.args
-    r = read_phase(
-        a.record,
-        "positions store_x store_y store_z_step store_y_step store_start store_x_start store_x_step store_width",
-    )
-    with f.loop(0, a.room) as segment:  # its step is the length of the segment
-        position = a.position + segment.i
-        image, inner = position // r["positions"], position % r["positions"]
-        row, ox = inner // r["store_x"], inner % r["store_x"]
-        oz, oy = row // r["store_y"], row % r["store_y"]
-        run = minimum(r["store_x"] - ox, a.room - segment.i)
-        place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"]
-        with f.loop(0, a.rows, stack) as m:
-            source, to = a.sums.at(m.i * tile.columns + segment.i), a.y.at(place + m.i // stack * a.out_plane)
-            first = r["store_x_start"] + ox * r["store_x_step"]
-            if stack == 1:
-                _store_run(source, to.at(first), run, r["store_x_step"], tile.lanes)
-            else:
-                _interleave_run(source, a.line, run, stack, tile)
-                _store_clipped(a.line, to, first, run * stack, r["store_width"], tile.lanes)
-        segment.step = run
-    return f
-
-
-def _store_run(source: Pointer, to: Pointer, run: Value, step: Value, lanes: int) -> None:
-    f = run.fn
-    with f.when(step.eq(1)):
-        _copy(source, to, run, lanes)
-    with f.when(step.ne(1)), f.loop(0, run) as lane:
-        to.store(source.load(lane.i), lane.i * step)
-
-
-def _copy(source: Pointer, to: Pointer, count: Value, lanes: int) -> None:
-    with count.fn.loop(0, count, lanes) as lane:
-        mask = lanes_below(count.fn, count - lane.i, lanes)
-        to.store(source.load(lane.i, lanes, mask), lane.i, mask)
-
-
-def _interleave_run(source: Pointer, line: Pointer, run: Value, stack: int, tile: Tile) -> None:
-    """Rows ``stack`` side by side become one line, sample by sample; samples beyond the run are any number."""
-    f, lanes = run.fn, tile.lanes
-    if stack & (stack - 1) or lanes == 1:
-        with f.loop(0, run) as lane:
-            for residue in range(stack):
-                line.store(source.load(lane.i + residue * tile.columns), lane.i * stack + residue)
-        return
-    with f.loop(0, run, lanes) as lane:
-        vectors = [source.load(lane.i + residue * tile.columns, lanes) for residue in range(stack)]
-        for v, mixed in enumerate(interleave(vectors)):
-            line.store(mixed, lane.i * stack + v * lanes)
-
-
-def _store_clipped(line: Pointer, to: Pointer, first: Value, count: Value, width: Value, lanes: int) -> None:
-    """The part of a line that lies in its row of the result; the line's sample 0 belongs at ``first``."""
-    low, high = maximum(-first, 0), minimum(count, width - first)
-    _copy(line.at(low), to.at(first + low), high - low, lanes)

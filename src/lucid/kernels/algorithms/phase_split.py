@@ -22,6 +22,7 @@ from itertools import product
 
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.pixel_panels import Axis, Phase, joined, taps
 from lucid.kernels.algorithms.tile import fitting
 from lucid.kernels.ir import BY_DTYPE
@@ -81,7 +82,7 @@ def stacked_axis(size: int, out: int, kernel: int, stride: int, low: int) -> Axi
 def stack(problem: Problem, isa: ISA) -> int:
     """How many residues of the last axis become rows side by side: all or 1."""
     kernel, stride, dilation = (axes[-1] for axes in (problem.spec.kernel, problem.spec.stride, problem.spec.dilation))
-    rows = max(tile.rows for tile in fitting(isa, BY_DTYPE[problem.dtype]))
+    rows = max(tile.rows for tile in fitting(isa, computed(BY_DTYPE[problem.dtype])))
     return stride if kernel % stride == 0 and dilation == 1 and 1 < stride <= rows // 2 else 1
 
 

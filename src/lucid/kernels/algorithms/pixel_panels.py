@@ -292,15 +292,15 @@ def _lane_set(low: Value, high: Value, kind: int) -> Value:
     return (one << high) - (one << low)
 
 
-def write_pack(module: Module, element: Type, lanes: int, kind: int) -> Function:
+def write_pack(module: Module, element: Type, lanes: int, kind: int, stored: Type | None = None) -> Function:
     """Adds ``pack(entries, fills, merges, merge_count, x, x_step, panel, channels, plane, stride)``.
 
-    ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry.
+    ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry; x is of type ``stored``.
     """
     data, p64 = ptr(element), ptr(i64)
     f = module.function(
-        "pack", entries=p64, fills=i64, merges=p64, merge_count=i64, x=data, x_step=i64, panel=data, channels=i64,
-        plane=i64, stride=i64,
+        "pack", entries=p64, fills=i64, merges=p64, merge_count=i64, x=ptr(stored or element), x_step=i64, panel=data,
+        channels=i64, plane=i64, stride=i64,
     )  # fmt: skip
     a = f.args
 
@@ -340,7 +340,7 @@ def _load_lanes(
             row = x.at(offset)
             parts = [row.load(half * lanes, lanes, mask, parts[half]) for half, mask in enumerate(of_segment)]
         first, *rest = [part for part in parts if part is not None]
-        value = shuffle(first, rest[0], range(0, 2 * lanes, 2)) if rest else first
+        value = convert(shuffle(first, rest[0], range(0, 2 * lanes, 2)) if rest else first, to.pointee)
         to.store(_merged(value, to.load(0, lanes)) if merging else value)
 
 
@@ -366,4 +366,4 @@ def _copy_lanes(
         rows = [x.at(offset) for x in sources]
         with f.loop(lane_set & 0xFFFF, lane_set >> 16) as lane:
             for row, to in zip(rows, places, strict=True):
-                to.store(row.load(lane.i * x_step), lane.i)
+                to.store(convert(row.load(lane.i * x_step), to.pointee), lane.i)

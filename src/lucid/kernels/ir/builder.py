@@ -17,7 +17,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, overload
 
 from lucid.kernels.ir.types import Type, i64, ptr, void
-from lucid.kernels.ir.values import Value, constant, lift, make
+from lucid.kernels.ir.values import Pointer, Value, constant, lift, make
 
 #: The signature of every native entry point: 64-bit slots, a range of tasks, the slot of the thread's workspace.
 ENTRY = {"fields": ptr(i64), "begin": i64, "end": i64, "thread": i64}
@@ -104,8 +104,9 @@ class Function:
         self.line(text)
         return None
 
-    def call(self, callee: Function | str, *operands: Any, returns: Type = void) -> Any:
-        """Calls a function of this module, or an outside symbol by name."""
+    def call(self, callee: Function | Pointer | str, *operands: Any, returns: Type = void) -> Any:
+        """Calls a function of this module, one at an address, or an outside symbol by name."""
+        place = callee.text if isinstance(callee, Pointer) else None
         if isinstance(callee, Function):
             wanted = list(callee.parameters.values())
             if len(wanted) != len(operands):
@@ -113,9 +114,10 @@ class Function:
             values = [lift(self, v, t) for v, t in zip(operands, wanted, strict=True)]
             returns, name = callee.returns, callee.name
         else:
-            values, name = [lift(self, v) for v in operands], callee
-            self.module.declare(name, returns, [v.type for v in values])
-        text = f"call {returns} @{name}({', '.join(f'{v.type} {v.text}' for v in values)})"
+            values, name = [lift(self, v) for v in operands], str(callee)
+            if place is None:
+                self.module.declare(name, returns, [v.type for v in values])
+        text = f"call {returns} {place or f'@{name}'}({', '.join(f'{v.type} {v.text}' for v in values)})"
         return self.line(text) if returns is void else self.emit(returns, text)
 
     def ret(self, value: Value | None = None) -> None:
