@@ -28,7 +28,15 @@ from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
-from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
+from lucid.kernels.algorithms.frames import (
+    GEOMETRY,
+    Cut,
+    call_fill_frame,
+    fill_frame_address,
+    open_box,
+    plain_window,
+    read_fields,
+)
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -249,7 +257,7 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_POINTERS = ("x", "weights", "bias", "y", "own", "offsets", "places", "begins")
+_POINTERS = ("x", "weights", "bias", "y", "own", "offsets", "places", "begins", "fill")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
     "w_result", "w_step", "bias_step", "frame", "private", "ahead_y",
@@ -258,7 +266,7 @@ _NUMBERS = (
 
 def _fields(element: Type) -> dict[str, Type]:
     data, table = ptr(element), ptr(i64)
-    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 3, strict=True))
+    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 4, strict=True))
     return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
 
 
@@ -286,8 +294,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
 
     @cache
     def entry(tile: Tile) -> int:
-        key = ("correlation", problem.dtype, tile, split, merge)
-        return jit.kernel(key, lambda isa: _write(isa, element, tile, split, merge)).address("correlate")
+        key = ("correlation", problem.dtype, tile, merge)
+        return jit.kernel(key, lambda isa: _write(isa, element, tile, merge)).address("correlate")
 
     usual, streaming = asked.tile, replace(asked.tile, stream=_streams(asked, isa))
     entry(streaming)
@@ -302,7 +310,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     )  # fmt: skip
     no_bias = np.zeros(1, problem.dtype)
     template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(
-        0, 0, address(no_bias), 0, 0, *map(address, tables), *numbers
+        0, 0, address(no_bias), 0, 0, *map(address, tables), fill_frame_address(problem.dtype, split), *numbers
     )
     tasks = asked.tasks
     private_bytes = asked.private_elements * problem.itemsize
@@ -325,10 +333,9 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
 # -- the kernel -------------------------------------------------------------------------------------------------------
 
 
-def _write(isa: ISA, element: Type, tile: Tile, split: int, merge: int) -> Module:
+def _write(isa: ISA, element: Type, tile: Tile, merge: int) -> Module:
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module("correlation", isa.fma)
-    fill_frame = write_fill_frame(module, element, lanes, fields, split)
     sums = _write_tile(module, isa, element, tile)
     merge_row = None if merge == 1 else _write_merge_row(module, element, lanes, merge)
     box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row)
@@ -339,7 +346,7 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int, merge: int) -> Modul
         image_group = task.i // a.boxes
         frame = a.own.at(a.thread * a.private)
         source = a.x.at(image_group * a.sources * (a.d * a.h * a.w))
-        f.call(fill_frame, a.fields, frame, source, a.sources, 1, 0, box.d, box.h, box.w)
+        call_fill_frame(f, element, fields, frame, source, a.sources, 1, 0, box.d, box.h, box.w)
         depth_boxes = minimum(a.box_d, a.od - box.d)
         with (
             f.loop(0, a.results) as result,

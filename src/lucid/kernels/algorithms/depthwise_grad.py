@@ -27,7 +27,15 @@ from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
-from lucid.kernels.algorithms.frames import GEOMETRY, Cut, open_box, plain_window, read_fields, write_fill_frame
+from lucid.kernels.algorithms.frames import (
+    GEOMETRY,
+    Cut,
+    call_fill_frame,
+    fill_frame_address,
+    open_box,
+    plain_window,
+    read_fields,
+)
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -204,7 +212,7 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "taps_down", "counts")
+_POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "taps_down", "counts", "fill")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
     "private", "ahead_g", "dilation_h", "kernel_w",
@@ -213,7 +221,7 @@ _NUMBERS = (
 
 def _fields(element: Type) -> dict[str, Type]:
     data, table = ptr(element), ptr(i64)
-    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 4, strict=True))
+    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 5, strict=True))
     return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
 
 
@@ -222,8 +230,8 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     problem, tile = asked.problem, asked.tile
     element = BY_DTYPE[problem.dtype]
     step = problem.spec.stride[2]
-    split = step if step <= 2 else 0
-    code = jit.kernel(("depthwise_grad", problem.dtype, tile, split), lambda isa: _write(isa, element, tile, split))
+    fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
+    code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
     tables = np.array(asked.lines, np.int64).T.copy()
     weights = problem.group_in * problem.spec.taps
     numbers = (
@@ -232,7 +240,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or problem.c_out * problem.pixels,
         problem.spec.dilation[1], problem.spec.kernel[2], *asked.cut.fields(problem.c_in * prod(problem.size)),
     )  # fmt: skip
-    template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), *numbers)
+    template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), fill, *numbers)
     accumulate, finish = code.address("accumulate"), code.address("finish")
     tasks, itemsize = problem.groups * asked.chunks, problem.itemsize
     part_bytes, private_bytes = asked.part_elements * itemsize, asked.private_elements * itemsize
@@ -257,10 +265,9 @@ def bind(asked: Sums, isa: ISA) -> Executable:
 # -- the kernel -------------------------------------------------------------------------------------------------------
 
 
-def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
+def _write(isa: ISA, element: Type, tile: Tile) -> Module:
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module("depthwise_grad", isa.fma)
-    fill_frame = write_fill_frame(module, element, lanes, fields, split)
     write_box = _write_long_box if tile.long else _write_box
     add_box = write_box(module, isa, element, tile, fields)
     write_reduce = _write_long_reduce if tile.long else _write_reduce
@@ -275,7 +282,7 @@ def _write(isa: ISA, element: Type, tile: Tile, split: int) -> Module:
         with f.loop(chunk * a.all_boxes // a.chunks, (chunk + 1) * a.all_boxes // a.chunks) as b:
             image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
             source = a.x.at(image * a.group_in * (a.d * a.h * a.w))
-            f.call(fill_frame, a.fields, frame, source, a.group_in, 1, 0, box.d, box.h, box.w)
+            call_fill_frame(f, element, fields, frame, source, a.group_in, 1, 0, box.d, box.h, box.w)
             rows, width = minimum(a.box_h, a.oh - box.h), minimum(a.box_w, a.ow - box.w)
             plane = a.od * a.oh * a.ow
             with f.loop(0, minimum(a.box_d, a.od - box.d)) as depth, f.loop(0, a.group_out, tile.results) as k:

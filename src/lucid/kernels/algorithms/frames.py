@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import ConvSpec, Sizes, window_extent
+from lucid.kernels import jit
 from lucid.kernels.ir import (
+    BY_DTYPE,
     Function,
     Module,
     Pointer,
@@ -28,6 +30,7 @@ from lucid.kernels.ir import (
     Value,
     i64,
     lanes_below,
+    lift,
     maximum,
     minimum,
     ptr,
@@ -207,7 +210,7 @@ def open_box(f: Function, a: Any, index: Value) -> Box:
     return Box(n, d, h, w, minimum(a.box_n, a.batch - n), inside)
 
 
-def write_fill_row(module: Module, element: Type, lanes: int) -> Function:
+def _write_fill_row(module: Module, element: Type, lanes: int) -> Function:
     """Adds ``fill_row(to, source, left, right, count, ahead)``: to[i] = source[i] where left <= i < right, else 0.
 
     For i below ``count``, but up to ``lanes - 1`` elements beyond become 0: whole vectors are written. Asks for what
@@ -233,7 +236,7 @@ def write_fill_row(module: Module, element: Type, lanes: int) -> Function:
     return f
 
 
-def write_split_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
+def _write_split_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
     """Adds ``split_row(to, source, count, stride)``: to[phase][i] = source[i stride + phase].
 
     ``stride`` is 2, where a phase is a multiple of ``lanes`` long, or 0 for any.
@@ -252,12 +255,12 @@ def write_split_row(module: Module, element: Type, lanes: int, stride: int) -> F
     return f
 
 
-def write_fill_columns(module: Module, element: Type, lanes: int, stride: int) -> Function:
+def _write_fill_columns(module: Module, element: Type, lanes: int, stride: int) -> Function:
     """Adds ``fill_columns(to, source, above, below, rows, pitch, width, left, right, count, ahead)``: a plane of rows.
 
     Rows are ``pitch`` apart in ``to`` and ``width`` in ``source``; those before ``above`` and from ``below`` on are 0,
-    and so are columns outside left <= i < right. One column of vectors at a time, since its masks serve every row.
-    With a ``stride`` of 2 the even columns come first, then the odd ones.
+    and so are columns outside left <= i < right. One column of vectors at a time, since its masks serve every row; the
+    last first, since it runs over into the next row. With a ``stride`` of 2 the even columns come first, then the odd.
     """
     data, wide = ptr(element), lanes * stride
     f = module.function(
@@ -265,22 +268,22 @@ def write_fill_columns(module: Module, element: Type, lanes: int, stride: int) -
         count=i64, ahead=i64,
     )  # fmt: skip
     a = f.args
-
-    def column(c: Value, room: Value | None) -> list[Value]:
+    right, blank = minimum(a.right, a.count), [zeros(f, element, lanes)] * stride
+    with f.loop(0, a.count, wide) as turn:
+        c = (a.count - 1) // wide * wide - turn.i
         masks = [
-            lanes_below(f, a.right - at, lanes) & ~lanes_below(f, a.left - at, lanes)
+            lanes_below(f, right - at, lanes) & ~lanes_below(f, a.left - at, lanes)
             for at in (c + k * lanes for k in range(stride))
         ]
         to, source, half = a.to.at(c // stride if stride > 1 else c), a.source.at(c), a.pitch // stride
 
-        def put(row: Value, values: list[Value]) -> None:
+        def put(row: Value, values: list[Value], to: Pointer = to, half: Value = half) -> None:
             if stride > 1:
                 low, high = values
                 values = [shuffle(low, high, range(k, wide, stride)) for k in range(stride)]
             for k, value in enumerate(values):
-                to.store(value, row * a.pitch + (k * half if k else 0), room)
+                to.store(value, row * a.pitch + (k * half if k else 0))
 
-        blank = [zeros(f, element, lanes)] * stride
         with f.loop(0, a.above) as y:
             put(y.i, blank)
         with f.loop(a.above, a.below) as y:
@@ -289,34 +292,45 @@ def write_fill_columns(module: Module, element: Type, lanes: int, stride: int) -
             put(y.i, [here.load(k * lanes, lanes, mask) for k, mask in enumerate(masks)])
         with f.loop(maximum(a.above, a.below), a.rows) as y:
             put(y.i, blank)
-        return []
-
-    with f.loop(0, a.count, wide) as c:
-        if stride > 1:
-            column(c.i, None)
-        else:
-            room = a.count - c.i
-            f.choose(room >= lanes, lambda: column(c.i, None), lambda: column(c.i, lanes_below(f, room, lanes)))
     return f
 
 
-def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str, Type], stride: int = 1) -> Function:
-    """Adds ``fill_frame(fields, to, source, channels, images, image_stride, d, h, w)``.
+def _fill_parameters(element: Type) -> dict[str, Type]:
+    """What ``fill_frame`` takes: the fields of ``GEOMETRY``, then the arguments of ``call_fill_frame``."""
+    data, numbers = ptr(element), ("channels", "images", "image_stride", "d", "h", "w")
+    return {"fields": ptr(i64), "to": data, "source": data, **dict.fromkeys(numbers, i64)}
+
+
+def fill_frame_address(dtype: str, stride: int = 1) -> int:
+    """Where ``fill_frame(fields, to, source, channels, images, image_stride, d, h, w)`` lies, for kernels to call.
 
     ``to[channel][image]`` become the frames of the box at output position (d, h, w); ``source`` is the first channel of
     the first image, planar. With a ``stride`` of 2, or 0 for any, each row of a frame is split by phase, so that pixels
     side by side lie side by side; a row behind the last frame is scratch then.
+
+    A module of its own: every kernel needs it, and to compile it takes as long as a kernel's own part.
     """
+    element = BY_DTYPE[dtype]
+    code = jit.kernel(("fill_frame", dtype, stride), lambda isa: _write_fill_frame(element, isa.lanes(element), stride))
+    return code.address("fill_frame")
+
+
+def call_fill_frame(f: Function, element: Type, fields: dict[str, Type], *arguments: Any) -> None:
+    """Calls the ``fill_frame`` that the field ``fill`` of an entry point ``f`` has the address of."""
+    geometry = f.args.fields.at(list(fields).index(GEOMETRY[0]))
+    wanted = _fill_parameters(element).values()
+    values = [lift(f, v, t) for v, t in zip((geometry, *arguments), wanted, strict=True)]
+    f.line(f"call void {f.args.fill.text}({', '.join(f'{v.type} {v.text}' for v in values)})")
+
+
+def _write_fill_frame(element: Type, lanes: int, stride: int) -> Module:
     if lanes == 1 and stride == 2:
         stride = 0
-    fill_row = write_fill_row(module, element, lanes)
-    split_row = write_split_row(module, element, lanes, stride) if stride != 1 else None
-    fill_columns = write_fill_columns(module, element, lanes, stride) if stride else None
-    data = ptr(element)
-    f = module.function(
-        "fill_frame", fields=ptr(i64), to=data, source=data, channels=i64, images=i64, image_stride=i64,
-        d=i64, h=i64, w=i64,
-    )  # fmt: skip
+    module, fields = Module("fill_frame"), dict.fromkeys(GEOMETRY, i64)
+    fill_row = _write_fill_row(module, element, lanes)
+    split_row = _write_split_row(module, element, lanes, stride) if stride != 1 else None
+    fill_columns = _write_fill_columns(module, element, lanes, stride) if stride else None
+    f = module.function("fill_frame", export=True, **_fill_parameters(element))
     p, a = f.args, read_fields(f, fields, GEOMETRY)
     top, up, left = (o * s - low for o, s, low in (
         (p.d, a.stride_d, a.low_d), (p.h, a.stride_h, a.low_h), (p.w, a.stride_w, a.low_w)
@@ -352,7 +366,7 @@ def write_fill_frame(module: Module, element: Type, lanes: int, fields: dict[str
         else:
             few = (a.frame_h < _COLUMN_ROWS) | (a.fill_w > _COLUMN_VECTORS * lanes * stride)
             f.choose(few, partial(by_rows, to, source, below), partial(by_columns, to, source, below))
-    return f
+    return module
 
 
 def read_fields(f: Function, fields: dict[str, Type], names: Any) -> Any:

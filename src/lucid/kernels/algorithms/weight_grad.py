@@ -33,11 +33,20 @@ import numpy as np
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
-from lucid.kernels.algorithms.frames import GEOMETRY, Cut, Window, open_box, read_fields, write_fill_frame
+from lucid.kernels.algorithms.frames import (
+    GEOMETRY,
+    Cut,
+    Window,
+    call_fill_frame,
+    fill_frame_address,
+    open_box,
+    read_fields,
+)
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
     Module,
+    Pointer,
     Type,
     Value,
     fma,
@@ -240,7 +249,8 @@ _NUMBERS = (
 def _fields(element: Type) -> dict[str, Type]:
     data = ptr(element)
     return {
-        "x": data, "g": data, "gw": data, "slices": data, "own": data, "starts": ptr(i64), "offsets": ptr(i64),
+        "x": data, "g": data, "gw": data, "slices": data,
+        "own": data, "starts": ptr(i64), "offsets": ptr(i64), "fill": ptr(i64),
         **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64),
     }  # fmt: skip
 
@@ -259,7 +269,9 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         problem.group_out, problem.spec.taps, cut.boxes, split.chunks, _subpixels(problem, isa, tile),
         prod(cut.window.out), sizes.slice, sizes.frame, sizes.frame + sizes.panel, *cut.fields(),
     )  # fmt: skip
-    template = (ctypes.c_int64 * (7 + len(numbers)))(0, 0, 0, 0, 0, address(starts), address(offsets), *numbers)
+    template = (ctypes.c_int64 * (8 + len(numbers)))(
+        0, 0, 0, 0, 0, address(starts), address(offsets), fill_frame_address(problem.dtype), *numbers
+    )
     accumulate, finish = code.address("accumulate"), code.address("finish")
     tasks, finish_tasks = split.parts * split.chunks, split.parts * ceil(split.k_part / (tile.vectors * lanes))
     most = useful_threads(split.cycles, tasks)
@@ -290,11 +302,10 @@ def _padded(offsets: Array, steps: int) -> Array:
 def _write(isa: ISA, element: Type, tile: Tile) -> Module:
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module(name, isa.fma)
-    fill_frame = write_fill_frame(module, element, lanes, fields)
     pack = _write_pack(module, element, lanes, tile)
     product_ = _write_tile(module, element, lanes, tile)
     unpack = _write_unpack(module, element, lanes, tile, fields)
-    _write_accumulate(module, lanes, tile, fields, (fill_frame, pack, product_, unpack))
+    _write_accumulate(module, element, lanes, tile, fields, (pack, product_, unpack))
     _write_finish(module, tile, lanes, fields, unpack)
     return module
 
@@ -334,18 +345,20 @@ def _write_pack(module: Module, element: Type, lanes: int, tile: Tile) -> Functi
         first, to = b.i + v.i, a.to.at(b.i // wide * a.block + v.i)
         rows = [a.source.at(minimum(first + k, a.rows - 1) * a.stride) for k in range(lanes)]
 
-        def turn(p: Value, mask: Value | None, rows: list[Any] = rows, to: Any = to) -> None:
-            for k, column in enumerate(transpose([row.load(p, lanes, mask) for row in rows])):
-                to.store(column, (p + k) * wide)
+        with f.loop(0, a.pixels, lanes) as p:
+            left = a.pixels - p.i
 
-        whole = a.pixels - a.pixels % lanes
-        with f.loop(0, whole, lanes) as p:
-            for row in rows:
-                row.prefetch(p.i + a.ahead, locality=2)
-            turn(p.i, None)
-        if lanes > 1:
-            with f.when(whole < a.pixels):
-                turn(whole, lanes_below(f, a.pixels - whole, lanes))
+            def whole(rows: list[Pointer] = rows, p: Value = p.i) -> list[Value]:
+                for row in rows:
+                    row.prefetch(p + a.ahead, locality=2)
+                return [row.load(p, lanes) for row in rows]
+
+            def edge(rows: list[Pointer] = rows, p: Value = p.i, left: Value = left) -> list[Value]:
+                mask = lanes_below(f, left, lanes)
+                return [row.load(p, lanes, mask) for row in rows]
+
+            for k, column in enumerate(transpose(f.choose(left >= lanes, whole, edge) if lanes > 1 else whole())):
+                to.store(column, (p.i + k) * wide)
     return f
 
 
@@ -393,10 +406,10 @@ def _part(a: Any, part: Value) -> _Part:
 
 
 def _write_accumulate(
-    module: Module, lanes: int, tile: Tile, fields: dict[str, Type], functions: tuple[Function, ...]
+    module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type], functions: tuple[Function, ...]
 ) -> None:
     """The entry point ``accumulate``: task t is part t % parts of chunk t / parts."""
-    fill_frame, pack, product_, unpack = functions
+    pack, product_, unpack = functions
     wide = tile.vectors * lanes
     f = module.entry("accumulate", **fields)
     a = f.args
@@ -413,7 +426,8 @@ def _write_accumulate(
         with f.loop(first, (chunk + 1) * a.boxes // a.chunks) as b:
             box = open_box(f, a, b.i)
             x = a.x.at((box.n * a.c_in + where.group * a.group_in + where.c) * x_size)
-            f.call(fill_frame, a.fields, frame, x, where.channels, box.images, a.c_in * x_size, box.d, box.h, box.w)
+            place = (frame, x, where.channels, box.images, a.c_in * x_size, box.d, box.h, box.w)
+            call_fill_frame(f, element, fields, *place)
             inside = (box.d * a.oh + box.h) * a.ow + box.w
             with f.loop(0, box.images) as n:
                 channel = (box.n + n.i) * a.c_out + where.group * a.group_out + where.k
