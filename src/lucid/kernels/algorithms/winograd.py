@@ -48,6 +48,7 @@ _FEW_TILES = 512
 
 # Measured on one core at 4 GHz that issues two vector products a cycle.
 _CALL_NS = 4000.0
+_BYTE_NS = 0.06  # of x, w and y: rows of tiles are no streams
 _COST_NS = {
     "product": 0.128,  # of vectors
     "tile": 15.0,
@@ -191,7 +192,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
 
 
 def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
-    """Time of one thread."""
+    """Time of one thread, beside that for moving the operands."""
     work = _work(sizes, form, cut, isa)
     return _CALL_NS + sizes.groups * sum(count * _COST_NS[unit] for unit, count in work.items())
 
@@ -210,7 +211,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         name,
         problem,
         isa.name,
-        _expected_ns(sizes, form, cut, isa),
+        _expected_ns(sizes, form, cut, isa) + problem.traffic_bytes * _BYTE_NS,
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
