@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lucid.core.geometry import PoolSpec, Sizes
-from lucid.kernels import jit
+from lucid.kernels import jit, pool_tiles
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -50,6 +50,7 @@ RANK = 3
 GRAIN = 8192  #: taps of a chunk of tasks, at least
 _AXES = ("d", "h", "w")
 _PER_AXIS = ("size", "out", "kernel", "stride", "dilation", "low", "first", "last")
+_TILED = ("max", "max_grad", "avg", "avg_grad")
 _SCATTERS = ("max_grad", "avg_grad")
 
 
@@ -103,13 +104,15 @@ def _run(
     given = x if x is not None else h
     assert given is not None, "a pooling has an input"
     out, lead = spec.out_size(size), given.shape[: given.ndim - len(size)]
+    arrays = [a if a is None else np.ascontiguousarray(a) for a in (x, h)]
+    if mode in _TILED and given.size and pool_tiles.fit(spec, size):
+        return pool_tiles.run(mode, spec, size, *arrays, divisor or prod(spec.kernel))
     result = empty((*lead, *(size if mode in _SCATTERS else out)), np.int64 if mode == "indices" else given.dtype)
     if 0 in result.shape:
         return result
     if 0 in given.shape:
         result.fill(0)
         return result
-    arrays = [a if a is None else np.ascontiguousarray(a) for a in (x, h)]
     kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3), _unrolled(spec.kernel[-1]), divisor is not None)
     tasks = prod(lead) * (1 if mode in _SCATTERS else prod(out[:-1]))
     taps = prod(spec.kernel) * (prod(out) if mode in _SCATTERS else out[-1])
