@@ -21,7 +21,7 @@ help:
 	@echo "make parity   the comparison with PyTorch, installed for it"
 	@echo "make lint     ruff: rules and format        make format   mend both"
 	@echo "make types    mypy"
-	@echo "make bench    the speed of every layer of benchmarks/suite.json, beside PyTorch (BENCH_ARGS=--help)"
+	@echo "make bench    the speed of layers and programs beside other libraries, in benchmarks/results (BENCH_ARGS=--help)"
 	@echo "make setup    all that developing needs     make clean    forget every set-up and result"
 
 demo: $(STAMPS)/demo
@@ -51,9 +51,10 @@ types: $(STAMPS)/dev
 
 bench: $(STAMPS)/bench
 ifdef BENCH_ARGS
-	$(BIN)/python -m benchmarks.layers $(BENCH_ARGS)
+	$(BIN)/lucid bench $(BENCH_ARGS)
 else
-	$(BIN)/python -m benchmarks.layers --out benchmarks/results/layers
+	$(BIN)/lucid bench --threads 2 --out benchmarks/results/layers
+	$(BIN)/lucid bench --threads 2 --suite heldout --out benchmarks/results/heldout
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/programs
 endif
 

@@ -1,7 +1,7 @@
 """Small programs in Lucid and in PyTorch, side by side: ``python -m benchmarks.train_step``.
 
 A training step of a digits network, and one tiny convolution where only the overhead counts. As in
-``benchmarks.layers``: turns, medians of ratios round by round, and a check against PyTorch in float64.
+``lucid bench``: turns, medians of ratios round by round, and a check against PyTorch in float64.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.programs import PROGRAMS, Program
-from benchmarks.report import Column, Header, Table, table_text, write_results
-from benchmarks.turns import FULL, QUICK, Effort, check, ratios, take_turns
-from benchmarks.worker import Worker
+from lucid.cli.bench.programs import PROGRAMS, Program
+from lucid.cli.bench.report import Column, Header, Table, table_text, write_results
+from lucid.cli.bench.turns import FULL, QUICK, Effort, check, ratios, take_turns
+from lucid.cli.bench.worker import Worker
 
 PEERS = ("lucid", "torch", "torch-pages")
 COLUMNS = [
@@ -31,7 +32,7 @@ COLUMNS = [
 
 def measure(program: Program, workers: dict[str, Worker], effort: Effort) -> dict[str, Any]:
     """One program: check, then take turns."""
-    if faults := check(program, True, workers):
+    if faults := check(program, True, workers, lambda file: workers["torch"].ask("oracle", program, file)):
         return {"program": program.name, "faults": faults}
     times = take_turns(workers, effort)
     found = ratios(times, "lucid")
@@ -76,7 +77,7 @@ def main() -> int:
     faults = [f"{row['program']}, {name}: {text}" for row in rows for name, text in row["faults"].items()]
     print(table_text(header, tables, faults))
     if options.out:
-        write_results(options.out, header, rows, tables, faults)
+        write_results(options.out, header, {"header": asdict(header), "rows": rows}, tables, faults)
     return 1 if faults else 0
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from lucid.cli.bench import options as bench_options
 from lucid.cli.errors import CommandError
 from lucid.cli.predict import predict
 from lucid.cli.tasks import TASKS
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     """Every command and option."""
     top = Parser(
         prog="lucid",
-        description="Train small convolution networks on real data, and use them.",
+        description="Train small convolution networks on real data, use them, and time their layers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_predict(commands)
+    _add_bench(commands)
     return top
 
 
@@ -123,6 +125,26 @@ def _add_predict(commands: argparse._SubParsersAction[Parser]) -> None:
     made.set_defaults(run=predict)
 
 
+def _add_bench(commands: argparse._SubParsersAction[Parser]) -> None:
+    made = commands.add_parser(
+        "bench",
+        help="time convolution layers beside other libraries",
+        description="Time convolution layers in Lucid and in PyTorch, ONNX Runtime and OpenVINO, in turns, results "
+        "checked. × is another library's time over Lucid's.",
+        epilog=bench_options.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench_options.add_options(made)
+    made.add_argument("--threads", type=whole(1), metavar="N", help="threads of each library (default: one a core)")
+    made.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from lucid.cli.bench.command import bench  # brings LLVM, which the other words do without until they compute
+
+    return bench(options)
+
+
 def _defaults(name: str) -> str:
     """What each task takes where the option is left out."""
     values = {task.name: f"{getattr(task.recipe, name):g}" for task in TASKS.values()}
@@ -132,7 +154,7 @@ def _defaults(name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit status: 0, 2 where the user can mend it, 130 after Ctrl-C."""
+    """Run a command line; the exit status: 0, 1 for wrong results, 2 where the user can mend it, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         status = int(options.run(options))

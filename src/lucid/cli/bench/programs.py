@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Prepared
+from lucid.cli.bench.peers import Prepared
 
 # A training step differs between float32 and float64 by rounding, amplified by a few layers.
 TOLERANCE = 1e-4

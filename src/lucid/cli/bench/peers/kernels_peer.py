@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Prepared
-from benchmarks.problem import Layer
 from lucid import kernels
+from lucid.cli.bench.peers import Prepared
+from lucid.cli.bench.peers.lucid_peer import version, workspace_bytes
+from lucid.cli.bench.problem import Layer
 from lucid.core.geometry import ConvSpec
 from lucid.kernels.runtime import threads as pool
+
+__all__ = ["prepare", "start", "version", "workspace_bytes"]
 
 
 def start(threads: int) -> None:
     pool.set_num_threads(threads)
-
-
-def version() -> str:
-    return installed_version("lucid-conv")
 
 
 def _spec(layer: Layer) -> ConvSpec:

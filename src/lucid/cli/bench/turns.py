@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, log
 from statistics import median, quantiles
 from typing import Protocol
 
-from benchmarks.worker import Worker, WorkerError
+from lucid.cli.bench.worker import Worker, WorkerError
 
-ORACLE = "torch"
+Oracle = Callable[[str], None]
 
-# A thread pool that spins after its work is done must have stopped before another library's turn.
-SETTLE_S = 0.005
+# What the last turn left behind in the system (a thread being stopped, an answer being read) is over by then.
+SETTLE_S = 0.001
 # Calls longer than this do not profit from a call before the clock starts.
 WARM_BELOW_S = 0.05
 
@@ -60,13 +61,16 @@ class Ratio:
         return cls(median(values), low, high)
 
 
-def check(problem: Problem, backward: bool, workers: dict[str, Worker]) -> dict[str, str]:
-    """Prepare the problem in every library and compare with float64; what is wrong, by library."""
+def check(problem: Problem, backward: bool, workers: dict[str, Worker], write_oracle: Oracle) -> dict[str, str]:
+    """Prepare the problem in every library and compare with float64; what is wrong, by library.
+
+    ``write_oracle`` writes the exact results to the file of the name it is given, as ``numpy.savez`` does.
+    """
     faults: dict[str, str] = {}
     limits = problem.tolerances()
     with tempfile.TemporaryDirectory() as folder:
         oracle = f"{folder}/oracle.npz"
-        workers[ORACLE].ask("oracle", problem, backward, oracle)
+        write_oracle(oracle)
         for name, worker in workers.items():
             try:
                 worker.ask("prepare", problem, backward)
@@ -82,15 +86,35 @@ def check(problem: Problem, backward: bool, workers: dict[str, Worker]) -> dict[
 def take_turns(workers: dict[str, Worker], effort: Effort) -> dict[str, list[float]]:
     """Seconds a call, by library, a value a round. Every worker has the problem prepared."""
     times: dict[str, list[float]] = {name: [] for name in workers}
-    last = {name: worker.ask("turn", 0.0, True) for name, worker in workers.items()}
-    begin = time.perf_counter()
-    for done in _rounds(effort, begin):
-        # Every other round runs backwards, so that no library always follows the same one.
-        for name in workers if done % 2 == 0 else reversed(workers):
-            time.sleep(SETTLE_S)
-            last[name] = workers[name].ask("turn", effort.turn_s, last[name] < WARM_BELOW_S)
-            times[name].append(last[name])
+    last = dict.fromkeys(workers, 0.0)
+    with _only_one_runs(workers):
+        begin = time.perf_counter()
+        for done in _rounds(effort, begin):
+            # Every other round runs backwards, so that no library always follows the same one.
+            for name in workers if done % 2 == 0 else reversed(workers):
+                last[name] = _turn(workers[name], effort.turn_s, last[name] < WARM_BELOW_S)
+                times[name].append(last[name])
     return times
+
+
+@contextmanager
+def _only_one_runs(workers: dict[str, Worker]) -> Iterator[None]:
+    """Every library is stopped but in its turn: their thread pools spin for milliseconds after work, some for good."""
+    for worker in workers.values():
+        worker.pause()
+    try:
+        yield
+    finally:
+        for worker in workers.values():
+            worker.resume()
+
+
+def _turn(worker: Worker, at_least_s: float, warm: bool) -> float:
+    time.sleep(SETTLE_S)
+    worker.resume()
+    taken: float = worker.ask("turn", at_least_s, warm)
+    worker.pause()
+    return taken
 
 
 def _rounds(effort: Effort, begin: float) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.problem import Layer
+from lucid.cli.bench.problem import Layer
 
 
 def layer_model(layer: Layer) -> bytes:

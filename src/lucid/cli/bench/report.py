@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import commit, cpu_name
+from lucid.cli.bench.machine import commit, cpu_name
 
 # With others at work a thread pool's barrier waits for a core, and times of small layers grow a hundredfold.
 BUSY = 1.0
@@ -108,14 +108,14 @@ def _markdown(table: Table) -> str:
 
 
 def write_results(
-    path: Path, header: Header, records: list[dict[str, Any]], tables: list[Table], faults: list[str]
-) -> None:
+    path: Path, header: Header, data: dict[str, Any], tables: list[Table], faults: list[str]
+) -> list[Path]:
     """The same figures twice: ``path`` with .json for programs, with .md for people."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"header": asdict(header), "rows": records}
-    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     note = "× is another library's time over Lucid's, the median over rounds of taking turns: above 1, Lucid is faster."
     parts = [f"# {path.stem}", header.line(), note, *map(_markdown, tables)]
     if faults:
         parts.append("## failed\n\n" + "\n".join(f"- {fault}" for fault in faults))
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", "utf-8")
+    return [path.with_suffix(".json"), path.with_suffix(".md")]

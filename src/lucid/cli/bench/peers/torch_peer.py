@@ -1,4 +1,4 @@
-"""PyTorch, eager, on the CPU. Also the float64 oracle of every problem."""
+"""PyTorch, eager, on the CPU. Also the float64 oracle of the programs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import programs
-from benchmarks.peers import Prepared
-from benchmarks.problem import Layer
-from benchmarks.programs import Program
+from lucid.cli.bench import programs
+from lucid.cli.bench.peers import Prepared
+from lucid.cli.bench.problem import Layer
+from lucid.cli.bench.programs import Program
 
 NAMES = ("x", "w", "bias")
 
@@ -24,10 +24,10 @@ def version() -> str:
     return str(torch.__version__)
 
 
-def _tensors(layer: Layer, dtype: torch.dtype, backward: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _tensors(layer: Layer, backward: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
     arrays = layer.arrays()
-    tensors = [torch.from_numpy(arrays[name]).to(dtype).requires_grad_(backward) for name in NAMES]
-    return tensors, torch.from_numpy(arrays["g"]).to(dtype)
+    tensors = [torch.from_numpy(arrays[name]).requires_grad_(backward) for name in NAMES]
+    return tensors, torch.from_numpy(arrays["g"])
 
 
 def _fetch(results: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
@@ -37,11 +37,11 @@ def _fetch(results: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
 def prepare(problem: Layer | Program, backward: bool) -> Prepared:
     if isinstance(problem, Program):
         return programs.prepare(problem, torch)
-    return _prepare_layer(problem, backward, torch.float32)
+    return _prepare_layer(problem, backward)
 
 
-def _prepare_layer(layer: Layer, backward: bool, dtype: torch.dtype) -> Prepared:
-    inputs, upstream = _tensors(layer, dtype, backward)
+def _prepare_layer(layer: Layer, backward: bool) -> Prepared:
+    inputs, upstream = _tensors(layer, backward)
     conv, options = getattr(F, layer.op), layer.options
 
     def forward() -> Any:
@@ -55,11 +55,8 @@ def _prepare_layer(layer: Layer, backward: bool, dtype: torch.dtype) -> Prepared
     return Prepared(forward_backward if backward else forward, _fetch)
 
 
-def oracle(problem: Layer | Program, backward: bool, calls: int) -> dict[str, np.ndarray]:
+def oracle(program: Program, calls: int) -> dict[str, np.ndarray]:
     """What the last of so many calls gives in float64."""
-    if isinstance(problem, Program):
-        exact = programs.prepare(problem, torch, np.float64)
-    else:
-        exact, calls = _prepare_layer(problem, backward, torch.float64), 1
+    exact = programs.prepare(program, torch, np.float64)
     *_, last = (exact.call() for _ in range(calls))
     return exact.fetch(last)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.problem import Layer, errors, suite
-from benchmarks.report import Column, Table, table_lines
-from benchmarks.turns import Ratio, geometric_mean, ratios
+from lucid.cli.bench.problem import Layer, errors, suite
+from lucid.cli.bench.report import Column, Table, table_lines
+from lucid.cli.bench.turns import Ratio, geometric_mean, ratios
 from lucid.kernels.roofline import Roofline
 
 LAYERS = list(suite())

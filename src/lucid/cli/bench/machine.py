@@ -8,7 +8,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def cpu_name() -> str:
@@ -22,9 +22,9 @@ def cpu_name() -> str:
 
 
 def commit() -> str:
-    """The commit the working tree is at, marked where the tree differs from it."""
+    """The commit the working tree is at, marked where the tree differs from it; of an installed wheel, unknown."""
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
     except FileNotFoundError:
         return "unknown"
     return done.stdout.strip() or "unknown"

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lucid.kernels.roofline import Roofline
+if TYPE_CHECKING:
+    from lucid.kernels.roofline import Roofline
 
-SUITE = Path(__file__).with_name("suite.json")
+#: What the bar of the project is measured on, and layers of other networks that no kernel was tuned on.
+SUITES = {"layers": Path(__file__).with_name("suite.json"), "heldout": Path(__file__).with_name("heldout.json")}
 FLOAT32_ROUNDING = 2.0**-24
 # Rows that touch more bytes than this do not stay in a cache between calls, so memory bounds them too.
 CACHE_BYTES = 24 << 20
@@ -38,7 +40,9 @@ class Layer:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Layer:
-        return cls(**row | {"size": tuple(row["size"]), "kernel": tuple(row["kernel"])})
+        """A row of a suite's file; ``from``, the network it was drawn from, is for its readers."""
+        plain = {key: value for key, value in row.items() if key != "from"}
+        return cls(**plain | {"size": tuple(row["size"]), "kernel": tuple(row["kernel"])})
 
     @property
     def transposed(self) -> bool:
@@ -105,9 +109,9 @@ class Layer:
         return {name: 16 * FLOAT32_ROUNDING * sqrt(count) for name, count in terms.items()}
 
 
-def suite(only: str | None = None) -> Iterator[Layer]:
-    """The layers of suite.json whose name contains ``only``."""
-    for row in json.loads(SUITE.read_text())["layers"]:
+def suite(only: str | None = None, name: str = "layers") -> Iterator[Layer]:
+    """The layers of one of ``SUITES`` whose name contains ``only``."""
+    for row in json.loads(SUITES[name].read_text("utf-8"))["layers"]:
         layer = Layer.from_json(row)
         if only is None or only in layer.name or only in layer.short_name:
             yield layer

@@ -9,16 +9,25 @@ import numpy as np
 
 import lucid
 import lucid.nn.functional as F
-from benchmarks import programs
-from benchmarks.peers import Prepared
-from benchmarks.problem import Layer
-from benchmarks.programs import Program
+from lucid.cli.bench import programs
+from lucid.cli.bench.peers import Prepared
+from lucid.cli.bench.problem import Layer
+from lucid.cli.bench.programs import Program
+from lucid.kernels import select, target
+from lucid.kernels.convolution import observed
 
 NAMES = ("x", "w", "bias")
 
 
 def start(threads: int) -> None:
     lucid.set_num_threads(threads)
+
+
+def workspace_bytes(prepared: Prepared) -> int:
+    """The most that a plan of the call takes: what its threads share and one thread's part."""
+    with observed() as problems:
+        prepared.call()
+    return max((select.choose(p, target.isa()).workspace_bytes for p in problems), default=0)
 
 
 def version() -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import openvino
 
-from benchmarks.peers import Prepared
-from benchmarks.peers.onnx_model import layer_model
-from benchmarks.problem import Layer
+from lucid.cli.bench.peers import Prepared
+from lucid.cli.bench.peers.onnx_model import layer_model
+from lucid.cli.bench.problem import Layer
 
 settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from pathlib import Path
+from statistics import median
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from benchmarks.peers import PEERS, Prepared
-from benchmarks.problem import errors
+from lucid.cli.bench.peers import PEERS, Prepared
+from lucid.cli.bench.problem import errors
 
-ROOT = Path(__file__).parents[1]
 WARM_UP_CALLS = 2
 
 
@@ -34,10 +34,9 @@ class Worker:
     def __init__(self, peer: str, threads: int) -> None:
         self.peer = peer
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", peer, str(threads)],
+            [sys.executable, "-m", "lucid.cli.bench.worker", peer, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=ROOT,
             env=os.environ | PEERS[peer].environment | {"OMP_NUM_THREADS": str(threads)},
         )
 
@@ -53,9 +52,18 @@ class Worker:
             raise WorkerError(f"{self.peer}: {value}")
         return value
 
+    def pause(self) -> None:
+        """Stop all its threads where they are: none takes a core from another library by waiting for work."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
-        assert self._process.stdin, "the pipe is open"
+        assert self._process.stdin and self._process.stdout, "both pipes are open"
+        self.resume()
         self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -86,23 +94,33 @@ class Served:
         with np.load(oracle_file) as oracle:
             return errors(self._prepared.fetch(self._prepared.call()), dict(oracle))
 
-    def oracle(self, problem: Any, backward: bool, oracle_file: str) -> None:
+    def oracle(self, problem: Any, oracle_file: str) -> None:
         """Write what the call that ``check`` makes should give, in float64."""
-        np.savez(oracle_file, **self._library.oracle(problem, backward, WARM_UP_CALLS + 1))
+        np.savez(oracle_file, **self._library.oracle(problem, WARM_UP_CALLS + 1))
+
+    def workspace_bytes(self) -> int:
+        """Memory beyond inputs and results that the largest step of a call takes, where the library can say."""
+        assert self._prepared, "prepare comes first"
+        return int(self._library.workspace_bytes(self._prepared))
 
     def turn(self, at_least_s: float, warm: bool) -> float:
-        """Run for about ``at_least_s``: seconds a call. ``warm`` calls once before the clock starts, for the caches."""
+        """Run for about ``at_least_s``: the median of the seconds a call. ``warm`` calls once before, for the caches.
+
+        The median, because a thread that waits for its partner while others hold the cores waits thousands of times
+        as long as a small layer takes: a few such calls would be the mean.
+        """
         assert self._prepared, "prepare comes first"
         call = self._prepared.call
         if warm:
             call()
-        calls, begin = 0, time.perf_counter()
-        while True:
+        times: list[float] = []
+        begin = last = time.perf_counter()
+        while last - begin < at_least_s or not times:
             call()
-            calls += 1
-            elapsed = time.perf_counter() - begin
-            if elapsed >= at_least_s:
-                return elapsed / calls
+            now = time.perf_counter()
+            times.append(now - last)
+            last = now
+        return median(times)
 
 
 def serve(peer: str, threads: int, requests: BinaryIO, answers: BinaryIO) -> None:
@@ -122,6 +140,7 @@ def serve(peer: str, threads: int, requests: BinaryIO, answers: BinaryIO) -> Non
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     # What a library prints goes to stderr: stdout carries the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

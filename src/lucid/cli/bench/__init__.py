@@ -1,0 +1,1 @@
+"""Wall-clock comparison of convolution layers with other libraries: the command ``lucid bench``."""

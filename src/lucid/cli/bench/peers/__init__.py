@@ -1,0 +1,49 @@
+"""The libraries that take turns, a module each: ``start(threads)``, ``version()``, ``prepare(problem, backward)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """How to run a library: the module that speaks to it, the packages that needs by the names pip and Python use,
+    its environment, and whether it can take gradients."""
+
+    module: str
+    title: str
+    needs: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    gradients: bool = True
+
+    def missing(self) -> list[str]:
+        """The packages to install before it can run."""
+        return [package for package, module in self.needs.items() if find_spec(module) is None]
+
+
+class Prepared(NamedTuple):
+    """A problem made ready: ``call`` runs it, ``fetch`` turns what it returned into named arrays."""
+
+    call: Callable[[], Any]
+    fetch: Callable[[Any], dict[str, np.ndarray]]
+
+
+# glibc keeps freed pages instead of handing them back to the system, so that a result finds its pages already there.
+PAGE_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
+
+TORCH, ORT = {"torch": "torch"}, {"onnx": "onnx", "onnxruntime": "onnxruntime"}
+OPENVINO = {"onnx": "onnx", "openvino": "openvino"}
+
+PEERS = {
+    "lucid": Peer("lucid.cli.bench.peers.lucid_peer", "Lucid"),
+    "kernels": Peer("lucid.cli.bench.peers.kernels_peer", "Lucid's bare kernels"),
+    "torch": Peer("lucid.cli.bench.peers.torch_peer", "PyTorch", TORCH),
+    "torch-pages": Peer("lucid.cli.bench.peers.torch_peer", "PyTorch paged", TORCH, PAGE_REUSE),
+    "ort": Peer("lucid.cli.bench.peers.ort_peer", "ONNX Runtime", ORT, gradients=False),
+    "openvino": Peer("lucid.cli.bench.peers.openvino_peer", "OpenVINO", OPENVINO, gradients=False),
+}

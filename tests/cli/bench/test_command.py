@@ -1,0 +1,85 @@
+"""`lucid bench` as a user runs it, without any peer installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lucid.cli.bench.peers import PEERS, Peer
+from lucid.cli.bench.picture import save
+from lucid.cli.bench.problem import SUITES, suite
+from lucid.cli.main import main
+
+ABSENT = Peer("nowhere", "Absent", {"absent-library": "no_such_module_of_any_name"})
+
+
+def test_one_layer_alone_is_checked_timed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results" / "tiny"
+    line = ["bench", "--quick", "--only", "conv1d tiny", "--peers", "", "--threads", "1", "--out", str(out)]
+    assert main(line) == 0
+    printed, progress = capsys.readouterr()
+    assert "forward+backward" in printed and "conv1d tiny seed" in printed and "workspace" in printed
+    assert "[1/2] conv1d tiny seed, forward: " in progress
+    data = json.loads(out.with_suffix(".json").read_text("utf-8"))
+    assert [row["mode"] for row in data["rows"]] == ["forward", "forward+backward"]
+    for row in data["rows"]:
+        assert row["median_s"]["lucid"] > 0 and row["roofline"] > 0 and not row["faults"]
+        assert row["flop_per_byte"] == pytest.approx(2 * 4 * 8 * 3 * 16 / (4 * (4 * 16 + 8 * 3 + 4 * 8 * 16)))
+    assert out.with_suffix(".md").read_text("utf-8").startswith("# tiny\n")
+
+
+def test_a_peer_that_is_not_installed_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PEERS, "absent", ABSENT)
+    line = ["bench", "--quick", "--forward-only", "--threads", "1", "--peers", "absent", "--only"]
+    assert main([*line, "conv1d tiny"]) == 0
+    assert "without Absent, not installed: pip install absent-library" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("--peers mystery", "there is no peer mystery; choose from lucid"),
+        ("--only nonesuch", "no layer's name contains 'nonesuch'"),
+        ("--base absent", "Absent is not installed; get it with: pip install absent-library"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    words: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PEERS, "absent", ABSENT)
+    assert main(["bench", *words.split()]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_list_names_every_held_out_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list", "--suite", "heldout"]) == 0
+    assert capsys.readouterr().out.splitlines() == [layer.name for layer in suite(name="heldout")]
+
+
+def test_held_out_layers_are_others_and_say_where_they_are_from() -> None:
+    rows = json.loads(SUITES["heldout"].read_text("utf-8"))["layers"]
+    assert len(rows) >= 20
+    assert all(row["from"] for row in rows)
+    geometry = [{key: value for key, value in row.items() if key not in ("name", "from")} for row in rows]
+    tuned = json.loads(SUITES["layers"].read_text("utf-8"))["layers"]
+    assert not [row for row in tuned if {key: value for key, value in row.items() if key != "name"} in geometry]
+
+
+def test_the_picture_of_many_rows_is_drawn(tmp_path: Path) -> None:
+    ratio = {"median": 2.0, "low": 1.5, "high": 3.0}
+    rows = [
+        {
+            "layer": f"conv {i}", "mode": mode, "gflop": 1.0, "flop_per_byte": 2.0**i, "peak_gflop_per_s": 200.0,
+            "copy_gb_per_s": 20.0, "median_s": {"lucid": 0.01, "torch": 0.02}, "faults": {},
+            "ratio": {"torch": ratio} if mode == "forward+backward" else {"torch": ratio, "ort": ratio},
+        }
+        for mode in ("forward", "forward+backward")
+        for i in range(5)
+    ]  # fmt: skip
+    header = {"cpu": "a CPU", "threads": 2, "versions": {"lucid": "1", "torch": "2"}, "date": "2026-01-01"}
+    file = save({"header": header, "base": "lucid", "rows": rows}, tmp_path / "drawn")
+    assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
