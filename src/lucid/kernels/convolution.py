@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _NATIVE = {np.dtype(name): name for name in ("float32", "float64")}  # dtype.name takes NumPy 3 us
+_HALF = ("float16", "bfloat16")
 _wanted: str | None = None
 
 
@@ -57,18 +58,59 @@ def observed() -> Iterator[list[Problem]]:
         del _observers[id(problems)]
 
 
+class _Call(NamedTuple):
+    """What one role does with operands of some shapes: one look-up on every call but the first."""
+
+    shape: Sizes  # the result's
+    problem: Problem | None = None
+    run: Executable | None = None  # none where the result is a sum of nothing
+
+
 @lru_cache(maxsize=4096)
-def _bound(
+def _call(
+    role: Role,
+    spec: ConvSpec,
+    first: Sizes,
+    second: Sizes,
+    size: Sizes,
+    dtype: str,
+    bias: bool,
+    wanted: str | None,
+    forced: ISA | None,
+    allowed: precision.Precision,
+) -> _Call:
+    """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes."""
+    from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
+
+    x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
+    if 0 in (*first, *second, *shape):
+        return _Call(shape)
+    full = problem(role, spec, x_shape, y_shape, dtype, bias)
+    return _Call(shape, full, select.executable(full, wanted))
+
+
+def _shapes(role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes) -> tuple[Sizes, Sizes, Sizes]:
+    """x's, y's and the result's."""
+    if role == "forward":
+        y_shape = (first[0], second[0], *spec.out_size(first[2:]))
+        return first, y_shape, y_shape
+    if role == "grad_input":
+        x_shape = (first[0], second[1] * spec.groups, *size)
+        return x_shape, first, x_shape
+    return first, second, (second[1], first[1] // spec.groups, *spec.kernel)
+
+
+@lru_cache(maxsize=4096)
+def _stays_narrow(
     asked: tuple[Role, ConvSpec, Sizes, Sizes, str, bool],
     wanted: str | None,
     forced: ISA | None,
     allowed: precision.Precision,
-) -> tuple[Problem, Executable]:
-    """A problem and the plan bound for it: one look-up on every call but the first."""
-    from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
+) -> bool:
+    """Whether a problem of half precision has a kernel of its own that pays."""
+    from lucid.kernels import select
 
-    full = problem(*asked)
-    return full, select.executable(full, wanted)
+    return select.narrow_pays(problem(*asked), target.isa(), wanted)
 
 
 def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool) -> Problem:
@@ -87,57 +129,53 @@ def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: s
     )
 
 
-def _run(
-    role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, inputs: tuple[Array | None, ...], shape: Sizes
-) -> Array:
-    first = inputs[0]
-    assert first is not None, "the first input of every role is an array"
-    dtype = first.dtype
+def _run(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes = ()) -> Array:
+    dtype = a.dtype
     name = _NATIVE.get(dtype)
     if name is None:
-        return _converted(role, spec, x_shape, y_shape, inputs, shape)
-    result = empty(shape, dtype)
-    if result.size == 0:
-        return result
-    has_bias = role != "grad_weight" and inputs[2] is not None
-    asked, run = _bound(
-        (role, spec, x_shape, y_shape, name, has_bias), _wanted, target.forced(), precision.get_precision()
+        return _converted(role, spec, a, b, bias, size)
+    shape, asked, run = _call(
+        role, spec, a.shape, b.shape, size, name, bias is not None, _wanted, target.forced(), precision.get_precision()
     )
-    for problems in _observers.values():
-        problems.append(asked)
-    run(*(a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a) for a in inputs), result)
+    if run is None or asked is None:
+        return _bias_alone(bias, shape, dtype)
+    if _observers:
+        for problems in _observers.values():
+            problems.append(asked)
+    result = empty(shape, dtype)
+    a, b = _contiguous(a), _contiguous(b)
+    if role == "grad_weight":
+        run(a, b, result)
+    else:
+        run(a, b, None if bias is None else _contiguous(bias), result)
     return result
 
 
-def _converted(
-    role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, inputs: tuple[Array | None, ...], shape: Sizes
-) -> Array:
-    """Element types without kernels: half precision computes in float32 and rounds once, complex by parts."""
-    dtype = inputs[0].dtype  # type: ignore[union-attr]
-    if dtype.name in ("float16", "bfloat16"):
-        wide = tuple(None if a is None else a.astype(np.float32) for a in inputs)
-        return _run(role, spec, x_shape, y_shape, wide, shape).astype(dtype)
-    if dtype.kind == "c":
-        return _complex(role, spec, x_shape, y_shape, inputs, shape)
+def _contiguous(a: Array) -> Array:
+    return a if a.flags.c_contiguous else np.ascontiguousarray(a)
+
+
+def _converted(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes) -> Array:
+    """Where there is no kernel: half precision computes in float32 and rounds once, complex numbers by parts."""
+    dtype = a.dtype
+    with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+        if dtype.name in _HALF:
+            wide = None if bias is None else bias.astype(np.float32)
+            return _run(role, spec, a.astype(np.float32), b.astype(np.float32), wide, size).astype(dtype)
+        if dtype.kind == "c":
+            return _complex(role, spec, a, b, bias, size)
     raise DTypeError(
         f"convolution: dtype {dtype.name} is not supported; use float32, float64, float16, bfloat16 or complex"
     )
 
 
-def _complex(
-    role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, inputs: tuple[Array | None, ...], shape: Sizes
-) -> Array:
+def _complex(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes) -> Array:
     """(a + ib)(c + id) from four real convolutions; the bias joins the real and the imaginary sum once each."""
-    a, b, *rest = inputs
-    assert a is not None and b is not None, "the first two inputs of every role are arrays"
-
-    def real(p: Array, q: Array, bias: Array | None) -> Array:
-        return _run(role, spec, x_shape, y_shape, (p, q, bias)[: len(inputs)], shape)
-
-    bias = rest[0] if rest else None
-    result = empty(shape, a.dtype)
-    result.real = real(a.real, b.real, None if bias is None else bias.real) - real(a.imag, b.imag, None)
-    result.imag = real(a.real, b.imag, None if bias is None else bias.imag) + real(a.imag, b.real, None)
+    real, imag = (None, None) if bias is None else (bias.real, bias.imag)
+    above = _run(role, spec, a.real, b.real, real, size) - _run(role, spec, a.imag, b.imag, None, size)
+    beside = _run(role, spec, a.real, b.imag, imag, size) + _run(role, spec, a.imag, b.real, None, size)
+    result = empty(above.shape, a.dtype)
+    result.real, result.imag = above, beside
     return result
 
 
@@ -147,10 +185,7 @@ def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Arra
     Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,); y (N, C_out, *spec.out_size(size)).
     Cost: 2 N C_out C_in / groups taps pixels flops.
     """
-    y_shape = (x.shape[0], w.shape[0], *spec.out_size(x.shape[2:]))
-    if 0 in w.shape:  # a sum of nothing
-        return _bias_alone(bias, y_shape, x.dtype)
-    return _run("forward", spec, x.shape, y_shape, (x, w, bias), y_shape)
+    return _run("forward", spec, x, w, bias)
 
 
 def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes) -> Array:
@@ -158,10 +193,7 @@ def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size
 
     Shape: g (N, C_out, *spec.out_size(size)), w (C_out, C_in / groups, *kernel), bias (C_in,); result (N, C_in, *size).
     """
-    x_shape = (g.shape[0], w.shape[1] * spec.groups, *size)
-    if 0 in g.shape or 0 in w.shape:
-        return _bias_alone(bias, x_shape, g.dtype)
-    return _run("grad_input", spec, x_shape, g.shape, (g, w, bias), x_shape)
+    return _run("grad_input", spec, g, w, bias, size)
 
 
 def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
@@ -169,10 +201,7 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
 
     The sum is split by the shape alone and added in a fixed order: the same bits for every number of threads.
     """
-    shape = (g.shape[1], x.shape[1] // spec.groups, *spec.kernel)
-    if 0 in x.shape or 0 in g.shape:
-        return np.zeros(shape, x.dtype)
-    return _run("grad_weight", spec, x.shape, g.shape, (x, g), shape)
+    return _run("grad_weight", spec, x, g, None)
 
 
 def _bias_alone(bias: Array | None, shape: Sizes, dtype: np.dtype[Any]) -> Array:

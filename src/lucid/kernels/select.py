@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 
@@ -15,17 +16,42 @@ from lucid.kernels.plan import Plan, Problem
 #: Asked in this order; on a tie the first wins.
 ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, weight_grad, winograd, reference)
 
+#: What an algorithm computes that does not say so.
+_USUAL_DTYPES = ("float32", "float64")
+_WIDENED_BYTE_NS = 0.25  # of half precision, through a copy by NumPy
+
 
 def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
     """The plans of all algorithms that accept the problem, fastest first, and why the others refuse."""
     plans, refusals = [], {}
     for algorithm in ALGORITHMS:
-        reason = algorithm.refuses(problem, isa)
+        reason = _refuses(algorithm, problem, isa)
         if reason is None:
             plans.append(algorithm.plan(problem, isa))
         else:
             refusals[algorithm.name] = reason
     return sorted(plans, key=lambda plan: plan.expected_ns), refusals
+
+
+def _refuses(algorithm: ModuleType, problem: Problem, isa: ISA) -> str | None:
+    """Why an algorithm cannot compute a problem: an element type that it does not know, or reasons of its own."""
+    known: tuple[str, ...] = getattr(algorithm, "dtypes", _USUAL_DTYPES)
+    if problem.dtype not in known:
+        return f"it computes {' and '.join(known)}, not {problem.dtype}"
+    reason: str | None = algorithm.refuses(problem, isa)
+    return reason
+
+
+def narrow_pays(problem: Problem, isa: ISA, algorithm: str | None = None) -> bool:
+    """Whether a half precision problem is computed as it is, sooner than widened copies of its arrays in float32.
+
+    An algorithm that is asked for by name is given what it can read.
+    """
+    plans = candidates(problem, isa)[0]
+    if algorithm is not None or not plans:
+        return any(plan.algorithm == algorithm for plan in plans)
+    wide = candidates(replace(problem, dtype="float32"), isa)[0][0]
+    return plans[0].expected_ns <= wide.expected_ns + _WIDENED_BYTE_NS * problem.traffic_bytes
 
 
 def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:

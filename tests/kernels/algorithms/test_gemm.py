@@ -1,13 +1,27 @@
+import ml_dtypes
 import numpy as np
 import pytest
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.errors import PlanError
+from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
+from lucid.kernels.convolution import problem
+from lucid.kernels.isa import SCALAR
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import CASES, case, check, operands, wanted
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
+
+HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("isa", HALF_ISAS)
+def test_half_precision_between_forbidden_pages(isa, dtype):
+    with target.using(isa):
+        run_guarded_cases(lambda name: check("forward", "gemm", CASES[name], dtype), CASES)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -69,6 +83,22 @@ def test_shift_of_the_input_shifts_the_output():
     assert np.array_equal(shifted[..., :-1], y[..., 1:])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_special_numbers_of_half_precision(dtype):
+    """NaN and infinity stay, what is too large becomes infinity, and halves go to the even neighbour."""
+    kind, isa = as_dtype(dtype).numpy, target.isa()
+    top, eps = float(ml_dtypes.finfo(kind).max), float(ml_dtypes.finfo(kind).eps)
+    samples = [np.nan, np.inf, -np.inf, top, -0.0, 1.0, 1 + eps, 1 + 2 * eps, float(ml_dtypes.finfo(kind).tiny)]
+    x, w = np.array(samples * 4).astype(kind)[None, None], np.array([[[1.0]], [[2.0]]]).astype(kind)
+    bias, y = np.array([eps / 2, 0.0]).astype(kind), np.empty((1, 2, x.size), kind)
+    asked = problem("forward", ConvSpec((1,), (1,), (1,), ((0, 0),)), x.shape, y.shape, dtype, True)
+    if isa.name in HALF_ISAS:
+        select.executable(asked, "gemm")(x, w, bias, y)
+        with np.errstate(over="ignore"):
+            want = [(x[0, 0].astype("f4") * m + b).astype(kind) for m, b in ((1, np.float32(bias[0])), (2, 0))]
+        assert np.array_equal(y[0].astype("f4"), np.array(want).astype("f4"), equal_nan=True)
+
+
 @pytest.mark.parametrize(("size", "weights_packed"), [((7, 7), 0), ((28, 28), 1)])
 def test_plan_says_what_it_takes(size, weights_packed):
     _, asked, _ = operands("forward", case(4, 256, 256, size, 3, padding=1), "float32")
@@ -82,6 +112,9 @@ def test_refusals_are_told():
     _, asked, _ = operands("forward", case(1, 1, 1, (20000,), 17000), "float32")
     with pytest.raises(PlanError, match="at most 16384 taps, not 17000"):
         select.choose(asked, target.isa(), "gemm")
+    _, asked, _ = operands("forward", case(1, 1, 1, (20,), 3), "float16")
+    with pytest.raises(PlanError, match="loads float16 with masks that scalar does not have"):
+        select.choose(asked, SCALAR, "gemm")
     _, asked, _ = operands("grad_input", case(1, 1, 1, (20,), 3), "float32")
     with pytest.raises(PlanError, match="the forward role, not grad_input"):
         select.choose(asked, target.isa(), "gemm")

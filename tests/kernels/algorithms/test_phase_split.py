@@ -10,6 +10,15 @@ from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
 
+HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("isa", HALF_ISAS)
+def test_half_precision_between_forbidden_pages(isa, dtype):
+    with target.using(isa):
+        run_guarded_cases(lambda name: check("grad_input", "phase_split", CASES[name], dtype), CASES)
+
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("isa", ISAS)

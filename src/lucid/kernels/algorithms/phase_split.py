@@ -30,13 +30,14 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 name = "phase_split"
+dtypes = dense_plan.DTYPES
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Anything but the input gradient."""
     if problem.role != "grad_input":
         return f"it computes the grad_input role, not {problem.role}"
-    return dense_plan.refuses(phases(problem, isa))
+    return dense_plan.refuses(problem, isa, phases(problem, isa))
 
 
 def axis_phases(size: int, out: int, kernel: int, stride: int, dilation: int, low: int, weight_step: int) -> list[Axis]:

@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 Index = tuple[Any, ...]
 
 name = "reference"
+dtypes = ("float32", "float64", "float16", "bfloat16")
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
