@@ -107,8 +107,13 @@ def growth(form: Form) -> float:
 
 
 def error_growth(plan: Plan) -> float:
-    """A result is within so many times the bound of direct summation, where that is largest in its channel."""
-    return growth(_form(plan))
+    """A result is within so many times the bound of direct summation, where that is largest in its channel.
+
+    A sum of C products and its transforms' sums take the place of one of C taps products.
+    """
+    form, sizes = _form(plan), shape(plan.problem)
+    roundings = sizes.channels + sum(axis.taps + 2 * axis.samples for axis in form.axes)
+    return growth(form) * roundings / (sizes.channels * sizes.taps)
 
 
 def shape(problem: Problem) -> Shape:
