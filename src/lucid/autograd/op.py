@@ -46,7 +46,7 @@ class Op:
     returns a tuple of gradients; a row for ``*xs`` returns one gradient per tensor.
 
     An op with several ``outputs`` returns a tuple; rows then receive ``g`` as a tuple, None where nothing arrived.
-    A ``view`` op returns its first input's memory whenever it can.
+    A ``view`` op returns its first input's memory whenever it can. A ``quiet`` one never makes NumPy warn.
 
     >>> import numpy as np, lucid
     >>> square = Op("square", lambda x: x * x, vjp={"x": lambda g, x: g * x * 2})
@@ -64,6 +64,7 @@ class Op:
         "name",
         "outputs",
         "plans",
+        "quiet",
         "rows",
         "variadic",
         "view",
@@ -78,11 +79,13 @@ class Op:
         inputs: tuple[str, ...] | None = None,
         outputs: tuple[str, ...] = ("out",),
         view: bool = False,
+        quiet: bool = False,
     ) -> None:
         self.name = name
         self.forward = forward
         self.outputs = outputs
         self.view = view
+        self.quiet = quiet
         self.plans: dict[tuple[int, int], _Plan] = {}
         given = _Parameters((), None, (), {}) if inputs is not None else _Parameters.of(forward)
         self.variadic = given.variadic
@@ -282,7 +285,7 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
         result = _view_of(op, inputs[0], op.forward(*arrays, **params), params)
     else:
         try:
-            if mode.quiet:
+            if op.quiet or mode.quiet:
                 out = op.forward(*arrays, **params)
             else:
                 with np.errstate(all="ignore"):  # infinities and NaN are values here, not events

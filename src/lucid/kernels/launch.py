@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from lucid.kernels.runtime import threads
+from lucid.kernels.runtime.memory import address
 
-_pointer_at = ctypes.c_size_t.from_address
-_DATA = object.__basicsize__  # NumPy's binary interface: the data pointer is the first field of an array object
-
-
-def address(array: np.ndarray[Any, Any]) -> int:
-    """Where an array's first element lies.
-
-    Cost: 0.1 us; ``array.ctypes.data`` and ``__array_interface__`` take eight times as long.
-
-    >>> a = np.zeros(3)
-    >>> address(a) == a.ctypes.data
-    True
-    """
-    if not isinstance(array, np.ndarray):  # a NumPy scalar has a shape and a dtype too
-        raise TypeError(f"address: {type(array).__name__} is no array")
-    return _pointer_at(id(array) + _DATA).value
+__all__ = ["address", "launch"]
 
 
 def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1) -> None:

@@ -169,6 +169,11 @@ def same_dtype(caller: str, **tensors: Any) -> None:
 
     Raises: DTypeError naming every argument with its type.
     """
-    present = {name: x.dtype for name, x in tensors.items() if x is not None}
-    if len(set(present.values())) > 1:
-        raise DTypeError(f"{caller}: all of one dtype, not " + ", ".join(f"{n} {d!r}" for n, d in present.items()))
+    found = None
+    for x in tensors.values():
+        if x is not None:
+            dtype = x._array.dtype
+            if found is not None and dtype is not found and dtype != found:
+                present = ", ".join(f"{name} {x.dtype!r}" for name, x in tensors.items() if x is not None)
+                raise DTypeError(f"{caller}: all of one dtype, not {present}")
+            found = dtype

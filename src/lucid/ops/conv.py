@@ -38,16 +38,16 @@ _conv = Op("conv", _forward, vjp={
     "x": lambda g, w, x_shape, spec: conv_grad_input(g, conj(w), None, spec=spec, size=x_shape[2:]),
     "w": lambda g, x, spec: conv_grad_weight(conj(x), g, spec=spec),
     "bias": _channel_sum,
-})  # fmt: skip
+}, quiet=True)  # fmt: skip
 _conv_grad_input = Op("conv_grad_input", _grad_input, vjp={
     "y": lambda g, w, spec: conv(g, conj(w), None, spec=spec),
     "w": lambda g, y, spec: conv_grad_weight(g, conj(y), spec=spec),
     "bias": _channel_sum,
-})  # fmt: skip
+}, quiet=True)  # fmt: skip
 _conv_grad_weight = Op("conv_grad_weight", _grad_weight, vjp={
     "x": lambda g, y, x_shape, spec: conv_grad_input(conj(y), g, None, spec=spec, size=x_shape[2:]),
     "y": lambda g, x, spec: conv(conj(x), g, None, spec=spec),
-})  # fmt: skip
+}, quiet=True)  # fmt: skip
 
 
 def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec) -> Any:

@@ -350,13 +350,19 @@ def test_a_workspace_has_a_cache_line_aligned_row_a_thread(size, threads):
 
 def test_workspaces_are_kept_and_grown(fresh):
     where = address(memory.workspace(MIB, 2))
-    assert address(memory.workspace(1000, 3)) == where
+    assert address(memory.workspace(20_000, 3)) == where
     memory.workspace(2 * MIB, 2)
-    where = address(memory.workspace(10, 1))
+    where = address(memory.workspace(40_000, 1))
     assert address(memory.workspace(2 * MIB, 2)) == where
     assert fresh.stats().cached_bytes == 4 * MIB
 
 
 def test_workspaces_in_use_at_once_are_apart():
-    first, second = memory.workspace(MIB, 1), memory.workspace(MIB, 1)
-    assert not np.shares_memory(first, second)
+    for size in (100, MIB):
+        first, second = memory.workspace(size, 1), memory.workspace(size, 1)
+        assert not np.shares_memory(first, second)
+
+
+def test_small_workspaces_leave_the_pool_alone(fresh):
+    memory.workspace(10_000, 3)[...] = 1
+    assert fresh.stats().peak_bytes == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lucid.core.dtypes import of_numpy
 from lucid.core.geometry import Sizes
 from lucid.nn.functional._arguments import Padding, PaddingArgument, SizeArgument, integer, paddings, sizes
 from lucid.nn.functional._arguments import padding_mode as checked_mode
@@ -256,7 +257,8 @@ def _conv_transpose(
 def _operand(caller: str, name: str, tensor: Any) -> Operand:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{caller}: the {name} must be a Tensor, not {type(tensor).__name__}")
-    return Operand(tensor.shape, tensor.dtype)
+    array = tensor._array
+    return Operand(array.shape, of_numpy(array.dtype))
 
 
 def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Operand, Operand, Operand | None]:
