@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,13 +12,14 @@ import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import precision, target
+from lucid.kernels import precision, target, tuning
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import RANK, Problem, Role
 from lucid.kernels.runtime.memory import empty
 
 if TYPE_CHECKING:
     from lucid.kernels.algorithms.base import Executable
+    from lucid.kernels.tuning import Tuning
 
 Array = np.ndarray[Any, Any]
 
@@ -78,6 +80,7 @@ def _call(
     wanted: str | None,
     forced: ISA | None,
     allowed: precision.Precision,
+    tuned: Tuning | None,
 ) -> _Call:
     """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes."""
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
@@ -86,6 +89,9 @@ def _call(
     if 0 in (*first, *second, *shape):
         return _Call(shape)
     full = problem(role, spec, x_shape, y_shape, dtype, bias)
+    if dtype in _HALF and not select.narrow_pays(full, target.isa(), wanted):
+        full = replace(full, dtype="float32")
+        return _Call(shape, full, _widened(select.executable(full, wanted)))
     return _Call(shape, full, select.executable(full, wanted))
 
 
@@ -100,17 +106,18 @@ def _shapes(role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes
     return first, second, (second[1], first[1] // spec.groups, *spec.kernel)
 
 
-@lru_cache(maxsize=4096)
-def _stays_narrow(
-    asked: tuple[Role, ConvSpec, Sizes, Sizes, str, bool],
-    wanted: str | None,
-    forced: ISA | None,
-    allowed: precision.Precision,
-) -> bool:
-    """Whether a problem of half precision has a kernel of its own that pays."""
-    from lucid.kernels import select
+def _widened(run: Executable) -> Executable:
+    """Half precision where no kernel of its own pays: computed in float32 and rounded once."""
 
-    return select.narrow_pays(problem(*asked), target.isa(), wanted)
+    def widened(*arrays: Array | None) -> None:
+        *inputs, result = arrays
+        assert result is not None, "the last array is the result"
+        wide = empty(result.shape, np.float32)
+        with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+            run(*(None if a is None else a.astype(np.float32) for a in inputs), wide)
+            result[...] = wide
+
+    return widened
 
 
 def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool) -> Problem:
@@ -133,10 +140,13 @@ def _run(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, siz
     dtype = a.dtype
     name = _NATIVE.get(dtype)
     if name is None:
-        return _converted(role, spec, a, b, bias, size)
+        if dtype.kind == "c":
+            return _complex(role, spec, a, b, bias, size)
+        name = _half(dtype)
     shape, asked, run = _call(
-        role, spec, a.shape, b.shape, size, name, bias is not None, _wanted, target.forced(), precision.get_precision()
-    )
+        role, spec, a.shape, b.shape, size, name, bias is not None,
+        _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
+    )  # fmt: skip
     if run is None or asked is None:
         return _bias_alone(bias, shape, dtype)
     if _observers:
@@ -155,25 +165,21 @@ def _contiguous(a: Array) -> Array:
     return a if a.flags.c_contiguous else np.ascontiguousarray(a)
 
 
-def _converted(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes) -> Array:
-    """Where there is no kernel: half precision computes in float32 and rounds once, complex numbers by parts."""
-    dtype = a.dtype
-    with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
-        if dtype.name in _HALF:
-            wide = None if bias is None else bias.astype(np.float32)
-            return _run(role, spec, a.astype(np.float32), b.astype(np.float32), wide, size).astype(dtype)
-        if dtype.kind == "c":
-            return _complex(role, spec, a, b, bias, size)
-    raise DTypeError(
-        f"convolution: dtype {dtype.name} is not supported; use float32, float64, float16, bfloat16 or complex"
-    )
+def _half(dtype: np.dtype[Any]) -> str:
+    """The name of a half precision type, which is remembered: bfloat16 is known only when it is first met."""
+    if dtype.name not in _HALF:
+        raise DTypeError(
+            f"convolution: dtype {dtype.name} is not supported; use float32, float64, float16, bfloat16 or complex"
+        )
+    return _NATIVE.setdefault(dtype, dtype.name)
 
 
 def _complex(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes) -> Array:
     """(a + ib)(c + id) from four real convolutions; the bias joins the real and the imaginary sum once each."""
     real, imag = (None, None) if bias is None else (bias.real, bias.imag)
-    above = _run(role, spec, a.real, b.real, real, size) - _run(role, spec, a.imag, b.imag, None, size)
-    beside = _run(role, spec, a.real, b.imag, imag, size) + _run(role, spec, a.imag, b.real, None, size)
+    with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+        above = _run(role, spec, a.real, b.real, real, size) - _run(role, spec, a.imag, b.imag, None, size)
+        beside = _run(role, spec, a.real, b.imag, imag, size) + _run(role, spec, a.imag, b.real, None, size)
     result = empty(above.shape, a.dtype)
     result.real, result.imag = above, beside
     return result
