@@ -10,6 +10,7 @@ from scipy import special
 from lucid.kernels import softmax as native
 from lucid.kernels import target
 from lucid.kernels.runtime import threads
+from lucid.kernels.target import using
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
@@ -108,3 +109,39 @@ def test_stays_between_guard_pages(isa: str) -> None:
         native.softmax(normal((3, 3), np.float32), axes=(1,))
         sizes = (1, 7, 8, 9, 15, 16, 17, 31, 33, 65)
         run_guarded_cases(check, [(3, n, where) for n in sizes for where in ("end", "start")])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), [c for c in CASES if 0 not in c[0]])
+def test_cross_entropy_and_its_gradient(shape: tuple[int, ...], axis: int, dtype: Any, isa: str) -> None:
+    x, n = normal(shape, dtype), shape[axis]
+    rest = tuple(1 if k == axis else s for k, s in enumerate(shape))
+    target = np.random.default_rng(0).integers(-1, n, rest)
+    column = np.arange(n).reshape(n, *(1,) * (x.ndim - 1 - axis))
+    scale = np.random.default_rng(1).uniform(0.5, 1.0, rest).astype(dtype)
+    given = (x, column.astype(dtype), target.astype(dtype))
+    with using(isa):
+        loss = native.cross_entropy(*given, axes=(axis,))
+        gradient = native.cross_entropy_grad(*given, scale, axes=(axis,))
+    log_p = special.log_softmax(x.astype(np.float64), axis)
+    here = column == target
+    # Two differences of numbers below 16, the logarithm, and exp within 2 units of what that leaves.
+    unit = np.finfo(dtype).eps
+    np.testing.assert_allclose(loss, -np.where(here, log_p, 0).sum(axis, keepdims=True), atol=32 * unit)
+    np.testing.assert_allclose(gradient, scale * (np.exp(log_p) - here), atol=32 * unit)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_cross_entropy_stays_between_guard_pages(isa: str) -> None:
+    def check(case: tuple[int, Any]) -> None:
+        n, where = case
+        x, column, target = normal((3, n), np.float32), np.arange(n, dtype="f"), np.zeros((3, 1), np.float32)
+        kwargs: dict[str, Any] = {"where": where, "readonly": True}
+        arrays = guarded(x, **kwargs), guarded(column, **kwargs), guarded(target, **kwargs)
+        with arrays[0] as g, arrays[1] as c, arrays[2] as t, guarded_results(where):
+            assert not np.isnan(native.cross_entropy(g, c, t, axes=(1,))).any()
+            assert not np.isnan(native.cross_entropy_grad(g, c, t, t + 1, axes=(1,))).any()
+
+    with target.using(isa):
+        run_guarded_cases(check, [(n, where) for n in (1, 7, 8, 10, 16, 17, 33) for where in ("end", "start")])

@@ -66,7 +66,7 @@ def run(mode: Mode, spec: PoolSpec, size: Sizes, x: Array | None, h: Array | Non
     assert given is not None, "a pooling has an input"
     lead, out = given.shape[: given.ndim - len(size)], spec.out_size(size)
     result = empty((*lead, *(size if mode.endswith("grad") else out)), given.dtype)
-    window = (1, *spec.kernel)[-2:]
+    window = (spec.kernel[-2] if len(size) > 1 else 1, spec.kernel[-1])
     lanes = target.isa().lanes(BY_DTYPE[given.dtype.name])
     width, outputs = out[-1], prod(lead) * prod(out)
     shared = width < lanes and lanes % width == 0 and prod(window) <= _MOST

@@ -50,7 +50,6 @@ RANK = 3
 GRAIN = 8192  #: taps of a chunk of tasks, at least
 _AXES = ("d", "h", "w")
 _PER_AXIS = ("size", "out", "kernel", "stride", "dilation", "low", "first", "last")
-_TILED = ("max", "max_grad", "avg", "avg_grad")
 _SCATTERS = ("max_grad", "avg_grad")
 
 
@@ -104,9 +103,9 @@ def _run(
     given = x if x is not None else h
     assert given is not None, "a pooling has an input"
     out, lead = spec.out_size(size), given.shape[: given.ndim - len(size)]
-    arrays = [a if a is None else np.ascontiguousarray(a) for a in (x, h)]
-    if mode in _TILED and given.size and pool_tiles.fit(spec, size):
-        return pool_tiles.run(mode, spec, size, *arrays, divisor or prod(spec.kernel))
+    x, h = (a if a is None else np.ascontiguousarray(a) for a in (x, h))
+    if mode != "indices" and mode != "max_pick" and given.size and pool_tiles.fit(spec, size):
+        return pool_tiles.run(mode, spec, size, x, h, divisor or prod(spec.kernel))
     result = empty((*lead, *(size if mode in _SCATTERS else out)), np.int64 if mode == "indices" else given.dtype)
     if 0 in result.shape:
         return result
@@ -119,7 +118,7 @@ def _run(
     launch(
         jit.kernel(kernel, kernel.write).address("run"),
         (
-            *(0 if a is None else address(a) for a in arrays),
+            *(0 if a is None else address(a) for a in (x, h)),
             address(result),
             divisor or 0,
             *_geometry(spec, size, out, count_include_pad),

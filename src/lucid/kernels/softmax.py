@@ -1,8 +1,9 @@
-"""Softmax and its logarithm along any axis, and their gradients: rows stay in cache between the passes."""
+"""Softmax, its logarithm and cross entropy along any axis, and their gradients: rows stay in cache between passes."""
 
 from __future__ import annotations
 
 from lucid.kernels.functions import exp, log
+from lucid.kernels.ir import Value, select
 from lucid.kernels.rows import Rows, Stage
 
 _TOP = Stage("top", lambda x: x)  # a NaN comes back with the exponentials
@@ -27,4 +28,36 @@ softmax_grad = Rows(
 )
 log_softmax_grad = Rows(
     "log_softmax_grad", stages=[Stage("sum", lambda g, y: g)], results=lambda g, y, total: g - exp(y) * total
+)
+
+
+def _surprise(x: Value, column: Value, target: Value, top: Value, size: Value) -> Value:
+    return select(column.eq(target), top - x + size, 0.0)
+
+
+def _cross_entropy_grad(x: Value, column: Value, target: Value, scale: Value, top: Value, size: Value) -> Value:
+    p = exp(x - top - size)
+    return scale * select(column.eq(target), p - 1.0, p)
+
+
+#: -log_softmax(x) at the column that is ``target``; 0 where none is. Columns are counted in the dtype of x.
+cross_entropy = Rows(
+    "cross_entropy",
+    stages=[
+        Stage("top", lambda x, column, target: x),
+        Stage("sum", lambda x, column, target, top: exp(x - top), log),
+        Stage("sum", _surprise),
+    ],
+    results=lambda x, column, target, top, size, loss: (),
+    keep=(2,),
+)
+
+#: Its gradient times ``scale``, one number a row.
+cross_entropy_grad = Rows(
+    "cross_entropy_grad",
+    stages=[
+        Stage("top", lambda x, column, target, scale: x),
+        Stage("sum", lambda x, column, target, scale, top: exp(x - top), log),
+    ],
+    results=_cross_entropy_grad,
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from lucid.autograd import Op, apply
+from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.errors import DTypeError
 from lucid.kernels import softmax as kernels
 from lucid.kernels.rows import Rows
@@ -17,6 +19,7 @@ from lucid.tensor import Tensor
 Array = np.ndarray[Any, Any]
 
 _LEAST = native.SEVERAL_PASSES // 4
+_MOST_CLASSES = 1 << 24  # above, float32 cannot count them
 
 
 @method()
@@ -41,6 +44,13 @@ def nll(log_p: Tensor, target: Tensor, weight: Tensor | None, *, ignored: int, r
     Raises: IndexError for a class that does not exist, rather than a stray read.
     """
     result: Tensor = apply(_nll, log_p, target, weight, ignored=ignored, reduction=reduction, caller=caller)
+    return result
+
+
+def cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None, *, ignored: int, reduction: str) -> Tensor:
+    """``nll`` of ``log_softmax`` along axis 1, which is never written to memory."""
+    _checked("cross_entropy", x, 1)
+    result: Tensor = apply(_cross_entropy, x, target, weight, ignored=ignored, reduction=reduction)
     return result
 
 
@@ -87,7 +97,7 @@ def _log_softmax_grad_forward(h: Array, y: Array, *, axis: int) -> Array:
 
 def _positions(target: Array, classes: int, ignored: int, caller: str) -> tuple[tuple[Array, ...], Array]:
     """Where the class of every position is in (N, C, P), and whether the position takes part."""
-    index = target.reshape(target.shape[0], -1)
+    index = target.reshape(target.shape[0], prod(target.shape[1:]))
     kept = index != ignored
     if not kept.all():
         index = np.where(kept, index, 0)
@@ -106,7 +116,7 @@ def _nll_forward(
 ) -> Array:
     where, kept = _positions(target, log_p.shape[1], ignored, caller)
     factors = _factors(where, kept, weight, log_p.dtype)
-    picked = log_p.reshape(*log_p.shape[:2], -1)[where]
+    picked = log_p.reshape(*log_p.shape[:2], kept.shape[1])[where]
     # A product with 0 would let an infinity at an ignored position through as NaN.
     loss = np.where(kept, -factors * picked, log_p.dtype.type(0))
     if reduction == "none":
@@ -128,6 +138,78 @@ def _nll_grad_forward(
     return g.reshape(target.shape[0], classes, *target.shape[1:])
 
 
+def _cross_entropy_forward(x: Array, target: Array, weight: Array | None, *, ignored: int, reduction: str) -> Array:
+    if not _fused(x, weight):
+        return _nll_forward(
+            _log_softmax_forward(x, axis=1),
+            target,
+            weight,
+            ignored=ignored,
+            reduction=reduction,
+            caller="cross_entropy",
+        )
+    classes, factors = _classes(x, target, weight, ignored)
+    loss: Array = kernels.cross_entropy(x, _columns(x), classes, axes=(1,)).reshape(target.shape)
+    if factors is not None:
+        loss = loss * factors
+    if reduction == "none":
+        return loss
+    total = loss.sum()
+    return np.asarray(total / _taking_part(target, factors) if reduction == "mean" else total, x.dtype)
+
+
+def _cross_entropy_grad_forward(
+    h: Array, x: Array, target: Array, weight: Array | None, *, ignored: int, reduction: str
+) -> Array:
+    if not _fused(x, weight) or h.dtype != x.dtype:
+        options: dict[str, Any] = {"ignored": ignored, "reduction": reduction, "caller": "cross_entropy"}
+        g = _nll_grad_forward(h, target, weight, classes=x.shape[1], **options)
+        return _log_softmax_grad_forward(g, _log_softmax_forward(x, axis=1), axis=1)
+    classes, factors = _classes(x, target, weight, ignored)
+    scale = h / _taking_part(target, factors) if reduction == "mean" else h
+    if factors is not None:
+        scale = np.where(classes.reshape(target.shape) < 0, h.dtype.type(0), scale * factors)
+    scale = np.asarray(scale, x.dtype)
+    if scale.ndim:
+        scale = scale.reshape(classes.shape)
+    result: Array = kernels.cross_entropy_grad(x, _columns(x), classes, scale, axes=(1,))
+    return result
+
+
+def _fused(x: Array, weight: Array | None) -> bool:
+    """Whether the kernels of cross entropy are for these arrays; they count classes in the dtype of x."""
+    return native.takes(1, x, weight) and x.shape[1] < _MOST_CLASSES
+
+
+def _classes(x: Array, target: Array, weight: Array | None, ignored: int) -> tuple[Array, Array | None]:
+    """The class of every position, -1 where it is ignored, as numbers of x's dtype along an axis 1 of one element.
+
+    And the factors of the positions, None where all are 1.
+    """
+    along = (target.shape[0], 1, *target.shape[1:])
+    count = x.shape[1]
+    plain = weight is None and target.dtype == np.int64 and not 0 <= ignored < count
+    if plain and target.size and target.view(np.uint64).max() < count:  # a negative number is a large one
+        return target.astype(x.dtype).reshape(along), None
+    where, kept = _positions(target, count, ignored, "cross_entropy")
+    classes = np.where(kept, where[1], -1).astype(x.dtype)
+    return classes.reshape(along), _factors(where, kept, weight, x.dtype).reshape(target.shape)
+
+
+def _taking_part(target: Array, factors: Array | None) -> Any:
+    """What "mean" divides by."""
+    return target.size if factors is None else factors.sum()
+
+
+@lru_cache(maxsize=64)
+def _counted(count: int, axes: int, dtype: np.dtype[Any]) -> Array:
+    return np.arange(count, dtype=dtype).reshape(count, *(1,) * axes)
+
+
+def _columns(x: Array) -> Array:
+    return _counted(x.shape[1], x.ndim - 2, x.dtype)
+
+
 def _sum_dtype(x: Array) -> np.dtype[Any]:
     return np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
 
@@ -142,6 +224,20 @@ def _log_softmax_grad_rows(g: Tensor, h: Tensor, y: Tensor, axis: int) -> tuple[
     """Of h - exp(y) sum(h), in h and in y."""
     p = y.exp()
     return g - (g * p).sum(axis, keepdim=True), -(g * p * h.sum(axis, keepdim=True))
+
+
+def _cross_entropy_row(
+    g: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, ignored: int, reduction: str
+) -> Tensor:
+    """One pass where nobody differentiates the gradient, else the two steps, which have gradients of their own."""
+    result: Tensor
+    if not is_grad_enabled():
+        result = apply(_cross_entropy_grad, g, x, target, weight, ignored=ignored, reduction=reduction)
+        return result
+    options: dict[str, Any] = {"ignored": ignored, "reduction": reduction, "caller": "cross_entropy"}
+    h = apply(_nll_grad, g, target, weight, classes=x.shape[1], **options)
+    result = apply(_log_softmax_grad, h, apply(_log_softmax, x, axis=1), axis=1)
+    return result
 
 
 _softmax = Op("softmax", _softmax_forward, vjp={"x": _softmax_row})
@@ -166,3 +262,7 @@ _nll_grad: Op = Op("nll_grad", _nll_grad_forward, vjp={
         _nll, g, target, weight, ignored=ignored, reduction=reduction, caller=caller
     ),
 })  # fmt: skip
+
+_cross_entropy = Op("cross_entropy", _cross_entropy_forward, vjp={"x": _cross_entropy_row})
+
+_cross_entropy_grad = Op("cross_entropy_grad", _cross_entropy_grad_forward)

@@ -39,6 +39,9 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} must be in 0 … 1")
     if input.ndim == 0:
         raise ShapeError("cross_entropy: the input must be (C,) or (N, C, …), not a single number")
+    if input.ndim > 1 and not target.dtype.is_floating_point and not label_smoothing:
+        _check_classes("cross_entropy", input, target, weight)
+        return ops.cross_entropy(input, target, weight, ignored=ignore_index, reduction=reduction)
     log_p = log_softmax(input, 0 if input.ndim == 1 else 1)
     if target.dtype.is_floating_point:
         return _probability_loss(log_p, target, weight, reduction, label_smoothing)
