@@ -115,6 +115,7 @@ def parts(dtype: str, tile: Tile, kind: int, stack: int) -> dict[str, int]:
     """
     stored = BY_DTYPE[dtype]
     element, lanes = computed(stored), tile.lanes
+    weave = packed_weights.woven(tile.rows, lanes, stack)
 
     def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
         def written(isa: ISA) -> Module:
@@ -132,7 +133,8 @@ def parts(dtype: str, tile: Tile, kind: int, stack: int) -> dict[str, int]:
             ("dense gather", dtype, kind), lambda m, _: pixel_panels.write_pack(m, element, lanes, kind, stored)
         ),
         "pack_weights": alone(
-            ("dense weights", dtype, stack), lambda m, _: packed_weights.write_pack(m, element, lanes, stack, stored)
+            ("dense weights", dtype, stack, weave),
+            lambda m, _: packed_weights.write_pack(m, element, lanes, stack, weave, stored),
         ),
         "finish": alone(("dense sums", dtype, stack), lambda m, _: write_finish(m, element, lanes, stack, stored)),
     }

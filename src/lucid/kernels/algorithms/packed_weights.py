@@ -15,6 +15,7 @@ from lucid.kernels.ir import (
     constant,
     convert,
     i64,
+    interleave,
     lanes_below,
     minimum,
     ptr,
@@ -22,14 +23,22 @@ from lucid.kernels.ir import (
 )
 
 
-def write_pack(module: Module, element: Type, lanes: int, stack: int, stored: Type) -> Function:
+def woven(rows: int, lanes: int, stack: int) -> int:
+    """How many rows are interleaved whole vectors at a time, a third of the shuffles of a turn; 0 if they are turned.
+
+    Rows must be a power of two.
+    """
+    return rows if stack == 1 and rows & (rows - 1) == 0 and rows <= lanes else 0
+
+
+def write_pack(module: Module, element: Type, lanes: int, stack: int, weave: int, stored: Type) -> Function:
     """Adds ``pack_weights(w, bias, shape, record, group, first, c, channels, to)``: some channels of a tile's weights.
 
     They are those from c on; ``first`` is the tile's first row. Rows that do not exist hold any number, since their
     sums go nowhere, and so does a vector's width times the tile's rows behind the last weight.
     """
     data, p64 = ptr(stored), ptr(i64)
-    turn = _write_turn(module, element, lanes, stored) if stack == 1 and lanes > 1 else None
+    turn = _write_turn(module, element, lanes, weave, stored) if stack == 1 and lanes > 1 else None
     f = module.function(
         "pack_weights", w=data, bias=data, shape=p64, record=p64, group=i64, first=i64, c=i64, channels=i64,
         to=ptr(element),
@@ -47,7 +56,7 @@ def write_pack(module: Module, element: Type, lanes: int, stack: int, stored: Ty
     weights = a.to.at(rows)
 
     def by_taps() -> None:
-        _pack_taps(source, weights, last, a.channels, s, r, stack)
+        _pack_taps(source, weights, last, a.channels, s, r, stack, weave)
 
     if turn is None:
         by_taps()
@@ -94,30 +103,38 @@ def _copy_rows(source: Pointer, step: Value, exist: Value, depth: Value, to: Poi
         to.store(convert(row, to.pointee), k.i * rows + v.i)
 
 
-def _write_turn(module: Module, element: Type, lanes: int, stored: Type) -> Function:
-    """Adds ``turn(source, row_step, rows, depth, panel, width)``: as many rows as lanes, one square after the other."""
+def _write_turn(module: Module, element: Type, lanes: int, weave: int, stored: Type) -> Function:
+    """Adds ``turn(source, row_step, rows, depth, panel, width)``: rows that run along k become columns.
+
+    They are ``weave``, which is the width, or as many as lanes.
+    """
     f = module.function("turn", source=ptr(stored), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64)
     a = f.args
-    starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
+    starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(weave or lanes)]
     with f.loop(0, a.depth, lanes) as k:
         mask = lanes_below(f, a.depth - k.i, lanes)
-        columns = transpose([convert(start.load(k.i, lanes, mask), element) for start in starts])
-        for c, column in enumerate(columns):
-            a.panel.store(column, (k.i + c) * a.width)
+        rows = [convert(start.load(k.i, lanes, mask), element) for start in starts]
+        for n, column in enumerate(interleave(rows) if weave else transpose(rows)):
+            a.panel.store(column, k.i * weave + n * lanes if weave else (k.i + n) * a.width)
     return f
 
 
 def _pack_taps(
-    source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any], stack: int
-) -> None:
-    """Weights tap by tap; the residues of a channel lie side by side already."""
+    source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any], stack: int,
+    weave: int,
+) -> None:  # fmt: skip
+    """Weights tap by tap, of a known number of rows or of any; the residues of a channel lie side by side already."""
     f, rows = to.fn, s["tile_rows"]
+    starts = [source.at(minimum(last, m) * s["row_step"]) for m in range(weave)]
     with f.loop(0, channels) as c, f.loop(0, r["taps"]) as t:
         offset = c.i * s["channel_step"] + r["weight_offsets"].load(t.i)
         place = to.at((c.i * r["taps"] + t.i) * rows)
-        with f.loop(0, rows, stack) as m:
-            channel = source.at(minimum(last, m.i) // stack * s["row_step"] + offset)
-            place.store(convert(channel.load(0, stack), to.pointee), m.i)
+        for known, row in enumerate(starts):
+            place.store(convert(row.load(offset), to.pointee), known)
+        if not starts:
+            with f.loop(0, rows, stack) as m:
+                channel = source.at(minimum(last, m.i) // stack * s["row_step"] + offset)
+                place.store(convert(channel.load(0, stack), to.pointee), m.i)
 
 
 def write_entry(module: Module, fields: dict[str, Type]) -> Function:
