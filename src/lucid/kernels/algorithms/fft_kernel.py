@@ -1,0 +1,368 @@
+"""The kernels of convolution by Fourier transforms: blocks of samples in, products of their spectra, sums out.
+
+A lane of a transform is a pair of blocks, one its real and one its imaginary part. Weights are real, so the two never
+mix: ifft(fft(a + i b) W) = a * w + i (b * w). In the weight gradient they do, in the imaginary part only:
+Re ifft(conj(fft(g + i h)) fft(a + i b)) is the sum of both correlations. So nothing takes real spectra apart.
+
+Everything lies in parts of one workspace, in blocks ``[k][re, im][lane]``: see ``fft_transform``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lucid.kernels.algorithms.fft_transform import times, write_transforms
+from lucid.kernels.algorithms.frames import read_fields
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    fma,
+    i8,
+    i32,
+    i64,
+    lane_numbers,
+    lane_sum,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    splat,
+    transpose,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+
+#: Numbers of a row of samples: where it starts, and between which of its samples there are any.
+ROW = 3
+#: Result channels that are summed at once: 8 pairs of sums in registers.
+RESULTS = 8
+
+#: How samples lie: pointers in ``Field.POINTERS``, numbers below. See ``fft.Samples``.
+SAMPLES = ("plane", "image", "size", "offset", "more")
+_POINTERS = ("x", "w", "bias", "y", "filters", "spectra", "others", "scratch")
+_NUMBERS = (
+    "n", "k", "step", "valid", "blocks_each", "blocks", "out", "pairs", "own", "region", "first", "channels", "results",
+    "groups", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "region_count",
+    *(f"x_{field}" for field in SAMPLES), *(f"y_{field}" for field in SAMPLES),
+)  # fmt: skip
+_TABLES = ("forward_steps", "inverse_steps", "twiddles")
+
+
+def fields(element: Type) -> dict[str, Type]:
+    """The slots of every entry point."""
+    pointers = {name: ptr(element) for name in _POINTERS} | {"scratch": ptr(i8)}
+    tables = {"forward_steps": ptr(i64), "inverse_steps": ptr(i64), "twiddles": ptr(element)}
+    return pointers | {name: i64 for name in _NUMBERS} | tables
+
+
+def write(dtype: str, isa: ISA) -> Module:
+    """The module for an element type, whatever the sizes."""
+    return _Writer(dtype, isa).module
+
+
+class _Writer:
+    """What all functions of the module share."""
+
+    def __init__(self, dtype: str, isa: ISA) -> None:
+        self.module = Module("fft", isa.fma)
+        self.element = BY_DTYPE[dtype]
+        self.lanes = isa.lanes(self.element)
+        self.pair = 2 * self.lanes
+        self.fields = fields(self.element)
+        transforms = write_transforms(self.module, self.element, self.lanes, isa.registers)
+        self.forward, self.inverse = transforms["forward"], transforms["inverse"]
+        self.place = self._write_place()
+        self.load, self.store = self._write_load(), self._write_store()
+        self.multiply = self._write_multiply()
+        sums = {count: self._write_sums(count) for count in (RESULTS, 1)}
+        self._write_filters()
+        self._write_one_to_one()
+        self._write_spectra()
+        self._write_products(sums)
+        self._write_results()
+        self._write_weights()
+
+    # -- rows of samples ----------------------------------------------------------------------------------------------
+
+    def _write_place(self) -> Function:
+        """Adds ``place``: the rows of a vector of pairs; row ``part * lanes + lane``."""
+        names = ("first", "blocks_each", "valid", "step", "blocks", "out", "image", "size", "offset", "more")
+        parameters: dict[str, Type] = {"rows": ptr(i64)} | {name: i64 for name in names}
+        f = self.module.function("place", **parameters)
+        a = f.args
+        with f.loop(0, self.pair) as row:
+            block = (a.first + row.i % self.lanes) * 2 + row.i // self.lanes
+            sequence = block // a.blocks_each
+            phase, image = sequence % a.step, sequence // a.step
+            begin = block % a.blocks_each * a.valid * a.step + phase
+            left = (maximum(a.out - begin, 0) + a.step - 1) // a.step
+            outputs = select(block < a.blocks, minimum(left, a.valid), f.const(i64, 0))
+            start = begin + a.offset
+            needed = select(outputs.ne(0), outputs + a.more, f.const(i64, 0))
+            high = minimum(needed, (maximum(a.size - start, 0) + a.step - 1) // a.step)
+            low = minimum((maximum(f.const(i64, 0) - start, 0) + a.step - 1) // a.step, high)
+            for k, value in enumerate((image * a.image + start, low, high)):
+                a.rows.store(value, row.i * ROW + k)
+        return f
+
+    def _row(self, rows: Pointer, number: Any) -> tuple[Value, Value, Value]:
+        at = rows.at(number * ROW)
+        return at.load(0), at.load(1), at.load(2)
+
+    def _mask(self, f: Function, low: Value, high: Value, first: Value) -> Value:
+        """Lanes first + lane that are in [low, high)."""
+        numbers = lane_numbers(f, self.lanes, element=i32)
+        begin, end = (splat(convert(bound - first, i32), self.lanes) for bound in (low, high))
+        return (begin <= numbers) & (numbers < end)
+
+    def _write_load(self) -> Function:
+        """Adds ``load(source, rows, step, n, block)``: rows become lanes, zeros where there is no sample."""
+        data = ptr(self.element)
+        f = self.module.function("load", source=data, rows=ptr(i64), step=i64, n=i64, block=data)
+        a, lanes = f.args, self.lanes
+        if lanes == 1:
+            self._load_samples(f)
+            return f
+        f.choose(a.step.eq(1), lambda: self._load_vectors(f), lambda: self._load_samples(f))
+        return f
+
+    def _load_vectors(self, f: Function) -> list[Value]:
+        a, lanes = f.args, self.lanes
+        with f.loop(0, a.n, lanes) as first:
+            for part in (0, 1):
+                vectors = []
+                for lane in range(lanes):
+                    start, low, high = self._row(a.rows, part * lanes + lane)
+                    mask = self._mask(f, low, high, first.i)
+                    vectors.append(a.source.at(start + first.i).load(0, lanes, mask))
+                to = a.block.at(first.i * self.pair + part * lanes)
+                for k, vector in enumerate(transpose(vectors)):
+                    to.store(vector, k * self.pair)
+        return []
+
+    def _load_samples(self, f: Function) -> list[Value]:
+        a = f.args
+        with f.loop(0, a.n * 2) as k:
+            a.block.store(zeros(f, self.element, self.lanes), k.i * self.lanes)
+        with f.loop(0, self.pair) as row:
+            start, low, high = self._row(a.rows, row.i)
+            with f.loop(low, high) as k:
+                a.block.store(a.source.load(start + k.i * a.step), k.i * self.pair + row.i)
+        return []
+
+    def _write_store(self) -> Function:
+        """Adds ``store(block, rows, step, n, bias, to)``: the first n numbers of every lane, back into rows."""
+        data = ptr(self.element)
+        f = self.module.function("store", block=data, rows=ptr(i64), step=i64, n=i64, bias=self.element, to=data)
+        a = f.args
+        if self.lanes == 1:
+            self._store_samples(f)
+            return f
+        f.choose(a.step.eq(1), lambda: self._store_vectors(f), lambda: self._store_samples(f))
+        return f
+
+    def _store_vectors(self, f: Function) -> list[Value]:
+        a, lanes = f.args, self.lanes
+        bias = splat(a.bias, lanes)
+        with f.loop(0, a.n, lanes) as first:
+            for part in (0, 1):
+                source = a.block.at(first.i * self.pair + part * lanes)
+                vectors = transpose([source.load(k * self.pair, lanes) for k in range(lanes)])
+                for lane, vector in enumerate(vectors):
+                    start, low, high = self._row(a.rows, part * lanes + lane)
+                    mask = self._mask(f, low, high, first.i)
+                    a.to.at(start + first.i).store(vector + bias, 0, mask)
+        return []
+
+    def _store_samples(self, f: Function) -> list[Value]:
+        a = f.args
+        with f.loop(0, self.pair) as row:
+            start, low, high = self._row(a.rows, row.i)
+            with f.loop(low, high) as k:
+                a.to.store(a.block.load(k.i * self.pair + row.i) + a.bias, start + k.i * a.step)
+        return []
+
+    # -- products of spectra ------------------------------------------------------------------------------------------
+
+    def _weight(self, a: Any, row: Value) -> Pointer:
+        """Where a row of weights has its spectrum: its lane of a block."""
+        pointer: Pointer = a.filters.at(row // self.lanes * a.region + row % self.lanes)
+        return pointer
+
+    def _pair(self, at: Pointer) -> tuple[Value, Value]:
+        return at.load(0, self.lanes), at.load(self.lanes, self.lanes)
+
+    def _broadcast(self, at: Pointer) -> tuple[Value, Value]:
+        return splat(at.load(0), self.lanes), splat(at.load(self.lanes), self.lanes)
+
+    def _write_multiply(self) -> Function:
+        """Adds ``multiply(block, weight, n)``: all lanes by one spectrum."""
+        data = ptr(self.element)
+        f = self.module.function("multiply", block=data, weight=data, n=i64)
+        a = f.args
+        with f.loop(0, a.n) as k:
+            at = a.block.at(k.i * self.pair)
+            re, im = times(self._pair(at), self._broadcast(a.weight.at(k.i * self.pair)))
+            at.store(re)
+            at.store(im, self.lanes)
+        return f
+
+    def _write_sums(self, count: int) -> Function:
+        """Adds ``sums``: so many results at one frequency, each a sum over the channels of a group."""
+        data = ptr(self.element)
+        f = self.module.function(f"sums{count}", fields=ptr(i64), source=data, row=i64, at=i64, to=data)
+        p = f.args
+        a = read_fields(f, self.fields, ("filters", "region", "row_step", "sum_step", "channels"))
+        zero = zeros(f, self.element, self.lanes)
+        with f.loop(0, a.channels, carry=[zero] * (2 * count)) as c:
+            re, im = self._pair(p.source.at(c.i * a.region))
+            sums = list(c.values)
+            for k in range(count):
+                weight = self._weight(a, p.row + a.row_step * k + c.i * a.sum_step).at(p.at)
+                u, v = self._broadcast(weight)
+                sums[2 * k] = fma(re, u, fma(im, -v, sums[2 * k]))
+                sums[2 * k + 1] = fma(re, v, fma(im, u, sums[2 * k + 1]))
+            c.values = sums
+        for k in range(count):
+            to = p.to.at(a.region * k)
+            to.store(c.values[2 * k])
+            to.store(c.values[2 * k + 1], self.lanes)
+        return f
+
+    # -- entry points -------------------------------------------------------------------------------------------------
+
+    def _own(self, a: Any) -> tuple[Pointer, Pointer, Pointer]:
+        """A thread's rows of samples read, of samples written, and its block."""
+        own = a.scratch.at(a.thread * a.own)
+        table = self.pair * ROW
+        rows = own.cast(i64)
+        return rows, rows.at(table), rows.at(2 * table).cast(self.element)
+
+    def _place_of(self, f: Function, a: Any, rows: Pointer, pair: Value, which: str) -> None:
+        image, size, offset, more = (getattr(a, f"{which}_{name}") for name in SAMPLES[1:])
+        f.call(
+            self.place, rows, pair * self.lanes, a.blocks_each, a.valid, a.step, a.blocks, a.out, image, size, offset,
+            more,
+        )  # fmt: skip
+
+    def _bias(self, f: Function, a: Any, channel: Value) -> Value:
+        present = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
+        return a.bias.load(channel, 1, present)  # type: ignore[no-any-return]
+
+    def _rows_of_weights(self, f: Function, a: Any, rows: Pointer, first: Value) -> None:
+        with f.loop(0, self.pair) as row:
+            number = first + row.i
+            there = (row.i < self.lanes) & (number < a.rows)
+            high = select(there, a.k, f.const(i64, 0))
+            for k, value in enumerate((number * a.k, f.const(i64, 0), high)):
+                rows.store(value, row.i * ROW + k)
+
+    def _write_filters(self) -> None:
+        """Adds the entry ``filters``: a task transforms a vector of rows of weights, divided by n for the inverse."""
+        f = self.module.entry("filters", **self.fields)
+        a, one = f.args, f.const(self.element, 1)
+        rows, _, _ = self._own(a)
+        scale = one / convert(a.n, self.element)
+        re, im = splat(scale, self.lanes), splat(scale * convert(a.sign, self.element), self.lanes)
+        with f.loop(a.begin, a.end) as task:
+            self._rows_of_weights(f, a, rows, task.i * self.lanes)
+            block = a.filters.at(task.i * a.region)
+            f.call(self.load, a.w, rows, 1, a.n, block)
+            f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
+            with f.loop(0, a.n) as k:
+                at = block.at(k.i * self.pair)
+                x, y = self._pair(at)
+                at.store(x * re)
+                at.store(y * im, self.lanes)
+
+    def _write_one_to_one(self) -> None:
+        """Adds the entry ``one_to_one``: results of a single channel, all in a thread's own block."""
+        f = self.module.entry("one_to_one", **self.fields)
+        a, lanes = f.args, self.lanes
+        inputs, outputs, block = self._own(a)
+        with f.loop(a.begin, a.end) as task:
+            pair, result = task.i % a.pairs, task.i // a.pairs
+            self._place_of(f, a, inputs, pair, "x")
+            self._place_of(f, a, outputs, pair, "y")
+            f.call(self.load, a.x.at(result // a.results * a.x_plane), inputs, a.step, a.n, block)
+            f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
+            f.call(self.multiply, block, self._weight(a, result), a.n)
+            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            valid, to = block.at(a.first * (2 * lanes)), a.y.at(result * a.y_plane)
+            f.call(self.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to)
+
+    def _write_spectra(self) -> None:
+        """Adds the entry ``spectra``: a task transforms a vector of pairs of one channel."""
+        f = self.module.entry("spectra", **self.fields)
+        a = f.args
+        rows, _, _ = self._own(a)
+        with f.loop(a.begin, a.end) as task:
+            self._place_of(f, a, rows, task.i // a.region_count, "x")
+            block = a.spectra.at(task.i * a.region)
+            f.call(self.load, a.x.at(task.i % a.region_count * a.x_plane), rows, a.step, a.n, block)
+            f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
+
+    def _write_products(self, sums: dict[int, Function]) -> None:
+        """Adds the entry ``products``: a task is a part of the frequencies of a vector of pairs in one group."""
+        f = self.module.entry("products", **self.fields)
+        a = f.args
+        with f.loop(a.begin, a.end) as task:
+            first, rest = task.i % a.parts * a.part, task.i // a.parts
+            group = rest % a.groups
+            source, to = a.spectra.at(rest * a.channels * a.region), a.others.at(rest * a.results * a.region)
+            last, whole = minimum(first + a.part, a.n), a.results // RESULTS * RESULTS
+            for begin, end, count in ((f.const(i64, 0), whole, RESULTS), (whole, a.results, 1)):
+                with f.loop(begin, end, count) as result, f.loop(first, last) as k:
+                    at = k.i * self.pair
+                    row = group * a.group_step + result.i * a.row_step
+                    f.call(sums[count], a.fields, source.at(at), row, at, to.at(result.i * a.region + at))
+
+    def _write_results(self) -> None:
+        """Adds the entry ``results``: a task transforms a vector of pairs of one result back and stores it."""
+        f = self.module.entry("results", **self.fields)
+        a = f.args
+        rows, _, _ = self._own(a)
+        with f.loop(a.begin, a.end) as task:
+            channels = a.results * a.groups
+            channel = task.i % channels
+            self._place_of(f, a, rows, task.i // channels, "y")
+            block = a.others.at(task.i * a.region)
+            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            valid, to = block.at(a.first * self.pair), a.y.at(channel * a.y_plane)
+            f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to)
+
+    def _write_weights(self) -> None:
+        """Adds the entry ``weights``: a task is a vector of rows of the weight gradient.
+
+        Spectra are those of x, others those of g. Lanes are summed last, by a fixed tree.
+        """
+        f = self.module.entry("weights", **self.fields)
+        a, lanes, zero = f.args, self.lanes, zeros(f, self.element, self.lanes)
+        rows, _, block = self._own(a)
+        scale = f.const(self.element, 1) / convert(a.n, self.element)
+        with f.loop(a.begin, a.end) as task:
+            self._rows_of_weights(f, a, rows, task.i * lanes)
+            with f.loop(0, a.n * 2) as k:
+                block.store(zero, k.i * lanes)
+            count = minimum(a.rows - task.i * lanes, lanes)
+            with f.loop(0, count) as lane:
+                row = task.i * lanes + lane.i
+                out = row // a.channels
+                x = a.spectra.at((out // a.results * a.channels + row % a.channels) * a.region)
+                g = a.others.at(out * a.region)
+                with f.loop(0, a.n) as k:
+                    at = k.i * self.pair
+                    with f.loop(0, a.pairs, carry=[zero, zero]) as pair:
+                        p = self._pair(x.at(pair.i * (a.channels * a.groups * a.region) + at))
+                        q = self._pair(g.at(pair.i * (a.results * a.groups * a.region) + at))
+                        re, im = times(p, q, -1)
+                        pair.values = [pair.values[0] + re, pair.values[1] + im]
+                    for part, value in enumerate(pair.values):
+                        block.store(lane_sum(value) * scale, at + part * lanes + lane.i)
+            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            f.call(self.store, block, rows, 1, a.k, f.const(self.element, 0), a.y)
