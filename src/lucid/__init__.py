@@ -456,6 +456,8 @@ __all__ = [
 _LAZY_PACKAGES = ("nn", "optim", "data", "io", "viz", "models", "kernels", "ops")
 _LAZY_NAMES = {
     "explain": "lucid.viz.explain",
+    "tune": "lucid.io.tuning",
+    "load_tuning": "lucid.io.tuning",
     "set_num_threads": "lucid.kernels.runtime.threads",
     "get_num_threads": "lucid.kernels.runtime.threads",
     "set_precision": "lucid.kernels.precision",

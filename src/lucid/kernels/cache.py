@@ -63,7 +63,8 @@ def _usable(path: Path) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _package_version() -> str:
+def package_version() -> str:
+    """Lucid's version as installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -74,7 +75,7 @@ def _package_version() -> str:
 
 def key(text: str, *circumstances: str) -> str:
     """The name of an object: everything its bytes depend on."""
-    digest = hashlib.sha256("\0".join((*circumstances, _package_version(), text)).encode())
+    digest = hashlib.sha256("\0".join((*circumstances, package_version(), text)).encode())
     return digest.hexdigest()[:40]
 
 

@@ -7,11 +7,12 @@ from functools import lru_cache
 from types import ModuleType
 
 from lucid.core.errors import PlanError
-from lucid.kernels import precision, target
+from lucid.kernels import precision, target, tuning
 from lucid.kernels.algorithms import depthwise, fft, gemm, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.plan import Plan, Problem
+from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
 ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, weight_grad, winograd, fft, reference)
@@ -55,13 +56,13 @@ def narrow_pays(problem: Problem, isa: ISA, algorithm: str | None = None) -> boo
 
 
 def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
-    """The plan to run; ``algorithm`` asks for one by name.
+    """The plan to run: the one that a tuning table names, else the one expected to be fastest.
 
-    Raises: PlanError if there is none of that name or it refuses the problem.
+    ``algorithm`` asks for one by name. Raises: PlanError if there is none of that name or it refuses the problem.
     """
     plans, refusals = candidates(problem, isa)
     if algorithm is None:
-        return plans[0]
+        return _tuned(plans, isa) or plans[0]
     for plan in plans:
         if plan.algorithm == algorithm:
             return plan
@@ -71,8 +72,20 @@ def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
     raise PlanError(f"lucid.kernels: algorithm={algorithm!r} cannot compute this: {refusals[algorithm]}")
 
 
+def _tuned(plans: list[Plan], isa: ISA) -> Plan | None:
+    """The plan that was measured to be fastest, if the table in force has the problem and the plan is allowed now."""
+    table = tuning.in_force()
+    found = table.choice(plans[0].problem, isa.name) if table else None
+    for plan in plans:
+        if table and found and plan.algorithm == found.algorithm:
+            return replace(plan, why=f"measured, says the tuning file {table.source}: {found}")
+    return None
+
+
 @lru_cache(maxsize=4096)
-def _executable(problem: Problem, isa_name: str, algorithm: str | None, allowed: precision.Precision) -> Executable:
+def _executable(
+    problem: Problem, isa_name: str, algorithm: str | None, allowed: precision.Precision, tuned: Tuning | None
+) -> Executable:
     isa = ISAS[isa_name]
     plan = choose(problem, isa, algorithm)
     module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
@@ -82,4 +95,4 @@ def _executable(problem: Problem, isa_name: str, algorithm: str | None, allowed:
 
 def executable(problem: Problem, algorithm: str | None = None) -> Executable:
     """The bound plan for a problem on the current instruction set, planned and compiled once."""
-    return _executable(problem, target.isa().name, algorithm, precision.get_precision())
+    return _executable(problem, target.isa().name, algorithm, precision.get_precision(), tuning.in_force())

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lucid.kernels import roofline, select, target
 from lucid.kernels.convolution import observed
 from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.roofline import Roofline
+from lucid.kernels.trial import HOPELESS, race
 
 if TYPE_CHECKING:
     from lucid.nn import Module
 
 _ROLES = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
-_SLOW = 50  #: a candidate expected to take this many times the best one is named, not tabulated
 
 
 def _duration(ns: float) -> str:
@@ -37,10 +33,11 @@ def _size(count: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """One problem: its plans, fastest expected first, who refused and why, and the time measured for the plan taken."""
+    """One problem: its plans, fastest expected first, the one taken, who refused and why, and the time it took."""
 
     problem: Problem
     plans: list[Plan]
+    taken: Plan
     refusals: dict[str, str]
     measured_ns: float
     machine: Roofline
@@ -55,18 +52,18 @@ class Weighed:
             f"at best {_duration(limit)}, bound by {bound}"
         ]
         for plan in self.plans:
-            if plan.expected_ns > _SLOW * best.expected_ns:
+            if plan != self.taken and plan.expected_ns > HOPELESS * best.expected_ns:
                 lines.append(f"    {plan.algorithm:<12} not worth it: {_duration(plan.expected_ns)} expected")
                 continue
             numbers = ", ".join(f"{name} {value}" for name, value in (*plan.tile, *plan.blocking))
-            taken = "->" if plan is best else "  "
+            taken = "->" if plan == self.taken else "  "
             lines.append(
                 f" {taken} {plan.algorithm:<12} {_duration(plan.expected_ns / self.machine.threads):>8} expected, "
                 f"{_size(plan.workspace_bytes)} workspace; {numbers}"
             )
         lines += [f"    {name:<12} refuses: {reason}" for name, reason in self.refusals.items()]
-        if best.why:
-            lines.append(f"    why: {best.why}")
+        if self.taken.why:
+            lines.append(f"    why: {self.taken.why}")
         lines.append(
             f"    measured {_duration(self.measured_ns)}, {p.flops / self.measured_ns:.3g} GFLOP/s, "
             f"{limit / self.measured_ns:.0%} of the roofline"
@@ -85,42 +82,6 @@ class Explanation:
         return "\n".join([self.title, *map(str, self.parts)])
 
     __repr__ = __str__
-
-
-def _shapes(p: Problem) -> dict[str, tuple[int, ...]]:
-    x, y = (p.batch, p.c_in, *p.size), (p.batch, p.c_out, *p.out)
-    return {
-        "x": x,
-        "g": y,
-        "y": y,
-        "gx": x,
-        "w": (p.c_out, p.group_in, *p.spec.kernel),
-        "gw": (p.c_out, p.group_in, *p.spec.kernel),
-    }
-
-
-_ARRAYS = {"forward": "x w bias y", "grad_input": "g w bias gx", "grad_weight": "x g gw"}
-
-
-def _measured_ns(p: Problem, budget_s: float = 0.2) -> float:
-    """The median of some runs on random data, after a first one."""
-    rng, shapes = np.random.default_rng(0), _shapes(p)
-    channels = p.c_out if p.role == "forward" else p.c_in
-    arrays = []
-    for name in _ARRAYS[p.role].split():
-        if name == "bias":
-            arrays.append(np.zeros(channels, p.dtype) if p.bias else None)
-        else:
-            arrays.append(rng.standard_normal(prod(shapes[name])).astype(p.dtype).reshape(shapes[name]))
-    run = select.executable(p)
-    times: list[int] = []
-    run(*arrays)
-    end = time.perf_counter() + budget_s
-    while len(times) < 3 or (time.perf_counter() < end and len(times) < 200):
-        start = time.perf_counter_ns()
-        run(*arrays)
-        times.append(time.perf_counter_ns() - start)
-    return float(np.median(times))
 
 
 def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
@@ -149,5 +110,7 @@ def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
     parts = []
     for p in dict.fromkeys(problems):
         plans, refusals = select.candidates(p, isa)
-        parts.append(Weighed(p, plans, refusals, _measured_ns(p), machine))
+        taken = select.choose(p, isa)
+        measured = race(p, [taken.algorithm])
+        parts.append(Weighed(p, plans, taken, refusals, measured[taken.algorithm], machine))
     return Explanation(title, parts)

@@ -1,0 +1,78 @@
+"""Timing plans on random data, in turns: for ``tune``, ``explain`` and the cost model's check. Selection never does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from math import prod
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import select, target
+from lucid.kernels.plan import Problem
+
+Array = np.ndarray[Any, Any]
+
+#: A plan expected to take this many times the best one, or seen to take the second number of times, is not timed on.
+HOPELESS, BEATEN = 50.0, 3.0
+_MOST_ROUNDS = 200
+
+_ARRAYS = {"forward": "x w bias y", "grad_input": "g w bias gx", "grad_weight": "x g gw"}
+
+
+def arrays(p: Problem) -> list[Array | None]:
+    """Normal values for a bound plan of the problem, in the order it takes them; the last is the result."""
+    rng = np.random.default_rng(0)
+    x, y, w = (p.batch, p.c_in, *p.size), (p.batch, p.c_out, *p.out), (p.c_out, p.group_in, *p.spec.kernel)
+    shapes = {"x": x, "gx": x, "y": y, "g": y, "w": w, "gw": w, "bias": (p.c_out if p.role == "forward" else p.c_in,)}
+    made: list[Array | None] = []
+    for name in _ARRAYS[p.role].split():
+        absent = name == "bias" and not p.bias
+        values = rng.standard_normal(0 if absent else prod(shapes[name]), np.float32)
+        made.append(None if absent else values.astype(_numpy_dtype(p.dtype)).reshape(shapes[name]))
+    return made
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def contenders(problem: Problem) -> list[str]:
+    """The algorithms that accept the problem and have a chance, the model's favourite first."""
+    plans, _ = select.candidates(problem, target.isa())
+    return [plan.algorithm for plan in plans if plan.expected_ns <= HOPELESS * plans[0].expected_ns]
+
+
+def race(problem: Problem, names: Sequence[str], seconds: float = 0.2) -> dict[str, float]:
+    """The median ns of a call of each algorithm, in turns; of one that is far behind, the ns of its second call.
+
+    Cost: about ``seconds`` a contender, and compiling what is new.
+    """
+    data = arrays(problem)
+    runs = {name: select.executable(problem, name) for name in names}
+    times: dict[str, list[float]] = {}
+    for name, run in runs.items():
+        _timed(run, data)
+        times[name] = [_timed(run, data)]
+    best = min(values[0] for values in times.values())
+    racing = [name for name, values in times.items() if values[0] <= BEATEN * best]
+    end = time.perf_counter() + seconds * len(racing)
+    for done in range(_MOST_ROUNDS):
+        if done >= 3 and time.perf_counter() > end:
+            break
+        for name in racing if done % 2 else reversed(racing):
+            times[name].append(_timed(runs[name], data))
+    return {name: median(values) for name, values in times.items()}
+
+
+def _timed(run: Callable[..., None], data: list[Array | None]) -> float:
+    start = time.perf_counter_ns()
+    run(*data)
+    return float(time.perf_counter_ns() - start)
