@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_NATIVE = {np.dtype(name): name for name in ("float32", "float64")}  # dtype.name takes NumPy 3 us
+_FULL = ("float32", "float64")
+_NATIVE = {np.dtype(name): name for name in _FULL}  # dtype.name takes NumPy 3 us
 _HALF = ("float16", "bfloat16")
 _wanted: str | None = None
 
@@ -66,6 +67,7 @@ class _Call(NamedTuple):
     shape: Sizes  # the result's
     problem: Problem | None = None
     run: Executable | None = None  # none where the result is a sum of nothing
+    sums_upstream: bool = False  # whether it takes a fourth array, for the sum of g
 
 
 @lru_cache(maxsize=4096)
@@ -84,6 +86,7 @@ def _call(
 ) -> _Call:
     """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes."""
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
+    from lucid.kernels.algorithms import weight_grad
 
     x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
     if 0 in (*first, *second, *shape):
@@ -92,7 +95,8 @@ def _call(
     if dtype in _HALF and not select.narrow_pays(full, target.isa(), wanted):
         full = replace(full, dtype="float32")
         return _Call(shape, full, _widened(select.executable(full, wanted)))
-    return _Call(shape, full, select.executable(full, wanted))
+    sums = role == "grad_weight" and select.choose(full, target.isa(), wanted).algorithm == weight_grad.name
+    return _Call(shape, full, select.executable(full, wanted), sums)
 
 
 def _shapes(role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes) -> tuple[Sizes, Sizes, Sizes]:
@@ -143,7 +147,7 @@ def _run(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, siz
         if dtype.kind == "c":
             return _complex(role, spec, a, b, bias, size)
         name = _half(dtype)
-    shape, asked, run = _call(
+    shape, asked, run, _ = _call(
         role, spec, a.shape, b.shape, size, name, bias is not None,
         _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
     )  # fmt: skip
@@ -208,6 +212,29 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
     The sum is split by the shape alone and added in a fixed order: the same bits for every number of threads.
     """
     return _run("grad_weight", spec, x, g, None)
+
+
+def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Array]:
+    """``conv_grad_weight`` and the gradient of the bias, the sum of g over n and p, where ``sums_in_one_pass``."""
+    shape, asked, run, _ = _weight_call(x, g, spec)
+    assert run is not None and asked is not None, "only where sums_in_one_pass"
+    for problems in _observers.values():
+        problems.append(asked)
+    gw, gb = empty(shape, x.dtype), empty(shape[:1], x.dtype)
+    run(_contiguous(x), _contiguous(g), gw, gb)
+    return gw, gb
+
+
+def sums_in_one_pass(x: Array, g: Array, spec: ConvSpec) -> bool:
+    """Whether the algorithm that computes ``conv_grad_weight`` gets the sum of g over n and p for nothing."""
+    return _NATIVE.get(x.dtype) in _FULL and _weight_call(x, g, spec).sums_upstream
+
+
+def _weight_call(x: Array, g: Array, spec: ConvSpec) -> _Call:
+    return _call(
+        "grad_weight", spec, x.shape, g.shape, (), _NATIVE[x.dtype], False,
+        _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
+    )  # fmt: skip
 
 
 def _bias_alone(bias: Array | None, shape: Sizes, dtype: np.dtype[Any]) -> Array:

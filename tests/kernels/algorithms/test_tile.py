@@ -5,9 +5,17 @@ import pytest
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import address
-from lucid.kernels.algorithms.tile import Tile, cheapest, cover_products, fitting, write_tile
+from lucid.kernels.algorithms.tile import (
+    ChannelTile,
+    Tile,
+    cheapest,
+    cover_products,
+    fitting,
+    fitting_channels,
+    write_tile,
+)
 from lucid.kernels.ir import BY_DTYPE, Module, f32
-from lucid.kernels.isa import AVX2, AVX512
+from lucid.kernels.isa import AVX2, AVX512, SCALAR
 
 ISAS = [isa.name for isa in target.cpu().isas]
 
@@ -62,3 +70,12 @@ def test_cheapest_divides_rows_and_covers_narrow_results():
     assert cover_products(cheapest(tiles, 8, 16), 8, 16) == 9
     wide = Tile(8, 3, 16)
     assert cover_products(wide, 16, 64) == 2 * (24 + 9)
+
+
+def test_fitting_over_channels_divides_the_columns():
+    tiles = fitting_channels(AVX512, f32, 49)
+    assert [tile.vectors for tile in tiles] == [1, 2, 3, 4]
+    assert ChannelTile(7, 2, 16) in tiles and ChannelTile(7, 3, 16) in tiles
+    assert all((t.columns + 1) * t.vectors + 1 < AVX512.registers for t in tiles)
+    assert all((t.columns + 1) * t.vectors + 1 < AVX2.registers for t in fitting_channels(AVX2, f32, 49))
+    assert fitting_channels(SCALAR, f32, 49) == []

@@ -11,7 +11,7 @@ import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
-from lucid.kernels.algorithms.tile import Tile
+from lucid.kernels.algorithms.tile import AnyTile
 from lucid.kernels.ir import Pointer, Type, Value, f32, i8, ptr
 
 #: Numbers of a problem that all its phases share, and where the kernel's parts are. Sizes are in elements but where
@@ -19,7 +19,8 @@ from lucid.kernels.ir import Pointer, Type, Value, f32, i8, ptr
 SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
-    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows", "tile_vectors",
+    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows",
+    "tile_columns", "widths", "unit", "pitch",
     "table", "pack", "pack_weights", "finish", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
 )  # fmt: skip
 
@@ -59,7 +60,7 @@ class Blocking:
     comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed weights.
     """
 
-    tile: Tile
+    tile: AnyTile
     channels: int
     panels: int
     row_parts: int
@@ -85,7 +86,7 @@ class Cut:
         unit_spans = ceil(layout.unit / (blocking.panels * tile.columns))
         span = ceil(layout.unit / unit_spans / tile.columns) * tile.columns
         unit_spans = ceil(layout.unit / span)
-        if layout.shared is None:
+        if layout.shared is None and not tile.over_channels:
             return cls(layout, span, unit_spans, tile.columns, span // tile.columns)
         return cls(layout, span, unit_spans, ceil((span + layout.halo) / tile.lanes) * tile.lanes, 1)
 
@@ -100,7 +101,7 @@ class Cut:
         return self.width * self.panels
 
 
-def row_blocks(shape: Shape, tile: Tile) -> int:
+def row_blocks(shape: Shape, tile: AnyTile) -> int:
     """Tiles that cover the rows of a group."""
     return ceil(shape.rows / tile.rows)
 
@@ -168,7 +169,8 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
         "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans,
         "channel_block": blocking.channels, "lazy": int(blocking.lazy),
         **scratch_layout(shape, blocking, cuts),
-        "stack": shape.stack, "tile_rows": rows, "tile_vectors": blocking.tile.vectors,
+        "stack": shape.stack, "tile_rows": rows, "tile_columns": blocking.tile.columns,
+        "widths": blocking.tile.widths, "unit": blocking.tile.unit, "pitch": blocking.tile.pitch,
     }  # fmt: skip
 
 
@@ -189,7 +191,8 @@ class PhaseRecord:
         scales = (y.out_size * x.out_size, x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
         start = z.out_start * scales[0] + y.out_start * scales[1]
-        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, int(shape.stored_whole))
+        in_place = int(shape.stored_whole and not tile.over_channels)
+        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, in_place)
         rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
         slot = blocking.channels * channel_stride
         single = blocking.channels >= shape.channels
@@ -197,7 +200,7 @@ class PhaseRecord:
             pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
             self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.unit + layout.halo,
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps, cut.width // tile.lanes, slot,
-            slot if layout.shared is None else tile.columns, channel_stride,
+            slot if cut.panels > 1 else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * cut.span,
             *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_run(shape, weights),
         )  # fmt: skip

@@ -19,7 +19,7 @@ from lucid.kernels.algorithms.dense_layout import (
 )
 from lucid.kernels.algorithms.implicit_gemm import DenseConvolution
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
-from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
+from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -31,6 +31,8 @@ _STEPS = (1280, 640, 320)
 #: Spans for which weights are packed anew each, since the second reading costs as much.
 _LAZY_SPANS = 2
 _MANY_PIXELS = 1 << 16
+_FEW_PIXELS = 1024  # of the whole batch
+_TURNED_TILES = 2
 #: Tiles that are weighed in full.
 _TILES = 3
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
@@ -88,17 +90,22 @@ def refuses(problem: Problem, isa: ISA, phases: Sequence[Phase]) -> str | None:
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
-def _tiles(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
+def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]:
     """The tiles of least waste for the rows, whatever the pixels: a new image size needs no new kernel.
 
-    All residues of a channel are in one tile.
+    All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too.
     """
+    element = computed(BY_DTYPE[problem.dtype])
     fit = [
         tile
-        for tile in fitting(isa, computed(BY_DTYPE[problem.dtype]))
+        for tile in fitting(isa, element)
         if tile.rows % sizes.stack == 0 and tile.rows <= max(sizes.rows, sizes.stack)
     ]
-    return sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, _MANY_PIXELS))[:_TILES]
+    best: list[AnyTile] = [*sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, _MANY_PIXELS))[:_TILES]]
+    if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
+        turned = fitting_channels(isa, element, unit)
+        best += sorted(turned, key=lambda tile: cover_products(tile, sizes.rows, unit))[:_TURNED_TILES]
+    return best
 
 
 def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
@@ -111,7 +118,7 @@ def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
 
 
 def _blockings(
-    problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: Tile, isa: ISA
+    problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: AnyTile, isa: ISA
 ) -> Iterator[tuple[Blocking, int]]:
     """Ways to cut the loops, and how many tasks each makes of those wanted.
 
@@ -152,14 +159,14 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     vectors = layout.units * (layout.unit + cut.unit_spans * layout.halo) / tile.lanes
     passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
     entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
-    in_place = sizes.stored_whole and all(axis.contiguous for axis in layout.phase)
+    in_place = sizes.stored_whole and not tile.over_channels and all(axis.contiguous for axis in layout.phase)
     steps, groups = sizes.channels * layout.taps, sizes.groups
     kind = pixel_panels.stride_class(gathered_x.step, tile.lanes)
-    stored, weights = tiles * tile.rows * tile.vectors, heights * tile.rows * steps
+    stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
     home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
     return {
         "product": groups * layout.units * heights * across * steps,
-        "panel": groups * layout.units * heights * ceil(layout.unit / tile.lanes) * steps,
+        "panel": groups * layout.units * heights * tile.loads(layout.unit) * steps,
         f"gather {kind}": groups * entries * sizes.channels,
         "entry": groups * entries,
         "tile": groups * tiles * blocks,
@@ -198,7 +205,13 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
         problem,
         isa.name,
         expected_ns,
-        tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
+        tile=(
+            ("rows", tile.rows),
+            ("columns", tile.columns),
+            ("vectors", tile.vectors),
+            ("lanes", tile.lanes),
+            ("turned", int(tile.over_channels)),
+        ),
         blocking=(
             ("channels", best.channels),
             ("panels", best.panels),
@@ -220,7 +233,7 @@ def _best(
     for layouts in _layouts(phases, sizes.batch):
         kinds = {_profile(layout): layout for layout in layouts}
         alike = Counter(kinds[_profile(layout)] for layout in layouts)
-        for tile in _tiles(problem, sizes, isa):
+        for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
             for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
                 time = _expected_ns(sizes, alike, cut_up) + problem.traffic_bytes * _BYTE_NS
                 found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
@@ -235,7 +248,8 @@ def _why(sizes: Shape, blocking: Blocking) -> str:
 
 def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> DenseConvolution:
     """The kernel with the problem's numbers."""
-    tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
+    rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
+    tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared = None if plan["shared"] == _NOT_SHARED else plan["shared"]
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, bool(plan["lazy"]), plan["slack"])
     return DenseConvolution(plan.problem.dtype, shape(plan.problem, stack), cut, phases)

@@ -44,7 +44,7 @@ from lucid.kernels.algorithms.dense_layout import (
     shape_numbers,
 )
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
-from lucid.kernels.algorithms.tile import Tile, write_tile
+from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_finish
 from lucid.kernels.ir import BY_DTYPE, Function, Module, Type, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
@@ -108,13 +108,14 @@ def driver(dtype: str) -> jit.Code:
     return jit.kernel(("dense driver", dtype), lambda isa: _write(stored, isa))
 
 
-def parts(dtype: str, tile: Tile, kind: int, stack: int) -> dict[str, int]:
+def parts(dtype: str, tile: AnyTile, kind: int, stack: int) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
     ``kind`` is a class of horizontal strides; half precision shares its tiles with float32.
     """
     stored = BY_DTYPE[dtype]
     element, lanes = computed(stored), tile.lanes
+    turned = tile.over_channels
     weave = packed_weights.woven(tile.rows, lanes, stack)
 
     def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
@@ -136,15 +137,20 @@ def parts(dtype: str, tile: Tile, kind: int, stack: int) -> dict[str, int]:
             ("dense weights", dtype, stack, weave),
             lambda m, _: packed_weights.write_pack(m, element, lanes, stack, weave, stored),
         ),
-        "finish": alone(("dense sums", dtype, stack), lambda m, _: write_finish(m, element, lanes, stack, stored)),
+        "finish": alone(
+            ("dense sums", dtype, stack, turned), lambda m, _: write_finish(m, element, lanes, stack, stored, turned)
+        ),
     }
     tiles = alone(("dense tile", element.name, tile), lambda m, _: write_tiles(m, element, tile))
-    widths = [f"tile_{v}" for v in range(1, tile.vectors + 1)]
+    widths = [f"tile_{v}" for v in range(1, tile.widths + 1)]
     return {name: module.address(name) for name, module in code.items()} | {n: tiles.address(n) for n in widths}
 
 
-def write_tiles(module: Module, element: Type, tile: Tile) -> None:
+def write_tiles(module: Module, element: Type, tile: AnyTile) -> None:
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
+    if isinstance(tile, ChannelTile):
+        write_channel_tile(module, element, tile, "tile_1")
+        return
     for v in range(1, tile.vectors + 1):
         write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}")
 
@@ -162,7 +168,7 @@ def _write(stored: Type, isa: ISA) -> Module:
 
 def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: dict[str, Type]) -> None:
     """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows."""
-    multiply = _write_multiply(module, element, stored, lanes)
+    multiply = _write_multiply(module, element, stored)
     f = module.entry("run", **fields)
     a = f.args
     s = read_shape(
@@ -206,13 +212,13 @@ def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: 
                 )  # fmt: skip
 
 
-def _write_multiply(module: Module, element: Type, stored: Type, lanes: int) -> Function:
+def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
     """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
     """
     data, p64 = ptr(element), ptr(i64)
-    panel_product = _write_panel_product(module, element, stored, lanes)
+    panel_product = _write_panel_product(module, element, stored)
     f = module.function(
         "multiply", fields=p64, record=p64, panel=data, group=i64, position=i64, count=i64, first=i64, c=i64,
         channels=i64, own=ptr(i8),
@@ -221,11 +227,11 @@ def _write_multiply(module: Module, element: Type, stored: Type, lanes: int) -> 
     w, bias, result = (a.fields.at(slot).cast(ptr(stored)).load() for slot in (1, 2, 3))
     packed = a.fields.at(4).cast(data).load()
     shape = a.fields.at(6).cast(p64).load()
-    s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_vectors")
+    s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns")
     r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(element), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(element)
-    tile_rows, columns = s["tile_rows"], s["tile_vectors"] * lanes
+    tile_rows, columns = s["tile_rows"], s["tile_columns"]
     sums = spare.at((s["stack"] + 1) * columns)
     pack_weights = part(shape, "pack_weights")
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
@@ -246,7 +252,7 @@ def _write_multiply(module: Module, element: Type, stored: Type, lanes: int) -> 
     return f
 
 
-def _write_panel_product(module: Module, element: Type, stored: Type, lanes: int) -> Function:
+def _write_panel_product(module: Module, element: Type, stored: Type) -> Function:
     """Adds ``panel_product``: one tile of rows by up to a tile's columns of positions, ``room`` of which exist."""
     data, p64 = ptr(element), ptr(i64)
     f = module.function(
@@ -254,21 +260,21 @@ def _write_panel_product(module: Module, element: Type, stored: Type, lanes: int
         spare=data, position=i64, room=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_vectors")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns widths unit pitch")
     r = read_phase(a.record, "taps positions whole offsets")
-    whole_rows, columns = s["tile_rows"], s["tile_vectors"] * lanes
-    width = minimum((a.room + (lanes - 1)) // lanes, s["tile_vectors"])
-    covered, image, inner = width * lanes, a.position // r["positions"], a.position % r["positions"]
+    whole_rows = s["tile_rows"]
+    width = minimum((a.room + (s["unit"] - 1)) // s["unit"], s["widths"])
+    covered, image, inner = width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
     to = select(in_place, a.y.at(image * s["out_image"] + inner).cast(element), a.sums)
-    step = select(in_place, s["out_plane"], columns)
+    step = select(in_place, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
     exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
     tile = part(a.shape.at(width - 1), "tile_1")
     f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
     with f.when((a.c + a.channels >= s["channels"]) & ~in_place):
         f.call(
-            part(a.shape, "finish"), a.record, a.sums, columns, a.y, s["out_plane"], s["out_image"], a.position,
-            minimum(a.room, covered), rows, a.spare.at(columns),
+            part(a.shape, "finish"), a.record, a.sums, s["pitch"], a.y, s["out_plane"], s["out_image"], a.position,
+            minimum(a.room, covered), rows, a.spare.at(s["tile_columns"]),
         )  # fmt: skip
     return f

@@ -26,6 +26,7 @@ _BUSY = 8
 #: Registers left beside accumulators, panel vectors and the broadcast; with none the loop fills with moves.
 _SPARE = 1
 _WIDEST = 6
+_MOST_CHANNEL_VECTORS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,100 @@ class Tile:
         return self.vectors * self.lanes
 
     @property
+    def widths(self) -> int:
+        """How many tiles there are, this and the narrower ones."""
+        return self.vectors
+
+    @property
+    def unit(self) -> int:
+        """Columns of the narrowest."""
+        return self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """From one row, or column, of sums in memory to the next."""
+        return self.columns
+
+    over_channels = False
+
+    @property
+    def accumulators(self) -> int:
+        """Registers that sums are in."""
+        return self.rows * self.vectors
+
+    def loads(self, columns: int) -> int:
+        """Vectors read at each k for a row of tiles."""
+        return ceil(columns / self.lanes)
+
+    def across(self, columns: int) -> float:
+        """Time of one k over a row of tiles."""
+        whole, rest = divmod(ceil(columns / self.lanes), self.vectors)
+        edge = Tile(self.rows, rest, self.lanes).step_products if rest else 0
+        return whole * self.step_products + edge
+
+    @property
     def step_products(self) -> float:
         """Time of one k, in vector products at the full rate, two a cycle: products, loads and latency overlap.
 
         Loads are as fast as products, but the panel comes from the second level cache at half that.
         """
         return max(self.rows * self.vectors, self.rows + self.vectors, 2 * self.vectors, _BUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTile:
+    """A tile turned round: its vectors are rows of the result, and it broadcasts ``columns`` neighbours of a panel.
+
+    Where rows are pixels' channels, no lane is lost to a short row of an image.
+    """
+
+    columns: int
+    vectors: int
+    lanes: int
+
+    widths = 1
+    over_channels = True
+
+    @property
+    def rows(self) -> int:
+        """Elements of a column."""
+        return self.vectors * self.lanes
+
+    @property
+    def unit(self) -> int:
+        """Columns of the only width."""
+        return self.columns
+
+    @property
+    def pitch(self) -> int:
+        """From one column of sums in memory to the next."""
+        return self.rows
+
+    @property
+    def accumulators(self) -> int:
+        """Registers that sums are in."""
+        return self.columns * self.vectors
+
+    def loads(self, columns: int) -> int:
+        """Vectors read at each k for a row of tiles: of weights, anew for each."""
+        return ceil(columns / self.columns) * self.vectors
+
+    def across(self, columns: int) -> float:
+        """Time of one k over a row of tiles."""
+        step = max(self.columns * self.vectors, self.columns + self.vectors + 1, 2 * self.vectors, _BUSY)
+        return ceil(columns / self.columns) * step
+
+
+AnyTile = Tile | ChannelTile
+
+
+def fitting_channels(isa: ISA, element: Type, columns: int) -> list[ChannelTile]:
+    """For every number of vectors, the tile that covers so many columns in the least time."""
+    free, lanes, found = isa.registers - 1 - _SPARE, isa.lanes(element), []
+    for vectors in range(1, _MOST_CHANNEL_VECTORS + 1):
+        tiles = [ChannelTile(n, vectors, lanes) for n in range(1, (free - vectors) // vectors + 1)]
+        found.append(min(tiles, key=lambda tile: (tile.across(columns), tile.loads(columns))))
+    return found if lanes > 1 else []
 
 
 def fitting(isa: ISA, element: Type) -> list[Tile]:
@@ -66,13 +155,9 @@ def cheapest(tiles: list[Tile], rows: int, columns: int) -> Tile:
     return min(tiles, key=lambda t: (cover_products(t, rows, columns), -t.rows * t.vectors, t.vectors))
 
 
-def cover_products(tile: Tile, rows: int, columns: int) -> float:
+def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
     """Time of one k over a whole result, in vector products at the full rate, edges included."""
-    whole, rest = divmod(ceil(columns / tile.lanes), tile.vectors)
-    across = whole * tile.step_products
-    if rest:
-        across += Tile(tile.rows, rest, tile.lanes).step_products
-    return ceil(rows / tile.rows) * across
+    return ceil(rows / tile.rows) * tile.across(columns)
 
 
 def write_tile(module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile") -> Function:
@@ -109,6 +194,41 @@ def write_tile(module: Module, element: Type, tile: Tile, pitch: int | None, nam
     results = iter(k.values)
     for to in targets:
         for v in across:
+            to.store(next(results), v * lanes)
+    return f
+
+
+def write_channel_tile(module: Module, element: Type, tile: ChannelTile, name: str = "tile") -> Function:
+    """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
+
+    ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
+    All rows and columns are stored, whatever ``rows`` says, and ``spare`` is not touched.
+    """
+    data = ptr(element)
+    f = module.function(
+        name, steps=i64, w=data, panel=data, start=data, again=i64, to=data, stride=i64, rows=i64, spare=data,
+        offsets=ptr(i64),
+    )  # fmt: skip
+    a, lanes, along = f.args, tile.lanes, range(tile.vectors)
+    targets = [a.to.at(a.stride * n) for n in range(tile.columns)]
+
+    def fresh() -> list[Value]:
+        return [a.start.load(v * lanes, lanes) for v in along] * tile.columns
+
+    def earlier() -> list[Value]:
+        return [to.load(v * lanes, lanes) for to in targets for v in along]
+
+    with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
+        panel, w, sums = a.panel.at(a.offsets.load(k.i)), a.w.at(k.i * tile.rows), iter(k.values)
+        weights = [w.load(v * lanes, lanes) for v in along]
+        following: list[Value] = []
+        for n in range(tile.columns):
+            sample = panel.splat(n, lanes)
+            following += [fma(weight, sample, next(sums)) for weight in weights]
+        k.values = following
+    results = iter(k.values)
+    for to in targets:
+        for v in along:
             to.store(next(results), v * lanes)
     return f
 

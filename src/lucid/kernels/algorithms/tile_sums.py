@@ -19,15 +19,15 @@ from lucid.kernels.ir import (
 )
 
 
-def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: Type) -> Function:
-    """Adds ``finish(record, sums, columns, y, out_plane, out_image, position, room, rows, line)``.
+def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: Type, turned: bool) -> Function:
+    """Adds ``finish(record, sums, pitch, y, out_plane, out_image, position, room, rows, line)``.
 
-    Rows of ``columns`` sums go to their places in y, rounded to its type; ``line`` has room for a row of every residue
-    that is stacked.
+    Rows of sums, or columns if they are ``turned``, ``pitch`` apart, go to their places in y, rounded to its type;
+    ``line`` has room for a row of every residue that is stacked.
     """
     data = ptr(element)
     f = module.function(
-        "finish", record=ptr(i64), sums=data, columns=i64, y=ptr(stored), out_plane=i64, out_image=i64, position=i64,
+        "finish", record=ptr(i64), sums=data, pitch=i64, y=ptr(stored), out_plane=i64, out_image=i64, position=i64,
         room=i64, rows=i64, line=data,
     )  # fmt: skip
     a = f.args
@@ -43,15 +43,23 @@ def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: 
         run = minimum(r["store_x"] - ox, a.room - segment.i)
         place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"]
         with f.loop(0, a.rows, stack) as m:
-            source, to = a.sums.at(m.i * a.columns + segment.i), a.y.at(place + m.i // stack * a.out_plane)
+            source = a.sums.at(m.i + segment.i * a.pitch if turned else m.i * a.pitch + segment.i)
+            to = a.y.at(place + m.i // stack * a.out_plane)
             first = r["store_x_start"] + ox * r["store_x_step"]
-            if stack == 1:
+            if turned:
+                _store_turned(source, a.pitch, to.at(first), run, r["store_x_step"])
+            elif stack == 1:
                 _store_run(source, to.at(first), run, r["store_x_step"], lanes)
             else:
-                _interleave_run(source, a.columns, a.line, run, stack, lanes)
+                _interleave_run(source, a.pitch, a.line, run, stack, lanes)
                 _store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
         segment.step = run
     return f
+
+
+def _store_turned(source: Pointer, pitch: Value, to: Pointer, run: Value, step: Value) -> None:
+    with run.fn.loop(0, run) as n:
+        to.store(convert(source.load(n.i * pitch), to.pointee), n.i * step)
 
 
 def _store_run(source: Pointer, to: Pointer, run: Value, step: Value, lanes: int) -> None:
@@ -68,16 +76,16 @@ def _copy(source: Pointer, to: Pointer, count: Value, lanes: int) -> None:
         to.store(convert(source.load(lane.i, lanes, mask), to.pointee), lane.i, mask)
 
 
-def _interleave_run(source: Pointer, columns: Value, line: Pointer, run: Value, stack: int, lanes: int) -> None:
+def _interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, stack: int, lanes: int) -> None:
     """Rows ``stack`` side by side become one line, sample by sample; samples beyond the run are any number."""
     f = run.fn
     if stack & (stack - 1) or lanes == 1:
         with f.loop(0, run) as lane:
             for residue in range(stack):
-                line.store(source.load(lane.i + columns * residue), lane.i * stack + residue)
+                line.store(source.load(lane.i + pitch * residue), lane.i * stack + residue)
         return
     with f.loop(0, run, lanes) as lane:
-        vectors = [source.load(lane.i + columns * residue, lanes) for residue in range(stack)]
+        vectors = [source.load(lane.i + pitch * residue, lanes) for residue in range(stack)]
         for v, mixed in enumerate(interleave(vectors)):
             line.store(mixed, lane.i * stack + v * lanes)
 
