@@ -149,6 +149,12 @@ class Cut:
         return pair[::-1] if self.problem.role == "grad_input" else pair
 
     @property
+    def at_once(self) -> bool:
+        """Whether a weight gradient's rows share no channel, and are enough for tasks: spectra are used once."""
+        problem = self.problem
+        return problem.role == "grad_weight" and {problem.group_in, problem.group_out} == {1} and self.row_vectors >= 4
+
+    @property
     def single(self) -> bool:
         """Whether results are of one channel each, so that nothing but filters leaves the cache."""
         return self.problem.role != "grad_weight" and self.channels[0] == 1
@@ -175,7 +181,7 @@ class Cut:
     def shares(self) -> tuple[int, int, int]:
         """Elements of the workspace: filters, spectra, products of spectra."""
         if self.problem.role == "grad_weight":
-            c_in, c_out = self.problem.c_in, self.problem.c_out
+            c_in, c_out = (0, 0) if self.at_once else (self.problem.c_in, self.problem.c_out)
             return 0, self.pairs * c_in * self.region, self.pairs * c_out * self.region
         filters = self.row_vectors * self.region
         if self.single:
@@ -185,9 +191,10 @@ class Cut:
 
     @property
     def own_bytes(self) -> int:
-        """A thread's part of the workspace: two tables of rows and a block."""
+        """A thread's part of the workspace: two tables of rows and a block, or four for a weight gradient."""
+        blocks = {"grad_weight": 2}.get(self.problem.role, 1) + 2 * self.at_once
         tables = 2 * fft_kernel.ROW * 2 * self.lanes * 8
-        return -(-(tables + self.region * self.problem.itemsize) // memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+        return -(-(tables + blocks * self.region * self.problem.itemsize) // memory.ALIGN_BYTES) * memory.ALIGN_BYTES
 
 
 def _cuts(problem: Problem, isa: ISA) -> Iterator[Cut]:
@@ -295,7 +302,7 @@ class FourierConvolution:
     def __call__(self, *arrays: Array | None) -> None:
         self._call(*arrays)
 
-    def _numbers(self, x: Samples, y: Samples, region_count: int) -> dict[str, int]:
+    def _numbers(self, x: Samples, y: Samples, source_channels: int) -> dict[str, int]:
         """What the slots hold but pointers into arrays."""
         cut, problem = self._cut, self._cut.problem
         forward, taps = problem.role != "grad_input", cut.taps
@@ -306,7 +313,7 @@ class FourierConvolution:
             pairs=cut.pairs, own=cut.own_bytes, region=cut.region, first=0 if forward else taps - 1, channels=channels,
             results=results, groups=problem.groups, rows=cut.rows, row_step=row_step, sum_step=sum_step,
             group_step=problem.group_in * problem.group_out, sign=-1 if forward else 1,
-            step_count=len(self._plan.forward), part=_PART, parts=ceil(cut.n / _PART), region_count=region_count,
+            step_count=len(self._plan.forward), part=_PART, parts=ceil(cut.n / _PART), source_channels=source_channels,
             forward_steps=address(self._plan.forward), inverse_steps=address(self._plan.inverse),
             twiddles=address(self._plan.twiddles),
         )  # fmt: skip
@@ -331,6 +338,9 @@ class FourierConvolution:
 
     def _weight_gradient(self) -> list[tuple[int, dict[str, int], int]]:
         cut, problem = self._cut, self._cut.problem
+        if cut.at_once:
+            numbers = self._numbers(*(cut.samples(which) for which in "xy"), 0)
+            return [(self._code.address("weights_at_once"), numbers, cut.row_vectors)]
         x, g, spectra = cut.samples("x"), cut.samples("y"), self._code.address("spectra")
         return [
             (spectra, self._numbers(x, x, problem.c_in), cut.pairs * problem.c_in),
@@ -339,11 +349,15 @@ class FourierConvolution:
         ]
 
     def _for_results(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        arrays = {"x": address(x), "w": address(w), "y": address(y), "bias": 0 if bias is None else address(bias)}
+        arrays = {"x": address(x), "w": address(w), "to": address(y), "bias": 0 if bias is None else address(bias)}
         self._run([arrays] * len(self._steps))
 
     def _for_weights(self, x: Array, g: Array, gw: Array) -> None:
-        self._run([{"x": address(x)}, {"x": address(g), "spectra": 1}, {"y": address(gw)}])
+        arrays = {"x": address(x), "y": address(g), "to": address(gw)}
+        if self._cut.at_once:
+            self._run([arrays])
+        else:
+            self._run([arrays, arrays | {"x": address(g), "spectra": 1}, arrays])
 
     def _run(self, pointers: list[dict[str, int]]) -> None:
         """One region. ``spectra`` in a step's pointers says that it writes those of the second array."""

@@ -44,10 +44,10 @@ RESULTS = 8
 
 #: How samples lie: pointers in ``Field.POINTERS``, numbers below. See ``fft.Samples``.
 SAMPLES = ("plane", "image", "size", "offset", "more")
-_POINTERS = ("x", "w", "bias", "y", "filters", "spectra", "others", "scratch")
+_POINTERS = ("x", "w", "bias", "y", "to", "filters", "spectra", "others", "scratch")
 _NUMBERS = (
     "n", "k", "step", "valid", "blocks_each", "blocks", "out", "pairs", "own", "region", "first", "channels", "results",
-    "groups", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "region_count",
+    "groups", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "source_channels",
     *(f"x_{field}" for field in SAMPLES), *(f"y_{field}" for field in SAMPLES),
 )  # fmt: skip
 _TABLES = ("forward_steps", "inverse_steps", "twiddles")
@@ -79,13 +79,15 @@ class _Writer:
         self.place = self._write_place()
         self.load, self.store = self._write_load(), self._write_store()
         self.multiply = self._write_multiply()
+        self.accumulate, self.add_lanes = self._write_accumulate(), self._write_add_lanes()
         sums = {count: self._write_sums(count) for count in (RESULTS, 1)}
         self._write_filters()
         self._write_one_to_one()
         self._write_spectra()
         self._write_products(sums)
         self._write_results()
-        self._write_weights()
+        for kept in (True, False):
+            self._write_weights(kept)
 
     # -- rows of samples ----------------------------------------------------------------------------------------------
 
@@ -106,7 +108,8 @@ class _Writer:
             needed = select(outputs.ne(0), outputs + a.more, f.const(i64, 0))
             high = minimum(needed, (maximum(a.size - start, 0) + a.step - 1) // a.step)
             low = minimum((maximum(f.const(i64, 0) - start, 0) + a.step - 1) // a.step, high)
-            for k, value in enumerate((image * a.image + start, low, high)):
+            begins = select(low < high, image * a.image + start, f.const(i64, 0))
+            for k, value in enumerate((begins, low, high)):
                 a.rows.store(value, row.i * ROW + k)
         return f
 
@@ -114,11 +117,19 @@ class _Writer:
         at = rows.at(number * ROW)
         return at.load(0), at.load(1), at.load(2)
 
-    def _mask(self, f: Function, low: Value, high: Value, first: Value) -> Value:
-        """Lanes first + lane that are in [low, high)."""
+    def _vector(
+        self, f: Function, data: Pointer, row: tuple[Value, Value, Value], first: Value
+    ) -> tuple[Pointer, Value]:
+        """Where a row's samples from ``first`` on lie, and which of the lanes have one.
+
+        Where none has, the address is the row's begin: to touch nothing at an address that is not mapped takes
+        processors hundreds of cycles.
+        """
+        start, low, high = row
         numbers = lane_numbers(f, self.lanes, element=i32)
         begin, end = (splat(convert(bound - first, i32), self.lanes) for bound in (low, high))
-        return (begin <= numbers) & (numbers < end)
+        some = (low < first + self.lanes) & (first < high)
+        return data.at(start + select(some, first, low)), (begin <= numbers) & (numbers < end)
 
     def _write_load(self) -> Function:
         """Adds ``load(source, rows, step, n, block)``: rows become lanes, zeros where there is no sample."""
@@ -137,9 +148,9 @@ class _Writer:
             for part in (0, 1):
                 vectors = []
                 for lane in range(lanes):
-                    start, low, high = self._row(a.rows, part * lanes + lane)
-                    mask = self._mask(f, low, high, first.i)
-                    vectors.append(a.source.at(start + first.i).load(0, lanes, mask))
+                    row = self._row(a.rows, part * lanes + lane)
+                    at, mask = self._vector(f, a.source, row, first.i)
+                    vectors.append(at.load(0, lanes, mask))
                 to = a.block.at(first.i * self.pair + part * lanes)
                 for k, vector in enumerate(transpose(vectors)):
                     to.store(vector, k * self.pair)
@@ -174,9 +185,9 @@ class _Writer:
                 source = a.block.at(first.i * self.pair + part * lanes)
                 vectors = transpose([source.load(k * self.pair, lanes) for k in range(lanes)])
                 for lane, vector in enumerate(vectors):
-                    start, low, high = self._row(a.rows, part * lanes + lane)
-                    mask = self._mask(f, low, high, first.i)
-                    a.to.at(start + first.i).store(vector + bias, 0, mask)
+                    row = self._row(a.rows, part * lanes + lane)
+                    at, mask = self._vector(f, a.to, row, first.i)
+                    at.store(vector + bias, 0, mask)
         return []
 
     def _store_samples(self, f: Function) -> list[Value]:
@@ -259,7 +270,7 @@ class _Writer:
             number = first + row.i
             there = (row.i < self.lanes) & (number < a.rows)
             high = select(there, a.k, f.const(i64, 0))
-            for k, value in enumerate((number * a.k, f.const(i64, 0), high)):
+            for k, value in enumerate((select(there, number * a.k, f.const(i64, 0)), f.const(i64, 0), high)):
                 rows.store(value, row.i * ROW + k)
 
     def _write_filters(self) -> None:
@@ -287,13 +298,11 @@ class _Writer:
         inputs, outputs, block = self._own(a)
         with f.loop(a.begin, a.end) as task:
             pair, result = task.i % a.pairs, task.i // a.pairs
-            self._place_of(f, a, inputs, pair, "x")
+            self._spectrum(f, a, "x", result // a.results, pair, inputs, block)
             self._place_of(f, a, outputs, pair, "y")
-            f.call(self.load, a.x.at(result // a.results * a.x_plane), inputs, a.step, a.n, block)
-            f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
             f.call(self.multiply, block, self._weight(a, result), a.n)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            valid, to = block.at(a.first * (2 * lanes)), a.y.at(result * a.y_plane)
+            valid, to = block.at(a.first * (2 * lanes)), a.to.at(result * a.y_plane)
             f.call(self.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to)
 
     def _write_spectra(self) -> None:
@@ -302,10 +311,8 @@ class _Writer:
         a = f.args
         rows, _, _ = self._own(a)
         with f.loop(a.begin, a.end) as task:
-            self._place_of(f, a, rows, task.i // a.region_count, "x")
-            block = a.spectra.at(task.i * a.region)
-            f.call(self.load, a.x.at(task.i % a.region_count * a.x_plane), rows, a.step, a.n, block)
-            f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
+            channel, pair = task.i % a.source_channels, task.i // a.source_channels
+            self._spectrum(f, a, "x", channel, pair, rows, a.spectra.at(task.i * a.region))
 
     def _write_products(self, sums: dict[int, Function]) -> None:
         """Adds the entry ``products``: a task is a part of the frequencies of a vector of pairs in one group."""
@@ -333,36 +340,71 @@ class _Writer:
             self._place_of(f, a, rows, task.i // channels, "y")
             block = a.others.at(task.i * a.region)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            valid, to = block.at(a.first * self.pair), a.y.at(channel * a.y_plane)
+            valid, to = block.at(a.first * self.pair), a.to.at(channel * a.y_plane)
             f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to)
 
-    def _write_weights(self) -> None:
-        """Adds the entry ``weights``: a task is a vector of rows of the weight gradient.
+    def _write_accumulate(self) -> Function:
+        """Adds ``accumulate(x, g, sums, n)``: sums of conj(g) x, lane by lane."""
+        data = ptr(self.element)
+        f = self.module.function("accumulate", x=data, g=data, sums=data, n=i64)
+        a = f.args
+        with f.loop(0, a.n) as k:
+            at = k.i * self.pair
+            re, im = times(self._pair(a.x.at(at)), self._pair(a.g.at(at)), -1)
+            to = a.sums.at(at)
+            before = self._pair(to)
+            to.store(before[0] + re)
+            to.store(before[1] + im, self.lanes)
+        return f
 
-        Spectra are those of x, others those of g. Lanes are summed last, by a fixed tree.
+    def _write_add_lanes(self) -> Function:
+        """Adds ``add_lanes(sums, scale, n, to)``: a fixed tree over the lanes, into one lane of a block."""
+        data = ptr(self.element)
+        f = self.module.function("add_lanes", sums=data, scale=self.element, n=i64, to=data)
+        a = f.args
+        with f.loop(0, a.n * 2) as k:
+            a.to.store(lane_sum(a.sums.load(k.i * self.lanes, self.lanes)) * a.scale, k.i * self.lanes)
+        return f
+
+    def _zero(self, f: Function, block: Pointer, n: Value) -> None:
+        with f.loop(0, n * 2) as k:
+            block.store(zeros(f, self.element, self.lanes), k.i * self.lanes)
+
+    def _write_weights(self, kept: bool) -> None:
+        """Adds the entry ``weights``, or ``weights_at_once``: a task is a vector of rows of the weight gradient.
+
+        Either spectra are kept, those of x and, as others, those of g; or each is made, used once and dropped, which
+        is for rows that share no channel. Lanes are summed last.
         """
-        f = self.module.entry("weights", **self.fields)
-        a, lanes, zero = f.args, self.lanes, zeros(f, self.element, self.lanes)
-        rows, _, block = self._own(a)
+        f = self.module.entry("weights" if kept else "weights_at_once", **self.fields)
+        a, lanes = f.args, self.lanes
+        x_rows, g_rows, block = self._own(a)
+        sums, x_block, g_block = (block.at(a.region * k) for k in (1, 2, 3))
         scale = f.const(self.element, 1) / convert(a.n, self.element)
         with f.loop(a.begin, a.end) as task:
-            self._rows_of_weights(f, a, rows, task.i * lanes)
-            with f.loop(0, a.n * 2) as k:
-                block.store(zero, k.i * lanes)
-            count = minimum(a.rows - task.i * lanes, lanes)
-            with f.loop(0, count) as lane:
-                row = task.i * lanes + lane.i
-                out = row // a.channels
-                x = a.spectra.at((out // a.results * a.channels + row % a.channels) * a.region)
-                g = a.others.at(out * a.region)
-                with f.loop(0, a.n) as k:
-                    at = k.i * self.pair
-                    with f.loop(0, a.pairs, carry=[zero, zero]) as pair:
-                        p = self._pair(x.at(pair.i * (a.channels * a.groups * a.region) + at))
-                        q = self._pair(g.at(pair.i * (a.results * a.groups * a.region) + at))
-                        re, im = times(p, q, -1)
-                        pair.values = [pair.values[0] + re, pair.values[1] + im]
-                    for part, value in enumerate(pair.values):
-                        block.store(lane_sum(value) * scale, at + part * lanes + lane.i)
+            first = task.i * lanes
+            self._zero(f, block, a.n)
+            with f.loop(first, minimum(a.rows, first + lanes)) as row:
+                out = row.i // a.channels
+                channel = out // a.results * a.channels + row.i % a.channels
+                self._zero(f, sums, a.n)
+                with f.loop(0, a.pairs) as pair:
+                    if kept:
+                        x = a.spectra.at((pair.i * a.channels * a.groups + channel) * a.region)
+                        g = a.others.at((pair.i * a.results * a.groups + out) * a.region)
+                    else:
+                        x, g = x_block, g_block
+                        self._spectrum(f, a, "x", channel, pair.i, x_rows, x)
+                        self._spectrum(f, a, "y", out, pair.i, g_rows, g)
+                    f.call(self.accumulate, x, g, sums, a.n)
+                f.call(self.add_lanes, sums, scale, a.n, block.at(row.i - first))
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            f.call(self.store, block, rows, 1, a.k, f.const(self.element, 0), a.y)
+            self._rows_of_weights(f, a, x_rows, first)
+            f.call(self.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to)
+
+    def _spectrum(self, f: Function, a: Any, which: str, channel: Value, pair: Value, rows: Pointer, to: Any) -> None:
+        """Transforms a vector of pairs of one channel."""
+        source, plane = getattr(a, which), getattr(a, f"{which}_plane")
+        self._place_of(f, a, rows, pair, which)
+        f.call(self.load, source.at(channel * plane), rows, a.step, a.n, to)
+        f.call(self.forward, to, a.forward_steps, a.step_count, a.twiddles)
