@@ -111,6 +111,30 @@ def test_any_number_of_inputs():
     assert xs[0].grad.tolist() == xs[2].grad.tolist() == [2] and xs[1].grad is None
 
 
+def test_a_shared_row_serves_only_where_all_its_inputs_need_it():
+    used = []
+
+    def both(g, x, y):
+        used.append("both")
+        return g * y, g * x
+
+    op = Op(
+        "product",
+        lambda x, y: x * y,
+        vjp={
+            ("x", "y"): both,
+            "x": lambda g, y: used.append("x") or g * y,
+            "y": lambda g, x: used.append("y") or g * x,
+        },
+    )
+    x, y = leaf(2.0), leaf(5.0)
+    apply(op, x, y).backward()
+    apply(op, x, y.detach()).backward()
+    apply(op, x.detach(), y).backward()
+    assert used == ["both", "x", "y"]
+    assert (x.grad.tolist(), y.grad.tolist()) == ([10], [4])
+
+
 def test_none_as_an_input():
     op = Op("maybe", lambda x, bias: x if bias is None else x + bias, vjp={"x": lambda g: g, "bias": lambda g: g})
     x = leaf(1.0)

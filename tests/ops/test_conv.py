@@ -9,6 +9,7 @@ import lucid
 from lucid.autograd import check_grads
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec
+from lucid.kernels.convolution import algorithm, observed, sums_in_one_pass
 from lucid.ops.conv import conv, conv_grad_input, conv_grad_weight
 
 SPECS = {
@@ -51,6 +52,24 @@ def test_gradients_of_all_three(name):
     check_grads(lambda x, g: conv_grad_weight(x, g, spec=spec), (x, g), rtol=1e-4)
     channels = lucid.randn(x.shape[1], dtype=lucid.float64, requires_grad=True)
     check_grads(lambda b: conv_grad_input(g, w, b, spec=spec, size=x.shape[2:]), channels)
+
+
+def test_weight_and_bias_from_one_pass():
+    spec = ConvSpec((3,), (2,), (1,), ((1, 1),))
+    shapes = ((2, 9, 6), (10, 9, 3), (10,))
+    x, w, bias = (lucid.randn(*s, dtype=lucid.float64, requires_grad=True) for s in shapes)
+    with observed() as problems:
+        y = conv(x, w, bias, spec=spec)
+        upstream = lucid.randn(*y.shape, dtype=lucid.float64)
+        assert sums_in_one_pass(x.detach().numpy(), upstream.numpy(), spec)
+        y.backward(upstream)
+    assert [p.role for p in problems] == ["forward", "grad_input", "grad_weight"]
+    np.testing.assert_allclose(bias.grad.numpy(), upstream.numpy().sum((0, 2)), rtol=1e-12, atol=1e-13)
+    with algorithm("reference"):
+        alone = conv_grad_weight(x.detach(), upstream, spec=spec)
+    np.testing.assert_allclose(w.grad.numpy(), alone.numpy(), rtol=1e-12, atol=1e-13)
+    check_grads(lambda x, w, b: conv(x, w, b, spec=spec), (x, w, bias), rtol=1e-4)
+    check_grads(lambda w, b: conv(x.detach(), w, b, spec=spec), (w, bias), rtol=1e-4)
 
 
 def test_only_what_needs_a_gradient_is_pulled():

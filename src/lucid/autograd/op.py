@@ -43,7 +43,8 @@ class Op:
     to the gradient of that input. Its parameter names say what it needs: ``g`` (the upstream gradient), ``out`` (the
     result), the name of an input, ``x_shape`` (the shape of input ``x``), the name of a static parameter. What no row
     of a required input names is not kept alive. One row may serve several inputs: its key is a tuple of names and it
-    returns a tuple of gradients; a row for ``*xs`` returns one gradient per tensor.
+    returns a tuple of gradients; a row for ``*xs`` returns one gradient per tensor. Where inputs have rows of their own
+    too, a shared row before them serves only if gradients of all its inputs are required.
 
     An op with several ``outputs`` returns a tuple; rows then receive ``g`` as a tuple, None where nothing arrived.
     A ``view`` op returns its first input's memory whenever it can. A ``quiet`` one never makes NumPy warn.
@@ -155,9 +156,15 @@ class _Plan(NamedTuple):
     def make(op: Op, count: int, mask: int) -> _Plan:
         steps: list[_Step] = []
         keep: dict[str, set[int]] = {"input": set(), "shape": set(), "output": set()}
-        for row in op.rows:
+        served: set[str] = set()
+        for k, row in enumerate(op.rows):
             targets = tuple(i for name in row.targets for i in op.positions(name, count))
-            if any(mask >> i & 1 for i in targets):
+            required = [bool(mask >> i & 1) for i in targets]
+            spare = served.issuperset(row.targets) or (
+                not all(required) and any(set(row.targets) & set(other.targets) for other in op.rows[k + 1 :])
+            )
+            if any(required) and not spare:
+                served.update(row.targets)
                 fetch = tuple(_fetcher(op, name, count, keep) for name in row.needs)
                 single = len(row.targets) == 1 and row.targets[0] != op.variadic
                 steps.append(_Step(row.function, fetch, targets, single))

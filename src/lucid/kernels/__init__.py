@@ -1,6 +1,21 @@
 """Native kernels: arrays in, arrays out. Knows no ``Tensor`` and no gradient graph."""
 
-from lucid.kernels.convolution import algorithm, conv_forward, conv_grad_input, conv_grad_weight
+from lucid.kernels.convolution import (
+    algorithm,
+    conv_forward,
+    conv_grad_input,
+    conv_grad_weight,
+    conv_grad_weight_bias,
+    sums_in_one_pass,
+)
 from lucid.kernels.runtime.memory import empty
 
-__all__ = ["algorithm", "conv_forward", "conv_grad_input", "conv_grad_weight", "empty"]
+__all__ = [
+    "algorithm",
+    "conv_forward",
+    "conv_grad_input",
+    "conv_grad_weight",
+    "conv_grad_weight_bias",
+    "empty",
+    "sums_in_one_pass",
+]

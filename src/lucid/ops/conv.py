@@ -30,12 +30,38 @@ def _grad_weight(x: Array, y: Array, *, spec: ConvSpec) -> Array:
     return kernels.conv_grad_weight(x, y, spec)
 
 
+def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec) -> tuple[Array, Array]:
+    return kernels.conv_grad_weight_bias(x, y, spec)
+
+
 def _channel_sum(g: Any) -> Any:
     return g.sum((0, *range(2, g.ndim)))
 
 
+def _weight_and_bias(g: Any, x: Any, spec: ConvSpec) -> tuple[Any, Any]:
+    """Both gradients from one reading of g, where that costs no more than the weight's."""
+    if kernels.sums_in_one_pass(x._array, g._array, spec):
+        return tuple(apply(_conv_grad_weight_bias, x, g, spec=spec))
+    return conv_grad_weight(conj(x), g, spec=spec), _channel_sum(g)
+
+
+def _spread(g: Any, like: Any) -> Any:
+    """A value a channel, at every place of ``like``."""
+    return g.reshape(-1, *(1,) * (like.ndim - 2)).expand(like.shape)
+
+
+def _upstream_of_both(g: tuple[Any, Any], x: Any, y: Any, spec: ConvSpec) -> Any:
+    """The gradient of the y that both sums are linear in."""
+    to_weight, to_bias = g
+    through = None if to_weight is None else conv(x, to_weight, None, spec=spec)
+    if to_bias is None:
+        return through
+    return _spread(to_bias, y) if through is None else through + _spread(to_bias, y)
+
+
 _conv = Op("conv", _forward, vjp={
     "x": lambda g, w, x_shape, spec: conv_grad_input(g, conj(w), None, spec=spec, size=x_shape[2:]),
+    ("w", "bias"): _weight_and_bias,
     "w": lambda g, x, spec: conv_grad_weight(conj(x), g, spec=spec),
     "bias": _channel_sum,
 }, quiet=True)  # fmt: skip
@@ -47,6 +73,12 @@ _conv_grad_input = Op("conv_grad_input", _grad_input, vjp={
 _conv_grad_weight = Op("conv_grad_weight", _grad_weight, vjp={
     "x": lambda g, y, x_shape, spec: conv_grad_input(conj(y), g, None, spec=spec, size=x_shape[2:]),
     "y": lambda g, x, spec: conv(conj(x), g, None, spec=spec),
+}, quiet=True)  # fmt: skip
+_conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=("gw", "gb"), vjp={
+    "x": lambda g, y, x_shape, spec: (
+        None if g[0] is None else conv_grad_input(y, g[0], None, spec=spec, size=x_shape[2:])
+    ),
+    "y": _upstream_of_both,
 }, quiet=True)  # fmt: skip
 
 

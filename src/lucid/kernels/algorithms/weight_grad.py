@@ -16,13 +16,15 @@ in the frame, whatever the taps, strides and dilations are, and so is every pixe
 Tasks are (chunk of boxes) x (group, part of c_out, part of c_in). With several chunks each has a slice of its own, and
 a second pass adds them in order; the split depends on the shape alone, so the bits do not depend on the threads.
 
+The sums of g over its pixels, the gradient of a bias, are added up where the panels are made, if they are asked for.
+
 Where x is infinite or NaN, so is every dw that the definition says, and no other.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -232,7 +234,7 @@ class _Sizes:
         sums = ceil(split.c_part * problem.spec.taps / tile.steps) * tile.steps
         frame = ceil((split.c_part * split.cut.plane + lanes) / line) * line  # whole vectors are written past the end
         panel = blocks * (split.cut.pixels + lanes) * wide
-        slice_ = ceil((blocks * sums + lanes) * wide / line) * line
+        slice_ = ceil((blocks * sums + lanes + blocks) * wide / line) * line  # the sums of g are the last blocks
         return cls(slice_, frame, panel, split.parts * split.chunks if split.chunks > 1 else 0)
 
     def total(self, crew: int) -> int:
@@ -249,7 +251,7 @@ _NUMBERS = (
 def _fields(element: Type) -> dict[str, Type]:
     data = ptr(element)
     return {
-        "x": data, "g": data, "gw": data, "slices": data,
+        "x": data, "g": data, "gw": data, "gb": data, "has_bias": i64, "slices": data,
         "own": data, "starts": ptr(i64), "offsets": ptr(i64), "fill": ptr(i64),
         **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64),
     }  # fmt: skip
@@ -269,20 +271,28 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         problem.group_out, problem.spec.taps, cut.boxes, split.chunks, _subpixels(problem, isa, tile),
         prod(cut.window.out), sizes.slice, sizes.frame, sizes.frame + sizes.panel, *cut.fields(),
     )  # fmt: skip
-    template = (ctypes.c_int64 * (8 + len(numbers)))(
-        0, 0, 0, 0, 0, address(starts), address(offsets), fill_frame_address(problem.dtype), *numbers
+    template = (ctypes.c_int64 * (10 + len(numbers)))(
+        0, 0, 0, 0, 0, 0, 0, address(starts), address(offsets), fill_frame_address(problem.dtype), *numbers
     )
     accumulate, finish = code.address("accumulate"), code.address("finish")
     tasks, finish_tasks = split.parts * split.chunks, split.parts * ceil(split.k_part / (tile.vectors * lanes))
     most = useful_threads(split.cycles, tasks)
 
-    def run(x: Array, g: Array, gw: Array, keep: tuple[Array, Array] = (starts, offsets)) -> None:
+    def run(x: Array, g: Array, gw: Array, gb: Array | None = None, keep: Any = (starts, offsets)) -> None:
         crew = min(threads.get_num_threads(), most)
         scratch = memory.workspace(sizes.total(crew) * problem.itemsize, 1)
         slices = address(scratch)
         own = slices + (sizes.slices or crew) * sizes.slice * problem.itemsize
         fields = type(template).from_buffer_copy(template)
-        fields[:5] = [address(x), address(g), address(gw), slices, own]
+        fields[:7] = [
+            address(x),
+            address(g),
+            address(gw),
+            0 if gb is None else address(gb),
+            gb is not None,
+            slices,
+            own,
+        ]
         if split.chunks == 1:
             threads.run(accumulate, fields, tasks, threads=crew)
         else:
@@ -333,19 +343,22 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile) -> Functi
 
 
 def _write_pack(module: Module, element: Type, lanes: int, tile: Tile) -> Function:
-    """Adds ``pack(to, source, rows, stride, pixels, block, ahead)``: one image's ``rows`` channels of g as panels.
+    """Adds ``pack(to, source, rows, stride, pixels, block, ahead, sums, again)``: ``rows`` channels of g as panels.
 
     to[row / wide][pixel][row % wide], ``block`` elements from panel to panel. Lanes beyond the last row repeat it.
-    Asks for what lies ``ahead``.
+    Asks for what lies ``ahead``. ``sums`` of each channel over the pixels are begun, or added to ``again``.
     """
     data, wide = ptr(element), tile.vectors * lanes
-    f = module.function("pack", to=data, source=data, rows=i64, stride=i64, pixels=i64, block=i64, ahead=i64)
+    f = module.function(
+        "pack", to=data, source=data, rows=i64, stride=i64, pixels=i64, block=i64, ahead=i64, sums=data, again=i64
+    )
     a = f.args
+    again = splat(a.again.ne(0), lanes)
     with f.loop(0, a.rows, wide) as b, f.loop(0, wide, lanes) as v:
         first, to = b.i + v.i, a.to.at(b.i // wide * a.block + v.i)
         rows = [a.source.at(minimum(first + k, a.rows - 1) * a.stride) for k in range(lanes)]
 
-        with f.loop(0, a.pixels, lanes) as p:
+        with f.loop(0, a.pixels, lanes, carry=[a.sums.load(first, lanes, again)]) as p:
             left = a.pixels - p.i
 
             def whole(rows: list[Pointer] = rows, p: Value = p.i) -> list[Value]:
@@ -357,20 +370,32 @@ def _write_pack(module: Module, element: Type, lanes: int, tile: Tile) -> Functi
                 mask = lanes_below(f, left, lanes)
                 return [row.load(p, lanes, mask) for row in rows]
 
-            for k, column in enumerate(transpose(f.choose(left >= lanes, whole, edge) if lanes > 1 else whole())):
+            columns = transpose(f.choose(left >= lanes, whole, edge) if lanes > 1 else whole())
+            for k, column in enumerate(columns):
                 to.store(column, (p.i + k) * wide)
+            p.values = [p.values[0] + _tree_sum(columns)]
+        a.sums.store(p.values[0], first)
     return f
+
+
+def _tree_sum(values: Sequence[Value]) -> Value:
+    """Pairs, and pairs of those: adders do not wait for each other, and the error grows with the logarithm."""
+    while len(values) > 1:
+        values = [a + b for a, b in zip(values[0::2], values[1::2], strict=True)]
+    return values[0]
 
 
 def _write_unpack(module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type]) -> Function:
     """Adds ``unpack(fields, part, block, source, slices, stride)``: the sum of slices, turned and put into gw.
 
-    Lanes beyond the last channel have its values and are stored over it.
+    Lanes beyond the last channel have its values and are stored over it. The sums of g, if asked for, go into gb.
     """
     data, wide = ptr(element), tile.vectors * lanes
     f = module.function("unpack", fields=ptr(i64), part=i64, block=i64, source=data, slices=i64, stride=i64)
     p = f.args
-    a = read_fields(f, fields, ["gw", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts"])
+    a = read_fields(f, fields, [
+        "gw", "gb", "has_bias", "slice", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts",
+    ])  # fmt: skip
     where = _part(a, p.part)
     count = where.channels * a.taps
     padded = (count + (tile.steps - 1)) // tile.steps * (tile.steps * wide)
@@ -385,7 +410,20 @@ def _write_unpack(module: Module, element: Type, lanes: int, tile: Tile, fields:
         for k, row in enumerate(transpose(j.values)):
             target = minimum(where.k + p.block * wide + v.i + k, last)
             to.store(row, target * row_length + s.i, mask)
+    with f.when(a.has_bias.ne(0) & where.c.eq(0)), f.loop(0, wide, lanes) as v:
+        row = p.block * wide + v.i
+        source = p.source.at(_first_sum(a, wide) + row)
+        with f.loop(0, p.slices, carry=[zeros(f, element, lanes)]) as j:
+            j.values = [j.values[0] + source.load(j.i * p.stride, lanes)]
+        live = lanes_below(f, where.rows - row, lanes)
+        a.gb.at(where.group * a.group_out + where.k).store(j.values[0], row, live)
     return f
+
+
+def _first_sum(a: Any, wide: int) -> Value:
+    """Where the sums of g begin in a slice."""
+    first: Value = a.slice - (a.k_part + (wide - 1)) // wide * wide
+    return first
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +470,9 @@ def _write_accumulate(
             with f.loop(0, box.images) as n:
                 channel = (box.n + n.i) * a.c_out + where.group * a.group_out + where.k
                 g, to_panel = a.g.at(channel * a.out_pixels + inside), panel.at(n.i * box.per_image * wide)
-                f.call(pack, to_panel, g, where.rows, a.out_pixels, box.per_image, panel_pixels * wide, box.per_image)
+                sums, again = to.at(_first_sum(a, wide)), (b.i - first) + n.i
+                layout = (where.rows, a.out_pixels, box.per_image, panel_pixels * wide, box.per_image)
+                f.call(pack, to_panel, g, *layout, sums, again)
             with f.loop(0, box.pixels, a.sub) as p:
                 count = minimum(a.sub, box.pixels - p.i)
                 again = (b.i - first) + p.i
