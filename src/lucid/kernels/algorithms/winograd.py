@@ -34,6 +34,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 name = "winograd"
+dtypes = ("float32",)
 
 #: Outputs of a tile along an axis, by the kernel's size there.
 _OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
@@ -71,12 +72,10 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Weight gradients, strides, dilations, kernels other than 3 and 5, double precision, strict precision."""
+    """Weight gradients, strides, dilations, kernels other than 3 and 5, strict precision."""
     spec = problem.spec
     if problem.role == "grad_weight":
         return f"it computes forward and grad_input, not {problem.role}"
-    if problem.dtype != "float32":
-        return f"it computes float32, not {problem.dtype}"
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
     if {*spec.stride, *spec.dilation} != {1}:
