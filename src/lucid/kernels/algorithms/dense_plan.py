@@ -57,6 +57,7 @@ _COST_NS = {
     "visit": 0.1,  # a vector of sums, to memory or from it
     "interleave": 0.13,  # an element on its way out
     "scatter": 0.35,
+    "scatter turned": 0.8,
     "task": 80.0,
     "weight from second cache": 0.015,
     "weight from memory": 0.09,
@@ -164,6 +165,7 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     kind = pixel_panels.stride_class(gathered_x.step, tile.lanes)
     stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
     home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
+    outward = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
     return {
         "product": groups * layout.units * heights * across * steps,
         "panel": groups * layout.units * heights * tile.loads(layout.unit) * steps,
@@ -171,7 +173,7 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
         "entry": groups * entries,
         "tile": groups * tiles * blocks,
         "visit": groups * stored * (2 * blocks - 1),
-        "interleave" if sizes.stack > 1 else "scatter": 0 if in_place else groups * stored * tile.lanes,
+        outward: 0 if in_place else groups * stored * tile.lanes,
         "task": groups * cut.spans * cut_up.row_parts,
         f"weight from {home}": groups * cut.spans * weights,
         "weight packed": packed_elements(sizes, cut_up, layout.taps),
