@@ -24,7 +24,7 @@ LOOKS = {
     "kernels": ("#b8923c", "^"),
     "lucid": (LUCID, "o"),
 }
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 ROW_INCHES = 0.235
 
 Data = dict[str, Any]
@@ -54,7 +54,9 @@ def draw(data: Data) -> Figure:
         "Time of other libraries over Lucid's, and how near the machine's limit Lucid runs",
         color=INK, fontsize=14, fontweight="bold", x=0.01, ha="left",
     )  # fmt: skip
-    versions = ", ".join(f"{PEERS[n].title} {v}" for n, v in header["versions"].items() if n != "torch-pages")
+    versions = ", ".join(
+        f"{PEERS[n].title} {v.partition('-')[0]}" for n, v in header["versions"].items() if n != "torch-pages"
+    )
     note = f"{header['cpu']}, {header['threads']} threads · {versions} · {header['date']}"
     figure.supxlabel(note, color=FAINT, fontsize=8, x=0.01, ha="left")
     return figure

@@ -40,7 +40,7 @@ class Effort:
     rounds: int
     seconds: float
     ceiling_s: float
-    turn_s: float = 0.004
+    turn_s: float = 0.02
 
 
 FULL = Effort(rounds=15, seconds=2.0, ceiling_s=15.0)

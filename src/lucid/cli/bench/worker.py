@@ -19,6 +19,8 @@ from lucid.cli.bench.peers import PEERS, Prepared
 from lucid.cli.bench.problem import errors
 
 WARM_UP_CALLS = 2
+WARM_UP_S = 0.01
+FEWEST_CALLS, PATIENCE_S = 5, 0.1
 
 
 class WorkerError(RuntimeError):
@@ -104,18 +106,21 @@ class Served:
         return int(self._library.workspace_bytes(self._prepared))
 
     def turn(self, at_least_s: float, warm: bool) -> float:
-        """Run for about ``at_least_s``: the median of the seconds a call. ``warm`` calls once before, for the caches.
+        """Run for about ``at_least_s``: the median of the seconds a call.
 
-        The median, because a thread that waits for its partner while others hold the cores waits thousands of times
-        as long as a small layer takes: a few such calls would be the mean.
+        ``warm`` runs it for 10 ms before. The first calls after a rest are hundreds of times as slow as a small layer
+        in libraries whose threads spin: the system wakes both on one core, where one waits for the other until its
+        time slice ends. The median, because such a wait comes back whenever other processes take a core.
         """
         assert self._prepared, "prepare comes first"
         call = self._prepared.call
         if warm:
-            call()
+            rested = time.perf_counter()
+            while time.perf_counter() - rested < WARM_UP_S:
+                call()
         times: list[float] = []
         begin = last = time.perf_counter()
-        while last - begin < at_least_s or not times:
+        while not times or last - begin < (at_least_s if len(times) >= FEWEST_CALLS else PATIENCE_S):
             call()
             now = time.perf_counter()
             times.append(now - last)

@@ -36,14 +36,16 @@ class Prepared(NamedTuple):
 # glibc keeps freed pages instead of handing them back to the system, so that a result finds its pages already there.
 PAGE_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
 
+# OpenMP's two threads stay on a core each: where both wake on one, each call takes a time slice.
+BOUND = {"OMP_PROC_BIND": "true"}
 TORCH, ORT = {"torch": "torch"}, {"onnx": "onnx", "onnxruntime": "onnxruntime"}
 OPENVINO = {"onnx": "onnx", "openvino": "openvino"}
 
 PEERS = {
     "lucid": Peer("lucid.cli.bench.peers.lucid_peer", "Lucid"),
     "kernels": Peer("lucid.cli.bench.peers.kernels_peer", "Lucid's bare kernels"),
-    "torch": Peer("lucid.cli.bench.peers.torch_peer", "PyTorch", TORCH),
-    "torch-pages": Peer("lucid.cli.bench.peers.torch_peer", "PyTorch paged", TORCH, PAGE_REUSE),
+    "torch": Peer("lucid.cli.bench.peers.torch_peer", "PyTorch", TORCH, BOUND),
+    "torch-pages": Peer("lucid.cli.bench.peers.torch_peer", "PyTorch paged", TORCH, BOUND | PAGE_REUSE),
     "ort": Peer("lucid.cli.bench.peers.ort_peer", "ONNX Runtime", ORT, gradients=False),
     "openvino": Peer("lucid.cli.bench.peers.openvino_peer", "OpenVINO", OPENVINO, gradients=False),
 }

@@ -1,0 +1,149 @@
+"""How often the cost model takes the fastest algorithm: ``python -m benchmarks.selection``.
+
+Every algorithm that accepts a problem and has a chance is timed in turns on it, in all three roles. The problems are
+the held-out layers and a synthetic set drawn from a seed, neither of which any constant was fitted on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucid.cli.bench.problem import Layer, suite
+from lucid.cli.bench.report import Column, Header, Table, table_text, write_results
+from lucid.core.geometry import ConvSpec
+from lucid.kernels import select, target, trial
+from lucid.kernels.convolution import problem
+from lucid.kernels.plan import Problem, Role
+from lucid.kernels.runtime.threads import set_num_threads
+
+ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
+NEAR = 1.05  #: a choice this near the fastest counts as right
+MOST_FLOPS = 4e9
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A layer and role: what was chosen, and every candidate's median ns."""
+
+    layer: str
+    role: str
+    chosen: str
+    ns: dict[str, float]
+
+    @property
+    def fastest(self) -> str:
+        return min(self.ns, key=lambda name: self.ns[name])
+
+    @property
+    def loss(self) -> float:
+        """The chosen algorithm's time over the fastest one's."""
+        return self.ns[self.chosen] / self.ns[self.fastest]
+
+    def cells(self) -> list[str]:
+        others = sorted((ns, name) for name, ns in self.ns.items() if name != self.chosen)
+        listed = ", ".join(f"{name} {ns / 1e6:.3g}" for ns, name in others)
+        mark = f"{self.loss:.2f}" + (" !" if self.loss > NEAR else "")
+        return [self.layer, self.role, self.chosen, f"{self.ns[self.chosen] / 1e6:.3g}", mark, listed]
+
+
+COLUMNS = [
+    Column("layer", left=True),
+    Column("role", left=True),
+    Column("chosen", left=True),
+    Column("ms"),
+    Column("over fastest"),
+    Column("others' ms", left=True),
+]
+
+
+def problems(layer: Layer) -> Iterator[Problem]:
+    """What the layer computes, forward first; a transposed layer's forward is an input gradient."""
+    rank = len(layer.size)
+    pads, ones = ((layer.padding,) * 2,) * rank, (1,) * rank
+    spec = ConvSpec(
+        layer.kernel, tuple(layer.stride * i for i in ones), tuple(layer.dilation * i for i in ones), pads, layer.groups
+    )
+    ends = (layer.shapes["g"], layer.shapes["x"]) if layer.transposed else (layer.shapes["x"], layer.shapes["g"])
+    for role in ROLES:
+        bias = role == ("grad_input" if layer.transposed else "forward")
+        yield problem(role, spec, *ends, "float32", bias)
+
+
+def synthetic(count: int, seed: int = 0) -> Iterator[Layer]:
+    """Layers as networks have them, at random: rank, channels, kernel, stride, dilation, groups and size."""
+    rng = np.random.default_rng(seed)
+
+    def one_of(*values: int) -> int:
+        return int(rng.choice(values))
+
+    made = 0
+    while made < count:
+        rank = one_of(1, 1, 2, 2, 2, 3)
+        kernel = one_of(*{1: (1, 3, 5, 7, 15, 31, 101), 2: (1, 3, 3, 5, 7), 3: (1, 3)}[rank])
+        size = one_of(*{1: (200, 1000, 4000, 16000), 2: (7, 14, 28, 56, 112), 3: (8, 16, 24)}[rank])
+        c_in, c_out = one_of(1, 3, 16, 32, 64, 128, 256), one_of(8, 16, 32, 64, 128, 256)
+        groups = one_of(1, 1, 1, 4, c_in)
+        if c_in % groups or c_out % groups:
+            continue
+        stride, dilation = one_of(1, 1, 1, 2, 4), one_of(1, 1, 1, 2)
+        op = f"conv{'_transpose' if rng.random() < 0.15 else ''}{rank}d"
+        name = f"{op[:4]}{'T' * ('_' in op)}{rank}d {c_in}-{c_out} k{kernel} s{stride} d{dilation} g{groups} @{size}"
+        padding = dilation * (kernel - 1) // 2
+        fields = (one_of(1, 4, 16), c_in, (size,) * rank, c_out, (kernel,) * rank, stride, padding, dilation, groups)
+        layer = Layer(name, op, *fields)
+        if min(layer.out_size) >= 1 and layer.flops <= MOST_FLOPS and layer.traffic_bytes <= 200e6:
+            made += 1
+            yield layer
+
+
+def measure(layer: Layer, seconds: float) -> Iterator[Row]:
+    for asked in problems(layer):
+        chosen = select.choose(asked, target.isa()).algorithm
+        yield Row(layer.short_name, asked.role, chosen, trial.race(asked, trial.contenders(asked), seconds))
+
+
+def verdict(rows: list[Row]) -> str:
+    """The share of choices near the fastest, and what the wrong ones cost."""
+    near = sum(row.loss <= NEAR for row in rows)
+    lost = sum(row.ns[row.chosen] for row in rows) / sum(row.ns[row.fastest] for row in rows) - 1
+    share = near / len(rows)
+    return f"{near} of {len(rows)} choices within 5 % of the fastest ({share:.0%}); all together {lost:.1%} slower"
+
+
+def main() -> int:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.selection", description=__doc__.partition("\n")[0])
+    made.add_argument("--synthetic", type=int, default=60, metavar="N", help="random layers (default %(default)s)")
+    made.add_argument("--seconds", type=float, default=0.1, help="for each candidate (default %(default)s)")
+    made.add_argument("--only", metavar="TEXT", help="only the held-out layers whose name contains TEXT")
+    made.add_argument("--threads", type=int, default=2, metavar="N")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write FILE.json and FILE.md")
+    options = made.parse_args()
+    set_num_threads(options.threads)
+    header = Header.of(options.threads, {"lucid": "this checkout"})
+    sets = {"held-out": list(suite(options.only, "heldout")), "synthetic": list(synthetic(options.synthetic))}
+    tables, records = [], []
+    for title, layers in sets.items():
+        rows: list[Row] = []
+        for done, layer in enumerate(layers):
+            print(f"[{done + 1}/{len(layers)}] {layer.short_name}", file=sys.stderr, flush=True)
+            rows += measure(layer, options.seconds)
+        if rows:
+            tables.append(Table(f"{title}: {verdict(rows)}", COLUMNS, [row.cells() for row in rows]))
+            records += [{"set": title, "layer": r.layer, "role": r.role, "chosen": r.chosen, "ns": r.ns} for r in rows]
+    print(table_text(header, tables, []))
+    if options.out:
+        data: dict[str, Any] = {"rows": records}
+        write_results(options.out, header, json.loads(json.dumps(data)), tables, [])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
