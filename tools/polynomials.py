@@ -113,6 +113,19 @@ def tanh_tail(z: Decimal) -> Decimal:
     return ((e - 1) / (e + 1) - x) / (x * z)
 
 
+def exp2_slope(r: Decimal) -> Decimal:
+    """(2^r - 1) / r."""
+    ln2 = D(2).ln()
+    return ln2 if r == 0 else ((r * ln2).exp() - 1) / r
+
+
+def normal_log(a: Decimal) -> Decimal:
+    """log2(2 P(-a)) / a for the normal distribution function P."""
+    if a < D("1e-25"):
+        return -(2 / PI).sqrt() / D(2).ln()
+    return erfc(a / D(2).sqrt()).ln() / D(2).ln() / a
+
+
 HALF_LN2 = 0.3465735902799727 * 1.0001
 FITS: dict[str, tuple[Function, Function, float, float, dict[str, int]]] = {
     # name: function, weight, interval, degree by element type
@@ -121,17 +134,27 @@ FITS: dict[str, tuple[Function, Function, float, float, dict[str, int]]] = {
     "ERF": (lambda z: erf_over_x(z) - 1, lambda z: D(1), 0.0, 1.0, {"f32": 6, "f64": 12}),
     "ERFC": (lambda x: erfc(x).ln(), lambda x: D(1), 1.0, 0.0, {"f32": 8, "f64": 24}),
     "TANH": (tanh_tail, lambda z: z + D("1e-9"), 0.0, 0.3026, {"f32": 4, "f64": 9}),
+    "EXP2": (exp2_slope, lambda r: abs(r) + D("0.01"), -0.5, 0.5, {"f32": 5, "f64": 10}),
 }
 REACH = {"f32": 4.0, "f64": 6.0}  # from here on erf rounds to 1
+NORMAL = {"f32": (5.65686, 2.75, 10), "f64": (8.48529, 4.25, 30)}  # end, middle that the argument counts from, degree
 
 
 def main() -> None:
     for name, (f, weight, low, high, degrees) in FITS.items():
         for element, degree in degrees.items():
-            coefficients, error = minimax(f, weight, low, high or REACH[element], degree)
-            digits = 10 if element == "f32" else 18
-            print(f"{name} {element}: error {error:.2e}")
-            print("    (" + ", ".join(f"{c:.{digits}e}" for c in coefficients) + ")")
+            show(name, element, *minimax(f, weight, low, high or REACH[element], degree))
+    for element, (end, middle, degree) in NORMAL.items():
+        c = D(middle)
+        fit = minimax(lambda t, c=c: normal_log(t + c), lambda t, c=c: t + c + D("0.01"), -middle, end - middle, degree)
+        show("NORMAL", element, *fit)
+
+
+def show(name: str, element: str, coefficients: list[Decimal], error: Decimal) -> None:
+    """Prints a row of the table."""
+    digits = 10 if element == "f32" else 18
+    print(f"{name} {element}: error {error:.2e}")
+    print("    (" + ", ".join(f"{c:.{digits}e}" for c in coefficients) + ")")
 
 
 if __name__ == "__main__":

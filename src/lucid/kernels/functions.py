@@ -26,6 +26,8 @@ class _Format:
     ``magic`` is 1.5 units of 2^mantissa: adding it rounds to a whole number and leaves that in the low bits.
     ``ln2`` is log(2) in two parts, of which the first has zeros to spare: n times it is exact for every exponent n.
     ``exp`` and ``expm1`` are the arguments between which the function moves, ``erf`` the one from which it rounds to 1.
+    ``normal`` is where the normal distribution ends, and the middle from which its polynomial counts: from 0, powers of
+    large arguments would cancel.
     """
 
     mantissa: int
@@ -40,6 +42,9 @@ class _Format:
     erf_small: tuple[float, ...]
     erfc_log: tuple[float, ...]
     tanh_tail: tuple[float, ...]
+    exp2_slope: tuple[float, ...]
+    normal: tuple[float, float]
+    normal_log: tuple[float, ...]
 
 
 _FORMATS = {
@@ -63,6 +68,14 @@ _FORMATS = {
         ),
         tanh_tail=(
             -3.3333318026e-1, 1.3332600899e-1, -5.3853765058e-2, 2.1077337934e-2, -6.2818298998e-3,
+        ),
+        exp2_slope=(
+            6.9314720540e-1, 2.4022651339e-1, 5.5503289274e-2, 9.6180044666e-3, 1.3399937572e-3, 1.5476176935e-4,
+        ),
+        normal=(5.65686, 2.75),
+        normal_log=(
+            -2.6874860168e+0, -6.2374271237e-1, -1.4755846686e-2, 2.1606018830e-3, -2.8970378763e-4, 3.3146006335e-5,
+            -2.7410272488e-6, -7.8199867717e-9, 8.7545621854e-8, -2.4619753736e-8, 2.5617672889e-9,
         ),
     ),
     "double": _Format(
@@ -101,6 +114,22 @@ _FORMATS = {
             -3.333333333333234845e-1, 1.333333333317331253e-1, -5.396825387815927502e-2, 2.186948602088279165e-2,
             -8.863195081697820496e-3, 3.591724070595996852e-3, -1.453237152964766944e-3, 5.791943300446324342e-4,
             -2.103913826636732260e-4, 5.108010571217624191e-5,
+        ),
+        exp2_slope=(
+            6.931471805599453081e-1, 2.402265069591013131e-1, 5.550410866482173745e-2, 9.618129107593976025e-3,
+            1.333355814637977584e-3, 1.540353045737206981e-4, 1.525273386697833654e-5, 1.321543513210055549e-6,
+            1.017804665678803722e-7, 7.073810942510471137e-9, 4.457361936554882157e-10,
+        ),
+        normal=(8.48529, 4.25),
+        normal_log=(
+            -3.650253551233018338e+0, -6.566164118233324527e-1, -8.019021901679109202e-3, 1.000652907591637995e-3,
+            -1.211408750707344301e-4, 1.384066901696616437e-5, -1.439536318188798814e-6, 1.265530683475781599e-7,
+            -7.223945404201079532e-9, -3.342187622458964797e-10, 2.005862090480983628e-10, -4.272580049838370411e-11,
+            6.881954722171101010e-12, -9.220620154816013923e-13, 1.022105444730570206e-13, -8.300413837507784185e-15,
+            1.081948142462249722e-16, 1.366998305397001213e-16, -3.160371549996755588e-17, 4.856078411345344086e-18,
+            -1.146039622627478376e-18, 2.414947243733190248e-19, -2.312253084161499747e-22, -7.401135434697732092e-21,
+            -1.761286975483858301e-22, 3.055515084552986467e-22, 3.168337085766258487e-24, -1.011604402854055483e-23,
+            5.855688608319618505e-25, 1.057417358723337325e-25, -9.811099249685372471e-27,
         ),
     ),
 }  # fmt: skip
@@ -260,16 +289,29 @@ def erf(x: Value) -> Value:
     return select(a < 1.0, _erf_near(x), copysign(1.0 - _erfc_far(a), x))
 
 
+def _half_power(y: Value) -> Value:
+    """2^(y - 1) for y between -100 and 0."""
+    spec = _format(y)
+    bits, back = _whole(y)
+    shifted = y + spec.magic
+    r = y - (shifted - spec.magic)
+    power = fma(r, polynomial(r, spec.exp2_slope), y.const(1.0))
+    return power * back((bits(shifted) + (spec.bias - 1)) << spec.mantissa)  # magic's own bits are shifted out
+
+
 def normal_cdf(x: Value) -> Value:
     """The normal distribution function, (1 + erf(x / sqrt(2))) / 2, without the cancellation where x < 0.
 
-    Below -5.6 (float64: -8.4) it is 0, off by 1e-8 (1e-17).
+    Below 0 it is 2^(-1 + x P(-x)), which is as good near 0 as far from it; above, 1 less that. Below -5.6 (float64:
+    -8.4) it is 0, off by 1e-8 (1e-17).
     """
-    z = x * _SQRT_HALF
-    a = absolute(z)
-    tail = _erfc_far(a) * 0.5
-    below = select(a > _format(x).erf, 0.0, tail)
-    return select(a < 1.0, fma(x.const(0.5), _erf_near(z), x.const(0.5)), select(z < 0.0, below, 1.0 - tail))
+    spec = _format(x)
+    a = absolute(x)
+    far, middle = spec.normal
+    held = select(a > far, far, a)
+    tail = _half_power(held * polynomial(held - middle, spec.normal_log))
+    below = select(a > far, 0.0, tail)
+    return select(x < 0.0, below, 1.0 - tail)
 
 
 #: The functions of one argument, by name.
