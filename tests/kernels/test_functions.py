@@ -124,7 +124,7 @@ def test_denormals_are_flushed(dtype: Any) -> None:
 def test_normal_distribution_keeps_its_small_values(dtype: Any, isa: str) -> None:
     kernel = Elementwise("normal_cdf", functions.normal_cdf)
     x = np.linspace(-5.5, 9, 20_001).astype(dtype)
-    # The exponent of 2 reaches 25 (float64: 57), where half a unit is 8 (16) eps: of the polynomial, and of the product.
+    # The exponent of 2 reaches 25 (float64: 57), where half a unit is 8 (16) eps, of the polynomial and of the product.
     with target.using(isa):
         np.testing.assert_allclose(kernel(x), special.ndtr(x.astype(np.float64)), rtol=48 * np.finfo(dtype).eps)
         limits = kernel(np.array([-np.inf, -40, 0, 40, np.inf, np.nan], dtype))
