@@ -1,4 +1,4 @@
-"""Winograd convolution: F(m, r) on tiles of m^2 outputs, forward and input gradient, stride 1, float32.
+"""Winograd convolution: F(m, r) along one to three axes, forward and input gradient, stride 1, float32.
 
 A tile of F(4 x 4, 3 x 3) takes 36 products for 144, one of F(2 x 2, 3 x 3) 16 for 36, beside the transforms of patches,
 filters and sums. The input gradient is the same with filters turned round and 2 zeros less the padding around.
@@ -13,9 +13,11 @@ Source: Lavin and Gray, arXiv:1509.09308; fused while tiles are in cache as in G
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 
+from lucid.core.geometry import Sizes
 from lucid.kernels import precision, target
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.base import Executable
@@ -38,7 +40,7 @@ dtypes = ("float32",)
 
 #: Outputs of a tile along an axis, by the kernel's size there.
 _OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
-#: Beyond these a transform spills more than it saves, or errors are those of half as many bits.
+#: Beyond these a transform spills more than it saves, or errors grow too large to be the default.
 _MOST_PRODUCTS, _MOST_GROWTH = 64, 256.0
 _ITEM_BYTES = 4
 #: Tasks wanted of a problem that has work for them, and the work that is worth one.
@@ -80,20 +82,23 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "its errors are larger than those of a sum, and the precision is strict"
     if {*spec.stride, *spec.dilation} != {1}:
         return f"it needs stride and dilation 1, not {spec.stride} and {spec.dilation}"
-    if not any(True for _ in forms(problem)):
+    if not forms(problem):
         return f"it has no tiles for kernels of {spec.kernel}"
     return None
 
 
-def forms(problem: Problem) -> Iterator[Form]:
+def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
-    kernel = problem.spec.kernel
+    return _forms(problem.spec.kernel)
+
+
+@lru_cache(maxsize=64)
+def _forms(kernel: Sizes) -> tuple[Form, ...]:
     if set(kernel) == {1}:
-        return
-    for outputs in product(*(_OUTPUTS.get(taps, ()) for taps in kernel)):
-        form = Form(*(Minimal(m, r) for m, r in zip(outputs, kernel, strict=True)))
-        if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH:
-            yield form
+        return ()
+    choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
+    every = [Form(*(Minimal(m, r) for m, r in zip(outputs, kernel, strict=True))) for outputs in choices]
+    return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
 
 
 def growth(form: Form) -> float:
