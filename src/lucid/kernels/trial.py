@@ -15,7 +15,7 @@ from lucid.kernels.plan import Problem
 
 Array = np.ndarray[Any, Any]
 
-#: A plan expected to take this many times the best one, or seen to take the second number of times, is not timed on.
+#: A plan expected to take the first number of times the best one is not timed, seen to take the second not for long.
 HOPELESS, BEATEN = 50.0, 3.0
 _MOST_ROUNDS = 200
 
@@ -51,7 +51,7 @@ def contenders(problem: Problem) -> list[str]:
 
 
 def race(problem: Problem, names: Sequence[str], seconds: float = 0.2) -> dict[str, float]:
-    """The median ns of a call of each algorithm, in turns; of one that is far behind, the ns of its second call.
+    """The median ns of a call of each algorithm, in turns; one that is far behind after three is not called again.
 
     Cost: about ``seconds`` a contender, and compiling what is new.
     """
@@ -60,12 +60,12 @@ def race(problem: Problem, names: Sequence[str], seconds: float = 0.2) -> dict[s
     times: dict[str, list[float]] = {}
     for name, run in runs.items():
         _timed(run, data)
-        times[name] = [_timed(run, data)]
-    best = min(values[0] for values in times.values())
-    racing = [name for name, values in times.items() if values[0] <= BEATEN * best]
+        times[name] = [_timed(run, data) for _ in range(3)]
+    best = min(map(min, times.values()))
+    racing = [name for name, values in times.items() if min(values) <= BEATEN * best]
     end = time.perf_counter() + seconds * len(racing)
     for done in range(_MOST_ROUNDS):
-        if done >= 3 and time.perf_counter() > end:
+        if time.perf_counter() > end:
             break
         for name in racing if done % 2 else reversed(racing):
             times[name].append(_timed(runs[name], data))

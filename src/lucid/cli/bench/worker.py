@@ -54,6 +54,11 @@ class Worker:
             raise WorkerError(f"{self.peer}: {value}")
         return value
 
+    @property
+    def process_id(self) -> int:
+        """The process that the library runs in."""
+        return self._process.pid
+
     def pause(self) -> None:
         """Stop all its threads where they are: none takes a core from another library by waiting for work."""
         self._process.send_signal(signal.SIGSTOP)
