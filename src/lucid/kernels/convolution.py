@@ -66,8 +66,7 @@ class _Call(NamedTuple):
 
     shape: Sizes  # the result's
     problem: Problem | None = None
-    run: Executable | None = None  # none where the result is a sum of nothing
-    sums_upstream: bool = False  # whether it takes a fourth array, for the sum of g
+    run: Executable | None = None  # none where the result is a sum of nothing, or is better had in two passes
 
 
 @lru_cache(maxsize=4096)
@@ -95,8 +94,9 @@ def _call(
     if dtype in _HALF and not select.narrow_pays(full, target.isa(), wanted):
         full = replace(full, dtype="float32")
         return _Call(shape, full, _widened(select.executable(full, wanted)))
-    sums = role == "grad_weight" and select.choose(full, target.isa(), wanted).algorithm == weight_grad.name
-    return _Call(shape, full, select.executable(full, wanted), sums)
+    if role == "grad_weight" and bias and select.choose(full, target.isa(), wanted).algorithm != weight_grad.name:
+        return _Call(shape)
+    return _Call(shape, full, select.executable(full, wanted))
 
 
 def _shapes(role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes) -> tuple[Sizes, Sizes, Sizes]:
@@ -147,7 +147,7 @@ def _run(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, siz
         if dtype.kind == "c":
             return _complex(role, spec, a, b, bias, size)
         name = _half(dtype)
-    shape, asked, run, _ = _call(
+    shape, asked, run = _call(
         role, spec, a.shape, b.shape, size, name, bias is not None,
         _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
     )  # fmt: skip
@@ -216,7 +216,7 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
 
 def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Array]:
     """``conv_grad_weight`` and the gradient of the bias, the sum of g over n and p, where ``sums_in_one_pass``."""
-    shape, asked, run, _ = _weight_call(x, g, spec)
+    shape, asked, run = _both_call(x, g, spec)
     assert run is not None and asked is not None, "only where sums_in_one_pass"
     for problems in _observers.values():
         problems.append(asked)
@@ -227,12 +227,12 @@ def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Ar
 
 def sums_in_one_pass(x: Array, g: Array, spec: ConvSpec) -> bool:
     """Whether the algorithm that computes ``conv_grad_weight`` gets the sum of g over n and p for nothing."""
-    return _NATIVE.get(x.dtype) in _FULL and _weight_call(x, g, spec).sums_upstream
+    return _NATIVE.get(x.dtype) in _FULL and _both_call(x, g, spec).run is not None
 
 
-def _weight_call(x: Array, g: Array, spec: ConvSpec) -> _Call:
+def _both_call(x: Array, g: Array, spec: ConvSpec) -> _Call:
     return _call(
-        "grad_weight", spec, x.shape, g.shape, (), _NATIVE[x.dtype], False,
+        "grad_weight", spec, x.shape, g.shape, (), _NATIVE[x.dtype], True,
         _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ class Problem:
 
     ``c_in, size`` are x's channels and sizes and ``c_out, out`` are y's, whatever the role; the geometry has rank 3.
     ``bias`` says whether there is one to add: to y in the forward role, to the result of ``grad_input`` when that is a
-    transposed convolution's output.
+    transposed convolution's output. In ``grad_weight``, whether its gradient, the sum of g, is wanted too.
     """
 
     role: Role

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import depthwise
+from lucid.kernels.algorithms import depthwise, weight_grad
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import Case, check, expected, run
 from tests.kernels.guard import run_guarded_cases
@@ -119,3 +119,13 @@ def test_a_new_image_size_compiles_nothing(role):
 def test_large_groups_are_refused():
     problem = Case(1, 32, 32, (9,), (3,)).problem("forward")
     assert depthwise.refuses(problem, target.isa()) == "groups of 32 x 32 channels are not depthwise"
+
+
+def test_a_second_reading_of_g_is_counted():
+    case = Case(8, 1, 32, (5000,), (15,), padding=7)
+    alone = case.problem("grad_weight")
+    both = replace(alone, bias=True)
+    plans = [depthwise.plan(problem, target.isa()).expected_ns for problem in (alone, both)]
+    assert plans[1] > plans[0] * 1.1
+    weights = [weight_grad.plan(problem, target.isa()).expected_ns for problem in (alone, both)]
+    assert weights[0] == weights[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from lucid.kernels import target
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
 
-__all__ = ["Algorithm", "Executable", "address", "launch", "useful_threads"]
+__all__ = ["Algorithm", "Executable", "address", "launch", "memory_cycles", "useful_threads"]
 
 #: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one is written.
 #: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). bias may be None.
@@ -29,6 +30,11 @@ class Algorithm(Protocol):
 
     def bind(self, plan: Plan, isa: ISA) -> Executable:
         """Compiles, or finds, the kernels and fixes every number that does not change from call to call."""
+
+
+def memory_cycles(traffic_bytes: float) -> float:
+    """What one thread waits for memory, beyond the quarter of the last cache that stays there; of Zen 5, 24 GB/s."""
+    return max(0.0, traffic_bytes - target.cpu().l3_bytes / 4) / 6
 
 
 def useful_threads(cycles: float, tasks: int) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.base import Executable, address, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.frames import (
     GEOMETRY,
     Cut,
@@ -198,7 +198,7 @@ class Correlation:
         fill = self.sources * self.cut.plane * (0.3 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
         out = prod(self.cut.box) * phases * self.results * (0.3 if self.stride_out[2] <= 2 else 1.5) * 16 / self.lanes
         compute = self.tasks * (fill + out + tiles * (steps * tile.cycles + phases * 20) + 200)
-        return max(compute, p.traffic_bytes / 6)
+        return max(compute, memory_cycles(p.traffic_bytes))
 
 
 def correlation(problem: Problem, isa: ISA) -> Correlation:

@@ -26,7 +26,7 @@ import numpy as np
 from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.base import Executable, address, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.frames import (
     GEOMETRY,
     Cut,
@@ -156,7 +156,7 @@ class Sums:
         fill = p.group_in * self.cut.plane * (0.3 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
         boxes = p.batch * p.groups * self.cut.boxes
         finish = p.groups * self.chunks * self.blocks * self.passes * self.tile.sums * 8
-        return max(boxes * (fill + passes + 300) + finish, p.traffic_bytes / 6) + 2500
+        return boxes * (fill + passes + 300) + finish + memory_cycles(p.traffic_bytes) + 2500
 
 
 def sums(problem: Problem, isa: ISA) -> Sums:
