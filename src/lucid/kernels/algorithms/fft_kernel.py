@@ -97,20 +97,23 @@ class _Writer:
         parameters: dict[str, Type] = {"rows": ptr(i64)} | {name: i64 for name in names}
         f = self.module.function("place", **parameters)
         a = f.args
-        with f.loop(0, self.pair) as row:
-            block = (a.first + row.i % self.lanes) * 2 + row.i // self.lanes
-            sequence = block // a.blocks_each
-            phase, image = sequence % a.step, sequence // a.step
-            begin = block % a.blocks_each * a.valid * a.step + phase
-            left = (maximum(a.out - begin, 0) + a.step - 1) // a.step
-            outputs = select(block < a.blocks, minimum(left, a.valid), f.const(i64, 0))
+        begin_block = a.first * 2
+        sequence = begin_block // a.blocks_each
+        place = [begin_block % a.blocks_each, sequence % a.step, sequence // a.step]
+        with f.loop(0, self.pair, carry=place) as number:
+            inside, phase, image = number.values
+            begin = inside * a.valid * a.step + phase
+            outputs = minimum(_steps_to(f, a.out - begin, a.step), a.valid)
+            outputs = select(begin_block + number.i < a.blocks, outputs, f.const(i64, 0))
             start = begin + a.offset
             needed = select(outputs.ne(0), outputs + a.more, f.const(i64, 0))
-            high = minimum(needed, (maximum(a.size - start, 0) + a.step - 1) // a.step)
-            low = minimum((maximum(f.const(i64, 0) - start, 0) + a.step - 1) // a.step, high)
+            high = minimum(needed, _steps_to(f, a.size - start, a.step))
+            low = minimum(_steps_to(f, f.const(i64, 0) - start, a.step), high)
             begins = select(low < high, image * a.image + start, f.const(i64, 0))
+            row = (number.i & 1) * self.lanes + (number.i >> 1)
             for k, value in enumerate((begins, low, high)):
-                a.rows.store(value, row.i * ROW + k)
+                a.rows.store(value, row * ROW + k)
+            number.values = _next_place(f, inside, phase, image, a)
         return f
 
     def _row(self, rows: Pointer, number: Any) -> tuple[Value, Value, Value]:
@@ -408,3 +411,19 @@ class _Writer:
         self._place_of(f, a, rows, pair, which)
         f.call(self.load, source.at(channel * plane), rows, a.step, a.n, to)
         f.call(self.forward, to, a.forward_steps, a.step_count, a.twiddles)
+
+
+def _steps_to(f: Function, distance: Value, step: Value) -> Value:
+    """Steps that cover a distance, none if it is negative. Divisions are slow, and the step is mostly 1."""
+    distance = maximum(distance, 0)
+    (count,) = f.choose(step.eq(1), lambda: [distance], lambda: [(distance + step - 1) // step])
+    return count
+
+
+def _next_place(f: Function, inside: Value, phase: Value, image: Value, a: Any) -> list[Value]:
+    """The block after one: in its sequence, or the first of the image's next, or of the next image."""
+    zero, inside = f.const(i64, 0), inside + 1
+    wraps = inside.eq(a.blocks_each)
+    phase = select(wraps, phase + 1, phase)
+    ends = phase.eq(a.step)
+    return [select(wraps, zero, inside), select(ends, zero, phase), select(ends, image + 1, image)]
