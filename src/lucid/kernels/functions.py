@@ -302,7 +302,7 @@ def _half_power(y: Value) -> Value:
 def normal_cdf(x: Value) -> Value:
     """The normal distribution function, (1 + erf(x / sqrt(2))) / 2, without the cancellation where x < 0.
 
-    Below 0 it is 2^(-1 + x P(-x)), which is as good near 0 as far from it; above, 1 less that. Below -5.6 (float64:
+    Below 0 it is 2^(-1 + |x| P(|x|)), which is as good near 0 as far from it; above, 1 less that. Below -5.6 (float64:
     -8.4) it is 0, off by 1e-8 (1e-17).
     """
     spec = _format(x)
