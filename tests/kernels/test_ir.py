@@ -425,6 +425,23 @@ def test_functions_call_each_other(isa: ISA) -> None:
     assert list(got) == [0, 0, 1014, 1019, 1026, 0]
 
 
+def test_functions_are_called_by_address(isa: ISA) -> None:
+    """Of another module, with a value and without."""
+    other = Module("other", isa.fma)
+    square = other.function("square", returns=i64, export=True, x=i64)
+    square.ret(square.args.x * square.args.x)
+    put = other.function("put", export=True, to=ptr(i64), x=i64)
+    put.args.to.store(put.args.x)
+    code = jit.compile_text(str(other))
+    m = Module("calls", isa.fma)
+    f = m.function("run", export=True, square=ptr(i8), put=ptr(i8), y=ptr(i64))
+    f.call(f.args.put, f.args.y, f.call(f.args.square, 12, returns=i64))
+    got = np.zeros(1, np.int64)
+    run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(jit.compile_text(str(m)).address("run"))
+    run(code.address("square"), code.address("put"), got.ctypes.data)
+    assert got[0] == 144
+
+
 def test_outside_symbols(isa: ISA) -> None:
     got = np.zeros(1)
     call(lambda f, x, y: y.store(f.call("cos", x.load(), returns=f64)), np.array([0.25]), got)
