@@ -52,6 +52,7 @@ _COST_NS = {
     "task": 70.0,
     "byte": 0.014,  # of the workspace
     "traffic": 0.03,  # a byte of x, w and y, from the third level cache
+    "traffic far": 0.06,  # from beyond, or from a quarter of it, which is shared
     "filter read far": 0.035,  # a byte, read again for every vector of pairs
     "spectrum read far": 0.007,  # a byte, read again for every row of weights
 }
@@ -223,6 +224,7 @@ def _work(cut: Cut) -> dict[str, float]:
             into = back
         summed = 0 if cut.single else cut.pairs * cut.rows
         multiplied, filters = back if cut.single else 0, cut.row_vectors
+    far = " far" if problem.traffic_bytes > target.cpu().l3_bytes // 4 else ""
     shares = [share * problem.itemsize for share in cut.shares()]
     return {
         "butterfly": n * bits * (into + back + filters),
@@ -233,7 +235,7 @@ def _work(cut: Cut) -> dict[str, float]:
         "lane sum": n * cut.rows if problem.role == "grad_weight" else 0,
         "task": into + back + filters,
         "byte": sum(shares),
-        "traffic": problem.traffic_bytes,
+        f"traffic{far}": problem.traffic_bytes,
         "filter read far": shares[0] * cut.pairs if _far(shares[0]) and not cut.single else 0,
         "spectrum read far": 2 * summed * cut.region * problem.itemsize
         if problem.role == "grad_weight" and _far(shares[1] + shares[2])
