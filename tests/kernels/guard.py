@@ -130,12 +130,12 @@ def guarded_results(where: Literal["end", "start"] = "end") -> Iterator[None]:
             _enter("workspace" if shelf == memory.SCRATCH else "result", array)
             return array
 
-    before = memory._pool, memory.POOLED_FROM_BYTES
-    memory._pool, memory.POOLED_FROM_BYTES = GuardedPool(), 0
+    before = memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES
+    memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES = GuardedPool(), 0, 0
     try:
         yield
     finally:
-        memory._pool, memory.POOLED_FROM_BYTES = before
+        memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES = before
 
 
 def _enter(name: str, array: Array) -> None:
