@@ -33,6 +33,7 @@ from lucid.kernels.ir import (
     select,
     splat,
     transpose,
+    void,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -95,7 +96,7 @@ class _Writer:
         """Adds ``place``: the rows of a vector of pairs; row ``part * lanes + lane``."""
         names = ("first", "blocks_each", "valid", "step", "blocks", "out", "image", "size", "offset", "more")
         parameters: dict[str, Type] = {"rows": ptr(i64)} | {name: i64 for name in names}
-        f = self.module.function("place", **parameters)
+        f = self.module.function("place", void, export=False, **parameters)
         a = f.args
         begin_block = a.first * 2
         sequence = begin_block // a.blocks_each
