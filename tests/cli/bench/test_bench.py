@@ -7,6 +7,7 @@ import pytest
 
 from lucid.cli.bench.problem import Layer, errors, suite
 from lucid.cli.bench.report import Column, Table, table_lines
+from lucid.cli.bench.rows import Row, hold_to_best
 from lucid.cli.bench.turns import Ratio, geometric_mean, ratios
 from lucid.kernels.roofline import Roofline
 
@@ -93,3 +94,14 @@ def test_a_table_fits_its_width(width: int) -> None:
     lines = table_lines(table, width)
     assert max(map(len, lines)) <= width
     assert ("1.11–1.45" in "".join(lines)) == (width >= 40)
+
+
+def test_rows_are_held_to_the_best_peaks_of_the_run() -> None:
+    (layer,) = suite("rn 3x3 64@56")
+    rows = [Row(layer.short_name, "forward", 1.0, {"lucid": 0.01}) for _ in range(2)]
+    for row, peak, copy in zip(rows, (100.0, 500.0), (50.0, 20.0), strict=True):
+        row.peak_gflop_per_s, row.copy_gb_per_s = peak, copy
+    hold_to_best(rows, [layer], "lucid")
+    for row in rows:
+        assert (row.peak_gflop_per_s, row.copy_gb_per_s) == (500.0, 50.0)
+        assert row.roofline == pytest.approx(layer.flops / 500e9 / 0.01)

@@ -20,7 +20,7 @@ from typing import Any
 from lucid.cli.bench.peers import PEERS
 from lucid.cli.bench.problem import Layer, suite
 from lucid.cli.bench.report import Header, Table, table_text, write_results
-from lucid.cli.bench.rows import MODES, Row, measure, table
+from lucid.cli.bench.rows import MODES, Row, hold_to_best, measure, table
 from lucid.cli.bench.turns import FULL, QUICK
 from lucid.cli.bench.worker import Worker
 from lucid.cli.errors import CommandError
@@ -51,6 +51,7 @@ def bench(options: argparse.Namespace) -> int:
                 rows.append(row)
         except KeyboardInterrupt:
             status = INTERRUPTED
+    hold_to_best(rows, layers, options.base)
     tables = [table(rows, mode, options.base, peers) for mode in MODES if any(row.mode == mode for row in rows)]
     faults = [f"{row.layer}, {row.mode}, {name}: {text}" for row in rows for name, text in row.faults.items()]
     print(table_text(header, tables, faults))

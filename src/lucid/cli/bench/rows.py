@@ -12,6 +12,8 @@ from lucid.cli.bench.report import Column, Table
 from lucid.cli.bench.turns import Effort, Ratio, check, geometric_mean, ratios, take_turns
 from lucid.cli.bench.worker import Worker
 from lucid.kernels import roofline
+from lucid.kernels.roofline import Roofline
+from lucid.kernels.runtime import threads
 
 MODES = {"forward": False, "forward+backward": True}
 WITH_PLANS = ("lucid", "kernels")  #: the libraries that can say how much memory their plans take
@@ -54,11 +56,29 @@ def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effo
     row.rounds = len(times[base])
     row.ratio = ratios(times, base)
     row.peak_gflop_per_s, row.copy_gb_per_s = peaks.gflop_per_s, peaks.copy_gb_per_s
-    row.roofline = layer.limit_s(peaks, backward) / row.median_s[base]
     row.flop_per_byte = layer.flops / layer.traffic_bytes
     if base in WITH_PLANS:
         row.workspace_bytes = workers[base].ask("workspace_bytes")
     return row
+
+
+def hold_to_best(rows: list[Row], layers: list[Layer], base: str) -> None:
+    """Fills in each row's part of the roofline, at the best peaks of the run.
+
+    They are measured before every row, and a moment in which the machine was busy would flatter the row.
+    """
+    by_name = {layer.short_name: layer for layer in layers}
+    timed = [row for row in rows if base in row.median_s]
+    if not timed:
+        return
+    peaks = Roofline(
+        threads.get_num_threads(),
+        max(row.peak_gflop_per_s for row in timed),
+        max(row.copy_gb_per_s for row in timed),
+    )
+    for row in timed:
+        row.peak_gflop_per_s, row.copy_gb_per_s = peaks.gflop_per_s, peaks.copy_gb_per_s
+        row.roofline = by_name[row.layer].limit_s(peaks, MODES[row.mode]) / row.median_s[base]
 
 
 def table(rows: list[Row], mode: str, base: str, peers: list[str]) -> Table:
