@@ -1,57 +1,13 @@
-from itertools import product
-
 import numpy as np
 import pytest
 
 from lucid.core.errors import PlanError
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import dense_plan
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.phase_split import axis_phases
-from lucid.kernels.algorithms.tile import fitting_channels
-from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.dense_cases import CASES, case, check, operands, wanted
-from tests.kernels.guard import run_guarded_cases
+from tests.kernels.algorithms.dense_cases import case, operands, wanted
 
 ISAS = [isa.name for isa in target.cpu().isas]
-
-HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("isa", HALF_ISAS)
-def test_half_precision_between_forbidden_pages(isa, dtype):
-    with target.using(isa):
-        run_guarded_cases(lambda name: check("grad_input", "phase_split", CASES[name], dtype), CASES)
-
-
-VECTOR_ISAS = [isa.name for isa in target.cpu().isas if isa.vector_bytes]
-
-
-@pytest.mark.parametrize(("isa", "dtype"), [
-    *product(VECTOR_ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16"]),
-])  # fmt: skip
-@pytest.mark.parametrize("vectors", [1, 2, 3])
-def test_tiles_over_channels_between_forbidden_pages(isa, dtype, vectors, monkeypatch):
-    def turned(asked, sizes, isa, unit):
-        """None of them if phases are stacked, which wants rows side by side."""
-        tiles = fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors]
-        return tiles if sizes.stack == 1 else usual(asked, sizes, isa, unit)
-
-    usual = dense_plan._tiles
-    monkeypatch.setattr(dense_plan, "_tiles", turned)
-    select._executable.cache_clear()
-    with target.using(isa):
-        run_guarded_cases(lambda name: check("grad_input", "phase_split", CASES[name], dtype), CASES)
-    select._executable.cache_clear()
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("isa", ISAS)
-def test_every_geometry_between_forbidden_pages(isa, dtype):
-    with target.using(isa):
-        run_guarded_cases(lambda name: check("grad_input", "phase_split", CASES[name], dtype), CASES)
 
 
 def test_phases_of_the_drawing():

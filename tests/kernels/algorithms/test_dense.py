@@ -1,0 +1,53 @@
+"""Dense convolution in both roles that gather pixels: every geometry, tile and element type between forbidden pages."""
+
+from itertools import product
+
+import pytest
+
+from lucid.kernels import select, target
+from lucid.kernels.algorithms import dense_plan
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.tile import fitting_channels
+from lucid.kernels.ir import BY_DTYPE
+from tests.kernels.algorithms.dense_cases import CASES, check
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+VECTOR_ISAS = [isa.name for isa in target.cpu().isas if isa.vector_bytes]
+HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+BOTH = pytest.mark.parametrize(("role", "algorithm"), [("forward", "gemm"), ("grad_input", "phase_split")])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("isa", HALF_ISAS)
+@BOTH
+def test_half_precision_between_forbidden_pages(role, algorithm, isa, dtype):
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(VECTOR_ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16"]),
+])  # fmt: skip
+@pytest.mark.parametrize("vectors", [1, 2, 3])
+@BOTH
+def test_tiles_over_channels_between_forbidden_pages(role, algorithm, isa, dtype, vectors, monkeypatch):
+    def turned(asked, sizes, isa, unit):
+        """None of them if phases are stacked, which wants rows side by side."""
+        tiles = fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors]
+        return tiles if sizes.stack == 1 else usual(asked, sizes, isa, unit)
+
+    usual = dense_plan._tiles
+    monkeypatch.setattr(dense_plan, "_tiles", turned)
+    select._executable.cache_clear()
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
+    select._executable.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+@BOTH
+def test_every_geometry_between_forbidden_pages(role, algorithm, isa, dtype):
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
