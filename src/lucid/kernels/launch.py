@@ -4,14 +4,100 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from lucid.kernels.runtime import threads
+import numpy as np
+
+from lucid.kernels.runtime import memory, threads
 from lucid.kernels.runtime.memory import address
+from lucid.kernels.runtime.pool_text import NOTHING, WORKSPACE
 
-__all__ = ["address", "launch"]
+__all__ = ["KEPT", "NOTHING", "WORKSPACE", "Launch", "address", "launch"]
+
+Array = np.ndarray[Any, Any]
+
+_KEPT_ARGUMENT = 4
+_WEIGHT_ARGUMENTS = (1, 2, _KEPT_ARGUMENT)
+KEPT = -3  #: the base of a field that lies in what is made of the weights
+
+STACK_BYTES = 32 << 10  # a workspace that the call keeps on its stack
 
 
 def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1) -> None:
     """Runs a native entry point over its tasks on the pool."""
     slots = (ctypes.c_int64 * len(fields))(*fields)
     threads.run(entry, slots, tasks, chunk=chunk)
+
+
+class Halves(NamedTuple):
+    """A region in two. Both take (x, w, bias, y, kept); ``make`` writes ``kept`` and reads w and bias alone."""
+
+    make: Launch
+    compute: Launch
+    kept_bytes: int
+
+
+class Launch:
+    """A region of kernels with everything fixed but its arrays: call it with them.
+
+    ``steps`` are (entry point, tasks, chunk), each after all of the one before, and all read the same ``fields``. The
+    first fields are places: ``sources`` says for each whose address is added to the number there, that of an array by
+    its position among the call's arguments, of the ``WORKSPACE``, of what is ``KEPT``, or of ``NOTHING``. The others
+    are what they are; ``keep`` is what they point at. The fields of a call are written by native code on its own stack,
+    so Python threads may call at once.
+
+    Where there are ``kept_bytes`` the first step makes them, of w and bias alone, which are the arguments 1 and 2.
+    """
+
+    __slots__ = ("_given", "_most", "_own_bytes", "_record", "_shared_bytes", "address", "fields", "sources", "steps")
+
+    def __init__(
+        self,
+        steps: Sequence[tuple[int, int, int]],
+        fields: Sequence[int],
+        sources: Sequence[int],
+        *,
+        kept_bytes: int = 0,
+        shared_bytes: int = 0,
+        own_bytes: int = 0,
+        most_threads: int,
+        keep: object = None,
+    ) -> None:
+        """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64."""
+        self._given = sources, fields, kept_bytes, shared_bytes, keep
+        self._most, self._own_bytes, self._shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
+        behind = [kept_bytes if source == WORKSPACE else 0 for source in sources]
+        self.steps = steps
+        self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
+        self.fields: Sequence[int] = [
+            *(n + more for n, more in zip(fields, behind, strict=False)),
+            *fields[len(sources) :],
+        ]
+        numbers = (len(steps), len(self.fields), len(sources), *(n for step in steps for n in step))
+        self._record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
+        self.address = address(self._record)
+
+    def halves(self) -> Halves | None:
+        """What makes the kept part, and what computes from it; None where nothing is made of the weights alone."""
+        sources, fields, kept_bytes, shared_bytes, keep = self._given
+        if not kept_bytes:
+            return None
+        last = [_KEPT_ARGUMENT if source == KEPT else source for source in sources]
+        weights = [source if source in _WEIGHT_ARGUMENTS else NOTHING for source in last]
+        make = Launch(self.steps[:1], fields, weights, most_threads=self._most, keep=keep)
+        compute = Launch(
+            self.steps[1:], fields, last, shared_bytes=shared_bytes, own_bytes=self._own_bytes,
+            most_threads=self._most, keep=keep,
+        )  # fmt: skip
+        return Halves(make, compute, kept_bytes)
+
+    def __call__(self, *arrays: Array | None) -> None:
+        crew = threads.get_num_threads()
+        if crew > self._most:
+            crew = self._most
+        size_bytes = self._shared_bytes + crew * self._own_bytes
+        if size_bytes <= STACK_BYTES:
+            threads.launch(self, arrays, 0, size_bytes, crew)
+        else:
+            scratch = memory.workspace(size_bytes, 1)
+            threads.launch(self, arrays, address(scratch), 0, crew)

@@ -15,7 +15,6 @@ load serves up to ``span`` of them.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -53,8 +52,8 @@ from lucid.kernels.ir import (
     select,
 )
 from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import RANK, Problem
-from lucid.kernels.runtime import memory, threads
 
 Array = np.ndarray[Any, Any]
 
@@ -291,14 +290,6 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     problem, spec = asked.problem, asked.problem.spec
     element = BY_DTYPE[problem.dtype]
     split, merge = _stride_class(asked.stride_in[2]), _stride_class(asked.stride_out[2])
-
-    @cache
-    def entry(tile: Tile) -> int:
-        key = ("correlation", problem.dtype, tile, merge)
-        return jit.kernel(key, lambda isa: _write(isa, element, tile, merge)).address("correlate")
-
-    usual, streaming = asked.tile, replace(asked.tile, stream=_streams(asked, isa))
-    entry(streaming)
     tables = asked.taps()
     step = (1 if asked.forward else -1) * (1 if asked.tile.long else spec.kernel[2])
     numbers = (
@@ -309,23 +300,32 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
     no_bias = np.zeros(1, problem.dtype)
-    template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(
-        0, 0, address(no_bias), 0, 0, *map(address, tables), fill_frame_address(problem.dtype, split), *numbers
-    )
+    fields = (
+        0, 0, 0 if problem.bias else address(no_bias), 0, 0, *map(address, tables),
+        fill_frame_address(problem.dtype, split), *numbers,
+    )  # fmt: skip
     tasks = asked.tasks
-    private_bytes = asked.private_elements * problem.itemsize
     chunk = max(1, min(tasks // 64, int(50_000 / (asked.cycles / tasks + 1))))
-    most = useful_threads(asked.cycles, tasks)
 
-    def run(x: Array, w: Array, bias: Array | None, y: Array, keep: tuple[Any, ...] = (tables, no_bias)) -> None:
-        crew = min(threads.get_num_threads(), most)
-        scratch = memory.workspace(private_bytes, crew)
-        fields = type(template).from_buffer_copy(template)
-        fields[0], fields[1], fields[3], fields[4] = address(x), address(w), address(y), address(scratch)
-        if bias is not None:
-            fields[2] = address(bias)
-        tile = usual if fields[3] % _LINE_BYTES else streaming
-        threads.run(entry(tile), fields, tasks, chunk=chunk, threads=crew)
+    @cache
+    def launch(tile: Tile) -> Launch:
+        key = ("correlation", problem.dtype, tile, merge)
+        code = jit.kernel(key, lambda isa: _write(isa, element, tile, merge))
+        return Launch(
+            [(code.address("correlate"), tasks, chunk)],
+            fields,
+            (0, 1, 2 if problem.bias else NOTHING, 3, WORKSPACE),
+            own_bytes=asked.private_elements * problem.itemsize,
+            most_threads=useful_threads(asked.cycles, tasks),
+            keep=(tables, no_bias),
+        )
+
+    if not _streams(asked, isa):
+        return launch(asked.tile)
+    streaming = launch(replace(asked.tile, stream=True))
+
+    def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        (launch(asked.tile) if address(y) % _LINE_BYTES else streaming)(x, w, bias, y)
 
     return run
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil, prod
 
 from lucid.kernels import target
-from lucid.kernels.algorithms import panels, pixel_panels
+from lucid.kernels.algorithms import implicit_gemm, panels, pixel_panels
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
     Cut,
@@ -17,11 +17,11 @@ from lucid.kernels.algorithms.dense_layout import (
     row_blocks,
     scratch_layout,
 )
-from lucid.kernels.algorithms.implicit_gemm import DenseConvolution
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
+from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -248,10 +248,10 @@ def _why(sizes: Shape, blocking: Blocking) -> str:
     return f"products of {blocking.tile.rows} channels x {blocking.tile.columns} pixels in registers{shared}{stacked}"
 
 
-def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> DenseConvolution:
+def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> Launch:
     """The kernel with the problem's numbers."""
     rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared = None if plan["shared"] == _NOT_SHARED else plan["shared"]
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, bool(plan["lazy"]), plan["slack"])
-    return DenseConvolution(plan.problem.dtype, shape(plan.problem, stack), cut, phases)
+    return implicit_gemm.bind(plan.problem.dtype, shape(plan.problem, stack), cut, phases, plan.problem.bias)

@@ -15,7 +15,6 @@ to. At the end each vector is summed over its lanes, in a fixed order, and chunk
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
@@ -53,8 +52,8 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
+from lucid.kernels.launch import WORKSPACE, Launch
 from lucid.kernels.plan import Problem
-from lucid.kernels.runtime import memory, threads
 
 Array = np.ndarray[Any, Any]
 
@@ -233,33 +232,26 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
     code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
     tables = np.array(asked.lines, np.int64).T.copy()
-    weights = problem.group_in * problem.spec.taps
+    weights, alone = problem.group_in * problem.spec.taps, asked.chunks == 1  # then there are no parts to add up
     numbers = (
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
         asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or problem.c_out * problem.pixels,
         problem.spec.dilation[1], problem.spec.kernel[2], *asked.cut.fields(problem.c_in * prod(problem.size)),
     )  # fmt: skip
-    template = (ctypes.c_int64 * (len(_POINTERS) + len(numbers)))(0, 0, 0, 0, 0, *map(address, tables), fill, *numbers)
-    accumulate, finish = code.address("accumulate"), code.address("finish")
-    tasks, itemsize = problem.groups * asked.chunks, problem.itemsize
-    part_bytes, private_bytes = asked.part_elements * itemsize, asked.private_elements * itemsize
+    part_bytes = asked.part_elements * problem.itemsize
+    fields = (0, 0, 0, 0, 0 if alone else part_bytes, *map(address, tables), fill, *numbers)
+    tasks = problem.groups * asked.chunks
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
-    most = useful_threads(asked.cycles, tasks)
-
-    def run(x: Array, g: Array, gw: Array, keep: Array = tables) -> None:
-        crew = min(threads.get_num_threads(), most)
-        scratch = memory.workspace(part_bytes + crew * private_bytes, 1)
-        parts = address(scratch)
-        fields = type(template).from_buffer_copy(template)
-        fields[:5] = [address(x), address(g), address(gw), parts, parts + part_bytes]
-        if asked.chunks == 1:
-            fields[3] = fields[2]
-            threads.run(accumulate, fields, tasks, chunk=chunk, threads=crew)
-        else:
-            threads.run_steps([(accumulate, fields, tasks, chunk), (finish, fields, problem.groups, 1)], threads=crew)
-
-    return run
+    return Launch(
+        [(code.address("accumulate"), tasks, chunk), (code.address("finish"), problem.groups, 1)][: 1 if alone else 2],
+        fields,
+        (0, 1, 2, 2 if alone else WORKSPACE, WORKSPACE),
+        shared_bytes=0 if alone else part_bytes,
+        own_bytes=asked.private_elements * problem.itemsize,
+        most_threads=useful_threads(asked.cycles, tasks),
+        keep=tables,
+    )
 
 
 # -- the kernel -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ Where a tile's positions lie in one image and the result is contiguous, sums are
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
@@ -48,58 +47,40 @@ from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_chan
 from lucid.kernels.algorithms.tile_sums import write_finish
 from lucid.kernels.ir import BY_DTYPE, Function, Module, Type, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import address
-from lucid.kernels.runtime import memory, threads
+from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
+from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
 
 
-class DenseConvolution:
+def bind(dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool) -> Launch:
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y)."""
-
-    def __init__(self, dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase]) -> None:
-        cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
-        packed = 0
-        records = []
-        for cut in cuts:
-            records.append(PhaseRecord(cut, shape, blocking, packed))
-            packed += packed_elements(shape, blocking, cut.layout.taps)
-        numbers = shape_numbers(shape, blocking, cuts)
-        kind = pixel_panels.stride_class(phases[0][2].step, blocking.tile.lanes)
-        numbers |= parts(dtype, blocking.tile, kind, shape.stack)
-        self._arrays = (
-            np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
-            np.array([record.numbers for record in records], np.int64),
-            records,
-        )
-        self._constants = tuple(map(address, self._arrays[:2]))
-        self._packed_bytes = ceil(packed * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
-        self._scratch_bytes = numbers["scratch_bytes"]
-        self._weight_tasks = 0 if blocking.lazy else len(cuts) * shape.groups * numbers["row_blocks"]
-        self._tasks = len(cuts) * numbers["spans"] * shape.groups * numbers["row_parts"]
-        code = driver(dtype)
-        self._weights, self._run = (code.address(name) for name in ("weights", "run"))
-
-    def __call__(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        crew = threads.get_num_threads() if self._tasks > 1 else 1
-        scratch = _workspace(self._packed_bytes + self._scratch_bytes * crew)
-        packed = address(scratch)
-        fields = (ctypes.c_int64 * 8)(
-            address(x), address(w), 0 if bias is None else address(bias), address(y), packed,
-            packed + self._packed_bytes, *self._constants,
-        )  # fmt: skip
-        if self._weight_tasks:
-            steps = (self._weights, fields, self._weight_tasks, 1), (self._run, fields, self._tasks, 1)
-            threads.run_steps(steps, threads=crew)
-        else:
-            threads.run(self._run, fields, self._tasks, threads=crew)
-
-
-def _workspace(size_bytes: int) -> Array:
-    """Small ones come from malloc, which is ten times as fast."""
-    if size_bytes < memory.POOLED_FROM_BYTES:
-        return memory.empty(size_bytes, np.uint8)
-    return memory.workspace(size_bytes, 1)
+    cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
+    packed, records = 0, []
+    for cut in cuts:
+        records.append(PhaseRecord(cut, shape, blocking, packed))
+        packed += packed_elements(shape, blocking, cut.layout.taps)
+    numbers = shape_numbers(shape, blocking, cuts)
+    kind = pixel_panels.stride_class(phases[0][2].step, blocking.tile.lanes)
+    numbers |= parts(dtype, blocking.tile, kind, shape.stack)
+    constants = (
+        np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
+        np.array([record.numbers for record in records], np.int64),
+    )
+    tasks = len(cuts) * numbers["spans"] * shape.groups * numbers["row_parts"]
+    code = driver(dtype)
+    steps = [(code.address("run"), tasks, 1)]
+    if not blocking.lazy:
+        steps.insert(0, (code.address("weights"), len(cuts) * shape.groups * numbers["row_blocks"], 1))
+    return Launch(
+        steps,
+        (0, 0, 0, 0, 0, 0, *map(address, constants)),
+        (0, 1, 2 if bias else NOTHING, 3, KEPT, WORKSPACE),
+        kept_bytes=ceil(packed * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
+        own_bytes=numbers["scratch_bytes"],
+        most_threads=tasks,
+        keep=(constants, records),
+    )
 
 
 def driver(dtype: str) -> jit.Code:
