@@ -85,7 +85,6 @@ def _call(
 ) -> _Call:
     """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes."""
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
-    from lucid.kernels.algorithms import weight_grad
 
     x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
     if 0 in (*first, *second, *shape):
@@ -94,7 +93,7 @@ def _call(
     if dtype in _HALF and not select.narrow_pays(full, target.isa(), wanted):
         full = replace(full, dtype="float32")
         return _Call(shape, full, _widened(select.executable(full, wanted)))
-    if role == "grad_weight" and bias and select.choose(full, target.isa(), wanted).algorithm != weight_grad.name:
+    if role == "grad_weight" and bias and not select.choose(full, target.isa(), wanted).sums_upstream:
         return _Call(shape)
     return _Call(shape, full, select.executable(full, wanted))
 

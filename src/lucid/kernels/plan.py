@@ -91,6 +91,7 @@ class Plan:
     blocking: tuple[tuple[str, int], ...] = ()
     workspace_bytes: int = 0
     why: str = field(default="", compare=False)
+    sums_upstream: bool = False  #: the gradient of the bias comes from the same pass as the weight's
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

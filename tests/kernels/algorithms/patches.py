@@ -142,6 +142,32 @@ def run(algorithm: Any, case: Case, role: str, arrays: dict[str, Array], where: 
         return result.copy()
 
 
+def run_both(algorithm: Any, case: Case, arrays: dict[str, Array], where: Any = "end") -> tuple[Array, Array]:
+    """The gradients of the weight and of the bias from one pass, between guard pages."""
+    isa = target.isa()
+    plan = algorithm.plan(replace(case.problem("grad_weight"), bias=True), isa)
+    assert plan.sums_upstream
+    with (
+        guarded(arrays["x"], where=where, readonly=True) as x,
+        guarded(arrays["g"], where=where, readonly=True) as g,
+        guarded(arrays["w"].shape, case.dtype, where=where) as gw,
+        guarded((case.c_out,), case.dtype, where=where) as gb,
+    ):
+        algorithm.bind(plan, isa)(x, g, gw, gb)
+        return gw.copy(), gb.copy()
+
+
+def check_both(algorithm: Any, case: Case, where: Any = "end") -> None:
+    """Both sums of one pass agree with the definition within the bound."""
+    arrays = case.arrays()
+    gw, gb = run_both(algorithm, case, arrays, where)
+    worst = np.abs(gw - expected(case, "grad_weight", arrays)) - bound(case, "grad_weight", arrays)
+    assert worst.max() <= 0, f"{case}: gw is {worst.max():.1e} beyond the bound"
+    g = np.moveaxis(arrays["g"].astype(np.float64), 1, 0).reshape(case.c_out, -1)
+    unit = np.finfo(case.dtype).eps / 2 * g.shape[1] * (2 if case.dtype == "float64" else 1)  # ours, and the oracle's
+    assert (np.abs(gb - g.sum(1)) <= unit / (1 - unit) * np.abs(g).sum(1)).all(), f"{case}: gb"
+
+
 def check(algorithm: Any, case: Case, role: str, where: Any = "end") -> None:
     """The algorithm agrees with the definition within the bound."""
     arrays = case.arrays()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import depthwise, weight_grad
+from lucid.kernels.algorithms import depthwise
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import Case, check, expected, run
+from tests.kernels.algorithms.patches import Case, check, check_both, expected, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -39,6 +39,8 @@ CASES = [
 ]
 #: Enough pixels for several boxes of one image.
 BOXED = [Case(2, 2, 2, (90, 81), (3, 3), padding=1, groups=2), Case(1, 1, 1, (14000,), (2,), 2)]
+#: Enough work for several chunks.
+CHUNKED = [Case(3, 1, 9, (20000,), (9,), padding=1)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -121,11 +123,27 @@ def test_large_groups_are_refused():
     assert depthwise.refuses(problem, target.isa()) == "groups of 32 x 32 channels are not depthwise"
 
 
-def test_a_second_reading_of_g_is_counted():
-    case = Case(8, 1, 32, (5000,), (15,), padding=7)
-    alone = case.problem("grad_weight")
-    both = replace(alone, bias=True)
-    plans = [depthwise.plan(problem, target.isa()).expected_ns for problem in (alone, both)]
-    assert plans[1] > plans[0] * 1.1
-    weights = [weight_grad.plan(problem, target.isa()).expected_ns for problem in (alone, both)]
-    assert weights[0] == weights[1]
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_sums_of_g_in_the_same_pass(isa, dtype):
+    def one(case):
+        for where in ("end", "start"):
+            check_both(depthwise, case.typed(dtype), where)
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES + CHUNKED)
+
+
+def test_bits_of_both_sums_do_not_depend_on_threads():
+    case, results, before = CHUNKED[0], [], threads.get_num_threads()
+    assert depthwise.plan(case.problem("grad_weight"), target.isa())["chunks"] > 1
+    arrays = case.arrays()
+    try:
+        for count in (1, 2, 3, 4):
+            threads.set_num_threads(count)
+            results.append(run_both(depthwise, case, arrays))
+    finally:
+        threads.set_num_threads(before)
+    for gw, gb in results[1:]:
+        np.testing.assert_array_equal(results[0][0], gw)
+        np.testing.assert_array_equal(results[0][1], gb)

@@ -6,8 +6,8 @@ import pytest
 from lucid.kernels import target
 from lucid.kernels.algorithms import weight_grad
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import Case, check, expected, run
-from tests.kernels.guard import guarded, run_guarded_cases
+from tests.kernels.algorithms.patches import Case, check, check_both, expected, run, run_both
+from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
 
@@ -42,31 +42,12 @@ def test_definition(isa, dtype):
         run_guarded_cases(one, CASES + CHUNKED)
 
 
-def run_both(case, arrays, where="end"):
-    """The gradients of the weight and of the bias from one pass, between guard pages."""
-    isa = target.isa()
-    call = weight_grad.bind(weight_grad.plan(case.problem("grad_weight"), isa), isa)
-    with (
-        guarded(arrays["x"], where=where, readonly=True) as x,
-        guarded(arrays["g"], where=where, readonly=True) as g,
-        guarded(arrays["w"].shape, case.dtype, where=where) as gw,
-        guarded((case.c_out,), case.dtype, where=where) as gb,
-    ):
-        call(x, g, gw, gb)
-        return gw.copy(), gb.copy()
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_sums_of_g_in_the_same_pass(isa, dtype):
     def one(case):
-        arrays = case.typed(dtype).arrays()
         for where in ("end", "start"):
-            gw, gb = run_both(case.typed(dtype), arrays, where)
-            np.testing.assert_array_equal(gw, run(weight_grad, case.typed(dtype), "grad_weight", arrays))
-            g = np.moveaxis(arrays["g"].astype(np.float64), 1, 0).reshape(case.c_out, -1)
-            unit = np.finfo(dtype).eps / 2 * g.shape[1] * (2 if dtype == "float64" else 1)  # ours, and the oracle's own
-            assert (np.abs(gb - g.sum(1)) <= unit / (1 - unit) * np.abs(g).sum(1)).all()
+            check_both(weight_grad, case.typed(dtype), where)
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CHUNKED)
@@ -86,7 +67,7 @@ def test_bits_do_not_depend_on_threads(case):
     try:
         for count in (1, 2, 3, 4):
             threads.set_num_threads(count)
-            results.append(run_both(case, arrays))
+            results.append(run_both(weight_grad, case, arrays))
     finally:
         threads.set_num_threads(before)
     for other in results[1:]:

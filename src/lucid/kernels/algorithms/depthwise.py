@@ -11,7 +11,6 @@ name = "depthwise"
 
 _MOST_CHANNELS = 64  # of a group's c_in x c_out: beyond, a load should serve more than one result
 _GHZ = 4.0
-_SUM_BYTES_PER_NS = 30  # of g, which is read once more if its sum is wanted
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -50,14 +49,14 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
 
 def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
     tile, problem = asked.tile, asked.problem
-    upstream_bytes = problem.batch * problem.c_out * problem.pixels * problem.itemsize
     return Plan(
         name,
         problem,
         isa.name,
-        expected_ns=asked.cycles / _GHZ + (upstream_bytes / _SUM_BYTES_PER_NS if problem.bias else 0),
+        expected_ns=asked.cycles / _GHZ,
         tile=(("results", tile.results), ("down", tile.down), ("lines", tile.lines), ("columns", tile.columns)),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
         workspace_bytes=(asked.private_elements + asked.part_elements) * problem.itemsize,
         why=f"pixels in lanes, {tile.sums} sums in registers, {asked.passes * asked.blocks} passes over each box",
+        sums_upstream=True,
     )

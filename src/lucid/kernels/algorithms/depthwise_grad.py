@@ -11,6 +11,8 @@ Taps below each other (``down``) meet one row of x with different rows of g, so 
 a place in the frame from which ``columns`` taps follow each other; with a dilation or a stride it is one tap. Pixels
 that do not fill a vector go through the same loop under a mask, so an infinity in x meets only the pixels it belongs
 to. At the end each vector is summed over its lanes, in a fixed order, and chunks are added in order.
+
+If the gradient of a bias is wanted too, rows of g are added up while they are in the first cache.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Problem
 
 Array = np.ndarray[Any, Any]
@@ -136,14 +138,15 @@ class Sums:
 
     @property
     def private_elements(self) -> int:
-        """A thread's frames and sums."""
-        return self.frame_elements + self.blocks * self.passes * self.tile.sums * ceil(self.lanes / 16) * 16
+        """A thread's frames and sums, those of g behind the others."""
+        vectors = self.blocks * self.passes * self.tile.sums + self.problem.group_out
+        return self.frame_elements + vectors * ceil(self.lanes / 16) * 16
 
     @property
     def part_elements(self) -> int:
         """Results of all chunks, if there are several."""
         p = self.problem
-        return ceil(p.c_out * p.group_in * p.spec.taps * self.chunks / 16) * 16 if self.chunks > 1 else 0
+        return ceil(p.c_out * (p.group_in * p.spec.taps + 1) * self.chunks / 16) * 16 if self.chunks > 1 else 0
 
     @property
     def cycles(self) -> float:
@@ -211,16 +214,30 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_POINTERS = ("x", "g", "gw", "parts", "own", "offsets", "places", "taps_down", "counts", "fill")
+_POINTERS = (
+    "x",
+    "g",
+    "gw",
+    "gb",
+    "parts",
+    "bias_parts",
+    "own",
+    "offsets",
+    "places",
+    "taps_down",
+    "counts",
+    "fill",
+    "add_rows",
+)
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
-    "private", "ahead_g", "dilation_h", "kernel_w",
+    "private", "ahead_g", "dilation_h", "kernel_w", "has_bias",
 )  # fmt: skip
 
 
 def _fields(element: Type) -> dict[str, Type]:
     data, table = ptr(element), ptr(i64)
-    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 5, strict=True))
+    pointers = dict(zip(_POINTERS, [data] * 7 + [table] * 6, strict=True))
     return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
 
 
@@ -231,22 +248,33 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     step = problem.spec.stride[2]
     fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
     code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
-    tables = np.array(asked.lines, np.int64).T.copy()
     weights, alone = problem.group_in * problem.spec.taps, asked.chunks == 1  # then there are no parts to add up
+    rest = None
+    if problem.bias or not alone:
+        rest = jit.kernel(("depthwise_sums", problem.dtype), lambda isa: _write_rest(isa, element))
+    tables = np.array(asked.lines, np.int64).T.copy()
     numbers = (
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
         asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or problem.c_out * problem.pixels,
-        problem.spec.dilation[1], problem.spec.kernel[2], *asked.cut.fields(problem.c_in * prod(problem.size)),
+        problem.spec.dilation[1], problem.spec.kernel[2], int(problem.bias),
+        *asked.cut.fields(problem.c_in * prod(problem.size)),
     )  # fmt: skip
-    part_bytes = asked.part_elements * problem.itemsize
-    fields = (0, 0, 0, 0, 0 if alone else part_bytes, *map(address, tables), fill, *numbers)
+    part_bytes, gb = asked.part_elements * problem.itemsize, 3 if problem.bias else NOTHING
+    bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * problem.itemsize
+    fields = (
+        0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *map(address, tables), fill,
+        rest.address("add_rows") if rest else 0, *numbers,
+    )  # fmt: skip
     tasks = problem.groups * asked.chunks
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
+    steps = [(code.address("accumulate"), tasks, chunk)]
+    if rest and not alone:
+        steps.append((rest.address("finish"), problem.groups, 1))
     return Launch(
-        [(code.address("accumulate"), tasks, chunk), (code.address("finish"), problem.groups, 1)][: 1 if alone else 2],
+        steps,
         fields,
-        (0, 1, 2, 2 if alone else WORKSPACE, WORKSPACE),
+        (0, 1, 2, gb, *((2, gb) if alone else (WORKSPACE, WORKSPACE)), WORKSPACE),
         shared_bytes=0 if alone else part_bytes,
         own_bytes=asked.private_elements * problem.itemsize,
         most_threads=useful_threads(asked.cycles, tasks),
@@ -270,7 +298,9 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
         group, chunk = task.i % a.groups, task.i // a.groups
         frame = a.own.at(a.thread * a.private)
         acc = frame.at(a.frame)
-        _clear(f, element, lanes, acc, (a.group_out + (tile.results - 1)) // tile.results * a.passes * tile.sums)
+        vectors = (a.group_out + (tile.results - 1)) // tile.results * a.passes * tile.sums
+        bias_acc = acc.at(vectors * lanes)
+        _clear(f, element, lanes, acc, vectors + a.group_out)
         with f.loop(chunk * a.all_boxes // a.chunks, (chunk + 1) * a.all_boxes // a.chunks) as b:
             image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
             source = a.x.at(image * a.group_in * (a.d * a.h * a.w))
@@ -283,8 +313,11 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
                 here = frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w))
                 to = acc.at(k.i // tile.results * a.passes * (tile.sums * lanes))
                 f.call(add_box, a.fields, g, here, to, rows, width, minimum(tile.results, a.group_out - k.i) - 1)
+                with f.when(a.has_bias.ne(0)), f.loop(0, minimum(tile.results, a.group_out - k.i)) as one:
+                    f.call(a.add_rows, g.at(one.i * plane), a.ow, rows, width, bias_acc.at((k.i + one.i) * lanes))
         f.call(reduce, a.fields, acc, a.parts.at(task.i * a.group_weights))
-    _write_finish(module, element, lanes, fields)
+        with f.loop(0, a.group_out * a.has_bias) as k:
+            a.bias_parts[task.i * a.group_out + k.i] = lane_sum(bias_acc.load(k.i * lanes, lanes))
     return module
 
 
@@ -422,10 +455,8 @@ def _write_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields:
     """Adds ``reduce(fields, acc, to)``: one group's sums, each over its lanes, to their places in w."""
     data = ptr(element)
     f = module.function("reduce", fields=ptr(i64), acc=data, to=data)
-    p, a = (
-        f.args,
-        read_fields(f, fields, ["group_out", "passes", "weights", "places", "taps_down", "counts", "kernel_w"]),
-    )
+    names = ["group_out", "passes", "weights", "places", "taps_down", "counts", "kernel_w"]
+    p, a = f.args, read_fields(f, fields, names)
     with f.loop(0, a.group_out) as k, f.loop(0, a.passes * tile.lines) as line:
         block, row = k.i // tile.results, k.i % tile.results
         first = (block * a.passes + line.i // tile.lines) * tile.sums
@@ -437,13 +468,44 @@ def _write_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields:
     return f
 
 
-def _write_finish(module: Module, element: Type, lanes: int, fields: dict[str, Type]) -> None:
-    """The entry point ``finish``: a task adds the chunks of one group, in order."""
-    f = module.entry("finish", **fields)
+def _write_rest(isa: ISA, element: Type) -> Module:
+    """What does not depend on the tile, a module of its own: ``add_rows`` and the entry point ``finish``."""
+    module = Module("depthwise_sums", isa.fma)
+    _write_add_rows(module, element, isa.lanes(element))
+    _write_finish(module, element, isa.lanes(element))
+    return module
+
+
+def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
+    """Adds ``add_rows(g, pitch, rows, width, to)``: to[lane] += all of the rows, in two chains."""
+    data = ptr(element)
+    f = module.function("add_rows", export=True, g=data, pitch=i64, rows=i64, width=i64, to=data)
     a = f.args
-    with f.loop(a.begin, a.end) as group, f.loop(0, a.group_weights, lanes) as i:
-        at, mask = group.i * a.group_weights + i.i, lanes_below(f, a.group_weights - i.i, lanes)
-        with f.loop(0, a.chunks, carry=[zeros(f, element, lanes)]) as j:
-            part = a.parts.load(at + j.i * (a.groups * a.group_weights), lanes, mask)
-            j.values = [j.values[0] + part]
-        a.gw.store(j.values[0], at, mask)
+    pairs = a.width // (2 * lanes) * (2 * lanes)
+    with f.loop(0, a.rows, carry=[a.to.load(0, lanes)]) as row:
+        g = a.g.at(row.i * a.pitch)
+        with f.loop(0, pairs, 2 * lanes, carry=[*row.values, zeros(f, element, lanes)]) as i:
+            i.values = [total + g.load(i.i + k * lanes, lanes) for k, total in enumerate(i.values)]
+        with f.loop(pairs, a.width, lanes, carry=i.values[:1]) as rest:
+            rest.values = [rest.values[0] + g.load(rest.i, lanes, lanes_below(f, a.width - rest.i, lanes))]
+        row.values = [rest.values[0] + i.values[1]]
+    a.to.store(row.values[0])
+
+
+def _write_finish(module: Module, element: Type, lanes: int) -> None:
+    """The entry point ``finish``: a task adds the chunks of one group, in order."""
+    data = ptr(element)
+    add = module.function("add_chunks", to=data, parts=data, count=i64, step=i64, chunks=i64)
+    p = add.args
+    with add.loop(0, p.count, lanes) as i:
+        mask = lanes_below(add, p.count - i.i, lanes)
+        with add.loop(0, p.chunks, carry=[zeros(add, element, lanes)]) as j:
+            j.values = [j.values[0] + p.parts.load(i.i + j.i * p.step, lanes, mask)]
+        p.to.store(j.values[0], i.i, mask)
+    f = module.entry("finish", **_fields(element))
+    a = f.args
+    with f.loop(a.begin, a.end) as group:
+        bias_count = a.group_out * a.has_bias
+        for to, parts, count in ((a.gw, a.parts, a.group_weights), (a.gb, a.bias_parts, bias_count)):
+            at = group.i * count
+            f.call(add, to.at(at), parts.at(at), count, a.groups * count, a.chunks)

@@ -214,6 +214,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         ),
         workspace_bytes=problem.itemsize * sizes.total(1),
         why=f"c_out in lanes ({filled:.0%} filled), {tile.steps} taps a pass, pixels in {split.chunks} chunks",
+        sums_upstream=True,
     )
 
 
