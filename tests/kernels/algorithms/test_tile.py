@@ -8,7 +8,6 @@ from lucid.kernels.algorithms.base import address
 from lucid.kernels.algorithms.tile import (
     ChannelTile,
     Tile,
-    cheapest,
     cover_products,
     fitting,
     fitting_channels,
@@ -64,12 +63,9 @@ def test_fitting_leaves_registers_for_the_panel_and_a_broadcast():
     assert all(t.rows * t.vectors + t.vectors + 1 < AVX2.registers for t in fitting(AVX2, f32))
 
 
-def test_cheapest_divides_rows_and_covers_narrow_results():
-    tiles = fitting(AVX512, f32)
-    assert cheapest(tiles, rows=33, columns=960).rows in (3, 6, 7, 11)
-    assert cover_products(cheapest(tiles, 8, 16), 8, 16) == 9
-    wide = Tile(8, 3, 16)
-    assert cover_products(wide, 16, 64) == 2 * (24 + 9)
+def test_edges_of_a_row_of_tiles_cost_what_the_narrower_tile_takes():
+    assert cover_products(Tile(8, 3, 16), 8, 16) == 9
+    assert cover_products(Tile(8, 3, 16), 9, 96) == 2 * 2 * 24
 
 
 def test_fitting_over_channels_divides_the_columns():

@@ -39,7 +39,7 @@ from lucid.kernels.ir import (
 
 ENTRY_BYTES = 32
 _SLOTS = 4
-_UNROLL = 4  # channels gathered for every look at an entry
+_TOGETHER = (4, 3, 1)  #: channels gathered for every look at an entry; an image has three
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,16 +313,20 @@ def write_pack(module: Module, element: Type, lanes: int, kind: int, stored: Typ
                 packed = entry.load(2)
                 to, segments = packed & 0xFFFFFFFF, [(entry.load(), packed >> 32), (entry.load(1), entry.load(3))]
                 places = [panel.at(to) for panel in targets]
+                if not merging and count > 1:  # the next channels are a plane away, which no machine would guess
+                    for x in sources:
+                        x.at(a.plane * count + segments[0][0]).prefetch()
                 if kind == 0:
                     _copy_lanes(sources, places, segments, lanes, merging, a.x_step)
                 else:
                     _load_lanes(sources, places, segments[: min(2, lanes)], lanes, merging, kind)
 
-    whole = a.channels - a.channels % _UNROLL
-    with f.loop(0, whole, _UNROLL) as c:
-        some(c.i, _UNROLL)
-    with f.loop(whole, a.channels) as c:
-        some(c.i, 1)
+    done: Any = 0
+    for together in _TOGETHER:
+        end = a.channels - (a.channels - done) % together
+        with f.loop(done, end, together) as c:
+            some(c.i, together)
+        done = end
     return f
 
 

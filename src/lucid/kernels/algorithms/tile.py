@@ -150,11 +150,6 @@ def fitting(isa: ISA, element: Type) -> list[Tile]:
     return [Tile(m, min(_WIDEST, free // (m + 1)), lanes) for m in range(1, free)]
 
 
-def cheapest(tiles: list[Tile], rows: int, columns: int) -> Tile:
-    """The tile that covers a result of rows x columns in the least time; narrower ones cover the rest of a row."""
-    return min(tiles, key=lambda t: (cover_products(t, rows, columns), -t.rows * t.vectors, t.vectors))
-
-
 def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
     """Time of one k over a whole result, in vector products at the full rate, edges included."""
     return ceil(rows / tile.rows) * tile.across(columns)
