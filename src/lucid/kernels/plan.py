@@ -18,6 +18,9 @@ Role = Literal["forward", "grad_input", "grad_weight"]
 #: The spatial rank of every problem: lower ranks get leading axes of size 1.
 RANK = 3
 
+#: What a plan may take beside packed weights, a thread.
+WORKSPACE_BYTES = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -81,6 +84,7 @@ class Plan:
     """How a problem is computed. ``tile`` and ``blocking`` are the algorithm's own (name, number) pairs.
 
     ``expected_ns`` is for one thread; ``workspace_bytes`` is beyond inputs and outputs, shared plus one thread's part.
+    ``packed_bytes`` of them hold weights, packed or transformed; the rest is at most ``WORKSPACE_BYTES``.
     """
 
     algorithm: str
@@ -90,6 +94,7 @@ class Plan:
     tile: tuple[tuple[str, int], ...] = ()
     blocking: tuple[tuple[str, int], ...] = ()
     workspace_bytes: int = 0
+    packed_bytes: int = 0
     why: str = field(default="", compare=False)
     sums_upstream: bool = False  #: the gradient of the bias comes from the same pass as the weight's
 

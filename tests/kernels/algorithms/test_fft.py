@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,14 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, conv_grad_weight, convolution, select, target
-from lucid.kernels.algorithms import fft
+from lucid.kernels.algorithms import fft, fft_kernel
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.plan import WORKSPACE_BYTES
 from tests.kernels.convolution_fuzz import ROLES, Case, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
-ISAS = [isa.name for isa in target.cpu().isas]
+ISA_NAMED = {isa.name: isa for isa in target.cpu().isas}
+ISAS = list(ISA_NAMED)
 
 
 def random_case(rng: np.random.Generator) -> Case:
@@ -51,20 +54,71 @@ def test_right_between_forbidden_pages_and_the_same_bits_on_all_threads(isa: str
     run_guarded_cases(check, list(enumerate(cases)))
 
 
+def cut_of(case: Case, n: int, taps: int, isa: str) -> fft.Cut:
+    """The case in blocks of n, the kernel in pieces of ``taps``."""
+    machine, element = ISA_NAMED[isa], BY_DTYPE[case.dtype]
+    lanes, width = machine.lanes(element), fft_kernel.rows_at_once(machine, element)
+    return next(fft._within(fft.Cut(case.problem, n, taps, lanes, width)))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_block_size(isa: str, dtype: str) -> None:
     """The norms bound the error: it stays within some units of them for every size of block and every radix."""
     case = replace(layer(2, 3, 700, 33), dtype=dtype)
-    machine = next(machine for machine in target.cpu().isas if machine.name == isa)
     inputs = case.inputs()
     exact, _ = expected(case, inputs)
     unit = np.finfo(dtype).eps
     for n in (64, 128, 256, 512, 1024, 2048, 4096):
-        cut = fft.Cut(case.problem, n, machine.lanes(fft.BY_DTYPE[dtype]))
-        with target.using(isa), guarded_results(), guarded(case.y_shape, dtype) as y:
-            fft.bind(fft._planned(cut, machine), machine)(*inputs, y)
+        with target.using(isa) as machine, guarded_results(), guarded(case.y_shape, dtype) as y:
+            fft.bind(fft._planned(cut_of(case, n, 33, isa), machine), machine)(*inputs, y)
             assert np.abs(y - exact).max() < 2 * np.log2(n) * unit * np.abs(exact).max(), n
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("role", ROLES)
+def test_any_shares_of_the_work_give_the_same(isa: str, role: Any) -> None:
+    """Whatever is in the workspace at once, and in however many pieces the kernel is, between forbidden pages."""
+    cases = [
+        layer(5, 9, 300, 50, role=role, batch=3),
+        replace(layer(9, 5, 90, 21, role=role), dtype="float64", spec=ConvSpec((21,), (1,), (3,), ((31, 30),))),
+        layer(6, 4, 150, 33, 2, role=role),
+        layer(40, 40, 80, 9, 40, role=role, batch=2),
+    ]
+    whole = fft.Shares(1 << 30, 1 << 30, 1 << 30, 1 << 30)
+    wanted = [whole, fft.Shares(1, 1, 2, 3), fft.Shares(2, 1, 1 << 30, 2), fft.Shares(1, 1, 3, 1 << 30)]
+
+    def check(run: tuple[Case, int, fft.Shares]) -> None:
+        case, taps, shares = run
+        cut, inputs = cut_of(case, 128, taps, isa), case.inputs()
+        if cut.shares is not None:
+            most = (cut.pairs, case.spec.groups, *cut.channels)
+            cut = replace(
+                cut, shares=fft.Shares(*(min(each, n) for each, n in zip(astuple(shares), most, strict=True)))
+            )
+        exact, bound = expected(case, inputs)
+        result = {"forward": case.y_shape, "grad_input": case.x_shape, "grad_weight": case.w_shape}[role]
+        with target.using(isa) as machine, guarded_results(), guarded(result, case.dtype) as got:
+            fft.bind(fft._planned(cut, machine), machine)(*inputs[: 2 if role == "grad_weight" else 3], got)
+            assert error(got, exact, np.broadcast_to(bound.max() * 8, bound.shape)) <= 1
+
+    run_guarded_cases(check, [(c, taps, s) for c in cases for taps in (c.spec.kernel[0], 8) for s in wanted])
+
+
+def test_kernels_of_any_length() -> None:
+    """Longer ones than the largest block go in pieces, within the workspace's bound."""
+    for role in ROLES:
+        case = layer(1, 2, 40_000, 30_001, role=role)
+        plan = select.choose(case.problem, target.isa(), "fft")
+        assert plan["taps"] < 30_001 and plan.workspace_bytes - plan.packed_bytes <= WORKSPACE_BYTES
+        inputs = case.inputs()
+        x, w, _ = (None if a is None else a.astype(np.float64) for a in inputs)
+        with convolution.algorithm("fft"):
+            got, exact = (
+                case.call(inputs),
+                case.call([x, w, None if inputs[2] is None else inputs[2].astype(np.float64)]),
+            )
+        assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < 1e-6
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -121,7 +175,6 @@ def test_chosen_where_it_pays() -> None:
     ("change", "why"),
     [
         ({"spec": ConvSpec((9,), (2,), (1,), ((4, 4),))}, "it computes every sum, and the stride is 2"),
-        ({"spec": ConvSpec((1 << 18,), (1,), (1,), ((1 << 18, 0),))}, "too short for 262144 taps"),
         ({"spec": ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))), "size": (9, 9)}, "it transforms lines"),
     ],
 )

@@ -223,6 +223,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
             ("slack", best.slack),
         ),
         workspace_bytes=packed + scratch,
+        packed_bytes=packed,
         why=_why(sizes, best),
     )
 

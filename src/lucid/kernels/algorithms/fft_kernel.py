@@ -9,6 +9,7 @@ Everything lies in parts of one workspace, in blocks ``[k][re, im][lane]``: see 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lucid.kernels.algorithms.fft_transform import times, write_transforms
@@ -27,6 +28,7 @@ from lucid.kernels.ir import (
     i64,
     lane_numbers,
     lane_sum,
+    lane_sums,
     maximum,
     minimum,
     ptr,
@@ -45,10 +47,14 @@ RESULTS = 8
 
 #: How samples lie: pointers in ``Field.POINTERS``, numbers below. See ``fft.Samples``.
 SAMPLES = ("plane", "image", "size", "offset", "more")
-_POINTERS = ("x", "w", "bias", "y", "to", "filters", "spectra", "others", "scratch")
+POINTERS = ("x", "w", "bias", "y", "to", "filters", "spectra", "others", "scratch")
+#: Of channels and results, those of a group, and of groups and pairs: where what a step works on begins, how many.
+CHOSEN = ("channel", "result", "group", "pair")
 _NUMBERS = (
-    "n", "k", "step", "valid", "blocks_each", "blocks", "out", "pairs", "own", "region", "first", "channels", "results",
-    "groups", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "source_channels",
+    "n", "k", "taps", "tap", "step", "valid", "blocks_each", "blocks", "out", "pairs", "own", "region", "first",
+    "channels", "results", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "more",
+    "inner", "outer", "inner_padded", "inner_step", "outer_step", "shared_is_x",
+    *(f"{name}_{field}" for name in CHOSEN for field in ("begin", "count")),
     *(f"x_{field}" for field in SAMPLES), *(f"y_{field}" for field in SAMPLES),
 )  # fmt: skip
 _TABLES = ("forward_steps", "inverse_steps", "twiddles")
@@ -56,9 +62,14 @@ _TABLES = ("forward_steps", "inverse_steps", "twiddles")
 
 def fields(element: Type) -> dict[str, Type]:
     """The slots of every entry point."""
-    pointers = {name: ptr(element) for name in _POINTERS} | {"scratch": ptr(i8)}
+    pointers = {name: ptr(element) for name in POINTERS} | {"scratch": ptr(i8)}
     tables = {"forward_steps": ptr(i64), "inverse_steps": ptr(i64), "twiddles": ptr(element)}
     return pointers | {name: i64 for name in _NUMBERS} | tables
+
+
+def rows_at_once(isa: ISA, element: Type) -> int:
+    """Rows of weights that are summed at once: pairs of sums in registers, beside four operands."""
+    return min(isa.lanes(element), 8 if isa.registers >= 32 else 4)
 
 
 def write(dtype: str, isa: ISA) -> Module:
@@ -74,6 +85,7 @@ class _Writer:
         self.element = BY_DTYPE[dtype]
         self.lanes = isa.lanes(self.element)
         self.pair = 2 * self.lanes
+        self.at_once = rows_at_once(isa, self.element)
         self.fields = fields(self.element)
         transforms = write_transforms(self.module, self.element, self.lanes, isa.registers)
         self.forward, self.inverse = transforms["forward"], transforms["inverse"]
@@ -84,11 +96,13 @@ class _Writer:
         sums = {count: self._write_sums(count) for count in (RESULTS, 1)}
         self._write_filters()
         self._write_one_to_one()
-        self._write_spectra()
+        for which in ("x", "y"):
+            self._write_spectra(which)
         self._write_products(sums)
         self._write_results()
-        for kept in (True, False):
-            self._write_weights(kept)
+        self._write_correlations()
+        self._write_weights()
+        self._write_weights_at_once()
 
     # -- rows of samples ----------------------------------------------------------------------------------------------
 
@@ -148,16 +162,14 @@ class _Writer:
 
     def _load_vectors(self, f: Function) -> list[Value]:
         a, lanes = f.args, self.lanes
-        with f.loop(0, a.n, lanes) as first:
-            for part in (0, 1):
-                vectors = []
-                for lane in range(lanes):
-                    row = self._row(a.rows, part * lanes + lane)
-                    at, mask = self._vector(f, a.source, row, first.i)
-                    vectors.append(at.load(0, lanes, mask))
-                to = a.block.at(first.i * self.pair + part * lanes)
-                for k, vector in enumerate(transpose(vectors)):
-                    to.store(vector, k * self.pair)
+        with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
+            rows, vectors = a.rows.at(part.i * (lanes * ROW)), []
+            for lane in range(lanes):
+                at, mask = self._vector(f, a.source, self._row(rows, lane), first.i)
+                vectors.append(at.load(0, lanes, mask))
+            to = a.block.at(first.i * self.pair + part.i * lanes)
+            for k, vector in enumerate(transpose(vectors)):
+                to.store(vector, k * self.pair)
         return []
 
     def _load_samples(self, f: Function) -> list[Value]:
@@ -184,14 +196,12 @@ class _Writer:
     def _store_vectors(self, f: Function) -> list[Value]:
         a, lanes = f.args, self.lanes
         bias = splat(a.bias, lanes)
-        with f.loop(0, a.n, lanes) as first:
-            for part in (0, 1):
-                source = a.block.at(first.i * self.pair + part * lanes)
-                vectors = transpose([source.load(k * self.pair, lanes) for k in range(lanes)])
-                for lane, vector in enumerate(vectors):
-                    row = self._row(a.rows, part * lanes + lane)
-                    at, mask = self._vector(f, a.to, row, first.i)
-                    at.store(vector + bias, 0, mask)
+        with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
+            rows, source = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * self.pair + part.i * lanes)
+            vectors = transpose([source.load(k * self.pair, lanes) for k in range(lanes)])
+            for lane, vector in enumerate(vectors):
+                at, mask = self._vector(f, a.to, self._row(rows, lane), first.i)
+                at.store(vector + bias, 0, mask)
         return []
 
     def _store_samples(self, f: Function) -> list[Value]:
@@ -228,13 +238,15 @@ class _Writer:
         return f
 
     def _write_sums(self, count: int) -> Function:
-        """Adds ``sums``: so many results at one frequency, each a sum over the channels of a group."""
+        """Adds ``sums``: so many results at one frequency, each a sum over channels of a group, or ``more`` of them."""
         data = ptr(self.element)
         f = self.module.function(f"sums{count}", fields=ptr(i64), source=data, row=i64, at=i64, to=data)
         p = f.args
-        a = read_fields(f, self.fields, ("filters", "region", "row_step", "sum_step", "channels"))
-        zero = zeros(f, self.element, self.lanes)
-        with f.loop(0, a.channels, carry=[zero] * (2 * count)) as c:
+        a = read_fields(f, self.fields, ("filters", "region", "row_step", "sum_step", "channel_count", "more"))
+        kept = [p.to.at(a.region * k) for k in range(count)]
+        nothing = [zeros(f, self.element, self.lanes)] * (2 * count)
+        before = f.choose(a.more.ne(0), lambda: [part for at in kept for part in self._pair(at)], lambda: nothing)
+        with f.loop(0, a.channel_count, carry=before) as c:
             re, im = self._pair(p.source.at(c.i * a.region))
             sums = list(c.values)
             for k in range(count):
@@ -243,8 +255,7 @@ class _Writer:
                 sums[2 * k] = fma(re, u, fma(im, -v, sums[2 * k]))
                 sums[2 * k + 1] = fma(re, v, fma(im, u, sums[2 * k + 1]))
             c.values = sums
-        for k in range(count):
-            to = p.to.at(a.region * k)
+        for k, to in enumerate(kept):
             to.store(c.values[2 * k])
             to.store(c.values[2 * k + 1], self.lanes)
         return f
@@ -269,13 +280,19 @@ class _Writer:
         present = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
         return a.bias.load(channel, 1, present)  # type: ignore[no-any-return]
 
-    def _rows_of_weights(self, f: Function, a: Any, rows: Pointer, first: Value) -> None:
-        with f.loop(0, self.pair) as row:
-            number = first + row.i
-            there = (row.i < self.lanes) & (number < a.rows)
-            high = select(there, a.k, f.const(i64, 0))
-            for k, value in enumerate((select(there, number * a.k, f.const(i64, 0)), f.const(i64, 0), high)):
-                rows.store(value, row.i * ROW + k)
+    def _weight_rows(
+        self, f: Function, a: Any, rows: Pointer, first: Value, which: Callable[[Value], tuple[Value, Value]]
+    ) -> None:
+        """The places of the rows of weights from ``first`` on, a vector of them.
+
+        ``which`` has the row of a number, and whether there is one.
+        """
+        with f.loop(0, self.pair) as lane:
+            number, there = which(first + lane.i)
+            there, none = there & (lane.i < self.lanes), f.const(i64, 0)
+            places = (select(there, number * a.taps + a.tap, none), none, select(there, a.k, none))
+            for k, value in enumerate(places):
+                rows.store(value, lane.i * ROW + k)
 
     def _write_filters(self) -> None:
         """Adds the entry ``filters``: a task transforms a vector of rows of weights, divided by n for the inverse."""
@@ -285,7 +302,7 @@ class _Writer:
         scale = one / convert(a.n, self.element)
         re, im = splat(scale, self.lanes), splat(scale * convert(a.sign, self.element), self.lanes)
         with f.loop(a.begin, a.end) as task:
-            self._rows_of_weights(f, a, rows, task.i * self.lanes)
+            self._weight_rows(f, a, rows, task.i * self.lanes, lambda row: (row, row < a.rows))
             block = a.filters.at(task.i * a.region)
             f.call(self.load, a.w, rows, 1, a.n, block)
             f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
@@ -309,14 +326,22 @@ class _Writer:
             valid, to = block.at(a.first * (2 * lanes)), a.to.at(result * a.y_plane)
             f.call(self.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to)
 
-    def _write_spectra(self) -> None:
-        """Adds the entry ``spectra``: a task transforms a vector of pairs of one channel."""
-        f = self.module.entry("spectra", **self.fields)
+    def _chosen(self, a: Any, task: Value, which: str) -> tuple[Value, Value]:
+        """The pair and the channel, x's or y's, of the task of so many among those chosen."""
+        name = {"x": "channel", "y": "result"}[which]
+        begin, count, each = (getattr(a, field) for field in (f"{name}_begin", f"{name}_count", f"{name}s"))
+        channel, rest = begin + task % count, task // count
+        return a.pair_begin + rest // a.group_count, (a.group_begin + rest % a.group_count) * each + channel
+
+    def _write_spectra(self, which: str) -> None:
+        """Adds the entry ``spectra_x`` or ``spectra_y``: a task transforms a vector of pairs of one channel."""
+        f = self.module.entry(f"spectra_{which}", **self.fields)
         a = f.args
         rows, _, _ = self._own(a)
         with f.loop(a.begin, a.end) as task:
-            channel, pair = task.i % a.source_channels, task.i // a.source_channels
-            self._spectrum(f, a, "x", channel, pair, rows, a.spectra.at(task.i * a.region))
+            pair, channel = self._chosen(a, task.i, which)
+            to = {"x": a.spectra, "y": a.others}[which].at(task.i * a.region)
+            self._spectrum(f, a, which, channel, pair, rows, to)
 
     def _write_products(self, sums: dict[int, Function]) -> None:
         """Adds the entry ``products``: a task is a part of the frequencies of a vector of pairs in one group."""
@@ -324,13 +349,16 @@ class _Writer:
         a = f.args
         with f.loop(a.begin, a.end) as task:
             first, rest = task.i % a.parts * a.part, task.i // a.parts
-            group = rest % a.groups
-            source, to = a.spectra.at(rest * a.channels * a.region), a.others.at(rest * a.results * a.region)
-            last, whole = minimum(first + a.part, a.n), a.results // RESULTS * RESULTS
-            for begin, end, count in ((f.const(i64, 0), whole, RESULTS), (whole, a.results, 1)):
+            source, to = (
+                block.at(rest * count * a.region)
+                for block, count in ((a.spectra, a.channel_count), (a.others, a.result_count))
+            )
+            top = (a.group_begin + rest % a.group_count) * a.group_step + a.channel_begin * a.sum_step
+            last, whole = minimum(first + a.part, a.n), a.result_count // RESULTS * RESULTS
+            for begin, end, count in ((f.const(i64, 0), whole, RESULTS), (whole, a.result_count, 1)):
                 with f.loop(begin, end, count) as result, f.loop(first, last) as k:
                     at = k.i * self.pair
-                    row = group * a.group_step + result.i * a.row_step
+                    row = top + (a.result_begin + result.i) * a.row_step
                     f.call(sums[count], a.fields, source.at(at), row, at, to.at(result.i * a.region + at))
 
     def _write_results(self) -> None:
@@ -339,13 +367,87 @@ class _Writer:
         a = f.args
         rows, _, _ = self._own(a)
         with f.loop(a.begin, a.end) as task:
-            channels = a.results * a.groups
-            channel = task.i % channels
-            self._place_of(f, a, rows, task.i // channels, "y")
+            pair, channel = self._chosen(a, task.i, "y")
+            self._place_of(f, a, rows, pair, "y")
             block = a.others.at(task.i * a.region)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             valid, to = block.at(a.first * self.pair), a.to.at(channel * a.y_plane)
             f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to)
+
+    # -- the weight gradient ------------------------------------------------------------------------------------------
+    #
+    # A row of weights is a channel and a result. Of the two the more numerous is the inner one: `at_once` of them share
+    # what the outer one has, so rows are padded to multiples of that.
+
+    def _write_correlations(self) -> None:
+        """Adds the entry ``correlations``: a task sums conj(g) x over pairs and lanes, for a few rows of weights.
+
+        It does a part of the frequencies, into the rows' lanes of ``filters``, on top of what is there if ``more``.
+        """
+        f = self.module.entry("correlations", **self.fields)
+        a = f.args
+        re, im = (splat(v, self.at_once) for v in self._scales(f, a))
+        with f.loop(a.begin, a.end) as task:
+            first, row = task.i % a.parts * a.part, task.i // a.parts * self.at_once
+            outer, inner = row // a.inner_padded, row % a.inner_padded
+            shared, varied = (
+                select(a.shared_is_x.ne(0), x, y) for x, y in ((a.spectra, a.others), (a.others, a.spectra))
+            )
+            own = outer // a.outer * a.inner
+            rows = [varied.at((own + minimum(inner + j, a.inner - 1)) * a.region) for j in range(self.at_once)]
+            steps = a.group_count * a.outer * a.region, a.group_count * a.inner * a.region
+            to = self._weight(a, row)
+            with f.loop(first, minimum(first + a.part, a.n)) as k:
+                at = k.i * self.pair
+                sums = self._correlated(f, shared.at(outer * a.region + at), [r.at(at) for r in rows], steps, a)
+                here = to.at(at)
+                for part, (value, scale, old) in enumerate(zip(sums, (re, im), self._before(f, a, here), strict=True)):
+                    here.store(fma(value, scale, old), part * self.lanes)
+
+    def _before(self, f: Function, a: Any, here: Pointer) -> list[Value]:
+        """The sums so far, none unless there are ``more``."""
+        return f.choose(
+            a.more.ne(0),
+            lambda: [here.load(part, self.at_once) for part in (0, self.lanes)],
+            lambda: [zeros(f, self.element, self.at_once)] * 2,
+        )
+
+    def _scales(self, f: Function, a: Any) -> tuple[Value, Value]:
+        """1 / n for both parts; with the other sign where it is x that is conjugated."""
+        scale = f.const(self.element, 1) / convert(a.n, self.element)
+        return scale, select(a.shared_is_x.ne(0), -scale, scale)
+
+    def _correlated(self, f: Function, shared: Pointer, rows: list[Pointer], steps: Any, a: Any) -> list[Value]:
+        """Sums over the pairs and lanes of conj(shared) times each row: a vector of real parts, one of imaginary."""
+        nothing = [zeros(f, self.element, self.lanes)] * (2 * len(rows))
+        with f.loop(0, a.pair_count, carry=nothing) as pair:
+            re, im = self._pair(shared.at(pair.i * steps[0]))
+            sums = list(pair.values)
+            for j, row in enumerate(rows):
+                u, v = self._pair(row.at(pair.i * steps[1]))
+                sums[2 * j] = fma(re, u, fma(im, v, sums[2 * j]))
+                sums[2 * j + 1] = fma(re, v, fma(-im, u, sums[2 * j + 1]))
+            pair.values = sums
+        return [lane_sums(pair.values[part::2]) for part in (0, 1)]
+
+    def _write_weights(self) -> None:
+        """Adds the entry ``weights``: a task transforms a vector of rows' sums back and stores their taps."""
+        f = self.module.entry("weights", **self.fields)
+        a = f.args
+        rows, _, _ = self._own(a)
+        top = a.channel_begin + a.result_begin * a.channels
+
+        def which(row: Value) -> tuple[Value, Value]:
+            outer, inner = row // a.inner_padded, row % a.inner_padded
+            group, there = a.group_begin + outer // a.outer, (outer < a.group_count * a.outer) & (inner < a.inner)
+            first = group * a.results * a.channels + top
+            return first + outer % a.outer * a.outer_step + inner * a.inner_step, there
+
+        with f.loop(a.begin, a.end) as task:
+            block = a.filters.at(task.i * a.region)
+            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            self._weight_rows(f, a, rows, task.i * self.lanes, which)
+            f.call(self.store, block, rows, 1, a.k, f.const(self.element, 0), a.to)
 
     def _write_accumulate(self) -> Function:
         """Adds ``accumulate(x, g, sums, n)``: sums of conj(g) x, lane by lane."""
@@ -374,36 +476,28 @@ class _Writer:
         with f.loop(0, n * 2) as k:
             block.store(zeros(f, self.element, self.lanes), k.i * self.lanes)
 
-    def _write_weights(self, kept: bool) -> None:
-        """Adds the entry ``weights``, or ``weights_at_once``: a task is a vector of rows of the weight gradient.
+    def _write_weights_at_once(self) -> None:
+        """Adds the entry ``weights_at_once``: a task is a vector of rows that share neither channel nor result.
 
-        Either spectra are kept, those of x and, as others, those of g; or each is made, used once and dropped, which
-        is for rows that share no channel. Lanes are summed last.
+        Each spectrum is made, used once and dropped; lanes are summed last.
         """
-        f = self.module.entry("weights" if kept else "weights_at_once", **self.fields)
+        f = self.module.entry("weights_at_once", **self.fields)
         a, lanes = f.args, self.lanes
         x_rows, g_rows, block = self._own(a)
-        sums, x_block, g_block = (block.at(a.region * k) for k in (1, 2, 3))
+        sums, x, g = (block.at(a.region * k) for k in (1, 2, 3))
         scale = f.const(self.element, 1) / convert(a.n, self.element)
         with f.loop(a.begin, a.end) as task:
             first = task.i * lanes
             self._zero(f, block, a.n)
             with f.loop(first, minimum(a.rows, first + lanes)) as row:
-                out = row.i // a.channels
-                channel = out // a.results * a.channels + row.i % a.channels
                 self._zero(f, sums, a.n)
                 with f.loop(0, a.pairs) as pair:
-                    if kept:
-                        x = a.spectra.at((pair.i * a.channels * a.groups + channel) * a.region)
-                        g = a.others.at((pair.i * a.results * a.groups + out) * a.region)
-                    else:
-                        x, g = x_block, g_block
-                        self._spectrum(f, a, "x", channel, pair.i, x_rows, x)
-                        self._spectrum(f, a, "y", out, pair.i, g_rows, g)
+                    self._spectrum(f, a, "x", row.i, pair.i, x_rows, x)
+                    self._spectrum(f, a, "y", row.i, pair.i, g_rows, g)
                     f.call(self.accumulate, x, g, sums, a.n)
                 f.call(self.add_lanes, sums, scale, a.n, block.at(row.i - first))
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            self._rows_of_weights(f, a, x_rows, first)
+            self._weight_rows(f, a, x_rows, first, lambda row: (row, row < a.rows))
             f.call(self.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to)
 
     def _spectrum(self, f: Function, a: Any, which: str, channel: Value, pair: Value, rows: Pointer, to: Any) -> None:

@@ -28,6 +28,7 @@ from lucid.kernels.algorithms.winograd_kernel import (
     Shape,
     Side,
     WinogradConvolution,
+    filter_bytes,
     workspace_bytes,
 )
 from lucid.kernels.algorithms.winograd_transforms import Minimal
@@ -229,6 +230,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
             ("rows_first", int(cut.rows_first)),
         ),
         workspace_bytes=workspace_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
+        packed_bytes=filter_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
         why=f"{form.products} products of a tile where the definition has {form.outputs * taps}",
     )
 

@@ -245,6 +245,11 @@ def workspace_bytes(shape: Shape, form: Form, cut: Blocking, slack: int) -> int:
     return _shared_bytes(form, cut, numbers) + numbers["own"]
 
 
+def filter_bytes(shape: Shape, form: Form, cut: Blocking, slack: int) -> int:
+    """Of those, the transformed filters, if they are what is shared."""
+    return 0 if cut.rows_first else _shared_bytes(form, cut, _numbers(shape, form, cut, slack))
+
+
 def _shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
     """What the first step makes: all filters, or all patches."""
     patches, filters = numbers["spans"] * numbers["groups"] * numbers["v_size"], form.products * numbers["filter_step"]

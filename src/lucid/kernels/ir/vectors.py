@@ -35,6 +35,26 @@ def _part(value: Value, start: int, count: int) -> Value:
     return shuffle(value, None, range(start, start + count))
 
 
+def lane_sums(vectors: Sequence[Value]) -> Value:
+    """The sum over the lanes of each of a power of two of vectors, in as many lanes: neighbours added, a fixed tree."""
+    current = list(vectors)
+    while len(current) > 1:
+        current = [_neighbours(a, b) for a, b in zip(current[0::2], current[1::2], strict=True)]
+    (value,) = current
+    while value.type.lanes > len(vectors):
+        value = _neighbours(value, None)
+    return value
+
+
+def _neighbours(a: Value, b: Value | None) -> Value:
+    """Sums of the neighbours in a, then in b."""
+    count = a.type.lanes * (1 if b is None else 2)
+    if count == 2 and b is None:
+        return extract(a, 0) + extract(a, 1)
+    low, high = (shuffle(a, b, range(start, count, 2)) for start in (0, 1))
+    return low + high
+
+
 def interleave(vectors: Sequence[Value]) -> list[Value]:
     """A power of two of vectors a, b, …: a0 b0 … a1 b1 … over as many vectors.
 
