@@ -22,7 +22,7 @@ def test_a_scalar_has_no_address() -> None:
 
 
 KERNELS = """
-; fields: w, bias, y, kept, own, factor. Two steps: kept[i] = w[i] + bias[i], then y[i] = kept[i] * factor, by way of own.
+; fields: w, bias, y, kept, own, factor. Two steps: kept[i] = w[i] + bias[i], then y[i] = kept[i] * factor, through own.
 define void @make(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
 entry:
   %w = load ptr, ptr %fields

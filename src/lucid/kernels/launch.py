@@ -66,13 +66,11 @@ class Launch:
         """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64."""
         self._given = sources, fields, kept_bytes, shared_bytes, keep
         self._most, self._own_bytes, self._shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
-        behind = [kept_bytes if source == WORKSPACE else 0 for source in sources]
+        first, rest = fields[: len(sources)], fields[len(sources) :]
+        places = [n + kept_bytes * (source == WORKSPACE) for n, source in zip(first, sources, strict=True)]
         self.steps = steps
         self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
-        self.fields: Sequence[int] = [
-            *(n + more for n, more in zip(fields, behind, strict=False)),
-            *fields[len(sources) :],
-        ]
+        self.fields: Sequence[int] = [*places, *rest]
         numbers = (len(steps), len(self.fields), len(sources), *(n for step in steps for n in step))
         self._record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
         self.address = address(self._record)
