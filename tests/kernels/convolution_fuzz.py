@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lucid.core.geometry import ConvSpec, window_extent
-from lucid.kernels import convolution, launch, select, target
+from lucid.kernels import convolution, select, target
 from lucid.kernels.algorithms import reference
 from lucid.kernels.plan import Problem
 from lucid.kernels.runtime import memory, threads
@@ -344,12 +344,12 @@ def _guarded_results(where: Literal["end", "start"], stack: ExitStack) -> Iterat
         array: Array = stack.enter_context(guarded((threads, row), np.uint8, where, name="workspace"))
         return array
 
-    usual = convolution.empty, memory.workspace, launch.STACK_BYTES
-    convolution.empty, memory.workspace, launch.STACK_BYTES = empty, workspace, -1
+    usual = memory.empty, memory.workspace, memory.POOLED_FROM_BYTES, threads.STACK_BYTES
+    memory.empty, memory.workspace, memory.POOLED_FROM_BYTES, threads.STACK_BYTES = empty, workspace, 0, -1
     try:
         yield
     finally:
-        convolution.empty, memory.workspace, launch.STACK_BYTES = usual
+        memory.empty, memory.workspace, memory.POOLED_FROM_BYTES, threads.STACK_BYTES = usual
 
 
 def smaller(case: Case) -> Iterator[Case]:

@@ -31,8 +31,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from lucid.kernels import jit, launch
-from lucid.kernels.runtime import memory
+from lucid.kernels import jit
+from lucid.kernels.runtime import memory, threads
 
 Array = np.ndarray[Any, Any]
 Case = TypeVar("Case")
@@ -130,12 +130,12 @@ def guarded_results(where: Literal["end", "start"] = "end") -> Iterator[None]:
             _enter("workspace" if shelf == memory.SCRATCH else "result", array)
             return array
 
-    before = memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES, launch.STACK_BYTES
-    memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES, launch.STACK_BYTES = GuardedPool(), 0, 0, -1
+    before = memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES, threads.STACK_BYTES
+    memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES, threads.STACK_BYTES = GuardedPool(), 0, 0, -1
     try:
         yield
     finally:
-        memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES, launch.STACK_BYTES = before
+        memory._pool, memory.POOLED_FROM_BYTES, memory._SMALL_BYTES, threads.STACK_BYTES = before
 
 
 def _enter(name: str, array: Array) -> None:

@@ -12,9 +12,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Mode(threading.local):
-    recording = True
-    inference = False
-    quiet = False  # NumPy's warnings are already off, for the length of a backward pass
+    recording: bool
+    inference: bool
+    quiet: bool  # NumPy's warnings are already off, for the length of a backward pass
+
+    def __init__(self) -> None:
+        self.recording, self.inference, self.quiet = True, False, False
 
 
 mode = _Mode()
@@ -40,8 +43,11 @@ class _Setting:
         self._outer: list[tuple[bool, bool]] = []
 
     def __enter__(self) -> None:
-        self._outer.append((mode.recording, mode.inference))
-        self._set()
+        inference = mode.inference
+        self._outer.append((mode.recording, inference))
+        if self.inference is not None:
+            mode.inference = inference = self.inference
+        mode.recording = self.recording and not inference
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         mode.recording, mode.inference = self._outer.pop()
@@ -99,7 +105,7 @@ class inference_mode(_Setting):
     """Operations inside are not recorded, and nothing inside can switch recording back on."""
 
     def __init__(self, mode: bool = True) -> None:
-        super().__init__()
+        self._outer = []
         self.recording = not mode
         self.inference = mode
 

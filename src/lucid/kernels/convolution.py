@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import lru_cache, partial
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import precision, target, tuning
-from lucid.kernels.isa import ISA
 from lucid.kernels.plan import RANK, Problem, Role
-from lucid.kernels.runtime.memory import empty
+from lucid.kernels.runtime import memory
 
 if TYPE_CHECKING:
     from lucid.kernels.algorithms.base import Executable
-    from lucid.kernels.tuning import Tuning
 
 Array = np.ndarray[Any, Any]
 
 _FULL = ("float32", "float64")
-_NATIVE = {np.dtype(name): name for name in _FULL}  # dtype.name takes NumPy 3 us
 _HALF = ("float16", "bfloat16")
 _wanted: str | None = None
 
@@ -61,41 +59,63 @@ def observed() -> Iterator[list[Problem]]:
         del _observers[id(problems)]
 
 
-class _Call(NamedTuple):
-    """What one role does with operands of some shapes: one look-up on every call but the first."""
+class _Call(Protocol):
+    """One role on operands of some shapes and a type, called with the arrays: a look-up finds it, with all it needs."""
 
-    shape: Sizes  # the result's
-    problem: Problem | None = None
-    run: Executable | None = None  # none where the result is a sum of nothing, or is better had in two passes
+    def __call__(self, a: Array, b: Array, bias: Array | None = None) -> Array: ...
 
 
 @lru_cache(maxsize=4096)
 def _call(
-    role: Role,
-    spec: ConvSpec,
-    first: Sizes,
-    second: Sizes,
-    size: Sizes,
-    dtype: str,
-    bias: bool,
-    wanted: str | None,
-    forced: ISA | None,
-    allowed: precision.Precision,
-    tuned: Tuning | None,
-) -> _Call:
+    role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any], bias: bool,
+    *settings: Any,
+) -> _Call:  # fmt: skip
     """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes."""
-    from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
-
+    if dtype.kind == "c":
+        return partial(_complex, role, spec, size)
+    name = _name(dtype)
     x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
     if 0 in (*first, *second, *shape):
-        return _Call(shape)
-    full = problem(role, spec, x_shape, y_shape, dtype, bias)
-    if dtype in _HALF and not select.narrow_pays(full, target.isa(), wanted):
-        full = replace(full, dtype="float32")
-        return _Call(shape, full, _widened(select.executable(full, wanted)))
-    if role == "grad_weight" and bias and not select.choose(full, target.isa(), wanted).sums_upstream:
-        return _Call(shape)
-    return _Call(shape, full, select.executable(full, wanted))
+        return partial(_bias_alone, shape, dtype)
+    return _bound(problem(role, spec, x_shape, y_shape, name, bias), shape, dtype)
+
+
+def _settings() -> tuple[Any, ...]:
+    """What a choice depends on beside the problem."""
+    return _wanted, target.forced(), precision.get_precision(), tuning.in_force()
+
+
+def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
+    """The executable with a result of its own around it, of contiguous copies of the operands where need be."""
+    from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
+
+    if asked.dtype in _HALF and not select.narrow_pays(asked, target.isa(), _wanted):
+        asked = replace(asked, dtype="float32")
+        run = _widened(select.executable(asked, _wanted))
+    else:
+        run = select.executable(asked, _wanted)
+    size_bytes, has_bias = prod(shape) * dtype.itemsize, asked.role != "grad_weight"
+
+    def compute(a: Array, b: Array, bias: Array | None = None) -> Array:
+        if _observers:
+            _observe(asked)
+        result = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
+        if not a.flags.c_contiguous:
+            a = np.ascontiguousarray(a)
+        if not b.flags.c_contiguous:
+            b = np.ascontiguousarray(b)
+        if not has_bias:
+            run(a, b, result)
+        else:
+            run(a, b, bias if bias is None else _contiguous(bias), result)
+        return result
+
+    return compute
+
+
+def _observe(asked: Problem) -> None:
+    for problems in list(_observers.values()):
+        problems.append(asked)
 
 
 def _shapes(role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes) -> tuple[Sizes, Sizes, Sizes]:
@@ -115,7 +135,7 @@ def _widened(run: Executable) -> Executable:
     def widened(*arrays: Array | None) -> None:
         *inputs, result = arrays
         assert result is not None, "the last array is the result"
-        wide = empty(result.shape, np.float32)
+        wide = memory.empty(result.shape, np.float32)
         with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
             run(*(None if a is None else a.astype(np.float32) for a in inputs), wide)
             result[...] = wide
@@ -139,53 +159,39 @@ def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: s
     )
 
 
-def _run(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes = ()) -> Array:
-    dtype = a.dtype
-    name = _NATIVE.get(dtype)
-    if name is None:
-        if dtype.kind == "c":
-            return _complex(role, spec, a, b, bias, size)
-        name = _half(dtype)
-    shape, asked, run = _call(
-        role, spec, a.shape, b.shape, size, name, bias is not None,
-        _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
-    )  # fmt: skip
-    if run is None or asked is None:
-        return _bias_alone(bias, shape, dtype)
-    if _observers:
-        for problems in _observers.values():
-            problems.append(asked)
-    result = empty(shape, dtype)
-    a, b = _contiguous(a), _contiguous(b)
-    if role == "grad_weight":
-        run(a, b, result)
-    else:
-        run(a, b, None if bias is None else _contiguous(bias), result)
-    return result
-
-
 def _contiguous(a: Array) -> Array:
     return a if a.flags.c_contiguous else np.ascontiguousarray(a)
 
 
-def _half(dtype: np.dtype[Any]) -> str:
-    """The name of a half precision type, which is remembered: bfloat16 is known only when it is first met."""
-    if dtype.name not in _HALF:
+def _name(dtype: np.dtype[Any]) -> str:
+    if dtype.name not in (*_FULL, *_HALF):
         raise DTypeError(
             f"convolution: dtype {dtype.name} is not supported; use float32, float64, float16, bfloat16 or complex"
         )
-    return _NATIVE.setdefault(dtype, dtype.name)
+    return dtype.name
 
 
-def _complex(role: Role, spec: ConvSpec, a: Array, b: Array, bias: Array | None, size: Sizes) -> Array:
+def _complex(role: Role, spec: ConvSpec, size: Sizes, a: Array, b: Array, bias: Array | None = None) -> Array:
     """(a + ib)(c + id) from four real convolutions; the bias joins the real and the imaginary sum once each."""
-    real, imag = (None, None) if bias is None else (bias.real, bias.imag)
+
+    def real(a: Array, b: Array, bias: Array | None = None) -> Array:
+        return _call(role, spec, a.shape, b.shape, size, a.dtype, bias is not None, *_settings())(a, b, bias)
+
+    more = (None, None) if bias is None else (bias.real, bias.imag)
     with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
-        above = _run(role, spec, a.real, b.real, real, size) - _run(role, spec, a.imag, b.imag, None, size)
-        beside = _run(role, spec, a.real, b.imag, imag, size) + _run(role, spec, a.imag, b.real, None, size)
-    result = empty(above.shape, a.dtype)
+        above = real(a.real, b.real, more[0]) - real(a.imag, b.imag)
+        beside = real(a.real, b.imag, more[1]) + real(a.imag, b.real)
+    result = memory.empty(above.shape, a.dtype)
     result.real, result.imag = above, beside
     return result
+
+
+def _bias_alone(shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None = None) -> Array:
+    """A sum of nothing, and the bias."""
+    y = np.zeros(shape, dtype)
+    if bias is not None:
+        y += bias.reshape(-1, *(1,) * (len(shape) - 2))
+    return y
 
 
 def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Array:
@@ -194,7 +200,7 @@ def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Arra
     Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,); y (N, C_out, *spec.out_size(size)).
     Cost: 2 N C_out C_in / groups taps pixels flops.
     """
-    return _run("forward", spec, x, w, bias)
+    return _call("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, *_settings())(x, w, bias)
 
 
 def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes) -> Array:
@@ -202,7 +208,7 @@ def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size
 
     Shape: g (N, C_out, *spec.out_size(size)), w (C_out, C_in / groups, *kernel), bias (C_in,); result (N, C_in, *size).
     """
-    return _run("grad_input", spec, g, w, bias, size)
+    return _call("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, *_settings())(g, w, bias)
 
 
 def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
@@ -210,34 +216,37 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
 
     The sum is split by the shape alone and added in a fixed order: the same bits for every number of threads.
     """
-    return _run("grad_weight", spec, x, g, None)
+    return _call("grad_weight", spec, x.shape, g.shape, (), x.dtype, False, *_settings())(x, g)
 
 
 def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Array]:
     """``conv_grad_weight`` and the gradient of the bias, the sum of g over n and p, where ``sums_in_one_pass``."""
-    shape, asked, run = _both_call(x, g, spec)
-    assert run is not None and asked is not None, "only where sums_in_one_pass"
-    for problems in _observers.values():
-        problems.append(asked)
-    gw, gb = empty(shape, x.dtype), empty(shape[:1], x.dtype)
+    both = _both(spec, x.shape, g.shape, x.dtype, *_settings())
+    assert both is not None, "only where sums_in_one_pass"
+    asked, run = both
+    if _observers:
+        _observe(asked)
+    gw = memory.empty((asked.c_out, asked.group_in, *spec.kernel), x.dtype)
+    gb = np.empty(asked.c_out, x.dtype)
     run(_contiguous(x), _contiguous(g), gw, gb)
     return gw, gb
 
 
 def sums_in_one_pass(x: Array, g: Array, spec: ConvSpec) -> bool:
     """Whether the algorithm that computes ``conv_grad_weight`` gets the sum of g over n and p for nothing."""
-    return _NATIVE.get(x.dtype) in _FULL and _both_call(x, g, spec).run is not None
+    return _both(spec, x.shape, g.shape, x.dtype, *_settings()) is not None
 
 
-def _both_call(x: Array, g: Array, spec: ConvSpec) -> _Call:
-    return _call(
-        "grad_weight", spec, x.shape, g.shape, (), _NATIVE[x.dtype], True,
-        _wanted, target.forced(), precision.get_precision(), tuning.in_force(),
-    )  # fmt: skip
+@lru_cache(maxsize=4096)
+def _both(
+    spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: np.dtype[Any], *settings: Any
+) -> tuple[Problem, Executable] | None:
+    """The problem and its executable, where that sums the upstream gradient too."""
+    from lucid.kernels import select
 
-
-def _bias_alone(bias: Array | None, shape: Sizes, dtype: np.dtype[Any]) -> Array:
-    y = np.zeros(shape, dtype)
-    if bias is not None:
-        y += bias.reshape(-1, *(1,) * (len(shape) - 2))
-    return y
+    if dtype.name not in _FULL or 0 in (*x_shape, *y_shape):
+        return None
+    asked = problem("grad_weight", spec, x_shape, y_shape, dtype.name, bias=True)
+    if not select.choose(asked, target.isa(), _wanted).sums_upstream:
+        return None
+    return asked, select.executable(asked, _wanted)

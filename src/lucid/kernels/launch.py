@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lucid.kernels.runtime import memory, threads
+from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.memory import address
 from lucid.kernels.runtime.pool_text import NOTHING, WORKSPACE
 
@@ -19,8 +19,6 @@ Array = np.ndarray[Any, Any]
 _KEPT_ARGUMENT = 4
 _WEIGHT_ARGUMENTS = (1, 2, _KEPT_ARGUMENT)
 KEPT = -3  #: the base of a field that lies in what is made of the weights
-
-STACK_BYTES = 32 << 10  # a workspace that the call keeps on its stack
 
 
 def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1) -> None:
@@ -49,7 +47,17 @@ class Launch:
     Where there are ``kept_bytes`` the first step makes them, of w and bias alone, which are the arguments 1 and 2.
     """
 
-    __slots__ = ("_given", "_most", "_own_bytes", "_record", "_shared_bytes", "address", "fields", "sources", "steps")
+    __slots__ = (
+        "_given",
+        "_record",
+        "address",
+        "fields",
+        "most_threads",
+        "own_bytes",
+        "shared_bytes",
+        "sources",
+        "steps",
+    )
 
     def __init__(
         self,
@@ -65,7 +73,7 @@ class Launch:
     ) -> None:
         """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64."""
         self._given = sources, fields, kept_bytes, shared_bytes, keep
-        self._most, self._own_bytes, self._shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
+        self.most_threads, self.own_bytes, self.shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
         first, rest = fields[: len(sources)], fields[len(sources) :]
         places = [n + kept_bytes * (source == WORKSPACE) for n, source in zip(first, sources, strict=True)]
         self.steps = steps
@@ -82,20 +90,12 @@ class Launch:
             return None
         last = [_KEPT_ARGUMENT if source == KEPT else source for source in sources]
         weights = [source if source in _WEIGHT_ARGUMENTS else NOTHING for source in last]
-        make = Launch(self.steps[:1], fields, weights, most_threads=self._most, keep=keep)
+        make = Launch(self.steps[:1], fields, weights, most_threads=self.most_threads, keep=keep)
         compute = Launch(
-            self.steps[1:], fields, last, shared_bytes=shared_bytes, own_bytes=self._own_bytes,
-            most_threads=self._most, keep=keep,
+            self.steps[1:], fields, last, shared_bytes=shared_bytes, own_bytes=self.own_bytes,
+            most_threads=self.most_threads, keep=keep,
         )  # fmt: skip
         return Halves(make, compute, kept_bytes)
 
     def __call__(self, *arrays: Array | None) -> None:
-        crew = threads.get_num_threads()
-        if crew > self._most:
-            crew = self._most
-        size_bytes = self._shared_bytes + crew * self._own_bytes
-        if size_bytes <= STACK_BYTES:
-            threads.launch(self, arrays, 0, size_bytes, crew)
-        else:
-            scratch = memory.workspace(size_bytes, 1)
-            threads.launch(self, arrays, address(scratch), 0, crew)
+        threads.launch(self, arrays)

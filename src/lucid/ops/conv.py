@@ -12,6 +12,8 @@ import numpy as np
 
 from lucid import kernels
 from lucid.autograd import Op, apply
+from lucid.autograd.mode import mode
+from lucid.autograd.tracked import wrap
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.ops.common import conj, same_dtype
 
@@ -82,6 +84,12 @@ _conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=
 }, quiet=True)  # fmt: skip
 
 
+def _alike(a: Any, b: Any, bias: Any = None) -> bool:
+    """Whether all have one element type, seen at a glance."""
+    dtype = a._array.dtype
+    return b._array.dtype is dtype and (bias is None or bias._array.dtype is dtype)
+
+
 def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec) -> Any:
     """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low].
 
@@ -89,7 +97,10 @@ def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec) -> Any:
 
     Raises: DTypeError unless all have one element type.
     """
-    same_dtype("conv", x=x, w=w, bias=bias)
+    if not _alike(x, w, bias):
+        same_dtype("conv", x=x, w=w, bias=bias)
+    if not mode.recording:
+        return wrap(kernels.conv_forward(x._array, w._array, None if bias is None else bias._array, spec))
     return apply(_conv, x, w, bias, spec=spec)
 
 
@@ -98,8 +109,11 @@ def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: S
 
     Shape: g (N, C_out, *spec.out_size(size)), w as in ``conv``, bias (C_in,) give (N, C_in, *size).
     """
-    same_dtype("conv_grad_input", g=g, w=w, bias=bias)
-    return apply(_conv_grad_input, g, w, bias, spec=spec, size=tuple(size))
+    if not _alike(g, w, bias):
+        same_dtype("conv_grad_input", g=g, w=w, bias=bias)
+    if not mode.recording:
+        return wrap(kernels.conv_grad_input(g._array, w._array, None if bias is None else bias._array, spec, size))
+    return apply(_conv_grad_input, g, w, bias, spec=spec, size=size)
 
 
 def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:
@@ -107,5 +121,8 @@ def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:
 
     Shape: x (N, C_in, *size), g (N, C_out, *spec.out_size(size)) give (C_out, C_in / groups, *kernel).
     """
-    same_dtype("conv_grad_weight", x=x, g=g)
+    if not _alike(x, g):
+        same_dtype("conv_grad_weight", x=x, g=g)
+    if not mode.recording:
+        return wrap(kernels.conv_grad_weight(x._array, g._array, spec))
     return apply(_conv_grad_weight, x, g, spec=spec)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lucid.core.dtypes import DType
+import numpy as np
+
+from lucid.core.dtypes import DType, of_numpy
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
 from lucid.nn.functional._arguments import AXES, Padding, as_pairs, same_pads
@@ -17,11 +19,19 @@ from lucid.nn.functional._arguments import AXES, Padding, as_pairs, same_pads
 CACHED_CALLS = 4096
 
 
+Known = tuple[Sizes, np.dtype[Any]]
+"""What a plan may know of a tensor: shape and NumPy's element type, no values."""
+
+
 class Operand(NamedTuple):
-    """What a plan may know of a tensor: no values."""
+    """The same with the element type as Lucid's."""
 
     shape: Sizes
     dtype: DType
+
+    @staticmethod
+    def of(known: Known) -> Operand:
+        return Operand(known[0], of_numpy(known[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +92,17 @@ def transposed_pads(padding: Padding, kernel: Sizes, stride: Sizes, dilation: Si
 def conv_call(
     caller: str,
     rank: int,
-    x: Operand,
-    w: Operand,
-    bias: Operand | None,
+    input: Known,
+    weight: Known,
+    added: Known | None,
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
     groups: int,
     padding_mode: str,
 ) -> ConvCall:
-    """Check a convolution and resolve its padding. ``w`` is (C_out, C_in/groups, *kernel)."""
+    """Check a convolution and resolve its padding. The weight is (C_out, C_in/groups, *kernel)."""
+    x, w, bias = Operand.of(input), Operand.of(weight), None if added is None else Operand.of(added)
     _check_weight(caller, rank, w.shape, "C_out, C_in/groups")
     kernel, size = w.shape[2:], x.shape[-rank:]
     check_channels(caller, w.shape[1] * groups, w.shape[0], groups)
@@ -112,9 +123,9 @@ def conv_call(
 def conv_transpose_call(
     caller: str,
     rank: int,
-    x: Operand,
-    w: Operand,
-    bias: Operand | None,
+    input: Known,
+    weight: Known,
+    added: Known | None,
     stride: Sizes,
     padding: Padding,
     output_padding: Sizes,
@@ -123,7 +134,8 @@ def conv_transpose_call(
     padding_mode: str,
     output_size: Sizes | None,
 ) -> ConvCall:
-    """Check a transposed convolution and find its output size. ``w`` is (C_in, C_out/groups, *kernel)."""
+    """Check a transposed convolution and find its output size. The weight is (C_in, C_out/groups, *kernel)."""
+    x, w, bias = Operand.of(input), Operand.of(weight), None if added is None else Operand.of(added)
     _check_weight(caller, rank, w.shape, "C_in, C_out/groups")
     kernel, size = w.shape[2:], x.shape[-rank:]
     check_channels(caller, w.shape[0], w.shape[1] * groups, groups)

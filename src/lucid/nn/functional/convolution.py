@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from lucid.core.dtypes import of_numpy
 from lucid.core.geometry import Sizes
-from lucid.nn.functional._arguments import Padding, PaddingArgument, SizeArgument, integer, paddings, sizes
-from lucid.nn.functional._arguments import padding_mode as checked_mode
-from lucid.nn.functional._geometry import Operand, conv_call, conv_transpose_call
+from lucid.nn.functional._arguments import (
+    Padding,
+    PaddingArgument,
+    SizeArgument,
+    integer,
+    padding_mode,
+    paddings,
+    sizes,
+)
+from lucid.nn.functional._geometry import Known, conv_call, conv_transpose_call
 from lucid.ops.conv import conv, conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor
@@ -226,44 +233,56 @@ def target_size(caller: str, rank: int, value: Any) -> Sizes | None:
 
 def _conv(
     caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-    groups: Any, padding_mode: Any,
+    groups: Any, mode: Any,
 ) -> Tensor:  # fmt: skip
-    return convolve(
-        caller, rank, x, weight, bias,
-        sizes(caller, "stride", stride, rank),
-        paddings(caller, padding, rank),
-        sizes(caller, "dilation", dilation, rank),
-        integer(caller, "groups", groups, 1),
-        checked_mode(caller, padding_mode),
-    )  # fmt: skip
+    stride, padding, _, dilation, groups, mode = _settled(caller, rank, stride, padding, 0, dilation, groups, mode)
+    return convolve(caller, rank, x, weight, bias, stride, padding, dilation, groups, mode)
 
 
 def _conv_transpose(
     caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any,
-    output_padding: Any, groups: Any, dilation: Any, padding_mode: Any, output_size: Any,
+    output_padding: Any, groups: Any, dilation: Any, mode: Any, output_size: Any,
 ) -> Tensor:  # fmt: skip
-    return convolve_transposed(
-        caller, rank, x, weight, bias,
+    settled = _settled(caller, rank, stride, padding, output_padding, dilation, groups, mode)
+    return convolve_transposed(caller, rank, x, weight, bias, *settled, target_size(caller, rank, output_size))
+
+
+_Settled = tuple[Sizes, Padding, Sizes, Sizes, int, str]
+
+
+def _settled(
+    caller: str, rank: int, stride: Any, padding: Any, extra: Any, dilation: Any, groups: Any, mode: Any
+) -> _Settled:
+    """The arguments in their one form, remembered where all are ints and words: a cache takes 1.0 and True for 1."""
+    plain = type(stride) is type(extra) is type(dilation) is type(groups) is int and type(padding) in (int, str)
+    settle = _settle_again if plain and type(mode) is str else _settle
+    return settle(caller, rank, stride, padding, extra, dilation, groups, mode)
+
+
+def _settle(
+    caller: str, rank: int, stride: Any, padding: Any, extra: Any, dilation: Any, groups: Any, mode: Any
+) -> _Settled:
+    return (
         sizes(caller, "stride", stride, rank),
         paddings(caller, padding, rank),
-        sizes(caller, "output_padding", output_padding, rank, least=0),
+        sizes(caller, "output_padding", extra, rank, least=0),
         sizes(caller, "dilation", dilation, rank),
         integer(caller, "groups", groups, 1),
-        checked_mode(caller, padding_mode),
-        target_size(caller, rank, output_size),
-    )  # fmt: skip
-
-
-def _operand(caller: str, name: str, tensor: Any) -> Operand:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{caller}: the {name} must be a Tensor, not {type(tensor).__name__}")
-    array = tensor._array
-    return Operand(array.shape, of_numpy(array.dtype))
-
-
-def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Operand, Operand, Operand | None]:
-    return (
-        _operand(caller, "input", x),
-        _operand(caller, "weight", weight),
-        None if bias is None else _operand(caller, "bias", bias),
+        padding_mode(caller, mode),
     )
+
+
+_settle_again = lru_cache(1024)(_settle)
+
+
+def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Known, Known, Known | None]:
+    try:
+        a, w, b = x._array, weight._array, None if bias is None else bias._array
+    except AttributeError:
+        raise _no_tensor(caller, {"input": x, "weight": weight, "bias": bias}) from None
+    return (a.shape, a.dtype), (w.shape, w.dtype), None if b is None else (b.shape, b.dtype)
+
+
+def _no_tensor(caller: str, arguments: dict[str, Any]) -> TypeError:
+    name, value = next((name, x) for name, x in arguments.items() if not isinstance(x, Tensor))
+    return TypeError(f"{caller}: the {name} must be a Tensor, not {type(value).__name__}")
