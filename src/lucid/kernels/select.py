@@ -8,14 +8,14 @@ from types import ModuleType
 
 from lucid.core.errors import PlanError
 from lucid.kernels import precision, target, tuning
-from lucid.kernels.algorithms import depthwise, fft, gemm, phase_split, reference, weight_grad, winograd
+from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
-ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, weight_grad, winograd, fft, reference)
+ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, overlap_add, weight_grad, winograd, fft, reference)
 
 #: What an algorithm computes that does not say so.
 _USUAL_DTYPES = ("float32", "float64")

@@ -87,7 +87,7 @@ def refuses(problem: Problem, isa: ISA, phases: Sequence[Phase]) -> str | None:
     """Kernels so large that a panel of one channel would not fit; half precision without masks for its elements."""
     if problem.itemsize == 2 and _HALF_MASKS not in isa.requires:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
-    most = max(map(pixel_panels.taps, phases))
+    most = max(map(pixel_panels.taps, phases), default=0)
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 

@@ -89,31 +89,42 @@ def driver(dtype: str) -> jit.Code:
     return jit.kernel(("dense driver", dtype), lambda isa: _write(stored, isa))
 
 
-def parts(dtype: str, tile: AnyTile, kind: int, stack: int) -> dict[str, int]:
-    """Addresses of what the loops call: modules of their own, since each depends on little.
+def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
+    """Functions that loops call by address, in a module of their own."""
 
-    ``kind`` is a class of horizontal strides; half precision shares its tiles with float32.
-    """
+    def written(isa: ISA) -> Module:
+        module = Module(str(key[0]), isa.fma)
+        write(module, isa)
+        for function in module.functions:
+            function.export = True
+        return module
+
+    return jit.kernel(key, written)
+
+
+def gather_parts(dtype: str, lanes: int, kind: int) -> dict[str, int]:
+    """Addresses of ``table`` and ``pack``, which gather samples; ``kind`` is a class of horizontal strides."""
     stored = BY_DTYPE[dtype]
-    element, lanes = computed(stored), tile.lanes
-    turned = tile.over_channels
+    table = alone(("dense table", lanes, kind), lambda m, _: pixel_panels.write_table(m, lanes, kind))
+    pack = alone(
+        ("dense gather", dtype, kind), lambda m, _: pixel_panels.write_pack(m, computed(stored), lanes, kind, stored)
+    )
+    return {"table": table.address("table"), "pack": pack.address("pack")}
+
+
+def tile_parts(dtype: str, tile: AnyTile) -> dict[str, int]:
+    """Addresses of a tile of every width; half precision shares them with float32."""
+    element = computed(BY_DTYPE[dtype])
+    tiles = alone(("dense tile", element.name, tile), lambda m, _: write_tiles(m, element, tile))
+    return {name: tiles.address(name) for name in (f"tile_{v}" for v in range(1, tile.widths + 1))}
+
+
+def parts(dtype: str, tile: AnyTile, kind: int, stack: int) -> dict[str, int]:
+    """Addresses of what the loops call: modules of their own, since each depends on little."""
+    stored = BY_DTYPE[dtype]
+    element, lanes, turned = computed(stored), tile.lanes, tile.over_channels
     weave = packed_weights.woven(tile.rows, lanes, stack)
-
-    def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
-        def written(isa: ISA) -> Module:
-            module = Module(str(key[0]), isa.fma)
-            write(module, isa)
-            for function in module.functions:
-                function.export = True
-            return module
-
-        return jit.kernel(key, written)
-
     code = {
-        "table": alone(("dense table", lanes, kind), lambda m, _: pixel_panels.write_table(m, lanes, kind)),
-        "pack": alone(
-            ("dense gather", dtype, kind), lambda m, _: pixel_panels.write_pack(m, element, lanes, kind, stored)
-        ),
         "pack_weights": alone(
             ("dense weights", dtype, stack, weave),
             lambda m, _: packed_weights.write_pack(m, element, lanes, stack, weave, stored),
@@ -122,9 +133,8 @@ def parts(dtype: str, tile: AnyTile, kind: int, stack: int) -> dict[str, int]:
             ("dense sums", dtype, stack, turned), lambda m, _: write_finish(m, element, lanes, stack, stored, turned)
         ),
     }
-    tiles = alone(("dense tile", element.name, tile), lambda m, _: write_tiles(m, element, tile))
-    widths = [f"tile_{v}" for v in range(1, tile.widths + 1)]
-    return {name: module.address(name) for name, module in code.items()} | {n: tiles.address(n) for n in widths}
+    own = {name: module.address(name) for name, module in code.items()}
+    return gather_parts(dtype, lanes, kind) | own | tile_parts(dtype, tile)
 
 
 def write_tiles(module: Module, element: Type, tile: AnyTile) -> None:

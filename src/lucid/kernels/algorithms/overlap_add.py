@@ -1,0 +1,191 @@
+"""Input gradient and transposed convolution as one product of all taps of a line, whose lines are then added up.
+
+Sample q of g gives ``w[tap] . g[q]`` to result ``q * stride + tap * dilation - low``. Along the last axis all of these
+are computed as rows of one matrix product, (result channel, tap) by samples, and added where they meet::
+
+    stride 2, kernel 3, low 1       samples    q0     q1     q2
+                                    tap 0      a0     a1     a2          result 1 = a1 + c0
+                                    tap 1      b0     b1     b2          result 2 = b1
+                                    tap 2      c0     c1     c2          result 3 = a2 + c1
+
+So few result channels still fill a register tile, samples are gathered once for all taps, and nothing is computed that
+is not wanted. The outer axes are split by phase: their taps lengthen the product's sum, or are rows too where windows
+lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+from lucid.kernels import target
+from lucid.kernels.algorithms import dense_plan
+from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.overlap_kernel import OverlapAdd
+from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
+from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Plan, Problem
+
+name = "overlap_add"
+dtypes = dense_plan.DTYPES
+
+_WORKSPACE_BYTES = 3 << 20
+_TASKS = 16
+_TASK_FLOPS = 1 << 20
+_TILES = 3
+#: Spans for which weights are packed anew each.
+_LAZY_SPANS = 2
+_SUMS_BYTES = 1 << 17
+_CALL_NS = 3000.0
+_BYTE_NS = 0.03
+_COST_NS = {
+    "product": 0.128,
+    "panel": 0.045,
+    "gather": 1.0,
+    "entry": 2.5,
+    "tile": 15.0,
+    "sum": 0.6,  # a vector of sums, stored and added to others
+    "line": 40.0,
+    "turn": 8.0,  # a residue's loop over its taps
+    "interleave": 0.05,
+    "scatter": 0.5,
+    "task": 150.0,
+    "weight": 0.3,
+    "weight read": 0.015,
+}
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Other roles; samples of one line that are too many for the cache; what half precision needs masks for."""
+    if problem.role != "grad_input":
+        return f"it computes the grad_input role, not {problem.role}"
+    reason = dense_plan.refuses(problem, isa, [])
+    if reason is None and next(_bounds(problem, isa), None) is None:
+        return "its samples and sums of the shortest span do not fit the cache"
+    return reason
+
+
+def _bounds(problem: Problem, isa: ISA) -> Iterator[Bound]:
+    """Ways to cut the problem up."""
+    size = itemsize(problem.dtype)
+    for geometry in (Geometry(problem, False), Geometry(problem, True)):
+        for span in _spans(geometry, size):
+            for tile in _tiles(geometry, isa, problem.dtype):
+                for cut in _cuts(geometry, span, tile, size):
+                    bound = Bound(geometry, cut, size)
+                    if bound.scratch()["scratch_bytes"] <= _WORKSPACE_BYTES:
+                        yield bound
+
+
+def _spans(geometry: Geometry, size: int) -> Iterator[int]:
+    """Columns of a span: those whose samples fill half the second cache, and fewer so that there are more tasks."""
+    layout, problem = geometry.layout, geometry.problem
+    room = target.cpu().l2_bytes // 2 // (size * problem.group_out * layout.gathered_taps) - layout.halo
+    step = geometry.samples if not geometry.segmented else 1
+    unit = layout.unit - geometry.back
+    most = max(1, (room - geometry.back) // step) * step
+    if geometry.segmented and geometry.layout.unit <= most:
+        return
+    spans = ceil(unit / min(unit, most))
+    found = set()
+    for finer in (1, 2, 4, 8):
+        found.add(ceil(unit / step / min(unit // step, spans * finer)) * step + geometry.back)
+    yield from sorted(found)
+
+
+def _tiles(geometry: Geometry, isa: ISA, dtype: str) -> list[Tile]:
+    """The tiles of least waste; they depend on channels and the kernel only."""
+    rows = geometry.problem.group_in * geometry.stack
+    fit = [tile for tile in fitting(isa, computed(BY_DTYPE[dtype])) if tile.rows <= rows]
+    return sorted(fit, key=lambda tile: cover_products(tile, rows, 1 << 16))[:_TILES]
+
+
+def _cuts(geometry: Geometry, span: int, tile: Tile, size: int) -> Iterator[Cut]:
+    problem, layout = geometry.problem, geometry.layout
+    most = max(1, _SUMS_BYTES // (size * geometry.stack * span))
+    chunk = min(problem.group_in, most)
+    if chunk < problem.group_in:  # whole tiles, where a few channels make them
+        whole = [n for n in range(1, chunk + 1) if n * geometry.stack % tile.rows == 0]
+        chunk = whole[-1] if whole else chunk
+    spans = layout.units * ceil((layout.unit - geometry.back) / (span - geometry.back))
+    wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
+    lazy = spans <= _LAZY_SPANS
+    parts = min(ceil(problem.group_in / chunk), ceil(wanted / (spans * problem.groups)))
+    for count in {parts, ceil(parts / 2)}:
+        yield Cut(tile, span, chunk, count, lazy)
+
+
+def _work(bound: Bound) -> dict[str, float]:
+    """What one thread does, counted in the units of ``_COST_NS``."""
+    geometry, cut, problem = bound.geometry, bound.cut, bound.geometry.problem
+    tile, layout, groups = cut.tile, geometry.layout, problem.groups
+    rows = ceil(cut.chunk * geometry.stack / tile.rows) * bound.chunks  # of tiles
+    columns = bound.spans * cut.span
+    across = bound.spans * tile.across(cut.span)
+    steps = sum(bound.steps)
+    vectors = bound.spans * ceil((cut.span + layout.halo) / tile.lanes) * layout.gathered_taps
+    passes = max(1.0, 0.5 + 0.5 * tile.lanes / layout.gathered[2].positions)
+    members, channels = len(geometry.members), problem.group_in
+    lines = members * problem.batch * geometry.z.positions * geometry.y.positions * channels * geometry.z.fold
+    lines *= geometry.y.fold
+    results = problem.batch * problem.c_in * problem.size[0] * problem.size[1] * problem.size[2]
+    tiles = bound.spans * ceil(cut.span / tile.columns) * rows * members
+    weights = bound.chunks * bound.chunk_weights
+    segments = bound.unit_spans if geometry.segmented else 1
+    outward = "interleave" if geometry.stride in (1, 2, 4, 8) else "scatter"
+    return {
+        "product": groups * rows * across * steps,
+        "panel": groups * rows * bound.spans * tile.loads(cut.span) * steps,
+        "gather": groups * vectors * passes * problem.group_out * bound.parts,
+        "entry": groups * vectors * passes * bound.parts,
+        "tile": groups * tiles,
+        "sum": groups * members * channels * geometry.stack * columns / tile.lanes,
+        "line": groups * lines * segments,
+        "turn": groups * lines * segments * geometry.stride,
+        outward: results if geometry.stride > 1 else 0,
+        "task": bound.tasks,
+        "weight": groups * weights * (bound.spans if cut.lazy else 1),
+        "weight read": groups * weights * bound.spans,
+    }
+
+
+def _expected_ns(bound: Bound) -> float:
+    work = sum(count * _COST_NS[unit] for unit, count in _work(bound).items())
+    return _CALL_NS + work + bound.geometry.problem.traffic_bytes * _BYTE_NS
+
+
+def _best(problem: Problem, isa: ISA) -> Bound:
+    return min(_bounds(problem, isa), key=lambda bound: _expected_ns(bound) * (1 + 0.5 / min(_TASKS, bound.tasks)))
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The cheapest tile with its spans and chunks."""
+    best = _best(problem, isa)
+    cut, geometry = best.cut, best.geometry
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        _expected_ns(best),
+        tile=(("rows", cut.tile.rows), ("vectors", cut.tile.vectors), ("lanes", cut.tile.lanes)),
+        blocking=(
+            ("span", cut.span),
+            ("chunk", cut.chunk),
+            ("parts", cut.parts),
+            ("lazy", int(cut.lazy)),
+            ("segmented", int(geometry.segmented)),
+        ),
+        workspace_bytes=best.packed * best.itemsize + best.scratch()["scratch_bytes"],
+        why=f"{geometry.stack} taps of {problem.group_in} channels are rows, added up where they meet",
+    )
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernel with the problem's numbers."""
+    problem = plan.problem
+    cut = Cut(Tile(plan["rows"], plan["vectors"], plan["lanes"]), *(plan[k] for k in ("span", "chunk", "parts")),
+              bool(plan["lazy"]))  # fmt: skip
+    return OverlapAdd(problem.dtype, Bound(Geometry(problem, bool(plan["segmented"])), cut, itemsize(problem.dtype)))

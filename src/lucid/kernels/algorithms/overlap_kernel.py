@@ -1,0 +1,360 @@
+"""Input gradient by overlap-add: a matrix product of every tap of a line, and lines of its sums added where they meet.
+
+::
+
+    for each span of samples, group, part of the result channels:        tasks, in any order, on any thread
+        gather the span's samples of g                                   in the second level cache
+        for each chunk of result channels:
+            for each residue of the outer axes:
+                sums[row, tap of the line][sample] = w . g               register tiles; outer taps are summed here
+                for each line: result[i] = sum of the taps that meet i   in the first or second level cache
+
+A task owns its results: where a line is cut, the samples that two spans need are multiplied twice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import jit
+from lucid.kernels.algorithms import implicit_gemm, pixel_panels
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.overlap_layout import ARRAYS, MEMBER, MEMBER_ARRAYS, NUMBERS, SUMMED, Bound
+from lucid.kernels.algorithms.tile_sums import interleave_run, store_clipped
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    i8,
+    i32,
+    i64,
+    lane_numbers,
+    lanes_below,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    splat,
+)
+from lucid.kernels.launch import address
+from lucid.kernels.runtime import memory, threads
+
+Array = np.ndarray[Any, Any]
+#: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
+_PACKED_TOGETHER = 32
+#: Strides whose results are interleaved in registers; those of others are stored one by one.
+_INTERLEAVED = (1, 2, 4, 8)
+
+
+class OverlapAdd:
+    """A bound plan: call it with (g, w, bias or None, y)."""
+
+    def __init__(self, dtype: str, bound: Bound) -> None:
+        geometry, tile = bound.geometry, bound.cut.tile
+        numbers, arrays = bound.numbers()
+        members, more = bound.member_numbers()
+        stored = BY_DTYPE[dtype]
+        residues = geometry.stride if geometry.stride in _INTERLEAVED else 0
+        numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, 1) | implicit_gemm.tile_parts(dtype, tile)
+        spread = implicit_gemm.alone(
+            ("overlap spread", dtype, residues), lambda m, _: write_spread(m, stored, tile.lanes, residues)
+        )
+        numbers["spread"] = spread.address("spread")
+        self._arrays = (
+            np.array([numbers.get(name, 0) for name in NUMBERS], np.int64), np.array(members, np.int64), arrays, more,
+        )  # fmt: skip
+        self._constants = tuple(map(address, self._arrays[:2]))
+        self._packed_bytes = ceil(bound.packed * bound.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+        self._scratch_bytes = numbers["scratch_bytes"]
+        self._weight_tasks = 0 if bound.cut.lazy else geometry.problem.groups * bound.chunks
+        self._tasks = bound.tasks
+        code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa.fma, isa.lanes(computed(stored))))
+        self._weights, self._run = (code.address(name) for name in ("weights", "run"))
+
+    def __call__(self, g: Array, w: Array, bias: Array | None, y: Array) -> None:
+        crew = threads.get_num_threads() if self._tasks > 1 else 1
+        scratch = implicit_gemm._workspace(self._packed_bytes + self._scratch_bytes * crew)
+        packed = address(scratch)
+        fields = (ctypes.c_int64 * 8)(
+            address(g), address(w), 0 if bias is None else address(bias), address(y), packed,
+            packed + self._packed_bytes, *self._constants,
+        )  # fmt: skip
+        if self._weight_tasks:
+            steps = (self._weights, fields, self._weight_tasks, 1), (self._run, fields, self._tasks, 1)
+            threads.run_steps(steps, threads=crew)
+        else:
+            threads.run(self._run, fields, self._tasks, threads=crew)
+
+
+def _numbers(record: Pointer, names: str) -> dict[str, Any]:
+    return pixel_panels.read_numbers(record, NUMBERS, ARRAYS, names.split())
+
+
+def _member(record: Pointer, names: str) -> dict[str, Any]:
+    return pixel_panels.read_numbers(record, MEMBER, MEMBER_ARRAYS, names.split())
+
+
+def _part(numbers: Pointer, name: str, further: Any = 0) -> Pointer:
+    code = numbers.at(further).at(NUMBERS.index(name)).cast(ptr(i8)).load()
+    assert isinstance(code, Pointer)
+    return code
+
+
+def _write(stored: Type, fma: str, lanes: int) -> Module:
+    module = Module("overlap_driver", fma)
+    element, data = computed(stored), ptr(stored)
+    fields = {"g": data, "w": data, "bias": data, "y": data, "packed": ptr(element), "scratch": ptr(i8),
+              "numbers": ptr(i64), "members": ptr(i64)}  # fmt: skip
+    pack = _write_pack_rows(module, element, stored, lanes)
+    _write_weights(module, fields, pack)
+    product = _write_product(module, element, lanes)
+    chunk = _write_chunk(module, element, stored, pack, product)
+    _write_run(module, element, lanes, fields, chunk)
+    return module
+
+
+def _write_pack_rows(module: Module, element: Type, stored: Type, lanes: int) -> Function:
+    """Adds ``pack_rows(numbers, member, w, first, rows, to)``: a chunk's weights as tiles read them, [tile][k][row].
+
+    Rows that do not exist hold any number, since their sums go nowhere.
+    """
+    f = module.function(
+        "pack_rows", numbers=ptr(i64), member=ptr(i64), w=ptr(stored), first=i64, rows=i64, to=ptr(element)
+    )
+    a = f.args
+    r, m = _numbers(a.numbers, "channels channel_step row_step stack tile_rows"), _member(a.member, "taps steps")
+    weight_offsets, tile_rows, stack = _member(a.member, "weight_offsets")["weight_offsets"], r["tile_rows"], r["stack"]
+    with f.loop(0, r["channels"], _PACKED_TOGETHER) as together, f.loop(0, a.rows, tile_rows) as o:
+        last = minimum(together.i + _PACKED_TOGETHER, r["channels"])
+        exist = minimum(tile_rows, a.rows - o.i)
+        with f.loop(0, exist) as run:  # its step is the length of the run of rows that lie side by side
+            row = a.first + o.i + run.i
+            length = minimum(stack - row % stack, exist - run.i)
+            source = a.w.at(row // stack * r["row_step"] + row % stack)
+            target = a.to.at(o.i * m["steps"] + run.i)
+            with f.loop(together.i, last) as c, f.loop(0, m["taps"]) as t:
+                some = source.at(c.i * r["channel_step"] + weight_offsets.load(t.i))
+                place = target.at((c.i * m["taps"] + t.i) * tile_rows)
+                with f.loop(0, length, lanes) as v:
+                    mask = lanes_below(f, length - v.i, lanes)
+                    place.store(convert(some.load(v.i, lanes, mask), element), v.i, mask)
+            run.step = length
+    return f
+
+
+def _write_weights(module: Module, fields: dict[str, Type], pack: Function) -> None:
+    """Adds the entry ``weights``: a task packs a chunk of result channels, for all members."""
+    f = module.entry("weights", **fields)
+    a, r = f.args, _numbers(f.args.numbers, "chunks chunk out_channels stack members group_weights chunk_weights")
+    with f.loop(a.begin, a.end) as task, f.loop(0, r["members"]) as k:
+        group, first = task.i // r["chunks"], task.i % r["chunks"] * r["chunk"]
+        rows = minimum(r["chunk"], r["out_channels"] - first) * r["stack"]
+        member = a.members.at(k.i * len(MEMBER))
+        to = a.packed.at(task.i * r["chunk_weights"] + _member(member, "packed")["packed"])
+        f.call(pack, a.numbers, member, a.w.at(group * r["group_weights"]), first * r["stack"], rows, to)
+
+
+def _write_product(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``product(numbers, member, weights, panel, sums, rows, low, high, spare)``: columns [low, high) of a chunk."""
+    data = ptr(element)
+    f = module.function(
+        "product", numbers=ptr(i64), member=ptr(i64), weights=data, panel=data, sums=data, rows=i64, low=i64,
+        high=i64, spare=data,
+    )  # fmt: skip
+    a = f.args
+    r, m = _numbers(a.numbers, "tile_rows tile_columns widths pitch"), _member(a.member, "steps offsets")
+    zeros = a.spare.at(r["tile_columns"])
+    with f.loop(0, a.rows, r["tile_rows"]) as o, f.loop(a.low, a.high, r["tile_columns"]) as j:
+        width = minimum((a.high - j.i + (lanes - 1)) // lanes, r["widths"])
+        exist = minimum(r["tile_rows"], a.rows - o.i)
+        f.call(
+            _part(a.numbers, "tile_1", width - 1), m["steps"], a.weights.at(o.i * m["steps"]), a.panel.at(j.i), zeros,
+            0, a.sums.at(o.i * r["pitch"] + j.i), r["pitch"], exist, a.spare, m["offsets"],
+        )  # fmt: skip
+    return f
+
+
+def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, product: Function) -> Function:
+    """Adds ``chunk``: some result channels of a span, all their members."""
+    f = module.function(
+        "chunk", fields=ptr(i64), panel=ptr(element), own=ptr(i8), group=i64, index=i64, unit=i64, start=i64, count=i64
+    )
+    a = f.args
+    w, bias, y = (a.fields.at(slot).cast(ptr(stored)).load() for slot in (1, 2, 3))
+    packed = a.fields.at(4).cast(ptr(element)).load()
+    numbers, members = (a.fields.at(slot).cast(ptr(i64)).load() for slot in (6, 7))
+    r = _numbers(
+        numbers,
+        "chunks chunk out_channels stack members group_weights chunk_weights lazy weights_at sums_at lines_at spare_at "
+        "samples segmented back advance lines_unit u_first u_end",
+    )
+    sums, lines, spare = (a.own.at(r[name]).cast(element) for name in ("sums_at", "lines_at", "spare_at"))
+    first, lazy = a.index * r["chunk"], r["lazy"].ne(0)
+    channels = minimum(r["chunk"], r["out_channels"] - first)
+    rows = channels * r["stack"]
+    block = packed.at((a.group * r["chunks"] + a.index) * r["chunk_weights"])
+    block = select(lazy, a.own.at(r["weights_at"]).cast(element), block)
+    cut = r["segmented"].ne(0)
+    line = select(cut, a.unit, a.unit * r["lines_unit"] + a.start // r["samples"])
+    count = select(cut, 1, a.count // r["samples"])
+    origin = select(cut, r["back"] - a.start, 0)
+    u_low = select(cut, maximum(r["u_first"], a.start), r["u_first"])
+    open_end = ~cut | (a.start + r["advance"] >= r["samples"])
+    u_high = select(open_end, r["u_end"], minimum(r["u_end"], a.start + r["advance"]))
+    with f.loop(0, r["members"]) as k:
+        member = members.at(k.i * len(MEMBER))
+        m = _member(member, "packed from to")
+        weights = block.at(m["packed"])
+        with f.when(lazy):
+            f.call(pack, numbers, member, w.at(a.group * r["group_weights"]), first * r["stack"], rows, weights)
+        low = maximum(a.start, m["from"]) - a.start
+        high = minimum(a.start + a.count, m["to"]) - a.start
+        f.call(product, numbers, member, weights, a.panel, sums, rows, low, high, spare)
+        f.call(
+            _part(numbers, "spread"), numbers, member, sums.at(origin), bias, y, a.group, first, channels, line, count,
+            u_low, u_high, lines,
+        )  # fmt: skip
+    return f
+
+
+def _write_run(module: Module, element: Type, lanes: int, fields: dict[str, Type], chunk: Function) -> None:
+    """Adds the entry ``run``: a task is a span of samples in one group, for a part of the result channels."""
+    f = module.entry("run", **fields)
+    a = f.args
+    r = _numbers(
+        a.numbers,
+        "scratch_bytes entries_at merges_at spare_at parts groups unit_spans advance span unit halo gathered_unit image "
+        "vectors_tap slot gathered_taps group_input x_step channels plane channel_stride chunks chunks_part tile_rows "
+        "tile_columns",
+    )
+    own = a.scratch.at(a.thread * r["scratch_bytes"])
+    panel, entries, merges = own.cast(element), own.at(r["entries_at"]).cast(i64), own.at(r["merges_at"]).cast(i64)
+    zeros = own.at(r["spare_at"]).cast(element).at(r["tile_columns"])
+    with f.loop(0, r["tile_rows"]) as row:
+        zeros.store(0, row.i)
+    with f.loop(a.begin, a.end) as task:
+        part, rest = task.i % r["parts"], task.i // r["parts"]
+        group, span = rest % r["groups"], rest // r["groups"]
+        unit, start = span // r["unit_spans"], span % r["unit_spans"] * r["advance"]
+        count = minimum(r["span"], r["unit"] - start)
+        gathered, p = count + r["halo"], unit * r["gathered_unit"] + start
+        vectors = (gathered + (lanes - 1)) // lanes
+        merge_count = f.call(
+            _part(a.numbers, "table"), a.numbers, entries, merges, r["image"], p, p + gathered, vectors,
+            r["vectors_tap"], r["slot"], returns=i64,
+        )  # fmt: skip
+        f.call(
+            _part(a.numbers, "pack"), entries, r["gathered_taps"] * vectors, merges, merge_count,
+            a.g.at(group * r["group_input"]), r["x_step"], panel, r["channels"], r["plane"], r["channel_stride"],
+        )  # fmt: skip
+        first = part * r["chunks_part"]
+        with f.loop(first, minimum(first + r["chunks_part"], r["chunks"])) as index:
+            f.call(chunk, a.fields, panel, own, group, index.i, unit, start, count)
+
+
+def write_spread(module: Module, stored: Type, lanes: int, residues: int) -> Function:
+    """Adds ``spread``: lines of sums, one a tap, added up where they meet and stored as lines of the result.
+
+    ``sums`` is where sample 0 of the first line and tap lies. ``residues`` is the stride, or 0 for any.
+    """
+    element = computed(stored)
+    add = _write_add_line(module, element, stored, lanes, residues)
+    f = module.function(
+        "spread", numbers=ptr(i64), member=ptr(i64), sums=ptr(element), bias=ptr(stored), y=ptr(stored), group=i64,
+        first=i64, channels=i64, line=i64, lines=i64, u_low=i64, u_high=i64, room=ptr(element),
+    )  # fmt: skip
+    a = f.args
+    r = _numbers(
+        a.numbers,
+        "out_channels out_plane out_image size_z size_y size_x stride_z stride_y fold_z fold_y kernel_x pitch samples "
+        "lines_image lines_y",
+    )
+    m = _member(a.member, "z_start y_start")
+    with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
+    with f.loop(0, a.lines) as line:
+        number = a.line + line.i
+        image, rest = number // r["lines_image"], number % r["lines_image"]
+        z = rest // r["lines_y"] * r["stride_z"] + m["z_start"]
+        y = rest % r["lines_y"] * r["stride_y"] + m["y_start"]
+        to_image = a.y.at(image * r["out_image"] + (a.group * r["out_channels"] + a.first) * r["out_plane"])
+        with f.loop(0, a.channels) as c, f.loop(0, r["fold_z"]) as i, f.loop(0, r["fold_y"]) as j:
+            bias = a.bias.at(a.group * r["out_channels"] + a.first + c.i)
+            start = convert(bias.load(0, 1, with_bias, f.const(stored, 0)), element)
+            row = ((c.i * r["fold_z"] + i.i) * r["fold_y"] + j.i) * r["kernel_x"]
+            with f.when((z + i.i).ult(r["size_z"]) & (y + j.i).ult(r["size_y"])):
+                to = to_image.at(c.i * r["out_plane"] + ((z + i.i) * r["size_y"] + y + j.i) * r["size_x"])
+                source = a.sums.at(row * r["pitch"] + line.i * r["samples"])
+                f.call(add, a.numbers, source, start, to, a.u_low, a.u_high, a.room)
+    return f
+
+
+def _write_add_line(module: Module, element: Type, stored: Type, lanes: int, residues: int) -> Function:
+    """Adds ``add_line(numbers, sums, start, to, u_low, u_high, room)``: steps [u_low, u_high) of a line."""
+    f = module.function(
+        "add_line", numbers=ptr(i64), sums=ptr(element), start=element, to=ptr(stored), u_low=i64, u_high=i64,
+        room=ptr(element),
+    )  # fmt: skip
+    a, r = f.args, _numbers(f.args.numbers, "low_x size_x stride_x")
+
+    def some(u: Value, vectors: int, run: Value) -> None:
+        if residues == 1:
+            for v, total in enumerate(_totals(f, u, f.const(i64, 0), vectors, lanes)):
+                mask = lanes_below(f, run - v * lanes, lanes) if vectors == 1 else None
+                a.to.store(convert(total, stored), u - r["low_x"] + v * lanes, mask)
+            return
+        width = vectors * lanes
+        line = a.room.at(r["stride_x"] * width)
+        with f.loop(0, r["stride_x"]) as residue:
+            for v, total in enumerate(_totals(f, u, residue.i, vectors, lanes)):
+                a.room.store(total, residue.i * width + v * lanes)
+        if residues:
+            interleave_run(a.room, f.const(i64, width), line, run, residues, lanes)
+        else:
+            with f.loop(0, r["stride_x"]) as residue, f.loop(0, run) as step:
+                line.store(a.room.load(residue.i * width + step.i), step.i * r["stride_x"] + residue.i)
+        store_clipped(line, a.to, u * r["stride_x"] - r["low_x"], run * r["stride_x"], r["size_x"], lanes)
+
+    width = SUMMED * lanes
+    whole = a.u_high - (a.u_high - a.u_low) % width
+    with f.loop(a.u_low, whole, width) as u:
+        some(u.i, SUMMED, f.const(i64, width))
+    with f.loop(whole, a.u_high, lanes) as u:
+        some(u.i, 1, minimum(a.u_high - u.i, lanes))
+    return f
+
+
+def _totals(f: Function, u: Value, residue: Value, vectors: int, lanes: int) -> list[Value]:
+    """Steps from u on of one residue: the bias and the sums of all its taps, whose lines have ``samples`` each."""
+    a, r = f.args, _numbers(f.args.numbers, "residues tap_step shift_step pitch samples")
+    tap, count, shift = (r["residues"].load(residue * 3 + k) for k in range(3))
+    with f.loop(0, count, carry=[splat(a.start, lanes)] * vectors) as t:
+        q = u - shift - t.i * r["shift_step"]
+        row = a.sums.at((tap + t.i * r["tap_step"]) * r["pitch"] + q)
+        totals = list(t.values)
+
+        def inside(row: Pointer = row) -> list[Value]:
+            return [row.load(v * lanes, lanes) for v in range(vectors)]
+
+        def across(row: Pointer = row, q: Value = q) -> list[Value]:
+            return [row.load(v * lanes, lanes, _below(f, q + v * lanes, r["samples"], lanes)) for v in range(vectors)]
+
+        sums = f.choose((q >= 0) & (q + vectors * lanes <= r["samples"]), inside, across)
+        t.values = [total + some for total, some in zip(totals, sums, strict=True)]
+    return t.values
+
+
+def _below(f: Function, q: Value, samples: Value, lanes: int) -> Value:
+    """The lanes whose sample exists."""
+    if lanes == 1:
+        return q.ult(samples)
+    numbers: Callable[[Value], Value] = lambda value: splat(convert(value, i32), lanes)  # noqa: E731
+    return (lane_numbers(f, lanes, element=i32) + numbers(q)).ult(numbers(samples))
