@@ -47,7 +47,7 @@ _COST_NS = {
     "gather": 1.0,
     "entry": 2.5,
     "tile": 15.0,
-    "sum": 0.6,  # a vector of sums, stored and added to others
+    "sum": 1.0,  # a vector of sums, stored and added to others
     "line": 40.0,
     "turn": 8.0,  # a residue's loop over its taps
     "interleave": 0.05,
@@ -83,7 +83,7 @@ def _bounds(problem: Problem, isa: ISA) -> Iterator[Bound]:
 def _spans(geometry: Geometry, size: int) -> Iterator[int]:
     """Columns of a span: those whose samples fill half the second cache, and fewer so that there are more tasks."""
     layout, problem = geometry.layout, geometry.problem
-    room = target.cpu().l2_bytes // 2 // (size * problem.group_out * layout.gathered_taps) - layout.halo
+    room = _samples_bytes() // (size * problem.group_out * layout.gathered_taps) - layout.halo
     step = geometry.samples if not geometry.segmented else 1
     unit = layout.unit - geometry.back
     most = max(1, (room - geometry.back) // step) * step
@@ -94,6 +94,10 @@ def _spans(geometry: Geometry, size: int) -> Iterator[int]:
     for finer in (1, 2, 4, 8):
         found.add(ceil(unit / step / min(unit // step, spans * finer)) * step + geometry.back)
     yield from sorted(found)
+
+
+def _samples_bytes() -> int:
+    return target.cpu().l2_bytes // 2
 
 
 def _tiles(geometry: Geometry, isa: ISA, dtype: str) -> list[Tile]:
@@ -163,29 +167,33 @@ def _best(problem: Problem, isa: ISA) -> Bound:
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The cheapest tile with its spans and chunks."""
-    best = _best(problem, isa)
-    cut, geometry = best.cut, best.geometry
+    return _as_plan(_best(problem, isa), isa)
+
+
+def _as_plan(bound: Bound, isa: ISA) -> Plan:
+    cut, geometry = bound.cut, bound.geometry
+    blocking = {
+        "span": cut.span,
+        "chunk": cut.chunk,
+        "parts": cut.parts,
+        "lazy": int(cut.lazy),
+        "segmented": int(geometry.segmented),
+    }
     return Plan(
         name,
-        problem,
+        geometry.problem,
         isa.name,
-        _expected_ns(best),
+        _expected_ns(bound),
         tile=(("rows", cut.tile.rows), ("vectors", cut.tile.vectors), ("lanes", cut.tile.lanes)),
-        blocking=(
-            ("span", cut.span),
-            ("chunk", cut.chunk),
-            ("parts", cut.parts),
-            ("lazy", int(cut.lazy)),
-            ("segmented", int(geometry.segmented)),
-        ),
-        workspace_bytes=best.packed * best.itemsize + best.scratch()["scratch_bytes"],
-        why=f"{geometry.stack} taps of {problem.group_in} channels are rows, added up where they meet",
+        blocking=tuple(blocking.items()),
+        workspace_bytes=bound.packed * bound.itemsize + bound.scratch()["scratch_bytes"],
+        why=f"{geometry.stack} taps of {geometry.problem.group_in} channels are rows, added up where they meet",
     )
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with the problem's numbers."""
     problem = plan.problem
-    cut = Cut(Tile(plan["rows"], plan["vectors"], plan["lanes"]), *(plan[k] for k in ("span", "chunk", "parts")),
-              bool(plan["lazy"]))  # fmt: skip
+    tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
+    cut = Cut(tile, plan["span"], plan["chunk"], plan["parts"], bool(plan["lazy"]))
     return OverlapAdd(problem.dtype, Bound(Geometry(problem, bool(plan["segmented"])), cut, itemsize(problem.dtype)))

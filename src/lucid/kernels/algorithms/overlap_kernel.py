@@ -164,7 +164,7 @@ def _write_weights(module: Module, fields: dict[str, Type], pack: Function) -> N
 
 
 def _write_product(module: Module, element: Type, lanes: int) -> Function:
-    """Adds ``product(numbers, member, weights, panel, sums, rows, low, high, spare)``: columns [low, high) of a chunk."""
+    """Adds ``product(numbers, member, weights, panel, sums, rows, low, high, spare)``: columns [low, high)."""
     data = ptr(element)
     f = module.function(
         "product", numbers=ptr(i64), member=ptr(i64), weights=data, panel=data, sums=data, rows=i64, low=i64,
@@ -232,9 +232,9 @@ def _write_run(module: Module, element: Type, lanes: int, fields: dict[str, Type
     a = f.args
     r = _numbers(
         a.numbers,
-        "scratch_bytes entries_at merges_at spare_at parts groups unit_spans advance span unit halo gathered_unit image "
-        "vectors_tap slot gathered_taps group_input x_step channels plane channel_stride chunks chunks_part tile_rows "
-        "tile_columns",
+        "scratch_bytes entries_at merges_at spare_at parts groups unit_spans advance span unit halo gathered_unit "
+        "image vectors_tap slot gathered_taps group_input x_step channels plane channel_stride chunks chunks_part "
+        "tile_rows tile_columns",
     )
     own = a.scratch.at(a.thread * r["scratch_bytes"])
     panel, entries, merges = own.cast(element), own.at(r["entries_at"]).cast(i64), own.at(r["merges_at"]).cast(i64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import ceil, gcd, prod
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Axis, Lay
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.plan import Problem
+
+Array = np.ndarray[Any, Any]
 
 #: Numbers of a problem. Sizes are in elements but where they say bytes.
 NUMBERS = (
@@ -146,7 +149,7 @@ class Geometry:
             for a, b in product(self.z.residues, self.y.residues)
         ]
 
-    def residue_table(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    def residue_table(self) -> Array:
         """For each residue of the last axis its first tap, how many there are, and how far back the first is met."""
         rows = []
         for r in range(self.stride):
@@ -157,7 +160,7 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The loops: ``span`` columns, ``chunk`` result channels whose sums are held at a time, ``parts`` tasks to a span's.
+    """The loops: ``span`` columns, in ``parts`` tasks, ``chunk`` result channels whose sums are held at a time.
 
     With ``lazy`` a task packs the weights of a chunk when it comes to them.
     """
@@ -215,7 +218,7 @@ class Bound:
             places[name] = at
         return places
 
-    def numbers(self) -> tuple[dict[str, int], Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]]:
+    def numbers(self) -> tuple[dict[str, int], Sequence[Array]]:
         """``NUMBERS`` by name but for what is gathered from where, and the arrays that they point to."""
         geometry, cut, layout = self.geometry, self.cut, self.geometry.layout
         problem, tile = geometry.problem, cut.tile
@@ -251,13 +254,15 @@ class Bound:
         }  # fmt: skip
         return numbers, [*tables, residues]
 
-    def member_numbers(self) -> tuple[list[tuple[int, ...]], Sequence[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]]:
+    def member_numbers(self) -> tuple[list[tuple[int, ...]], Sequence[Array]]:
         """``MEMBER`` for every member, and the arrays that they point to."""
         geometry, layout = self.geometry, self.geometry.layout
         reads = layout.reads()
         clipped = layout.shared is not None and not geometry.segmented
         clipped &= layout.unit == geometry.y.positions * geometry.samples
-        stride, rows, arrays, packed = layout.gathered_taps * self.width, [], [], 0
+        stride, packed = layout.gathered_taps * self.width, 0
+        rows: list[tuple[int, ...]] = []
+        arrays: list[Array] = []
         for member, steps in zip(geometry.members, self.steps, strict=True):
             places = [tap * self.width + shift for tap, shift in (reads[k] for k in member.reads)]
             weights = np.array(member.weights, np.int64)
