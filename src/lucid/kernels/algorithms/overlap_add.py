@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from math import ceil
 
 from lucid.kernels import target
-from lucid.kernels.algorithms import dense_plan
+from lucid.kernels.algorithms import dense_plan, overlap_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.dense_layout import computed
-from lucid.kernels.algorithms.overlap_kernel import OverlapAdd
 from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
 from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
 from lucid.kernels.ir import BY_DTYPE
@@ -187,6 +186,7 @@ def _as_plan(bound: Bound, isa: ISA) -> Plan:
         tile=(("rows", cut.tile.rows), ("vectors", cut.tile.vectors), ("lanes", cut.tile.lanes)),
         blocking=tuple(blocking.items()),
         workspace_bytes=bound.packed * bound.itemsize + bound.scratch()["scratch_bytes"],
+        packed_bytes=bound.packed * bound.itemsize,
         why=f"{geometry.stack} taps of {geometry.problem.group_in} channels are rows, added up where they meet",
     )
 
@@ -196,4 +196,4 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     cut = Cut(tile, plan["span"], plan["chunk"], plan["parts"], bool(plan["lazy"]))
-    return OverlapAdd(problem.dtype, Bound(Geometry(problem, bool(plan["segmented"])), cut, itemsize(problem.dtype)))
+    return overlap_kernel.bind(Bound(Geometry(problem, bool(plan["segmented"])), cut, itemsize(problem.dtype)))

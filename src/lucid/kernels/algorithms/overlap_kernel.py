@@ -14,7 +14,6 @@ A task owns its results: where a line is cut, the samples that two spans need ar
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from math import ceil
 from typing import Any
@@ -45,54 +44,40 @@ from lucid.kernels.ir import (
     select,
     splat,
 )
-from lucid.kernels.launch import address
-from lucid.kernels.runtime import memory, threads
+from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
+from lucid.kernels.runtime import memory
 
-Array = np.ndarray[Any, Any]
 #: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
 _PACKED_TOGETHER = 32
 #: Strides whose results are interleaved in registers; those of others are stored one by one.
 _INTERLEAVED = (1, 2, 4, 8)
 
 
-class OverlapAdd:
-    """A bound plan: call it with (g, w, bias or None, y)."""
-
-    def __init__(self, dtype: str, bound: Bound) -> None:
-        geometry, tile = bound.geometry, bound.cut.tile
-        numbers, arrays = bound.numbers()
-        members, more = bound.member_numbers()
-        stored = BY_DTYPE[dtype]
-        residues = geometry.stride if geometry.stride in _INTERLEAVED else 0
-        numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, 1) | implicit_gemm.tile_parts(dtype, tile)
-        spread = implicit_gemm.alone(
-            ("overlap spread", dtype, residues), lambda m, _: write_spread(m, stored, tile.lanes, residues)
-        )
-        numbers["spread"] = spread.address("spread")
-        self._arrays = (
-            np.array([numbers.get(name, 0) for name in NUMBERS], np.int64), np.array(members, np.int64), arrays, more,
-        )  # fmt: skip
-        self._constants = tuple(map(address, self._arrays[:2]))
-        self._packed_bytes = ceil(bound.packed * bound.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
-        self._scratch_bytes = numbers["scratch_bytes"]
-        self._weight_tasks = 0 if bound.cut.lazy else geometry.problem.groups * bound.chunks
-        self._tasks = bound.tasks
-        code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa.fma, isa.lanes(computed(stored))))
-        self._weights, self._run = (code.address(name) for name in ("weights", "run"))
-
-    def __call__(self, g: Array, w: Array, bias: Array | None, y: Array) -> None:
-        crew = threads.get_num_threads() if self._tasks > 1 else 1
-        scratch = implicit_gemm._workspace(self._packed_bytes + self._scratch_bytes * crew)
-        packed = address(scratch)
-        fields = (ctypes.c_int64 * 8)(
-            address(g), address(w), 0 if bias is None else address(bias), address(y), packed,
-            packed + self._packed_bytes, *self._constants,
-        )  # fmt: skip
-        if self._weight_tasks:
-            steps = (self._weights, fields, self._weight_tasks, 1), (self._run, fields, self._tasks, 1)
-            threads.run_steps(steps, threads=crew)
-        else:
-            threads.run(self._run, fields, self._tasks, threads=crew)
+def bind(bound: Bound) -> Launch:
+    """A problem under a cut, bound to its kernel: call it with (g, w, bias or None, y)."""
+    problem, tile, stride = bound.geometry.problem, bound.cut.tile, bound.geometry.stride
+    dtype, stored = problem.dtype, BY_DTYPE[problem.dtype]
+    residues = stride if stride in _INTERLEAVED else 0
+    numbers, arrays = bound.numbers()
+    members, more = bound.member_numbers()
+    numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, 1) | implicit_gemm.tile_parts(dtype, tile)
+    numbers["spread"] = implicit_gemm.alone(
+        ("overlap spread", dtype, residues), lambda m, _: write_spread(m, stored, tile.lanes, residues)
+    ).address("spread")
+    constants = np.array([numbers.get(name, 0) for name in NUMBERS], np.int64), np.array(members, np.int64)
+    code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa.fma, isa.lanes(computed(stored))))
+    steps = [(code.address("run"), bound.tasks, 1)]
+    if not bound.cut.lazy:
+        steps.insert(0, (code.address("weights"), problem.groups * bound.chunks, 1))
+    return Launch(
+        steps,
+        (0, 0, 0, 0, 0, 0, *map(address, constants)),
+        (0, 1, 2 if problem.bias else NOTHING, 3, KEPT, WORKSPACE),
+        kept_bytes=ceil(bound.packed * bound.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
+        own_bytes=numbers["scratch_bytes"],
+        most_threads=bound.tasks,
+        keep=(constants, arrays, more),
+    )
 
 
 def _numbers(record: Pointer, names: str) -> dict[str, Any]:
