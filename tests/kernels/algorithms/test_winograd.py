@@ -177,7 +177,6 @@ def test_chosen_where_it_pays() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"role": "grad_weight"}, "forward and grad_input, not grad_weight"),
         ({"dtype": "float64"}, "float32, not float64"),
         ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "needs stride and dilation 1"),
         ({"spec": ConvSpec((3, 3), (1, 1), (2, 2), ((2, 2), (2, 2)))}, "needs stride and dilation 1"),

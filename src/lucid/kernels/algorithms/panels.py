@@ -27,7 +27,7 @@ def write_packs(m: Module, isa: ISA, element: Type, widths: Iterable[int]) -> di
     turn = None
     for width in sorted(set(widths)):
         if lanes > 1 and not _weaves(width, lanes):
-            turn = turn or _write_turn(m, isa, element)
+            turn = turn or write_turn(m, isa, element)
         packs[width] = _write_pack(m, isa, element, width, turn)
     return packs
 
@@ -104,8 +104,12 @@ def _weave_rows(f: Function, lanes: int, width: int) -> None:
             a.panel.store(woven, k.i * width + v * lanes)
 
 
-def _write_turn(m: Module, isa: ISA, element: Type) -> Function:
-    """Rows that run along k: as many as lanes, turned in registers, one square after the other."""
+def write_turn(m: Module, isa: ISA, element: Type) -> Function:
+    """Adds ``turn(source, row_step, rows, depth, panel, width)``: panel[k][r] = source[r][k] for as many r as lanes.
+
+    One square after the other is turned in registers: what stands behind ``rows`` repeats the last row, and up to a
+    vector's width of k is written behind ``depth``.
+    """
     lanes = isa.lanes(element)
     f = m.function("turn", source=ptr(element), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64)
     a = f.args

@@ -155,13 +155,16 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
     return ceil(rows / tile.rows) * tile.across(columns)
 
 
-def write_tile(module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile") -> Function:
+def write_tile(
+    module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0
+) -> Function:
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
     ``start`` has an initial value for each of the tile's rows, as a bias; if ``again`` is not 0, the sums in ``to`` are
     continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
     others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
-    ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies.
+    ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies. ``w`` advances by the tile's rows,
+    or by ``w_pitch``.
     """
     data = ptr(element)
     table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
@@ -179,7 +182,7 @@ def write_tile(module: Module, element: Type, tile: Tile, pitch: int | None, nam
 
     with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
         panel = a.panel.at(a.offsets.load(k.i) if pitch is None else k.i * pitch)
-        w, sums = a.w.at(k.i * tile.rows), iter(k.values)
+        w, sums = a.w.at(k.i * (w_pitch or tile.rows)), iter(k.values)
         columns = [panel.load(v * lanes, lanes) for v in across]
         following: list[Value] = []
         for m in range(tile.rows):

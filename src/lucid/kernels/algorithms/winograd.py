@@ -1,7 +1,8 @@
-"""Winograd convolution: F(m, r) along one to three axes, forward and input gradient, stride 1, float32.
+"""Winograd convolution: F(m, r) along one to three axes, all three roles, stride 1, float32.
 
 A tile of F(4 x 4, 3 x 3) takes 36 products for 144, one of F(2 x 2, 3 x 3) 16 for 36, beside the transforms of patches,
-filters and sums. The input gradient is the same with filters turned round and 2 zeros less the padding around.
+filters and sums. The input gradient is the same with filters turned round and 2 zeros less the padding around. The
+weight gradient is the adjoint in the filter and a module of its own, ``winograd_grad``.
 
 Errors are those of a sum over the patch rather than the window, times a constant: see ``error_growth``. So a NaN or an
 infinity may reach all outputs of the tiles whose patches it lies in, and an infinity may become NaN. Strict precision
@@ -19,7 +20,7 @@ from math import ceil, prod
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import precision, target
-from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms import panels, winograd_grad
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_kernel import (
@@ -75,10 +76,8 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Weight gradients, strides, dilations, kernels other than 3 and 5, strict precision."""
+    """Strides, dilations, kernels other than 3 and 5, strict precision."""
     spec = problem.spec
-    if problem.role == "grad_weight":
-        return f"it computes forward and grad_input, not {problem.role}"
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
     if {*spec.stride, *spec.dilation} != {1}:
@@ -90,6 +89,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 
 def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
+    if problem.role == "grad_weight":
+        return winograd_grad.forms(problem.spec.kernel)
     return _forms(problem.spec.kernel)
 
 
@@ -116,6 +117,8 @@ def error_growth(plan: Plan) -> float:
 
     A sum of C products and its transforms' sums take the place of one of C taps products.
     """
+    if plan.problem.role == "grad_weight":
+        return winograd_grad.error_growth(plan)
     form, sizes = _form(plan), shape(plan.problem)
     roundings = sizes.channels + sum(axis.taps + 2 * axis.samples for axis in form.axes)
     return growth(form) * roundings / (sizes.channels * sizes.taps)
@@ -209,6 +212,8 @@ def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tiles, register tile and blocks that are expected to be fastest."""
+    if problem.role == "grad_weight":
+        return winograd_grad.plan(problem, isa)
     sizes = shape(problem)
     options = [(form, cut) for form in forms(problem) for cut in _blockings(sizes, form, isa)]
     form, cut = min(options, key=lambda option: _expected_ns(sizes, option[0], option[1], isa))
@@ -242,6 +247,8 @@ def _form(plan: Plan) -> Form:
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernels with the problem's numbers."""
+    if plan.problem.role == "grad_weight":
+        return winograd_grad.bind(plan, isa)
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]))
     return WinogradConvolution(shape(plan.problem), _form(plan), cut, isa)

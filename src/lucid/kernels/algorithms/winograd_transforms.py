@@ -70,12 +70,33 @@ class Minimal:
         infinity = _last(self.outputs)
         return tuple((*(at**k for at in self._points), infinity[k]) for k in range(self.outputs))
 
+    @cached_property
+    def gradient(self) -> Matrix:
+        """A: from the gradients of the outputs to the products' second factors, where the filter's is wanted."""
+        return _transposed(self.inverse)
+
+    @cached_property
+    def collect(self) -> Matrix:
+        """G^T: from the products, summed over all tiles, to the taps of a filter's gradient."""
+        return _transposed(self.filter)
+
+    @property
+    def gradient_growth(self) -> float:
+        """The most that |G^T| (|A| |g| * |B^T| |x|) is above the sum of |g| |x|, for |g| and |x| all alike."""
+        sizes = [sum(map(abs, a)) * sum(map(abs, b)) for a, b in zip(self.gradient, self.patch, strict=True)]
+        most = max(sum(abs(g) * s for g, s in zip(row, sizes, strict=True)) for row in self.collect)
+        return float(most / self.outputs)
+
     @property
     def growth(self) -> float:
         """The most that |A^T| (|G| |w| * |B^T| |x|) is above the sum of |w| |x|, for |w| and |x| all alike."""
         sizes = [sum(map(abs, g)) * sum(map(abs, b)) for g, b in zip(self.filter, self.patch, strict=True)]
         most = max(sum(abs(a) * s for a, s in zip(row, sizes, strict=True)) for row in self.inverse)
         return float(most / self.taps)
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
 
 
 def _last(size: int) -> tuple[Fraction, ...]:

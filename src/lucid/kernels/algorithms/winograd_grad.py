@@ -1,0 +1,414 @@
+"""Winograd's weight gradient, the adjoint of F(m, r) in the filter: see ``winograd_grad_kernel`` for the loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.core.geometry import ConvSpec, Sizes
+from lucid.kernels import target
+from lucid.kernels.algorithms import winograd_grad_kernel as kernel
+from lucid.kernels.algorithms.base import Executable, address, useful_threads
+from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
+from lucid.kernels.algorithms.tile import Tile
+from lucid.kernels.algorithms.winograd_kernel import Form
+from lucid.kernels.algorithms.winograd_passes import Matrices, most_places, transform_address
+from lucid.kernels.algorithms.winograd_transforms import Minimal
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
+
+Array = np.ndarray[Any, Any]
+
+#: Elements between slices: a power of two apart they would share a few cache sets.
+_APART = 16
+#: Rows of the register tile, by the registers of the machine, and vectors, of which the problem takes what fits best.
+_ROWS = {32: 8, 16: 4}
+_VECTORS = {32: (1, 2, 3), 16: (1, 2)}
+#: What all slices, or all transformed operands, may take together with one thread's own.
+_MOST_BYTES = 2 * WORKSPACE_BYTES
+#: Tiles of outputs that are weighed, those of the least work; and tiles of a box.
+_FORMS, _BOXES = 2, (16, 64, 192)
+#: Beyond these sums over tiles outgrow the caches, or errors grow too large to be the default.
+_MOST_PRODUCTS, _MOST_GROWTH = 128, 256.0
+_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
+_PARTS = (64, 128)
+_CHUNKS = (1, 2, 4, 8, 16)
+_WORKERS = (2, 4, 8)  # numbers of threads that a split is made for: all of them get the same tasks
+
+# Nanoseconds of one core at 4 GHz that issues two vector products a cycle.
+_COST_NS = {
+    "product": 0.13,  # of vectors
+    "tile": 4.0,
+    "sum": 0.03,  # a vector of m read or written, in the second level cache
+    "far sum": 0.13,  # beyond it
+    "line": 0.24,  # a vector read or written on the way through a transform
+    "far": 0.1,  # a vector of a transformed operand stored beyond the second level cache
+    "far read": 0.2,
+    "frame": 2.0,  # a vector of a frame filled and turned
+    "plane": 11.0,  # a channel's plane of a frame
+    "slice": 0.7,  # a vector of a slice added up
+    "result": 2.0,  # a vector of gw
+    "task": 500.0,
+}
+_CALL_NS = 4000.0
+_GHZ = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The tiles of a box, the channels of a part, chunks of boxes; or all boxes ``prepared`` beforehand."""
+
+    tile: Tile
+    box: int
+    k_part: int
+    c_part: int
+    chunks: int
+    prepared: bool
+
+
+def _aligned(elements: int) -> int:
+    return ceil(elements / _APART) * _APART
+
+
+def windows(problem: Problem, form: Form) -> tuple[Window, Window]:
+    """The tiles as a strided window over x, and over g."""
+    spec, tiles = problem.spec, tuple(-(-n // axis.outputs) for n, axis in zip(problem.out, form.axes, strict=True))
+    step, one = tuple(axis.outputs for axis in form.axes), (1, 1, 1)
+    patches = ConvSpec(tuple(axis.samples for axis in form.axes), step, one, spec.padding)
+    outputs = ConvSpec(step, step, one, ((0, 0),) * 3)
+    return (
+        Window(patches, problem.batch, problem.size, tiles),
+        Window(outputs, problem.batch, problem.out, tiles),
+    )
+
+
+@lru_cache(maxsize=64)
+def forms(kernel: Sizes) -> tuple[Form, ...]:
+    """The tiles that a gradient can be summed over."""
+    if set(kernel) == {1}:
+        return ()
+    choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
+    every = [Form(*(Minimal(m, r) for m, r in zip(outputs, kernel, strict=True))) for outputs in choices]
+    return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
+
+
+def growth(form: Form) -> float:
+    """As ``winograd.growth``, of the gradient's transforms."""
+    return prod(axis.gradient_growth for axis in form.axes)
+
+
+def tiles(problem: Problem, form: Form) -> int:
+    """Tiles of the whole batch."""
+    return problem.batch * prod(ceil(n / axis.outputs) for n, axis in zip(problem.out, form.axes, strict=True))
+
+
+@lru_cache(maxsize=256)
+def _cuts(problem: Problem, form: Form, box: int) -> tuple[Cut, Cut]:
+    x, g = windows(problem, form)
+    return x.cut(box), g.cut(box)
+
+
+@lru_cache(maxsize=256)
+def _matrices(form: Form, name: str) -> Matrices:
+    z, y, x = (getattr(axis, name) for axis in form.axes)
+    return z, y, x
+
+
+def _row_width(isa: ISA, lanes: int) -> int:
+    return max(lanes, _ROWS[isa.registers])
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything that the loops must know of a plan, in elements; steps of operands are those of the tasks' boxes."""
+
+    x_cut: Cut
+    g_cut: Cut
+    numbers: dict[str, int]
+    x: dict[str, int]
+    g: dict[str, int]
+    shared: int
+    sums: int
+
+    def total(self, crew: int) -> int:
+        """Of the workspace, for a number of threads."""
+        return self.shared + self.sums + crew * self.numbers["own"]
+
+    @classmethod
+    def of(cls, problem: Problem, form: Form, split: Split, isa: ISA) -> Layout:
+        """For a problem and the way it is split."""
+        lanes, (x_cut, g_cut) = split.tile.lanes, _cuts(problem, form, split.box)
+        k_parts, c_parts = ceil(problem.group_out / split.k_part), ceil(problem.group_in / split.c_part)
+        k, c = (problem.group_out, problem.group_in) if split.prepared else (split.k_part, split.c_part)
+        x = _operand(x_cut, form, lanes, _row_width(isa, lanes), c, problem.c_in, problem.group_in)
+        g = _operand(g_cut, form, lanes, split.tile.columns, k, problem.c_out, problem.group_out)
+        wide, rows = (ceil(part / o["width"]) * o["width"] for part, o in ((split.k_part, g), (split.c_part, x)))
+        m_step = wide * rows + _APART
+        taps_y, taps_z = form.x.taps, form.x.taps * form.y.taps
+        numbers = {
+            "boxes": x_cut.boxes, "chunks": split.chunks, "groups": problem.groups, "group_in": problem.group_in,
+            "group_out": problem.group_out, "taps": problem.spec.taps, "k_part": split.k_part, "c_part": split.c_part,
+            "k_parts": k_parts, "c_parts": c_parts, "parts": problem.groups * k_parts * c_parts,
+            "products": form.products, "tile_rows": split.tile.rows, "m_step": m_step, "m_block": rows * g["width"],
+            "m_size": form.products * m_step, "sums_step": g["vectors"] * lanes, "y_step": form.x.samples,
+            "z_step": form.x.samples * form.y.samples, "taps_y": taps_y, "taps_z": taps_z,
+        }  # fmt: skip
+        slots = x_cut.boxes * problem.groups
+        numbers["u_shared"] = slots * x["slot"]
+        numbers |= _own(form, split, numbers, x, g, lanes)
+        shared = 0
+        if split.prepared:
+            shared = slots * (x["slot"] + g["slot"])
+        elif split.chunks > 1:
+            shared = numbers["parts"] * split.chunks * numbers["m_size"]
+        sums = _aligned(slots * numbers["sums_step"]) if problem.bias else 0
+        return cls(x_cut, g_cut, numbers, x, g, _aligned(shared), sums)
+
+
+def _operand(cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int) -> dict[str, int]:
+    """The numbers of an operand's record that ``Cut.fields`` does not have."""
+    size, frame, block = prod(cut.window.size), cut.frame, cut.pixels * width
+    step = ceil(part / width) * block + _APART
+    return {
+        "image_step": channels * size, "channel_step": size, "plane": cut.plane, "image": prod(frame),
+        "layer": frame[1] * frame[2] * lanes, "row": frame[2] * lanes, "channels": channels,
+        "vectors": ceil(in_group / lanes), "width": width, "block": block, "step": step,
+        "slot": form.products * step,
+    }  # fmt: skip
+
+
+def _own(
+    form: Form, split: Split, numbers: dict[str, int], x: dict[str, int], g: dict[str, int], lanes: int
+) -> dict[str, int]:
+    """Where the parts of a thread's workspace start: v of a box, u, m, a frame, the same turned, a grid, gw's rows."""
+    plane, taps = max(x["plane"], g["plane"]), numbers["taps"]
+    between = max(most_places(_matrices(form, name)) for name in ("patch", "gradient", "collect"))
+    sizes = {
+        "u_at": 0 if split.prepared else x["slot"],
+        "m_at": 0 if split.prepared else g["slot"],
+        "frame_at": 0 if split.chunks > 1 else numbers["m_size"],
+        "panel_at": lanes * plane + lanes,
+        "spare_at": (plane + lanes) * lanes,
+        "line_at": 2 * between * lanes,
+        "own": (kernel.FINISHED * taps + lanes) * lanes,
+    }
+    at, starts = 0, {}
+    for name, size in sizes.items():
+        at = _aligned(at + size)
+        starts[name] = at
+    return starts
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tiles and the split that are expected to be fastest."""
+    return planned(problem, isa, *best(problem, isa))
+
+
+def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
+    """A form and a split as a plan."""
+    sizes, tile = Layout.of(problem, form, split, isa), split.tile
+    return Plan(
+        "winograd",
+        problem,
+        isa.name,
+        _expected_ns(problem, form, split, sizes),
+        tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
+        blocking=(
+            *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
+            ("box", split.box),
+            ("k_part", split.k_part),
+            ("c_part", split.c_part),
+            ("chunks", split.chunks),
+            ("prepared", int(split.prepared)),
+        ),
+        workspace_bytes=problem.itemsize * sizes.total(1),
+        why=f"{form.products} products of a tile where the definition has {form.outputs * problem.spec.taps}",
+        sums_upstream=True,
+    )
+
+
+def _form(plan: Plan) -> Form:
+    kernel = plan.problem.spec.kernel
+    return Form(*(Minimal(plan[f"outputs_{axis}"], taps) for axis, taps in zip("zyx", kernel, strict=True)))
+
+
+def error_growth(plan: Plan) -> float:
+    """A result is within so many times the bound of direct summation, where that is largest in its channels.
+
+    A sum over tiles and its transforms' sums take the place of one over pixels.
+    """
+    problem, form = plan.problem, _form(plan)
+    roundings = tiles(problem, form) + sum(axis.taps + 2 * axis.samples for axis in form.axes)
+    return growth(form) * roundings / (problem.batch * problem.pixels)
+
+
+def _vector_products(sizes: Layout, problem: Problem, split: Split) -> float:
+    """Time of the steps of one tile of outputs and one product, all channels, in vector products at the full rate."""
+    tile = split.tile
+    return ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * tile.step_products
+
+
+def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str, float]:
+    """What one thread does for all groups, counted in the units of ``_COST_NS``."""
+    tile, count, lanes, n = split.tile, tiles(problem, form), split.tile.lanes, sizes.numbers
+    boxes, l2 = n["boxes"], target.cpu().l2_bytes
+    calls = ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * form.products * boxes
+    again = 1 if split.prepared or not split.chunks else split.chunks
+    x_passes, g_passes = (1, 1) if split.prepared else (n["k_parts"], n["c_parts"])
+    x_vectors, g_vectors = sizes.x["vectors"] * x_passes, sizes.g["vectors"] * g_passes
+    stored = form.products * count * (x_vectors + g_vectors)
+    lines = count * (x_vectors * _lines(_matrices(form, "patch")) + g_vectors * _lines(_matrices(form, "gradient")))
+    results = problem.group_in * ceil(problem.group_out / lanes)
+    lines += results * _lines(_matrices(form, "collect"))
+    sums = calls * tile.rows * tile.vectors * (2 - again / boxes)
+    m_bytes, read = n["m_size"] * problem.itemsize, 0.0
+    if split.prepared:
+        rows_read = n["k_parts"] * problem.group_in + n["c_parts"] * problem.group_out
+        read = form.products * count * rows_read / lanes
+    planes = [o["plane"] * vectors * boxes for o, vectors in ((sizes.x, x_vectors), (sizes.g, g_vectors))]
+    counts = {
+        "product": form.products * count * _vector_products(sizes, problem, split),
+        "tile": calls,
+        "far sum" if m_bytes > l2 * 0.7 else "sum": sums,
+        "line": lines,
+        "far": stored if split.prepared else 0,
+        "far read": read,
+        "frame": sum(planes),
+        "plane": lanes * boxes * sum(
+            v * cut.box[0] * cut.frame[0] for v, cut in ((x_vectors, sizes.x_cut), (g_vectors, sizes.g_cut))
+        ),
+        "slice": form.products * results * split.chunks if split.chunks > 1 else 0,
+        "result": results * n["taps"],
+        "task": n["parts"] / problem.groups * split.chunks,
+    }  # fmt: skip
+    return {unit: problem.groups * number for unit, number in counts.items()}
+
+
+@lru_cache(maxsize=64)
+def _lines(matrices: Matrices) -> int:
+    """Vectors read and written on the way of one grid through a transform."""
+    sizes, total = [len(matrix[0]) for matrix in matrices], 0
+    for axis in (2, 1, 0):
+        if len(matrices[axis]) * len(matrices[axis][0]) > 1:
+            total += prod(sizes)
+            sizes[axis] = len(matrices[axis])
+            total += prod(sizes)
+    return total
+
+
+def _expected_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> float:
+    counts = work(problem, form, split, sizes)
+    return _CALL_NS + sum(number * _COST_NS[unit] for unit, number in counts.items())
+
+
+def _waiting(sizes: Layout, split: Split) -> float:
+    """By how much the last thread's work is more than its share, on average over numbers of threads."""
+    tasks = sizes.numbers["parts"] * split.chunks
+    return sum(n * ceil(tasks / n) / tasks for n in _WORKERS) / len(_WORKERS)
+
+
+def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
+    """Ways to cut the work that keep within the workspace."""
+    lanes = isa.lanes(BY_DTYPE[problem.dtype])
+    rows = _ROWS[isa.registers]
+    tile = min(
+        (Tile(rows, v, lanes) for v in _VECTORS[isa.registers]),
+        key=lambda tile: (ceil(problem.group_out / tile.columns) * tile.step_products, -tile.vectors),
+    )
+    width, count = _row_width(isa, lanes), tiles(problem, form)
+    k_parts = {_whole(part, tile.columns, problem.group_out) for part in (*_PARTS, problem.group_out)}
+    c_parts = {_whole(part, width, problem.group_in) for part in (*_PARTS, problem.group_in)}
+    parts = sorted(product(k_parts, c_parts))
+    room = _MOST_BYTES // (problem.c_out * problem.group_in * form.products * problem.itemsize)
+    for box, (k_part, c_part) in product(sorted({min(box, count) for box in _BOXES}), parts):
+        chunks = [n for n in _CHUNKS if n == 1 or n <= min(room, count // box)]
+        yield from (Split(tile, box, k_part, c_part, n, False) for n in chunks)
+        if (problem.c_out + problem.c_in) * form.products * count * problem.itemsize <= _MOST_BYTES:
+            yield Split(tile, box, k_part, c_part, 1, True)
+
+
+def _whole(part: int, step: int, channels: int) -> int:
+    """About ``part`` channels, in steps, of so many."""
+    return min(ceil(part / step) * step, channels)
+
+
+@lru_cache(maxsize=1024)
+def best(problem: Problem, isa: ISA) -> tuple[Form, Split]:
+    """The form and the split that are expected to be fastest."""
+    found = sorted(forms(problem.spec.kernel), key=lambda form: form.products * tiles(problem, form))[:_FORMS]
+    options = []
+    for form in found:
+        for split in _splits(problem, form, isa):
+            sizes = Layout.of(problem, form, split, isa)
+            if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * problem.itemsize > _MOST_BYTES:
+                continue
+            options.append((_expected_ns(problem, form, split, sizes) * _waiting(sizes, split), form, split))
+    _, form, split = min(options, key=lambda option: option[0])
+    return form, split
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernels with the problem's numbers."""
+    tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
+    split = Split(tile, plan["box"], plan["k_part"], plan["c_part"], plan["chunks"], bool(plan["prepared"]))
+    return bound(plan.problem, _form(plan), split, isa)
+
+
+def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
+    """Tables, records and every number of the split, fixed for the shape."""
+    sizes, dtype, lanes = Layout.of(problem, form, split, isa), problem.dtype, split.tile.lanes
+    records, tables = [], []
+    for cut, numbers, matrix in ((sizes.x_cut, sizes.x, "patch"), (sizes.g_cut, sizes.g, "gradient")):
+        starts = cut.starts() * lanes
+        transform = transform_address(dtype, _matrices(form, matrix))
+        following = numbers["image_step"] * cut.box[0]
+        records.append(np.array([*cut.fields(following), transform, address(starts), *numbers.values()], np.int64))
+        tables.append(starts)
+    rows = np.arange(kernel.FINISHED, dtype=np.int64) * sizes.g["width"]
+    none = np.zeros(split.tile.rows, dtype)
+    code = kernel.loops(dtype)
+    slots = kernel.fields(BY_DTYPE[dtype])
+    fixed = {
+        "has_bias": int(problem.bias), "none": address(none),
+        "x_record": address(records[0]), "g_record": address(records[1]), "rows": address(rows),
+        "fill": fill_frame_address(dtype), "turn": kernel.turn_address(dtype),
+        "tile": kernel.tile_address(dtype, split.tile, sizes.x["width"]),
+        "collect": transform_address(dtype, _matrices(form, "collect")), **sizes.numbers,
+    }  # fmt: skip
+    steps = _steps(code, problem, split, sizes)
+    cycles = _expected_ns(problem, form, split, sizes) * _GHZ
+    places = dict.fromkeys(("x", "g", "gw", "gb", "shared"), 0)
+    places |= {"sums": sizes.shared * problem.itemsize, "scratch": (sizes.shared + sizes.sums) * problem.itemsize}
+    return Launch(
+        steps,
+        [(places | fixed)[name] for name in slots],
+        (0, 1, 2, 3 if problem.bias else NOTHING, WORKSPACE, WORKSPACE, WORKSPACE),
+        shared_bytes=places["scratch"],
+        own_bytes=sizes.numbers["own"] * problem.itemsize,
+        most_threads=useful_threads(cycles, max(tasks for _, tasks, _ in steps)),
+        keep=(records, tables, rows, none),
+    )
+
+
+def _steps(code: Any, problem: Problem, split: Split, sizes: Layout) -> list[tuple[int, int, int]]:
+    """Entry points, their tasks and how many go at once."""
+    numbers, slots = sizes.numbers, sizes.numbers["boxes"] * problem.groups
+    if split.prepared:
+        steps = [
+            ("prepare_all", slots * (sizes.x["vectors"] + sizes.g["vectors"])),
+            ("multiply_parts", numbers["parts"]),
+        ]
+    else:
+        steps = [("accumulate", numbers["parts"] * split.chunks)]
+        if split.chunks > 1:
+            units = ceil(split.k_part / sizes.g["width"]) * ceil(split.c_part / kernel.FINISHED)
+            steps.append(("finish", numbers["parts"] * units))
+    return [(code.address(name), tasks, 1) for name, tasks in steps]

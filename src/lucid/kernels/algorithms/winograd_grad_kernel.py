@@ -1,0 +1,334 @@
+"""The loops of Winograd's weight gradient: dw = G^T [ sum over tiles of (A g A^T) * (B^T x B) ] G.
+
+Lanes are channels. Boxes of tiles are framed with their zeros, turned so that a pixel's channels lie side by side, and
+transformed; for each of a tile's products the sum over tiles is then a matrix product, with c_in in rows and c_out in
+vectors::
+
+    prepare(box):   for every vector of channels of x and of g:
+                        frame, panel[pixel][lane] = turned(frame)           see frames
+                        v[f][block of channels][tile][channel]              see winograd_passes
+    multiply(box):  for each f, block of c_out, tile of c_in:
+                        m[f][block][c_in][c_out] += sum over tiles of v[f][tile][c_in] * u[f][tile][c_out]
+    results:        for each block of c_out, 16 of c_in: dw = G^T m G, turned back
+
+With many tiles, a task is a chunk of the boxes for a part of the channels: all but x and g stays in its second level
+cache, chunks have their own m, and a second step adds them up in order (``accumulate``, ``finish``). With few tiles and
+many channels m is the large operand: all boxes are prepared beforehand, and a task is a part of the channels
+(``prepare_all``, ``multiply_parts``). Tasks depend on the shape alone, so the bits do not depend on the threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from lucid.kernels import jit
+from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms.frames import GEOMETRY, open_box, read_fields
+from lucid.kernels.algorithms.tile import Tile, write_tile
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    i8,
+    i64,
+    lanes_below,
+    minimum,
+    ptr,
+    select,
+    transpose,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+
+#: Channels of x whose results are made at once.
+FINISHED = 16
+
+#: What ``prepare`` reads of an operand: addresses, then sizes in elements.
+OPERAND = (
+    *GEOMETRY, "transform", "starts", "image_step", "channel_step", "plane", "image", "layer", "row", "channels",
+    "vectors", "width", "block", "step", "slot",
+)  # fmt: skip
+_ADDRESSES = {"transform": i8, "starts": i64}
+
+_POINTERS = ("x", "g", "gw", "gb", "sums", "shared", "scratch", "none")
+_NUMBERS = (
+    "has_bias", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts",
+    "parts", "products", "tile_rows", "m_step", "m_block", "m_size", "sums_step", "y_step", "z_step", "taps_y",
+    "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at", "spare_at", "line_at",
+)  # fmt: skip
+
+
+def fields(element: Type) -> dict[str, Type]:
+    """The slots of the entry points."""
+    return {
+        **dict.fromkeys(_POINTERS, ptr(element)), "x_record": ptr(i64), "g_record": ptr(i64), "rows": ptr(i64),
+        **dict.fromkeys(("fill", "turn", "tile", "collect"), ptr(i8)), **dict.fromkeys(_NUMBERS, i64),
+    }  # fmt: skip
+
+
+def tile_address(dtype: str, tile: Tile, width: int) -> int:
+    """Where the product of a tile lies, for rows that are ``width`` apart from tile to tile."""
+    element = BY_DTYPE[dtype]
+
+    def written(isa: ISA) -> Module:
+        module = Module("winograd_grad_tile", isa.fma)
+        write_tile(module, element, tile, tile.columns, w_pitch=width).export = True
+        return module
+
+    return jit.kernel(("winograd grad tile", dtype, tile, width), written).address("tile")
+
+
+def turn_address(dtype: str) -> int:
+    """Where ``turn`` lies, see ``panels``."""
+
+    def written(isa: ISA) -> Module:
+        module = Module("turn", isa.fma)
+        panels.write_turn(module, isa, BY_DTYPE[dtype]).export = True
+        return module
+
+    return jit.kernel(("turn", dtype), written).address("turn")
+
+
+def loops(dtype: str) -> jit.Code:
+    """The entry points, for any form, tile and size."""
+    element = BY_DTYPE[dtype]
+    return jit.kernel(("winograd grad", dtype), lambda isa: _write(element, isa))
+
+
+def _write(element: Type, isa: ISA) -> Module:
+    module, lanes = Module("winograd_grad", isa.fma), isa.lanes(element)
+    prepare = _write_prepare(module, element, lanes)
+    multiply = _write_multiply(module, element)
+    results = _write_results(module, element, lanes)
+    _write_accumulate(module, element, (prepare, multiply, results))
+    _write_finish(module, element, lanes, results)
+    _write_prepare_all(module, element, lanes, prepare)
+    _write_multiply_parts(module, element, multiply, results)
+    return module
+
+
+def _operand(record: Pointer) -> Any:
+    """An operand's numbers and addresses by name."""
+    kinds = {name: ptr(_ADDRESSES[name]) if name in _ADDRESSES else i64 for name in OPERAND}
+    return SimpleNamespace(**{name: record.at(k).cast(kind).load() for k, (name, kind) in enumerate(kinds.items())})
+
+
+def _write_prepare(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``prepare(fields, record, data, own, box, channel, count, to, sums, wanted)``: an operand of a box.
+
+    ``count`` channels from ``channel`` on, over all groups, to where the first of them belongs. Their sums over the box
+    are ``wanted`` or not.
+    """
+    data = ptr(element)
+    f = module.function(
+        "prepare", fields=ptr(i64), record=ptr(i64), data=data, own=data, box=i64, channel=i64, count=i64, to=data,
+        sums=data, wanted=i64,
+    )  # fmt: skip
+    p = f.args
+    a = read_fields(f, fields(element), ["fill", "turn", "frame_at", "panel_at", "spare_at", "z_step", "y_step"])
+    r = _operand(p.record)
+    box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
+    pixels = box.images * r.image
+    with f.loop(0, p.count, lanes) as c:
+        channels = minimum(p.count - c.i, lanes)
+        source = p.data.at(box.n * r.image_step + (p.channel + c.i) * r.channel_step)
+        f.call(a.fill, p.record, frame, source, channels, box.images, r.image_step, box.d, box.h, box.w)
+        f.call(a.turn, frame, r.plane, channels, pixels, panel, lanes)
+        with f.when(p.wanted.ne(0)):
+            with f.loop(0, pixels, carry=[zeros(f, element, lanes)]) as pixel:
+                pixel.values = [pixel.values[0] + panel.load(pixel.i * lanes, lanes)]
+            p.sums.store(pixel.values[0], c.i)
+        to = p.to.at(c.i // r.width * r.block + c.i % r.width)
+        f.call(
+            r.transform, panel, r.starts, box.pixels, to, r.width, spare, r.layer, r.row, lanes,
+            r.step * a.z_step, r.step * a.y_step, r.step,
+        )  # fmt: skip
+    return f
+
+
+def _write_multiply(module: Module, element: Type) -> Function:
+    """Adds ``multiply(fields, v, u, m, rows, columns, count, again)``: the products of one box of ``count`` tiles."""
+    data = ptr(element)
+    f = module.function(
+        "multiply", fields=ptr(i64), v=data, u=data, m=data, rows=i64, columns=i64, count=i64, again=i64
+    )
+    p = f.args
+    names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "x_record", "g_record"]
+    a = read_fields(f, fields(element), names)
+    x, g = _operand(a.x_record), _operand(a.g_record)
+    columns, rows = (p.columns + (g.width - 1)) // g.width, (p.rows + (x.width - 1)) // x.width
+    with f.loop(0, a.products) as k, f.loop(0, columns) as column:
+        v, u = p.v.at(k.i * x.step), p.u.at(k.i * g.step + column.i * g.block)
+        m = p.m.at(k.i * a.m_step + column.i * a.m_block)
+        with f.loop(0, rows) as block:
+            left = minimum(p.rows - block.i * x.width, x.width)
+            w, to = v.at(block.i * x.block), m.at(block.i * x.width * g.width)
+            with f.loop(0, left, a.tile_rows) as row:
+                here = to.at(row.i * g.width)
+                f.call(a.tile, p.count, w.at(row.i), u, a.none, p.again, here, g.width, a.tile_rows, here)
+    return f
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Channels of a task: group, first and count of c_out, first and count of c_in, both within the group."""
+
+    group: Value
+    k: Value
+    columns: Value
+    c: Value
+    rows: Value
+
+
+def _part(a: Any, part: Value) -> _Part:
+    rest, c = part // a.c_parts, part % a.c_parts * a.c_part
+    group, k = rest // a.k_parts, rest % a.k_parts * a.k_part
+    return _Part(group, k, minimum(a.k_part, a.group_out - k), c, minimum(a.c_part, a.group_in - c))
+
+
+_PART = ["k_parts", "c_parts", "k_part", "c_part", "group_in", "group_out"]
+
+
+def _write_results(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``results(fields, part, column, row, m, own)``: gw of a block of columns and up to ``FINISHED`` rows.
+
+    Lanes beyond the last channel have its values and are stored over it.
+    """
+    data = ptr(element)
+    f = module.function("results", fields=ptr(i64), part=i64, column=i64, row=i64, m=data, own=data)
+    p = f.args
+    a = read_fields(f, fields(element), [
+        *_PART, "gw", "gb", "has_bias", "sums", "sums_step", "boxes", "groups", "taps", "collect", "rows", "m_step",
+        "m_block", "z_step", "y_step", "taps_z", "taps_y", "spare_at", "line_at", "g_record",
+    ])  # fmt: skip
+    where, width = _part(a, p.part), _operand(a.g_record).width
+    line, row_length = p.own.at(a.line_at), a.group_in * a.taps
+    count = minimum(where.rows - p.row, FINISHED)
+    length, last = count * a.taps, where.k + where.columns - 1
+    to = a.gw.at(where.group * a.group_out * row_length + (where.c + p.row) * a.taps)
+    with f.loop(0, minimum(width, where.columns - p.column), lanes) as v:
+        m = p.m.at(p.column // width * a.m_block + p.row * width + v.i)
+        f.call(
+            a.collect, m, a.rows, count, line, a.taps * lanes, p.own.at(a.spare_at), a.m_step * a.z_step,
+            a.m_step * a.y_step, a.m_step, a.taps_z * lanes, a.taps_y * lanes, lanes,
+        )  # fmt: skip
+        with f.loop(0, length, lanes) as s:
+            mask = lanes_below(f, length - s.i, lanes) if lanes > 1 else None
+            square = [line.load((s.i + k) * lanes, lanes) for k in range(lanes)]
+            for k, values in enumerate(transpose(square)):
+                target = minimum(where.k + p.column + v.i + k, last)
+                to.store(values, target * row_length + s.i, mask)
+        with f.when(a.has_bias.ne(0) & (where.c + p.row).eq(0)):
+            _write_bias(f, a, where, p.column + v.i, lanes)
+    return f
+
+
+def _write_bias(f: Function, a: Any, where: _Part, column: Value, lanes: int) -> None:
+    """A vector of gb: the sums of all boxes, in order."""
+    source = a.sums.at(where.group * a.sums_step + where.k + column)
+    with f.loop(0, a.boxes, carry=[zeros(f, source.pointee, lanes)]) as box:
+        box.values = [box.values[0] + source.load(box.i * a.groups * a.sums_step, lanes)]
+    live = lanes_below(f, where.columns - column, lanes)
+    a.gb.at(where.group * a.group_out + where.k).store(box.values[0], column, live)
+
+
+def _call_results(f: Function, results: Function, part: Value, where: _Part, m: Pointer, own: Pointer) -> None:
+    """All results of a part."""
+    a = f.args
+    width = _operand(a.g_record).width
+    with f.loop(0, where.columns, width) as column, f.loop(0, where.rows, FINISHED) as row:
+        f.call(results, a.fields, part, column.i, row.i, m, own)
+
+
+def _write_accumulate(module: Module, element: Type, functions: tuple[Function, ...]) -> None:
+    """The entry ``accumulate``: task t is part t % parts of chunk t / parts."""
+    prepare, multiply, results = functions
+    f = module.entry("accumulate", **fields(element))
+    a = f.args
+    own = a.scratch.at(a.thread * a.own)
+    with f.loop(a.begin, a.end) as task:
+        part, chunk = task.i % a.parts, task.i // a.parts
+        where, u = _part(a, part), own.at(a.u_at)
+        m = f.choose(a.chunks.eq(1), lambda: [own.at(a.m_at)], lambda: [a.shared.at(task.i * a.m_size)])[0]
+        assert isinstance(m, Pointer)
+        first = chunk * a.boxes // a.chunks
+        wanted = select(where.c.eq(0), a.has_bias, 0)
+        with f.loop(first, (chunk + 1) * a.boxes // a.chunks) as b:
+            sums = a.sums.at((b.i * a.groups + where.group) * a.sums_step + where.k)
+            channel = where.group * a.group_in + where.c
+            f.call(prepare, a.fields, a.x_record, a.x, own, b.i, channel, where.rows, own, sums, 0)
+            channel = where.group * a.group_out + where.k
+            f.call(prepare, a.fields, a.g_record, a.g, own, b.i, channel, where.columns, u, sums, wanted)
+            count = open_box(f, _operand(a.x_record), b.i).pixels
+            f.call(multiply, a.fields, own, u, m, where.rows, where.columns, count, b.i - first)
+        with f.when(a.chunks.eq(1)):
+            _call_results(f, results, part, where, m, own)
+
+
+def _write_finish(module: Module, element: Type, lanes: int, results: Function) -> None:
+    """The entry ``finish``: a task adds up, over the chunks in order, what one call of ``results`` needs."""
+    f = module.entry("finish", **fields(element))
+    a = f.args
+    own, width = a.scratch.at(a.thread * a.own), _operand(a.g_record).width
+    blocks, groups_of_rows = (a.k_part + (width - 1)) // width, (a.c_part + (FINISHED - 1)) // FINISHED
+    with f.loop(a.begin, a.end) as task:
+        row, rest = task.i % groups_of_rows * FINISHED, task.i // groups_of_rows
+        column, part = rest % blocks * width, rest // blocks
+        where, m = _part(a, part), a.shared.at(part * a.m_size)
+        with f.when((column < where.columns) & (row < where.rows)):
+            here = m.at(column // width * a.m_block + row * width)
+            length = minimum(where.rows - row, FINISHED) * width
+            with f.loop(0, a.products) as k, f.loop(0, length, lanes) as at:
+                place = here.at(k.i * a.m_step + at.i)
+                with f.loop(1, a.chunks, carry=[place.load(0, lanes)]) as j:
+                    j.values = [j.values[0] + place.load(j.i * a.parts * a.m_size, lanes)]
+                place.store(j.values[0])
+            f.call(results, a.fields, part, column, row, m, own)
+
+
+def _write_prepare_all(module: Module, element: Type, lanes: int, prepare: Function) -> None:
+    """The entry ``prepare_all``: a task is a vector of channels of x or g, in one group and box."""
+    f = module.entry("prepare_all", **fields(element))
+    a = f.args
+    own, x, g = a.scratch.at(a.thread * a.own), _operand(a.x_record), _operand(a.g_record)
+    each = x.vectors + g.vectors
+    with f.loop(a.begin, a.end) as task:
+        vector, number = task.i % each, task.i // each
+        group, box = number % a.groups, number // a.groups
+
+        def operand(
+            r: Any, record: Pointer, data: Pointer, to: Pointer, first: Value, in_group: Value, wanted: Any
+        ) -> None:
+            c = first * lanes
+            sums = a.sums.at(number * a.sums_step + c)
+            target = to.at(number * r.slot + c // r.width * r.block + c % r.width)
+            channel, count = group * in_group + c, minimum(in_group - c, lanes)
+            f.call(prepare, a.fields, record, data, own, box, channel, count, target, sums, wanted)
+
+        panels.either(
+            f, vector < x.vectors,
+            lambda: operand(x, a.x_record, a.x, a.shared, vector, a.group_in, 0),
+            lambda: operand(g, a.g_record, a.g, a.shared.at(a.u_shared), vector - x.vectors, a.group_out, a.has_bias),
+        )  # fmt: skip
+
+
+def _write_multiply_parts(module: Module, element: Type, multiply: Function, results: Function) -> None:
+    """The entry ``multiply_parts``: a task is a part of the channels, for all boxes."""
+    f = module.entry("multiply_parts", **fields(element))
+    a = f.args
+    own, x, g = a.scratch.at(a.thread * a.own), _operand(a.x_record), _operand(a.g_record)
+    m = own.at(a.m_at)
+    with f.loop(a.begin, a.end) as task:
+        where = _part(a, task.i)
+        with f.loop(0, a.boxes) as b:
+            number = b.i * a.groups + where.group
+            v = a.shared.at(number * x.slot + where.c // x.width * x.block)
+            u = a.shared.at(a.u_shared + number * g.slot + where.k // g.width * g.block)
+            count = open_box(f, x, b.i).pixels
+            f.call(multiply, a.fields, v, u, m, where.rows, where.columns, count, b.i)
+        _call_results(f, results, task.i, where, m, own)

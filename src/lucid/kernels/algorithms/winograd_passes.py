@@ -1,0 +1,83 @@
+"""One of Winograd's transforms as a kernel of its own, axis by axis: vectors in, vectors out, all strides at run time.
+
+The lanes are channels. Nothing but three small matrices is in the text, and each axis is a loop over the lines along
+the other two, so that 36 numbers never want 36 registers and a form costs a few milliseconds to compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+from lucid.kernels import jit
+from lucid.kernels.algorithms.winograd_transforms import Matrix, multiplied
+from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i64, ptr
+
+Matrices = tuple[Matrix, Matrix, Matrix]
+
+_IDENTITY: Matrix = ((Fraction(1),),)
+
+
+def most_places(matrices: Matrices) -> int:
+    """The most vectors that lie between two axes."""
+    sizes, most = [len(matrix[0]) for matrix in matrices], 0
+    for axis in (2, 1, 0):
+        sizes[axis] = len(matrices[axis])
+        most = max(most, prod(sizes))
+    return most
+
+
+def transform_address(dtype: str, matrices: Matrices) -> int:
+    """Where a transform lies, see ``_write``; matrices are those of the axes z, y and x."""
+    spelled = tuple(tuple(tuple(map(str, row)) for row in matrix) for matrix in matrices)
+    element = BY_DTYPE[dtype]
+    return jit.kernel(
+        ("winograd transform", dtype, spelled), lambda isa: _write(element, isa.lanes(element), matrices, isa.fma)
+    ).address("transform")
+
+
+def _write(element: Type, lanes: int, matrices: Matrices, fma: str) -> Module:
+    """``transform(source, starts, count, source_z, source_y, source_x, to, advance, to_z, to_y, to_x, spare)``.
+
+    For t below ``count``, the grid of vectors at ``source + starts[t]`` becomes the one at ``to + t advance``, both
+    with strides of their own. ``spare`` has room for two grids of ``most_places``.
+    """
+    module, data = Module("winograd_transform", fma), ptr(element)
+    strides = {f"{array}_{axis}": i64 for array in ("source", "to") for axis in "zyx"}
+    f = module.function(
+        "transform", export=True, source=data, starts=ptr(i64), count=i64, to=data, advance=i64, spare=data, **strides
+    )
+    a: Any = f.args
+    with f.loop(0, a.count) as t:
+        here, sizes = a.source.at(a.starts.load(t.i)), [len(matrix[0]) for matrix in matrices]
+        steps: list[Any] = [a.source_z, a.source_y, a.source_x]
+        axes = [axis for axis in (2, 1, 0) if matrices[axis] != _IDENTITY]
+        for number, axis in enumerate(axes):
+            after = list(sizes)
+            after[axis] = len(matrices[axis])
+            to, to_steps = a.to.at(t.i * a.advance), [a.to_z, a.to_y, a.to_x]
+            if axis != axes[-1]:
+                to = a.spare.at(number % 2 * most_places(matrices) * lanes)
+                to_steps = [after[1] * after[2] * lanes, after[2] * lanes, lanes]
+            _write_axis(f, matrices[axis], axis, sizes, (here, steps), (to, to_steps), lanes)
+            here, steps, sizes = to, to_steps, after
+    return module
+
+
+def _write_axis(
+    f: Function, matrix: Matrix, axis: int, sizes: Sequence[int], source: tuple[Pointer, Sequence[Any]],
+    target: tuple[Pointer, Sequence[Any]], lanes: int,
+) -> None:  # fmt: skip
+    """Every line along the axis, multiplied with the matrix."""
+    (here, steps), (to, to_steps) = source, target
+    with ExitStack() as loops:
+        for other in range(3):
+            if other != axis and sizes[other] > 1:
+                line = loops.enter_context(f.loop(0, sizes[other]))
+                here, to = here.at(line.i * steps[other]), to.at(line.i * to_steps[other])
+        values = [here.load(k * steps[axis], lanes) for k in range(sizes[axis])]
+        for k, value in enumerate(multiplied(matrix, values)):
+            to.store(value, k * to_steps[axis])

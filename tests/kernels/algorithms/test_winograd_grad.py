@@ -1,0 +1,154 @@
+"""Winograd's weight gradient: every tile and way to cut the work on awkward geometries, its errors, its selection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lucid.core.geometry import ConvSpec
+from lucid.kernels import conv_forward, conv_grad_weight, conv_grad_weight_bias, convolution, precision, select, target
+from lucid.kernels.algorithms import winograd, winograd_grad
+from lucid.kernels.algorithms.tile import Tile
+from lucid.kernels.algorithms.winograd_grad import Split
+from lucid.kernels.isa import ISAS
+from lucid.kernels.plan import Plan
+from tests.kernels.algorithms.test_winograd import KERNELS, bound_of, layer, random_case
+from tests.kernels.convolution_fuzz import Case, error, expected, run_case
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
+
+NAMES = [isa.name for isa in target.cpu().isas]
+
+
+def gradient_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> Case:
+    return replace(random_case(rng, kernel), role="grad_weight")
+
+
+def plans(case: Case, isa: str, number: int) -> list[Plan]:
+    """A plan for every form, each cut another way: several boxes, chunks and parts, operands prepared or not."""
+    machine, problem, found = ISAS[isa], case.problem, []
+    lanes = machine.vector_bytes // 4 or 1
+    for k, form in enumerate(winograd.forms(problem)):
+        tile = Tile({32: 8, 16: 4}[machine.registers], 1 + (k + number) % 2, lanes)
+        k_part, c_part = min(tile.columns, problem.group_out), min(max(lanes, tile.rows), problem.group_in)
+        boxes = winograd_grad.windows(problem, form)[0].cut(5).boxes
+        splits = [
+            Split(tile, 5, k_part, problem.group_in, min(2, boxes), False),
+            Split(tile, 5, k_part, c_part, 1, True),
+            Split(tile, 1000, problem.group_out, c_part, 1, False),
+        ]
+        found.append(winograd_grad.planned(problem, machine, form, splits[(k + number) % 3]))
+    return found
+
+
+def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> tuple[Any, Any]:
+    with (
+        target.using(isa) as machine,
+        guarded(case.w_shape, np.float32) as gw,
+        guarded(case.w_shape[:1], np.float32) as gb,
+    ):
+        winograd.bind(replace(plan, problem=replace(plan.problem, bias=True)), machine)(*inputs[:2], gw, gb)
+        return gw.copy(), gb.copy()
+
+
+@pytest.mark.parametrize("isa", NAMES)
+def test_every_tile_between_forbidden_pages(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    cases = [gradient_case(rng, kernel) for kernel in KERNELS * 2]
+    assert {case.spec.groups for case in cases} == {1, 2}
+
+    def check(run: tuple[int, Case]) -> None:
+        number, case = run
+        inputs: list[Any] = case.inputs()
+        exact, bound = expected(case, inputs)
+        sums = inputs[1].astype(float).sum(axis=(0, *range(2, inputs[1].ndim)))
+        for plan in plans(case, isa, number // len(KERNELS)):
+            with guarded_results(("end", "start")[number % 2]):
+                gw, gb = computed(case, plan, isa, inputs)
+            assert error(gw, exact, bound_of(plan, bound)) <= 1, plan
+            assert np.allclose(gb, sums, rtol=1e-5, atol=1e-4), plan
+
+    run_guarded_cases(check, list(enumerate(cases)))
+
+
+@pytest.mark.parametrize("isa", NAMES)
+def test_bits_do_not_depend_on_threads_or_on_the_order_of_tasks(isa: str) -> None:
+    rng = np.random.default_rng(1)
+    for case in [*(gradient_case(rng) for _ in range(3)), layer(20, 40, 30, 3, "grad_weight")]:
+        outcome = run_case(case, isa, "winograd")
+        assert outcome.right, str(outcome)
+
+
+def test_few_tiles_are_prepared_and_many_are_cut_into_chunks() -> None:
+    few, many = layer(256, 256, 14, 4, "grad_weight"), layer(64, 64, 56, 4, "grad_weight")
+    assert winograd.plan(few.problem, ISAS["avx512"])["prepared"] == 1
+    assert winograd.plan(many.problem, ISAS["avx512"])["chunks"] > 1
+
+
+@pytest.mark.parametrize(("outputs", "most"), [(2, 1.2e-6), (4, 4e-6)])
+def test_errors_are_what_the_design_says(outputs: int, most: float) -> None:
+    """Root of the mean square, relative to the result's."""
+    case, machine = layer(32, 48, 40, 2, role="grad_weight"), target.isa()
+    inputs: list[Any] = case.inputs()
+    exact, _ = expected(case, inputs)
+    form = next(f for f in winograd.forms(case.problem) if (f.y.outputs, f.x.outputs) == (outputs, outputs))
+    _, split = winograd_grad.best(case.problem, machine)
+    got, _ = computed(case, winograd_grad.planned(case.problem, machine, form, split), machine.name, inputs)
+    assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < most
+
+
+def test_it_is_the_adjoint_in_the_weights_and_sums_g_in_the_same_pass() -> None:
+    case = layer(24, 40, 19, 2)
+    inputs: list[Any] = case.inputs()
+    x, w, _ = inputs
+    g = np.random.default_rng(1).standard_normal(case.y_shape).astype(np.float32)
+    with convolution.algorithm("winograd"):
+        y, alone = conv_forward(x, w, None, case.spec), conv_grad_weight(x, g, case.spec)
+        assert convolution.sums_in_one_pass(x, g, case.spec)
+        gw, gb = conv_grad_weight_bias(x, g, case.spec)
+    assert np.array_equal(gw, alone)
+    assert np.allclose(gb, g.sum(axis=(0, 2, 3)), atol=1e-4)
+    forward, backward = np.vdot(y.astype(float), g), np.vdot(w.astype(float), gw)
+    assert abs(forward - backward) < 1e-5 * np.linalg.norm(y) * np.linalg.norm(g)
+
+
+def test_an_infinity_reaches_its_channel_only() -> None:
+    case = layer(20, 40, 12, role="grad_weight")
+    inputs: list[Any] = case.inputs()
+    x, g, _ = inputs
+    x[0, 3, 5, 5] = np.inf
+    with convolution.algorithm("winograd"):
+        bad = ~np.isfinite(conv_grad_weight(x, g, case.spec))
+    assert bad[:, 3].all() and not bad[:, :3].any() and not bad[:, 4:].any()
+
+
+def test_chosen_where_it_pays_and_not_in_strict_precision() -> None:
+    def chosen(case: Case) -> str:
+        return select.choose(case.problem, target.isa()).algorithm
+
+    wide = layer(64, 64, 56, role="grad_weight")
+    assert chosen(wide) == chosen(layer(256, 256, 14, 4, "grad_weight")) == "winograd"
+    assert chosen(layer(3, 16, 32, 8, "grad_weight")) != "winograd"
+    assert 0 < select.choose(wide.problem, target.isa()).workspace_bytes < 12 << 20
+    precision.set_precision("strict")
+    try:
+        assert chosen(wide) != "winograd"
+    finally:
+        precision.set_precision("default")
+
+
+def test_integers_of_few_bits_are_exact_with_small_tiles() -> None:
+    """F(2, 3) has halves and quarters only: what a sum holds exactly, it does too."""
+    spec = ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+    case = Case("grad_weight", "float32", 2, 8, 24, (9, 10), spec, False)
+    rng = np.random.default_rng(0)
+    x, g = (rng.integers(-8, 9, shape).astype(np.float32) for shape in (case.x_shape, case.y_shape))
+    machine = target.isa()
+    form = next(f for f in winograd.forms(case.problem) if (f.y.outputs, f.x.outputs) == (2, 2))
+    _, split = winograd_grad.best(case.problem, machine)
+    got, sums = computed(case, winograd_grad.planned(case.problem, machine, form, split), machine.name, [x, g])
+    with convolution.algorithm("reference"):
+        assert np.array_equal(got, conv_grad_weight(x.astype(float), g.astype(float), spec))
+    assert np.array_equal(sums, g.sum(axis=(0, 2, 3)))
