@@ -7,6 +7,7 @@ import pytest
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.ir import BY_DTYPE
 from tests.kernels.algorithms.dense_cases import CASES, check
@@ -42,6 +43,20 @@ def test_tiles_over_channels_between_forbidden_pages(role, algorithm, isa, dtype
     select._executable.cache_clear()
     with target.using(isa):
         run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
+    select._executable.cache_clear()
+
+
+@pytest.mark.parametrize("shared", [(), (0,), (1,), (2,), (0, 1), (1, 2)])
+@pytest.mark.parametrize("isa", ISAS)
+@BOTH
+def test_every_layout_between_forbidden_pages(role, algorithm, isa, shared, monkeypatch):
+    """Whether it saves samples or not."""
+    monkeypatch.setattr(
+        dense_plan, "_layouts", lambda phases, batch: [[Layout.of(phase, shared, batch) for phase in phases]]
+    )
+    select._executable.cache_clear()
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, CASES[name], "float32"), CASES)
     select._executable.cache_clear()
 
 

@@ -29,7 +29,7 @@ PHASE = (
     "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
     "unit_spans", "gathered_taps", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
-    "store_width", "whole", "block", "run_length", "run_step",
+    "store_width", "whole", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
 
@@ -56,7 +56,7 @@ class Shape:
 class Blocking:
     """How the loops are cut: ``channels`` a block, ``panels`` a span, ``row_parts`` tasks to a span's rows.
 
-    ``shared`` is the axis whose taps share samples, or None. With ``lazy`` a task packs the weights of a tile when it
+    ``shared`` are the axes whose taps share samples. With ``lazy`` a task packs the weights of a tile when it
     comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed weights.
     """
 
@@ -64,7 +64,7 @@ class Blocking:
     channels: int
     panels: int
     row_parts: int
-    shared: int | None
+    shared: tuple[int, ...]
     lazy: bool
     slack: int
 
@@ -78,17 +78,33 @@ class Cut:
     unit_spans: int
     width: int  #: positions of a panel: of one tile, or of a whole span with its halo
     panels: int  #: panels of that width
+    gathered_span: int  #: from the samples of a span to the next one's
+    tiles: int
 
     @classmethod
     def of(cls, layout: Layout, blocking: Blocking) -> Cut:
         """Spans of at most ``blocking.panels`` tiles, all of a unit alike."""
         tile = blocking.tile
+        if len(layout.shared) > 1:
+            return cls._of_lines(layout, blocking)
         unit_spans = ceil(layout.unit / (blocking.panels * tile.columns))
         span = ceil(layout.unit / unit_spans / tile.columns) * tile.columns
-        unit_spans = ceil(layout.unit / span)
-        if layout.shared is None and not tile.over_channels:
-            return cls(layout, span, unit_spans, tile.columns, span // tile.columns)
-        return cls(layout, span, unit_spans, ceil((span + layout.halo) / tile.lanes) * tile.lanes, 1)
+        unit_spans, tiles = ceil(layout.unit / span), span // tile.columns
+        if not layout.shared and not tile.over_channels:
+            return cls(layout, span, unit_spans, tile.columns, tiles, span, tiles)
+        width = ceil((span + layout.halo) / tile.lanes) * tile.lanes
+        return cls(layout, span, unit_spans, width, 1, span, tiles)
+
+    @classmethod
+    def _of_lines(cls, layout: Layout, blocking: Blocking) -> Cut:
+        """Spans of whole lines. The last tile of a line reads on, so there is room for one behind the last line."""
+        tile, line_tiles = blocking.tile, ceil(layout.line / blocking.tile.columns)
+        unit_spans = ceil(layout.lines / max(1, blocking.panels // line_tiles))
+        lines = ceil(layout.lines / unit_spans)
+        gathered = lines * layout.pitch
+        width = ceil((gathered + layout.halo + tile.columns) / tile.lanes) * tile.lanes
+        span, tiles = lines * layout.line, lines * line_tiles
+        return cls(layout, span, ceil(layout.lines / lines), width, 1, gathered, tiles)
 
     @property
     def spans(self) -> int:
@@ -109,7 +125,7 @@ def row_blocks(shape: Shape, tile: AnyTile) -> int:
 def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many there are."""
     tile = blocking.tile
-    spans = max(cut.span for cut in cuts) // tile.columns
+    spans = max(cut.tiles for cut in cuts)
     blocks = ceil(row_blocks(shape, tile) / blocking.row_parts)
     tiles = blocks * spans if blocking.channels < shape.channels else 1
     vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
@@ -196,13 +212,17 @@ class PhaseRecord:
         rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
         slot = blocking.channels * channel_stride
         single = blocking.channels >= shape.channels
+        lines = (cut.span, 0, 0)  # all of a span is one
+        if len(layout.shared) > 1:
+            lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
         numbers = (
             pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
-            self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.unit + layout.halo,
+            self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
-            0 if single else tile.rows * tile.columns, 0 if single else tile.rows * cut.span,
+            0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
             *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_run(shape, weights),
+            cut.gathered_span, *lines,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)

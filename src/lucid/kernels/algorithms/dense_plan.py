@@ -40,7 +40,8 @@ _TASKS = 16
 #: Work below which a task is not worth a hand-over.
 _TASK_FLOPS = 1 << 20
 _MOST_TAPS = 16384
-_NOT_SHARED = 3
+#: Axes whose taps may share samples; two must be neighbours.
+_SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
 
 # Least squares over some 330 plans of 38 layers, rounded, on a core at 4 GHz that issues two vector products a cycle;
 # half of them were within 5 %, four fifths within 15 %.
@@ -110,11 +111,13 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
 
 
 def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
-    """The ways to lay out the phases' samples: no taps share any, or those along an axis where that saves some."""
-    yield [Layout.of(phase, None, batch) for phase in phases]
-    for axis in range(3):
-        layouts = [Layout.of(phase, axis, batch) for phase in phases]
-        if any(layout.gathered_taps < layout.taps for layout in layouts):
+    """The ways to lay out the phases' samples: no taps share any, or those along axes where that saves some."""
+    fewest: dict[tuple[int, ...], int] = {}
+    for shared in _SHARED:
+        layouts = [Layout.of(phase, shared, batch) for phase in phases]
+        fewest[shared] = sum(layout.gathered_taps for layout in layouts)
+        parts = [shared[:1], shared[1:]] if len(shared) > 1 else [()] * len(shared)
+        if all(fewest[shared] < fewest[part] for part in parts):
             yield layouts
 
 
@@ -126,7 +129,7 @@ def _blockings(
     Panels fit half the second level cache, or are smaller so that there are more of them.
     """
     most_taps = max(1, *(layout.taps for layout in layouts))
-    unit = ceil(max(layout.unit for layout in layouts) / tile.columns)
+    unit = max(layout.lines * ceil(layout.line / tile.columns) for layout in layouts)
     units = max(layout.units for layout in layouts)
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
     slack = panels.slack(isa, computed(BY_DTYPE[problem.dtype]), tile.rows)
@@ -134,7 +137,9 @@ def _blockings(
         blocks = min(max(1, round(sizes.channels * most_taps / steps)), sizes.channels)
         channels = ceil(sizes.channels / blocks)
         room = target.cpu().l2_bytes // 2 // (channels * sizes.itemsize)
-        fitting = min((room // max(1, layout.gathered_taps) - layout.halo) // tile.columns for layout in layouts)
+        fitting = min(_fitting(layout, tile, room // max(1, layout.gathered_taps)) for layout in layouts)
+        if fitting < 1 and len(layouts[0].shared) > 1:
+            continue
         spans = ceil(unit / max(1, fitting))
         for finer in (1, 2, 4):
             width = ceil(unit / min(unit, spans * finer))
@@ -149,15 +154,23 @@ def _blockings(
                 break
 
 
+def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
+    """Tiles whose samples fit a panel of that width."""
+    if len(layout.shared) < 2:
+        return (width - layout.halo) // tile.columns
+    return (width - layout.halo - tile.columns) // layout.pitch * ceil(layout.line / tile.columns)
+
+
 def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     """What one thread does for a phase, counted in the units of ``_COST_NS``."""
     tile, cut, gathered_x = cut_up.tile, Cut.of(layout, cut_up), layout.gathered[2]
     blocks, heights = ceil(sizes.channels / cut_up.channels), row_blocks(sizes, tile)
-    last = layout.unit - (cut.unit_spans - 1) * cut.span
+    run = min(cut.span, layout.line)
+    last = layout.unit - (cut.unit_spans - 1) * cut.span if run == cut.span else run
     across = cover_products(tile, tile.rows, last)
-    across += (cut.unit_spans - 1) * cover_products(tile, tile.rows, cut.span)
-    tiles = layout.units * ceil(layout.unit / tile.columns) * heights
-    vectors = layout.units * (layout.unit + cut.unit_spans * layout.halo) / tile.lanes
+    across += (ceil(layout.unit / run) - 1) * cover_products(tile, tile.rows, run)
+    tiles = layout.units * layout.lines * ceil(layout.line / tile.columns) * heights
+    vectors = layout.units * (layout.lines * layout.pitch + cut.unit_spans * layout.halo) / tile.lanes
     passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
     entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
     in_place = sizes.stored_whole and not tile.over_channels and all(axis.contiguous for axis in layout.phase)
@@ -192,7 +205,7 @@ def _expected_ns(sizes: Shape, layouts: Counter[Layout], cut_up: Blocking) -> fl
 
 def _profile(layout: Layout) -> tuple[object, ...]:
     """What the expected time depends on; phases of a stride are mostly alike in it."""
-    return layout.taps, layout.unit, layout.units, layout.halo, layout.gathered_taps
+    return layout.taps, layout.unit, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch
 
 
 def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: int = 1) -> Plan:
@@ -218,7 +231,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
             ("channels", best.channels),
             ("panels", best.panels),
             ("row_parts", best.row_parts),
-            ("shared", _NOT_SHARED if best.shared is None else best.shared),
+            ("shared", _SHARED.index(best.shared)),
             ("lazy", int(best.lazy)),
             ("slack", best.slack),
         ),
@@ -244,7 +257,8 @@ def _best(
 
 
 def _why(sizes: Shape, blocking: Blocking) -> str:
-    shared = "" if blocking.shared is None else f", taps along axis {blocking.shared - 3} read the same samples"
+    axes = " and ".join(f"axis {axis - 3}" for axis in blocking.shared)
+    shared = f", taps along {axes} read the same samples" if axes else ""
     stacked = "" if sizes.stack == 1 else f", {sizes.stack} phases side by side"
     return f"products of {blocking.tile.rows} channels x {blocking.tile.columns} pixels in registers{shared}{stacked}"
 
@@ -253,6 +267,6 @@ def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> Launch:
     """The kernel with the problem's numbers."""
     rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
-    shared = None if plan["shared"] == _NOT_SHARED else plan["shared"]
-    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, bool(plan["lazy"]), plan["slack"])
+    shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
+    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     return implicit_gemm.bind(plan.problem.dtype, shape(plan.problem, stack), cut, phases, plan.problem.bias)

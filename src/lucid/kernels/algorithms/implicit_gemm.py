@@ -177,13 +177,15 @@ def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: 
         record = phase_record(a.phases, phase)
         r = read_phase(
             record,
-            "unit_spans span units unit halo gathered_unit per_panel slot gathered_taps x_step channel_stride",
+            "unit_spans span units unit halo gathered_unit gathered_span per_panel slot gathered_taps x_step "
+            "channel_stride",
         )
-        unit, start = span // r["unit_spans"], span % r["unit_spans"] * r["span"]
+        unit, number = span // r["unit_spans"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
+            start, gathered_start = number * r["span"], number * r["gathered_span"]
             count = minimum(r["span"], r["unit"] - start)
-            gathered = count + r["halo"]
-            p = unit * r["gathered_unit"] + start
+            gathered = minimum(r["gathered_span"] + r["halo"], r["gathered_unit"] - gathered_start)
+            p = unit * r["gathered_unit"] + gathered_start
             vectors = (gathered + (lanes - 1)) // lanes
             merge_count = f.call(
                 table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"],
@@ -219,7 +221,7 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
     packed = a.fields.at(4).cast(data).load()
     shape = a.fields.at(6).cast(p64).load()
     s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns")
-    r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step")
+    r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(element), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(element)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
@@ -233,13 +235,16 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
         weights = start.at((select(lazy, 0, a.c) * r["taps"] + 1) * tile_rows)
         y = result.at((a.group * s["rows"] + o.i) // s["stack"] * s["out_plane"])
         row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
-        with f.loop(0, a.count, columns) as j:
-            number = j.i // columns
-            f.call(
-                panel_product, shape, a.record, weights, start, a.panel.at(number * r["panel_step"]), y,
-                row_sums.at(number * r["panel_sums"]), spare, a.position + j.i, a.count - j.i, s["rows"] - o.i, a.c,
-                a.channels,
-            )  # fmt: skip
+        with f.loop(0, a.count, r["line"]) as line:
+            number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
+            panel, first = a.panel.at(number * r["line_pitch"]), number * r["line_tiles"]
+            with f.loop(0, end, columns) as j:
+                number = j.i // columns
+                f.call(
+                    panel_product, shape, a.record, weights, start, panel.at(number * r["panel_step"]), y,
+                    row_sums.at((first + number) * r["panel_sums"]), spare, a.position + line.i + j.i, end - j.i,
+                    s["rows"] - o.i, a.c, a.channels,
+                )  # fmt: skip
     return f
 
 

@@ -141,40 +141,53 @@ def positions(phase: Phase) -> int:
 class Layout:
     """Where a phase's samples lie in its panels.
 
-    With ``shared`` None every tap has vectors of its own, and a unit of positions is the whole batch. Otherwise taps
-    along that axis share them, and a unit is what lies inside the axis: no span crosses its end.
+    Where no axis is ``shared`` every tap has vectors of its own, and a unit of positions is the whole batch. Otherwise
+    taps along that axis share them, and a unit is what lies inside the axis: no span crosses its end. With two axes,
+    neighbours, a span is whole lines of the inner one, each followed in the panel by the samples that only its last
+    positions meet.
     """
 
     phase: Phase
-    shared: int | None
+    shared: tuple[int, ...]
     gathered: Phase  #: the phase as the table sees it: fewer taps, more positions
     taps: int
     gathered_taps: int
     units: int
     unit: int  #: positions of a unit
-    halo: int  #: positions gathered beyond those of a span
+    halo: int  #: positions gathered beyond those of a span's lines
+    line: int  #: positions that lie side by side in a panel: a whole unit's but where two axes are shared
+    pitch: int  #: from one line in a panel to the next
 
     @classmethod
-    def of(cls, phase: Phase, shared: int | None, batch: int) -> Layout:
-        """The layout of a phase whose taps share samples along an axis, or do not."""
-        if shared is None:
-            count = taps(phase)
-            return cls(phase, None, phase, count, count, 1, batch * positions(phase), 0)
-        z, y, x = (axis.shared()[0] if k == shared else axis for k, axis in enumerate(phase))
-        unit, gathered_unit = (prod(axis.positions for axis in axes[shared:]) for axes in (phase, (z, y, x)))
-        outer = prod(axis.positions for axis in phase[:shared])
-        gathered_taps = taps((z, y, x))
-        return cls(phase, shared, (z, y, x), taps(phase), gathered_taps, batch * outer, unit, gathered_unit - unit)
+    def of(cls, phase: Phase, shared: tuple[int, ...], batch: int) -> Layout:
+        """The layout of a phase whose taps share samples along some axes."""
+        if not shared:
+            count, unit = taps(phase), batch * positions(phase)
+            return cls(phase, shared, phase, count, count, 1, unit, 0, unit, unit)
+        z, y, x = gathered = tuple(axis.shared()[0] if k in shared else axis for k, axis in enumerate(phase))
+        first, last = shared[0], shared[-1]
+        unit, gathered_unit = (prod(axis.positions for axis in axes[first:]) for axes in (phase, gathered))
+        line, pitch = (prod(axis.positions for axis in axes[last:]) for axes in (phase, gathered))
+        if first == last:
+            pitch = line
+        units = batch * prod(axis.positions for axis in phase[:first])
+        halo = gathered_unit - unit // line * pitch
+        return cls(phase, shared, (z, y, x), taps(phase), taps((z, y, x)), units, unit, halo, line, pitch)
+
+    @property
+    def lines(self) -> int:
+        """Lines of a unit."""
+        return self.unit // self.line
 
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
-        inner = 1 if self.shared is None else prod(axis.positions for axis in self.phase[self.shared + 1 :])
-        each = [
-            axis.shared()[1] if k == self.shared else tuple((t, 0) for t in range(len(axis.offsets)))
-            for k, axis in enumerate(self.phase)
-        ]
+        each = []
+        for k, axis in enumerate(self.phase):
+            inner = prod(further.positions for further in self.gathered[k + 1 :])
+            of_axis = axis.shared()[1] if k in self.shared else tuple((t, 0) for t in range(len(axis.offsets)))
+            each.append([(tap, shift * inner) for tap, shift in of_axis])
         _, y, x = (len(axis.offsets) for axis in self.gathered)
-        return [((a * y + b) * x + c, (i + j + k) * inner) for a, i in each[0] for b, j in each[1] for c, k in each[2]]
+        return [((a * y + b) * x + c, i + j + k) for a, i in each[0] for b, j in each[1] for c, k in each[2]]
 
 
 def most_passes(phase: Phase, lanes: int) -> int:
