@@ -63,9 +63,12 @@ def test_fitting_leaves_registers_for_the_panel_and_a_broadcast():
     assert all(t.rows * t.vectors + t.vectors + 1 < AVX2.registers for t in fitting(AVX2, f32))
 
 
-def test_edges_of_a_row_of_tiles_cost_what_the_narrower_tile_takes():
-    assert cover_products(Tile(8, 3, 16), 8, 16) == 9
-    assert cover_products(Tile(8, 3, 16), 9, 96) == 2 * 2 * 24
+def test_rows_of_tiles_end_in_two_alike():
+    wide = Tile(8, 3, 16)
+    assert cover_products(wide, 8, 16) == 9
+    assert cover_products(wide, 9, 96) == 2 * (24 + 24)
+    assert cover_products(wide, 16, 64) == 2 * (16 + 16)
+    assert cover_products(wide, 8, 7 * 16) == 24 + 16 + 16
 
 
 def test_fitting_over_channels_divides_the_columns():

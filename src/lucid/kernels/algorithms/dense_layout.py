@@ -30,6 +30,7 @@ PHASE = (
     "unit_spans", "gathered_taps", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "whole", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
+    "halved_below",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
 
@@ -222,7 +223,7 @@ class PhaseRecord:
             slot if cut.panels > 1 else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
             *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_run(shape, weights),
-            cut.gathered_span, *lines,
+            cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)

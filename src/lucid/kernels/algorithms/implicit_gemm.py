@@ -220,8 +220,10 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
     w, bias, result = (a.fields.at(slot).cast(ptr(stored)).load() for slot in (1, 2, 3))
     packed = a.fields.at(4).cast(data).load()
     shape = a.fields.at(6).cast(p64).load()
-    s = read_shape(shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns")
-    r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles")
+    s = read_shape(
+        shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns widths unit"
+    )
+    r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(element), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(element)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
@@ -238,35 +240,39 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
         with f.loop(0, a.count, r["line"]) as line:
             number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
             panel, first = a.panel.at(number * r["line_pitch"]), number * r["line_tiles"]
-            with f.loop(0, end, columns) as j:
-                number = j.i // columns
+            with f.loop(0, end, columns, carry=[first]) as j:
+                room, (number,) = end - j.i, j.values
+                units = (room + (s["unit"] - 1)) // s["unit"]
+                halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
+                width = minimum(select(halved, (units + 1) // 2, units), s["widths"])
+                place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i)
                 f.call(
-                    panel_product, shape, a.record, weights, start, panel.at(number * r["panel_step"]), y,
-                    row_sums.at((first + number) * r["panel_sums"]), spare, a.position + line.i + j.i, end - j.i,
+                    panel_product, shape, a.record, weights, start, panel.at(place), y,
+                    row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i, room, width,
                     s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
+                j.step, j.values = width * s["unit"], [number + 1]
     return f
 
 
 def _write_panel_product(module: Module, element: Type, stored: Type) -> Function:
-    """Adds ``panel_product``: one tile of rows by up to a tile's columns of positions, ``room`` of which exist."""
+    """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist."""
     data, p64 = ptr(element), ptr(i64)
     f = module.function(
         "panel_product", shape=p64, record=p64, weights=data, start=data, panel=data, y=ptr(stored), sums=data,
-        spare=data, position=i64, room=i64, rows=i64, c=i64, channels=i64,
+        spare=data, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns widths unit pitch")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch")
     r = read_phase(a.record, "taps positions whole offsets")
     whole_rows = s["tile_rows"]
-    width = minimum((a.room + (s["unit"] - 1)) // s["unit"], s["widths"])
-    covered, image, inner = width * s["unit"], a.position // r["positions"], a.position % r["positions"]
+    covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
     to = select(in_place, a.y.at(image * s["out_image"] + inner).cast(element), a.sums)
     step = select(in_place, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
     exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
-    tile = part(a.shape.at(width - 1), "tile_1")
+    tile = part(a.shape.at(a.width - 1), "tile_1")
     f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
     with f.when((a.c + a.channels >= s["channels"]) & ~in_place):
         f.call(

@@ -69,10 +69,13 @@ class Tile:
         return ceil(columns / self.lanes)
 
     def across(self, columns: int) -> float:
-        """Time of one k over a row of tiles."""
+        """Time of one k over a row of tiles, of which the last two are alike where one would be narrow."""
         whole, rest = divmod(ceil(columns / self.lanes), self.vectors)
-        edge = Tile(self.rows, rest, self.lanes).step_products if rest else 0
-        return whole * self.step_products + edge
+        edge = [rest] if rest else []
+        if whole and rest:
+            whole, last = whole - 1, self.vectors + rest
+            edge = [last - last // 2, last // 2]
+        return whole * self.step_products + sum(Tile(self.rows, v, self.lanes).step_products for v in edge)
 
     @property
     def step_products(self) -> float:
