@@ -130,9 +130,9 @@ class Geometry:
         x = Axis(line, self.samples, 1, (-self.back,), (0,), line)
         axes = (self.z.axis(), self.y.axis(), x)
         if self.segmented:
-            return Layout.of(axes, 2, self.problem.batch)
+            return Layout.of(axes, (2,), self.problem.batch)
         taps = prod(len(axis.offsets) for axis in axes)
-        return Layout.of(joined(axes), 2 if taps > 1 else None, self.problem.batch)
+        return Layout.of(joined(axes), (2,) if taps > 1 else (), self.problem.batch)
 
     @cached_property
     def members(self) -> list[Member]:
@@ -258,7 +258,7 @@ class Bound:
         """``MEMBER`` for every member, and the arrays that they point to."""
         geometry, layout = self.geometry, self.geometry.layout
         reads = layout.reads()
-        clipped = layout.shared is not None and not geometry.segmented
+        clipped = bool(layout.shared) and not geometry.segmented
         clipped &= layout.unit == geometry.y.positions * geometry.samples
         stride, packed = layout.gathered_taps * self.width, 0
         rows: list[tuple[int, ...]] = []
