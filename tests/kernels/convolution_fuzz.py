@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from lucid.core.geometry import ConvSpec, window_extent
-from lucid.kernels import convolution, select, target
+from lucid.kernels import Ending, convolution, select, target
 from lucid.kernels.algorithms import reference
-from lucid.kernels.plan import Problem
+from lucid.kernels.plan import PLAIN, Epilogue, Problem
 from lucid.kernels.runtime import memory, threads
+from tests.kernels.epilogue_oracle import ACTIVATIONS, through
 from tests.kernels.guard import guarded
 
 Array = np.ndarray[Any, Any]
@@ -56,6 +57,7 @@ class Case:
     spec: ConvSpec
     bias: bool
     seed: int = 0
+    epilogue: Epilogue = PLAIN
 
     @property
     def x_shape(self) -> Sizes:
@@ -83,19 +85,23 @@ class Case:
         return channels // self.spec.groups * self.spec.taps + self.bias
 
     @property
-    def shapes(self) -> tuple[Sizes, Sizes, Sizes | None]:
-        """Of the three inputs."""
+    def shapes(self) -> tuple[Sizes | None, ...]:
+        """Of the three inputs, and of an epilogue's: scale, shift, residual."""
         if self.role == "grad_weight":
             return self.x_shape, self.y_shape, None
         first, result = (self.x_shape, self.y_shape) if self.role == "forward" else (self.y_shape, self.x_shape)
-        return first, self.w_shape, (result[1],) if self.bias else None
+        each = result[1:2]
+        wanted = (self.bias, self.epilogue.affine, self.epilogue.affine)
+        more = [each if there else None for there in wanted]
+        return first, self.w_shape, *more, result if self.epilogue.residual else None
 
     @property
     def problem(self) -> Problem:
         """What a kernel is asked; half precision asks for float32, complex numbers for their real parts."""
         dtype = {"float16": "float32", "bfloat16": "float32", "complex64": "float32"}.get(self.dtype, self.dtype)
         has_bias = self.bias and self.role != "grad_weight"
-        return convolution.problem(self.role, self.spec, self.x_shape, self.y_shape, dtype, has_bias)
+        shapes = self.x_shape, self.y_shape
+        return convolution.problem(self.role, self.spec, *shapes, dtype, has_bias, self.epilogue)
 
     def inputs(self) -> list[Array | None]:
         """Random arrays of a spread of magnitudes."""
@@ -112,13 +118,16 @@ class Case:
         return arrays
 
     def call(self, inputs: list[Array | None], module: Any = convolution) -> Array:
-        """The door's function for the role, or the reference's."""
-        a, b, bias = inputs
+        """The door's function for the role, or the reference's, which knows of no epilogue."""
+        a, b, bias, *extras = inputs
+        ended, more = (
+            ("_ended", [Ending(self.epilogue, *extras)]) if self.epilogue and module is convolution else ("", [])
+        )
         result: Array
         if self.role == "forward":
-            result = module.conv_forward(a, b, bias, self.spec)
+            result = getattr(module, f"conv_forward{ended}")(a, b, bias, self.spec, *more)
         elif self.role == "grad_input":
-            result = module.conv_grad_input(a, b, bias, self.spec, self.size)
+            result = getattr(module, f"conv_grad_input{ended}")(a, b, bias, self.spec, self.size, *more)
         else:
             result = module.conv_grad_weight(a, b, self.spec)
         return result
@@ -159,10 +168,20 @@ def _any_case(rng: np.random.Generator, limits: Limits) -> Case:
     size = tuple(int(rng.integers(1, limits.samples[rank])) for _ in each)
     if rng.random() < 0.3:
         size = tuple(int(pick(1, 7, 8, 9, 15, 16, 17, 31, 32, 33)) for _ in each)
-    return Case(
+    case = Case(
         pick(*ROLES), pick(*_DTYPES), int(pick(1, 1, 2, 3)), c_in, c_out, size,
         ConvSpec(kernel, stride, dilation, padding, groups), bool(rng.random() < 0.5), int(rng.integers(1 << 30)),
     )  # fmt: skip
+    if case.role == "grad_weight" or _numpy(case.dtype).kind == "c" or rng.random() < 0.5:
+        return case
+    return replace(case, epilogue=random_epilogue(rng))
+
+
+def random_epilogue(rng: np.random.Generator) -> Epilogue:
+    """Any activation or none, with and without the rest."""
+    name = ["", *ACTIVATIONS][rng.integers(len(ACTIVATIONS) + 1)]
+    numbers = ACTIVATIONS[name].numbers if name else ()
+    return Epilogue(name, numbers, affine=bool(rng.random() < 0.3), residual=bool(rng.random() < 0.4))
 
 
 def _padding(rng: np.random.Generator, kernel: int, dilation: int) -> tuple[int, int]:
@@ -220,6 +239,14 @@ def prepared(case: Case) -> tuple[list[Array | None], Array, Array]:
     return inputs, *expected(case, inputs)
 
 
+def final(case: Case, inputs: list[Array | None], exact: Array, bound: Array) -> tuple[Array, Array]:
+    """What the epilogue makes of the definition's result and of the bound on it."""
+    if not case.epilogue:
+        return exact, bound
+    extras = _map(inputs[3:], lambda a: a.astype(np.float64))
+    return through(case.epilogue, case.dtype, exact, bound, *extras)
+
+
 def _map(inputs: list[Array | None], change: Any) -> list[Array | None]:
     return [None if a is None else change(a) for a in inputs]
 
@@ -249,16 +276,24 @@ def using_threads(count: int) -> Iterator[None]:
         threads.set_num_threads(before)
 
 
+@lru_cache(maxsize=1)
+def _flushing_call() -> Any:
+    signature = (None, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3)
+    return threads._functions(False, {"call": signature})["call"]
+
+
 @contextmanager
 def tasks_backwards() -> Iterator[None]:
-    """Regions run their last task first, on this thread: what one task spoils of another's shows without luck."""
+    """Regions run their last task first, on this thread: what one task spoils of another's shows without luck.
+
+    Denormals are flushed as they always are.
+    """
     usual = threads.run, threads.run_steps
+    call = _flushing_call()
 
     def run(address: int, fields: Any, tasks: int, *, chunk: int = 1, threads: int | None = None) -> None:
-        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3)(address)
-        slots = fields if isinstance(fields, int) else ctypes.addressof(fields)
         for begin in reversed(range(0, tasks, chunk)):
-            call(slots, begin, min(begin + chunk, tasks), 0)
+            call(address, fields, begin, min(begin + chunk, tasks), 0)
 
     def run_steps(steps: Any, *, threads: int | None = None) -> None:
         for address, fields, tasks, chunk in steps:
@@ -315,7 +350,7 @@ def run_case(case: Case, isa: str, algorithm: str, where: Literal["end", "start"
                 results.append(case.call(placed))
         with using_threads(1), tasks_backwards():
             results.append(case.call(placed))
-        bound = allowed(case, algorithm, bound)
+        exact, bound = final(case, inputs, exact, allowed(case, algorithm, bound))
         worst = max(error(result, exact, bound) for result in results)
         same = all(result.tobytes() == results[0].tobytes() for result in results)
     return Outcome(case, algorithm, isa, worst, same)
@@ -359,6 +394,8 @@ def smaller(case: Case) -> Iterator[Case]:
         yield replace(case, batch=1)
     if case.bias:
         yield replace(case, bias=False)
+    if case.epilogue:
+        yield replace(case, epilogue=PLAIN)
     if spec.groups > 1:
         yield replace(
             case, c_in=case.c_in // spec.groups, c_out=case.c_out // spec.groups, spec=replace(spec, groups=1)

@@ -46,6 +46,12 @@ def test_the_layer_is_left_as_it_was():
         assert value.grad is None
 
 
+def test_a_fused_layer_is_explained_as_it_runs_in_inference():
+    told = lucid.explain(nn.FusedConv2d(2, 4, 3, activation=nn.LeakyReLU(0.1)), (1, 2, 20, 20))
+    assert [part.problem.role for part in told.parts] == ["forward"]
+    assert "    epilogue: leaky_relu(0.1), in " in str(told)
+
+
 def test_a_shape_that_the_layer_cannot_take_is_the_layers_error():
     with pytest.raises(ValueError, match="Conv1d"):
         lucid.explain(nn.Conv1d(2, 4, 3), (1, 3, 20))

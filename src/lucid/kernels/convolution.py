@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import precision, target, tuning
-from lucid.kernels.plan import RANK, Problem, Role
+from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
 from lucid.kernels.runtime import memory
 
 if TYPE_CHECKING:
@@ -85,15 +85,19 @@ def _settings() -> tuple[Any, ...]:
     return _wanted, target.forced(), precision.get_precision(), tuning.in_force()
 
 
-def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
-    """The executable with a result of its own around it, of contiguous copies of the operands where need be."""
+def _planned(asked: Problem) -> tuple[Problem, Executable]:
+    """What is asked of a kernel, and the executable."""
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
 
     if asked.dtype in _HALF and not select.narrow_pays(asked, target.isa(), _wanted):
         asked = replace(asked, dtype="float32")
-        run = _widened(select.executable(asked, _wanted))
-    else:
-        run = select.executable(asked, _wanted)
+        return asked, _widened(select.executable(asked, _wanted))
+    return asked, select.executable(asked, _wanted)
+
+
+def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
+    """The executable with a result of its own around it, of contiguous copies of the operands where need be."""
+    asked, run = _planned(asked)
     size_bytes, has_bias = prod(shape) * dtype.itemsize, asked.role != "grad_weight"
 
     def compute(a: Array, b: Array, bias: Array | None = None) -> Array:
@@ -133,17 +137,21 @@ def _widened(run: Executable) -> Executable:
     """Half precision where no kernel of its own pays: computed in float32 and rounded once."""
 
     def widened(*arrays: Array | None) -> None:
-        *inputs, result = arrays
-        assert result is not None, "the last array is the result"
+        place = min(3, len(arrays) - 1)
+        result = arrays[place]
+        assert result is not None, "there is always a result"
         wide = memory.empty(result.shape, np.float32)
         with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
-            run(*(None if a is None else a.astype(np.float32) for a in inputs), wide)
+            given = [None if a is None else a.astype(np.float32) for a in (*arrays[:place], *arrays[place + 1 :])]
+            run(*given[:place], wide, *given[place:])
             result[...] = wide
 
     return widened
 
 
-def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool) -> Problem:
+def problem(
+    role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool, epilogue: Epilogue = PLAIN
+) -> Problem:
     """What is to be computed between an x and a y of these shapes (N, C, *size)."""
     more = (1,) * (RANK - spec.rank)
     return Problem(
@@ -156,6 +164,7 @@ def problem(role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: s
         more + y_shape[2:],
         dtype,
         bias,
+        epilogue,
     )
 
 
@@ -209,6 +218,63 @@ def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size
     Shape: g (N, C_out, *spec.out_size(size)), w (C_out, C_in / groups, *kernel), bias (C_in,); result (N, C_in, *size).
     """
     return _call("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, *_settings())(g, w, bias)
+
+
+class Ending(NamedTuple):
+    """An epilogue and its arrays: scale and shift have a number a channel, residual the result's shape."""
+
+    epilogue: Epilogue
+    scale: Array | None = None
+    shift: Array | None = None
+    residual: Array | None = None
+
+
+def conv_forward_ended(x: Array, w: Array, bias: Array | None, spec: ConvSpec, ending: Ending) -> Array:
+    """``conv_forward`` and what ``ending`` does to it. Not for complex numbers."""
+    return _ended("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, ending.epilogue, *_settings())(
+        x, w, bias, *ending[1:]
+    )
+
+
+def conv_grad_input_ended(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes, ending: Ending) -> Array:
+    """``conv_grad_input`` and what ``ending`` does to it. Not for complex numbers."""
+    return _ended("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, ending.epilogue, *_settings())(
+        g, w, bias, *ending[1:]
+    )
+
+
+@lru_cache(maxsize=4096)
+def _ended(
+    role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any], bias: bool,
+    epilogue: Epilogue, *settings: Any,
+) -> Callable[..., Array]:  # fmt: skip
+    """As ``_call``, for a problem with an epilogue; its arrays come after the bias."""
+    x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
+    if 0 in (*first, *second, *shape):
+        return partial(_bias_ended, epilogue, shape, dtype)
+    asked, run = _planned(problem(role, spec, x_shape, y_shape, _name(dtype), bias, epilogue))
+
+    def compute(a: Array, b: Array, *extras: Array | None) -> Array:
+        if _observers:
+            _observe(asked)
+        result = memory.empty(shape, dtype)
+        bias, *more = (e if e is None else _contiguous(e) for e in extras)
+        run(_contiguous(a), _contiguous(b), bias, result, None, *more)
+        return result
+
+    return compute
+
+
+def _bias_ended(
+    epilogue: Epilogue, shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None,
+    *extras: Array | None,
+) -> Array:  # fmt: skip
+    from lucid.kernels.epilogue import apply
+
+    y = _bias_alone(shape, dtype, a, b, bias)
+    if y.size:
+        apply(epilogue, y, *extras)
+    return y
 
 
 def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:

@@ -23,12 +23,39 @@ WORKSPACE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What is done to every sum on its way out: activation((conv + bias) scale + shift + residual).
+
+    ``activation`` is one of ``kernels.epilogue.ACTIVATIONS`` or empty, ``numbers`` its parameters in their order there.
+    ``affine`` says whether there are a scale and a shift for each channel, ``residual`` whether there is an array of
+    the result's shape. A plain one does nothing, and is false.
+    """
+
+    activation: str = ""
+    numbers: tuple[float, ...] = ()
+    affine: bool = False
+    residual: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.activation) or self.affine or self.residual
+
+    def __str__(self) -> str:
+        numbers = f"({', '.join(f'{n:g}' for n in self.numbers)})" if self.numbers else ""
+        steps = ("scale and shift" * self.affine, "residual" * self.residual, self.activation + numbers)
+        return ", ".join(filter(None, steps))
+
+
+PLAIN = Epilogue()
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One convolution to compute, y = conv(x, w) + bias, or one of its two adjoints.
 
     ``c_in, size`` are x's channels and sizes and ``c_out, out`` are y's, whatever the role; the geometry has rank 3.
     ``bias`` says whether there is one to add: to y in the forward role, to the result of ``grad_input`` when that is a
     transposed convolution's output. In ``grad_weight``, whether its gradient, the sum of g, is wanted too.
+    ``epilogue`` is what happens to that result before anybody sees it.
     """
 
     role: Role
@@ -40,6 +67,7 @@ class Problem:
     out: Sizes
     dtype: str
     bias: bool = False
+    epilogue: Epilogue = PLAIN
 
     @property
     def groups(self) -> int:
@@ -97,6 +125,7 @@ class Plan:
     packed_bytes: int = 0
     why: str = field(default="", compare=False)
     sums_upstream: bool = False  #: the gradient of the bias comes from the same pass as the weight's
+    passes_after: bool = False  #: the problem's epilogue is a pass of its own over the result
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

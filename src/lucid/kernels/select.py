@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 
 from lucid.core.errors import PlanError
-from lucid.kernels import precision, target, tuning
+from lucid.kernels import epilogue, precision, target, tuning
 from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA, ISAS
-from lucid.kernels.plan import Plan, Problem
+from lucid.kernels.plan import PLAIN, Plan, Problem
 from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
@@ -28,10 +29,22 @@ def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
     for algorithm in ALGORITHMS:
         reason = _refuses(algorithm, problem, isa)
         if reason is None:
-            plans.append(algorithm.plan(problem, isa))
+            plans.append(_planned(algorithm, problem, isa))
         else:
             refusals[algorithm.name] = reason
     return sorted(plans, key=lambda plan: plan.expected_ns), refusals
+
+
+def _planned(algorithm: ModuleType, problem: Problem, isa: ISA) -> Plan:
+    """An algorithm's plan; where its stores know nothing of the problem's epilogue, with a pass for that after it."""
+    fuses: Callable[[Problem], bool] | None = getattr(algorithm, "fuses", None)
+    plan: Plan
+    if not problem.epilogue or (fuses is not None and fuses(problem)):
+        plan = algorithm.plan(problem, isa)
+        return plan
+    plan = algorithm.plan(replace(problem, epilogue=PLAIN), isa)
+    again_ns = epilogue.pass_ns(problem)
+    return replace(plan, problem=problem, expected_ns=plan.expected_ns + again_ns, passes_after=True)
 
 
 def _refuses(algorithm: ModuleType, problem: Problem, isa: ISA) -> str | None:
@@ -89,8 +102,11 @@ def _executable(
     isa = ISAS[isa_name]
     plan = choose(problem, isa, algorithm)
     module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
-    bound: Executable = module.bind(plan, isa)
-    return bound
+    if not plan.passes_after:
+        bound: Executable = module.bind(plan, isa)
+        return bound
+    plain = replace(plan, problem=replace(problem, epilogue=PLAIN), passes_after=False)
+    return epilogue.after(module.bind(plain, isa), problem.epilogue)
 
 
 def executable(problem: Problem, algorithm: str | None = None) -> Executable:

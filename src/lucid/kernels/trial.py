@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core.geometry import Sizes
 from lucid.kernels import select, target
 from lucid.kernels.plan import Problem
 
@@ -19,20 +20,26 @@ Array = np.ndarray[Any, Any]
 HOPELESS, BEATEN = 50.0, 3.0
 _MOST_ROUNDS = 200
 
-_ARRAYS = {"forward": "x w bias y", "grad_input": "g w bias gx", "grad_weight": "x g gw"}
-
 
 def arrays(p: Problem) -> list[Array | None]:
-    """Normal values for a bound plan of the problem, in the order it takes them; the last is the result."""
+    """Normal values for a bound plan of the problem, in the order it takes them."""
     rng = np.random.default_rng(0)
     x, y, w = (p.batch, p.c_in, *p.size), (p.batch, p.c_out, *p.out), (p.c_out, p.group_in, *p.spec.kernel)
-    shapes = {"x": x, "gx": x, "y": y, "g": y, "w": w, "gw": w, "bias": (p.c_out if p.role == "forward" else p.c_in,)}
-    made: list[Array | None] = []
-    for name in _ARRAYS[p.role].split():
-        absent = name == "bias" and not p.bias
-        values = rng.standard_normal(0 if absent else prod(shapes[name]), np.float32)
-        made.append(None if absent else values.astype(_numpy_dtype(p.dtype)).reshape(shapes[name]))
-    return made
+    result = y if p.role == "forward" else x
+    bias, affine, residual = (
+        shape if there else None
+        for shape, there in ((result[1:2], p.bias), (result[1:2], p.epilogue.affine), (result, p.epilogue.residual))
+    )
+    shapes: dict[str, list[Sizes | None]] = {
+        "forward": [x, w, bias, y],
+        "grad_input": [y, w, bias, x],
+        "grad_weight": [x, y, w, *[y[1:2]] * p.bias],
+    }
+    extras = [None, affine, affine, residual] if p.epilogue else []
+    values = [
+        None if s is None else rng.standard_normal(prod(s), np.float32).reshape(s) for s in shapes[p.role] + extras
+    ]
+    return [None if v is None else v.astype(_numpy_dtype(p.dtype)) for v in values]
 
 
 def _numpy_dtype(name: str) -> np.dtype[Any]:

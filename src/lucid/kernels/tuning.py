@@ -12,7 +12,7 @@ from lucid.core.errors import FormatError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
 from lucid.kernels.cache import package_version
-from lucid.kernels.plan import Problem
+from lucid.kernels.plan import Epilogue, Problem
 
 FORMAT = "lucid tuning 1"
 
@@ -107,8 +107,11 @@ def _digest(rows: list[str]) -> str:
 
 def _problem(fields: dict[str, Any]) -> Problem:
     """A problem from JSON, where every tuple has become a list."""
-    spec = ConvSpec(**{name: _frozen(value) for name, value in fields["spec"].items()})
-    return Problem(**{name: _frozen(value) for name, value in fields.items() if name != "spec"}, spec=spec)
+    values = {"spec": ConvSpec, "epilogue": Epilogue}
+    return Problem(**{
+        name: values[name](**{key: _frozen(part) for key, part in value.items()}) if name in values else _frozen(value)
+        for name, value in fields.items()
+    })  # fmt: skip
 
 
 def _frozen(value: Any) -> Any:

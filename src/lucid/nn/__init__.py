@@ -40,6 +40,14 @@ from lucid.nn.modules.dropout import (
     Dropout2d,
     Dropout3d,
 )
+from lucid.nn.modules.fused import (
+    FusedConv1d,
+    FusedConv2d,
+    FusedConv3d,
+    FusedConvTranspose1d,
+    FusedConvTranspose2d,
+    FusedConvTranspose3d,
+)
 from lucid.nn.modules.linear import (
     Identity,
     Linear,
@@ -123,6 +131,12 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Flatten",
+    "FusedConv1d",
+    "FusedConv2d",
+    "FusedConv3d",
+    "FusedConvTranspose1d",
+    "FusedConvTranspose2d",
+    "FusedConvTranspose3d",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",

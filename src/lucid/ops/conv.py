@@ -6,7 +6,7 @@ in one of x, w and y, so every gradient of one of them is another of them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from lucid.autograd import Op, apply
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import wrap
 from lucid.core.geometry import ConvSpec, Sizes
+from lucid.kernels import Ending, Epilogue
+from lucid.ops import activation, elementwise
 from lucid.ops.common import conj, same_dtype
 
 Array = np.ndarray[Any, Any]
@@ -126,3 +128,61 @@ def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:
     if not mode.recording:
         return wrap(kernels.conv_grad_weight(x._array, g._array, spec))
     return apply(_conv_grad_weight, x, g, spec=spec)
+
+
+class Finish(NamedTuple):
+    """An epilogue with its tensors: scale and shift have a number a channel, residual the result's shape."""
+
+    epilogue: Epilogue
+    scale: Any = None
+    shift: Any = None
+    residual: Any = None
+
+    def in_steps(self, y: Any) -> Any:
+        """The same as operations of their own, which have gradients."""
+        each = (-1, *(1,) * (y.ndim - 2))
+        if self.epilogue.affine:
+            y = y * self.scale.reshape(each) + self.shift.reshape(each)
+        if self.epilogue.residual:
+            y = y + self.residual
+        name = self.epilogue.activation
+        if name:
+            y = getattr(activation if hasattr(activation, name) else elementwise, name)(y, *self.epilogue.numbers)
+        return y
+
+    def takes_steps(self, *operands: Any) -> bool:
+        """Whether no kernel does it all: a gradient may be asked for, or numbers are complex.
+
+        Raises: DTypeError unless all have one element type.
+        """
+        same_dtype("conv", x=operands[0], scale=self.scale, shift=self.shift, residual=self.residual)
+        recorded = mode.recording and any(t is not None and t.requires_grad for t in (*operands, *self[1:]))
+        return recorded or operands[0]._array.dtype.kind == "c"
+
+    def arrays(self) -> Ending:
+        """What the kernels take."""
+        return Ending(self.epilogue, *(None if t is None else t._array for t in self[1:]))
+
+
+def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec) -> Any:
+    """``conv`` and what ``finish`` says, in one kernel; in steps where a gradient is recorded.
+
+    Raises: DTypeError unless all have one element type.
+    """
+    if finish.takes_steps(x, w, bias):
+        return finish.in_steps(conv(x, w, bias, spec=spec))
+    same_dtype("conv", x=x, w=w, bias=bias)
+    arrays = x._array, w._array, None if bias is None else bias._array
+    return wrap(kernels.conv_forward_ended(*arrays, spec, finish.arrays()))
+
+
+def finished_conv_grad_input(g: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec, size: Sizes) -> Any:
+    """``conv_grad_input`` and what ``finish`` says, in one kernel; in steps where a gradient is recorded.
+
+    Raises: DTypeError unless all have one element type.
+    """
+    if finish.takes_steps(g, w, bias):
+        return finish.in_steps(conv_grad_input(g, w, bias, spec=spec, size=size))
+    same_dtype("conv_grad_input", g=g, w=w, bias=bias)
+    arrays = g._array, w._array, None if bias is None else bias._array
+    return wrap(kernels.conv_grad_input_ended(*arrays, spec, size, finish.arrays()))

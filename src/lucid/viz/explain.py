@@ -62,6 +62,9 @@ class Weighed:
                 f"{_size(plan.workspace_bytes)} workspace; {numbers}"
             )
         lines += [f"    {name:<12} refuses: {reason}" for name, reason in self.refusals.items()]
+        if p.epilogue:
+            place = "in a pass after it" if self.taken.passes_after else "in its stores"
+            lines.append(f"    epilogue: {p.epilogue}, {place}")
         if self.taken.why:
             lines.append(f"    why: {self.taken.why}")
         lines.append(
@@ -88,7 +91,8 @@ def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
     """What ``layer`` runs on an input of ``input_shape``: every convolution, forward and both gradients.
 
     For each: the work and its bound, every algorithm's expected time and memory, the one taken and why, and the time
-    measured on random data. The layer's own gradients are left as they were.
+    measured on random data. The layer's own gradients are left as they were. Where convolutions are fused with what
+    follows them, which is for inference, only the forward pass is explained.
 
     Cost: one forward and backward pass, and 0.2 s a convolution and role.
 
@@ -96,15 +100,18 @@ def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
     >>> print(explain(nn.Conv1d(8, 16, 3), (2, 8, 100)))    # doctest: +ELLIPSIS
     Conv1d(8, 16, kernel_size=(3,), stride=(1,)) on (2, 8, 100), float32, ...
     """
-    from lucid.autograd import grad
+    from lucid.autograd import grad, no_grad
     from lucid.ops.random import randn
 
     parameters = list(layer.parameters())
     dtype = parameters[0].dtype if parameters else None
     x = randn(*input_shape, dtype=dtype, requires_grad=True)
-    with observed() as problems:
-        y = layer(x)
-        grad(y, [x, *parameters], grad_outputs=[randn(*y.shape, dtype=y.dtype)], allow_unused=True)
+    with observed() as problems, no_grad():
+        layer(x)
+    if not any(p.epilogue for p in problems):
+        with observed() as problems:
+            y = layer(x)
+            grad(y, [x, *parameters], grad_outputs=[randn(*y.shape, dtype=y.dtype)], allow_unused=True)
     machine, isa = roofline.measure(str(x.dtype.name)), target.isa()
     title = f"{layer!r} on {tuple(input_shape)}, {x.dtype.name}, {isa.name}, {machine.threads} threads"
     parts = []

@@ -12,8 +12,9 @@ from lucid.kernels.plan import Plan, Problem
 
 __all__ = ["Algorithm", "Executable", "address", "launch", "memory_cycles", "useful_threads"]
 
-#: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one is written.
-#: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). bias may be None.
+#: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one of these is written:
+#: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). What there is not is None.
+#: Behind them comes what is kept of the weights, if anything, and with an epilogue scale, shift and residual.
 Executable = Callable[..., None]
 
 
@@ -24,6 +25,9 @@ class Algorithm(Protocol):
 
     def refuses(self, problem: Problem, isa: ISA) -> str | None:
         """Why it cannot compute the problem, or None if it can."""
+
+    def fuses(self, problem: Problem) -> bool:
+        """Whether its stores apply the problem's epilogue. One that does not say so is never asked to."""
 
     def plan(self, problem: Problem, isa: ISA) -> Plan:
         """Its best plan for a problem that it does not refuse."""

@@ -29,6 +29,14 @@ from lucid.nn.functional.convolution import (
     conv_transpose3d,
 )
 from lucid.nn.functional.dropout import dropout, dropout1d, dropout2d, dropout3d
+from lucid.nn.functional.fused import (
+    fused_conv1d,
+    fused_conv2d,
+    fused_conv3d,
+    fused_conv_transpose1d,
+    fused_conv_transpose2d,
+    fused_conv_transpose3d,
+)
 from lucid.nn.functional.linear import linear
 from lucid.nn.functional.loss import (
     binary_cross_entropy,
@@ -83,6 +91,12 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "elu",
+    "fused_conv1d",
+    "fused_conv2d",
+    "fused_conv3d",
+    "fused_conv_transpose1d",
+    "fused_conv_transpose2d",
+    "fused_conv_transpose3d",
     "gelu",
     "group_norm",
     "hardsigmoid",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes
 from lucid.nn.functional._arguments import (
     Padding,
@@ -16,7 +17,7 @@ from lucid.nn.functional._arguments import (
     sizes,
 )
 from lucid.nn.functional._geometry import Known, conv_call, conv_transpose_call
-from lucid.ops.conv import conv, conv_grad_input
+from lucid.ops.conv import Finish, conv, conv_grad_input, finished_conv, finished_conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor
 
@@ -32,13 +33,18 @@ def convolve(
     dilation: Sizes,
     groups: int,
     padding_mode: str,
+    finish: Finish | None = None,
 ) -> Tensor:
     """A convolution whose arguments are already in their one form; ``caller`` is the name errors give."""
     call = conv_call(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
     batch = x if call.is_batched else x.unsqueeze(0)
     if call.around is not None:
         batch = pad(batch, pads=call.around, mode=padding_mode)
-    y: Tensor = conv(batch, weight, bias, spec=call.spec)
+    if finish is None:
+        y: Tensor = conv(batch, weight, bias, spec=call.spec)
+    else:
+        made = (batch.shape[0], weight.shape[0], *call.spec.out_size(batch.shape[2:]))
+        y = finished_conv(batch, weight, bias, _fitting(caller, finish, made, call.is_batched), spec=call.spec)
     return y if call.is_batched else y.squeeze(0)
 
 
@@ -55,6 +61,7 @@ def convolve_transposed(
     groups: int,
     padding_mode: str,
     output_size: Sizes | None,
+    finish: Finish | None = None,
 ) -> Tensor:
     """The adjoint of ``convolve``, its padding mode included, and then the bias."""
     call = conv_transpose_call(
@@ -63,14 +70,34 @@ def convolve_transposed(
     )  # fmt: skip
     batch = x if call.is_batched else x.unsqueeze(0)
     bias_is_last = call.around is not None or call.tail is not None
-    y: Tensor = conv_grad_input(batch, weight, None if bias_is_last else bias, spec=call.spec, size=call.size)
+    if finish is not None and not bias_is_last:
+        made = (batch.shape[0], weight.shape[1] * groups, *call.size)
+        finish = _fitting(caller, finish, made, call.is_batched)
+        y: Tensor = finished_conv_grad_input(batch, weight, bias, finish, spec=call.spec, size=call.size)
+        return y if call.is_batched else y.squeeze(0)
+    y = conv_grad_input(batch, weight, None if bias_is_last else bias, spec=call.spec, size=call.size)
     if call.tail is not None:
         y = pad(y, pads=call.tail, mode="zeros")
     if call.around is not None:
         y = pad_adjoint(y, pads=call.around, mode=padding_mode)
     if bias_is_last and bias is not None:
         y = y + bias.reshape(-1, *(1,) * rank)
+    if finish is not None:
+        y = _fitting(caller, finish, y.shape, call.is_batched).in_steps(y)
     return y if call.is_batched else y.squeeze(0)
+
+
+def _fitting(caller: str, finish: Finish, made: Sizes, is_batched: bool) -> Finish:
+    """The finish of a batch of results, after a check of its tensors' shapes."""
+    shown = made if is_batched else made[1:]
+    shapes = {"scale": made[1:2], "shift": made[1:2], "residual": shown}
+    for name, shape in shapes.items():
+        given = getattr(finish, name)
+        if given is not None and given.shape != shape:
+            raise ShapeError(f"{caller}: {name} {given.shape} must be {shape} for a result of {shown}")
+    if is_batched or finish.residual is None:
+        return finish
+    return finish._replace(residual=finish.residual.unsqueeze(0))
 
 
 def conv1d(
@@ -101,7 +128,7 @@ def conv1d(
     >>> conv1d(Tensor([[[1.0, 2.0, 3.0, 4.0]]]), Tensor([[[5.0, 6.0]]]))
     Tensor([[[17., 28., 39.]]])
     """
-    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    return conv_of("conv1d", 1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def conv2d(
@@ -123,7 +150,7 @@ def conv2d(
     >>> conv2d(x, Tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).tolist()
     [[[[37.0, 47.0], [67.0, 77.0]]]]
     """
-    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    return conv_of("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def conv3d(
@@ -141,7 +168,7 @@ def conv3d(
     Shape:
         input (N, C_in, D, H, W) or (C_in, D, H, W), weight (C_out, C_in/groups, K_d, K_h, K_w).
     """
-    return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    return conv_of("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
 
 
 def conv_transpose1d(
@@ -172,7 +199,7 @@ def conv_transpose1d(
     >>> conv_transpose1d(Tensor([[[1.0, 2.0, 3.0]]]), Tensor([[[1.0, 0.5]]])).tolist()
     [[[1.0, 2.5, 4.0, 1.5]]]
     """
-    return _conv_transpose(
+    return conv_transpose_of(
         "conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode,
         output_size,
     )  # fmt: skip
@@ -195,7 +222,7 @@ def conv_transpose2d(
     Shape:
         input (N, C_in, H, W) or (C_in, H, W), weight (C_in, C_out/groups, K_h, K_w), result (N, C_out, H_out, W_out).
     """
-    return _conv_transpose(
+    return conv_transpose_of(
         "conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode,
         output_size,
     )  # fmt: skip
@@ -218,7 +245,7 @@ def conv_transpose3d(
     Shape:
         input (N, C_in, D, H, W) or (C_in, D, H, W), weight (C_in, C_out/groups, K_d, K_h, K_w).
     """
-    return _conv_transpose(
+    return conv_transpose_of(
         "conv_transpose3d", 3, input, weight, bias, stride, padding, output_padding, groups, dilation, padding_mode,
         output_size,
     )  # fmt: skip
@@ -231,20 +258,23 @@ def target_size(caller: str, rank: int, value: Any) -> Sizes | None:
     return None if value is None else sizes(caller, "output_size", value, rank)
 
 
-def _conv(
+def conv_of(
     caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-    groups: Any, mode: Any,
+    groups: Any, mode: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
+    """A convolution of arguments as users write them."""
     stride, padding, _, dilation, groups, mode = _settled(caller, rank, stride, padding, 0, dilation, groups, mode)
-    return convolve(caller, rank, x, weight, bias, stride, padding, dilation, groups, mode)
+    return convolve(caller, rank, x, weight, bias, stride, padding, dilation, groups, mode, finish)
 
 
-def _conv_transpose(
+def conv_transpose_of(
     caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any,
-    output_padding: Any, groups: Any, dilation: Any, mode: Any, output_size: Any,
+    output_padding: Any, groups: Any, dilation: Any, mode: Any, output_size: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
+    """A transposed convolution of arguments as users write them."""
     settled = _settled(caller, rank, stride, padding, output_padding, dilation, groups, mode)
-    return convolve_transposed(caller, rank, x, weight, bias, *settled, target_size(caller, rank, output_size))
+    size = target_size(caller, rank, output_size)
+    return convolve_transposed(caller, rank, x, weight, bias, *settled, size, finish)
 
 
 _Settled = tuple[Sizes, Padding, Sizes, Sizes, int, str]

@@ -1,0 +1,22 @@
+"""Helpers for whole networks: gradients and parameters together, layers fused for inference."""
+
+from lucid.nn.utils import fusion
+from lucid.nn.utils.fusion import fuse, fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_modules
+from lucid.nn.utils.parameters import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    parameters_to_vector,
+    vector_to_parameters,
+)
+
+__all__ = [
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "fuse",
+    "fuse_conv_bn_eval",
+    "fuse_conv_bn_weights",
+    "fuse_modules",
+    "fusion",
+    "parameters_to_vector",
+    "vector_to_parameters",
+]
