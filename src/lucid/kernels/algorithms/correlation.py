@@ -9,8 +9,8 @@ so that neighbours are one load. The input gradient steps by one, and its stride
 t with (i + low - t d) divisible by s. Every phase has its own list of taps, and phases side by side are interleaved in
 registers on the way out.
 
-A tile is ``rows`` by ``vectors``. If neighbouring rows share source rows (``span`` taps down, stride and dilation 1), a
-load serves up to ``span`` of them.
+A tile is ``results`` by ``rows`` by ``vectors``. If neighbouring rows share source rows (``span`` taps down, next to
+each other in the source), a load serves up to ``span`` of them. One call goes along rows; few taps are written out.
 """
 
 from __future__ import annotations
@@ -60,26 +60,53 @@ Array = np.ndarray[Any, Any]
 _MOST_SPAN = 7
 _LINE_BYTES = 64
 _LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
+_MOST_LINES = 160  # of LLVM text, which taps that are written out may take: about 8 ms to compile
+_STRADDLE = 1.9  # cache lines that an unaligned load touches
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """``rows`` by ``vectors`` of results; a source row serves ``span`` of them."""
+    """``results`` by ``rows`` by ``vectors`` of sums in registers, for each of ``phases`` side by side."""
 
     rows: int
     vectors: int
-    span: int
-    long: bool = False  #: taps follow each other in one row, and are many
+    span: int = 1  #: taps down that a source row serves
+    step: int = 1  #: source rows from one row of results to the next, if it serves several
+    results: int = 1
+    phases: int = 1
+    taps: int = 0  #: heads that are written out, the same number for every phase; 0: counted at run time
+    group: int = 0  #: if positive, taps follow each other in one row, are many, and so many are held
     stream: bool = False  #: whole vectors go past the caches
 
     @property
-    def cycles(self) -> float:
-        """Of one tap (of ``span`` taps down): two products a cycle, or one load that straddles two cache lines."""
-        if self.long:
-            return 0.55 * self.vectors
-        products = self.rows * self.vectors * self.span
-        loads = 2 * (self.rows + self.span - 1) * self.vectors + self.span
-        return max(products, loads, 8) / 2
+    def sums(self) -> int:
+        """Vectors of one phase."""
+        return self.results * self.rows * self.vectors
+
+    @property
+    def sources(self) -> int:
+        """Rows of the source that a head reads."""
+        return (self.rows - 1) * self.step + self.span
+
+    @property
+    def registers(self) -> int:
+        """How many its inner loop holds."""
+        return self.phases * self.sums + self.vectors + self.results * self.span + 1
+
+    @property
+    def lines(self) -> int:
+        """Of LLVM text, all taps written out."""
+        head = self.sources * (self.vectors * 2 + 1) + self.results * self.span * (self.rows * self.vectors + 4)
+        return self.phases * self.taps * (head + 4)
+
+    def cycles(self, heads: float) -> float:
+        """Of one tile with so many heads of all phases: two products or lines of the cache a cycle."""
+        if self.group:
+            return 0.55 * self.vectors * heads + 30
+        products = self.sums * self.span
+        lines = _STRADDLE * self.sources * self.vectors + self.results * self.span + 2
+        each = max(products, lines) / 2 if self.taps else max(products, lines, 8) / 2 + 1
+        return heads * each + 1.5 * self.phases * self.sums + (6 if self.taps else 16 * self.phases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +192,11 @@ class Correlation:
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: frames, a tile's phases, a spare row."""
+        """A thread's workspace: frames, a tile's phases, a spare row of results."""
         row = self.tile.vectors * self.lanes
-        return self.frame_elements + ceil((self.stride_out[2] * self.tile.rows + 1) * row / 16) * 16
+        phases = self.stride_out[2] * self.tile.rows * row
+        spare = ceil(self.cut.box[3] / row) * row * self.tile.phases
+        return self.frame_elements + ceil((phases + spare) / 16) * 16
 
     def taps(self) -> tuple[Array, Array, Array]:
         """Offsets in the frame, places in w, and where each phase begins in both lists."""
@@ -187,16 +216,19 @@ class Correlation:
     def cycles(self) -> float:
         """Expected, of one thread."""
         p, tile = self.problem, self.tile
-        steps = sum(
+        heads = sum(
             len(column) * len(row) * len(depth) for depth, row, column in product(*(a.phases for a in self.axes))
         )
-        steps = steps * self.sources // tile.span
+        heads = heads * self.sources // tile.span
+        phases = prod(self.stride_out) // tile.phases
         across = ceil(self.cut.box[3] / (tile.vectors * self.lanes)) * ceil(self.cut.box[2] / tile.rows)
-        tiles = across * self.cut.box[1] * self.results
-        phases = prod(self.stride_out)
-        fill = self.sources * self.cut.plane * (0.3 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
-        out = prod(self.cut.box) * phases * self.results * (0.3 if self.stride_out[2] <= 2 else 1.5) * 16 / self.lanes
-        compute = self.tasks * (fill + out + tiles * (steps * tile.cycles + phases * 20) + 200)
+        tiles = across * self.cut.box[1] * self.results // tile.results
+        calls = ceil(self.cut.box[2] / tile.rows) * self.cut.box[1] * self.results // tile.results * phases
+        fill = self.sources * self.cut.plane * (0.2 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
+        merged = prod(self.cut.box) * prod(self.stride_out) * self.results
+        out = 0.0 if self.stride_out[2] <= 2 else merged * 1.5 * 16 / self.lanes
+        sums = tiles * phases * tile.cycles(heads / phases) + calls * 25
+        compute = self.tasks * (fill + out + sums + 200)
         return max(compute, memory_cycles(p.traffic_bytes))
 
 
@@ -216,41 +248,55 @@ def correlation(problem: Problem, isa: ISA) -> Correlation:
     room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // problem.itemsize
     window = plain_window(source, positions, extents, stride_in, tuple(axis.low for axis in axes))
     cut = window.cut(max(64, room // (sources * prod(stride_in))))
-    tile = _tile(problem, isa, cut, lanes)
+    tile = _tile(problem, isa, axes, cut, lanes)
     wide, step = tile.vectors * lanes, stride_in[2]
     columns = ceil(cut.box[3] / wide) * wide + (extents[2] - 1) // step + 1
-    if step > 1:
-        columns = ceil(columns / lanes) * lanes
+    columns = ceil(columns / lanes) * lanes  # so that vectors of a phase begin alike in every row
     return Correlation(problem, axes, cut.widened(columns * step), tile, lanes)
 
 
-def _tile(problem: Problem, isa: ISA, cut: Cut, lanes: int) -> Tile:
+def _span(axis: Axis) -> int:
+    """Taps of every phase, where they are equally many, few, and neighbours in the source; else 1."""
+    count = len(axis.phases[0])
+    if not 1 < count <= _MOST_SPAN or any(len(phase) != count for phase in axis.phases):
+        return 1
+    return count if all(at == k for phase in axis.phases for k, (_, at) in enumerate(phase, phase[0][1])) else 1
+
+
+def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: int) -> Tile:
     _, _, height, width = cut.box
-    spec = problem.spec
-    shared = spec.stride[1] == spec.dilation[1] == 1 and 1 < spec.kernel[1] <= _MOST_SPAN and height > 1
-
-    def fits(rows: int, vectors: int, span: int) -> bool:
-        return (rows + 1) * vectors + (span if span > 1 else 1) + 1 <= isa.registers
-
+    spec, forward = problem.spec, problem.role == "forward"
     row_taps = problem.group_in * problem.group_out == spec.taps // spec.kernel[2] == 1
     if row_taps and spec.stride[2] == spec.dilation[2] == 1 and spec.kernel[2] >= _LONG_VECTORS * lanes:
         return _long_tile(isa, ceil(width / lanes))
+    sources, results = problem.group_in, problem.group_out
+    if not forward:
+        sources, results = results, sources
+    step = spec.stride[1] if forward else 1
+    span = _span(axes[1]) if height > 1 and step <= 2 else 1
+    phases = 2 if not forward and spec.stride[2] == 2 else 1
+    counts = {sources * len(d) * len(h) * len(w) for d, h, w in product(*(axis.phases for axis in axes))}
+    heads = sum(counts) / len(counts)
 
     def cost(tile: Tile) -> tuple[float, int]:
-        tiles = ceil(width / (tile.vectors * lanes)) * ceil(height / tile.rows)
-        return tiles * (tile.cycles / tile.span * spec.kernel[1] * spec.kernel[2] + 10), -tile.vectors
+        tiles = ceil(width / (tile.vectors * lanes)) * ceil(height / tile.rows) * results / tile.results
+        return tiles * tile.cycles(phases * heads / tile.span), -tile.vectors
+
+    def unrolled(tile: Tile) -> Tile:
+        every = replace(tile, taps=counts.copy().pop() // tile.span) if len(counts) == 1 else tile
+        return every if every.lines <= _MOST_LINES else tile
 
     options = [
-        Tile(rows, vectors, span)
-        for rows, vectors, span in product((1, 2, 4), (1, 2, 3, 4, 8), (1, spec.kernel[1] if shared else 1))
-        if fits(rows, vectors, span) or (rows == vectors == span == 1)
+        unrolled(Tile(rows, vectors, down, step if down > 1 else 1, k, phases))
+        for k, rows, vectors, down in product((1, 2, 3, 4), (1, 2, 4), (1, 2, 3, 4, 8), {1, span})
+        if results % k == 0 and (k == 1 or problem.role == "forward" or spec.stride[2] == 1)
     ]
-    return min(options, key=cost)
+    return min((tile for tile in options if tile.registers <= isa.registers or tile.sums == 1), key=cost)
 
 
 def _long_tile(isa: ISA, across: int) -> Tile:
     most = toeplitz.most_vectors(isa)
-    options = [Tile(1, vectors, 1, long=True) for vectors in range(most // 2, most + 1)]
+    options = [Tile(1, vectors, group=toeplitz.group_of(isa)) for vectors in range(most // 2, most + 1)]
     return min(options, key=lambda tile: (ceil(across / tile.vectors) * tile.vectors, -tile.vectors))
 
 
@@ -281,8 +327,9 @@ def _streams(asked: Correlation, isa: ISA) -> bool:
     """
     row_bytes, itemsize = asked.size[2] * asked.problem.itemsize, asked.problem.itemsize
     large = asked.tasks * asked.results * prod(asked.size) // asked.cut.boxes * itemsize > target.cpu().l3_bytes // 2
-    whole = row_bytes % _LINE_BYTES == 0 and asked.lanes > 1
-    return large and whole and asked.stride_out[2] == 1 and isa.arch == "x86_64" and asked.cut.box[3] == asked.size[2]
+    box_bytes = asked.cut.box[3] * asked.tile.phases * itemsize
+    whole = row_bytes % _LINE_BYTES == 0 and (box_bytes >= row_bytes or box_bytes % _LINE_BYTES == 0)
+    return large and whole and asked.lanes > 1 and asked.stride_out[2] == asked.tile.phases and isa.arch == "x86_64"
 
 
 def bind(asked: Correlation, isa: ISA) -> Executable:
@@ -291,7 +338,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     element = BY_DTYPE[problem.dtype]
     split, merge = _stride_class(asked.stride_in[2]), _stride_class(asked.stride_out[2])
     tables = asked.taps()
-    step = (1 if asked.forward else -1) * (1 if asked.tile.long else spec.kernel[2])
+    rows = asked.axes[1].phases[0]
+    step = (rows[1][0] - rows[0][0]) * spec.kernel[2] if asked.tile.span > 1 else 1 if asked.forward else -1
     numbers = (
         problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
         asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
@@ -337,7 +385,7 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int) -> Module:
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module("correlation", isa.fma)
     sums = _write_tile(module, isa, element, tile)
-    merge_row = None if merge == 1 else _write_merge_row(module, element, lanes, merge)
+    merge_row = None if tile.phases == merge else _write_merge_row(module, element)
     box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row)
     f = module.entry("correlate", **fields)
     a = f.args
@@ -349,7 +397,7 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int) -> Module:
         call_fill_frame(f, element, fields, frame, source, a.sources, 1, 0, box.d, box.h, box.w)
         depth_boxes = minimum(a.box_d, a.od - box.d)
         with (
-            f.loop(0, a.results) as result,
+            f.loop(0, a.results, tile.results) as result,
             f.loop(0, depth_boxes) as depth,
             f.loop(0, a.out_d) as phase_d,
             f.loop(0, a.out_h) as phase_h,
@@ -385,104 +433,120 @@ def _write_rows(
     )  # fmt: skip
     p = f.args
     a = read_fields(f, fields, [
-        "offsets", "places", "begins", "frame", "frame_w", "stride_h", "box_h", "box_w", "size_h", "size_w", "out_h",
-        "out_w", "w_step", "oh", "ow", "ahead_y",
+        "offsets", "places", "begins", "frame", "frame_w", "stride_h", "box_h", "box_w", "size_d", "size_h", "size_w",
+        "out_h", "out_w", "w_step", "w_result", "bias_step", "oh", "ow", "ahead_y",
     ])  # fmt: skip
     phases = p.own.at(a.frame)
     spare = phases.at(a.out_w * (tile.rows * wide))
     rows = minimum(a.box_h, (a.size_h - p.phase_h + (a.out_h - 1)) // a.out_h - p.h)
-    pitch, row_step = a.stride_h * a.frame_w, a.out_h * a.size_w
+    row_step, plane = a.out_h * a.size_w, a.size_d * a.size_h * a.size_w
+    pitch = a.frame_w if tile.span > 1 else a.stride_h * a.frame_w
     positions = minimum(a.box_w, a.ow - p.w0)  # beyond them is another box, which another thread may have written
-    with f.loop(0, rows, tile.rows) as r, f.loop(0, positions, wide) as c:
-        to = p.y.at(((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + (p.w0 + c.i) * a.out_w)
-        here, left = p.frame.at(r.i * pitch + c.i), rows - r.i
-        with f.loop(0, a.out_w) as phase_w:
-            begin = a.begins.load(p.phase + phase_w.i)
-            count = a.begins.load(p.phase + phase_w.i + 1) - begin
-            common = (here, pitch, count, a.offsets.at(begin), a.places.at(begin), p.w, a.w_step, p.bias)
-            if merge_row is None:
-                f.call(sums, *common, to, row_step, left, positions - c.i, spare, a.ahead_y)
-            else:
-                f.call(sums, *common, phases.at(phase_w.i * (tile.rows * wide)), wide, tile.rows, wide, spare, 0)
-        if merge_row is not None:
-            count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * minimum(wide, positions - c.i))
-            with f.loop(0, minimum(left, tile.rows)) as row:
-                f.call(
-                    merge_row,
-                    to.at(row.i * row_step),
-                    phases.at(row.i * wide),
-                    tile.rows * wide,
-                    count,
-                    a.out_w,
-                    a.ahead_y,
-                )
+    tables = (a.offsets, a.places, p.w, a.w_step, a.w_result, p.bias, a.bias_step)
+    with f.loop(0, rows, tile.rows) as r:
+        to = p.y.at(((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + p.w0 * a.out_w)
+        here, left = p.frame.at(r.i * a.stride_h * a.frame_w), rows - r.i
+        if merge_row is None:
+            count = minimum(positions * tile.phases, a.size_w - p.w0 * tile.phases)
+            f.call(sums, here, pitch, a.begins.at(p.phase), *tables, to, row_step, plane, left, count, spare, a.ahead_y)
+        else:
+            with f.loop(0, positions, wide) as c:
+                with f.loop(0, a.out_w) as phase_w:
+                    begins, part = a.begins.at(p.phase + phase_w.i), phases.at(phase_w.i * (tile.rows * wide))
+                    f.call(sums, here.at(c.i), pitch, begins, *tables, part, wide, 0, tile.rows, wide, spare, 0)
+                count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * minimum(wide, positions - c.i))
+                with f.loop(0, minimum(left, tile.rows)) as row:
+                    line = to.at(c.i * a.out_w + row.i * row_step)
+                    f.call(merge_row, line, phases.at(row.i * wide), tile.rows * wide, count, a.out_w)
     return f
 
 
 def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function:
-    """Adds ``tile``: results of ``rows`` by ``columns``, at most the tile's size; the others are not stored."""
+    """Adds ``tile``: ``rows`` rows, at most the tile's, of ``columns`` elements; what is beyond is not stored."""
     data, table, lanes = ptr(element), ptr(i64), isa.lanes(element)
     f = module.function(
-        "tile", frame=data, pitch=i64, taps=i64, offsets=table, places=table, w=data, w_step=i64, bias=data, to=data,
-        row_step=i64, rows=i64, columns=i64, spare=data, ahead=i64,
+        "tile", frame=data, pitch=i64, begins=table, offsets=table, places=table, w=data, w_step=i64, w_result=i64,
+        bias=data, bias_step=i64, to=data, row_step=i64, plane=i64, rows=i64, columns=i64, spare=data, ahead=i64,
     )  # fmt: skip
-    a, across = f.args, range(tile.vectors)
-    start = [a.bias.splat(0, lanes)] * (tile.rows * tile.vectors)
-    if tile.long:
-        x, w = a.frame.at(a.offsets.load()), a.w.at(a.places.load())
-        sums = toeplitz.toeplitz(f, x, w, a.w_step, a.taps, lanes, toeplitz.group_of(isa), start)
-    else:
-        with f.loop(0, a.taps, carry=start) as j:
-            x, w = a.frame.at(a.offsets.load(j.i)), a.w.at(a.places.load(j.i))
-            j.values = _tap(a, tile, lanes, x, w, j.values)
-        sums = j.values
-    targets = [select(a.rows > r, a.to.at(a.row_step * r), a.spare) for r in range(tile.rows)]
+    a, wide = f.args, tile.vectors * lanes * tile.phases
+    targets = [
+        select(a.rows > r, a.to.at(a.row_step * r + (a.plane * k if k else 0)), a.spare)
+        for k in range(tile.results)
+        for r in range(tile.rows)
+    ]
+    with f.loop(0, a.columns, wide) as c:
+        frame = a.frame.at(c.i // tile.phases)
+        phases = [_phase_sums(f, isa, tile, lanes, frame, phase) for phase in range(tile.phases)]
+        left = a.columns - c.i
 
-    def store(masks: list[Value | None]) -> list[Value]:
-        for r, to in enumerate(targets):
-            for v in across:
-                if not tile.stream:
-                    to.prefetch(a.ahead + v * lanes, write=True)
-                to.store(sums[r * tile.vectors + v], v * lanes, masks[v], tile.stream and masks[v] is None)
-        return []
+        def store(masks: list[Value | None]) -> list[Value]:
+            for r, to in enumerate(targets):
+                line = to.at(c.i)
+                for v in range(tile.vectors):
+                    row = [sums[r * tile.vectors + v] for sums in phases]
+                    for k, value in enumerate(interleave(row)):
+                        at, mask = (v * tile.phases + k) * lanes, masks[v * tile.phases + k]
+                        if not tile.stream:
+                            line.prefetch(a.ahead + at, write=True)
+                        line.store(value, at, mask, tile.stream and mask is None)
+            return []
 
-    f.choose(
-        a.columns >= tile.vectors * lanes,
-        lambda: store([None] * tile.vectors),
-        lambda: store([lanes_below(f, a.columns - v * lanes, lanes) for v in across]),
-    )
+        whole = tile.vectors * tile.phases
+        f.choose(
+            left >= wide,
+            lambda: store([None] * whole),
+            lambda: store([lanes_below(f, left - v * lanes, lanes) for v in range(whole)]),
+        )
     return f
+
+
+def _phase_sums(f: Function, isa: ISA, tile: Tile, lanes: int, frame: Pointer, phase: int) -> list[Value]:
+    """One phase's sums of a tile that begins at ``frame``: of all results, rows and vectors."""
+    a = f.args
+    begin = a.begins.load(phase)
+    offsets, places = a.offsets.at(begin), a.places.at(begin)
+    each = [a.bias.splat(a.bias_step * k if k else 0, lanes) for k in range(tile.results)]
+    sums = [start for start in each for _ in range(tile.rows * tile.vectors)]
+    for j in range(tile.taps):
+        sums = _tap(a, tile, lanes, frame.at(offsets.load(j)), a.w.at(places.load(j)), sums)
+    if tile.taps:
+        return sums
+    count = a.begins.load(phase + 1) - begin
+    if tile.group:
+        x, w = frame.at(offsets.load()), a.w.at(places.load())
+        return toeplitz.toeplitz(f, x, w, a.w_step, count, lanes, tile.group, sums)
+    with f.loop(0, count, carry=sums) as many:
+        x, w = frame.at(offsets.load(many.i)), a.w.at(places.load(many.i))
+        many.values = _tap(a, tile, lanes, x, w, many.values)
+    return many.values
 
 
 def _tap(a: Any, tile: Tile, lanes: int, row: Pointer, w: Pointer, values: list[Value]) -> list[Value]:
     """The sums after one more tap, or ``span`` taps down."""
-    weights = [w.splat(a.w_step * k if k else 0, lanes) for k in range(tile.span)]
+    weights = [
+        [w.at(a.w_result * k if k else 0).splat(a.w_step * t if t else 0, lanes) for t in range(tile.span)]
+        for k in range(tile.results)
+    ]
     sums = list(values)
-    for i in range(tile.rows + tile.span - 1):
+    for i in range(tile.sources):
         source = [row.load(v * lanes, lanes) for v in range(tile.vectors)]
-        for r in range(max(0, i - tile.span + 1), min(tile.rows, i + 1)):
-            for v in range(tile.vectors):
-                at = r * tile.vectors + v
-                sums[at] = fma(weights[i - r], source[v], sums[at])
+        for r in range(tile.rows):
+            if 0 <= i - r * tile.step < tile.span:
+                for k, v in product(range(tile.results), range(tile.vectors)):
+                    at = (k * tile.rows + r) * tile.vectors + v
+                    sums[at] = fma(weights[k][i - r * tile.step], source[v], sums[at])
         row = row.at(a.pitch)
     return sums
 
 
-def _write_merge_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
-    """Adds ``merge_row(to, source, step, count, stride, ahead)``: to[i stride + phase] = source[phase step + i].
+def _write_merge_row(module: Module, element: Type) -> Function:
+    """Adds ``merge_row(to, source, step, count, stride)``: to[i stride + phase] = source[phase step + i].
 
-    ``count`` elements in all. ``stride`` is 2, or 0 for any.
+    ``count`` elements in all.
     """
     data = ptr(element)
-    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64, ahead=i64)
+    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64)
     a = f.args
-    if stride == 2 and lanes > 1:
-        with f.loop(0, a.count, 2 * lanes) as i:
-            pair = [a.source.load(i.i // 2 + phase * a.step if phase else i.i // 2, lanes) for phase in (0, 1)]
-            for k, vector in enumerate(interleave(pair)):
-                a.to.prefetch(i.i + k * lanes + a.ahead, write=True)
-                a.to.store(vector, i.i + k * lanes, lanes_below(f, a.count - i.i - k * lanes, lanes))
-    else:
-        with f.loop(0, a.stride) as phase, f.loop(0, (a.count - phase.i + (a.stride - 1)) // a.stride) as i:
-            a.to[i.i * a.stride + phase.i] = a.source[phase.i * a.step + i.i]
+    with f.loop(0, a.stride) as phase, f.loop(0, (a.count - phase.i + (a.stride - 1)) // a.stride) as i:
+        a.to[i.i * a.stride + phase.i] = a.source[phase.i * a.step + i.i]
     return f

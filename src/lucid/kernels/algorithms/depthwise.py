@@ -40,7 +40,7 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
         asked.problem,
         isa.name,
         expected_ns=asked.cycles / _GHZ,
-        tile=(("rows", asked.tile.rows), ("vectors", asked.tile.vectors), ("span", asked.tile.span)),
+        tile=tuple((n, getattr(asked.tile, n)) for n in ("results", "rows", "vectors", "span", "taps")),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
         workspace_bytes=asked.private_elements * asked.problem.itemsize,
         why=f"pixels in lanes, a load serves {asked.tile.span} taps, zero frames of {asked.cut.plane} elements",
