@@ -59,9 +59,7 @@ Array = np.ndarray[Any, Any]
 
 _MOST_SPAN = 7
 _LINE_BYTES = 64
-_LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
 _MOST_LINES = 160  # of LLVM text, which taps that are written out may take: about 8 ms to compile
-_STRADDLE = 1.9  # cache lines that an unaligned load touches
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Tile:
     results: int = 1
     phases: int = 1
     taps: int = 0  #: heads that are written out, the same number for every phase; 0: counted at run time
-    group: int = 0  #: if positive, taps follow each other in one row, are many, and so many are held
+    group: int = 0  #: if positive, taps of a row are many and next to each other, and so many are held
     stream: bool = False  #: whole vectors go past the caches
 
     @property
@@ -91,6 +89,8 @@ class Tile:
     @property
     def registers(self) -> int:
         """How many its inner loop holds."""
+        if self.group:
+            return self.vectors + self.group + 1
         return self.phases * self.sums + self.vectors + self.results * self.span + 1
 
     @property
@@ -99,14 +99,15 @@ class Tile:
         head = self.sources * (self.vectors * 2 + 1) + self.results * self.span * (self.rows * self.vectors + 4)
         return self.phases * self.taps * (head + 4)
 
-    def cycles(self, heads: float) -> float:
-        """Of one tile with so many heads of all phases: two products or lines of the cache a cycle."""
+    def cycles(self, heads: float, row_taps: int, lanes: int) -> float:
+        """Of one tile with so many taps of all phases: two products or lines of the cache a cycle."""
         if self.group:
-            return 0.55 * self.vectors * heads + 30
+            rows = heads / row_taps
+            return rows * toeplitz.cycles(row_taps, lanes, self.vectors, self.group) + 1.5 * self.vectors + 16
         products = self.sums * self.span
-        lines = _STRADDLE * self.sources * self.vectors + self.results * self.span + 2
+        lines = toeplitz.STRADDLE * self.sources * self.vectors + self.results * self.span + 2
         each = max(products, lines) / 2 if self.taps else max(products, lines, 8) / 2 + 1
-        return heads * each + 1.5 * self.phases * self.sums + (6 if self.taps else 16 * self.phases)
+        return heads / self.span * each + 1.5 * self.phases * self.sums + (6 if self.taps else 16 * self.phases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,8 @@ class Correlation:
         offsets, places, begins = [], [], [0]
         for depth, row, column in product(*(axis.phases for axis in self.axes)):
             heads = row[:1] if self.tile.span > 1 else row
-            for s, (td, d), (th, h), (tw, w) in product(range(self.sources), depth, heads, column):
+            firsts = column[:1] if self.tile.group else column
+            for s, (td, d), (th, h), (tw, w) in product(range(self.sources), depth, heads, firsts):
                 offsets.append(s * self.cut.plane + (d * rows + h) * columns + w % step * pitch + w // step)
                 places.append(s * channel + (td * spec.kernel[1] + th) * spec.kernel[2] + tw)
             begins.append(len(offsets))
@@ -219,16 +221,17 @@ class Correlation:
         heads = sum(
             len(column) * len(row) * len(depth) for depth, row, column in product(*(a.phases for a in self.axes))
         )
-        heads = heads * self.sources // tile.span
         phases = prod(self.stride_out) // tile.phases
         across = ceil(self.cut.box[3] / (tile.vectors * self.lanes)) * ceil(self.cut.box[2] / tile.rows)
         tiles = across * self.cut.box[1] * self.results // tile.results
         calls = ceil(self.cut.box[2] / tile.rows) * self.cut.box[1] * self.results // tile.results * phases
-        fill = self.sources * self.cut.plane * (0.2 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
+        fill = self.sources * self.cut.plane * (0.16 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
+        fill *= 1 if self.frame_elements * p.itemsize <= target.cpu().l1_bytes else 2
         merged = prod(self.cut.box) * prod(self.stride_out) * self.results
         out = 0.0 if self.stride_out[2] <= 2 else merged * 1.5 * 16 / self.lanes
-        sums = tiles * phases * tile.cycles(heads / phases) + calls * 25
-        compute = self.tasks * (fill + out + sums + 200)
+        each = tile.cycles(heads * self.sources / phases, p.spec.kernel[2], self.lanes)
+        sums = tiles * phases * each + calls * 10
+        compute = self.tasks * (fill + out + sums + 100)
         return max(compute, memory_cycles(p.traffic_bytes))
 
 
@@ -266,9 +269,6 @@ def _span(axis: Axis) -> int:
 def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: int) -> Tile:
     _, _, height, width = cut.box
     spec, forward = problem.spec, problem.role == "forward"
-    row_taps = problem.group_in * problem.group_out == spec.taps // spec.kernel[2] == 1
-    if row_taps and spec.stride[2] == spec.dilation[2] == 1 and spec.kernel[2] >= _LONG_VECTORS * lanes:
-        return _long_tile(isa, ceil(width / lanes))
     sources, results = problem.group_in, problem.group_out
     if not forward:
         sources, results = results, sources
@@ -280,7 +280,7 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
 
     def cost(tile: Tile) -> tuple[float, int]:
         tiles = ceil(width / (tile.vectors * lanes)) * ceil(height / tile.rows) * results / tile.results
-        return tiles * tile.cycles(phases * heads / tile.span), -tile.vectors
+        return tiles * tile.cycles(phases * heads, spec.kernel[2], lanes), -tile.vectors
 
     def unrolled(tile: Tile) -> Tile:
         every = replace(tile, taps=counts.copy().pop() // tile.span) if len(counts) == 1 else tile
@@ -291,13 +291,10 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
         for k, rows, vectors, down in product((1, 2, 3, 4), (1, 2, 4), (1, 2, 3, 4, 8), {1, span})
         if results % k == 0 and (k == 1 or problem.role == "forward" or spec.stride[2] == 1)
     ]
+    if spec.stride[2] == spec.dilation[2] == 1:
+        shapes = toeplitz.shapes(spec.kernel[2], lanes, isa)
+        options += [Tile(1, vectors, group=group) for vectors, group in shapes]
     return min((tile for tile in options if tile.registers <= isa.registers or tile.sums == 1), key=cost)
-
-
-def _long_tile(isa: ISA, across: int) -> Tile:
-    most = toeplitz.most_vectors(isa)
-    options = [Tile(1, vectors, group=toeplitz.group_of(isa)) for vectors in range(most // 2, most + 1)]
-    return min(options, key=lambda tile: (ceil(across / tile.vectors) * tile.vectors, -tile.vectors))
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
@@ -305,7 +302,7 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 _POINTERS = ("x", "weights", "bias", "y", "own", "offsets", "places", "begins", "fill")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
-    "w_result", "w_step", "bias_step", "frame", "private", "ahead_y",
+    "w_result", "w_step", "bias_step", "frame", "private", "ahead_y", "row_taps",
 )  # fmt: skip
 
 
@@ -344,7 +341,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
         asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
         int(problem.bias), asked.frame_elements, asked.private_elements,
-        asked.cut.ahead(asked.size, asked.stride_out) or asked.results * prod(asked.size),
+        asked.cut.ahead(asked.size, asked.stride_out) or asked.results * prod(asked.size), spec.kernel[2],
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
     no_bias = np.zeros(1, problem.dtype)
@@ -435,6 +432,7 @@ def _write_rows(
     a = read_fields(f, fields, [
         "offsets", "places", "begins", "frame", "frame_w", "stride_h", "box_h", "box_w", "size_d", "size_h", "size_w",
         "out_h", "out_w", "w_step", "w_result", "bias_step", "oh", "ow", "ahead_y",
+        "row_taps",
     ])  # fmt: skip
     phases = p.own.at(a.frame)
     spare = phases.at(a.out_w * (tile.rows * wide))
@@ -442,7 +440,7 @@ def _write_rows(
     row_step, plane = a.out_h * a.size_w, a.size_d * a.size_h * a.size_w
     pitch = a.frame_w if tile.span > 1 else a.stride_h * a.frame_w
     positions = minimum(a.box_w, a.ow - p.w0)  # beyond them is another box, which another thread may have written
-    tables = (a.offsets, a.places, p.w, a.w_step, a.w_result, p.bias, a.bias_step)
+    tables = (a.offsets, a.places, a.row_taps, p.w, a.w_step, a.w_result, p.bias, a.bias_step)
     with f.loop(0, rows, tile.rows) as r:
         to = p.y.at(((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + p.w0 * a.out_w)
         here, left = p.frame.at(r.i * a.stride_h * a.frame_w), rows - r.i
@@ -465,8 +463,9 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function
     """Adds ``tile``: ``rows`` rows, at most the tile's, of ``columns`` elements; what is beyond is not stored."""
     data, table, lanes = ptr(element), ptr(i64), isa.lanes(element)
     f = module.function(
-        "tile", frame=data, pitch=i64, begins=table, offsets=table, places=table, w=data, w_step=i64, w_result=i64,
-        bias=data, bias_step=i64, to=data, row_step=i64, plane=i64, rows=i64, columns=i64, spare=data, ahead=i64,
+        "tile", frame=data, pitch=i64, begins=table, offsets=table, places=table, row_taps=i64, w=data, w_step=i64,
+        w_result=i64, bias=data, bias_step=i64, to=data, row_step=i64, plane=i64, rows=i64, columns=i64, spare=data,
+        ahead=i64,
     )  # fmt: skip
     a, wide = f.args, tile.vectors * lanes * tile.phases
     targets = [
@@ -511,13 +510,12 @@ def _phase_sums(f: Function, isa: ISA, tile: Tile, lanes: int, frame: Pointer, p
         sums = _tap(a, tile, lanes, frame.at(offsets.load(j)), a.w.at(places.load(j)), sums)
     if tile.taps:
         return sums
-    count = a.begins.load(phase + 1) - begin
-    if tile.group:
-        x, w = frame.at(offsets.load()), a.w.at(places.load())
-        return toeplitz.toeplitz(f, x, w, a.w_step, count, lanes, tile.group, sums)
-    with f.loop(0, count, carry=sums) as many:
+    with f.loop(0, a.begins.load(phase + 1) - begin, carry=sums) as many:
         x, w = frame.at(offsets.load(many.i)), a.w.at(places.load(many.i))
-        many.values = _tap(a, tile, lanes, x, w, many.values)
+        if tile.group:
+            many.values = toeplitz.toeplitz(f, x, w, a.w_step, a.row_taps, lanes, tile.group, many.values)
+        else:
+            many.values = _tap(a, tile, lanes, x, w, many.values)
     return many.values
 
 

@@ -7,9 +7,29 @@ and V vectors take V + group - 1 loads for V * group products, although no load 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from lucid.kernels.ir import Function, Pointer, Value, fma, minimum
 from lucid.kernels.isa import ISA
+
+#: Cache lines that a load which is not aligned touches.
+STRADDLE = 1.9
+
+
+def cycles(taps: int, lanes: int, vectors: int, group: int) -> float:
+    """Expected, of a whole run: products, or cache lines, two a cycle, and the turns of the loops."""
+    many = max(vectors * group, STRADDLE * (vectors + group - 1) + group) / 2 + 2
+    one = STRADDLE * vectors / 2 + 2
+    counts = [ceil((taps - r) / lanes) for r in range(min(taps, lanes))]
+    return sum(count // group * many + count % group * one + 6 for count in counts)
+
+
+def shapes(taps: int, lanes: int, isa: ISA) -> list[tuple[int, int]]:
+    """(vectors, group) to choose from, for rows of at least two vectors of taps, or nearly so."""
+    if taps < max(3, 1.75 * lanes):
+        return []
+    groups = range(2, min(ceil(taps / lanes), group_of(isa)) + 1)
+    return [(vectors, group) for group in groups for vectors in range(4, isa.registers - group)]
 
 
 def group_of(isa: ISA) -> int:
