@@ -197,7 +197,7 @@ def _own(
         "frame_at": 0 if split.chunks > 1 else numbers["m_size"],
         "panel_at": lanes * plane + lanes,
         "spare_at": (plane + lanes) * lanes,
-        "line_at": 2 * between * lanes,
+        "line_at": max(2 * between, lanes) * lanes,
         "own": (kernel.FINISHED * taps + lanes) * lanes,
     }
     at, starts = 0, {}
@@ -375,13 +375,15 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     rows = np.arange(kernel.FINISHED, dtype=np.int64) * sizes.g["width"]
     none = np.zeros(split.tile.rows, dtype)
     code = kernel.loops(dtype)
+    parts = kernel.parts(dtype)
     slots = kernel.fields(BY_DTYPE[dtype])
     fixed = {
         "has_bias": int(problem.bias), "none": address(none),
         "x_record": address(records[0]), "g_record": address(records[1]), "rows": address(rows),
         "fill": fill_frame_address(dtype), "turn": kernel.turn_address(dtype),
         "tile": kernel.tile_address(dtype, split.tile, sizes.x["width"]),
-        "collect": transform_address(dtype, _matrices(form, "collect")), **sizes.numbers,
+        "collect": transform_address(dtype, _matrices(form, "collect")),
+        **{name: parts.address(name) for name in ("prepare", "multiply", "results")}, **sizes.numbers,
     }  # fmt: skip
     steps = _steps(code, problem, split, sizes)
     cycles = _expected_ns(problem, form, split, sizes) * _GHZ

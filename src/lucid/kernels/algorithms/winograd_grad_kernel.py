@@ -29,6 +29,7 @@ from lucid.kernels.algorithms.frames import GEOMETRY, open_box, read_fields
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import (
     BY_DTYPE,
+    ENTRY,
     Function,
     Module,
     Pointer,
@@ -40,7 +41,6 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
     select,
-    transpose,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -61,13 +61,14 @@ _NUMBERS = (
     "parts", "products", "tile_rows", "m_step", "m_block", "m_size", "sums_step", "y_step", "z_step", "taps_y",
     "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at", "spare_at", "line_at",
 )  # fmt: skip
+_CODE = ("fill", "turn", "tile", "collect", "prepare", "multiply", "results")
 
 
 def fields(element: Type) -> dict[str, Type]:
     """The slots of the entry points."""
     return {
         **dict.fromkeys(_POINTERS, ptr(element)), "x_record": ptr(i64), "g_record": ptr(i64), "rows": ptr(i64),
-        **dict.fromkeys(("fill", "turn", "tile", "collect"), ptr(i8)), **dict.fromkeys(_NUMBERS, i64),
+        **dict.fromkeys(_CODE, ptr(i8)), **dict.fromkeys(_NUMBERS, i64),
     }  # fmt: skip
 
 
@@ -94,31 +95,58 @@ def turn_address(dtype: str) -> int:
     return jit.kernel(("turn", dtype), written).address("turn")
 
 
+def parts(dtype: str) -> jit.Code:
+    """What the loops call, a module of its own: together they take longer to compile than a kernel should."""
+    element = BY_DTYPE[dtype]
+
+    def written(isa: ISA) -> Module:
+        module, lanes = Module("winograd_grad_parts", isa.fma), isa.lanes(element)
+        _write_prepare(module, element, lanes)
+        _write_multiply(module, element)
+        _write_results(module, element, lanes)
+        for function in module.functions:
+            function.export = True
+        return module
+
+    return jit.kernel(("winograd grad parts", dtype), written)
+
+
 def loops(dtype: str) -> jit.Code:
     """The entry points, for any form, tile and size."""
     element = BY_DTYPE[dtype]
-    return jit.kernel(("winograd grad", dtype), lambda isa: _write(element, isa))
+
+    def written(isa: ISA) -> Module:
+        module = Module("winograd_grad", isa.fma)
+        _write_accumulate(module, element)
+        _write_finish(module, element, isa.lanes(element))
+        _write_prepare_all(module, element, isa.lanes(element))
+        _write_multiply_parts(module, element)
+        return module
+
+    return jit.kernel(("winograd grad", dtype), written)
 
 
-def _write(element: Type, isa: ISA) -> Module:
-    module, lanes = Module("winograd_grad", isa.fma), isa.lanes(element)
-    prepare = _write_prepare(module, element, lanes)
-    multiply = _write_multiply(module, element)
-    results = _write_results(module, element, lanes)
-    _write_accumulate(module, element, (prepare, multiply, results))
-    _write_finish(module, element, lanes, results)
-    _write_prepare_all(module, element, lanes, prepare)
-    _write_multiply_parts(module, element, multiply, results)
-    return module
+def _operand(record: Pointer, names: str) -> Any:
+    """Some of an operand's numbers and addresses by name."""
+
+    def read(name: str) -> Value:
+        kind = ptr(_ADDRESSES[name]) if name in _ADDRESSES else i64
+        return record.at(OPERAND.index(name)).cast(kind).load()
+
+    return SimpleNamespace(**{name: read(name) for name in names.split()})
 
 
-def _operand(record: Pointer) -> Any:
-    """An operand's numbers and addresses by name."""
-    kinds = {name: ptr(_ADDRESSES[name]) if name in _ADDRESSES else i64 for name in OPERAND}
-    return SimpleNamespace(**{name: record.at(k).cast(kind).load() for k, (name, kind) in enumerate(kinds.items())})
+def _entry(module: Module, name: str, element: Type, names: str) -> tuple[Function, Any]:
+    """An entry point, and the fields that it needs."""
+    f = module.function(name, export=True, **ENTRY)
+    return f, read_fields(f, fields(element), names.split())
 
 
-def _write_prepare(module: Module, element: Type, lanes: int) -> Function:
+#: What ``open_box`` reads.
+_BOX = "batch od oh ow box_n box_d box_h box_w grid_d grid_h grid_w"
+
+
+def _write_prepare(module: Module, element: Type, lanes: int) -> None:
     """Adds ``prepare(fields, record, data, own, box, channel, count, to, sums, wanted)``: an operand of a box.
 
     ``count`` channels from ``channel`` on, over all groups, to where the first of them belongs. Their sums over the box
@@ -131,7 +159,7 @@ def _write_prepare(module: Module, element: Type, lanes: int) -> Function:
     )  # fmt: skip
     p = f.args
     a = read_fields(f, fields(element), ["fill", "turn", "frame_at", "panel_at", "spare_at", "z_step", "y_step"])
-    r = _operand(p.record)
+    r = _operand(p.record, _BOX + " transform starts image_step channel_step plane image layer row width block step")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
     pixels = box.images * r.image
     with f.loop(0, p.count, lanes) as c:
@@ -148,19 +176,17 @@ def _write_prepare(module: Module, element: Type, lanes: int) -> Function:
             r.transform, panel, r.starts, box.pixels, to, r.width, spare, r.layer, r.row, lanes,
             r.step * a.z_step, r.step * a.y_step, r.step,
         )  # fmt: skip
-    return f
 
 
-def _write_multiply(module: Module, element: Type) -> Function:
-    """Adds ``multiply(fields, v, u, m, rows, columns, count, again)``: the products of one box of ``count`` tiles."""
+def _write_multiply(module: Module, element: Type) -> None:
+    """Adds ``multiply(fields, v, u, m, rows, columns, box, again)``: the products of one box."""
     data = ptr(element)
-    f = module.function(
-        "multiply", fields=ptr(i64), v=data, u=data, m=data, rows=i64, columns=i64, count=i64, again=i64
-    )
+    f = module.function("multiply", fields=ptr(i64), v=data, u=data, m=data, rows=i64, columns=i64, box=i64, again=i64)
     p = f.args
     names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "x_record", "g_record"]
     a = read_fields(f, fields(element), names)
-    x, g = _operand(a.x_record), _operand(a.g_record)
+    count = open_box(f, _operand(a.x_record, _BOX), p.box).pixels
+    x, g = (_operand(record, "width block step") for record in (a.x_record, a.g_record))
     columns, rows = (p.columns + (g.width - 1)) // g.width, (p.rows + (x.width - 1)) // x.width
     with f.loop(0, a.products) as k, f.loop(0, columns) as column:
         v, u = p.v.at(k.i * x.step), p.u.at(k.i * g.step + column.i * g.block)
@@ -170,8 +196,7 @@ def _write_multiply(module: Module, element: Type) -> Function:
             w, to = v.at(block.i * x.block), m.at(block.i * x.width * g.width)
             with f.loop(0, left, a.tile_rows) as row:
                 here = to.at(row.i * g.width)
-                f.call(a.tile, p.count, w.at(row.i), u, a.none, p.again, here, g.width, a.tile_rows, here)
-    return f
+                f.call(a.tile, count, w.at(row.i), u, a.none, p.again, here, g.width, a.tile_rows, here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,25 +216,23 @@ def _part(a: Any, part: Value) -> _Part:
     return _Part(group, k, minimum(a.k_part, a.group_out - k), c, minimum(a.c_part, a.group_in - c))
 
 
-_PART = ["k_parts", "c_parts", "k_part", "c_part", "group_in", "group_out"]
+#: What ``_part`` reads.
+_PART = "k_parts c_parts k_part c_part group_in group_out"
 
 
-def _write_results(module: Module, element: Type, lanes: int) -> Function:
-    """Adds ``results(fields, part, column, row, m, own)``: gw of a block of columns and up to ``FINISHED`` rows.
-
-    Lanes beyond the last channel have its values and are stored over it.
-    """
+def _write_results(module: Module, element: Type, lanes: int) -> None:
+    """Adds ``results(fields, part, column, row, m, own)``: gw of a block of columns and up to ``FINISHED`` rows."""
     data = ptr(element)
     f = module.function("results", fields=ptr(i64), part=i64, column=i64, row=i64, m=data, own=data)
     p = f.args
     a = read_fields(f, fields(element), [
-        *_PART, "gw", "gb", "has_bias", "sums", "sums_step", "boxes", "groups", "taps", "collect", "rows", "m_step",
-        "m_block", "z_step", "y_step", "taps_z", "taps_y", "spare_at", "line_at", "g_record",
+        *_PART.split(), "gw", "gb", "has_bias", "sums", "sums_step", "boxes", "groups", "taps", "turn", "collect",
+        "rows", "m_step", "m_block", "z_step", "y_step", "taps_z", "taps_y", "spare_at", "line_at", "g_record",
     ])  # fmt: skip
-    where, width = _part(a, p.part), _operand(a.g_record).width
+    where, width = _part(a, p.part), _operand(a.g_record, "width").width
     line, row_length = p.own.at(a.line_at), a.group_in * a.taps
     count = minimum(where.rows - p.row, FINISHED)
-    length, last = count * a.taps, where.k + where.columns - 1
+    length, square = count * a.taps, p.own.at(a.spare_at)
     to = a.gw.at(where.group * a.group_out * row_length + (where.c + p.row) * a.taps)
     with f.loop(0, minimum(width, where.columns - p.column), lanes) as v:
         m = p.m.at(p.column // width * a.m_block + p.row * width + v.i)
@@ -217,15 +240,14 @@ def _write_results(module: Module, element: Type, lanes: int) -> Function:
             a.collect, m, a.rows, count, line, a.taps * lanes, p.own.at(a.spare_at), a.m_step * a.z_step,
             a.m_step * a.y_step, a.m_step, a.taps_z * lanes, a.taps_y * lanes, lanes,
         )  # fmt: skip
+        live = minimum(where.columns - p.column - v.i, lanes)
         with f.loop(0, length, lanes) as s:
             mask = lanes_below(f, length - s.i, lanes) if lanes > 1 else None
-            square = [line.load((s.i + k) * lanes, lanes) for k in range(lanes)]
-            for k, values in enumerate(transpose(square)):
-                target = minimum(where.k + p.column + v.i + k, last)
-                to.store(values, target * row_length + s.i, mask)
+            f.call(a.turn, line.at(s.i * lanes), lanes, lanes, lanes, square, lanes)
+            with f.loop(0, live) as k:
+                to.store(square.load(k.i * lanes, lanes), (where.k + p.column + v.i + k.i) * row_length + s.i, mask)
         with f.when(a.has_bias.ne(0) & (where.c + p.row).eq(0)):
             _write_bias(f, a, where, p.column + v.i, lanes)
-    return f
 
 
 def _write_bias(f: Function, a: Any, where: _Part, column: Value, lanes: int) -> None:
@@ -237,46 +259,49 @@ def _write_bias(f: Function, a: Any, where: _Part, column: Value, lanes: int) ->
     a.gb.at(where.group * a.group_out + where.k).store(box.values[0], column, live)
 
 
-def _call_results(f: Function, results: Function, part: Value, where: _Part, m: Pointer, own: Pointer) -> None:
+def _call_results(f: Function, a: Any, part: Value, where: _Part, m: Pointer, own: Pointer) -> None:
     """All results of a part."""
-    a = f.args
-    width = _operand(a.g_record).width
+    width = _operand(a.g_record, "width").width
     with f.loop(0, where.columns, width) as column, f.loop(0, where.rows, FINISHED) as row:
-        f.call(results, a.fields, part, column.i, row.i, m, own)
+        f.call(a.results, f.args.fields, part, column.i, row.i, m, own)
 
 
-def _write_accumulate(module: Module, element: Type, functions: tuple[Function, ...]) -> None:
+def _write_accumulate(module: Module, element: Type) -> None:
     """The entry ``accumulate``: task t is part t % parts of chunk t / parts."""
-    prepare, multiply, results = functions
-    f = module.entry("accumulate", **fields(element))
-    a = f.args
-    own = a.scratch.at(a.thread * a.own)
-    with f.loop(a.begin, a.end) as task:
+    f, a = _entry(
+        module, "accumulate", element, f"{_PART} prepare multiply results x g sums shared scratch x_record g_record "
+        "has_bias boxes chunks groups parts m_size sums_step own u_at m_at",
+    )  # fmt: skip
+    p = f.args
+    own = a.scratch.at(p.thread * a.own)
+    with f.loop(p.begin, p.end) as task:
         part, chunk = task.i % a.parts, task.i // a.parts
         where, u = _part(a, part), own.at(a.u_at)
-        m = f.choose(a.chunks.eq(1), lambda: [own.at(a.m_at)], lambda: [a.shared.at(task.i * a.m_size)])[0]
-        assert isinstance(m, Pointer)
-        first = chunk * a.boxes // a.chunks
-        wanted = select(where.c.eq(0), a.has_bias, 0)
+        m = select(a.chunks.eq(1), own.at(a.m_at), a.shared.at(task.i * a.m_size))
+        first, wanted = chunk * a.boxes // a.chunks, select(where.c.eq(0), a.has_bias, 0)
         with f.loop(first, (chunk + 1) * a.boxes // a.chunks) as b:
             sums = a.sums.at((b.i * a.groups + where.group) * a.sums_step + where.k)
             channel = where.group * a.group_in + where.c
-            f.call(prepare, a.fields, a.x_record, a.x, own, b.i, channel, where.rows, own, sums, 0)
+            f.call(a.prepare, p.fields, a.x_record, a.x, own, b.i, channel, where.rows, own, sums, 0)
             channel = where.group * a.group_out + where.k
-            f.call(prepare, a.fields, a.g_record, a.g, own, b.i, channel, where.columns, u, sums, wanted)
-            count = open_box(f, _operand(a.x_record), b.i).pixels
-            f.call(multiply, a.fields, own, u, m, where.rows, where.columns, count, b.i - first)
+            f.call(a.prepare, p.fields, a.g_record, a.g, own, b.i, channel, where.columns, u, sums, wanted)
+            f.call(a.multiply, p.fields, own, u, m, where.rows, where.columns, b.i, b.i - first)
         with f.when(a.chunks.eq(1)):
-            _call_results(f, results, part, where, m, own)
+            _call_results(f, a, part, where, m, own)
 
 
-def _write_finish(module: Module, element: Type, lanes: int, results: Function) -> None:
+def _write_finish(module: Module, element: Type, lanes: int) -> None:
     """The entry ``finish``: a task adds up, over the chunks in order, what one call of ``results`` needs."""
-    f = module.entry("finish", **fields(element))
-    a = f.args
-    own, width = a.scratch.at(a.thread * a.own), _operand(a.g_record).width
+    f, a = _entry(
+        module,
+        "finish",
+        element,
+        f"{_PART} results shared scratch g_record chunks parts products m_step m_block m_size own",
+    )
+    p = f.args
+    own, width = a.scratch.at(p.thread * a.own), _operand(a.g_record, "width").width
     blocks, groups_of_rows = (a.k_part + (width - 1)) // width, (a.c_part + (FINISHED - 1)) // FINISHED
-    with f.loop(a.begin, a.end) as task:
+    with f.loop(p.begin, p.end) as task:
         row, rest = task.i % groups_of_rows * FINISHED, task.i // groups_of_rows
         column, part = rest % blocks * width, rest // blocks
         where, m = _part(a, part), a.shared.at(part * a.m_size)
@@ -288,47 +313,46 @@ def _write_finish(module: Module, element: Type, lanes: int, results: Function) 
                 with f.loop(1, a.chunks, carry=[place.load(0, lanes)]) as j:
                     j.values = [j.values[0] + place.load(j.i * a.parts * a.m_size, lanes)]
                 place.store(j.values[0])
-            f.call(results, a.fields, part, column, row, m, own)
+            f.call(a.results, p.fields, part, column, row, m, own)
 
 
-def _write_prepare_all(module: Module, element: Type, lanes: int, prepare: Function) -> None:
+def _write_prepare_all(module: Module, element: Type, lanes: int) -> None:
     """The entry ``prepare_all``: a task is a vector of channels of x or g, in one group and box."""
-    f = module.entry("prepare_all", **fields(element))
-    a = f.args
-    own, x, g = a.scratch.at(a.thread * a.own), _operand(a.x_record), _operand(a.g_record)
-    each = x.vectors + g.vectors
-    with f.loop(a.begin, a.end) as task:
+    f, a = _entry(
+        module, "prepare_all", element, "prepare x g sums shared scratch x_record g_record has_bias groups group_in "
+        "group_out sums_step u_shared own",
+    )  # fmt: skip
+    p, own = f.args, a.scratch.at(f.args.thread * a.own)
+    vectors = _operand(a.x_record, "vectors").vectors
+    each = vectors + _operand(a.g_record, "vectors").vectors
+    with f.loop(p.begin, p.end) as task:
         vector, number = task.i % each, task.i // each
-        group, box = number % a.groups, number // a.groups
-
-        def operand(
-            r: Any, record: Pointer, data: Pointer, to: Pointer, first: Value, in_group: Value, wanted: Any
-        ) -> None:
-            c = first * lanes
-            sums = a.sums.at(number * a.sums_step + c)
-            target = to.at(number * r.slot + c // r.width * r.block + c % r.width)
-            channel, count = group * in_group + c, minimum(in_group - c, lanes)
-            f.call(prepare, a.fields, record, data, own, box, channel, count, target, sums, wanted)
-
-        panels.either(
-            f, vector < x.vectors,
-            lambda: operand(x, a.x_record, a.x, a.shared, vector, a.group_in, 0),
-            lambda: operand(g, a.g_record, a.g, a.shared.at(a.u_shared), vector - x.vectors, a.group_out, a.has_bias),
+        of_x, group, box = vector < vectors, number % a.groups, number // a.groups
+        record, data = select(of_x, a.x_record, a.g_record), select(of_x, a.x, a.g)
+        to, in_group = select(of_x, a.shared, a.shared.at(a.u_shared)), select(of_x, a.group_in, a.group_out)
+        r, c = _operand(record, "slot width block"), select(of_x, vector, vector - vectors) * lanes
+        f.call(
+            a.prepare, p.fields, record, data, own, box, group * in_group + c, minimum(in_group - c, lanes),
+            to.at(number * r.slot + c // r.width * r.block + c % r.width), a.sums.at(number * a.sums_step + c),
+            select(of_x, 0, a.has_bias),
         )  # fmt: skip
 
 
-def _write_multiply_parts(module: Module, element: Type, multiply: Function, results: Function) -> None:
+def _write_multiply_parts(module: Module, element: Type) -> None:
     """The entry ``multiply_parts``: a task is a part of the channels, for all boxes."""
-    f = module.entry("multiply_parts", **fields(element))
-    a = f.args
-    own, x, g = a.scratch.at(a.thread * a.own), _operand(a.x_record), _operand(a.g_record)
+    f, a = _entry(
+        module, "multiply_parts", element,
+        f"{_PART} multiply results shared scratch x_record g_record boxes groups u_shared own m_at",
+    )  # fmt: skip
+    p = f.args
+    own = a.scratch.at(p.thread * a.own)
+    x, g = (_operand(record, "slot width block") for record in (a.x_record, a.g_record))
     m = own.at(a.m_at)
-    with f.loop(a.begin, a.end) as task:
+    with f.loop(p.begin, p.end) as task:
         where = _part(a, task.i)
         with f.loop(0, a.boxes) as b:
             number = b.i * a.groups + where.group
             v = a.shared.at(number * x.slot + where.c // x.width * x.block)
             u = a.shared.at(a.u_shared + number * g.slot + where.k // g.width * g.block)
-            count = open_box(f, x, b.i).pixels
-            f.call(multiply, a.fields, v, u, m, where.rows, where.columns, count, b.i)
-        _call_results(f, results, task.i, where, m, own)
+            f.call(a.multiply, p.fields, v, u, m, where.rows, where.columns, b.i, b.i)
+        _call_results(f, a, task.i, where, m, own)
