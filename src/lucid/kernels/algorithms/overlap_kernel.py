@@ -14,7 +14,6 @@ A task owns its results: where a line is cut, the samples that two spans need ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -24,7 +23,6 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms import implicit_gemm, pixel_panels
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.overlap_layout import ARRAYS, MEMBER, MEMBER_ARRAYS, NUMBERS, SUMMED, Bound
-from lucid.kernels.algorithms.tile_sums import interleave_run, store_clipped
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -36,6 +34,7 @@ from lucid.kernels.ir import (
     i8,
     i32,
     i64,
+    interleave,
     lane_numbers,
     lanes_below,
     maximum,
@@ -50,7 +49,7 @@ from lucid.kernels.runtime import memory
 #: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
 _PACKED_TOGETHER = 32
 #: Strides whose results are interleaved in registers; those of others are stored one by one.
-_INTERLEAVED = (1, 2, 4, 8)
+_INTERLEAVED = (1, 2, 4)
 
 
 def bind(bound: Bound) -> Launch:
@@ -288,33 +287,58 @@ def _write_add_line(module: Module, element: Type, stored: Type, lanes: int, res
         "add_line", numbers=ptr(i64), sums=ptr(element), start=element, to=ptr(stored), u_low=i64, u_high=i64,
         room=ptr(element),
     )  # fmt: skip
-    a, r = f.args, _numbers(f.args.numbers, "low_x size_x stride_x")
-
-    def some(u: Value, vectors: int, run: Value) -> None:
-        if residues == 1:
-            for v, total in enumerate(_totals(f, u, f.const(i64, 0), vectors, lanes)):
-                mask = lanes_below(f, run - v * lanes, lanes) if vectors == 1 else None
-                a.to.store(convert(total, stored), u - r["low_x"] + v * lanes, mask)
-            return
-        width = vectors * lanes
-        line = a.room.at(r["stride_x"] * width)
-        with f.loop(0, r["stride_x"]) as residue:
-            for v, total in enumerate(_totals(f, u, residue.i, vectors, lanes)):
-                a.room.store(total, residue.i * width + v * lanes)
-        if residues:
-            interleave_run(a.room, f.const(i64, width), line, run, residues, lanes)
-        else:
-            with f.loop(0, r["stride_x"]) as residue, f.loop(0, run) as step:
-                line.store(a.room.load(residue.i * width + step.i), step.i * r["stride_x"] + residue.i)
-        store_clipped(line, a.to, u * r["stride_x"] - r["low_x"], run * r["stride_x"], r["size_x"], lanes)
-
-    width = SUMMED * lanes
-    whole = a.u_high - (a.u_high - a.u_low) % width
-    with f.loop(a.u_low, whole, width) as u:
-        some(u.i, SUMMED, f.const(i64, width))
-    with f.loop(whole, a.u_high, lanes) as u:
-        some(u.i, 1, minimum(a.u_high - u.i, lanes))
+    a, vectors = f.args, max(1, SUMMED // max(1, residues)) if residues else 1
+    some = _scattered if residues == 0 else _interleaved
+    begin = a.u_low
+    for count in sorted({vectors, 1}, reverse=True):
+        width = count * lanes
+        end = a.u_high if count == 1 else a.u_high - (a.u_high - begin) % width
+        with f.loop(begin, end, width) as u:
+            some(f, u.i, count, lanes, residues)
+        begin = end
     return f
+
+
+def _interleaved(f: Function, u: Value, vectors: int, lanes: int, residues: int) -> None:
+    """Steps from u on of all residues, a known number: interleaved in registers, to the result at once."""
+    a, r = f.args, _numbers(f.args.numbers, "low_x size_x")
+    by_residue = [_totals(f, u, f.const(i64, residue), vectors, lanes) for residue in range(residues)]
+    mixed = [value for v in range(vectors) for value in _mixed([totals[v] for totals in by_residue], lanes)]
+    first = u * residues - r["low_x"]
+    end = minimum(r["size_x"], a.u_high * residues - r["low_x"])
+    to, whole = a.to.pointee, vectors * residues * lanes
+
+    def inside() -> list[Value]:
+        for k, value in enumerate(mixed):
+            a.to.store(convert(value, to), first + k * lanes)
+        return []
+
+    def across() -> list[Value]:
+        for k, value in enumerate(mixed):
+            place = first + k * lanes
+            mask = _within(f, place, end, lanes)
+            a.to.store(convert(value, to), place, mask)
+        return []
+
+    f.choose((first >= 0) & (first + whole <= end), inside, across)
+
+
+def _mixed(vectors: list[Value], lanes: int) -> list[Value]:
+    return vectors if lanes == 1 else interleave(vectors)
+
+
+def _scattered(f: Function, u: Value, vectors: int, lanes: int, residues: int) -> None:
+    """Steps from u on, residue by residue, stored one by one."""
+    a, r = f.args, _numbers(f.args.numbers, "low_x size_x stride_x")
+    steps = minimum(a.u_high - u, vectors * lanes)
+    with f.loop(0, r["stride_x"]) as residue:
+        for v, total in enumerate(_totals(f, u, residue.i, vectors, lanes)):
+            a.room.store(total, v * lanes)
+        first = u * r["stride_x"] + residue.i - r["low_x"]
+        with f.loop(0, steps) as step:
+            place = first + step.i * r["stride_x"]
+            with f.when(place.ult(r["size_x"])):
+                a.to.store(convert(a.room.load(step.i), a.to.pointee), place)
 
 
 def _totals(f: Function, u: Value, residue: Value, vectors: int, lanes: int) -> list[Value]:
@@ -330,16 +354,17 @@ def _totals(f: Function, u: Value, residue: Value, vectors: int, lanes: int) -> 
             return [row.load(v * lanes, lanes) for v in range(vectors)]
 
         def across(row: Pointer = row, q: Value = q) -> list[Value]:
-            return [row.load(v * lanes, lanes, _below(f, q + v * lanes, r["samples"], lanes)) for v in range(vectors)]
+            masks = [_within(f, q + v * lanes, r["samples"], lanes) for v in range(vectors)]
+            return [row.load(v * lanes, lanes, mask) for v, mask in enumerate(masks)]
 
         sums = f.choose((q >= 0) & (q + vectors * lanes <= r["samples"]), inside, across)
         t.values = [total + some for total, some in zip(totals, sums, strict=True)]
     return t.values
 
 
-def _below(f: Function, q: Value, samples: Value, lanes: int) -> Value:
-    """The lanes whose sample exists."""
+def _within(f: Function, first: Value, end: Value, lanes: int) -> Value:
+    """The lanes of numbers from ``first`` on that are in [0, end)."""
     if lanes == 1:
-        return q.ult(samples)
-    numbers: Callable[[Value], Value] = lambda value: splat(convert(value, i32), lanes)  # noqa: E731
-    return (lane_numbers(f, lanes, element=i32) + numbers(q)).ult(numbers(samples))
+        return first.ult(end)
+    numbers = lane_numbers(f, lanes, element=i32) + splat(convert(first, i32), lanes)
+    return numbers.ult(splat(convert(end, i32), lanes))

@@ -209,7 +209,7 @@ class Bound:
             "weights_at": gathered * (passes - 1) * ENTRY_BYTES,
             "sums_at": self.chunk_weights * self.itemsize if self.cut.lazy else 0,
             "lines_at": (self.cut.chunk * geometry.stack * self.pitch + summed) * self.itemsize,
-            "spare_at": (2 * geometry.stride * summed + tile.lanes) * self.itemsize if geometry.stride > 1 else 0,
+            "spare_at": summed * self.itemsize,
             "scratch_bytes": (tile.columns + tile.rows) * self.itemsize,
         }
         at, places = 0, {}

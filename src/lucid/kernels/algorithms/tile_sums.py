@@ -51,8 +51,8 @@ def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: 
             elif stack == 1:
                 _store_run(source, to.at(first), run, r["store_x_step"], lanes)
             else:
-                interleave_run(source, a.pitch, a.line, run, stack, lanes)
-                store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
+                _interleave_run(source, a.pitch, a.line, run, stack, lanes)
+                _store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
         segment.step = run
     return f
 
@@ -76,7 +76,7 @@ def _copy(source: Pointer, to: Pointer, count: Value, lanes: int) -> None:
         to.store(convert(source.load(lane.i, lanes, mask), to.pointee), lane.i, mask)
 
 
-def interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, stack: int, lanes: int) -> None:
+def _interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, stack: int, lanes: int) -> None:
     """Rows ``stack`` side by side become one line, sample by sample; samples beyond the run are any number."""
     f = run.fn
     if stack & (stack - 1) or lanes == 1:
@@ -90,7 +90,7 @@ def interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, sta
             line.store(mixed, lane.i * stack + v * lanes)
 
 
-def store_clipped(line: Pointer, to: Pointer, first: Value, count: Value, width: Value, lanes: int) -> None:
+def _store_clipped(line: Pointer, to: Pointer, first: Value, count: Value, width: Value, lanes: int) -> None:
     """The part of a line that lies in its row of the result; the line's sample 0 belongs at ``first``."""
     low, high = maximum(-first, 0), minimum(count, width - first)
     _copy(line.at(low), to.at(first + low), high - low, lanes)
