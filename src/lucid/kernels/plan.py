@@ -7,7 +7,7 @@ bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
@@ -70,6 +70,16 @@ class Problem:
     epilogue: Epilogue = PLAIN
 
     @property
+    def sums(self) -> bool:
+        """Whether the gradient of the bias is wanted with the weight's."""
+        return self.bias and self.role == "grad_weight"
+
+    @property
+    def plain(self) -> Problem:
+        """The problem without what a pass of its own can do after it."""
+        return replace(self, bias=self.bias and not self.sums, epilogue=PLAIN)
+
+    @property
     def groups(self) -> int:
         """Independent groups of channels."""
         return self.spec.groups
@@ -125,7 +135,7 @@ class Plan:
     packed_bytes: int = 0
     why: str = field(default="", compare=False)
     sums_upstream: bool = False  #: the gradient of the bias comes from the same pass as the weight's
-    passes_after: bool = False  #: the problem's epilogue is a pass of its own over the result
+    passes_after: bool = False  #: the problem's epilogue, or the gradient of the bias, is a pass of its own
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

@@ -8,11 +8,11 @@ from functools import lru_cache
 from types import ModuleType
 
 from lucid.core.errors import PlanError
-from lucid.kernels import epilogue, precision, target, tuning
+from lucid.kernels import epilogue, precision, target, tuning, upstream
 from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA, ISAS
-from lucid.kernels.plan import PLAIN, Plan, Problem
+from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
@@ -36,14 +36,14 @@ def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
 
 
 def _planned(algorithm: ModuleType, problem: Problem, isa: ISA) -> Plan:
-    """An algorithm's plan; where its stores know nothing of the problem's epilogue, with a pass for that after it."""
+    """An algorithm's plan, with a pass after it for what it does not do on the way: an epilogue, the bias's gradient."""
     fuses: Callable[[Problem], bool] | None = getattr(algorithm, "fuses", None)
-    plan: Plan
     if not problem.epilogue or (fuses is not None and fuses(problem)):
-        plan = algorithm.plan(problem, isa)
-        return plan
-    plan = algorithm.plan(replace(problem, epilogue=PLAIN), isa)
-    again_ns = epilogue.pass_ns(problem)
+        plan: Plan = algorithm.plan(problem, isa)
+        if plan.sums_upstream or not problem.sums:
+            return plan
+    plan = algorithm.plan(problem.plain, isa)
+    again_ns = upstream.pass_ns(problem) if problem.sums else epilogue.pass_ns(problem)
     return replace(plan, problem=problem, expected_ns=plan.expected_ns + again_ns, passes_after=True)
 
 
@@ -105,8 +105,8 @@ def _executable(
     if not plan.passes_after:
         bound: Executable = module.bind(plan, isa)
         return bound
-    plain = replace(plan, problem=replace(problem, epilogue=PLAIN), passes_after=False)
-    return epilogue.after(module.bind(plain, isa), problem.epilogue)
+    plain = module.bind(replace(plan, problem=problem.plain, passes_after=False), isa)
+    return upstream.after(plain) if problem.sums else epilogue.after(plain, problem.epilogue)
 
 
 def executable(problem: Problem, algorithm: str | None = None) -> Executable:
