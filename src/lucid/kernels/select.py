@@ -36,7 +36,7 @@ def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
 
 
 def _planned(algorithm: ModuleType, problem: Problem, isa: ISA) -> Plan:
-    """An algorithm's plan, with a pass after it for what it does not do on the way: an epilogue, the bias's gradient."""
+    """An algorithm's plan, with a pass after it for what it leaves undone: an epilogue, the bias's gradient."""
     fuses: Callable[[Problem], bool] | None = getattr(algorithm, "fuses", None)
     if not problem.epilogue or (fuses is not None and fuses(problem)):
         plan: Plan = algorithm.plan(problem, isa)
