@@ -55,6 +55,7 @@ ifdef BENCH_ARGS
 else
 	$(BIN)/lucid bench --threads 2 --out benchmarks/results/layers
 	$(BIN)/lucid bench --threads 2 --suite heldout --out benchmarks/results/heldout
+	$(BIN)/lucid bench --threads 2 --isa avx2 --peers torch,torch-pages --out benchmarks/results/avx2
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/programs
 endif
 

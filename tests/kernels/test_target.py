@@ -44,6 +44,15 @@ def test_forcing_an_instruction_set() -> None:
     assert target.isa() is target.cpu().isas[-1]
 
 
+def test_the_environment_names_one_for_the_whole_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "_usual", target._usual.__wrapped__)
+    monkeypatch.setenv("LUCID_ISA", "scalar")
+    assert target.isa() is SCALAR
+    monkeypatch.setenv("LUCID_ISA", "sse9")
+    with pytest.raises(PlanError, match="LUCID_ISA: isa='sse9' does not run"):
+        target.isa()
+
+
 def test_what_does_not_run_is_refused() -> None:
     missing = next(name for name in ISAS if name not in [isa.name for isa in target.cpu().isas])
     with (

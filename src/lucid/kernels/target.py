@@ -66,8 +66,23 @@ def forced() -> ISA | None:
 
 
 def isa() -> ISA:
-    """The instruction set that kernels are generated for: the best this CPU runs, unless one is forced."""
-    return _forced or cpu().isas[-1]
+    """The instruction set that kernels are generated for: the best this CPU runs, unless one is forced.
+
+    ``LUCID_ISA`` in the environment names one for the whole process.
+    """
+    return _forced or _usual()
+
+
+@lru_cache(maxsize=1)
+def _usual() -> ISA:
+    return _runnable("LUCID_ISA", name) if (name := os.environ.get("LUCID_ISA")) else cpu().isas[-1]
+
+
+def _runnable(caller: str, name: str) -> ISA:
+    names = [i.name for i in cpu().isas]
+    if name not in names:
+        raise PlanError(f"{caller}: isa={name!r} does not run on this CPU; {', '.join(names)} do")
+    return ISAS[name]
 
 
 @contextmanager
@@ -79,10 +94,7 @@ def using(name: str) -> Iterator[ISA]:
     'scalar'
     """
     global _forced
-    names = [i.name for i in cpu().isas]
-    if name not in names:
-        raise PlanError(f"using: isa={name!r} does not run on this CPU; {', '.join(names)} do")
-    before, _forced = _forced, ISAS[name]
+    before, _forced = _forced, _runnable("using", name)
     try:
         yield _forced
     finally:

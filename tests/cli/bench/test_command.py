@@ -11,6 +11,7 @@ from lucid.cli.bench.peers import PEERS, Peer
 from lucid.cli.bench.picture import save
 from lucid.cli.bench.problem import SUITES, suite
 from lucid.cli.main import main
+from lucid.kernels import target
 
 ABSENT = Peer("nowhere", "Absent", {"absent-library": "no_such_module_of_any_name"})
 
@@ -37,6 +38,19 @@ def test_a_peer_that_is_not_installed_is_named_with_its_command(
     line = ["bench", "--quick", "--forward-only", "--threads", "1", "--peers", "absent", "--only"]
     assert main([*line, "conv1d tiny"]) == 0
     assert "without Absent, not installed: pip install absent-library" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    "avx2" not in [isa.name for isa in target.cpu().isas], reason="this machine has no such instructions"
+)
+def test_an_instruction_set_holds_lucid_and_leaves_out_what_nothing_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PEERS, "absent", Peer("nowhere", "Unheld"))
+    line = ["bench", "--quick", "--forward-only", "--threads", "1", "--isa", "avx2", "--peers", "absent", "--only"]
+    assert main([*line, "conv1d tiny"]) == 0
+    printed, progress = capsys.readouterr()
+    assert "held to avx2" in printed and "without Unheld, which nothing holds to avx2" in progress
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from lucid.cli.bench.worker import Worker
 from lucid.cli.errors import CommandError
 from lucid.cli.progress import Screen
 from lucid.kernels.runtime.threads import set_num_threads
-from lucid.kernels.target import cores
+from lucid.kernels.target import cores, using
 
 WRONG_RESULTS = 1
 INTERRUPTED = 130
@@ -40,12 +40,15 @@ def bench(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(layer.name for layer in layers))
         return 0
-    peers = able_peers(options.base, options.peers.split(",") if options.peers else [])
+    peers = able_peers(options.base, options.peers.split(",") if options.peers else [], options.isa)
     rows: list[Row] = []
     status = 0
     with ExitStack() as stack:
-        workers = _started(peers, options.threads or cores(), stack)
-        header = Header.of(options.threads or cores(), {name: w.ask("version") for name, w in workers.items()})
+        if options.isa:
+            stack.enter_context(using(options.isa))  # the roofline's kernels
+        workers = _started(peers, options.threads or cores(), options.isa, stack)
+        versions = {name: worker.ask("version") for name, worker in workers.items()}
+        header = Header.of(options.threads or cores(), versions, options.isa)
         try:
             for row in measured(options, layers, workers):
                 rows.append(row)
@@ -60,8 +63,10 @@ def bench(options: argparse.Namespace) -> int:
     return status or (WRONG_RESULTS if faults else 0)
 
 
-def able_peers(base: str, asked: list[str]) -> list[str]:
+def able_peers(base: str, asked: list[str], isa: str | None = None) -> list[str]:
     """The base and the libraries asked for that are installed; of the others, stderr says how to install them.
+
+    With an ``isa``, only those that can be held to it.
 
     Raises: CommandError if there is no library of a name, or the base is not installed.
     """
@@ -73,14 +78,17 @@ def able_peers(base: str, asked: list[str]) -> list[str]:
         raise CommandError(f"{PEERS[base].title} is not installed; get it with: pip install {' '.join(missing[base])}")
     for name, packages in missing.items():
         print(f"without {PEERS[name].title}, not installed: pip install {' '.join(packages)}", file=sys.stderr)
-    return [name for name in names if name not in missing]
+    free = [name for name in names if isa and isa not in PEERS[name].held and name not in missing]
+    for name in free:
+        print(f"without {PEERS[name].title}, which nothing holds to {isa}", file=sys.stderr)
+    return [name for name in names if name not in missing and name not in free]
 
 
-def _started(peers: list[str], threads: int, stack: ExitStack) -> dict[str, Worker]:
+def _started(peers: list[str], threads: int, isa: str | None, stack: ExitStack) -> dict[str, Worker]:
     set_num_threads(threads)
     workers = {}
     for name in peers:
-        workers[name] = Worker(name, threads)
+        workers[name] = Worker(name, threads, isa)
         stack.callback(workers[name].close)
     return workers
 

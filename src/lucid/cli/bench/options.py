@@ -31,5 +31,8 @@ def add_options(made: argparse.ArgumentParser) -> None:
         help=f"who takes turns with Lucid, of {', '.join(PEERS)}; those not installed are left out "
         "(default: %(default)s; '' for none)",
     )
+    made.add_argument(
+        "--isa", choices=["avx2"], help="hold Lucid and its peers to an instruction set; without those that cannot be"
+    )
     made.add_argument("--base", default="lucid", choices=list(PEERS), help="whose time the ratios are over")
     made.add_argument("--out", type=Path, metavar="FILE", help="write FILE.json, FILE.md and FILE.png")

@@ -50,10 +50,11 @@ class Header:
     load: float
 
     @classmethod
-    def of(cls, threads: int, versions: dict[str, str]) -> Header:
-        """Taken before the work begins: ``load`` is what others do on the machine."""
+    def of(cls, threads: int, versions: dict[str, str], isa: str | None = None) -> Header:
+        """Taken before the work begins: ``load`` is what others do on the machine; all are held to ``isa``."""
         load = round(os.getloadavg()[0], 2)
-        return cls(cpu_name(), threads, versions, commit(), datetime.now(UTC).date().isoformat(), load)
+        cpu = cpu_name() + (f", held to {isa}" if isa else "")
+        return cls(cpu, threads, versions, commit(), datetime.now(UTC).date().isoformat(), load)
 
     def line(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())

@@ -33,13 +33,14 @@ class Worker:
     Messages are pickles, one answer each: (method name, arguments) one way, (ok, value or traceback) the other.
     """
 
-    def __init__(self, peer: str, threads: int) -> None:
+    def __init__(self, peer: str, threads: int, isa: str | None = None) -> None:
         self.peer = peer
+        held = dict(PEERS[peer].held[isa]) if isa else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lucid.cli.bench.worker", peer, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | PEERS[peer].environment | {"OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **PEERS[peer].environment, **held, "OMP_NUM_THREADS": str(threads)},
         )
 
     def ask(self, method: str, *arguments: Any) -> Any:
