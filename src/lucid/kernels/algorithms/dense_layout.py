@@ -27,7 +27,7 @@ SHAPE = (
 #: Numbers of a phase, behind those that the table reads.
 PHASE = (
     "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
-    "unit_spans", "gathered_taps", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
+    "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "whole", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
     "halved_below",
@@ -198,7 +198,8 @@ class PhaseRecord:
         tile, layout = blocking.tile, cut.layout
         phase, gathered = layout.phase, layout.gathered
         z, y, x = phase
-        self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered)]
+        read = pixel_panels.reading(gathered[2], tile.lanes)
+        self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered, read)]
         weights = tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights)
         self._weights = np.array(weights, np.int64)
         channel_stride = layout.gathered_taps * cut.width
@@ -219,14 +220,14 @@ class PhaseRecord:
         numbers = (
             pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
             self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
-            layout.halo, cut.span, cut.unit_spans, layout.gathered_taps, cut.width // tile.lanes, slot,
+            layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
             *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
-        self.numbers = (*pixel_panels.gather_numbers(gathered, tables), *numbers)
+        self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)
 
 
 def computed(stored: Type) -> Type:

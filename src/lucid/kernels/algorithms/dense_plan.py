@@ -50,9 +50,9 @@ _BYTE_NS = 0.03  # of x, w and y, from the third level cache
 _COST_NS = {
     "product": 0.128,  # of vectors
     "panel": 0.045,  # a vector of a panel, read for a tile
-    "gather 1": 1.4,  # a vector, by how far apart its samples are: see stride_class
-    "gather 2": 1.8,
-    "gather 0": 3.5,
+    "gather": 1.0,  # a vector of a panel
+    "read": 0.35,  # a vector of x for it, and a shuffle
+    "copy": 3.5,  # a vector of single samples
     "entry": 2.5,
     "tile": 15.0,
     "visit": 0.1,  # a vector of sums, to memory or from it
@@ -175,15 +175,17 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
     in_place = sizes.stored_whole and not tile.over_channels and all(axis.contiguous for axis in layout.phase)
     steps, groups = sizes.channels * layout.taps, sizes.groups
-    kind = pixel_panels.stride_class(gathered_x.step, tile.lanes)
+    read = pixel_panels.reading(gathered_x, tile.lanes)
     stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
     home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
     outward = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
     return {
         "product": groups * layout.units * heights * across * steps,
         "panel": groups * layout.units * heights * tile.loads(layout.unit) * steps,
-        f"gather {kind}": groups * entries * sizes.channels,
-        "entry": groups * entries,
+        "gather": groups * entries * sizes.channels,
+        "read": groups * entries * sizes.channels * read.step / read.taps,
+        "copy": 0 if read.step else groups * entries * sizes.channels,
+        "entry": groups * entries / read.taps,
         "tile": groups * tiles * blocks,
         "visit": groups * stored * (2 * blocks - 1),
         outward: 0 if in_place else groups * stored * tile.lanes,

@@ -42,7 +42,7 @@ from lucid.kernels.algorithms.dense_layout import (
     read_shape,
     shape_numbers,
 )
-from lucid.kernels.algorithms.pixel_panels import Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_finish
 from lucid.kernels.ir import BY_DTYPE, Function, Module, Type, i8, i64, minimum, ptr, select
@@ -61,8 +61,8 @@ def bind(dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], 
         records.append(PhaseRecord(cut, shape, blocking, packed))
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
-    kind = pixel_panels.stride_class(phases[0][2].step, blocking.tile.lanes)
-    numbers |= parts(dtype, blocking.tile, kind, shape.stack)
+    read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
+    numbers |= parts(dtype, blocking.tile, read, shape.stack)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -102,12 +102,12 @@ def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> ji
     return jit.kernel(key, written)
 
 
-def gather_parts(dtype: str, lanes: int, kind: int) -> dict[str, int]:
-    """Addresses of ``table`` and ``pack``, which gather samples; ``kind`` is a class of horizontal strides."""
+def gather_parts(dtype: str, lanes: int, read: Reading) -> dict[str, int]:
+    """Addresses of ``table`` and ``pack``, which gather samples."""
     stored = BY_DTYPE[dtype]
-    table = alone(("dense table", lanes, kind), lambda m, _: pixel_panels.write_table(m, lanes, kind))
+    table = alone(("dense table", lanes, read), lambda m, _: pixel_panels.write_table(m, lanes, read))
     pack = alone(
-        ("dense gather", dtype, kind), lambda m, _: pixel_panels.write_pack(m, computed(stored), lanes, kind, stored)
+        ("dense gather", dtype, read), lambda m, _: pixel_panels.write_pack(m, computed(stored), lanes, read, stored)
     )
     return {"table": table.address("table"), "pack": pack.address("pack")}
 
@@ -119,7 +119,7 @@ def tile_parts(dtype: str, tile: AnyTile) -> dict[str, int]:
     return {name: tiles.address(name) for name in (f"tile_{v}" for v in range(1, tile.widths + 1))}
 
 
-def parts(dtype: str, tile: AnyTile, kind: int, stack: int) -> dict[str, int]:
+def parts(dtype: str, tile: AnyTile, read: Reading, stack: int) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little."""
     stored = BY_DTYPE[dtype]
     element, lanes, turned = computed(stored), tile.lanes, tile.over_channels
@@ -134,7 +134,7 @@ def parts(dtype: str, tile: AnyTile, kind: int, stack: int) -> dict[str, int]:
         ),
     }
     own = {name: module.address(name) for name, module in code.items()}
-    return gather_parts(dtype, lanes, kind) | own | tile_parts(dtype, tile)
+    return gather_parts(dtype, lanes, read) | own | tile_parts(dtype, tile)
 
 
 def write_tiles(module: Module, element: Type, tile: AnyTile) -> None:
@@ -177,8 +177,7 @@ def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: 
         record = phase_record(a.phases, phase)
         r = read_phase(
             record,
-            "unit_spans span units unit halo gathered_unit gathered_span per_panel slot gathered_taps x_step "
-            "channel_stride",
+            "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride",
         )
         unit, number = span // r["unit_spans"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
@@ -191,7 +190,7 @@ def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: 
                 table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"],
                 returns=i64,
             )  # fmt: skip
-            fills = r["gathered_taps"] * vectors
+            fills = r["fills"] * vectors
             with f.loop(0, s["channels"], s["channel_block"]) as c:
                 channels = minimum(s["channel_block"], s["channels"] - c.i)
                 x = a.x.at(group * s["group_input"] + c.i * s["plane"])

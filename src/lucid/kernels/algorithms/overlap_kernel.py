@@ -59,7 +59,9 @@ def bind(bound: Bound) -> Launch:
     residues = stride if stride in _INTERLEAVED else 0
     numbers, arrays = bound.numbers()
     members, more = bound.member_numbers()
-    numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, 1) | implicit_gemm.tile_parts(dtype, tile)
+    numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, pixel_panels.SIDE_BY_SIDE) | implicit_gemm.tile_parts(
+        dtype, tile
+    )
     numbers["spread"] = implicit_gemm.alone(
         ("overlap spread", dtype, residues), lambda m, _: write_spread(m, stored, tile.lanes, residues)
     ).address("spread")

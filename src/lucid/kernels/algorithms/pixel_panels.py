@@ -6,8 +6,9 @@ positions and read for every channel: (tap, segment of a row) -> (offset in x, o
 Stride, dilation of either sign, padding, edges, batch: no other place knows of them.
 
 An entry is 32 bytes and holds two segments of a vector: their offsets in x (of lane 0, i64 each), i32 offset in the
-panel, i32 lanes of the first, i64 lanes of the second. Entries that fill a vector, zeros where it has no lanes, come
-first; those that add more segments to it are in a second list.
+panel, i32 lanes of the first, i32 lanes of the second, i32 from its vector to that of the next tap, where an entry
+stands for several (see ``Reading``). Entries that fill a vector, zeros where it has no lanes, come first; those that
+add more segments to it are in a second list.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from lucid.kernels.ir import (
     Function,
@@ -26,20 +27,59 @@ from lucid.kernels.ir import (
     bitcast,
     constant,
     convert,
+    deinterleave,
     i1,
     i32,
     i64,
+    lanes_below,
     maximum,
     minimum,
     ptr,
     select,
-    shuffle,
     vec,
 )
 
 ENTRY_BYTES = 32
 _SLOTS = 4
 _TOGETHER = (4, 3, 1)  #: channels gathered for every look at an entry; an image has three
+
+
+class Reading(NamedTuple):
+    """How the samples of a vector, ``step`` apart, are read: for so many neighbouring ``taps`` at once.
+
+    ``step`` vectors lie side by side, and each tap picks its lanes from them. With step 0 samples come one at a time.
+    """
+
+    step: int
+    taps: int
+
+    @property
+    def scale(self) -> int:
+        """Elements that stand side by side for a lane."""
+        return max(1, self.step)
+
+
+SIDE_BY_SIDE, ONE_AT_A_TIME = Reading(1, 1), Reading(0, 1)
+#: Vectors that are read at once, at most, and for each tap: beyond, single samples are as fast.
+_MOST_READ, _MOST_READ_TAP = 16, 8
+_READ_CHANNELS = 8  # for one look at all entries
+
+
+def reading(axis: Axis, lanes: int) -> Reading:
+    """How the samples of the last axis are read."""
+    step, offsets = axis.step, axis.offsets
+    if lanes == 1 or step == 1:
+        return SIDE_BY_SIDE
+    neighbours = offsets == tuple(range(offsets[0], offsets[0] + len(offsets)))
+    taps = min(step, len(offsets)) if neighbours else 1
+    return Reading(step, taps) if step <= min(_MOST_READ, _MOST_READ_TAP * taps) else ONE_AT_A_TIME
+
+
+def _in_groups(axis: Axis) -> Axis:
+    """The axis with more taps at the end, so that all are read as many at once."""
+    taps = reading(axis, 2).taps
+    more = -len(axis.offsets) % taps
+    return replace(axis, offsets=(*axis.offsets, *(axis.offsets[-1] + 1 + k for k in range(more))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +203,11 @@ class Layout:
         """The layout of a phase whose taps share samples along some axes."""
         if not shared:
             count, unit = taps(phase), batch * positions(phase)
-            return cls(phase, shared, phase, count, count, 1, unit, 0, unit, unit)
-        z, y, x = gathered = tuple(axis.shared()[0] if k in shared else axis for k, axis in enumerate(phase))
+            z, y, x = phase
+            gathered = z, y, _in_groups(x)
+            return cls(phase, shared, gathered, count, taps(gathered), 1, unit, 0, unit, unit)
+        z, y, x = (axis.shared()[0] if k in shared else axis for k, axis in enumerate(phase))
+        gathered = z, y, _in_groups(x)
         first, last = shared[0], shared[-1]
         unit, gathered_unit = (prod(axis.positions for axis in axes[first:]) for axes in (phase, gathered))
         line, pitch = (prod(axis.positions for axis in axes[last:]) for axes in (phase, gathered))
@@ -172,7 +215,7 @@ class Layout:
             pitch = line
         units = batch * prod(axis.positions for axis in phase[:first])
         halo = gathered_unit - unit // line * pitch
-        return cls(phase, shared, (z, y, x), taps(phase), taps((z, y, x)), units, unit, halo, line, pitch)
+        return cls(phase, shared, gathered, taps(phase), taps(gathered), units, unit, halo, line, pitch)
 
     @property
     def lines(self) -> int:
@@ -204,19 +247,26 @@ GATHER = (
 _ARRAYS = {"z_table", "y_table", "x_table"}
 
 
-def gather_numbers(phase: Phase, table_at: Sequence[int]) -> tuple[int, ...]:
+def gather_numbers(phase: Phase, table_at: Sequence[int], reading: Reading = SIDE_BY_SIDE) -> tuple[int, ...]:
     """The numbers of ``GATHER``; ``table_at`` says where the arrays of ``tap_tables`` lie."""
     z, y, x = phase
     steps = (z.step * y.size * x.size, y.step * x.size, x.step)
-    counts = (len(axis.offsets) for axis in phase)
+    counts = len(z.offsets), len(y.offsets), len(x.offsets) // reading.taps
     return positions(phase), y.positions, x.positions, *steps, *counts, *table_at
 
 
-def tap_tables(phase: Phase) -> list[list[tuple[int, int, int]]]:
-    """For every tap of each axis: its offset in elements, and the positions [first, end) where it meets x."""
-    _, y, x = phase
-    scales = (y.size * x.size, x.size, 1)
-    return [[(o * scale, *axis.inside(o)) for o in axis.offsets] for axis, scale in zip(phase, scales, strict=True)]
+def tap_tables(phase: Phase, reading: Reading = SIDE_BY_SIDE) -> list[list[tuple[int, int, int]]]:
+    """For every tap of each axis: its offset in elements, and the positions [first, end) where it meets x.
+
+    On the last axis the taps that are read at once are one, and instead of positions the elements behind its first.
+    """
+    z, y, x = phase
+    tables = [
+        [(o * scale, *axis.inside(o)) for o in axis.offsets] for axis, scale in ((z, y.size * x.size), (y, x.size))
+    ]
+    if reading.step < 2:
+        return [*tables, [(o, *x.inside(o)) for o in x.offsets]]
+    return [*tables, [(o, max(0, -o), max(0, -o, x.size - o)) for o in x.offsets[:: reading.taps]]]
 
 
 def read_numbers(record: Pointer, slots: Sequence[str], arrays: set[str], names: Sequence[str]) -> dict[str, Any]:
@@ -224,12 +274,7 @@ def read_numbers(record: Pointer, slots: Sequence[str], arrays: set[str], names:
     return {name: record.at(slots.index(name)).cast(ptr(i64) if name in arrays else i64).load() for name in names}
 
 
-def stride_class(step: int, lanes: int) -> int:
-    """How samples ``step`` apart are gathered: 1 by one load, 2 by two and a shuffle, 0 one at a time."""
-    return 1 if lanes == 1 or step == 1 else 2 if step == 2 else 0
-
-
-def write_table(module: Module, lanes: int, kind: int) -> Function:
+def write_table(module: Module, lanes: int, reading: Reading = SIDE_BY_SIDE) -> Function:
     """Adds ``table(gather, entries, merges, image_size, p, limit, vectors, per_panel, slot)``; gives merges' number.
 
     ``vectors`` vectors of positions from p on, below ``limit``; ``per_panel`` of them side by side in each panel, whose
@@ -240,7 +285,9 @@ def write_table(module: Module, lanes: int, kind: int) -> Function:
         "table", i64, gather=p64, entries=p64, merges=p64, image_size=i64, p=i64, limit=i64, vectors=i64,
         per_panel=i64, slot=i64,
     )  # fmt: skip
-    a, r = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS, GATHER)
+    a, r, scale = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS, GATHER), reading.scale
+    tap_step = a.per_panel * lanes
+    next_tap = tap_step << 32 if reading.taps > 1 else f.const(i64, 0)
     z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
     taps_count, zero = r["z_taps"] * r["y_taps"] * r["x_taps"], f.const(i64, 0)
     with f.loop(0, a.vectors, carry=[zero]) as u:
@@ -264,14 +311,15 @@ def write_table(module: Module, lanes: int, kind: int) -> Function:
                 with f.loop(0, r["y_taps"], carry=z.values) as y:
                     source_y = source_z + y_table.load(y.i * 3)
                     exists = in_z & _within(oy, y_table, y.i)
-                    end = select(exists, lane + run, zero)
+                    end = select(exists, (lane + run) * scale, zero)
                     with f.loop(0, r["x_taps"], carry=y.values) as x:
                         index, to = x.values
-                        low = maximum(lane, lane - ox + x_table.load(x.i * 3 + 1))
-                        high = minimum(end, lane - ox + x_table.load(x.i * 3 + 2))
-                        lane_set = select(low < high, _lane_set(low, high, kind), zero)
-                        _write_half(target.at(index * _SLOTS), second, source_y + x_table.load(x.i * 3), to, lane_set)
-                        x.values = [index + 1, to + a.per_panel * lanes]
+                        low = maximum(lane * scale, (lane - ox) * scale + x_table.load(x.i * 3 + 1))
+                        high = minimum(end, (lane - ox) * scale + x_table.load(x.i * 3 + 2))
+                        lane_set = select(low < high, _lane_set(low, high, reading), zero)
+                        entry = target.at(index * _SLOTS)
+                        _write_half(entry, second, source_y + x_table.load(x.i * 3), to, lane_set, next_tap)
+                        x.values = [index + 1, to + tap_step * reading.taps]
                     y.values = x.values
                 z.values = y.values
             more = select(second | in_fills, zero, taps_count)
@@ -282,10 +330,10 @@ def write_table(module: Module, lanes: int, kind: int) -> Function:
     return f
 
 
-def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_set: Value) -> None:
+def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_set: Value, next_tap: Value) -> None:
     """A segment into an entry. A first one stands for an empty second one too."""
     entry.store(source, 1)
-    entry.store(select(second, lane_set, 0), 3)
+    entry.store(select(second, lane_set, 0) | next_tap, 3)
     with entry.fn.when(~second):
         entry.store(source)
         entry.store(to | lane_set << 32, 2)
@@ -295,17 +343,17 @@ def _within(position: Value, table: Pointer, tap: Value) -> Value:
     return (position >= table.load(tap * 3 + 1)) & (position < table.load(tap * 3 + 2))
 
 
-def _lane_set(low: Value, high: Value, kind: int) -> Value:
-    """Lanes [low, high): as the bits of the elements to load, or both numbers where lanes are copied one at a time."""
-    if kind == 0:
+def _lane_set(low: Value, high: Value, reading: Reading) -> Value:
+    """Lanes, or elements, [low, high): as bits where a vector is loaded as it is, else as both numbers."""
+    if reading != SIDE_BY_SIDE:
         return low | high << 16
-    if kind == 2:
-        low, high = low * 2, high * 2 - 1
     one = low.const(1)
     return (one << high) - (one << low)
 
 
-def write_pack(module: Module, element: Type, lanes: int, kind: int, stored: Type | None = None) -> Function:
+def write_pack(
+    module: Module, element: Type, lanes: int, reading: Reading = SIDE_BY_SIDE, stored: Type | None = None
+) -> Function:
     """Adds ``pack(entries, fills, merges, merge_count, x, x_step, panel, channels, plane, stride)``.
 
     ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry; x is of type ``stored``.
@@ -316,6 +364,9 @@ def write_pack(module: Module, element: Type, lanes: int, kind: int, stored: Typ
         channels=i64, plane=i64, stride=i64,
     )  # fmt: skip
     a = f.args
+    if reading.step > 1:
+        _pack_apart(f, lanes, reading)
+        return f
 
     def some(first: Value, count: int) -> None:
         sources = [a.x.at((first + k) * a.plane) for k in range(count)]
@@ -329,10 +380,10 @@ def write_pack(module: Module, element: Type, lanes: int, kind: int, stored: Typ
                 if not merging and count > 1:  # the next channels are a plane away, which no machine would guess
                     for x in sources:
                         x.at(a.plane * count + segments[0][0]).prefetch()
-                if kind == 0:
+                if reading == ONE_AT_A_TIME:
                     _copy_lanes(sources, places, segments, lanes, merging, a.x_step)
                 else:
-                    _load_lanes(sources, places, segments[: min(2, lanes)], lanes, merging, kind)
+                    _load_lanes(sources, places, segments[: min(2, lanes)], lanes, merging)
 
     done: Any = 0
     for together in _TOGETHER:
@@ -346,19 +397,51 @@ def write_pack(module: Module, element: Type, lanes: int, kind: int, stored: Typ
 _Segments = list[tuple[Value, Value]]
 
 
-def _load_lanes(
-    sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool, kind: int
-) -> None:
-    """Vectors made of the lanes of each segment: the elements that are there, then those for every lane."""
-    masks = [[_mask(lane_set >> half * lanes, lanes) for half in range(kind)] for _, lane_set in segments]
+def _load_lanes(sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool) -> None:
+    """Vectors made of the lanes of each segment."""
+    masks = [_mask(lane_set, lanes) for _, lane_set in segments]
     for x, to in zip(sources, places, strict=True):
-        parts: list[Value | None] = [None] * kind
-        for (offset, _), of_segment in zip(segments, masks, strict=True):
-            row = x.at(offset)
-            parts = [row.load(half * lanes, lanes, mask, parts[half]) for half, mask in enumerate(of_segment)]
-        first, *rest = [part for part in parts if part is not None]
-        value = convert(shuffle(first, rest[0], range(0, 2 * lanes, 2)) if rest else first, to.pointee)
-        to.store(_merged(value, to.load(0, lanes)) if merging else value)
+        value: Value | None = None
+        for (offset, _), mask in zip(segments, masks, strict=True):
+            value = x.load(offset, lanes, mask, value)
+        assert value is not None, "an entry has a segment"
+        _put(to, convert(value, to.pointee), merging)
+
+
+def _pack_apart(f: Function, lanes: int, reading: Reading) -> None:
+    """Samples some steps apart: whole vectors of x, from which each tap picks its lanes."""
+    a = f.args
+    with f.loop(0, a.channels, _READ_CHANNELS) as block:
+        end = minimum(block.i + _READ_CHANNELS, a.channels)
+        for entries, size, merging in ((a.entries, a.fills, False), (a.merges, a.merge_count, True)):
+            with f.loop(0, size) as t:
+                entry = entries.at(t.i * _SLOTS)
+                places, last = entry.load(2), entry.load(3)
+                to, tap_step = places & 0xFFFFFFFF, last >> 32
+                segments = [(entry.load(), places >> 32), (entry.load(1), last & 0xFFFFFFFF)]
+                masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
+                with f.loop(block.i, end) as c:
+                    x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.stride + to)
+                    vectors: list[Value | None] = [None] * reading.step
+                    for (offset, _), of_segment in zip(segments, masks, strict=True):
+                        row = x.at(offset)
+                        vectors = [row.load(v * lanes, lanes, m, vectors[v]) for v, m in enumerate(of_segment)]
+                    whole = [convert(vector, panel.pointee) for vector in vectors if vector is not None]
+                    for tap, value in enumerate(deinterleave(whole, reading.taps)):
+                        _put(panel.at(tap_step * tap), value, merging)
+
+
+def _ranges(f: Function, elements: Value, vectors: int, lanes: int) -> list[Value]:
+    """Masks of vectors side by side, for the elements [low, high) of ``low | high << 16``."""
+    low, high = elements & 0xFFFF, elements >> 16
+    return [
+        lanes_below(f, high - v * lanes, lanes, i32) & ~lanes_below(f, low - v * lanes, lanes, i32)
+        for v in range(vectors)
+    ]
+
+
+def _put(to: Pointer, value: Value, merging: bool) -> None:
+    to.store(_merged(value, to.load(0, value.type.lanes)) if merging else value)
 
 
 def _merged(value: Value, old: Value) -> Value:

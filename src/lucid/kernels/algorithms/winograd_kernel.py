@@ -305,7 +305,7 @@ class WinogradConvolution:
 
 def _write(form: Form, tile: Tile, isa: ISA) -> Module:
     module = Module("winograd", isa.fma)
-    fields, table = _fields(), pixel_panels.write_table(module, tile.lanes, 1)
+    fields, table = _fields(), pixel_panels.write_table(module, tile.lanes)
     filters = _write_filters(module, form, tile, fields, isa)
     patches = _write_patches(module, form, tile, fields, table)
     multiply = _write_multiply(module, form, tile, fields)
@@ -441,7 +441,7 @@ def _write_filters(module: Module, form: Form, tile: Tile, fields: dict[str, Typ
 
 def _write_patches(module: Module, form: Form, tile: Tile, fields: dict[str, Type], table: Function) -> Function:
     """Adds ``patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both."""
-    gather = pixel_panels.write_pack(module, f32, tile.lanes, 1)
+    gather = pixel_panels.write_pack(module, f32, tile.lanes)
     transform = _write_transform(module, form, tile)
     f = module.function("patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
     p, a, run = f.args, read_fields(f, fields, fields), tile.columns * form.x.outputs

@@ -23,11 +23,21 @@ from lucid.kernels.ir.values import (
     sqrt,
     vector_of,
 )
-from lucid.kernels.ir.vectors import interleave, lane_numbers, lane_sum, lane_sums, lanes_below, transpose, zeros
+from lucid.kernels.ir.vectors import (
+    deinterleave,
+    interleave,
+    lane_numbers,
+    lane_sum,
+    lane_sums,
+    lanes_below,
+    transpose,
+    zeros,
+)
 
 __all__ = [
     "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bitcast",
-    "constant", "convert", "copysign", "extract", "f16", "f32", "f64", "floor", "fma", "i1", "i8", "i16", "i32", "i64",
-    "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below", "lift", "maximum", "minimum", "ptr", "rint",
-    "select", "shuffle", "splat", "sqrt", "transpose", "vec", "vector_of", "void", "zeros",
+    "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor", "fma", "i1", "i8",
+    "i16", "i32", "i64", "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below", "lift", "maximum",
+    "minimum", "ptr", "rint", "select", "shuffle", "splat", "sqrt", "transpose", "vec", "vector_of", "void",
+    "zeros",
 ]  # fmt: skip

@@ -72,6 +72,28 @@ def interleave(vectors: Sequence[Value]) -> list[Value]:
     return out
 
 
+def deinterleave(vectors: Sequence[Value], count: int) -> list[Value]:
+    """The inverse of ``interleave`` for any number n of vectors, its first ``count`` results: lane k of result r is
+    element n k + r of all vectors side by side.
+    """
+    lanes, n = vectors[0].type.lanes, len(vectors)
+    if n == 1:
+        return list(vectors)
+    if n % 2 == 0:
+        pairs = list(zip(vectors[0::2], vectors[1::2], strict=True))
+        halves = [[shuffle(a, b, range(start, 2 * lanes, 2)) for a, b in pairs] for start in range(min(2, count))]
+        rounds = [deinterleave(half, (count + 1 - start) // 2) for start, half in enumerate(halves)]
+        return [rounds[r % 2][r // 2] for r in range(count)]
+    results = []
+    for r in range(count):
+        result = vectors[0]
+        for v, vector in enumerate(vectors):
+            here = [divmod(n * k + r, lanes) for k in range(lanes)]
+            result = shuffle(result, vector, [lanes + at if source == v else k for k, (source, at) in enumerate(here)])
+        results.append(result)
+    return results
+
+
 def transpose(rows: Sequence[Value]) -> list[Value]:
     """As many rows as lanes become columns, log2(lanes) rounds of shuffles."""
     lanes = rows[0].type.lanes
