@@ -25,6 +25,7 @@ from lucid.kernels.ir import (
     bitcast,
     convert,
     copysign,
+    deinterleave,
     extract,
     f16,
     f32,
@@ -283,6 +284,19 @@ def test_interleaving(isa: ISA, count: int) -> None:
 
     call(write, a, got)
     np.testing.assert_array_equal(got, a.T.ravel())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 12, 16])
+def test_deinterleaving(isa: ISA, count: int) -> None:
+    lanes, wanted = isa.lanes(f32), (count + 2) // 2
+    a, got = np.arange(count * lanes, dtype=np.float32).reshape(lanes, count), np.empty((wanted, lanes), np.float32)
+
+    def write(f: Function, x: Any, y: Any) -> None:
+        for k, v in enumerate(deinterleave([x.load(k * lanes, lanes) for k in range(count)], min(wanted, count))):
+            y.store(v, k * lanes)
+
+    call(write, a, got)
+    np.testing.assert_array_equal(got[:count], a.T[:wanted])
 
 
 @pytest.mark.parametrize("element", [f32, f64])

@@ -422,6 +422,10 @@ def _pack_apart(f: Function, lanes: int, reading: Reading) -> None:
                 masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
                 with f.loop(block.i, end) as c:
                     x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.stride + to)
+                    if not merging:
+                        ahead = x.at(a.plane * _READ_CHANNELS + segments[0][0])
+                        for v in range(reading.step):
+                            ahead.prefetch(v * lanes)
                     vectors: list[Value | None] = [None] * reading.step
                     for (offset, _), of_segment in zip(segments, masks, strict=True):
                         row = x.at(offset)

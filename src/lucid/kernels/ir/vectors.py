@@ -77,8 +77,8 @@ def deinterleave(vectors: Sequence[Value], count: int) -> list[Value]:
     element n k + r of all vectors side by side.
     """
     lanes, n = vectors[0].type.lanes, len(vectors)
-    if n == 1:
-        return list(vectors)
+    if n == 1 or lanes == 1:
+        return list(vectors[:count])
     if n % 2 == 0:
         pairs = list(zip(vectors[0::2], vectors[1::2], strict=True))
         halves = [[shuffle(a, b, range(start, 2 * lanes, 2)) for a, b in pairs] for start in range(min(2, count))]
@@ -86,10 +86,11 @@ def deinterleave(vectors: Sequence[Value], count: int) -> list[Value]:
         return [rounds[r % 2][r // 2] for r in range(count)]
     results = []
     for r in range(count):
-        result = vectors[0]
-        for v, vector in enumerate(vectors):
-            here = [divmod(n * k + r, lanes) for k in range(lanes)]
-            result = shuffle(result, vector, [lanes + at if source == v else k for k, (source, at) in enumerate(here)])
+        result, places = vectors[0], [divmod(n * k + r, lanes) for k in range(lanes)]
+        kept = [at for _, at in places]  # of the first vector; what others have comes with them
+        for v, vector in enumerate(vectors[1:], 1):
+            picks = [lanes + at if source == v else kept[k] for k, (source, at) in enumerate(places)]
+            result, kept = shuffle(result, vector, picks), list(range(lanes))
         results.append(result)
     return results
 
