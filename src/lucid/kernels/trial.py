@@ -51,10 +51,13 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def contenders(problem: Problem) -> list[str]:
-    """The algorithms that accept the problem and have a chance, the model's favourite first."""
+def contenders(problem: Problem, most: float = HOPELESS) -> list[str]:
+    """The algorithms that accept the problem and have a chance, the model's favourite first.
+
+    Those have one that are expected to take at most so many times as long as that.
+    """
     plans, _ = select.candidates(problem, target.isa())
-    return [plan.algorithm for plan in plans if plan.expected_ns <= HOPELESS * plans[0].expected_ns]
+    return [plan.algorithm for plan in plans if plan.expected_ns <= most * plans[0].expected_ns]
 
 
 def race(problem: Problem, names: Sequence[str], seconds: float = 0.2) -> dict[str, float]:
