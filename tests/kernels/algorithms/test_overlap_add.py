@@ -13,6 +13,7 @@ from tests.kernels.guard import guarded, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
 HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+POINTWISE = ("one sample", "pointwise")
 ADDED = {
     "result line of one": case(2, 1, 20, (17,), 15, padding=7),
     "patches": case(2, 3, 5, (32, 48), 16, stride=16),
@@ -29,7 +30,7 @@ ADDED = {
     ("isa", "dtype"), [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16", "bfloat16"])]
 )
 def test_every_geometry_between_forbidden_pages(isa, dtype):
-    cases = CASES | ADDED
+    cases = {name: c for name, c in (CASES | ADDED).items() if name not in POINTWISE}
     with target.using(isa):
         run_guarded_cases(lambda name: check("grad_input", "overlap_add", cases[name], dtype), cases)
 
@@ -97,9 +98,13 @@ def test_infinity_reaches_only_the_positions_it_meets():
     assert np.isfinite(gx[0, :, 11:]).all()
 
 
-def test_refuses_the_forward_role():
-    _, asked, _ = operands("forward", CASES["seed"], "float32")
-    with pytest.raises(PlanError, match="computes the grad_input role, not forward"):
+@pytest.mark.parametrize(("role", "name", "reason"), [
+    ("forward", "seed", "computes the grad_input role, not forward"),
+    *(("grad_input", name, "has nothing to add up") for name in POINTWISE),
+])  # fmt: skip
+def test_refusals_are_told(role, name, reason):
+    _, asked, _ = operands(role, CASES[name], "float32")
+    with pytest.raises(PlanError, match=reason):
         select.choose(asked, target.isa(), "overlap_add")
 
 

@@ -117,22 +117,23 @@ def _write_pack_rows(module: Module, element: Type, stored: Type, lanes: int) ->
         "pack_rows", numbers=ptr(i64), member=ptr(i64), w=ptr(stored), first=i64, rows=i64, to=ptr(element)
     )
     a = f.args
-    r, m = _numbers(a.numbers, "channels channel_step row_step stack tile_rows"), _member(a.member, "taps steps")
-    weight_offsets, tile_rows, stack = _member(a.member, "weight_offsets")["weight_offsets"], r["tile_rows"], r["stack"]
+    r, m = _numbers(a.numbers, "channels channel_step row_step row_run tile_rows"), _member(a.member, "taps steps")
+    weight_offsets, tile_rows = _member(a.member, "weight_offsets")["weight_offsets"], r["tile_rows"]
     with f.loop(0, r["channels"], _PACKED_TOGETHER) as together, f.loop(0, a.rows, tile_rows) as o:
         last = minimum(together.i + _PACKED_TOGETHER, r["channels"])
         exist = minimum(tile_rows, a.rows - o.i)
         with f.loop(0, exist) as run:  # its step is the length of the run of rows that lie side by side
             row = a.first + o.i + run.i
-            length = minimum(stack - row % stack, exist - run.i)
-            source = a.w.at(row // stack * r["row_step"] + row % stack)
+            block, within = row // r["row_run"], row % r["row_run"]
+            length = minimum(minimum(r["row_run"] - within, exist - run.i), lanes)
+            source = a.w.at(block * r["row_step"] + within)
             target = a.to.at(o.i * m["steps"] + run.i)
-            with f.loop(together.i, last) as c, f.loop(0, m["taps"]) as t:
-                some = source.at(c.i * r["channel_step"] + weight_offsets.load(t.i))
-                place = target.at((c.i * m["taps"] + t.i) * tile_rows)
-                with f.loop(0, length, lanes) as v:
-                    mask = lanes_below(f, length - v.i, lanes)
-                    place.store(convert(some.load(v.i, lanes, mask), element), v.i, mask)
+            mask = lanes_below(f, length, lanes)
+            with f.loop(together.i, last) as c:
+                some, place = source.at(c.i * r["channel_step"]), target.at(c.i * m["taps"] * tile_rows)
+                with f.loop(0, m["taps"]) as t:
+                    value = some.load(weight_offsets.load(t.i), lanes, mask)
+                    place.store(convert(value, element), t.i * tile_rows, mask)
             run.step = length
     return f
 

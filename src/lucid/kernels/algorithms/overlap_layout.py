@@ -22,7 +22,8 @@ Array = np.ndarray[Any, Any]
 #: Numbers of a problem. Sizes are in elements but where they say bytes.
 NUMBERS = (
     *GATHER,
-    "image", "groups", "channels", "plane", "group_input", "group_weights", "channel_step", "row_step", "out_channels",
+    "image", "groups", "channels", "plane", "group_input", "group_weights", "channel_step", "row_step", "row_run",
+    "out_channels",
     "out_plane", "out_image", "size_z", "size_y", "size_x", "stride_z", "stride_y", "stride_x", "fold_z", "fold_y",
     "kernel_x", "low_x", "stack", "samples", "lines_image", "lines_y", "lines_unit", "u_first", "u_end", "residues",
     "tap_step", "shift_step", "segmented", "back", "units", "unit", "gathered_unit", "halo", "span", "advance",
@@ -195,6 +196,8 @@ class Bound:
         self.chunks_part = ceil(self.chunks / cut.parts)
         self.parts = ceil(self.chunks / self.chunks_part)
         self.tasks = self.spans * problem.groups * self.parts
+        #: Rows whose weights lie side by side: those of a channel, or all of them.
+        self.row_run = geometry.stack * (problem.group_in if geometry.stack == problem.spec.taps else 1)
         self.packed = 0 if cut.lazy else problem.groups * self.chunks * self.chunk_weights
 
     def scratch(self) -> dict[str, int]:
@@ -233,7 +236,8 @@ class Bound:
         numbers = dict(zip(GATHER, gather, strict=True)) | {
             "image": problem.c_out * plane, "groups": problem.groups, "channels": self.channels, "plane": plane,
             "group_input": self.channels * plane, "group_weights": self.channels * problem.group_in * taps,
-            "channel_step": problem.group_in * taps, "row_step": taps, "out_channels": problem.group_in,
+            "channel_step": problem.group_in * taps, "row_step": taps,
+            "row_run": self.row_run, "out_channels": problem.group_in,
             "out_plane": out_plane, "out_image": problem.c_in * out_plane,
             "size_z": problem.size[0], "size_y": problem.size[1], "size_x": problem.size[2],
             "stride_z": problem.spec.stride[0], "stride_y": problem.spec.stride[1], "stride_x": geometry.stride,
