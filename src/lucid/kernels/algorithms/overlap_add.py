@@ -60,7 +60,7 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Other roles; pointwise products; samples of one line that are too many for the cache; what half precision needs masks for."""
+    """Other roles; pointwise products; lines too long for the cache; half precision without masks for it."""
     if problem.role != "grad_input":
         return f"it computes the grad_input role, not {problem.role}"
     if problem.spec.taps == 1 and problem.spec.stride == (1, 1, 1):

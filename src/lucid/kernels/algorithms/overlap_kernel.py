@@ -267,21 +267,30 @@ def write_spread(module: Module, stored: Type, lanes: int, residues: int) -> Fun
     )
     m = _member(a.member, "z_start y_start")
     with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
-    with f.loop(0, a.lines) as line:
-        number = a.line + line.i
-        image, rest = number // r["lines_image"], number % r["lines_image"]
-        z = rest // r["lines_y"] * r["stride_z"] + m["z_start"]
-        y = rest % r["lines_y"] * r["stride_y"] + m["y_start"]
-        to_image = a.y.at(image * r["out_image"] + (a.group * r["out_channels"] + a.first) * r["out_plane"])
-        with f.loop(0, a.channels) as c, f.loop(0, r["fold_z"]) as i, f.loop(0, r["fold_y"]) as j:
-            bias = a.bias.at(a.group * r["out_channels"] + a.first + c.i)
-            start = convert(bias.load(0, 1, with_bias, f.const(stored, 0)), element)
-            row = ((c.i * r["fold_z"] + i.i) * r["fold_y"] + j.i) * r["kernel_x"]
-            with f.when((z + i.i).ult(r["size_z"]) & (y + j.i).ult(r["size_y"])):
-                to = to_image.at(c.i * r["out_plane"] + ((z + i.i) * r["size_y"] + y + j.i) * r["size_x"])
-                source = a.sums.at(row * r["pitch"] + line.i * r["samples"])
-                f.call(add, a.numbers, source, start, to, a.u_low, a.u_high, a.room)
+    image, inner = a.line // r["lines_image"], a.line % r["lines_image"]
+    lines_z = r["lines_image"] // r["lines_y"]
+    place = [image, inner // r["lines_y"], inner % r["lines_y"]]
+    with f.loop(0, a.channels) as c, f.loop(0, r["fold_z"]) as i, f.loop(0, r["fold_y"]) as j:
+        channel = a.group * r["out_channels"] + a.first + c.i
+        start = convert(a.bias.load(channel, 1, with_bias, f.const(stored, 0)), element)
+        row = ((c.i * r["fold_z"] + i.i) * r["fold_y"] + j.i) * r["kernel_x"]
+        source, plane = a.sums.at(row * r["pitch"]), a.y.at(channel * r["out_plane"])
+        with f.loop(0, a.lines, carry=place) as line:
+            image, at_z, at_y = line.values
+            z, y = at_z * r["stride_z"] + m["z_start"] + i.i, at_y * r["stride_y"] + m["y_start"] + j.i
+            with f.when(z.ult(r["size_z"]) & y.ult(r["size_y"])):
+                to = plane.at(image * r["out_image"] + (z * r["size_y"] + y) * r["size_x"])
+                f.call(add, a.numbers, source.at(line.i * r["samples"]), start, to, a.u_low, a.u_high, a.room)
+            line.values = _next_line(image, at_z, at_y, lines_z, r["lines_y"])
     return f
+
+
+def _next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) -> list[Value]:
+    """The line behind another, counted without a division."""
+    last_y = (y + 1).eq(lines_y)
+    last_z = last_y & (z + 1).eq(lines_z)
+    further = [convert(last, i64, signed=False) for last in (last_z, last_y)]
+    return [image + further[0], select(last_z, 0, z + further[1]), select(last_y, 0, y + 1)]
 
 
 def _write_add_line(module: Module, element: Type, stored: Type, lanes: int, residues: int) -> Function:
