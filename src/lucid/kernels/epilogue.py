@@ -10,6 +10,8 @@ in half precision a pass of its own rounds once more. The activations are those 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from inspect import Parameter, Signature
 from math import prod
@@ -20,8 +22,8 @@ import numpy as np
 from lucid.kernels import activations, arithmetic
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.elementwise import Elementwise, Formula
-from lucid.kernels.ir import Value, fma
-from lucid.kernels.plan import Epilogue, Problem
+from lucid.kernels.ir import Pointer, Value, convert, fma, splat
+from lucid.kernels.plan import PLAIN, Epilogue, Problem
 
 Array = np.ndarray[Any, Any]
 
@@ -67,6 +69,73 @@ def ended(epilogue: Epilogue, value: Value, **given: Value) -> Value:
         numbers = zip(formula.numbers, map(value.const, epilogue.numbers), strict=True)
         (value,) = formula([value], dict(numbers))
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A place in the result: every sum that is stored through it ends on the way, and is rounded to its type.
+
+    ``scale`` and ``shift`` are the channel's numbers, or vectors where lanes are channels; ``residual`` is at the same
+    place as ``y``.
+    """
+
+    y: Pointer
+    epilogue: Epilogue = PLAIN
+    scale: Value | None = None
+    shift: Value | None = None
+    residual: Pointer | None = None
+
+    def at(self, index: Any) -> Destination:
+        """The place ``index`` elements further on, in the same channel."""
+        residual = None if self.residual is None else self.residual.at(index)
+        return Destination(self.y.at(index), self.epilogue, self.scale, self.shift, residual)
+
+    def store(self, value: Value, index: Any = 0, mask: Value | None = None, nontemporal: bool = False) -> None:
+        """Ends a vector of sums and puts it."""
+        element, lanes, given = value.type.element, value.type.lanes, {}
+        for name, number in (("scale", self.scale), ("shift", self.shift)):
+            if number is not None:
+                wide = convert(number, element)
+                given[name] = splat(wide, lanes) if wide.type.lanes == 1 else wide
+        if self.residual is not None:
+            given["residual"] = convert(self.residual.load(index, lanes, mask), element)
+        self.y.store(convert(ended(self.epilogue, value, **given), self.y.pointee), index, mask, nontemporal)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """The arrays of a result and of its epilogue, as a kernel has them."""
+
+    epilogue: Epilogue
+    y: Pointer
+    scale: Pointer
+    shift: Pointer
+    residual: Pointer
+
+    def destination(self, channel: Value, index: Value) -> Destination:
+        """The result's element ``index``, which belongs to a channel."""
+        affine, residual = self.epilogue.affine, self.epilogue.residual
+        scale, shift = (pointer.load(channel) if affine else None for pointer in (self.scale, self.shift))
+        there = self.residual.at(index) if residual else None
+        return Destination(self.y.at(index), self.epilogue, scale, shift, there)
+
+    def of_channels(self, y: Pointer, channel: Value, lanes: int, mask: Value) -> Destination:
+        """A place elsewhere whose lanes are channels from ``channel`` on, if there is no residual."""
+        assert not self.epilogue.residual, "a residual lies as the result does"
+        if not self.epilogue.affine:
+            return Destination(y, self.epilogue)
+        scale, shift = (pointer.load(channel, lanes, mask) for pointer in (self.scale, self.shift))
+        return Destination(y, self.epilogue, scale, shift)
+
+
+#: Where a bound plan finds them among its arguments.
+ARGUMENTS = {"scale": 5, "shift": 6, "residual": 7}
+
+
+def sources(epilogue: Epilogue, nothing: int) -> Sequence[int]:
+    """The arguments that scale, shift and residual come from; ``nothing`` for those that there are not."""
+    there = operands(epilogue)
+    return [place if name in there else nothing for name, place in ARGUMENTS.items()]
 
 
 @lru_cache(maxsize=256)

@@ -21,8 +21,11 @@ SHAPE = (
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows",
     "tile_columns", "widths", "unit", "pitch",
-    "table", "pack", "pack_weights", "finish", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
+    "table", "pack", "pack_weights", "finish", "ending", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
 )  # fmt: skip
+
+#: Of a call: arrays, what is packed of the weights, the threads' workspaces, an epilogue's arrays, then the numbers.
+FIELDS = ("x", "w", "bias", "y", "packed", "scratch", "scale", "shift", "residual", "shape", "phases")
 
 #: Numbers of a phase, behind those that the table reads.
 PHASE = (

@@ -271,4 +271,5 @@ def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> Launch:
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
-    return implicit_gemm.bind(plan.problem.dtype, shape(plan.problem, stack), cut, phases, plan.problem.bias)
+    asked = plan.problem
+    return implicit_gemm.bind(asked.dtype, shape(asked, stack), cut, phases, asked.bias, asked.epilogue)

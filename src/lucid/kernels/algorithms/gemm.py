@@ -19,6 +19,11 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     return dense_plan.refuses(problem, isa, [phase(problem)])
 
 
+def fuses(problem: Problem) -> bool:
+    """Every epilogue, as sums leave their tile."""
+    return True
+
+
 def phase(problem: Problem) -> Phase:
     """All output positions: position p meets sample p * stride + t * dilation - low."""
     spec = problem.spec

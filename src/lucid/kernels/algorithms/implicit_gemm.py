@@ -29,6 +29,7 @@ import numpy as np
 from lucid.kernels import jit
 from lucid.kernels.algorithms import packed_weights, pixel_panels
 from lucid.kernels.algorithms.dense_layout import (
+    FIELDS,
     SHAPE,
     Blocking,
     Cut,
@@ -44,17 +45,21 @@ from lucid.kernels.algorithms.dense_layout import (
 )
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
-from lucid.kernels.algorithms.tile_sums import write_finish
-from lucid.kernels.ir import BY_DTYPE, Function, Module, Type, i8, i64, minimum, ptr, select
+from lucid.kernels.algorithms.tile_sums import write_ending, write_finish
+from lucid.kernels.epilogue import sources
+from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
+from lucid.kernels.plan import Epilogue
 from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
 
 
-def bind(dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool) -> Launch:
-    """A problem's phases bound to a kernel: call it with (x, w, bias or None, y)."""
+def bind(
+    dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue
+) -> Launch:
+    """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes."""
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
     packed, records = 0, []
     for cut in cuts:
@@ -62,7 +67,7 @@ def bind(dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], 
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    numbers |= parts(dtype, blocking.tile, read, shape.stack)
+    numbers |= parts(dtype, blocking.tile, read, shape.stack, epilogue)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -74,8 +79,8 @@ def bind(dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], 
         steps.insert(0, (code.address("weights"), len(cuts) * shape.groups * numbers["row_blocks"], 1))
     return Launch(
         steps,
-        (0, 0, 0, 0, 0, 0, *map(address, constants)),
-        (0, 1, 2 if bias else NOTHING, 3, KEPT, WORKSPACE),
+        (*[0] * (len(FIELDS) - 2), *map(address, constants)),
+        (0, 1, 2 if bias else NOTHING, 3, KEPT, WORKSPACE, *sources(epilogue, NOTHING)),
         kept_bytes=ceil(packed * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
         own_bytes=numbers["scratch_bytes"],
         most_threads=tasks,
@@ -119,7 +124,7 @@ def tile_parts(dtype: str, tile: AnyTile) -> dict[str, int]:
     return {name: tiles.address(name) for name in (f"tile_{v}" for v in range(1, tile.widths + 1))}
 
 
-def parts(dtype: str, tile: AnyTile, read: Reading, stack: int) -> dict[str, int]:
+def parts(dtype: str, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little."""
     stored = BY_DTYPE[dtype]
     element, lanes, turned = computed(stored), tile.lanes, tile.over_channels
@@ -130,9 +135,13 @@ def parts(dtype: str, tile: AnyTile, read: Reading, stack: int) -> dict[str, int
             lambda m, _: packed_weights.write_pack(m, element, lanes, stack, weave, stored),
         ),
         "finish": alone(
-            ("dense sums", dtype, stack, turned), lambda m, _: write_finish(m, element, lanes, stack, stored, turned)
+            ("dense sums", dtype, stack, turned, epilogue),
+            lambda m, _: write_finish(m, element, lanes, stack, stored, turned, epilogue),
         ),
     }
+    if epilogue and stored == element and not turned:
+        key = ("dense ending", dtype, epilogue)
+        code["ending"] = alone(key, lambda m, _: write_ending(m, element, lanes, epilogue))
     own = {name: module.address(name) for name, module in code.items()}
     return gather_parts(dtype, lanes, read) | own | tile_parts(dtype, tile)
 
@@ -150,8 +159,7 @@ def _write(stored: Type, isa: ISA) -> Module:
     module = Module("dense_driver", isa.fma)
     data, p64 = ptr(stored), ptr(i64)
     element = computed(stored)
-    fields = {"x": data, "w": data, "bias": data, "y": data, "packed": ptr(element), "scratch": ptr(i8), "shape": p64,
-              "phases": p64}  # fmt: skip
+    fields = dict.fromkeys(FIELDS, data) | {"packed": ptr(element), "scratch": ptr(i8), "shape": p64, "phases": p64}
     packed_weights.write_entry(module, fields)
     _write_run(module, element, stored, isa.lanes(element), fields)
     return module
@@ -216,9 +224,10 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
         channels=i64, own=ptr(i8),
     )  # fmt: skip
     a = f.args
-    w, bias, result = (a.fields.at(slot).cast(ptr(stored)).load() for slot in (1, 2, 3))
-    packed = a.fields.at(4).cast(data).load()
-    shape = a.fields.at(6).cast(p64).load()
+    w, bias = (a.fields.at(FIELDS.index(name)).cast(ptr(stored)).load() for name in ("w", "bias"))
+    packed, shape = (
+        a.fields.at(FIELDS.index(name)).cast(kind).load() for name, kind in (("packed", data), ("shape", p64))
+    )
     s = read_shape(
         shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns widths unit"
     )
@@ -234,7 +243,7 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
         block = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile_rows) * r["block"])
         start = select(lazy, own_weights, block)
         weights = start.at((select(lazy, 0, a.c) * r["taps"] + 1) * tile_rows)
-        y = result.at((a.group * s["rows"] + o.i) // s["stack"] * s["out_plane"])
+        channel = (a.group * s["rows"] + o.i) // s["stack"]
         row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
         with f.loop(0, a.count, r["line"]) as line:
             number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
@@ -246,7 +255,7 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
                 width = minimum(select(halved, (units + 1) // 2, units), s["widths"])
                 place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i)
                 f.call(
-                    panel_product, shape, a.record, weights, start, panel.at(place), y,
+                    panel_product, a.fields, shape, a.record, weights, start, panel.at(place), channel,
                     row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i, room, width,
                     s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
@@ -258,24 +267,30 @@ def _write_panel_product(module: Module, element: Type, stored: Type) -> Functio
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist."""
     data, p64 = ptr(element), ptr(i64)
     f = module.function(
-        "panel_product", shape=p64, record=p64, weights=data, start=data, panel=data, y=ptr(stored), sums=data,
-        spare=data, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
+        "panel_product", fields=p64, shape=p64, record=p64, weights=data, start=data, panel=data, channel=i64,
+        sums=data, spare=data, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending")
     r = read_phase(a.record, "taps positions whole offsets")
+    y = a.fields.at(FIELDS.index("y")).cast(ptr(stored)).load()
+    assert isinstance(y, Pointer)
     whole_rows = s["tile_rows"]
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
-    to = select(in_place, a.y.at(image * s["out_image"] + inner).cast(element), a.sums)
+    place = image * s["out_image"] + a.channel * s["out_plane"] + inner
+    to = select(in_place, y.at(place).cast(element), a.sums)
     step = select(in_place, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
     exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
     tile = part(a.shape.at(a.width - 1), "tile_1")
     f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
-    with f.when((a.c + a.channels >= s["channels"]) & ~in_place):
+    last = a.c + a.channels >= s["channels"]
+    with f.when(last & ~in_place):
         f.call(
-            part(a.shape, "finish"), a.record, a.sums, s["pitch"], a.y, s["out_plane"], s["out_image"], a.position,
-            minimum(a.room, covered), rows, a.spare.at(s["tile_columns"]),
+            part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],
+            a.position, minimum(a.room, covered), rows, a.spare.at(s["tile_columns"]),
         )  # fmt: skip
+    with f.when(last & in_place & s["ending"].ne(0)):
+        f.call(part(a.shape, "ending"), a.fields, a.channel, place, s["out_plane"], rows, covered)
     return f

@@ -40,6 +40,11 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     return dense_plan.refuses(problem, isa, phases(problem, isa))
 
 
+def fuses(problem: Problem) -> bool:
+    """Every epilogue, as sums leave their tile."""
+    return True
+
+
 def axis_phases(size: int, out: int, kernel: int, stride: int, dilation: int, low: int, weight_step: int) -> list[Axis]:
     """The phases of one axis that have positions; ``size`` is the result's, ``out`` is g's."""
     found = []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from lucid.kernels.algorithms.dense_layout import read_phase
+from dataclasses import replace
+
+from lucid.kernels.algorithms.dense_layout import FIELDS, read_phase
+from lucid.kernels.epilogue import Arrays, Destination
 from lucid.kernels.ir import (
     Function,
     Module,
     Pointer,
     Type,
     Value,
-    convert,
     i64,
     interleave,
     lanes_below,
@@ -17,24 +19,52 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
 )
+from lucid.kernels.plan import PLAIN, Epilogue
 
 
-def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: Type, turned: bool) -> Function:
-    """Adds ``finish(record, sums, pitch, y, out_plane, out_image, position, room, rows, line)``.
+def _arrays(fields: Pointer, stored: Type, epilogue: Epilogue) -> Arrays:
+    """Of a call, from its fields."""
+    pointers = (fields.at(FIELDS.index(name)).cast(ptr(stored)).load() for name in ("y", "scale", "shift", "residual"))
+    return Arrays(epilogue, *pointers)  # type: ignore[arg-type]
 
-    Rows of sums, or columns if they are ``turned``, ``pitch`` apart, go to their places in y, rounded to its type;
-    ``line`` has room for a row of every residue that is stacked.
+
+def write_ending(module: Module, element: Type, lanes: int, epilogue: Epilogue) -> Function:
+    """Adds ``ending(fields, channel, index, step, rows, columns)``: sums that lie in the result end where they are.
+
+    ``rows`` of whole vectors, a channel each, from element ``index`` of the result on, ``step`` apart.
+    """
+    f = module.function("ending", fields=ptr(i64), channel=i64, index=i64, step=i64, rows=i64, columns=i64)
+    a, arrays = f.args, _arrays(f.args.fields, element, epilogue)
+    with f.loop(0, a.rows) as m:
+        to = arrays.destination(a.channel + m.i, a.index + m.i * a.step)
+        with f.loop(0, a.columns, lanes) as j:
+            if to.residual is not None:  # what the next tile of these rows will add
+                to.residual.prefetch(a.columns + j.i)
+            to.store(to.y.load(j.i, lanes), j.i)
+    return f
+
+
+def write_finish(
+    module: Module, element: Type, lanes: int, stack: int, stored: Type, turned: bool, epilogue: Epilogue = PLAIN
+) -> Function:
+    """Adds ``finish(fields, record, sums, pitch, channel, out_plane, out_image, position, room, rows, line)``.
+
+    Rows of sums, or columns if they are ``turned``, ``pitch`` apart, end and go to their places in y, rounded to its
+    type; the first is of that channel. ``line`` has room for a row of every residue that is stacked.
     """
     data = ptr(element)
     f = module.function(
-        "finish", record=ptr(i64), sums=data, pitch=i64, y=ptr(stored), out_plane=i64, out_image=i64, position=i64,
-        room=i64, rows=i64, line=data,
+        "finish", fields=ptr(i64), record=ptr(i64), sums=data, pitch=i64, channel=i64, out_plane=i64, out_image=i64,
+        position=i64, room=i64, rows=i64, line=data,
     )  # fmt: skip
-    a = f.args
+    a, arrays = f.args, _arrays(f.args.fields, stored, epilogue)
     r = read_phase(
         a.record,
         "positions store_x store_y store_z_step store_y_step store_start store_x_start store_x_step store_width",
     )
+    if turned and epilogue and not epilogue.residual:
+        _end_columns(a.sums, a.pitch, arrays, a.channel, a.rows, a.room, lanes)
+        arrays = replace(arrays, epilogue=PLAIN)
     with f.loop(0, a.room) as segment:  # its step is the length of the segment
         position = a.position + segment.i
         image, inner = position // r["positions"], position % r["positions"]
@@ -44,10 +74,11 @@ def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: 
         place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"]
         with f.loop(0, a.rows, stack) as m:
             source = a.sums.at(m.i + segment.i * a.pitch if turned else m.i * a.pitch + segment.i)
-            to = a.y.at(place + m.i // stack * a.out_plane)
+            channel = a.channel + m.i // stack
+            to = arrays.destination(channel, channel * a.out_plane + place)
             first = r["store_x_start"] + ox * r["store_x_step"]
             if turned:
-                _store_turned(source, a.pitch, to.at(first), run, r["store_x_step"])
+                _store_turned(source, a.pitch, a.line, to.at(first), run, r["store_x_step"], lanes)
             elif stack == 1:
                 _store_run(source, to.at(first), run, r["store_x_step"], lanes)
             else:
@@ -57,23 +88,41 @@ def write_finish(module: Module, element: Type, lanes: int, stack: int, stored: 
     return f
 
 
-def _store_turned(source: Pointer, pitch: Value, to: Pointer, run: Value, step: Value) -> None:
+def _store_turned(
+    source: Pointer, pitch: Value, line: Pointer, to: Destination, run: Value, step: Value, lanes: int
+) -> None:
+    """A number of every column; with a residual through a line, where they end as vectors."""
+    row = to if to.residual is None else Destination(line)
     with run.fn.loop(0, run) as n:
-        to.store(convert(source.load(n.i * pitch), to.pointee), n.i * step)
+        row.store(source.load(n.i * pitch), n.i * (step if row is to else 1))
+    if row is not to:
+        _store_run(line, to, run, step, lanes)
 
 
-def _store_run(source: Pointer, to: Pointer, run: Value, step: Value, lanes: int) -> None:
+def _end_columns(
+    sums: Pointer, pitch: Value, arrays: Arrays, channel: Value, rows: Value, columns: Value, lanes: int
+) -> None:
+    """Sums of turned tiles end where they are, channels in lanes."""
+    f = rows.fn
+    with f.loop(0, rows, lanes) as m:
+        mask = lanes_below(f, rows - m.i, lanes)
+        to = arrays.of_channels(sums.at(m.i), channel + m.i, lanes, mask)
+        with f.loop(0, columns) as n:
+            to.store(sums.load(m.i + n.i * pitch, lanes, mask), n.i * pitch, mask)
+
+
+def _store_run(source: Pointer, to: Destination, run: Value, step: Value, lanes: int) -> None:
     f = run.fn
     with f.when(step.eq(1)):
         _copy(source, to, run, lanes)
     with f.when(step.ne(1)), f.loop(0, run) as lane:
-        to.store(convert(source.load(lane.i), to.pointee), lane.i * step)
+        to.store(source.load(lane.i), lane.i * step)
 
 
-def _copy(source: Pointer, to: Pointer, count: Value, lanes: int) -> None:
+def _copy(source: Pointer, to: Destination, count: Value, lanes: int) -> None:
     with count.fn.loop(0, count, lanes) as lane:
         mask = lanes_below(count.fn, count - lane.i, lanes)
-        to.store(convert(source.load(lane.i, lanes, mask), to.pointee), lane.i, mask)
+        to.store(source.load(lane.i, lanes, mask), lane.i, mask)
 
 
 def _interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, stack: int, lanes: int) -> None:
@@ -90,7 +139,7 @@ def _interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, st
             line.store(mixed, lane.i * stack + v * lanes)
 
 
-def _store_clipped(line: Pointer, to: Pointer, first: Value, count: Value, width: Value, lanes: int) -> None:
+def _store_clipped(line: Pointer, to: Destination, first: Value, count: Value, width: Value, lanes: int) -> None:
     """The part of a line that lies in its row of the result; the line's sample 0 belongs at ``first``."""
     low, high = maximum(-first, 0), minimum(count, width - first)
     _copy(line.at(low), to.at(first + low), high - low, lanes)
