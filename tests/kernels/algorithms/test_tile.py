@@ -65,7 +65,7 @@ def test_fitting_leaves_registers_for_the_panel_and_a_broadcast():
 
 def test_rows_of_tiles_end_in_two_alike():
     wide = Tile(8, 3, 16)
-    assert cover_products(wide, 8, 16) == 9
+    assert cover_products(wide, 8, 16) == 12
     assert cover_products(wide, 9, 96) == 2 * (24 + 24)
     assert cover_products(wide, 16, 64) == 2 * (16 + 16)
     assert cover_products(wide, 8, 7 * 16) == 24 + 16 + 16

@@ -30,7 +30,7 @@ _HALF_MASKS = "avx512bw"
 _STEPS = (1280, 640, 320)
 #: Spans for which weights are packed anew each, since the second reading costs as much.
 _LAZY_SPANS = 2
-_MANY_PIXELS = 1 << 16
+_MANY_PIXELS = 60 << 10  # whole tiles of any width
 _FEW_PIXELS = 1024  # of the whole batch
 _TURNED_TILES = 2
 #: Tiles that are weighed in full.
@@ -103,11 +103,16 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
         for tile in fitting(isa, element)
         if tile.rows % sizes.stack == 0 and tile.rows <= max(sizes.rows, sizes.stack)
     ]
-    best: list[AnyTile] = [*sorted(fit, key=lambda tile: cover_products(tile, sizes.rows, _MANY_PIXELS))[:_TILES]]
+    best: list[AnyTile] = [*sorted(fit, key=lambda tile: _waste(tile, sizes.rows))[:_TILES]]
     if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
         turned = fitting_channels(isa, element, unit)
         best += sorted(turned, key=lambda tile: cover_products(tile, sizes.rows, unit))[:_TURNED_TILES]
     return best
+
+
+def _waste(tile: Tile, rows: int) -> tuple[float, int]:
+    """Time of one k over many pixels; the same with fewer readings of a panel is better."""
+    return cover_products(tile, rows, _MANY_PIXELS), ceil(rows / tile.rows) * tile.loads(_MANY_PIXELS)
 
 
 def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:

@@ -21,8 +21,8 @@ from typing import Any
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, fma, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
 
-#: Accumulators that keep two units busy over a latency of four cycles.
-_BUSY = 8
+#: Accumulators that keep two units busy: over a latency of four cycles and what comes in between.
+_BUSY = 12
 #: Registers left beside accumulators, panel vectors and the broadcast; with none the loop fills with moves.
 _SPARE = 1
 _WIDEST = 6
