@@ -102,7 +102,7 @@ def test_errors_are_what_the_design_says(outputs: int, most: float) -> None:
 def test_it_is_the_adjoint_in_the_weights_and_sums_g_in_the_same_pass() -> None:
     case = layer(24, 40, 19, 2)
     inputs: list[Any] = case.inputs()
-    x, w, _ = inputs
+    x, w, *_ = inputs
     g = np.random.default_rng(1).standard_normal(case.y_shape).astype(np.float32)
     with convolution.algorithm("winograd"):
         y, alone = conv_forward(x, w, None, case.spec), conv_grad_weight(x, g, case.spec)
@@ -117,7 +117,7 @@ def test_it_is_the_adjoint_in_the_weights_and_sums_g_in_the_same_pass() -> None:
 def test_an_infinity_reaches_its_channel_only() -> None:
     case = layer(20, 40, 12, role="grad_weight")
     inputs: list[Any] = case.inputs()
-    x, g, _ = inputs
+    x, g, *_ = inputs
     x[0, 3, 5, 5] = np.inf
     with convolution.algorithm("winograd"):
         bad = ~np.isfinite(conv_grad_weight(x, g, case.spec))

@@ -20,18 +20,10 @@ from math import ceil, prod
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import precision, target
-from lucid.kernels.algorithms import panels, winograd_grad
+from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
-from lucid.kernels.algorithms.winograd_kernel import (
-    Blocking,
-    Form,
-    Shape,
-    Side,
-    WinogradConvolution,
-    filter_bytes,
-    workspace_bytes,
-)
+from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
 from lucid.kernels.algorithms.winograd_transforms import Minimal
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import ISA
@@ -251,4 +243,4 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         return winograd_grad.bind(plan, isa)
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]))
-    return WinogradConvolution(shape(plan.problem), _form(plan), cut, isa)
+    return winograd_kernel.bind(shape(plan.problem), _form(plan), cut, isa, plan.problem.bias)

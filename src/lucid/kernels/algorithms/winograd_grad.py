@@ -17,7 +17,7 @@ from lucid.kernels.algorithms import winograd_grad_kernel as kernel
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
-from lucid.kernels.algorithms.winograd_kernel import Form
+from lucid.kernels.algorithms.winograd_layout import Form
 from lucid.kernels.algorithms.winograd_passes import Matrices, most_places, transform_address
 from lucid.kernels.algorithms.winograd_transforms import Minimal
 from lucid.kernels.ir import BY_DTYPE

@@ -18,16 +18,15 @@ from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i64, ptr
 
 Matrices = tuple[Matrix, Matrix, Matrix]
 
-_IDENTITY: Matrix = ((Fraction(1),),)
+#: Where a grid of vectors lies, and its steps along z, y and x.
+Grid = tuple[Pointer, Sequence[Any]]
+
+IDENTITY: Matrix = ((Fraction(1),),)
 
 
 def most_places(matrices: Matrices) -> int:
-    """The most vectors that lie between two axes."""
-    sizes, most = [len(matrix[0]) for matrix in matrices], 0
-    for axis in (2, 1, 0):
-        sizes[axis] = len(matrices[axis])
-        most = max(most, prod(sizes))
-    return most
+    """At least as many vectors as lie between two axes, whatever their order."""
+    return prod(max(len(matrix), len(matrix[0])) for matrix in matrices)
 
 
 def transform_address(dtype: str, matrices: Matrices) -> int:
@@ -52,25 +51,32 @@ def _write(element: Type, lanes: int, matrices: Matrices, fma: str) -> Module:
     )
     a: Any = f.args
     with f.loop(0, a.count) as t:
-        here, sizes = a.source.at(a.starts.load(t.i)), [len(matrix[0]) for matrix in matrices]
-        steps: list[Any] = [a.source_z, a.source_y, a.source_x]
-        axes = [axis for axis in (2, 1, 0) if matrices[axis] != _IDENTITY]
-        for number, axis in enumerate(axes):
-            after = list(sizes)
-            after[axis] = len(matrices[axis])
-            to, to_steps = a.to.at(t.i * a.advance), [a.to_z, a.to_y, a.to_x]
-            if axis != axes[-1]:
-                to = a.spare.at(number % 2 * most_places(matrices) * lanes)
-                to_steps = [after[1] * after[2] * lanes, after[2] * lanes, lanes]
-            _write_axis(f, matrices[axis], axis, sizes, (here, steps), (to, to_steps), lanes)
-            here, steps, sizes = to, to_steps, after
+        source = a.source.at(a.starts.load(t.i)), [a.source_z, a.source_y, a.source_x]
+        target = a.to.at(t.i * a.advance), [a.to_z, a.to_y, a.to_x]
+        write_axes(f, matrices, (2, 1, 0), [len(matrix[0]) for matrix in matrices], source, target, a.spare, lanes)
     return module
 
 
-def _write_axis(
-    f: Function, matrix: Matrix, axis: int, sizes: Sequence[int], source: tuple[Pointer, Sequence[Any]],
-    target: tuple[Pointer, Sequence[Any]], lanes: int,
+def write_axes(
+    f: Function, matrices: Matrices, order: Sequence[int], sizes: Sequence[int], source: Grid, target: Grid,
+    spare: Pointer, lanes: int,
 ) -> None:  # fmt: skip
+    """A grid of those sizes, multiplied along some axes, one after the other."""
+    axes = [axis for axis in order if matrices[axis] != IDENTITY]
+    for number, axis in enumerate(axes):
+        after = list(sizes)
+        after[axis] = len(matrices[axis])
+        to = target
+        if axis != axes[-1]:
+            place = spare.at(number % 2 * most_places(matrices) * lanes)
+            to = place, [after[1] * after[2] * lanes, after[2] * lanes, lanes]
+        _write_axis(f, matrices[axis], axis, sizes, source, to, lanes)
+        source, sizes = to, after
+
+
+def _write_axis(
+    f: Function, matrix: Matrix, axis: int, sizes: Sequence[int], source: Grid, target: Grid, lanes: int
+) -> None:
     """Every line along the axis, multiplied with the matrix."""
     (here, steps), (to, to_steps) = source, target
     with ExitStack() as loops:

@@ -1,0 +1,146 @@
+"""What the loops of Winograd convolution call by address: lanes are tiles here, so pixels are dealt out and back.
+
+Each is a module of its own, since it depends on little: pixels to patches and products to pixels on the form, the
+register tiles on their sizes, the way out on nothing. The transform of filters is that of ``winograd_passes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
+from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE
+from lucid.kernels.algorithms.tile import Tile, write_tile
+from lucid.kernels.algorithms.winograd_layout import Form
+from lucid.kernels.algorithms.winograd_passes import IDENTITY, Grid, transform_address, write_axes
+from lucid.kernels.algorithms.winograd_transforms import multiplied, split
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    bitcast,
+    convert,
+    f32,
+    i1,
+    i64,
+    interleave,
+    ptr,
+    splat,
+    vec,
+)
+from lucid.kernels.isa import ISA
+
+
+def parts(form: Form, tile: Tile) -> dict[str, int]:
+    """Addresses by the names of ``winograd_layout.CODE``."""
+    lanes, rows = tile.lanes, tile.rows
+    wanted: dict[str, tuple[tuple[object, ...], Callable[[Module, ISA], object]]] = {
+        f"pack{rows}": (("winograd weights", rows), lambda m, isa: panels.write_packs(m, isa, f32, [rows])),
+        "deal": (("winograd deal", form), lambda m, _: _write_deal(m, form, lanes)),
+        "collect": (("winograd collect", form), lambda m, _: _write_collect(m, form, lanes)),
+        "spread": (("winograd spread",), lambda m, _: _write_spread(m, lanes)),
+    }
+    found = {name: alone(key, write).address(name) for name, (key, write) in wanted.items()}
+    found["pack_weights"] = found.pop(f"pack{rows}")
+    return {
+        **gather_parts("float32", lanes, SIDE_BY_SIDE),
+        **found,
+        "filter": transform_address("float32", form.matrices("filter")),
+    }
+
+
+def tile_addresses(tile: Tile) -> list[int]:
+    """Of a tile of every width up to the full one."""
+
+    def write(module: Module, _: ISA) -> None:
+        for width in range(1, tile.vectors + 1):
+            write_tile(module, f32, Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}")
+
+    code = alone(("winograd tile", tile), write)
+    return [code.address(f"tile{width}") for width in range(1, tile.vectors + 1)]
+
+
+def _write_deal(module: Module, form: Form, lanes: int) -> Function:
+    """Adds ``deal(panel, v, channels, count, v_step, columns, spare)``: v[f][c][tile] from panel[c][read][pixel].
+
+    ``count`` tiles, of ``columns`` that v and panel have room for.
+    """
+    data, across = ptr(f32), form.x.outputs
+    f = module.function("deal", panel=data, v=data, channels=i64, count=i64, v_step=i64, columns=i64, spare=data)
+    a, (z, y, x) = f.args, (axis.samples for axis in form.axes)
+    run, matrices = a.columns * across, form.matrices("patch")
+    to_steps = [a.v_step * (y * x), a.v_step * x, a.v_step]
+    with f.loop(0, a.channels) as c, f.loop(0, a.count, lanes) as t:
+        source = a.panel.at(c.i * run * form.reads + t.i * across)
+        target: Grid = a.v.at(c.i * a.columns + t.i), to_steps
+        dealt: Grid = source, [run * y, run, 1]
+        if matrices[2] != IDENTITY:
+            only = matrices[0] == matrices[1] == IDENTITY
+            dealt = target if only else (a.spare.at(z * y * x * lanes), [y * x * lanes, x * lanes, lanes])
+            _deal_rows(f, form, source, run, dealt, lanes)
+        write_axes(f, matrices, (1, 0), (z, y, x), dealt, target, a.spare, lanes)
+    return f
+
+
+def _deal_rows(f: Function, form: Form, source: Pointer, run: Value, target: Grid, lanes: int) -> None:
+    """Every row of a patch: its pixels dealt out by their column, and transformed along x."""
+    to, steps = target
+    across = form.x.outputs
+    with ExitStack() as loops:
+        for axis, count in enumerate((form.z.samples, form.y.samples)):
+            if count > 1:
+                line = loops.enter_context(f.loop(0, count))
+                source = source.at(line.i * (run * form.x.reads * (form.y.samples if axis == 0 else 1)))
+                to = to.at(line.i * steps[axis])
+        samples: list[Value] = []
+        for read in range(form.x.reads):
+            row = source.at(run * read)
+            samples += split([row.load(p * lanes, lanes) for p in range(across)])
+        for k, value in enumerate(multiplied(form.x.patch, samples[: form.x.samples])):
+            to.store(value, k * steps[2])
+
+
+def _write_collect(module: Module, form: Form, lanes: int) -> Function:
+    """Adds ``collect(m, m_step, count, columns, bias, line, spare)``: line[row of a tile][pixel] of one channel."""
+    data, across = ptr(f32), form.x.outputs
+    f = module.function("collect", m=data, m_step=i64, count=i64, columns=i64, bias=f32, line=data, spare=data)
+    a, (z, y, x), matrices = f.args, (axis.samples for axis in form.axes), form.matrices("inverse")
+    bias, rows = splat(a.bias, lanes), form.y.outputs
+    with f.loop(0, a.count, lanes) as t:
+        here: Grid = a.m.at(t.i), [a.m_step * (y * x), a.m_step * x, a.m_step]
+        if (matrices[0], matrices[1]) != (IDENTITY, IDENTITY):
+            between: Grid = a.spare.at(z * y * x * lanes), [rows * x * lanes, x * lanes, lanes]
+            write_axes(f, matrices, (0, 1), (z, y, x), here, between, a.spare, lanes)
+            here = between
+        source, steps = here
+        with f.loop(0, form.z.outputs) as oz, f.loop(0, rows) as oy:
+            row = source.at(oz.i * steps[0] + oy.i * steps[1])
+            values = multiplied(matrices[2], [row.load(k * steps[2], lanes) for k in range(x)])
+            to = a.line.at((oz.i * rows + oy.i) * (a.columns * across) + t.i * across)
+            for p, pixels in enumerate(interleave([value + bias for value in values])):
+                to.store(pixels, p * lanes)
+    return f
+
+
+def _write_spread(module: Module, lanes: int) -> Function:
+    """Adds ``spread(entries, count, line, y)``: a packer's entries read backwards, from a panel to where it was."""
+    f = module.function("spread", entries=ptr(i64), count=i64, line=ptr(f32), y=ptr(f32))
+    a = f.args
+    with f.loop(0, a.count) as t:
+        entry = a.entries.at(t.i * (ENTRY_BYTES // 8))
+        packed = entry.load(2)
+        value = a.line.load(packed & 0xFFFFFFFF, lanes)
+        for offset, lane_set in [(entry.load(), packed >> 32), (entry.load(1), entry.load(3))]:
+            with f.when(lane_set.ne(0)):
+                a.y.at(offset).store(value, 0, _mask(lane_set, lanes))
+    return f
+
+
+def _mask(bits: Value, lanes: int) -> Value:
+    if lanes == 1:
+        return (bits & 1).ne(0)
+    return bitcast(convert(bits, Type(f"i{lanes}", "int", lanes)), vec(i1, lanes))
