@@ -86,14 +86,15 @@ class Case:
 
     @property
     def shapes(self) -> tuple[Sizes | None, ...]:
-        """Of the three inputs, and of an epilogue's: scale, shift, residual."""
+        """Of the three inputs, and of an epilogue's where there is one: scale, shift, residual."""
         if self.role == "grad_weight":
             return self.x_shape, self.y_shape, None
         first, result = (self.x_shape, self.y_shape) if self.role == "forward" else (self.y_shape, self.x_shape)
-        each = result[1:2]
-        wanted = (self.bias, self.epilogue.affine, self.epilogue.affine)
-        more = [each if there else None for there in wanted]
-        return first, self.w_shape, *more, result if self.epilogue.residual else None
+        inputs = first, self.w_shape, result[1:2] if self.bias else None
+        if not self.epilogue:
+            return inputs
+        each = result[1:2] if self.epilogue.affine else None
+        return *inputs, each, each, result if self.epilogue.residual else None
 
     @property
     def problem(self) -> Problem:
