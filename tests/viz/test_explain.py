@@ -34,7 +34,25 @@ def test_the_text_names_layer_machine_plan_and_limit():
     assert isa.name in text.splitlines()[0]
     for word in ("forward: ", "input gradient: ", "weight gradient: ", " -> ", "workspace", "of the roofline"):
         assert word in text
-    assert max(map(len, text.splitlines())) <= 200
+    assert max(map(len, text.splitlines()[1:])) <= 80
+
+
+def test_who_computes_other_roles_is_not_named_as_refusing():
+    forward, *_ = lucid.explain(nn.Conv2d(8, 16, 3), (2, 8, 12, 12)).parts
+    assert not {"weight_grad", "phase_split"} & {*forward.refusals, *(plan.algorithm for plan in forward.plans)}
+
+
+@pytest.mark.parametrize(("level", "sign"), [("ir", "define void @"), ("asm", "\tret")])
+def test_the_kernels_are_shown(level, sign):
+    told = lucid.explain(nn.Conv1d(2, 4, 3), (1, 2, 20), level=level)
+    for part in told.parts:
+        assert part.kernels and all(sign in text for text in part.kernels.values())
+    assert sign in str(told)
+
+
+def test_other_levels_are_refused():
+    with pytest.raises(ValueError, match="level='llvm' must be one of 'plan', 'ir', 'asm'"):
+        lucid.explain(nn.Conv1d(2, 4, 3), (1, 2, 20), level="llvm")
 
 
 def test_the_layer_is_left_as_it_was():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -134,6 +135,18 @@ def _linked(binary: bytes, names: list[str]) -> dict[str, int]:
 
 
 _kernels: dict[tuple[Hashable, str], Code] = {}
+_records: list[dict[Hashable, Code]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[dict[Hashable, Code]]:
+    """Collects the kernels that are asked for inside, by their keys."""
+    codes: dict[Hashable, Code] = {}
+    _records.append(codes)
+    try:
+        yield codes
+    finally:
+        _records.remove(codes)
 
 
 def kernel(key: Hashable, write: Callable[[ISA], Module]) -> Code:
@@ -148,6 +161,8 @@ def kernel(key: Hashable, write: Callable[[ISA], Module]) -> Code:
             code = _kernels.get((key, isa.name))
             if code is None:
                 code = _kernels[key, isa.name] = _found(key, write, isa) or _written(key, write, isa)
+    for record in _records:
+        record[key] = code
     return code
 
 

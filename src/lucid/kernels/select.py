@@ -11,28 +11,36 @@ from lucid.core.errors import PlanError
 from lucid.kernels import epilogue, precision, target, tuning, upstream
 from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
-from lucid.kernels.isa import ISA, ISAS
-from lucid.kernels.plan import Plan, Problem
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Plan, Problem, Role
 from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
 ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, overlap_add, weight_grad, winograd, fft, reference)
 
 #: What an algorithm computes that does not say so.
+_ALL_ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
 _USUAL_DTYPES = ("float32", "float64")
 _WIDENED_BYTE_NS = 0.25  # of half precision, through a copy by NumPy
 
 
 def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
-    """The plans of all algorithms that accept the problem, fastest first, and why the others refuse."""
+    """The plans of all algorithms that accept the problem, fastest first, and why the others of its role refuse."""
     plans, refusals = [], {}
     for algorithm in ALGORITHMS:
+        if problem.role not in _roles(algorithm):
+            continue
         reason = _refuses(algorithm, problem, isa)
         if reason is None:
             plans.append(_planned(algorithm, problem, isa))
         else:
             refusals[algorithm.name] = reason
     return sorted(plans, key=lambda plan: plan.expected_ns), refusals
+
+
+def _roles(algorithm: ModuleType) -> tuple[Role, ...]:
+    roles: tuple[Role, ...] = getattr(algorithm, "roles", _ALL_ROLES)
+    return roles
 
 
 def _planned(algorithm: ModuleType, problem: Problem, isa: ISA) -> Plan:
@@ -79,10 +87,11 @@ def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
     for plan in plans:
         if plan.algorithm == algorithm:
             return plan
-    known = [a.name for a in ALGORITHMS]
+    known = {a.name: _roles(a) for a in ALGORITHMS}
     if algorithm not in known:
         raise PlanError(f"lucid.kernels: algorithm={algorithm!r} does not exist; there are {', '.join(known)}")
-    raise PlanError(f"lucid.kernels: algorithm={algorithm!r} cannot compute this: {refusals[algorithm]}")
+    other = f"it computes {' and '.join(known[algorithm])}, not {problem.role}"
+    raise PlanError(f"lucid.kernels: algorithm={algorithm!r} cannot compute this: {refusals.get(algorithm, other)}")
 
 
 def _tuned(plans: list[Plan], isa: ISA) -> Plan | None:
@@ -99,12 +108,17 @@ def _tuned(plans: list[Plan], isa: ISA) -> Plan | None:
 def _executable(
     problem: Problem, isa_name: str, algorithm: str | None, allowed: precision.Precision, tuned: Tuning | None
 ) -> Executable:
-    isa = ISAS[isa_name]
+    return bound(problem, algorithm)
+
+
+def bound(problem: Problem, algorithm: str | None = None) -> Executable:
+    """The plan for a problem on the current instruction set, bound anew."""
+    isa = target.isa()
     plan = choose(problem, isa, algorithm)
     module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
     if not plan.passes_after:
-        bound: Executable = module.bind(plan, isa)
-        return bound
+        made: Executable = module.bind(plan, isa)
+        return made
     plain = module.bind(replace(plan, problem=problem.plain, passes_after=False), isa)
     return upstream.after(plain) if problem.sums else epilogue.after(plain, problem.epilogue)
 

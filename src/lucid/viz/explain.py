@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lucid.kernels import roofline, select, target
+from lucid.kernels import jit, roofline, select, target
 from lucid.kernels.convolution import observed
+from lucid.kernels.jit import Code
 from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.roofline import Roofline
 from lucid.kernels.trial import HOPELESS, race
@@ -14,6 +17,7 @@ from lucid.kernels.trial import HOPELESS, race
 if TYPE_CHECKING:
     from lucid.nn import Module
 
+_COLUMNS = 80
 _ROLES = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
 
 
@@ -33,7 +37,10 @@ def _size(count: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """One problem: its plans, fastest expected first, the one taken, who refused and why, and the time it took."""
+    """One problem: its plans, fastest expected first, the one taken, who refused and why, and the time it took.
+
+    ``kernels`` has the text of each module that the one taken calls, by name, at the level asked for.
+    """
 
     problem: Problem
     plans: list[Plan]
@@ -41,37 +48,53 @@ class Weighed:
     refusals: dict[str, str]
     measured_ns: float
     machine: Roofline
+    kernels: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        p, best = self.problem, self.plans[0]
+        text = [self._work(), *map(self._plan, self.plans)]
+        text += [f"    {name:<12} refuses: {reason}" for name, reason in self.refusals.items()]
+        text += [*self._reasons(), self._measured()]
+        modules = [f"\n; {name}\n{module.strip()}" for name, module in self.kernels.items()]
+        return "\n".join([*map(_wrapped, text), *modules])
+
+    @property
+    def _limit_ns(self) -> float:
+        return self.machine.bound_ns(self.problem.flops, self.problem.traffic_bytes)
+
+    def _work(self) -> str:
+        p, limit = self.problem, self._limit_ns
         intensity = p.flops / p.traffic_bytes
-        limit = self.machine.bound_ns(p.flops, p.traffic_bytes)
         bound = "arithmetic" if p.flops / self.machine.gflop_per_s >= limit else "memory traffic"
-        lines = [
+        return (
             f"{_ROLES[p.role]}: {p.flops / 1e9:.3g} GFLOP, {_size(p.traffic_bytes)} moved, {intensity:.3g} flop/byte; "
             f"at best {_duration(limit)}, bound by {bound}"
-        ]
-        for plan in self.plans:
-            if plan != self.taken and plan.expected_ns > HOPELESS * best.expected_ns:
-                lines.append(f"    {plan.algorithm:<12} not worth it: {_duration(plan.expected_ns)} expected")
-                continue
-            numbers = ", ".join(f"{name} {value}" for name, value in (*plan.tile, *plan.blocking))
-            taken = "->" if plan == self.taken else "  "
-            lines.append(
-                f" {taken} {plan.algorithm:<12} {_duration(plan.expected_ns / self.machine.threads):>8} expected, "
-                f"{_size(plan.workspace_bytes)} workspace; {numbers}"
-            )
-        lines += [f"    {name:<12} refuses: {reason}" for name, reason in self.refusals.items()]
-        if p.epilogue:
-            place = "in a pass after it" if self.taken.passes_after else "in its stores"
-            lines.append(f"    epilogue: {p.epilogue}, {place}")
-        if self.taken.why:
-            lines.append(f"    why: {self.taken.why}")
-        lines.append(
-            f"    measured {_duration(self.measured_ns)}, {p.flops / self.measured_ns:.3g} GFLOP/s, "
-            f"{limit / self.measured_ns:.0%} of the roofline"
         )
-        return "\n".join(lines)
+
+    def _plan(self, plan: Plan) -> str:
+        if plan != self.taken and plan.expected_ns > HOPELESS * self.plans[0].expected_ns:
+            return f"    {plan.algorithm:<12} not worth it: {_duration(plan.expected_ns)} expected"
+        numbers = ", ".join(f"{name} {value}" for name, value in (*plan.tile, *plan.blocking))
+        taken = "->" if plan == self.taken else "  "
+        return (
+            f" {taken} {plan.algorithm:<12} {_duration(plan.expected_ns / self.machine.threads):>8} expected, "
+            f"{_size(plan.workspace_bytes)} workspace; {numbers}"
+        )
+
+    def _reasons(self) -> Iterator[str]:
+        if self.problem.epilogue:
+            place = "in a pass after it" if self.taken.passes_after else "in its stores"
+            yield f"    epilogue: {self.problem.epilogue}, {place}"
+        if self.taken.why:
+            yield f"    why: {self.taken.why}"
+
+    def _measured(self) -> str:
+        rate, share = self.problem.flops / self.measured_ns, self._limit_ns / self.measured_ns
+        return f"    measured {_duration(self.measured_ns)}, {rate:.3g} GFLOP/s, {share:.0%} of the roofline"
+
+
+def _wrapped(line: str) -> str:
+    """The line in a terminal's width, what does not fit further in below it."""
+    return "\n".join(textwrap.wrap(line, _COLUMNS, subsequent_indent=" " * 8, drop_whitespace=True)) or line
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +110,18 @@ class Explanation:
     __repr__ = __str__
 
 
-def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
+#: What is shown of the kernels.
+LEVELS: dict[str, Callable[[Code], str] | None] = {"plan": None, "ir": lambda code: code.text, "asm": Code.assembly}
+
+
+def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") -> Explanation:
     """What ``layer`` runs on an input of ``input_shape``: every convolution, forward and both gradients.
 
     For each: the work and its bound, every algorithm's expected time and memory, the one taken and why, and the time
     measured on random data. The layer's own gradients are left as they were. Where convolutions are fused with what
     follows them, which is for inference, only the forward pass is explained.
+
+    With ``level="ir"`` the kernels of the plan that is taken follow as LLVM text, with ``"asm"`` as assembly.
 
     Cost: one forward and backward pass, and 0.2 s a convolution and role.
 
@@ -100,6 +129,8 @@ def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
     >>> print(explain(nn.Conv1d(8, 16, 3), (2, 8, 100)))    # doctest: +ELLIPSIS
     Conv1d(8, 16, kernel_size=(3,), stride=(1,)) on (2, 8, 100), float32, ...
     """
+    if level not in LEVELS:
+        raise ValueError(f"explain: level={level!r} must be one of {', '.join(map(repr, LEVELS))}")
     from lucid.autograd import grad, no_grad
     from lucid.ops.random import randn
 
@@ -119,5 +150,19 @@ def explain(layer: Module, input_shape: tuple[int, ...]) -> Explanation:
         plans, refusals = select.candidates(p, isa)
         taken = select.choose(p, isa)
         measured = race(p, [taken.algorithm])
-        parts.append(Weighed(p, plans, taken, refusals, measured[taken.algorithm], machine))
+        kernels = _kernels(p, taken.algorithm, LEVELS[level])
+        parts.append(Weighed(p, plans, taken, refusals, measured[taken.algorithm], machine, kernels))
     return Explanation(title, parts)
+
+
+def _kernels(problem: Problem, algorithm: str, shown: Callable[[Code], str] | None) -> dict[str, str]:
+    """The modules that an algorithm's plan calls, by their keys."""
+    if shown is None:
+        return {}
+    with jit.recorded() as codes:
+        select.bound(problem, algorithm)
+    return {_title(key): shown(code) for key, code in codes.items()}
+
+
+def _title(key: Hashable) -> str:
+    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)

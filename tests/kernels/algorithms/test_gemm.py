@@ -101,5 +101,5 @@ def test_refusals_are_told():
     with pytest.raises(PlanError, match="loads float16 with masks that scalar does not have"):
         select.choose(asked, SCALAR, "gemm")
     _, asked, _ = operands("grad_input", case(1, 1, 1, (20,), 3), "float32")
-    with pytest.raises(PlanError, match="the forward role, not grad_input"):
+    with pytest.raises(PlanError, match="it computes forward, not grad_input"):
         select.choose(asked, target.isa(), "gemm")

@@ -99,7 +99,7 @@ def test_infinity_reaches_only_the_positions_it_meets():
 
 
 @pytest.mark.parametrize(("role", "name", "reason"), [
-    ("forward", "seed", "computes the grad_input role, not forward"),
+    ("forward", "seed", "computes grad_input, not forward"),
     *(("grad_input", name, "has nothing to add up") for name in POINTWISE),
 ])  # fmt: skip
 def test_refusals_are_told(role, name, reason):

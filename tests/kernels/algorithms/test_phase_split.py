@@ -67,5 +67,5 @@ def test_infinity_reaches_only_the_positions_it_meets():
 
 def test_refusals_are_told():
     _, asked, _ = operands("forward", case(1, 1, 1, (20,), 3), "float32")
-    with pytest.raises(PlanError, match="the grad_input role, not forward"):
+    with pytest.raises(PlanError, match="it computes grad_input, not forward"):
         select.choose(asked, target.isa(), "phase_split")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lucid.kernels import target
+from lucid.core.errors import PlanError
+from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import Case, check, check_both, expected, run, run_both
@@ -103,5 +104,5 @@ def test_a_new_image_size_compiles_nothing():
 
 
 def test_other_roles_are_refused():
-    problem = CASES[1].problem("forward")
-    assert weight_grad.refuses(problem, target.isa()) == "it computes grad_weight, not forward"
+    with pytest.raises(PlanError, match="it computes grad_weight, not forward"):
+        select.choose(CASES[1].problem("forward"), target.isa(), "weight_grad")

@@ -24,7 +24,10 @@ class Algorithm(Protocol):
     name: str
 
     def refuses(self, problem: Problem, isa: ISA) -> str | None:
-        """Why it cannot compute the problem, or None if it can."""
+        """Why it cannot compute the problem, or None if it can.
+
+        Only asked for problems of its ``roles`` (all, if it does not say) and ``dtypes`` (full precision).
+        """
 
     def fuses(self, problem: Problem) -> bool:
         """Whether its stores apply the problem's epilogue. One that does not say so is never asked to."""

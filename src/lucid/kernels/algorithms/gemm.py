@@ -9,13 +9,12 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 name = "gemm"
+roles = ("forward",)
 dtypes = dense_plan.DTYPES
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Anything but forward."""
-    if problem.role != "forward":
-        return f"it computes the forward role, not {problem.role}"
+    """What the dense plan refuses."""
     return dense_plan.refuses(problem, isa, [phase(problem)])
 
 

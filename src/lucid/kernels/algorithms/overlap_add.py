@@ -29,6 +29,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 name = "overlap_add"
+roles = ("grad_input",)
 dtypes = dense_plan.DTYPES
 
 _WORKSPACE_BYTES = 3 << 20
@@ -60,9 +61,7 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Other roles; pointwise products; lines too long for the cache; half precision without masks for it."""
-    if problem.role != "grad_input":
-        return f"it computes the grad_input role, not {problem.role}"
+    """Pointwise products; lines too long for the cache; half precision without masks for it."""
     if problem.spec.taps == 1 and problem.spec.stride == (1, 1, 1):
         return "a kernel of one tap that moves by one has nothing to add up"
     reason = dense_plan.refuses(problem, isa, [])

@@ -30,13 +30,12 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 name = "phase_split"
+roles = ("grad_input",)
 dtypes = dense_plan.DTYPES
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Anything but the input gradient."""
-    if problem.role != "grad_input":
-        return f"it computes the grad_input role, not {problem.role}"
+    """What the dense plan refuses."""
     return dense_plan.refuses(problem, isa, phases(problem, isa))
 
 
