@@ -89,11 +89,13 @@ class Launch:
         if not kept_bytes:
             return None
         last = [_KEPT_ARGUMENT if source == KEPT else source for source in sources]
-        weights = [source if source in _WEIGHT_ARGUMENTS else NOTHING for source in last]
-        make = Launch(self.steps[:1], fields, weights, most_threads=self.most_threads, keep=keep)
-        compute = Launch(
-            self.steps[1:], fields, last, shared_bytes=shared_bytes, own_bytes=self.own_bytes,
-            most_threads=self.most_threads, keep=keep,
+        weights = [source if source in (*_WEIGHT_ARGUMENTS, WORKSPACE) else NOTHING for source in last]
+        make, compute = (
+            Launch(
+                steps, fields, read, shared_bytes=shared_bytes, own_bytes=self.own_bytes,
+                most_threads=self.most_threads, keep=keep,
+            )
+            for steps, read in ((self.steps[:1], weights), (self.steps[1:], last))
         )  # fmt: skip
         return Halves(make, compute, kept_bytes)
 

@@ -98,6 +98,19 @@ def test_either_order_of_the_loops_gives_the_same_bits(isa: str) -> None:
     assert all(np.array_equal(result, results[0]) for result in results[1:])
 
 
+def test_kept_filters_give_the_same_bits() -> None:
+    machine, inputs = target.isa(), CUT.inputs()[:3]
+    form = winograd.forms(CUT.problem)[0]
+    cut = next(winograd._blockings(winograd.shape(CUT.problem), form, machine))
+    plan = winograd._planned(CUT.problem, machine, form, cut)
+    halves = winograd.bind(plan, machine).halves()  # type: ignore[attr-defined]
+    assert halves.kept_bytes == plan.packed_bytes
+    with guarded_results(), guarded((halves.kept_bytes,), np.uint8) as kept, guarded(CUT.y_shape, np.float32) as y:
+        halves.make(None, *inputs[1:], None, kept)
+        halves.compute(inputs[0], None, inputs[2], y, kept)
+        assert np.array_equal(y, computed(CUT, plan, machine.name, inputs))
+
+
 def layer(c_in: int, c_out: int, size: int, batch: int = 1, role: str = "forward", kernel: int = 3) -> Case:
     spec = ConvSpec((kernel,) * 2, (1, 1), (1, 1), ((kernel // 2,) * 2,) * 2, 1)
     return Case(role, "float32", batch, c_in, c_out, (size, size), spec, True)  # type: ignore[arg-type]

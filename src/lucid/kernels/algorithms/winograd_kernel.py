@@ -34,12 +34,14 @@ import numpy as np
 from lucid.kernels import jit
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.frames import read_fields
+from lucid.kernels.algorithms.implicit_gemm import alone
 from lucid.kernels.algorithms.winograd_layout import (
     CODE,
     GATHERED,
     NUMBERS,
     PACKED,
     POINTERS,
+    STEPS,
     TABLES,
     Blocking,
     Form,
@@ -67,24 +69,24 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool) -> Launc
     starts = np.arange(PACKED, dtype=np.int64) * (shape.taps * tile.rows)
     fixed = {
         "none": address(none), "patches": records[0].address, "results": records[1].address, "tiles": address(tiles),
-        "starts": address(starts), **parts(form, tile), **numbers,
+        "starts": address(starts), **parts(form, tile), **steps(), **numbers,
     }  # fmt: skip
     shared, by_rows, by_tiles = (
         shared_bytes(form, cut, numbers),
         *(shape.groups * numbers[n] for n in ("blocks", "spans")),
     )
-    steps = [("transform_filters", by_rows), ("multiply_tiles", by_tiles * numbers["row_parts"])]
+    entries = [("transform_filters", by_rows), ("multiply_tiles", by_tiles * numbers["row_parts"])]
     if cut.rows_first:
-        steps = [("transform_patches", by_tiles), ("multiply_rows", by_rows)]
+        entries = [("transform_patches", by_tiles), ("multiply_rows", by_rows)]
     code = loops()
     return Launch(
-        [(code.address(name), tasks, 1) for name, tasks in steps],
-        [0, 0, 0, 0, 0, shared if cut.rows_first else 0, *(fixed[name] for name in (*TABLES, *CODE, *NUMBERS))],
+        [(code.address(name), tasks, 1) for name, tasks in entries],
+        [0, 0, 0, 0, 0, shared if cut.rows_first else 0, *(fixed[name] for name in (*TABLES, *CODE, *STEPS, *NUMBERS))],
         (0, 1, 2 if bias else NOTHING, 3, WORKSPACE if cut.rows_first else KEPT, WORKSPACE),
         kept_bytes=0 if cut.rows_first else shared,
         shared_bytes=shared if cut.rows_first else 0,
         own_bytes=numbers["own"],
-        most_threads=max(tasks for _, tasks in steps),
+        most_threads=max(tasks for _, tasks in entries),
         keep=(records, none, tiles, starts),
     )
 
@@ -93,26 +95,41 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool) -> Launc
 
 _FIELDS: dict[str, Type] = {
     **dict.fromkeys(POINTERS, ptr(f32)), "scratch": ptr(i8), **dict.fromkeys(TABLES, ptr(i64)), "none": ptr(f32),
-    **dict.fromkeys(CODE, ptr(i8)), **dict.fromkeys(NUMBERS, i64),
+    **dict.fromkeys((*CODE, *STEPS), ptr(i8)), **dict.fromkeys(NUMBERS, i64),
 }  # fmt: skip
 
 
 def loops() -> jit.Code:
     """The entry points, for any form, tile and size."""
-    return jit.kernel(("winograd loops",), _write)
+
+    def written(isa: ISA) -> Module:
+        module, lanes = Module("winograd", isa.fma), isa.lanes(f32)
+        for entry, step, size in (
+            ("transform_filters", "filters", "block"), ("transform_patches", "span_patches", "v_size")
+        ):  # fmt: skip
+            f, a = _entry(module, entry, f"shared {step} {size}")
+            with f.loop(f.args.begin, f.args.end) as task:
+                to = a.shared.at(task.i * getattr(a, size))
+                f.call(getattr(a, step), f.args.fields, f.args.thread, task.i, to)
+        _write_multiply_tiles(module, lanes)
+        _write_multiply_rows(module, lanes)
+        return module
+
+    return jit.kernel(("winograd loops",), written)
 
 
-def _write(isa: ISA) -> Module:
-    module, lanes = Module("winograd", isa.fma), isa.lanes(f32)
-    filters, patches = _write_filters(module, lanes), _write_patches(module, lanes)
-    multiply, results = _write_multiply(module, lanes), _write_results(module)
-    for entry, function, size in (("transform_filters", filters, "block"), ("transform_patches", patches, "v_size")):
-        f, a = _entry(module, entry, f"shared {size}")
-        with f.loop(f.args.begin, f.args.end) as task:
-            f.call(function, f.args.fields, f.args.thread, task.i, a.shared.at(task.i * getattr(a, size)))
-    _write_multiply_tiles(module, lanes, patches, multiply, results)
-    _write_multiply_rows(module, lanes, filters, multiply, results)
-    return module
+def steps() -> dict[str, int]:
+    """Addresses of what they call, in a module of its own: all together take longer to compile than a kernel should."""
+
+    def write(module: Module, isa: ISA) -> None:
+        lanes = isa.lanes(f32)
+        _write_filters(module, lanes)
+        _write_patches(module, lanes)
+        _write_multiply(module, lanes)
+        _write_results(module)
+
+    code = alone(("winograd steps",), write)
+    return {name: code.address(name) for name in STEPS}
 
 
 def _entry(module: Module, name: str, names: str) -> tuple[Function, Any]:
@@ -126,11 +143,11 @@ _OWN, _SPAN = "scratch own", "tiles_count columns across"
 _STORES = "table results y_image stores_at more_stores_at"
 
 
-def _write_multiply_tiles(module: Module, lanes: int, patches: Function, multiply: Function, results: Function) -> None:
+def _write_multiply_tiles(module: Module, lanes: int) -> None:
     """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for a part of the rows."""
     f, a = _entry(
-        module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} shared row_parts groups v_at m_at part_rows rows "
-        "row_block tile_rows blocks block",
+        module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results shared row_parts "
+        "groups v_at m_at part_rows rows row_block tile_rows blocks block",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
@@ -138,7 +155,7 @@ def _write_multiply_tiles(module: Module, lanes: int, patches: Function, multipl
     with f.loop(p.begin, p.end) as task:
         part, number = task.i % a.row_parts, task.i // a.row_parts
         group = number % a.groups
-        f.call(patches, p.fields, p.thread, number, v)
+        f.call(a.span_patches, p.fields, p.thread, number, v)
         span = _span(a, number // a.groups, lanes)
         more = _table_of_stores(f, a, own, span, lanes)
         first = part * a.part_rows
@@ -146,28 +163,29 @@ def _write_multiply_tiles(module: Module, lanes: int, patches: Function, multipl
         with f.loop(first, last, a.row_block) as o:
             rows = minimum(last - o.i, a.row_block)
             filters = a.shared.at((group * a.blocks + o.i // a.tile_rows) * a.block)
-            f.call(multiply, p.fields, filters, v, m, rows, span.count)
-            f.call(results, p.fields, own, group * a.rows + o.i, rows, span.count, span.vectors, more)
+            f.call(a.multiply, p.fields, filters, v, m, rows, span.count)
+            f.call(a.span_results, p.fields, own, group * a.rows + o.i, rows, span.count, span.vectors, more)
 
 
-def _write_multiply_rows(module: Module, lanes: int, filters: Function, multiply: Function, results: Function) -> None:
+def _write_multiply_rows(module: Module, lanes: int) -> None:
     """Adds the entry ``multiply_rows``: a task is a tile of rows in one group, for all spans."""
     f, a = _entry(
-        module, "multiply_rows", f"{_OWN} {_SPAN} {_STORES} shared groups v_at m_at rows tile_rows blocks spans v_size"
-    )
+        module, "multiply_rows", f"{_OWN} {_SPAN} {_STORES} filters multiply span_results shared groups v_at m_at rows "
+        "tile_rows blocks spans v_size",
+    )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
     kept, m = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32)
     with f.loop(p.begin, p.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * a.tile_rows
         rows = minimum(a.rows - first, a.tile_rows)
-        f.call(filters, p.fields, p.thread, task.i, kept)
+        f.call(a.filters, p.fields, p.thread, task.i, kept)
         with f.loop(0, a.spans) as number:
             span = _span(a, number.i, lanes)
             more = _table_of_stores(f, a, own, span, lanes)
             v = a.shared.at((number.i * a.groups + group) * a.v_size)
-            f.call(multiply, p.fields, kept, v, m, rows, span.count)
-            f.call(results, p.fields, own, group * a.rows + first, rows, span.count, span.vectors, more)
+            f.call(a.multiply, p.fields, kept, v, m, rows, span.count)
+            f.call(a.span_results, p.fields, own, group * a.rows + first, rows, span.count, span.vectors, more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +214,7 @@ def _table_of_stores(f: Function, a: Any, own: Pointer, span: _Span, lanes: int)
     return more
 
 
-def _write_filters(module: Module, lanes: int) -> Function:
+def _write_filters(module: Module, lanes: int) -> None:
     """Adds ``filters(fields, thread, block, to)``: a tile of rows of one group, all channels; ``block`` counts both.
 
     Weights are first turned so that rows are lanes. Whole vectors are stored, the last rows' first: what lies beyond
@@ -229,12 +247,11 @@ def _write_filters(module: Module, lanes: int) -> Function:
                 a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts, count, to, a.tile_rows, spare,
                 tap * a.taps_yx, tap * a.taps_x, tap, a.filter_z, a.filter_y, a.filter_step,
             )  # fmt: skip
-    return f
 
 
-def _write_patches(module: Module, lanes: int) -> Function:
-    """Adds ``patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both."""
-    f = module.function("patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
+def _write_patches(module: Module, lanes: int) -> None:
+    """Adds ``span_patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both."""
+    f = module.function("span_patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
     p = f.args
     a = read_fields(f, _FIELDS, [
         *_OWN.split(), *_SPAN.split(), "x", "groups", "channels", "fills_at", "merges_at", "spare_at", "table",
@@ -254,10 +271,9 @@ def _write_patches(module: Module, lanes: int) -> Function:
             a.deal, panel, p.v.at(c.i * a.columns), channels, span.count, a.v_step, a.columns,
             own.at(a.spare_at).cast(f32),
         )  # fmt: skip
-    return f
 
 
-def _write_multiply(module: Module, lanes: int) -> Function:
+def _write_multiply(module: Module, lanes: int) -> None:
     """Adds ``multiply(fields, filters, v, m, rows, count)``: m[f][row][tile] of a block of rows, a count of tiles."""
     data = ptr(f32)
     f = module.function("multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64)
@@ -270,15 +286,16 @@ def _write_multiply(module: Module, lanes: int) -> Function:
     with f.loop(0, a.products) as k, f.loop(0, blocks) as r:
         filters, to = p.filters.at(k.i * a.filter_step + r.i * a.block), p.m.at(k.i * a.m_step + r.i * size)
         f.call(tile, a.channels, filters, p.v.at(k.i * a.v_step), a.none, 0, to, a.columns, a.tile_rows, to)
-    return f
 
 
-def _write_results(module: Module) -> Function:
-    """Adds ``results(fields, own, first, rows, count, vectors, more)``: y from the m of a block of rows.
+def _write_results(module: Module) -> None:
+    """Adds ``span_results(fields, own, first, rows, count, vectors, more)``: y from the m of a block of rows.
 
     ``first`` is the first row over all groups; ``more`` entries of the second list of stores.
     """
-    f = module.function("results", fields=ptr(i64), own=ptr(i8), first=i64, rows=i64, count=i64, vectors=i64, more=i64)
+    f = module.function(
+        "span_results", fields=ptr(i64), own=ptr(i8), first=i64, rows=i64, count=i64, vectors=i64, more=i64
+    )
     p = f.args
     a = read_fields(f, _FIELDS, [
         "bias", "y", "y_plane", "m_step", "m_at", "line_at", "spare_at", "stores_at", "more_stores_at", "columns",
@@ -294,4 +311,3 @@ def _write_results(module: Module) -> Function:
         y = a.y.at(channel * a.y_plane)
         f.call(a.spread, stores, p.vectors * a.stored_rows, line, y)
         f.call(a.spread, more_stores, p.more, line, y)
-    return f

@@ -206,6 +206,7 @@ def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
 POINTERS = ("x", "w", "bias", "y", "shared", "scratch")
 TABLES = ("none", "patches", "results", "tiles", "starts")
 CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
+STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
     "tiles_count", "spans", "groups", "rows", "channels", "x_plane", "x_image", "y_plane", "y_image", "row_step",
     "channel_step", "group_step", "first_tap", "tap_step", "taps", "taps_x", "taps_yx", "blocks", "block",
