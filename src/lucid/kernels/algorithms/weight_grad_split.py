@@ -1,0 +1,243 @@
+"""Tile of a dense weight gradient, and its split into tasks: what is expected to be fastest, by the shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import ceil, prod
+
+import numpy as np
+
+from lucid.kernels import target
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.frames import Array, Cut, Window
+from lucid.kernels.algorithms.weight_grad_kernel import RUN
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Problem
+
+_CHUNK_BYTES = 4 << 20  # all slices that wait to be added
+_WORKERS = (2, 4, 8)  # numbers of threads that the split is made for: all of them get the same tasks
+_MOST_STEPS = 9  # offsets live in general registers, of which there are 15
+_LINE = 64
+
+# Cycles, measured on Zen 5 with AVX-512.
+_TILE_OVERHEAD = 30.0
+_PACK_CYCLES = 0.8  # of one element of g transposed
+_FRAME_CYCLES = 0.8  # of one element of x copied
+_FINISH_CYCLES = 1.0  # of one element of a slice put down and added
+_ROWS_OVERHEAD = 60.0  # of a channel's part of a box, once for x and once for g
+_TASK_OVERHEAD = 1500.0
+_STEP_OVERHEAD = 8000.0  # of a second pass, and of more threads taking part
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """``vectors`` of c_out by ``steps`` of (c_in, tap)."""
+
+    vectors: int
+    steps: int
+
+    @property
+    def cycles(self) -> float:
+        """Of one pixel: two products or two loads a cycle; fewer than 8 sums in flight wait for each other.
+
+        Beside its numbers a tile loads where the pixel starts, and what to ask for, and asks.
+        """
+        return max(self.vectors * self.steps, self.vectors + self.steps + (3 if self.vectors > 1 else 1), 8) / 2
+
+
+def _tiles(isa: ISA) -> Iterator[Tile]:
+    for vectors, steps in product(range(1, 5), range(1, _MOST_STEPS + 1)):
+        # LLVM reads the steps of a pixel first; beyond this it moves sums about.
+        if vectors * steps + vectors + steps <= isa.registers + 2:
+            yield Tile(vectors, steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Channels of a part, pixels of a box, chunks of boxes; and what it costs."""
+
+    tile: Tile
+    lanes: int
+    k_part: int
+    c_part: int
+    cut: Cut
+    parts: int
+    chunks: int
+    sub: int  #: pixels of a piece of a panel
+    task_cycles: float
+    finish_cycles: float
+
+    @property
+    def wide(self) -> int:
+        """Channels of a panel."""
+        return self.tile.vectors * self.lanes
+
+    @property
+    def blocks(self) -> int:
+        """Panels of a part."""
+        return ceil(self.k_part / self.wide)
+
+    @property
+    def cycles(self) -> float:
+        """Of one thread."""
+        return self.task_cycles + self.finish_cycles
+
+    @property
+    def shared_cycles(self) -> float:
+        """Of all threads until the last is done, on average over numbers of threads."""
+        tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
+        uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
+        waiting = sum(n * (ceil(tasks / n) + uneven) / tasks for n in _WORKERS) / len(_WORKERS)
+        return waiting * self.task_cycles + self.finish_cycles
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Elements of the workspace: a slice of sums, all slices that wait to be added, what a thread has for a box."""
+
+    slice: int
+    shared: int
+    frame: int
+    private: int  #: frame, a panel's piece, and the slice if there is only one
+
+    @classmethod
+    def of(cls, problem: Problem, split: Split) -> Room:
+        """Frames have a vector behind them, since whole ones are written."""
+        wide, lanes = split.wide, split.lanes
+        line = _LINE // computed(BY_DTYPE[problem.dtype]).bytes
+        sums = ceil(split.c_part * problem.spec.taps / split.tile.steps) * split.tile.steps
+        frame = max(split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)  # sums turn there
+        frame, panel, slice_ = (
+            ceil(n / line) * line for n in (frame, (split.sub + lanes) * wide, split.blocks * (sums + 1) * wide)
+        )
+        alone = split.chunks == 1
+        shared = 0 if alone else split.parts * split.chunks * slice_
+        return cls(slice_, shared, frame, frame + panel + (slice_ if alone else 0))
+
+
+def boxes(problem: Problem, cut: Cut) -> Array:
+    """The rows of the kernel's ``BOX``, and the last again for what comes after it."""
+    window = cut.window
+    (depth, height, width), (d, h, w) = window.out, window.size
+    n, z, y, x = (first.ravel() * size for first, size in zip(np.indices(cut.grid), cut.box, strict=True))
+    lows, stride = [low for low, _ in window.spec.padding], window.spec.stride
+    top, up, left = (at * s - low for at, s, low in zip((z, y, x), stride, lows, strict=True))
+    inside = np.prod([np.minimum(b, o - at) for b, o, at in zip(cut.box[1:], window.out, (z, y, x), strict=True)], 0)
+    image = n * problem.c_in * d * h * w
+    g = n * problem.c_out * depth * height * width + (z * height + y) * width + x
+    corner = image + (top * h + up) * w + left
+    rows = np.stack([image, corner, g, top, up, left, np.minimum(cut.box[0], window.batch - n), inside], 1)
+    table: Array = np.concatenate([rows, rows[-1:]]).astype(np.int64)
+    return table
+
+
+def parts(problem: Problem, split: Split) -> Array:
+    """The rows of the kernel's ``PART``."""
+    ks, cs = (
+        np.arange(0, n, step)
+        for n, step in ((problem.group_out, split.k_part), (problem.group_in, split.c_part))
+    )  # fmt: skip
+    group, k, c = (axis.ravel() for axis in np.meshgrid(np.arange(problem.groups), ks, cs, indexing="ij"))
+    row, taps = group * problem.group_out + k, problem.spec.taps
+    columns = [
+        (group * problem.group_in + c) * prod(problem.size), row * problem.pixels,
+        row * problem.group_in * taps + c * taps, row, np.minimum(split.k_part, problem.group_out - k),
+        np.minimum(split.c_part, problem.group_in - c), c == 0,
+    ]  # fmt: skip
+    table: Array = np.stack(columns, 1).astype(np.int64)
+    return table
+
+
+def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
+    """Where the lines of a box lie, in bytes from its first pixel of g, then of x; and how many of each.
+
+    Each list is followed by its last line once a pixel of a piece, since the last tile asks that often.
+    """
+    cut, size = split.cut, split.cut.window.size
+    pixels = prod(cut.window.out)
+    g = np.add.outer(np.arange(cut.box[0]) * problem.c_out, np.arange(split.k_part)).ravel() * pixels
+    planes = np.add.outer(np.arange(cut.box[0]) * problem.c_in, np.arange(split.c_part)).ravel() * prod(size)
+    deep, high, wide = (min(a, b) for a, b in zip(cut.frame, size, strict=True))
+    if wide == size[2]:
+        high, wide = 1, high * wide
+    rows = np.add.outer(np.arange(deep) * size[1], np.arange(high)).ravel() * size[2]
+    lists = []
+    for starts, length in ((g, cut.pixels // cut.box[0]), (np.add.outer(planes, rows).ravel(), wide)):
+        lines = np.arange(0, length * problem.itemsize, _LINE)
+        lists.append(np.add.outer(starts * problem.itemsize, lines).ravel())
+    ends = [np.repeat(one[-1:], split.sub) for one in lists]
+    table: Array = np.concatenate([lists[0], ends[0], lists[1], ends[1]]).astype(np.int64)
+    return table, len(lists[0]), len(lists[1])
+
+
+def _best_tile(problem: Problem, isa: ISA, lanes: int) -> Tile:
+    sums = problem.group_in * problem.spec.taps
+
+    def cost(tile: Tile) -> tuple[float, int]:
+        blocks = ceil(problem.group_out / (tile.vectors * lanes)) * ceil(sums / tile.steps)
+        return blocks * (tile.cycles + 0.3), -tile.vectors
+
+    return min(_tiles(isa), key=cost)
+
+
+def _halvings(size: int, step: int) -> list[int]:
+    """The size and its halves, quarters, …, rounded up to steps."""
+    found = [size]
+    while found[-1] > step:
+        found.append(max(step, ceil(found[-1] / 2 / step) * step))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def split(problem: Problem, isa: ISA) -> Split:
+    """The tile that wastes least, then the split into tasks that is expected to be fastest."""
+    return min(splits(problem, isa), key=lambda s: s.shared_cycles)
+
+
+def splits(problem: Problem, isa: ISA) -> list[Split]:
+    """All that are weighed."""
+    lanes = isa.lanes(computed(BY_DTYPE[problem.dtype]))
+    tile, window = _best_tile(problem, isa, lanes), Window.of(problem)
+    most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
+    channels = product(_halvings(problem.group_out, tile.vectors * lanes), _halvings(problem.group_in, 1))
+    pieces = [n for n in sorted({1, 2, 4, 8, 16, 32, 64, most}) if n <= most]
+    options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
+    return [s for option in options for s in [_split(problem, window, tile, lanes, *option)] if s is not None]
+
+
+def _split(
+    problem: Problem, window: Window, tile: Tile, lanes: int, k_part: int, c_part: int, pieces: int, finer: int
+) -> Split | None:
+    """With boxes that leave room in the second cache for the next one, and for sums; or ``finer`` ones.
+
+    None if the slices take too much memory.
+    """
+    cpu, size, taps, wide = (
+        target.cpu(),
+        computed(BY_DTYPE[problem.dtype]).bytes,
+        problem.spec.taps,
+        tile.vectors * lanes,
+    )
+    padded, sums = ceil(k_part / wide) * wide, ceil(c_part * taps / tile.steps) * tile.steps
+    room = cpu.l2_bytes // 2 // size
+    most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + 1)))
+    each = ceil(window.pixels / pieces / most_pixels) + finer  # boxes of a chunk
+    cut = window.cut(ceil(window.pixels / pieces / each))
+    chunks = min(pieces, cut.boxes)
+    parts = problem.groups * ceil(problem.group_out / k_part) * ceil(problem.group_in / c_part)
+    if chunks > 1 and parts * chunks * padded * sums * size > _CHUNK_BYTES:
+        return None
+    sub = max(16, min(256, cpu.l1_bytes * 2 // 3 // (wide * size)))
+    passes = padded // wide * (sums // tile.steps)
+    frame = c_part * cut.plane / cut.pixels * _FRAME_CYCLES
+    per_pixel = passes * tile.cycles + (padded * _PACK_CYCLES + frame) * 16 / lanes
+    visits = ceil(cut.pixels / sub) * cut.boxes / chunks
+    spill = 1 if padded * sums <= room else 3
+    task = window.pixels / chunks * per_pixel + spill * visits * passes * _TILE_OVERHEAD + _TASK_OVERHEAD
+    task += (c_part + padded) * cut.box[0] * cut.boxes / chunks * _ROWS_OVERHEAD
+    finish = parts * padded * sums * (chunks + 1) * _FINISH_CYCLES * 16 / lanes + _STEP_OVERHEAD * (chunks > 1)
+    return Split(tile, lanes, k_part, c_part, cut, parts, chunks, sub, parts * chunks * task, finish)
