@@ -10,7 +10,7 @@ in half precision a pass of its own rounds once more. The activations are those 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import Parameter, Signature
@@ -22,7 +22,7 @@ import numpy as np
 from lucid.kernels import activations, arithmetic
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.elementwise import Elementwise, Formula
-from lucid.kernels.ir import Pointer, Value, convert, fma, splat
+from lucid.kernels.ir import Pointer, Type, Value, convert, fma, ptr, select, splat
 from lucid.kernels.plan import PLAIN, Epilogue, Problem
 
 Array = np.ndarray[Any, Any]
@@ -58,6 +58,11 @@ def operands(epilogue: Epilogue) -> tuple[str, ...]:
     return _AFFINE * epilogue.affine + _RESIDUAL * epilogue.residual
 
 
+def parameters(epilogue: Epilogue, element: Type) -> dict[str, Any]:
+    """The operands as parameters of a kernel's function."""
+    return dict.fromkeys(operands(epilogue), ptr(element))
+
+
 def ended(epilogue: Epilogue, value: Value, **given: Value) -> Value:
     """What is stored for the sum ``value``, bias included; ``given`` are vectors of the ``operands``."""
     if epilogue.affine:
@@ -90,6 +95,12 @@ class Destination:
         residual = None if self.residual is None else self.residual.at(index)
         return Destination(self.y.at(index), self.epilogue, self.scale, self.shift, residual)
 
+    def unless(self, missing: Value, spare: Pointer) -> Destination:
+        """This place, or one that is to be thrown away."""
+        y, residual = (p if p is None else _chosen(missing, spare, p) for p in (self.y, self.residual))
+        assert y is not None, "a result has a place"
+        return Destination(y, self.epilogue, self.scale, self.shift, residual)
+
     def store(self, value: Value, index: Any = 0, mask: Value | None = None, nontemporal: bool = False) -> None:
         """Ends a vector of sums and puts it."""
         element, lanes, given = value.type.element, value.type.lanes, {}
@@ -102,30 +113,41 @@ class Destination:
         self.y.store(convert(ended(self.epilogue, value, **given), self.y.pointee), index, mask, nontemporal)
 
 
+def _chosen(condition: Value, a: Pointer, b: Pointer) -> Pointer:
+    chosen = select(condition, a, b)
+    assert isinstance(chosen, Pointer)
+    return chosen
+
+
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """The arrays of a result and of its epilogue, as a kernel has them."""
+    """A result and the arrays of its epilogue, as a kernel has them; ``given`` are the ``operands`` by name."""
 
     epilogue: Epilogue
     y: Pointer
-    scale: Pointer
-    shift: Pointer
-    residual: Pointer
+    given: Mapping[str, Pointer]
 
-    def destination(self, channel: Value, index: Value) -> Destination:
+    @classmethod
+    def of(cls, epilogue: Epilogue, y: Pointer, arguments: Any) -> Arrays:
+        """Of a function that has the epilogue's ``parameters``."""
+        return cls(epilogue, y, {name: getattr(arguments, name) for name in operands(epilogue)})
+
+    def at(self, channel: Any, index: Any) -> Arrays:
+        """The same from a channel and the result's element ``index`` on."""
+        moved = {name: p.at(index if name in _RESIDUAL else channel) for name, p in self.given.items()}
+        return Arrays(self.epilogue, self.y.at(index), moved)
+
+    def destination(self, channel: Any = 0, index: Any = 0) -> Destination:
         """The result's element ``index``, which belongs to a channel."""
-        affine, residual = self.epilogue.affine, self.epilogue.residual
-        scale, shift = (pointer.load(channel) if affine else None for pointer in (self.scale, self.shift))
-        there = self.residual.at(index) if residual else None
-        return Destination(self.y.at(index), self.epilogue, scale, shift, there)
+        here = self.at(channel, index)
+        numbers = {name: here.given[name].load() for name in _AFFINE if name in here.given}
+        return Destination(here.y, self.epilogue, **numbers, residual=here.given.get("residual"))
 
     def of_channels(self, y: Pointer, channel: Value, lanes: int, mask: Value) -> Destination:
         """A place elsewhere whose lanes are channels from ``channel`` on, if there is no residual."""
         assert not self.epilogue.residual, "a residual lies as the result does"
-        if not self.epilogue.affine:
-            return Destination(y, self.epilogue)
-        scale, shift = (pointer.load(channel, lanes, mask) for pointer in (self.scale, self.shift))
-        return Destination(y, self.epilogue, scale, shift)
+        numbers = {name: pointer.load(channel, lanes, mask) for name, pointer in self.given.items()}
+        return Destination(y, self.epilogue, **numbers)
 
 
 #: Where a bound plan finds them among its arguments.
@@ -145,8 +167,8 @@ def _pass(epilogue: Epilogue) -> Elementwise:
     def formula(value: Value, *given: Value) -> Value:
         return ended(epilogue, value, **dict(zip(names, given, strict=True)))
 
-    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("value", *names)]
-    formula.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    takes = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("value", *names)]
+    formula.__signature__ = Signature(takes)  # type: ignore[attr-defined]
     return Elementwise("epilogue", formula)
 
 

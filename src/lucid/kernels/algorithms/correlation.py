@@ -36,6 +36,7 @@ from lucid.kernels.algorithms.frames import (
     plain_window,
     read_fields,
 )
+from lucid.kernels.epilogue import Arrays, parameters, sources
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -49,11 +50,10 @@ from lucid.kernels.ir import (
     lanes_below,
     minimum,
     ptr,
-    select,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
-from lucid.kernels.plan import RANK, Problem
+from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem
 
 Array = np.ndarray[Any, Any]
 
@@ -299,7 +299,7 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_POINTERS = ("x", "weights", "bias", "y", "own", "offsets", "places", "begins", "fill")
+_POINTERS = ("x", "weights", "bias", "y", "own", "scale", "shift", "residual", "offsets", "places", "begins", "fill")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
     "w_result", "w_step", "bias_step", "frame", "private", "ahead_y", "row_taps",
@@ -308,7 +308,7 @@ _NUMBERS = (
 
 def _fields(element: Type) -> dict[str, Type]:
     data, table = ptr(element), ptr(i64)
-    pointers = dict(zip(_POINTERS, [data] * 5 + [table] * 4, strict=True))
+    pointers = dict(zip(_POINTERS, [data] * 8 + [table] * 4, strict=True))
     return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
 
 
@@ -346,7 +346,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     )  # fmt: skip
     no_bias = np.zeros(1, problem.dtype)
     fields = (
-        0, 0, 0 if problem.bias else address(no_bias), 0, 0, *map(address, tables),
+        0, 0, 0 if problem.bias else address(no_bias), *[0] * 5, *map(address, tables),
         fill_frame_address(problem.dtype, split), *numbers,
     )  # fmt: skip
     tasks = asked.tasks
@@ -354,12 +354,12 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
 
     @cache
     def launch(tile: Tile) -> Launch:
-        key = ("correlation", problem.dtype, tile, merge)
-        code = jit.kernel(key, lambda isa: _write(isa, element, tile, merge))
+        key = ("correlation", problem.dtype, tile, merge, problem.epilogue)
+        code = jit.kernel(key, lambda isa: _write(isa, element, tile, merge, problem.epilogue))
         return Launch(
             [(code.address("correlate"), tasks, chunk)],
             fields,
-            (0, 1, 2 if problem.bias else NOTHING, 3, WORKSPACE),
+            (0, 1, 2 if problem.bias else NOTHING, 3, WORKSPACE, *sources(problem.epilogue, NOTHING)),
             own_bytes=asked.private_elements * problem.itemsize,
             most_threads=useful_threads(asked.cycles, tasks),
             keep=(tables, no_bias),
@@ -369,8 +369,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         return launch(asked.tile)
     streaming = launch(replace(asked.tile, stream=True))
 
-    def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        (launch(asked.tile) if address(y) % _LINE_BYTES else streaming)(x, w, bias, y)
+    def run(x: Array, w: Array, bias: Array | None, y: Array, *more: Array | None) -> None:
+        (launch(asked.tile) if address(y) % _LINE_BYTES else streaming)(x, w, bias, y, *more)
 
     return run
 
@@ -378,14 +378,16 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
 # -- the kernel -------------------------------------------------------------------------------------------------------
 
 
-def _write(isa: ISA, element: Type, tile: Tile, merge: int) -> Module:
+def _write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -> Module:
     lanes, fields = isa.lanes(element), _fields(element)
     module = Module("correlation", isa.fma)
-    sums = _write_tile(module, isa, element, tile)
-    merge_row = None if tile.phases == merge else _write_merge_row(module, element)
-    box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row)
+    merged = tile.phases != merge
+    sums = _write_tile(module, isa, element, tile, PLAIN if merged else epilogue)
+    merge_row = _write_merge_row(module, element, epilogue) if merged else None
+    box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row, epilogue)
     f = module.entry("correlate", **fields)
     a = f.args
+    arrays = Arrays.of(epilogue, a.y, a)
     with f.loop(a.begin, a.end) as task:
         box = open_box(f, a, task.i % a.boxes)
         image_group = task.i // a.boxes
@@ -403,6 +405,7 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int) -> Module:
             with f.when(place < a.size_d):
                 channel = image_group * a.results + result.i
                 group_result = image_group % a.groups * a.results + result.i
+                here = arrays.at(group_result, (channel * a.size_d + place) * (a.size_h * a.size_w))
                 f.call(
                     box_rows,
                     a.fields,
@@ -410,25 +413,28 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int) -> Module:
                     frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w)),
                     a.weights.at(image_group % a.groups * a.w_group + result.i * a.w_result),
                     a.bias.at(group_result * a.bias_step),
-                    a.y.at((channel * a.size_d + place) * (a.size_h * a.size_w)),
+                    here.y,
                     (phase_d.i * a.out_h + phase_h.i) * a.out_w,
                     phase_h.i,
                     box.h,
                     box.w,
+                    *here.given.values(),
                 )
     return module
 
 
 def _write_rows(
-    module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type], sums: Function, merge_row: Any
-) -> Function:
+    module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type], sums: Function, merge_row: Any,
+    epilogue: Epilogue,
+) -> Function:  # fmt: skip
     """Adds ``box_rows``: one phase of depth and rows of a box; the phases of columns side by side."""
     data, wide = ptr(element), tile.vectors * lanes
     f = module.function(
         "box_rows", fields=ptr(i64), own=data, frame=data, w=data, bias=data, y=data, phase=i64, phase_h=i64, h=i64,
-        w0=i64,
+        w0=i64, **parameters(epilogue, element),
     )  # fmt: skip
     p = f.args
+    results = Arrays.of(epilogue, p.y, p)
     a = read_fields(f, fields, [
         "offsets", "places", "begins", "frame", "frame_w", "stride_h", "box_h", "box_w", "size_d", "size_h", "size_w",
         "out_h", "out_w", "w_step", "w_result", "bias_step", "oh", "ow", "ahead_y",
@@ -442,11 +448,14 @@ def _write_rows(
     positions = minimum(a.box_w, a.ow - p.w0)  # beyond them is another box, which another thread may have written
     tables = (a.offsets, a.places, a.row_taps, p.w, a.w_step, a.w_result, p.bias, a.bias_step)
     with f.loop(0, rows, tile.rows) as r:
-        to = p.y.at(((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + p.w0 * a.out_w)
+        to = results.at(0, ((p.h + r.i) * a.out_h + p.phase_h) * a.size_w + p.w0 * a.out_w)
         here, left = p.frame.at(r.i * a.stride_h * a.frame_w), rows - r.i
         if merge_row is None:
             count = minimum(positions * tile.phases, a.size_w - p.w0 * tile.phases)
-            f.call(sums, here, pitch, a.begins.at(p.phase), *tables, to, row_step, plane, left, count, spare, a.ahead_y)
+            f.call(
+                sums, here, pitch, a.begins.at(p.phase), *tables, to.y, row_step, plane, left, count, spare, a.ahead_y,
+                *to.given.values(),
+            )  # fmt: skip
         else:
             with f.loop(0, positions, wide) as c:
                 with f.loop(0, a.out_w) as phase_w:
@@ -454,22 +463,24 @@ def _write_rows(
                     f.call(sums, here.at(c.i), pitch, begins, *tables, part, wide, 0, tile.rows, wide, spare, 0)
                 count = minimum(a.size_w - (p.w0 + c.i) * a.out_w, a.out_w * minimum(wide, positions - c.i))
                 with f.loop(0, minimum(left, tile.rows)) as row:
-                    line = to.at(c.i * a.out_w + row.i * row_step)
-                    f.call(merge_row, line, phases.at(row.i * wide), tile.rows * wide, count, a.out_w)
+                    line = to.at(0, c.i * a.out_w + row.i * row_step)
+                    part = phases.at(row.i * wide)
+                    f.call(merge_row, line.y, part, tile.rows * wide, count, a.out_w, *line.given.values())
     return f
 
 
-def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function:
+def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile, epilogue: Epilogue) -> Function:
     """Adds ``tile``: ``rows`` rows, at most the tile's, of ``columns`` elements; what is beyond is not stored."""
     data, table, lanes = ptr(element), ptr(i64), isa.lanes(element)
     f = module.function(
         "tile", frame=data, pitch=i64, begins=table, offsets=table, places=table, row_taps=i64, w=data, w_step=i64,
         w_result=i64, bias=data, bias_step=i64, to=data, row_step=i64, plane=i64, rows=i64, columns=i64, spare=data,
-        ahead=i64,
+        ahead=i64, **parameters(epilogue, element),
     )  # fmt: skip
     a, wide = f.args, tile.vectors * lanes * tile.phases
+    results = Arrays.of(epilogue, a.to, a)
     targets = [
-        select(a.rows > r, a.to.at(a.row_step * r + (a.plane * k if k else 0)), a.spare)
+        results.destination(k, a.row_step * r + (a.plane * k if k else 0)).unless(a.rows <= r, a.spare)
         for k in range(tile.results)
         for r in range(tile.rows)
     ]
@@ -486,7 +497,7 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile) -> Function
                     for k, value in enumerate(interleave(row)):
                         at, mask = (v * tile.phases + k) * lanes, masks[v * tile.phases + k]
                         if not tile.stream:
-                            line.prefetch(a.ahead + at, write=True)
+                            line.y.prefetch(a.ahead + at, write=True)
                         line.store(value, at, mask, tile.stream and mask is None)
             return []
 
@@ -537,14 +548,16 @@ def _tap(a: Any, tile: Tile, lanes: int, row: Pointer, w: Pointer, values: list[
     return sums
 
 
-def _write_merge_row(module: Module, element: Type) -> Function:
+def _write_merge_row(module: Module, element: Type, epilogue: Epilogue) -> Function:
     """Adds ``merge_row(to, source, step, count, stride)``: to[i stride + phase] = source[phase step + i].
 
     ``count`` elements in all.
     """
     data = ptr(element)
-    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64)
+    more = parameters(epilogue, element)
+    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64, **more)
     a = f.args
+    to = Arrays.of(epilogue, a.to, a).destination()
     with f.loop(0, a.stride) as phase, f.loop(0, (a.count - phase.i + (a.stride - 1)) // a.stride) as i:
-        a.to[i.i * a.stride + phase.i] = a.source[phase.i * a.step + i.i]
+        to.store(a.source.load(phase.i * a.step + i.i), i.i * a.stride + phase.i)
     return f

@@ -20,6 +20,11 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     return None
 
 
+def fuses(problem: Problem) -> bool:
+    """Every epilogue, as sums leave their registers."""
+    return True
+
+
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile and the cut of the role."""
     if problem.role == "grad_weight":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lucid.kernels.algorithms.dense_layout import FIELDS, read_phase
-from lucid.kernels.epilogue import Arrays, Destination
+from lucid.kernels.epilogue import Arrays, Destination, operands
 from lucid.kernels.ir import (
     Function,
     Module,
@@ -24,8 +22,9 @@ from lucid.kernels.plan import PLAIN, Epilogue
 
 def _arrays(fields: Pointer, stored: Type, epilogue: Epilogue) -> Arrays:
     """Of a call, from its fields."""
-    pointers = (fields.at(FIELDS.index(name)).cast(ptr(stored)).load() for name in ("y", "scale", "shift", "residual"))
-    return Arrays(epilogue, *pointers)  # type: ignore[arg-type]
+    names = ("y", *operands(epilogue))
+    pointers = {name: fields.at(FIELDS.index(name)).cast(ptr(stored)).load() for name in names}
+    return Arrays(epilogue, pointers.pop("y"), pointers)  # type: ignore[arg-type]
 
 
 def write_ending(module: Module, element: Type, lanes: int, epilogue: Epilogue) -> Function:
@@ -64,7 +63,7 @@ def write_finish(
     )
     if turned and epilogue and not epilogue.residual:
         _end_columns(a.sums, a.pitch, arrays, a.channel, a.rows, a.room, lanes)
-        arrays = replace(arrays, epilogue=PLAIN)
+        arrays = Arrays(PLAIN, arrays.y, {})
     with f.loop(0, a.room) as segment:  # its step is the length of the segment
         position = a.position + segment.i
         image, inner = position // r["positions"], position % r["positions"]
