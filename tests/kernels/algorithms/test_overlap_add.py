@@ -1,12 +1,14 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from lucid.core.errors import PlanError
-from lucid.kernels import select, target
+from lucid.kernels import epilogue, select, target
 from lucid.kernels.algorithms import overlap_add
 from lucid.kernels.algorithms.overlap_layout import Geometry, Outer
+from lucid.kernels.plan import Epilogue
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import CASES, case, check, operands, wanted
 from tests.kernels.guard import guarded, run_guarded_cases
@@ -111,3 +113,20 @@ def test_refusals_are_told(role, name, reason):
 def test_the_span_of_a_cut_line_reaches_back_to_all_taps():
     _, asked, _ = operands("grad_input", case(1, 1, 4, (700,), 128, stride=32), "float32")
     assert (Geometry(asked, True).back, Geometry(asked, False).back) == (3, 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_epilogues_give_the_bits_of_a_pass_of_their_own(isa):
+    c, ending = case(2, 3, 9, (14, 21), 5, stride=(2, 3), padding=2), Epilogue("silu", affine=True, residual=True)
+    (g, w, bias), plain, shape = operands("grad_input", c, "float32")
+    rng = np.random.default_rng(1)
+    scale, shift, residual = (rng.standard_normal(n).astype("f4") for n in (shape[1], shape[1], shape))
+    want = np.empty(shape, "f4")
+    with target.using(isa):
+        select.executable(plain, "overlap_add")(g, w, bias, want)
+        epilogue.apply(ending, want, scale, shift, residual)
+        with guarded(shape, np.float32) as result:
+            asked = replace(plain, epilogue=ending)
+            assert not select.choose(asked, target.isa(), "overlap_add").passes_after
+            select.executable(asked, "overlap_add")(g, w, bias, result, None, scale, shift, residual)
+            assert np.array_equal(result, want)

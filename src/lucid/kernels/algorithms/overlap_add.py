@@ -70,6 +70,11 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     return reason
 
 
+def fuses(problem: Problem) -> bool:
+    """Every epilogue, line by line; in half precision that would round once more than in the stores."""
+    return problem.itemsize >= 4
+
+
 def _bounds(problem: Problem, isa: ISA) -> Iterator[Bound]:
     """Ways to cut the problem up."""
     size = itemsize(problem.dtype)

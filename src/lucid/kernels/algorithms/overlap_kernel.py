@@ -21,8 +21,10 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import implicit_gemm, pixel_panels
-from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.dense_layout import FIELDS, computed
 from lucid.kernels.algorithms.overlap_layout import ARRAYS, MEMBER, MEMBER_ARRAYS, NUMBERS, SUMMED, Bound
+from lucid.kernels.algorithms.tile_sums import call_arrays
+from lucid.kernels.epilogue import Destination, sources
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -44,6 +46,7 @@ from lucid.kernels.ir import (
     splat,
 )
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
+from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
 
 #: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
@@ -53,18 +56,17 @@ _INTERLEAVED = (1, 2, 4)
 
 
 def bind(bound: Bound) -> Launch:
-    """A problem under a cut, bound to its kernel: call it with (g, w, bias or None, y)."""
+    """A problem under a cut, bound to its kernel: call it with (g, w, bias or None, y), and what an epilogue takes."""
     problem, tile, stride = bound.geometry.problem, bound.cut.tile, bound.geometry.stride
     dtype, stored = problem.dtype, BY_DTYPE[problem.dtype]
     residues = stride if stride in _INTERLEAVED else 0
     numbers, arrays = bound.numbers()
     members, more = bound.member_numbers()
-    numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, pixel_panels.SIDE_BY_SIDE) | implicit_gemm.tile_parts(
-        dtype, tile
-    )
-    numbers["spread"] = implicit_gemm.alone(
-        ("overlap spread", dtype, residues), lambda m, _: write_spread(m, stored, tile.lanes, residues)
-    ).address("spread")
+    numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, pixel_panels.SIDE_BY_SIDE)
+    numbers |= implicit_gemm.tile_parts(dtype, tile)
+    key = ("overlap spread", dtype, residues, problem.epilogue)
+    spread = implicit_gemm.alone(key, lambda m, _: write_spread(m, stored, tile.lanes, residues, problem.epilogue))
+    numbers["spread"] = spread.address("spread")
     constants = np.array([numbers.get(name, 0) for name in NUMBERS], np.int64), np.array(members, np.int64)
     code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa.fma, isa.lanes(computed(stored))))
     steps = [(code.address("run"), bound.tasks, 1)]
@@ -72,8 +74,8 @@ def bind(bound: Bound) -> Launch:
         steps.insert(0, (code.address("weights"), problem.groups * bound.chunks, 1))
     return Launch(
         steps,
-        (0, 0, 0, 0, 0, 0, *map(address, constants)),
-        (0, 1, 2 if problem.bias else NOTHING, 3, KEPT, WORKSPACE),
+        (*[0] * (len(FIELDS) - 2), *map(address, constants)),
+        (0, 1, 2 if problem.bias else NOTHING, 3, KEPT, WORKSPACE, *sources(problem.epilogue, NOTHING)),
         kept_bytes=ceil(bound.packed * bound.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
         own_bytes=numbers["scratch_bytes"],
         most_threads=bound.tasks,
@@ -89,6 +91,12 @@ def _member(record: Pointer, names: str) -> dict[str, Any]:
     return pixel_panels.read_numbers(record, MEMBER, MEMBER_ARRAYS, names.split())
 
 
+def _field(fields: Pointer, name: str, pointee: Type) -> Pointer:
+    pointer = fields.at(FIELDS.index(name)).cast(ptr(pointee)).load()
+    assert isinstance(pointer, Pointer)
+    return pointer
+
+
 def _part(numbers: Pointer, name: str, further: Any = 0) -> Pointer:
     code = numbers.at(further).at(NUMBERS.index(name)).cast(ptr(i8)).load()
     assert isinstance(code, Pointer)
@@ -98,8 +106,8 @@ def _part(numbers: Pointer, name: str, further: Any = 0) -> Pointer:
 def _write(stored: Type, fma: str, lanes: int) -> Module:
     module = Module("overlap_driver", fma)
     element, data = computed(stored), ptr(stored)
-    fields = {"g": data, "w": data, "bias": data, "y": data, "packed": ptr(element), "scratch": ptr(i8),
-              "numbers": ptr(i64), "members": ptr(i64)}  # fmt: skip
+    fields = dict.fromkeys(FIELDS, data) | {"packed": ptr(element), "scratch": ptr(i8)}
+    fields |= dict.fromkeys(FIELDS[-2:], ptr(i64))
     pack = _write_pack_rows(module, element, stored, lanes)
     _write_weights(module, fields, pack)
     product = _write_product(module, element, lanes)
@@ -141,13 +149,13 @@ def _write_pack_rows(module: Module, element: Type, stored: Type, lanes: int) ->
 def _write_weights(module: Module, fields: dict[str, Type], pack: Function) -> None:
     """Adds the entry ``weights``: a task packs a chunk of result channels, for all members."""
     f = module.entry("weights", **fields)
-    a, r = f.args, _numbers(f.args.numbers, "chunks chunk out_channels stack members group_weights chunk_weights")
+    a, r = f.args, _numbers(f.args.shape, "chunks chunk out_channels stack members group_weights chunk_weights")
     with f.loop(a.begin, a.end) as task, f.loop(0, r["members"]) as k:
         group, first = task.i // r["chunks"], task.i % r["chunks"] * r["chunk"]
         rows = minimum(r["chunk"], r["out_channels"] - first) * r["stack"]
-        member = a.members.at(k.i * len(MEMBER))
+        member = a.phases.at(k.i * len(MEMBER))
         to = a.packed.at(task.i * r["chunk_weights"] + _member(member, "packed")["packed"])
-        f.call(pack, a.numbers, member, a.w.at(group * r["group_weights"]), first * r["stack"], rows, to)
+        f.call(pack, a.shape, member, a.w.at(group * r["group_weights"]), first * r["stack"], rows, to)
 
 
 def _write_product(module: Module, element: Type, lanes: int) -> Function:
@@ -176,9 +184,8 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
         "chunk", fields=ptr(i64), panel=ptr(element), own=ptr(i8), group=i64, index=i64, unit=i64, start=i64, count=i64
     )
     a = f.args
-    w, bias, y = (a.fields.at(slot).cast(ptr(stored)).load() for slot in (1, 2, 3))
-    packed = a.fields.at(4).cast(ptr(element)).load()
-    numbers, members = (a.fields.at(slot).cast(ptr(i64)).load() for slot in (6, 7))
+    w, packed = _field(a.fields, "w", stored), _field(a.fields, "packed", element)
+    numbers, members = (_field(a.fields, name, i64) for name in FIELDS[-2:])
     r = _numbers(
         numbers,
         "chunks chunk out_channels stack members group_weights chunk_weights lazy weights_at sums_at lines_at spare_at "
@@ -207,7 +214,7 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
         high = minimum(a.start + a.count, m["to"]) - a.start
         f.call(product, numbers, member, weights, a.panel, sums, rows, low, high, spare)
         f.call(
-            _part(numbers, "spread"), numbers, member, sums.at(origin), bias, y, a.group, first, channels, line, count,
+            _part(numbers, "spread"), a.fields, numbers, member, sums.at(origin), a.group, first, channels, line, count,
             u_low, u_high, lines,
         )  # fmt: skip
     return f
@@ -218,7 +225,7 @@ def _write_run(module: Module, element: Type, lanes: int, fields: dict[str, Type
     f = module.entry("run", **fields)
     a = f.args
     r = _numbers(
-        a.numbers,
+        a.shape,
         "scratch_bytes entries_at merges_at spare_at parts groups unit_spans advance span unit halo gathered_unit "
         "image vectors_tap slot gathered_taps group_input x_step channels plane channel_stride chunks chunks_part "
         "tile_rows tile_columns",
@@ -236,53 +243,65 @@ def _write_run(module: Module, element: Type, lanes: int, fields: dict[str, Type
         gathered, p = count + r["halo"], unit * r["gathered_unit"] + start
         vectors = (gathered + (lanes - 1)) // lanes
         merge_count = f.call(
-            _part(a.numbers, "table"), a.numbers, entries, merges, r["image"], p, p + gathered, vectors,
+            _part(a.shape, "table"), a.shape, entries, merges, r["image"], p, p + gathered, vectors,
             r["vectors_tap"], r["slot"], returns=i64,
         )  # fmt: skip
         f.call(
-            _part(a.numbers, "pack"), entries, r["gathered_taps"] * vectors, merges, merge_count,
-            a.g.at(group * r["group_input"]), r["x_step"], panel, r["channels"], r["plane"], r["channel_stride"],
+            _part(a.shape, "pack"), entries, r["gathered_taps"] * vectors, merges, merge_count,
+            a.x.at(group * r["group_input"]), r["x_step"], panel, r["channels"], r["plane"], r["channel_stride"],
         )  # fmt: skip
         first = part * r["chunks_part"]
         with f.loop(first, minimum(first + r["chunks_part"], r["chunks"])) as index:
             f.call(chunk, a.fields, panel, own, group, index.i, unit, start, count)
 
 
-def write_spread(module: Module, stored: Type, lanes: int, residues: int) -> Function:
+def write_spread(module: Module, stored: Type, lanes: int, residues: int, epilogue: Epilogue = PLAIN) -> Function:
     """Adds ``spread``: lines of sums, one a tap, added up where they meet and stored as lines of the result.
 
-    ``sums`` is where sample 0 of the first line and tap lies. ``residues`` is the stride, or 0 for any.
+    ``sums`` is where sample 0 of the first line and tap lies. ``residues`` is the stride, or 0 for any. An epilogue is
+    done to each line while it is in the first cache.
     """
     element = computed(stored)
     add = _write_add_line(module, element, stored, lanes, residues)
     f = module.function(
-        "spread", numbers=ptr(i64), member=ptr(i64), sums=ptr(element), bias=ptr(stored), y=ptr(stored), group=i64,
-        first=i64, channels=i64, line=i64, lines=i64, u_low=i64, u_high=i64, room=ptr(element),
+        "spread", fields=ptr(i64), numbers=ptr(i64), member=ptr(i64), sums=ptr(element), group=i64, first=i64,
+        channels=i64, line=i64, lines=i64, u_low=i64, u_high=i64, room=ptr(element),
     )  # fmt: skip
-    a = f.args
+    a, arrays, biases = f.args, call_arrays(f.args.fields, stored, epilogue), _field(f.args.fields, "bias", stored)
     r = _numbers(
         a.numbers,
         "out_channels out_plane out_image size_z size_y size_x stride_z stride_y fold_z fold_y kernel_x pitch samples "
-        "lines_image lines_y",
+        "lines_image lines_y stride_x low_x",
     )
     m = _member(a.member, "z_start y_start")
-    with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
+    with_bias = f.emit(i64, f"ptrtoint ptr {biases.text} to i64").ne(0)
+    low = maximum(a.u_low * r["stride_x"] - r["low_x"], 0)
+    high = minimum(a.u_high * r["stride_x"] - r["low_x"], r["size_x"])
     image, inner = a.line // r["lines_image"], a.line % r["lines_image"]
     lines_z = r["lines_image"] // r["lines_y"]
     place = [image, inner // r["lines_y"], inner % r["lines_y"]]
     with f.loop(0, a.channels) as c, f.loop(0, r["fold_z"]) as i, f.loop(0, r["fold_y"]) as j:
         channel = a.group * r["out_channels"] + a.first + c.i
-        start = convert(a.bias.load(channel, 1, with_bias, f.const(stored, 0)), element)
+        start = convert(biases.load(channel, 1, with_bias, f.const(stored, 0)), element)
         row = ((c.i * r["fold_z"] + i.i) * r["fold_y"] + j.i) * r["kernel_x"]
-        source, plane = a.sums.at(row * r["pitch"]), a.y.at(channel * r["out_plane"])
+        source, plane = a.sums.at(row * r["pitch"]), channel * r["out_plane"]
         with f.loop(0, a.lines, carry=place) as line:
             image, at_z, at_y = line.values
             z, y = at_z * r["stride_z"] + m["z_start"] + i.i, at_y * r["stride_y"] + m["y_start"] + j.i
             with f.when(z.ult(r["size_z"]) & y.ult(r["size_y"])):
-                to = plane.at(image * r["out_image"] + (z * r["size_y"] + y) * r["size_x"])
-                f.call(add, a.numbers, source.at(line.i * r["samples"]), start, to, a.u_low, a.u_high, a.room)
+                to = arrays.destination(channel, plane + image * r["out_image"] + (z * r["size_y"] + y) * r["size_x"])
+                f.call(add, a.numbers, source.at(line.i * r["samples"]), start, to.y, a.u_low, a.u_high, a.room)
+                if epilogue:
+                    _end_line(f, to, low, high, lanes)
             line.values = _next_line(image, at_z, at_y, lines_z, r["lines_y"])
     return f
+
+
+def _end_line(f: Function, to: Destination, low: Value, high: Value, lanes: int) -> None:
+    """Results [low, high) of a line end where they lie."""
+    with f.loop(low, high, lanes) as i:
+        mask = lanes_below(f, high - i.i, lanes)
+        to.store(to.y.load(i.i, lanes, mask), i.i, mask)
 
 
 def _next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) -> list[Value]:

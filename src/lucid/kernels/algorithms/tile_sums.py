@@ -20,7 +20,7 @@ from lucid.kernels.ir import (
 from lucid.kernels.plan import PLAIN, Epilogue
 
 
-def _arrays(fields: Pointer, stored: Type, epilogue: Epilogue) -> Arrays:
+def call_arrays(fields: Pointer, stored: Type, epilogue: Epilogue) -> Arrays:
     """Of a call, from its fields."""
     names = ("y", *operands(epilogue))
     pointers = {name: fields.at(FIELDS.index(name)).cast(ptr(stored)).load() for name in names}
@@ -33,7 +33,7 @@ def write_ending(module: Module, element: Type, lanes: int, epilogue: Epilogue) 
     ``rows`` of whole vectors, a channel each, from element ``index`` of the result on, ``step`` apart.
     """
     f = module.function("ending", fields=ptr(i64), channel=i64, index=i64, step=i64, rows=i64, columns=i64)
-    a, arrays = f.args, _arrays(f.args.fields, element, epilogue)
+    a, arrays = f.args, call_arrays(f.args.fields, element, epilogue)
     with f.loop(0, a.rows) as m:
         to = arrays.destination(a.channel + m.i, a.index + m.i * a.step)
         with f.loop(0, a.columns, lanes) as j:
@@ -56,7 +56,7 @@ def write_finish(
         "finish", fields=ptr(i64), record=ptr(i64), sums=data, pitch=i64, channel=i64, out_plane=i64, out_image=i64,
         position=i64, room=i64, rows=i64, line=data,
     )  # fmt: skip
-    a, arrays = f.args, _arrays(f.args.fields, stored, epilogue)
+    a, arrays = f.args, call_arrays(f.args.fields, stored, epilogue)
     r = read_phase(
         a.record,
         "positions store_x store_y store_z_step store_y_step store_start store_x_start store_x_step store_width",
