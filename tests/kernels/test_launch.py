@@ -119,6 +119,11 @@ def test_what_keeps_nothing_has_no_halves() -> None:
     assert Launch([(0, 1, 1)], (0,), (3,), most_threads=1).halves() is None
 
 
+def test_too_few_arrays_are_refused() -> None:
+    with pytest.raises(TypeError, match="4 arrays are needed, not 3"):
+        bound(5)(None, np.arange(5), np.arange(5))
+
+
 @pytest.mark.usefixtures("pool")
 def test_python_threads_call_at_once() -> None:
     run, wrong = bound(200), []

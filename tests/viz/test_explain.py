@@ -55,6 +55,15 @@ def test_other_levels_are_refused():
         lucid.explain(nn.Conv1d(2, 4, 3), (1, 2, 20), level="llvm")
 
 
+def test_it_says_what_inference_keeps():
+    layers = nn.Conv1d(64, 64, 3), nn.ConvTranspose1d(64, 64, 4, stride=2)
+    for layer in layers:
+        told = lucid.explain(layer, (2, 64, 300))
+        forward = told.parts[0]
+        assert all(part.kept_bytes == 0 for part in told.parts[1:])
+        assert (forward.kept_bytes >= layer.weight.nbytes) == ("are kept from call to call" in str(forward))
+
+
 def test_the_layer_is_left_as_it_was():
     layer = nn.Conv1d(2, 4, 3, dtype=lucid.float64)
     before = {name: value.detach().numpy().copy() for name, value in layer.named_parameters()}

@@ -13,7 +13,9 @@ import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import precision, target, tuning
+from lucid.kernels import kept, precision, target, tuning
+from lucid.kernels.kept import Versions
+from lucid.kernels.launch import Launch
 from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
 from lucid.kernels.runtime import memory
 
@@ -62,7 +64,7 @@ def observed() -> Iterator[list[Problem]]:
 class _Call(Protocol):
     """One role on operands of some shapes and a type, called with the arrays: a look-up finds it, with all it needs."""
 
-    def __call__(self, a: Array, b: Array, bias: Array | None = None) -> Array: ...
+    def __call__(self, a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None) -> Array: ...
 
 
 @lru_cache(maxsize=4096)
@@ -99,8 +101,9 @@ def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
     """The executable with a result of its own around it, of contiguous copies of the operands where need be."""
     asked, run = _planned(asked)
     size_bytes, has_bias = prod(shape) * dtype.itemsize, asked.role != "grad_weight"
+    region = _keeper(run)
 
-    def compute(a: Array, b: Array, bias: Array | None = None) -> Array:
+    def compute(a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None) -> Array:
         if _observers:
             _observe(asked)
         result = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
@@ -110,11 +113,20 @@ def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
             b = np.ascontiguousarray(b)
         if not has_bias:
             run(a, b, result)
+            return result
+        bias = bias if bias is None else _contiguous(bias)
+        ready = kept.ready(region, b, bias, versions) if region and versions else None
+        if ready is not None:
+            ready.compute(a, b, bias, result, ready.kept)
         else:
-            run(a, b, bias if bias is None else _contiguous(bias), result)
+            run(a, b, bias, result)
         return result
 
     return compute
+
+
+def _keeper(run: Executable) -> Launch | None:
+    return run if isinstance(run, Launch) and run.keeps else None
 
 
 def _observe(asked: Problem) -> None:
@@ -180,7 +192,9 @@ def _name(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def _complex(role: Role, spec: ConvSpec, size: Sizes, a: Array, b: Array, bias: Array | None = None) -> Array:
+def _complex(
+    role: Role, spec: ConvSpec, size: Sizes, a: Array, b: Array, bias: Array | None = None, versions: object = None
+) -> Array:
     """(a + ib)(c + id) from four real convolutions; the bias joins the real and the imaginary sum once each."""
 
     def real(a: Array, b: Array, bias: Array | None = None) -> Array:
@@ -195,7 +209,9 @@ def _complex(role: Role, spec: ConvSpec, size: Sizes, a: Array, b: Array, bias: 
     return result
 
 
-def _bias_alone(shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None = None) -> Array:
+def _bias_alone(
+    shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None = None, versions: object = None
+) -> Array:
     """A sum of nothing, and the bias."""
     y = np.zeros(shape, dtype)
     if bias is not None:
@@ -203,21 +219,25 @@ def _bias_alone(shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Ar
     return y
 
 
-def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec) -> Array:
+def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec, versions: Versions | None = None) -> Array:
     """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low].
 
     Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,); y (N, C_out, *spec.out_size(size)).
-    Cost: 2 N C_out C_in / groups taps pixels flops.
+    Cost: 2 N C_out C_in / groups taps pixels flops. With ``versions`` what is made of w and bias is ``kept``.
     """
-    return _call("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, *_settings())(x, w, bias)
+    return _call("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, *_settings())(x, w, bias, versions)
 
 
-def conv_grad_input(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes) -> Array:
+def conv_grad_input(
+    g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes, versions: Versions | None = None
+) -> Array:
     """The adjoint of ``conv_forward`` in x, which is also the transposed convolution of g.
 
     Shape: g (N, C_out, *spec.out_size(size)), w (C_out, C_in / groups, *kernel), bias (C_in,); result (N, C_in, *size).
     """
-    return _call("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, *_settings())(g, w, bias)
+    return _call("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, *_settings())(
+        g, w, bias, versions
+    )
 
 
 class Ending(NamedTuple):
@@ -229,17 +249,22 @@ class Ending(NamedTuple):
     residual: Array | None = None
 
 
-def conv_forward_ended(x: Array, w: Array, bias: Array | None, spec: ConvSpec, ending: Ending) -> Array:
+def conv_forward_ended(
+    x: Array, w: Array, bias: Array | None, spec: ConvSpec, ending: Ending, versions: Versions | None = None
+) -> Array:
     """``conv_forward`` and what ``ending`` does to it. Not for complex numbers."""
     return _ended("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, ending.epilogue, *_settings())(
-        x, w, bias, *ending[1:]
+        versions, x, w, bias, *ending[1:]
     )
 
 
-def conv_grad_input_ended(g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes, ending: Ending) -> Array:
+def conv_grad_input_ended(
+    g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes, ending: Ending,
+    versions: Versions | None = None,
+) -> Array:  # fmt: skip
     """``conv_grad_input`` and what ``ending`` does to it. Not for complex numbers."""
     return _ended("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, ending.epilogue, *_settings())(
-        g, w, bias, *ending[1:]
+        versions, g, w, bias, *ending[1:]
     )
 
 
@@ -254,20 +279,27 @@ def _ended(
         return partial(_bias_ended, epilogue, shape, dtype)
     asked, run = _planned(problem(role, spec, x_shape, y_shape, _name(dtype), bias, epilogue))
 
-    def compute(a: Array, b: Array, *extras: Array | None) -> Array:
+    region = _keeper(run)
+
+    def compute(versions: Versions | None, a: Array, b: Array, *extras: Array | None) -> Array:
         if _observers:
             _observe(asked)
         result = memory.empty(shape, dtype)
+        a, b = _contiguous(a), _contiguous(b)
         bias, *more = (e if e is None else _contiguous(e) for e in extras)
-        run(_contiguous(a), _contiguous(b), bias, result, None, *more)
+        ready = kept.ready(region, b, bias, versions) if region and versions else None
+        if ready is not None:
+            ready.compute(a, b, bias, result, ready.kept, *more)
+        else:
+            run(a, b, bias, result, None, *more)
         return result
 
     return compute
 
 
 def _bias_ended(
-    epilogue: Epilogue, shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None,
-    *extras: Array | None,
+    epilogue: Epilogue, shape: Sizes, dtype: np.dtype[Any], versions: object, a: Array, b: Array,
+    bias: Array | None, *extras: Array | None,
 ) -> Array:  # fmt: skip
     from lucid.kernels.epilogue import apply
 

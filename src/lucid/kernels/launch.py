@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,14 +44,18 @@ class Launch:
     are what they are; ``keep`` is what they point at. The fields of a call are written by native code on its own stack,
     so Python threads may call at once.
 
-    Where there are ``kept_bytes`` the first step makes them, of w and bias alone, which are the arguments 1 and 2.
+    Where there are ``kept_bytes`` the first step makes them, of w and bias alone, which are the arguments 1 and 2. A
+    region that has no such step, because it reads weights as it goes, may name one ``in_advance`` that has.
     """
 
     __slots__ = (
+        "_arity",
         "_given",
+        "_halves",
         "_record",
         "address",
         "fields",
+        "keeps",
         "most_threads",
         "own_bytes",
         "shared_bytes",
@@ -70,9 +74,13 @@ class Launch:
         own_bytes: int = 0,
         most_threads: int,
         keep: object = None,
+        in_advance: Callable[[], Launch] | None = None,
     ) -> None:
         """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64."""
-        self._given = sources, fields, kept_bytes, shared_bytes, keep
+        self._given = sources, fields, kept_bytes, shared_bytes, keep, in_advance
+        self._arity = 1 + max(sources, default=-1)
+        self._halves: Halves | None = None
+        self.keeps = kept_bytes > 0 or in_advance is not None
         self.most_threads, self.own_bytes, self.shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
         first, rest = fields[: len(sources)], fields[len(sources) :]
         places = [n + kept_bytes * (source == WORKSPACE) for n, source in zip(first, sources, strict=True)]
@@ -85,9 +93,13 @@ class Launch:
 
     def halves(self) -> Halves | None:
         """What makes the kept part, and what computes from it; None where nothing is made of the weights alone."""
-        sources, fields, kept_bytes, shared_bytes, keep = self._given
-        if not kept_bytes:
-            return None
+        if self._halves is None and self.keeps:
+            in_advance = self._given[-1]
+            self._halves = self._split() if in_advance is None else in_advance().halves()
+        return self._halves
+
+    def _split(self) -> Halves:
+        sources, fields, kept_bytes, shared_bytes, keep, _ = self._given
         last = [_KEPT_ARGUMENT if source == KEPT else source for source in sources]
         weights = [source if source in (*_WEIGHT_ARGUMENTS, WORKSPACE) else NOTHING for source in last]
         make, compute = (
@@ -100,4 +112,6 @@ class Launch:
         return Halves(make, compute, kept_bytes)
 
     def __call__(self, *arrays: Array | None) -> None:
+        if len(arrays) < self._arity:  # native code would read on
+            raise TypeError(f"Launch: {self._arity} arrays are needed, not {len(arrays)}")
         threads.launch(self, arrays)

@@ -6,6 +6,7 @@ in one of x, w and y, so every gradient of one of them is another of them.
 
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from lucid.autograd import Op, apply
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import wrap
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import Ending, Epilogue
+from lucid.kernels import Ending, Epilogue, kept
+from lucid.kernels.runtime import memory
 from lucid.ops import activation, elementwise
 from lucid.ops.common import conj, same_dtype
 
@@ -86,6 +88,28 @@ _conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=
 }, quiet=True)  # fmt: skip
 
 
+def _holders(tensor: Any) -> int:
+    return getrefcount(tensor._array)
+
+
+_SOLE = _holders(wrap(np.empty(0)))
+
+
+def _versions(w: Any, bias: Any) -> kept.Versions | None:
+    """What would tell of any change of the weights; None if they could change unseen.
+
+    Writing through tensors counts up a version. NumPy's arrays tell nobody, so nobody but the tensor may have this one
+    or a view of it; who is handed it, or was, has made ``kept`` forget it (``Tensor.numpy``).
+    """
+    if w._array.nbytes < kept.FROM_BYTES:
+        return None
+    for x in (w,) if bias is None else (w, bias):
+        if _holders(x) != _SOLE or not memory.owns_memory(x._array):
+            kept.forget(w._array)
+            return None
+    return w._version[0], 0 if bias is None else bias._version[0]
+
+
 def _alike(a: Any, b: Any, bias: Any = None) -> bool:
     """Whether all have one element type, seen at a glance."""
     dtype = a._array.dtype
@@ -102,7 +126,8 @@ def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec) -> Any:
     if not _alike(x, w, bias):
         same_dtype("conv", x=x, w=w, bias=bias)
     if not mode.recording:
-        return wrap(kernels.conv_forward(x._array, w._array, None if bias is None else bias._array, spec))
+        versions = _versions(w, bias)
+        return wrap(kernels.conv_forward(x._array, w._array, None if bias is None else bias._array, spec, versions))
     return apply(_conv, x, w, bias, spec=spec)
 
 
@@ -114,7 +139,9 @@ def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: S
     if not _alike(g, w, bias):
         same_dtype("conv_grad_input", g=g, w=w, bias=bias)
     if not mode.recording:
-        return wrap(kernels.conv_grad_input(g._array, w._array, None if bias is None else bias._array, spec, size))
+        versions = _versions(w, bias)
+        added = None if bias is None else bias._array
+        return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, versions))
     return apply(_conv_grad_input, g, w, bias, spec=spec, size=size)
 
 
@@ -172,8 +199,9 @@ def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec) 
     if finish.takes_steps(x, w, bias):
         return finish.in_steps(conv(x, w, bias, spec=spec))
     same_dtype("conv", x=x, w=w, bias=bias)
+    versions = _versions(w, bias)
     arrays = x._array, w._array, None if bias is None else bias._array
-    return wrap(kernels.conv_forward_ended(*arrays, spec, finish.arrays()))
+    return wrap(kernels.conv_forward_ended(*arrays, spec, finish.arrays(), versions))
 
 
 def finished_conv_grad_input(g: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec, size: Sizes) -> Any:
@@ -184,5 +212,6 @@ def finished_conv_grad_input(g: Any, w: Any, bias: Any, finish: Finish, *, spec:
     if finish.takes_steps(g, w, bias):
         return finish.in_steps(conv_grad_input(g, w, bias, spec=spec, size=size))
     same_dtype("conv_grad_input", g=g, w=w, bias=bias)
+    versions = _versions(w, bias)
     arrays = g._array, w._array, None if bias is None else bias._array
-    return wrap(kernels.conv_grad_input_ended(*arrays, spec, size, finish.arrays()))
+    return wrap(kernels.conv_grad_input_ended(*arrays, spec, size, finish.arrays(), versions))

@@ -14,6 +14,7 @@ from lucid.autograd.hooks import RemovableHandle
 from lucid.autograd.tracked import Array, Tracked, placed, results_are, wrap
 from lucid.core.dtypes import DType, DTypeLike, of_numpy
 from lucid.core.errors import DTypeError, GradientError, ShapeError
+from lucid.kernels import kept
 from lucid.tensor.convert import as_array
 from lucid.tensor.device import CPU, Device
 from lucid.tensor.printing import tensor_repr
@@ -171,6 +172,7 @@ class Tensor(Tracked):
 
     def data_ptr(self) -> int:
         """Address of the first element."""
+        kept.exclude(self._array)
         return self._array.ctypes.data
 
     # Its place in the graph
@@ -231,6 +233,7 @@ class Tensor(Tracked):
     @data.setter
     def data(self, value: Any) -> None:
         self._array = as_array(value, self.dtype)
+        kept.forget(self._array)  # if it is another tensor's, that one's version does not tell of writing to this one
         self._version[0] += 1
 
     @property
@@ -305,6 +308,7 @@ class Tensor(Tracked):
         """
         if self.requires_grad and not force:
             raise GradientError("numpy: the tensor requires a gradient, which an array cannot carry; detach() it first")
+        kept.forget(self._array)
         return self._array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -313,6 +317,7 @@ class Tensor(Tracked):
     def __dlpack__(self, **options: Any) -> Any:
         if self.requires_grad:
             raise BufferError("__dlpack__: the tensor requires a gradient; detach() it first")
+        kept.forget(self._array)
         if self._array.dtype.kind == "V":
             from lucid.tensor.dlpack import export_bfloat16
 
@@ -373,6 +378,7 @@ class Tensor(Tracked):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         state = getattr(self, "__dict__", None) or None
+        kept.forget(self._array)  # pickle may pass it on without a copy
         return _rebuild, (type(self), self._array, self.requires_grad, state)
 
     def __copy__(self) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lucid.kernels import jit, roofline, select, target
 from lucid.kernels.convolution import observed
 from lucid.kernels.jit import Code
+from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.roofline import Roofline
 from lucid.kernels.trial import HOPELESS, race
@@ -39,7 +40,8 @@ def _size(count: float) -> str:
 class Weighed:
     """One problem: its plans, fastest expected first, the one taken, who refused and why, and the time it took.
 
-    ``kernels`` has the text of each module that the one taken calls, by name, at the level asked for.
+    ``kernels`` has the text of each module that the one taken calls, by name, at the level asked for. In inference
+    ``kept_bytes`` that are made of its weights stay from call to call.
     """
 
     problem: Problem
@@ -49,6 +51,7 @@ class Weighed:
     measured_ns: float
     machine: Roofline
     kernels: dict[str, str] = field(default_factory=dict)
+    kept_bytes: int = 0
 
     def __str__(self) -> str:
         text = [self._work(), *map(self._plan, self.plans)]
@@ -86,6 +89,8 @@ class Weighed:
             yield f"    epilogue: {self.problem.epilogue}, {place}"
         if self.taken.why:
             yield f"    why: {self.taken.why}"
+        if self.kept_bytes:
+            yield f"    in inference, {_size(self.kept_bytes)} made of the weights are kept from call to call"
 
     def _measured(self) -> str:
         rate, share = self.problem.flops / self.measured_ns, self._limit_ns / self.measured_ns
@@ -139,6 +144,7 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
     x = randn(*input_shape, dtype=dtype, requires_grad=True)
     with observed() as problems, no_grad():
         layer(x)
+    inferred = set(problems)
     if not any(p.epilogue for p in problems):
         with observed() as problems:
             y = layer(x)
@@ -151,8 +157,15 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
         taken = select.choose(p, isa)
         measured = race(p, [taken.algorithm])
         kernels = _kernels(p, taken.algorithm, LEVELS[level])
-        parts.append(Weighed(p, plans, taken, refusals, measured[taken.algorithm], machine, kernels))
+        kept_bytes = _kept_bytes(p) if p in inferred else 0
+        parts.append(Weighed(p, plans, taken, refusals, measured[taken.algorithm], machine, kernels, kept_bytes))
     return Explanation(title, parts)
+
+
+def _kept_bytes(problem: Problem) -> int:
+    region = select.executable(problem)
+    halves = region.halves() if isinstance(region, Launch) else None
+    return halves.kept_bytes if halves else 0
 
 
 def _kernels(problem: Problem, algorithm: str, shown: Callable[[Code], str] | None) -> dict[str, str]:

@@ -21,6 +21,8 @@ Where a tile's positions lie in one image and the result is contiguous, sums are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -85,6 +87,9 @@ def bind(
         own_bytes=numbers["scratch_bytes"],
         most_threads=tasks,
         keep=(constants, records),
+        in_advance=partial(bind, dtype, shape, replace(blocking, lazy=False), phases, bias, epilogue)
+        if blocking.lazy
+        else None,
     )
 
 

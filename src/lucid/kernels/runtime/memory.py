@@ -81,10 +81,22 @@ class _Block:
             self.mapping.madvise(mmap.MADV_HUGEPAGE)
 
 
-def _map(size_bytes: int) -> mmap.mmap:
+class _Mapping(mmap.mmap):
+    """Memory of the pool's own: the base of its arrays, which nobody else gets hold of."""
+
+    __slots__ = ()
+
+
+def _map(size_bytes: int) -> _Mapping:
     if hasattr(mmap, "MAP_ANONYMOUS"):  # private: a forked child gets a copy and leaves the parent's alone
-        return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, size_bytes)
+        return _Mapping(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return _Mapping(-1, size_bytes)
+
+
+def owns_memory(array: Array) -> bool:
+    """Whether an array's memory is its own: who holds neither it nor a view of it cannot write there."""
+    base: object = array.base
+    return array.flags.owndata if base is None else isinstance(base, _Mapping)
 
 
 def size_class(size_bytes: int) -> int:
