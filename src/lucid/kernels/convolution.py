@@ -342,7 +342,17 @@ def _both(
     """The problem and its executable, where there are kernels of the element type."""
     from lucid.kernels import select
 
-    if dtype.name not in _FULL or 0 in (*x_shape, *y_shape):
+    if dtype.name not in (*_FULL, *_HALF) or 0 in (*x_shape, *y_shape):
         return None
     asked = problem("grad_weight", spec, x_shape, y_shape, dtype.name, bias=True)
+    if dtype.name in _HALF and not _sums_narrow(asked):
+        return None
     return asked, select.executable(asked, _wanted)
+
+
+def _sums_narrow(asked: Problem) -> bool:
+    """Whether half precision is read as it is, and what reads it sums the upstream gradient too."""
+    from lucid.kernels import select
+
+    isa = target.isa()
+    return select.narrow_pays(asked, isa, _wanted) and not select.choose(asked, isa, _wanted).passes_after

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
+from lucid.kernels.isa import SCALAR
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import Case, check, check_both, expected, run, run_both
+from tests.kernels.algorithms.dense_cases import HALF
+from tests.kernels.algorithms.patches import Case, bound, check, check_both, expected, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
+HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
 
 CASES = [
     Case(1, 1, 1, (1,), (1,)),
@@ -52,6 +56,32 @@ def test_sums_of_g_in_the_same_pass(isa, dtype):
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CHUNKED)
+
+
+@pytest.mark.parametrize("dtype", sorted(HALF))
+@pytest.mark.parametrize("isa", HALF_ISAS)
+def test_half_precision_is_summed_in_float32_and_rounded_once(isa, dtype):
+    unit, tiny = HALF[dtype]
+
+    def one(case):
+        arrays = {name: a.astype(as_dtype(dtype).numpy) for name, a in case.arrays().items()}
+        want = expected(case, "grad_weight", arrays)
+        sum_of_g = np.moveaxis(arrays["g"].astype(np.float64), 1, 0).reshape(case.c_out, -1).sum(1)
+        off = bound(case, "grad_weight", arrays) * (1 + unit) + unit * np.abs(want) + tiny
+        for where in ("end", "start"):
+            gw, gb = run_both(weight_grad, case.typed(dtype), arrays, where)
+            assert (np.abs(gw.astype(np.float64) - want) <= off).all()
+            np.testing.assert_allclose(gb.astype(np.float64), sum_of_g, rtol=unit, atol=1e-3)
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES + CHUNKED)
+
+
+@pytest.mark.parametrize("dtype", sorted(HALF))
+def test_half_precision_wants_masks_for_its_elements(dtype):
+    problem = CASES[1].typed(dtype).problem("grad_weight")
+    reason = f"it loads {dtype} with masks that scalar does not have"
+    assert weight_grad.refuses(problem, SCALAR) == reason
 
 
 @pytest.mark.parametrize("isa", ISAS)
