@@ -62,6 +62,7 @@ Array = np.ndarray[Any, Any]
 _TASKS = 16  # wanted at least; groups are split over images and boxes until there are as many
 _LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
 _CHUNK_CYCLES = 40_000  # below this, more chunks cost more than they gain
+_PART_BYTES = 4 << 20  # all sums that wait to be added
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +156,10 @@ class Sums:
         vectors = ceil(box[3] / self.lanes) * box[2] * box[1]
         each = 0.55 * self.lanes * self.tile.columns if self.tile.long else self.tile.cycles
         passes = self.blocks * self.passes * (vectors * each + 2 * self.tile.sums + 40)
-        fill = p.group_in * self.cut.plane * (0.3 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
+        fill = p.group_in * self.cut.plane * (0.16 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
         boxes = p.batch * p.groups * self.cut.boxes
         finish = p.groups * self.chunks * self.blocks * self.passes * self.tile.sums * 8
-        return boxes * (fill + passes + 300) + finish + memory_cycles(p.traffic_bytes) + 2500
+        return boxes * (fill + passes + 300) + finish + memory_cycles(p.traffic_bytes) / 2 + 2500
 
 
 def sums(problem: Problem, isa: ISA) -> Sums:
@@ -176,6 +177,9 @@ def sums(problem: Problem, isa: ISA) -> Sums:
         width = ceil(width / lanes) * lanes
     whole = Sums(problem, cut.widened(width * step), tile, lanes, 1)
     chunks = min(problem.batch * cut.boxes, ceil(_TASKS / problem.groups), int(whole.cycles / _CHUNK_CYCLES))
+    by_image = replace(whole, chunks=problem.batch)
+    if memory_cycles(problem.traffic_bytes) > 0 and by_image.part_elements * problem.itemsize <= _PART_BYTES:
+        chunks = max(chunks, problem.batch)  # then boxes follow each other in memory
     return replace(whole, chunks=max(1, chunks))
 
 
@@ -253,12 +257,13 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     if problem.bias or not alone:
         rest = jit.kernel(("depthwise_sums", problem.dtype), lambda isa: _write_rest(isa, element))
     tables = np.array(asked.lines, np.int64).T.copy()
+    following = 1 if asked.chunks == problem.batch else problem.groups  # groups from one box to the next
     numbers = (
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
-        asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or problem.c_out * problem.pixels,
+        asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
         problem.spec.dilation[1], problem.spec.kernel[2], int(problem.bias),
-        *asked.cut.fields(problem.c_in * prod(problem.size)),
+        *asked.cut.fields(following * problem.group_in * prod(problem.size)),
     )  # fmt: skip
     part_bytes, gb = asked.part_elements * problem.itemsize, 3 if problem.bias else NOTHING
     bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * problem.itemsize
