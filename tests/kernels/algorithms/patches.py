@@ -7,8 +7,10 @@ from functools import cache
 from math import prod
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import convolution, target
 from lucid.kernels.plan import Problem
@@ -58,12 +60,14 @@ class Case:
             "b_out": (self.c_out,),
             "b_in": (self.c_in,),
         }
-        return {name: rng.standard_normal(shape).astype(self.dtype) for name, shape in shapes.items()}
+        kind = as_dtype(self.dtype).numpy
+        return {name: rng.standard_normal(shape).astype(kind) for name, shape in shapes.items()}
 
     def typed(self, dtype: str) -> Case:
         return replace(self, dtype=dtype)
 
 
+HALF = ("float16", "bfloat16")
 OPERANDS = {"forward": ("x", "w", "b_out"), "grad_input": ("g", "w", "b_in"), "grad_weight": ("x", "g")}
 RESULT = {"forward": "g", "grad_input": "x", "grad_weight": "w"}
 
@@ -119,11 +123,25 @@ def terms(case: Case, role: str) -> int:
 def bound(case: Case, role: str, arrays: dict[str, Array]) -> Array:
     """n u / (1 - n u) times the sum of absolute products: the most that a sum in any order is off.
 
-    Twice that in float64, where what is expected is off as well.
+    Twice that in float64, where what is expected is off as well. Half precision is summed in float32 and rounded once.
     """
-    unit = np.finfo(case.dtype).eps / 2 * terms(case, role)
-    sums = 2 if case.dtype == "float64" else 1
-    return sums * unit / (1 - unit) * expected(case, role, {k: np.abs(v) for k, v in arrays.items()})
+    most = summed(case, terms(case, role)) * expected(case, role, {k: np.abs(v) for k, v in arrays.items()})
+    return most + rounded(case, np.abs(expected(case, role, arrays)) + most)
+
+
+def summed(case: Case, count: int) -> float:
+    """By how much of their absolute sum so many terms are off."""
+    kind = "float32" if case.dtype in HALF else case.dtype
+    unit = np.finfo(kind).eps / 2 * count
+    return (2 if kind == "float64" else 1) * unit / (1 - unit)
+
+
+def rounded(case: Case, size: Array) -> Array:
+    """How far numbers of a size are moved when they become half precision; by nothing in other types."""
+    if case.dtype not in HALF:
+        return np.zeros_like(size)
+    kind = ml_dtypes.finfo(as_dtype(case.dtype).numpy)
+    return float(kind.eps) / 2 * size + float(kind.smallest_subnormal)
 
 
 def run(algorithm: Any, case: Case, role: str, arrays: dict[str, Array], where: Any = "end") -> Array:
@@ -135,7 +153,7 @@ def run(algorithm: Any, case: Case, role: str, arrays: dict[str, Array], where: 
         guarded(arrays[names[0]], where=where) as first,
         guarded(arrays[names[1]], where=where) as second,
         guarded(arrays[names[-1]], where=where) as third,
-        guarded(arrays[RESULT[role]].shape, case.dtype, where=where) as result,
+        guarded(arrays[RESULT[role]].shape, arrays["w"].dtype, where=where) as result,
     ):
         bias = () if role == "grad_weight" else (third if case.bias else None,)
         call(first, second, *bias, result)
@@ -150,8 +168,8 @@ def run_both(algorithm: Any, case: Case, arrays: dict[str, Array], where: Any = 
     with (
         guarded(arrays["x"], where=where, readonly=True) as x,
         guarded(arrays["g"], where=where, readonly=True) as g,
-        guarded(arrays["w"].shape, case.dtype, where=where) as gw,
-        guarded((case.c_out,), case.dtype, where=where) as gb,
+        guarded(arrays["w"].shape, arrays["w"].dtype, where=where) as gw,
+        guarded((case.c_out,), arrays["w"].dtype, where=where) as gb,
     ):
         algorithm.bind(plan, isa)(x, g, gw, gb)
         return gw.copy(), gb.copy()
@@ -164,14 +182,15 @@ def check_both(algorithm: Any, case: Case, where: Any = "end") -> None:
     worst = np.abs(gw - expected(case, "grad_weight", arrays)) - bound(case, "grad_weight", arrays)
     assert worst.max() <= 0, f"{case}: gw is {worst.max():.1e} beyond the bound"
     g = np.moveaxis(arrays["g"].astype(np.float64), 1, 0).reshape(case.c_out, -1)
-    unit = np.finfo(case.dtype).eps / 2 * g.shape[1] * (2 if case.dtype == "float64" else 1)  # ours, and the oracle's
-    assert (np.abs(gb - g.sum(1)) <= unit / (1 - unit) * np.abs(g).sum(1)).all(), f"{case}: gb"
+    most = summed(case, g.shape[1]) * np.abs(g).sum(1)
+    most += rounded(case, np.abs(g.sum(1)) + most)
+    assert (np.abs(gb.astype(np.float64) - g.sum(1)) <= most).all(), f"{case}: gb"
 
 
 def check(algorithm: Any, case: Case, role: str, where: Any = "end") -> None:
     """The algorithm agrees with the definition within the bound."""
     arrays = case.arrays()
-    got, want = run(algorithm, case, role, arrays, where), expected(case, role, arrays)
+    got, want = run(algorithm, case, role, arrays, where).astype(np.float64), expected(case, role, arrays)
     worst = np.abs(got - want) - bound(case, role, arrays)
     assert not np.isnan(got).any(), f"{role} {case}: {np.isnan(got).sum()} results were not written"
     assert worst.max() <= 0, f"{role} {case}: off by {np.abs(got - want).max():.1e}, {worst.max():.1e} beyond the bound"

@@ -1,6 +1,7 @@
 """Depthwise convolution and its gradients against their definitions, on every instruction set, between guard pages."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import depthwise
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import Case, check, check_both, expected, run, run_both
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
+HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
 ROLES = ["forward", "grad_input", "grad_weight"]
 
 CASES = [
@@ -43,8 +45,10 @@ BOXED = [Case(2, 2, 2, (90, 81), (3, 3), padding=1, groups=2), Case(1, 1, 1, (14
 CHUNKED = [Case(3, 1, 9, (20000,), (9,), padding=1)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("isa", ISAS)
+TYPES = [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, HALF)]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
 @pytest.mark.parametrize("role", ROLES)
 def test_definition(role, isa, dtype):
     def one(case):
@@ -123,8 +127,7 @@ def test_large_groups_are_refused():
     assert depthwise.refuses(problem, target.isa()) == "groups of 32 x 32 channels are not depthwise"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
 def test_sums_of_g_in_the_same_pass(isa, dtype):
     def one(case):
         for where in ("end", "start"):

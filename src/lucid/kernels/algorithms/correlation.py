@@ -27,6 +27,7 @@ from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import (
     GEOMETRY,
     Cut,
@@ -44,6 +45,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    convert,
     fma,
     i64,
     interleave,
@@ -151,6 +153,11 @@ class Correlation:
     lanes: int
 
     @property
+    def element(self) -> Type:
+        """What is computed in."""
+        return computed(BY_DTYPE[self.problem.dtype])
+
+    @property
     def forward(self) -> bool:
         """Whether it is the forward role."""
         return self.problem.role == "forward"
@@ -193,11 +200,17 @@ class Correlation:
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: frames, a tile's phases, a spare row of results."""
+        """A thread's workspace: frames, a tile's phases, a spare row of results, widened weights."""
         row = self.tile.vectors * self.lanes
         phases = self.stride_out[2] * self.tile.rows * row
         spare = ceil(self.cut.box[3] / row) * row * self.tile.phases
-        return self.frame_elements + ceil((phases + spare) / 16) * 16
+        return self.frame_elements + ceil((phases + spare) / 16) * 16 + self.weight_elements
+
+    @property
+    def weight_elements(self) -> int:
+        """Weights of a group, where they are widened."""
+        narrow = self.element.bytes > self.problem.itemsize
+        return ceil(self.sources * self.results * self.problem.spec.taps / 16) * 16 if narrow else 0
 
     def taps(self) -> tuple[Array, Array, Array]:
         """Offsets in the frame, places in w, and where each phase begins in both lists."""
@@ -226,7 +239,7 @@ class Correlation:
         tiles = across * self.cut.box[1] * self.results // tile.results
         calls = ceil(self.cut.box[2] / tile.rows) * self.cut.box[1] * self.results // tile.results * phases
         fill = self.sources * self.cut.plane * (0.16 if self.stride_in[2] <= 2 else 1.5) * 16 / self.lanes
-        fill *= 1 if self.frame_elements * p.itemsize <= target.cpu().l1_bytes else 2
+        fill *= 1 if self.frame_elements * self.element.bytes <= target.cpu().l1_bytes else 2
         merged = prod(self.cut.box) * prod(self.stride_out) * self.results
         out = 0.0 if self.stride_out[2] <= 2 else merged * 1.5 * 16 / self.lanes
         each = tile.cycles(heads * self.sources / phases, p.spec.kernel[2], self.lanes)
@@ -237,7 +250,8 @@ class Correlation:
 
 def correlation(problem: Problem, isa: ISA) -> Correlation:
     """The cut and the tile: a frame that fits the first cache, rows of as many vectors as they need."""
-    lanes, spec, forward = isa.lanes(BY_DTYPE[problem.dtype]), problem.spec, problem.role == "forward"
+    element, spec, forward = computed(BY_DTYPE[problem.dtype]), problem.spec, problem.role == "forward"
+    lanes = isa.lanes(element)
     size, source = (problem.out, problem.size) if forward else (problem.size, problem.out)
     axes = tuple(
         _axis(problem.role, n, k, s, d, low)
@@ -248,7 +262,7 @@ def correlation(problem: Problem, isa: ISA) -> Correlation:
     positions = tuple(ceil(n / s) for n, s in zip(size, stride_out, strict=True))
     extents = tuple(axis.extent for axis in axes)
     sources = problem.group_in if forward else problem.group_out
-    room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // problem.itemsize
+    room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // element.bytes
     window = plain_window(source, positions, extents, stride_in, tuple(axis.low for axis in axes))
     cut = window.cut(max(64, room // (sources * prod(stride_in))))
     tile = _tile(problem, isa, axes, cut, lanes)
@@ -302,14 +316,14 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
 _POINTERS = ("x", "weights", "bias", "y", "own", "scale", "shift", "residual", "offsets", "places", "begins", "fill")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
-    "w_result", "w_step", "bias_step", "frame", "private", "ahead_y", "row_taps",
+    "w_result", "w_step", "bias_step", "frame", "private", "own_weights", "ahead_y", "row_taps",
 )  # fmt: skip
 
 
 def _fields(element: Type) -> dict[str, Type]:
     data, table = ptr(element), ptr(i64)
     pointers = dict(zip(_POINTERS, [data] * 8 + [table] * 4, strict=True))
-    return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
+    return {**pointers, "own": ptr(computed(element)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
 
 
 def _stride_class(stride: int) -> int:
@@ -341,10 +355,11 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
         asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
         int(problem.bias), asked.frame_elements, asked.private_elements,
+        asked.private_elements - asked.weight_elements,
         asked.cut.ahead(asked.size, asked.stride_out) or asked.results * prod(asked.size), spec.kernel[2],
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
-    no_bias = np.zeros(1, problem.dtype)
+    no_bias = np.zeros(1)
     fields = (
         0, 0, 0 if problem.bias else address(no_bias), *[0] * 5, *map(address, tables),
         fill_frame_address(problem.dtype, split), *numbers,
@@ -360,7 +375,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
             [(code.address("correlate"), tasks, chunk)],
             fields,
             (0, 1, 2 if problem.bias else NOTHING, 3, WORKSPACE, *sources(problem.epilogue, NOTHING)),
-            own_bytes=asked.private_elements * problem.itemsize,
+            own_bytes=asked.private_elements * asked.element.bytes,
             most_threads=useful_threads(asked.cycles, tasks),
             keep=(tables, no_bias),
         )
@@ -379,10 +394,11 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
 
 
 def _write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -> Module:
-    lanes, fields = isa.lanes(element), _fields(element)
-    module = Module("correlation", isa.fma)
-    merged = tile.phases != merge
-    sums = _write_tile(module, isa, element, tile, PLAIN if merged else epilogue)
+    """Phases that are merged are sums as they are until then, others end in the tile's stores."""
+    wide, fields, merged = computed(element), _fields(element), tile.phases != merge
+    module, lanes = Module("correlation", isa.fma), isa.lanes(wide)
+    ends = (wide, PLAIN) if merged else (element, epilogue)
+    sums = _write_tile(module, element, lanes, tile, *ends)
     merge_row = _write_merge_row(module, element, epilogue) if merged else None
     box_rows = _write_rows(module, element, lanes, tile, fields, sums, merge_row, epilogue)
     f = module.entry("correlate", **fields)
@@ -394,6 +410,9 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) 
         frame = a.own.at(a.thread * a.private)
         source = a.x.at(image_group * a.sources * (a.d * a.h * a.w))
         call_fill_frame(f, element, fields, frame, source, a.sources, 1, 0, box.d, box.h, box.w)
+        weights = a.weights.at(image_group % a.groups * a.w_group)
+        if element != wide:
+            weights = _widened(f, weights, frame.at(a.own_weights), a.w_group, lanes)
         depth_boxes = minimum(a.box_d, a.od - box.d)
         with (
             f.loop(0, a.results, tile.results) as result,
@@ -411,7 +430,7 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) 
                     a.fields,
                     frame,
                     frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w)),
-                    a.weights.at(image_group % a.groups * a.w_group + result.i * a.w_result),
+                    weights.at(result.i * a.w_result),
                     a.bias.at(group_result * a.bias_step),
                     here.y,
                     (phase_d.i * a.out_h + phase_h.i) * a.out_w,
@@ -423,15 +442,22 @@ def _write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) 
     return module
 
 
+def _widened(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int) -> Pointer:
+    """Half precision as float32, once for all that read it again and again; whole vectors are written."""
+    with f.loop(0, count, lanes) as i:
+        to.store(convert(numbers.load(i.i, lanes, lanes_below(f, count - i.i, lanes)), to.pointee), i.i)
+    return to
+
+
 def _write_rows(
     module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type], sums: Function, merge_row: Any,
     epilogue: Epilogue,
 ) -> Function:  # fmt: skip
     """Adds ``box_rows``: one phase of depth and rows of a box; the phases of columns side by side."""
-    data, wide = ptr(element), tile.vectors * lanes
+    data, framed, wide = ptr(element), ptr(computed(element)), tile.vectors * lanes
     f = module.function(
-        "box_rows", fields=ptr(i64), own=data, frame=data, w=data, bias=data, y=data, phase=i64, phase_h=i64, h=i64,
-        w0=i64, **parameters(epilogue, element),
+        "box_rows", fields=ptr(i64), own=framed, frame=framed, w=framed, bias=data, y=data, phase=i64, phase_h=i64,
+        h=i64, w0=i64, **parameters(epilogue, element),
     )  # fmt: skip
     p = f.args
     results = Arrays.of(epilogue, p.y, p)
@@ -453,8 +479,8 @@ def _write_rows(
         if merge_row is None:
             count = minimum(positions * tile.phases, a.size_w - p.w0 * tile.phases)
             f.call(
-                sums, here, pitch, a.begins.at(p.phase), *tables, to.y, row_step, plane, left, count, spare, a.ahead_y,
-                *to.given.values(),
+                sums, here, pitch, a.begins.at(p.phase), *tables, to.y, row_step, plane, left, count,
+                spare.cast(element), a.ahead_y, *to.given.values(),
             )  # fmt: skip
         else:
             with f.loop(0, positions, wide) as c:
@@ -469,12 +495,12 @@ def _write_rows(
     return f
 
 
-def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile, epilogue: Epilogue) -> Function:
+def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, stored: Type, epilogue: Epilogue) -> Function:
     """Adds ``tile``: ``rows`` rows, at most the tile's, of ``columns`` elements; what is beyond is not stored."""
-    data, table, lanes = ptr(element), ptr(i64), isa.lanes(element)
+    table, framed, to = ptr(i64), ptr(computed(element)), ptr(stored)
     f = module.function(
-        "tile", frame=data, pitch=i64, begins=table, offsets=table, places=table, row_taps=i64, w=data, w_step=i64,
-        w_result=i64, bias=data, bias_step=i64, to=data, row_step=i64, plane=i64, rows=i64, columns=i64, spare=data,
+        "tile", frame=framed, pitch=i64, begins=table, offsets=table, places=table, row_taps=i64, w=framed, w_step=i64,
+        w_result=i64, bias=ptr(element), bias_step=i64, to=to, row_step=i64, plane=i64, rows=i64, columns=i64, spare=to,
         ahead=i64, **parameters(epilogue, element),
     )  # fmt: skip
     a, wide = f.args, tile.vectors * lanes * tile.phases
@@ -486,7 +512,7 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile, epilogue: E
     ]
     with f.loop(0, a.columns, wide) as c:
         frame = a.frame.at(c.i // tile.phases)
-        phases = [_phase_sums(f, isa, tile, lanes, frame, phase) for phase in range(tile.phases)]
+        phases = [_phase_sums(f, tile, lanes, frame, phase) for phase in range(tile.phases)]
         left = a.columns - c.i
 
         def store(masks: list[Value | None]) -> list[Value]:
@@ -510,12 +536,12 @@ def _write_tile(module: Module, isa: ISA, element: Type, tile: Tile, epilogue: E
     return f
 
 
-def _phase_sums(f: Function, isa: ISA, tile: Tile, lanes: int, frame: Pointer, phase: int) -> list[Value]:
+def _phase_sums(f: Function, tile: Tile, lanes: int, frame: Pointer, phase: int) -> list[Value]:
     """One phase's sums of a tile that begins at ``frame``: of all results, rows and vectors."""
     a = f.args
     begin = a.begins.load(phase)
     offsets, places = a.offsets.at(begin), a.places.at(begin)
-    each = [a.bias.splat(a.bias_step * k if k else 0, lanes) for k in range(tile.results)]
+    each = [toeplitz.spread(a.bias, a.bias_step * k if k else 0, frame.pointee, lanes) for k in range(tile.results)]
     sums = [start for start in each for _ in range(tile.rows * tile.vectors)]
     for j in range(tile.taps):
         sums = _tap(a, tile, lanes, frame.at(offsets.load(j)), a.w.at(places.load(j)), sums)
@@ -553,9 +579,9 @@ def _write_merge_row(module: Module, element: Type, epilogue: Epilogue) -> Funct
 
     ``count`` elements in all.
     """
-    data = ptr(element)
+    data, wide = ptr(element), ptr(computed(element))
     more = parameters(epilogue, element)
-    f = module.function("merge_row", to=data, source=data, step=i64, count=i64, stride=i64, **more)
+    f = module.function("merge_row", to=data, source=wide, step=i64, count=i64, stride=i64, **more)
     a = f.args
     to = Arrays.of(epilogue, a.to, a).destination()
     with f.loop(0, a.stride) as phase, f.loop(0, (a.count - phase.i + (a.stride - 1)) // a.stride) as i:

@@ -8,13 +8,16 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
 name = "depthwise"
+dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _MOST_CHANNELS = 64  # of a group's c_in x c_out: beyond, a load should serve more than one result
 _GHZ = 4.0
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Groups of many channels."""
+    """Groups of many channels; half precision without masks for its elements."""
+    if problem.itemsize == 2 and "avx512bw" not in isa.requires:
+        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     if problem.group_in * problem.group_out > _MOST_CHANNELS:
         return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"
     return None
@@ -47,7 +50,7 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
         expected_ns=asked.cycles / _GHZ,
         tile=tuple((n, getattr(asked.tile, n)) for n in ("results", "rows", "vectors", "span", "taps")),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
-        workspace_bytes=asked.private_elements * asked.problem.itemsize,
+        workspace_bytes=asked.private_elements * asked.element.bytes,
         why=f"pixels in lanes, a load serves {asked.tile.span} taps, zero frames of {asked.cut.plane} elements",
     )
 
@@ -61,7 +64,7 @@ def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
         expected_ns=asked.cycles / _GHZ,
         tile=(("results", tile.results), ("down", tile.down), ("lines", tile.lines), ("columns", tile.columns)),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
-        workspace_bytes=(asked.private_elements + asked.part_elements) * problem.itemsize,
+        workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,
         why=f"pixels in lanes, {tile.sums} sums in registers, {asked.passes * asked.blocks} passes over each box",
         sums_upstream=True,
     )

@@ -28,6 +28,7 @@ from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import (
     GEOMETRY,
     Cut,
@@ -43,6 +44,7 @@ from lucid.kernels.ir import (
     Module,
     Type,
     Value,
+    convert,
     fma,
     i32,
     i64,
@@ -102,6 +104,16 @@ class Sums:
     chunks: int
 
     @property
+    def element(self) -> Type:
+        """What is computed in."""
+        return computed(BY_DTYPE[self.problem.dtype])
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are no parts to add up, or to round."""
+        return self.chunks == 1 and self.element == BY_DTYPE[self.problem.dtype]
+
+    @property
     def lines(self) -> list[tuple[int, int, int, int]]:
         """(offset in the frame, place in w, taps down, columns that count) of every line, in whole passes."""
         spec, (_, rows, pitch) = self.problem.spec, self.cut.frame
@@ -145,9 +157,9 @@ class Sums:
 
     @property
     def part_elements(self) -> int:
-        """Results of all chunks, if there are several."""
+        """Results of all chunks."""
         p = self.problem
-        return ceil(p.c_out * (p.group_in * p.spec.taps + 1) * self.chunks / 16) * 16 if self.chunks > 1 else 0
+        return 0 if self.alone else ceil(p.c_out * (p.group_in * p.spec.taps + 1) * self.chunks / 16) * 16
 
     @property
     def cycles(self) -> float:
@@ -164,13 +176,14 @@ class Sums:
 
 def sums(problem: Problem, isa: ISA) -> Sums:
     """The cut, a frame that fits the first cache; and the tile that fills the registers."""
-    spec, lanes = problem.spec, isa.lanes(BY_DTYPE[problem.dtype])
+    spec, element = problem.spec, computed(BY_DTYPE[problem.dtype])
+    lanes = isa.lanes(element)
     extents = tuple(map(window_extent, spec.kernel, spec.dilation))
     window = plain_window(problem.size, problem.out, extents, spec.stride, tuple(low for low, _ in spec.padding))
     small = problem.group_in == 1
-    room = (target.cpu().l1_bytes // 3 if small else target.cpu().l2_bytes // 4) // problem.itemsize
+    room = (target.cpu().l1_bytes // 3 if small else target.cpu().l2_bytes // 4) // element.bytes
     cut = window.cut(max(64, room // (problem.group_in * prod(spec.stride))))
-    tile = _tile(problem, isa)
+    tile = _tile(problem, isa, lanes)
     step = spec.stride[2]
     width = ceil(cut.box[3] / lanes) * lanes + (extents[2] - 1) // step + tile.columns * (lanes if tile.long else 1)
     if step > 1:
@@ -178,17 +191,17 @@ def sums(problem: Problem, isa: ISA) -> Sums:
     whole = Sums(problem, cut.widened(width * step), tile, lanes, 1)
     chunks = min(problem.batch * cut.boxes, ceil(_TASKS / problem.groups), int(whole.cycles / _CHUNK_CYCLES))
     by_image = replace(whole, chunks=problem.batch)
-    if memory_cycles(problem.traffic_bytes) > 0 and by_image.part_elements * problem.itemsize <= _PART_BYTES:
+    if memory_cycles(problem.traffic_bytes) > 0 and by_image.part_elements * element.bytes <= _PART_BYTES:
         chunks = max(chunks, problem.batch)  # then boxes follow each other in memory
     return replace(whole, chunks=max(1, chunks))
 
 
-def _tile(problem: Problem, isa: ISA) -> Tile:
+def _tile(problem: Problem, isa: ISA, lanes: int) -> Tile:
     spec = problem.spec
     lines = problem.group_in * spec.kernel[0] * spec.kernel[1]
     adjacent = spec.stride[2] == 1 and spec.dilation[2] == 1
-    if lines == 1 and adjacent and spec.kernel[2] >= _LONG_VECTORS * isa.lanes(BY_DTYPE[problem.dtype]):
-        return _long_tile(isa, ceil(spec.kernel[2] / isa.lanes(BY_DTYPE[problem.dtype])))
+    if lines == 1 and adjacent and spec.kernel[2] >= _LONG_VECTORS * lanes:
+        return _long_tile(isa, ceil(spec.kernel[2] / lanes))
 
     def cost(tile: Tile) -> tuple[float, int]:
         rows = problem.group_in * spec.kernel[0] * ceil(spec.kernel[1] / tile.down)
@@ -218,21 +231,8 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_POINTERS = (
-    "x",
-    "g",
-    "gw",
-    "gb",
-    "parts",
-    "bias_parts",
-    "own",
-    "offsets",
-    "places",
-    "taps_down",
-    "counts",
-    "fill",
-    "add_rows",
-)
+_STORED, _COMPUTED = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
+_TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
     "private", "ahead_g", "dilation_h", "kernel_w", "has_bias",
@@ -240,9 +240,8 @@ _NUMBERS = (
 
 
 def _fields(element: Type) -> dict[str, Type]:
-    data, table = ptr(element), ptr(i64)
-    pointers = dict(zip(_POINTERS, [data] * 7 + [table] * 6, strict=True))
-    return {**pointers, **dict.fromkeys(_NUMBERS, i64), **dict.fromkeys(GEOMETRY, i64)}
+    stored, wide = dict.fromkeys(_STORED, ptr(element)), dict.fromkeys(_COMPUTED, ptr(computed(element)))
+    return {**stored, **wide, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
 
 
 def bind(asked: Sums, isa: ISA) -> Executable:
@@ -252,7 +251,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     step = problem.spec.stride[2]
     fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
     code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
-    weights, alone = problem.group_in * problem.spec.taps, asked.chunks == 1  # then there are no parts to add up
+    weights, alone, itemsize = problem.group_in * problem.spec.taps, asked.alone, asked.element.bytes
     rest = None
     if problem.bias or not alone:
         rest = jit.kernel(("depthwise_sums", problem.dtype), lambda isa: _write_rest(isa, element))
@@ -261,12 +260,13 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     numbers = (
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
-        asked.private_elements, asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
+        asked.private_elements,
+        asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
         problem.spec.dilation[1], problem.spec.kernel[2], int(problem.bias),
         *asked.cut.fields(following * problem.group_in * prod(problem.size)),
     )  # fmt: skip
-    part_bytes, gb = asked.part_elements * problem.itemsize, 3 if problem.bias else NOTHING
-    bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * problem.itemsize
+    part_bytes, gb = asked.part_elements * itemsize, 3 if problem.bias else NOTHING
+    bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * itemsize
     fields = (
         0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *map(address, tables), fill,
         rest.address("add_rows") if rest else 0, *numbers,
@@ -281,7 +281,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         fields,
         (0, 1, 2, gb, *((2, gb) if alone else (WORKSPACE, WORKSPACE)), WORKSPACE),
         shared_bytes=0 if alone else part_bytes,
-        own_bytes=asked.private_elements * problem.itemsize,
+        own_bytes=asked.private_elements * itemsize,
         most_threads=useful_threads(asked.cycles, tasks),
         keep=tables,
     )
@@ -291,12 +291,12 @@ def bind(asked: Sums, isa: ISA) -> Executable:
 
 
 def _write(isa: ISA, element: Type, tile: Tile) -> Module:
-    lanes, fields = isa.lanes(element), _fields(element)
-    module = Module("depthwise_grad", isa.fma)
+    wide, fields = computed(element), _fields(element)
+    module, lanes = Module("depthwise_grad", isa.fma), isa.lanes(wide)
     write_box = _write_long_box if tile.long else _write_box
     add_box = write_box(module, isa, element, tile, fields)
     write_reduce = _write_long_reduce if tile.long else _write_reduce
-    reduce = write_reduce(module, element, lanes, tile, fields)
+    reduce = write_reduce(module, wide, lanes, tile, fields)
     f = module.entry("accumulate", **fields)
     a = f.args
     with f.loop(a.begin, a.end) as task:
@@ -305,7 +305,7 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
         acc = frame.at(a.frame)
         vectors = (a.group_out + (tile.results - 1)) // tile.results * a.passes * tile.sums
         bias_acc = acc.at(vectors * lanes)
-        _clear(f, element, lanes, acc, vectors + a.group_out)
+        _clear(f, wide, lanes, acc, vectors + a.group_out)
         with f.loop(chunk * a.all_boxes // a.chunks, (chunk + 1) * a.all_boxes // a.chunks) as b:
             image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
             source = a.x.at(image * a.group_in * (a.d * a.h * a.w))
@@ -333,15 +333,15 @@ def _clear(f: Function, element: Type, lanes: int, to: Any, vectors: Value) -> N
 
 def _box_function(module: Module, element: Type) -> Function:
     """``add_box(fields, g, frame, acc, rows, width, reach)``: a slice of a box, for results up to ``reach``."""
-    data = ptr(element)
+    data, wide = ptr(element), ptr(computed(element))
     return module.function(
-        "add_box", fields=ptr(i64), g=data, frame=data, acc=data, rows=i64, width=i64, reach=i64
+        "add_box", fields=ptr(i64), g=data, frame=wide, acc=wide, rows=i64, width=i64, reach=i64
     )  # fmt: skip
 
 
 def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict[str, Type]) -> Function:
     """Adds ``add_box``: all passes over the whole vectors of the rows, then over what is left of them."""
-    lanes = isa.lanes(element)
+    lanes = isa.lanes(computed(element))
     whole = _write_tile(module, element, lanes, tile, masked=False)
     edge = _write_tile(module, element, lanes, tile, masked=True)
     f = _box_function(module, element)
@@ -373,10 +373,10 @@ def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict
 
 def _write_long_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict[str, Type]) -> Function:
     """Adds ``add_box`` for taps in lanes: a row of g is the taps of a correlation, its results are dw."""
-    lanes = isa.lanes(element)
+    lanes, wide = isa.lanes(computed(element)), ptr(computed(element))
     f = _box_function(module, element)
     p, a = f.args, read_fields(f, fields, ["passes", "ow", "stride_h", "frame_w"])
-    add = module.function("add", frame=ptr(element), g=ptr(element), count=i64, to=ptr(element))
+    add = module.function("add", frame=wide, g=ptr(element), count=i64, to=wide)
     t, across = add.args, [v * lanes for v in range(tile.columns)]
     start = [t.to.load(at, lanes) for at in across]
     sums = toeplitz.toeplitz(add, t.frame, t.g, add.const(i64, 1), t.count, lanes, toeplitz.group_of(isa), start)
@@ -405,10 +405,11 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
     ``across`` of them a row, from row ``first`` of x on. ``edge`` takes ``live`` lanes of each, and of the taps down
     those whose row of g is one of ``rows``; in ``whole`` they all are. Results beyond ``reach`` repeat the last.
     """
-    data = ptr(element)
+    wide = computed(element)
     f = module.function(
-        "edge" if masked else "whole", g=data, frame=data, plane=i64, reach=i64, dilation=i64, offsets=ptr(i64),
-        acc=data, row_g=i64, row_x=i64, ahead=i64, rows=i64, first=i64, count=i64, across=i64, live=i64,
+        "edge" if masked else "whole", g=ptr(element), frame=ptr(wide), plane=i64, reach=i64, dilation=i64,
+        offsets=ptr(i64), acc=ptr(wide), row_g=i64, row_x=i64, ahead=i64, rows=i64, first=i64, count=i64, across=i64,
+        live=i64,
     )  # fmt: skip
     a = f.args
     offsets = [a.offsets.load(line) for line in range(tile.lines)]
@@ -431,7 +432,7 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
         elif masked:
             live = [select((row - shift).ult(a.rows), a.live, 0) for shift in shifts]
             masks = [lanes_below(f, count, lanes, i32) for _ in range(tile.results) for count in live]
-        upstream = [g.at(plane).load(0, lanes, mask) for plane, mask in zip(planes, masks, strict=True)]
+        upstream = [convert(g.at(plane).load(0, lanes, mask), wide) for plane, mask in zip(planes, masks, strict=True)]
         places = [(offset, c) for offset in offsets for c in range(tile.columns)]
         values = [here.at(offset).load(c, lanes) for offset, c in places]
         sums = []
@@ -476,37 +477,39 @@ def _write_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields:
 def _write_rest(isa: ISA, element: Type) -> Module:
     """What does not depend on the tile, a module of its own: ``add_rows`` and the entry point ``finish``."""
     module = Module("depthwise_sums", isa.fma)
-    _write_add_rows(module, element, isa.lanes(element))
-    _write_finish(module, element, isa.lanes(element))
+    lanes = isa.lanes(computed(element))
+    _write_add_rows(module, element, lanes)
+    _write_finish(module, element, lanes)
     return module
 
 
 def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
     """Adds ``add_rows(g, pitch, rows, width, to)``: to[lane] += all of the rows, in two chains."""
-    data = ptr(element)
-    f = module.function("add_rows", export=True, g=data, pitch=i64, rows=i64, width=i64, to=data)
+    wide = computed(element)
+    f = module.function("add_rows", export=True, g=ptr(element), pitch=i64, rows=i64, width=i64, to=ptr(wide))
     a = f.args
     pairs = a.width // (2 * lanes) * (2 * lanes)
     with f.loop(0, a.rows, carry=[a.to.load(0, lanes)]) as row:
         g = a.g.at(row.i * a.pitch)
-        with f.loop(0, pairs, 2 * lanes, carry=[*row.values, zeros(f, element, lanes)]) as i:
-            i.values = [total + g.load(i.i + k * lanes, lanes) for k, total in enumerate(i.values)]
+        with f.loop(0, pairs, 2 * lanes, carry=[*row.values, zeros(f, wide, lanes)]) as i:
+            i.values = [total + convert(g.load(i.i + k * lanes, lanes), wide) for k, total in enumerate(i.values)]
         with f.loop(pairs, a.width, lanes, carry=i.values[:1]) as rest:
-            rest.values = [rest.values[0] + g.load(rest.i, lanes, lanes_below(f, a.width - rest.i, lanes))]
+            left = lanes_below(f, a.width - rest.i, lanes)
+            rest.values = [rest.values[0] + convert(g.load(rest.i, lanes, left), wide)]
         row.values = [rest.values[0] + i.values[1]]
     a.to.store(row.values[0])
 
 
 def _write_finish(module: Module, element: Type, lanes: int) -> None:
     """The entry point ``finish``: a task adds the chunks of one group, in order."""
-    data = ptr(element)
-    add = module.function("add_chunks", to=data, parts=data, count=i64, step=i64, chunks=i64)
+    wide = computed(element)
+    add = module.function("add_chunks", to=ptr(element), parts=ptr(wide), count=i64, step=i64, chunks=i64)
     p = add.args
     with add.loop(0, p.count, lanes) as i:
         mask = lanes_below(add, p.count - i.i, lanes)
-        with add.loop(0, p.chunks, carry=[zeros(add, element, lanes)]) as j:
+        with add.loop(0, p.chunks, carry=[zeros(add, wide, lanes)]) as j:
             j.values = [j.values[0] + p.parts.load(i.i + j.i * p.step, lanes, mask)]
-        p.to.store(j.values[0], i.i, mask)
+        p.to.store(convert(j.values[0], element), i.i, mask)
     f = module.entry("finish", **_fields(element))
     a = f.args
     with f.loop(a.begin, a.end) as group:

@@ -21,6 +21,7 @@ import numpy as np
 
 from lucid.core.geometry import ConvSpec, Sizes, window_extent
 from lucid.kernels import jit
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -28,6 +29,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    convert,
     i64,
     lanes_below,
     lift,
@@ -216,21 +218,22 @@ def _write_fill_row(module: Module, element: Type, lanes: int) -> Function:
     For i below ``count``, but up to ``lanes - 1`` elements beyond become 0: whole vectors are written. Asks for what
     lies ``ahead``.
     """
-    f = module.function("fill_row", to=ptr(element), source=ptr(element), left=i64, right=i64, count=i64, ahead=i64)
+    wide = computed(element)
+    f = module.function("fill_row", to=ptr(wide), source=ptr(element), left=i64, right=i64, count=i64, ahead=i64)
     a = f.args
     right = minimum(a.right, a.count)
     first, last = minimum(a.left, a.count), right - (lanes - 1)
 
     def edge(i: Value) -> None:
         mask = lanes_below(f, right - i, lanes) & ~lanes_below(f, a.left - i, lanes)
-        a.to.store(a.source.load(i, lanes, mask), i)
+        a.to.store(convert(a.source.load(i, lanes, mask), wide), i)
 
     with f.loop(0, first, lanes) as head:
         edge(head.i)
     start = (first + (lanes - 1)) // lanes * lanes
     with f.loop(start, last, lanes) as middle:
         a.source.prefetch(middle.i + a.ahead, locality=2)
-        a.to.store(a.source.load(middle.i, lanes), middle.i)
+        a.to.store(convert(a.source.load(middle.i, lanes), wide), middle.i)
     with f.loop(start + (maximum(last - start, 0) + (lanes - 1)) // lanes * lanes, a.count, lanes) as tail:
         edge(tail.i)
     return f
@@ -262,13 +265,13 @@ def _write_fill_columns(module: Module, element: Type, lanes: int, stride: int) 
     and so are columns outside left <= i < right. One column of vectors at a time, since its masks serve every row; the
     last first, since it runs over into the next row. With a ``stride`` of 2 the even columns come first, then the odd.
     """
-    data, wide = ptr(element), lanes * stride
+    kind, wide = computed(element), lanes * stride
     f = module.function(
-        "fill_columns", to=data, source=data, above=i64, below=i64, rows=i64, pitch=i64, width=i64, left=i64, right=i64,
-        count=i64, ahead=i64,
+        "fill_columns", to=ptr(kind), source=ptr(element), above=i64, below=i64, rows=i64, pitch=i64, width=i64,
+        left=i64, right=i64, count=i64, ahead=i64,
     )  # fmt: skip
     a = f.args
-    right, blank = minimum(a.right, a.count), [zeros(f, element, lanes)] * stride
+    right, blank = minimum(a.right, a.count), [zeros(f, kind, lanes)] * stride
     with f.loop(0, a.count, wide) as turn:
         c = (a.count - 1) // wide * wide - turn.i
         masks = [
@@ -289,7 +292,7 @@ def _write_fill_columns(module: Module, element: Type, lanes: int, stride: int) 
         with f.loop(a.above, a.below) as y:
             here = source.at(y.i * a.width)
             here.prefetch(a.ahead, locality=2)
-            put(y.i, [here.load(k * lanes, lanes, mask) for k, mask in enumerate(masks)])
+            put(y.i, [convert(here.load(k * lanes, lanes, mask), kind) for k, mask in enumerate(masks)])
         with f.loop(maximum(a.above, a.below), a.rows) as y:
             put(y.i, blank)
     return f
@@ -297,8 +300,8 @@ def _write_fill_columns(module: Module, element: Type, lanes: int, stride: int) 
 
 def _fill_parameters(element: Type) -> dict[str, Type]:
     """What ``fill_frame`` takes: the fields of ``GEOMETRY``, then the arguments of ``call_fill_frame``."""
-    data, numbers = ptr(element), ("channels", "images", "image_stride", "d", "h", "w")
-    return {"fields": ptr(i64), "to": data, "source": data, **dict.fromkeys(numbers, i64)}
+    numbers = ("channels", "images", "image_stride", "d", "h", "w")
+    return {"fields": ptr(i64), "to": ptr(computed(element)), "source": ptr(element), **dict.fromkeys(numbers, i64)}
 
 
 def fill_frame_address(dtype: str, stride: int = 1) -> int:
@@ -306,12 +309,14 @@ def fill_frame_address(dtype: str, stride: int = 1) -> int:
 
     ``to[channel][image]`` become the frames of the box at output position (d, h, w); ``source`` is the first channel of
     the first image, planar. With a ``stride`` of 2, or 0 for any, each row of a frame is split by phase, so that pixels
-    side by side lie side by side; a row behind the last frame is scratch then.
+    side by side lie side by side; a row behind the last frame is scratch then. Half precision becomes float32.
 
     A module of its own: every kernel needs it, and to compile it takes as long as a kernel's own part.
     """
     element = BY_DTYPE[dtype]
-    code = jit.kernel(("fill_frame", dtype, stride), lambda isa: _write_fill_frame(element, isa.lanes(element), stride))
+    code = jit.kernel(
+        ("fill_frame", dtype, stride), lambda isa: _write_fill_frame(element, isa.lanes(computed(element)), stride)
+    )
     return code.address("fill_frame")
 
 
@@ -328,7 +333,7 @@ def _write_fill_frame(element: Type, lanes: int, stride: int) -> Module:
         stride = 0
     module, fields = Module("fill_frame"), dict.fromkeys(GEOMETRY, i64)
     fill_row = _write_fill_row(module, element, lanes)
-    split_row = _write_split_row(module, element, lanes, stride) if stride != 1 else None
+    split_row = _write_split_row(module, computed(element), lanes, stride) if stride != 1 else None
     fill_columns = _write_fill_columns(module, element, lanes, stride) if stride else None
     f = module.function("fill_frame", export=True, **_fill_parameters(element))
     p, a = f.args, read_fields(f, fields, GEOMETRY)

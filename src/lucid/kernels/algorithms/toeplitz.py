@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
-from lucid.kernels.ir import Function, Pointer, Value, fma, minimum
+from lucid.kernels.ir import Function, Pointer, Type, Value, convert, fma, minimum, splat
 from lucid.kernels.isa import ISA
 
 #: Cache lines that a load which is not aligned touches.
@@ -42,6 +43,11 @@ def most_vectors(isa: ISA) -> int:
     return isa.registers // 2
 
 
+def spread(numbers: Pointer, index: Any, element: Type, lanes: int) -> Value:
+    """A number in every lane, in the type that is computed in."""
+    return splat(convert(numbers.load(index), element), lanes)
+
+
 def toeplitz(
     f: Function, x: Pointer, s: Pointer, step: Value, taps: Value, lanes: int, group: int, start: Sequence[Value]
 ) -> list[Value]:
@@ -49,7 +55,7 @@ def toeplitz(
 
     def taps_from(q: Value, count: int, row: Pointer, weight: Pointer, values: Sequence[Value]) -> list[Value]:
         sums, vectors = list(values), len(values)
-        weights = [weight.splat((q + u) * (step * lanes), lanes) for u in range(count)]
+        weights = [spread(weight, (q + u) * (step * lanes), x.pointee, lanes) for u in range(count)]
         for j in range(vectors + count - 1):
             value = row.load((q + j) * lanes, lanes)
             for u in range(max(0, j - vectors + 1), min(count, j + 1)):
