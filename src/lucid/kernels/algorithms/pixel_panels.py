@@ -36,6 +36,7 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
     select,
+    splat,
     vec,
 )
 
@@ -405,34 +406,38 @@ def _load_lanes(sources: list[Pointer], places: list[Pointer], segments: _Segmen
         for (offset, _), mask in zip(segments, masks, strict=True):
             value = x.load(offset, lanes, mask, value)
         assert value is not None, "an entry has a segment"
-        _put(to, convert(value, to.pointee), merging)
+        value = convert(value, to.pointee)
+        to.store(_merged(value, to.load(0, lanes)) if merging else value)
 
 
 def _pack_apart(f: Function, lanes: int, reading: Reading) -> None:
-    """Samples some steps apart: whole vectors of x, from which each tap picks its lanes."""
+    """Samples some steps apart: whole vectors of x, from which each tap picks its lanes.
+
+    Both lists go through the same code, which is long: where nothing is to be merged, nothing is loaded.
+    """
     a = f.args
-    with f.loop(0, a.channels, _READ_CHANNELS) as block:
-        end = minimum(block.i + _READ_CHANNELS, a.channels)
-        for entries, size, merging in ((a.entries, a.fills, False), (a.merges, a.merge_count, True)):
-            with f.loop(0, size) as t:
-                entry = entries.at(t.i * _SLOTS)
-                places, last = entry.load(2), entry.load(3)
-                to, tap_step = places & 0xFFFFFFFF, last >> 32
-                segments = [(entry.load(), places >> 32), (entry.load(1), last & 0xFFFFFFFF)]
-                masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
-                with f.loop(block.i, end) as c:
-                    x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.stride + to)
-                    if not merging:
-                        ahead = x.at(a.plane * _READ_CHANNELS + segments[0][0])
-                        for v in range(reading.step):
-                            ahead.prefetch(v * lanes)
-                    vectors: list[Value | None] = [None] * reading.step
-                    for (offset, _), of_segment in zip(segments, masks, strict=True):
-                        row = x.at(offset)
-                        vectors = [row.load(v * lanes, lanes, m, vectors[v]) for v, m in enumerate(of_segment)]
-                    whole = [convert(vector, panel.pointee) for vector in vectors if vector is not None]
-                    for tap, value in enumerate(deinterleave(whole, reading.taps)):
-                        _put(panel.at(tap_step * tap), value, merging)
+    with f.loop(0, a.channels, _READ_CHANNELS) as block, f.loop(0, 2) as second:
+        end, merging = minimum(block.i + _READ_CHANNELS, a.channels), second.i.ne(0)
+        entries, old_lanes = select(merging, a.merges, a.entries), splat(merging, lanes)
+        with f.loop(0, select(merging, a.merge_count, a.fills)) as t:
+            entry = entries.at(t.i * _SLOTS)
+            places, last = entry.load(2), entry.load(3)
+            to, tap_step = places & 0xFFFFFFFF, last >> 32
+            segments = [(entry.load(), places >> 32), (entry.load(1), last & 0xFFFFFFFF)]
+            masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
+            with f.loop(block.i, end) as c:
+                x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.stride + to)
+                ahead = x.at(a.plane * _READ_CHANNELS + segments[0][0])
+                vectors: list[Value | None] = [None] * reading.step
+                for (offset, _), of_segment in zip(segments, masks, strict=True):
+                    row = x.at(offset)
+                    vectors = [row.load(v * lanes, lanes, m, vectors[v]) for v, m in enumerate(of_segment)]
+                whole = [convert(vector, panel.pointee) for vector in vectors if vector is not None]
+                for v in range(reading.step):
+                    ahead.prefetch(v * lanes)
+                for tap, value in enumerate(deinterleave(whole, reading.taps)):
+                    place = panel.at(tap_step * tap)
+                    place.store(_merged(value, place.load(0, lanes, old_lanes)))
 
 
 def _ranges(f: Function, elements: Value, vectors: int, lanes: int) -> list[Value]:
@@ -442,10 +447,6 @@ def _ranges(f: Function, elements: Value, vectors: int, lanes: int) -> list[Valu
         lanes_below(f, high - v * lanes, lanes, i32) & ~lanes_below(f, low - v * lanes, lanes, i32)
         for v in range(vectors)
     ]
-
-
-def _put(to: Pointer, value: Value, merging: bool) -> None:
-    to.store(_merged(value, to.load(0, value.type.lanes)) if merging else value)
 
 
 def _merged(value: Value, old: Value) -> Value:
