@@ -51,8 +51,15 @@ def test_every_cut_between_forbidden_pages(isa, monkeypatch):
         assert name == "stem" or any(bound.geometry.segmented and bound.unit_spans > 1 for bound in bounds)
         for bound in bounds:
             with guarded(shape, np.float32) as result:
-                overlap_add.bind(overlap_add._as_plan(bound, machine), machine)(*arrays, result)
+                region = overlap_add.bind(overlap_add._as_plan(bound, machine), machine)
+                region(*arrays, result)
                 assert np.all(abs(result - want) <= allowed), bound.cut
+                first = result.copy()
+                halves = region.halves()
+                with guarded((halves.kept_bytes,), np.uint8) as kept:
+                    halves.make(None, *arrays[1:], None, kept)
+                    halves.compute(*arrays, result, kept)
+                assert np.array_equal(result, first)
 
     monkeypatch.setattr(overlap_add, "_samples_bytes", lambda: 1 << 9)
     with target.using(isa):

@@ -14,6 +14,7 @@ A task owns its results: where a line is cut, the samples that two spans need ar
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -22,7 +23,15 @@ import numpy as np
 from lucid.kernels import jit
 from lucid.kernels.algorithms import implicit_gemm, pixel_panels
 from lucid.kernels.algorithms.dense_layout import FIELDS, computed
-from lucid.kernels.algorithms.overlap_layout import ARRAYS, MEMBER, MEMBER_ARRAYS, NUMBERS, SUMMED, Bound
+from lucid.kernels.algorithms.overlap_layout import (
+    ARRAYS,
+    MEMBER,
+    MEMBER_ARRAYS,
+    NUMBERS,
+    PACKED_TOGETHER,
+    SUMMED,
+    Bound,
+)
 from lucid.kernels.algorithms.tile_sums import call_arrays
 from lucid.kernels.epilogue import Destination, sources
 from lucid.kernels.ir import (
@@ -49,8 +58,6 @@ from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
 
-#: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
-_PACKED_TOGETHER = 32
 #: Strides whose results are interleaved in registers; those of others are stored one by one.
 _INTERLEAVED = (1, 2, 4)
 
@@ -71,7 +78,7 @@ def bind(bound: Bound) -> Launch:
     code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa.fma, isa.lanes(computed(stored))))
     steps = [(code.address("run"), bound.tasks, 1)]
     if not bound.cut.lazy:
-        steps.insert(0, (code.address("weights"), problem.groups * bound.chunks, 1))
+        steps.insert(0, (code.address("weights"), problem.groups * bound.chunks * bound.pieces, 1))
     return Launch(
         steps,
         (*[0] * (len(FIELDS) - 2), *map(address, constants)),
@@ -80,6 +87,7 @@ def bind(bound: Bound) -> Launch:
         own_bytes=numbers["scratch_bytes"],
         most_threads=bound.tasks,
         keep=(constants, arrays, more),
+        in_advance=partial(bind, bound.in_advance()) if bound.cut.lazy else None,
     )
 
 
@@ -117,18 +125,19 @@ def _write(stored: Type, fma: str, lanes: int) -> Module:
 
 
 def _write_pack_rows(module: Module, element: Type, stored: Type, lanes: int) -> Function:
-    """Adds ``pack_rows(numbers, member, w, first, rows, to)``: a chunk's weights as tiles read them, [tile][k][row].
+    """Adds ``pack_rows``: weights of channels [begin, end) and a chunk's rows as tiles read them, [tile][k][row].
 
     Rows that do not exist hold any number, since their sums go nowhere.
     """
     f = module.function(
-        "pack_rows", numbers=ptr(i64), member=ptr(i64), w=ptr(stored), first=i64, rows=i64, to=ptr(element)
-    )
+        "pack_rows", numbers=ptr(i64), member=ptr(i64), w=ptr(stored), first=i64, rows=i64, begin=i64, end=i64,
+        to=ptr(element),
+    )  # fmt: skip
     a = f.args
-    r, m = _numbers(a.numbers, "channels channel_step row_step row_run tile_rows"), _member(a.member, "taps steps")
+    r, m = _numbers(a.numbers, "channel_step row_step row_run tile_rows"), _member(a.member, "taps steps")
     weight_offsets, tile_rows = _member(a.member, "weight_offsets")["weight_offsets"], r["tile_rows"]
-    with f.loop(0, r["channels"], _PACKED_TOGETHER) as together, f.loop(0, a.rows, tile_rows) as o:
-        last = minimum(together.i + _PACKED_TOGETHER, r["channels"])
+    with f.loop(a.begin, a.end, PACKED_TOGETHER) as together, f.loop(0, a.rows, tile_rows) as o:
+        last = minimum(together.i + PACKED_TOGETHER, a.end)
         exist = minimum(tile_rows, a.rows - o.i)
         with f.loop(0, exist) as run:  # its step is the length of the run of rows that lie side by side
             row = a.first + o.i + run.i
@@ -147,15 +156,21 @@ def _write_pack_rows(module: Module, element: Type, stored: Type, lanes: int) ->
 
 
 def _write_weights(module: Module, fields: dict[str, Type], pack: Function) -> None:
-    """Adds the entry ``weights``: a task packs a chunk of result channels, for all members."""
+    """Adds the entry ``weights``: a task packs a piece of the summed channels for a chunk of results."""
     f = module.entry("weights", **fields)
-    a, r = f.args, _numbers(f.args.shape, "chunks chunk out_channels stack members group_weights chunk_weights")
+    a = f.args
+    r = _numbers(
+        a.shape,
+        "chunks chunk out_channels stack members group_weights chunk_weights channels piece_channels pieces",
+    )
     with f.loop(a.begin, a.end) as task, f.loop(0, r["members"]) as k:
-        group, first = task.i // r["chunks"], task.i % r["chunks"] * r["chunk"]
+        number, begin = task.i // r["pieces"], task.i % r["pieces"] * r["piece_channels"]
+        group, first = number // r["chunks"], number % r["chunks"] * r["chunk"]
         rows = minimum(r["chunk"], r["out_channels"] - first) * r["stack"]
         member = a.phases.at(k.i * len(MEMBER))
-        to = a.packed.at(task.i * r["chunk_weights"] + _member(member, "packed")["packed"])
-        f.call(pack, a.shape, member, a.w.at(group * r["group_weights"]), first * r["stack"], rows, to)
+        to = a.packed.at(number * r["chunk_weights"] + _member(member, "packed")["packed"])
+        w, end = a.w.at(group * r["group_weights"]), minimum(begin + r["piece_channels"], r["channels"])
+        f.call(pack, a.shape, member, w, first * r["stack"], rows, begin, end, to)
 
 
 def _write_product(module: Module, element: Type, lanes: int) -> Function:
@@ -188,8 +203,8 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
     numbers, members = (_field(a.fields, name, i64) for name in FIELDS[-2:])
     r = _numbers(
         numbers,
-        "chunks chunk out_channels stack members group_weights chunk_weights lazy weights_at sums_at lines_at spare_at "
-        "samples segmented back advance lines_unit u_first u_end",
+        "chunks chunk out_channels stack members group_weights chunk_weights channels lazy weights_at sums_at lines_at "
+        "spare_at samples segmented back advance lines_unit u_first u_end",
     )
     sums, lines, spare = (a.own.at(r[name]).cast(element) for name in ("sums_at", "lines_at", "spare_at"))
     first, lazy = a.index * r["chunk"], r["lazy"].ne(0)
@@ -209,7 +224,8 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
         m = _member(member, "packed from to")
         weights = block.at(m["packed"])
         with f.when(lazy):
-            f.call(pack, numbers, member, w.at(a.group * r["group_weights"]), first * r["stack"], rows, weights)
+            own = w.at(a.group * r["group_weights"])
+            f.call(pack, numbers, member, own, first * r["stack"], rows, 0, r["channels"], weights)
         low = maximum(a.start, m["from"]) - a.start
         high = minimum(a.start + a.count, m["to"]) - a.start
         f.call(product, numbers, member, weights, a.panel, sums, rows, low, high, spare)

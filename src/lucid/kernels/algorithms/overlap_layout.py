@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil, gcd, prod
@@ -28,7 +28,8 @@ NUMBERS = (
     "kernel_x", "low_x", "stack", "samples", "lines_image", "lines_y", "lines_unit", "u_first", "u_end", "residues",
     "tap_step", "shift_step", "segmented", "back", "units", "unit", "gathered_unit", "halo", "span", "advance",
     "unit_spans", "spans", "gathered_taps", "vectors_tap", "slot", "channel_stride", "pitch", "members",
-    "chunk", "chunks", "chunks_part", "parts", "chunk_weights", "tile_rows", "tile_columns", "widths", "lazy",
+    "chunk", "chunks", "chunks_part", "parts", "chunk_weights", "pieces", "piece_channels",
+    "tile_rows", "tile_columns", "widths", "lazy",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "lines_at", "spare_at",
     "table", "pack", "spread", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
 )  # fmt: skip
@@ -38,6 +39,10 @@ ARRAYS = {"z_table", "y_table", "x_table", "residues"}
 MEMBER = ("taps", "weight_offsets", "offsets", "steps", "packed", "z_start", "y_start", "from", "to")
 MEMBER_ARRAYS = {"weight_offsets", "offsets"}
 
+#: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
+PACKED_TOGETHER = 32
+#: Tasks wanted of the packing of weights.
+_PIECES = 16
 #: Vectors of results that are summed at once.
 SUMMED = 4
 
@@ -173,8 +178,8 @@ class Cut:
     lazy: bool
 
 
-def _vectors(count: int, lanes: int) -> int:
-    return ceil(count / lanes) * lanes
+def _multiple(count: int, unit: int) -> int:
+    return ceil(count / unit) * unit
 
 
 class Bound:
@@ -186,8 +191,8 @@ class Bound:
         self.advance = cut.span - geometry.back
         self.unit_spans = ceil((layout.unit - geometry.back) / self.advance)
         self.spans = layout.units * self.unit_spans
-        self.width = _vectors(_vectors(cut.span, tile.lanes) + layout.halo, tile.lanes) + tile.lanes
-        self.pitch = _vectors(cut.span, tile.lanes) + tile.lanes
+        self.width = _multiple(_multiple(cut.span, tile.lanes) + layout.halo, tile.lanes) + tile.lanes
+        self.pitch = _multiple(cut.span, tile.lanes) + tile.lanes
         self.chunks = ceil(problem.group_in / cut.chunk)
         self.tiles = ceil(cut.chunk * geometry.stack / tile.rows)
         self.channels = problem.group_out
@@ -195,10 +200,17 @@ class Bound:
         self.chunk_weights = self.tiles * tile.rows * sum(self.steps)
         self.chunks_part = ceil(self.chunks / cut.parts)
         self.parts = ceil(self.chunks / self.chunks_part)
+        pieces = min(ceil(self.channels / PACKED_TOGETHER), ceil(_PIECES / (problem.groups * self.chunks)))
+        self.piece_channels = _multiple(ceil(self.channels / pieces), PACKED_TOGETHER)
+        self.pieces = ceil(self.channels / self.piece_channels)
         self.tasks = self.spans * problem.groups * self.parts
         #: Rows whose weights lie side by side: those of a channel, or all of them.
         self.row_run = geometry.stack * (problem.group_in if geometry.stack == problem.spec.taps else 1)
         self.packed = 0 if cut.lazy else problem.groups * self.chunks * self.chunk_weights
+
+    def in_advance(self) -> Bound:
+        """The same with weights that are packed beforehand."""
+        return Bound(self.geometry, replace(self.cut, lazy=False), self.itemsize)
 
     def scratch(self) -> dict[str, int]:
         """Where the parts of a thread's workspace start, in bytes."""
@@ -253,6 +265,7 @@ class Bound:
             "slot": self.channels * channel_stride, "channel_stride": channel_stride, "pitch": self.pitch,
             "members": len(geometry.members), "chunk": cut.chunk, "chunks": self.chunks,
             "chunks_part": self.chunks_part, "parts": self.parts, "chunk_weights": self.chunk_weights,
+            "pieces": self.pieces, "piece_channels": self.piece_channels,
             "tile_rows": tile.rows, "tile_columns": tile.columns, "widths": tile.widths, "lazy": int(cut.lazy),
             **self.scratch(),
         }  # fmt: skip
