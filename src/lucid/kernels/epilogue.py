@@ -140,13 +140,13 @@ class Arrays:
     def destination(self, channel: Any = 0, index: Any = 0) -> Destination:
         """The result's element ``index``, which belongs to a channel."""
         here = self.at(channel, index)
-        numbers = {name: here.given[name].load() for name in _AFFINE if name in here.given}
+        numbers: dict[str, Any] = {name: here.given[name].load() for name in _AFFINE if name in here.given}
         return Destination(here.y, self.epilogue, **numbers, residual=here.given.get("residual"))
 
     def of_channels(self, y: Pointer, channel: Value, lanes: int, mask: Value) -> Destination:
         """A place elsewhere whose lanes are channels from ``channel`` on, if there is no residual."""
         assert not self.epilogue.residual, "a residual lies as the result does"
-        numbers = {name: pointer.load(channel, lanes, mask) for name, pointer in self.given.items()}
+        numbers: dict[str, Any] = {name: pointer.load(channel, lanes, mask) for name, pointer in self.given.items()}
         return Destination(y, self.epilogue, **numbers)
 
 

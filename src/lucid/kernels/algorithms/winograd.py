@@ -79,6 +79,11 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     return None
 
 
+def fuses(problem: Problem) -> bool:
+    """Every epilogue, on the way from tiles to pixels."""
+    return True
+
+
 def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
     if problem.role == "grad_weight":
@@ -243,4 +248,4 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         return winograd_grad.bind(plan, isa)
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]))
-    return winograd_kernel.bind(shape(plan.problem), _form(plan), cut, isa, plan.problem.bias)
+    return winograd_kernel.bind(shape(plan.problem), _form(plan), cut, isa, plan.problem.bias, plan.problem.epilogue)

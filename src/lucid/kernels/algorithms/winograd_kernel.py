@@ -51,17 +51,19 @@ from lucid.kernels.algorithms.winograd_layout import (
     shared_bytes,
 )
 from lucid.kernels.algorithms.winograd_parts import parts, tile_addresses
+from lucid.kernels.epilogue import sources
 from lucid.kernels.ir import ENTRY, Function, Module, Pointer, Type, Value, constant, f32, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
+from lucid.kernels.plan import Epilogue
 from lucid.kernels.runtime import memory
 
 #: Channels whose filters are asked for in advance: they may lie a page apart.
 _AHEAD = 8
 
 
-def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool) -> Launch:
-    """A problem bound to its kernels: call it with (x, w, bias or None, y)."""
+def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue: Epilogue) -> Launch:
+    """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes."""
     tile = cut.tile
     numbers = numbers_of(shape, form, cut, panels.slack(isa, f32, tile.rows))
     records = [Record(phase) for phase in shape.phases(form)]
@@ -69,7 +71,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool) -> Launc
     starts = np.arange(PACKED, dtype=np.int64) * (shape.taps * tile.rows)
     fixed = {
         "none": address(none), "patches": records[0].address, "results": records[1].address, "tiles": address(tiles),
-        "starts": address(starts), **parts(form, tile), **steps(), **numbers,
+        "starts": address(starts), **parts(form, tile, epilogue), **steps(), **numbers,
     }  # fmt: skip
     shared, by_rows, by_tiles = (
         shared_bytes(form, cut, numbers),
@@ -78,11 +80,12 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool) -> Launc
     entries = [("transform_filters", by_rows), ("multiply_tiles", by_tiles * numbers["row_parts"])]
     if cut.rows_first:
         entries = [("transform_patches", by_tiles), ("multiply_rows", by_rows)]
-    code = loops()
+    code, places = loops(), {"scratch": shared} if cut.rows_first else {}
+    filters = WORKSPACE if cut.rows_first else KEPT
     return Launch(
         [(code.address(name), tasks, 1) for name, tasks in entries],
-        [0, 0, 0, 0, 0, shared if cut.rows_first else 0, *(fixed[name] for name in (*TABLES, *CODE, *STEPS, *NUMBERS))],
-        (0, 1, 2 if bias else NOTHING, 3, WORKSPACE if cut.rows_first else KEPT, WORKSPACE),
+        [places.get(name, 0) for name in POINTERS] + [fixed[name] for name in (*TABLES, *CODE, *STEPS, *NUMBERS)],
+        (0, 1, 2 if bias else NOTHING, 3, filters, WORKSPACE, *sources(epilogue, NOTHING)),
         kept_bytes=0 if cut.rows_first else shared,
         shared_bytes=shared if cut.rows_first else 0,
         own_bytes=numbers["own"],
@@ -298,16 +301,18 @@ def _write_results(module: Module) -> None:
     )
     p = f.args
     a = read_fields(f, _FIELDS, [
-        "bias", "y", "y_plane", "m_step", "m_at", "line_at", "spare_at", "stores_at", "more_stores_at", "columns",
-        "collect", "spread", "stored_rows",
+        "bias", "y", "scale", "shift", "residual", "y_plane", "m_step", "m_at", "line_at", "spare_at", "stores_at",
+        "more_stores_at", "columns", "collect", "spread", "stored_rows",
     ])  # fmt: skip
     m, line, spare = (p.own.at(at).cast(f32) for at in (a.m_at, a.line_at, a.spare_at))
     stores, more_stores = p.own.at(a.stores_at).cast(i64), p.own.at(a.more_stores_at).cast(i64)
-    with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
+    given = [
+        (pointer, f.emit(i64, f"ptrtoint ptr {pointer.text} to i64").ne(0)) for pointer in (a.bias, a.scale, a.shift)
+    ]
     with f.loop(0, p.rows) as row:
         channel = p.first + row.i
-        bias = a.bias.load(channel, 1, with_bias, constant(f, f32, 0))
-        f.call(a.collect, m.at(row.i * a.columns), a.m_step, p.count, a.columns, bias, line, spare)
-        y = a.y.at(channel * a.y_plane)
-        f.call(a.spread, stores, p.vectors * a.stored_rows, line, y)
-        f.call(a.spread, more_stores, p.more, line, y)
+        numbers = [pointer.load(channel, 1, there, constant(f, f32, 0)) for pointer, there in given]
+        f.call(a.collect, m.at(row.i * a.columns), a.m_step, p.count, a.columns, *numbers, line, spare)
+        to = (line, a.y.at(channel * a.y_plane), *numbers[1:], a.residual.at(channel * a.y_plane))
+        f.call(a.spread, stores, p.vectors * a.stored_rows, *to)
+        f.call(a.spread, more_stores, p.more, *to)

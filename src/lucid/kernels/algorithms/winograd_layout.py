@@ -203,7 +203,7 @@ def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
     return lines * memory.ALIGN_BYTES
 
 
-POINTERS = ("x", "w", "bias", "y", "shared", "scratch")
+POINTERS = ("x", "w", "bias", "y", "shared", "scratch", "scale", "shift", "residual")
 TABLES = ("none", "patches", "results", "tiles", "starts")
 CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
 STEPS = ("filters", "span_patches", "multiply", "span_results")

@@ -16,6 +16,7 @@ from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form
 from lucid.kernels.algorithms.winograd_passes import IDENTITY, Grid, transform_address, write_axes
 from lucid.kernels.algorithms.winograd_transforms import multiplied, split
+from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
     Function,
     Module,
@@ -33,16 +34,21 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
+from lucid.kernels.plan import PLAIN, Epilogue
 
 
-def parts(form: Form, tile: Tile) -> dict[str, int]:
-    """Addresses by the names of ``winograd_layout.CODE``."""
+def parts(form: Form, tile: Tile, epilogue: Epilogue) -> dict[str, int]:
+    """Addresses by the names of ``winograd_layout.CODE``.
+
+    Sums end as they are collected, in whole vectors; with a residual, where they are spread out and lie beside it.
+    """
     lanes, rows = tile.lanes, tile.rows
+    early, late = (PLAIN, epilogue) if epilogue.residual else (epilogue, PLAIN)
     wanted: dict[str, tuple[tuple[object, ...], Callable[[Module, ISA], object]]] = {
         f"pack{rows}": (("winograd weights", rows), lambda m, isa: panels.write_packs(m, isa, f32, [rows])),
         "deal": (("winograd deal", form), lambda m, _: _write_deal(m, form, lanes)),
-        "collect": (("winograd collect", form), lambda m, _: _write_collect(m, form, lanes)),
-        "spread": (("winograd spread",), lambda m, _: _write_spread(m, lanes)),
+        "collect": (("winograd collect", form, early), lambda m, _: _write_collect(m, form, lanes, early)),
+        "spread": (("winograd spread", late), lambda m, _: _write_spread(m, lanes, late)),
     }
     found = {name: alone(key, write).address(name) for name, (key, write) in wanted.items()}
     found["pack_weights"] = found.pop(f"pack{rows}")
@@ -104,12 +110,18 @@ def _deal_rows(f: Function, form: Form, source: Pointer, run: Value, target: Gri
             to.store(value, k * steps[2])
 
 
-def _write_collect(module: Module, form: Form, lanes: int) -> Function:
-    """Adds ``collect(m, m_step, count, columns, bias, line, spare)``: line[row of a tile][pixel] of one channel."""
+def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -> Function:
+    """Adds ``collect(m, m_step, count, columns, bias, scale, shift, line, spare)`` for one channel.
+
+    line[row of a tile][pixel] are the sums as the epilogue leaves them.
+    """
     data, across = ptr(f32), form.x.outputs
-    f = module.function("collect", m=data, m_step=i64, count=i64, columns=i64, bias=f32, line=data, spare=data)
+    f = module.function(
+        "collect", m=data, m_step=i64, count=i64, columns=i64, bias=f32, scale=f32, shift=f32, line=data, spare=data
+    )
     a, (z, y, x), matrices = f.args, (axis.samples for axis in form.axes), form.matrices("inverse")
     bias, rows = splat(a.bias, lanes), form.y.outputs
+    numbers = (a.scale, a.shift) if epilogue.affine else (None, None)
     with f.loop(0, a.count, lanes) as t:
         here: Grid = a.m.at(t.i), [a.m_step * (y * x), a.m_step * x, a.m_step]
         if (matrices[0], matrices[1]) != (IDENTITY, IDENTITY):
@@ -120,23 +132,30 @@ def _write_collect(module: Module, form: Form, lanes: int) -> Function:
         with f.loop(0, form.z.outputs) as oz, f.loop(0, rows) as oy:
             row = source.at(oz.i * steps[0] + oy.i * steps[1])
             values = multiplied(matrices[2], [row.load(k * steps[2], lanes) for k in range(x)])
-            to = a.line.at((oz.i * rows + oy.i) * (a.columns * across) + t.i * across)
+            line = a.line.at((oz.i * rows + oy.i) * (a.columns * across) + t.i * across)
+            to = Destination(line, epilogue, *numbers)
             for p, pixels in enumerate(interleave([value + bias for value in values])):
                 to.store(pixels, p * lanes)
     return f
 
 
-def _write_spread(module: Module, lanes: int) -> Function:
-    """Adds ``spread(entries, count, line, y)``: a packer's entries read backwards, from a panel to where it was."""
-    f = module.function("spread", entries=ptr(i64), count=i64, line=ptr(f32), y=ptr(f32))
+def _write_spread(module: Module, lanes: int, epilogue: Epilogue) -> Function:
+    """Adds ``spread(entries, count, line, y, scale, shift, residual)`` for one channel.
+
+    A packer's entries read backwards, from a panel to where it was.
+    """
+    data = ptr(f32)
+    f = module.function("spread", entries=ptr(i64), count=i64, line=data, y=data, scale=f32, shift=f32, residual=data)
     a = f.args
+    numbers = (a.scale, a.shift) if epilogue.affine else (None, None)
+    to = Destination(a.y, epilogue, *numbers, a.residual if epilogue.residual else None)
     with f.loop(0, a.count) as t:
         entry = a.entries.at(t.i * (ENTRY_BYTES // 8))
         packed = entry.load(2)
         value = a.line.load(packed & 0xFFFFFFFF, lanes)
         for offset, lane_set in [(entry.load(), packed >> 32), (entry.load(1), entry.load(3))]:
             with f.when(lane_set.ne(0)):
-                a.y.at(offset).store(value, 0, _mask(lane_set, lanes))
+                to.at(offset).store(value, 0, _mask(lane_set, lanes))
     return f
 
 
