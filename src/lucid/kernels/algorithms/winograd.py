@@ -24,6 +24,7 @@ from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
+from lucid.kernels.algorithms.winograd_passes import lines
 from lucid.kernels.algorithms.winograd_transforms import Minimal
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import ISA
@@ -34,8 +35,8 @@ dtypes = ("float32",)
 
 #: Outputs of a tile along an axis, by the kernel's size there.
 _OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
-#: Beyond these a transform spills more than it saves, or errors grow too large to be the default.
-_MOST_PRODUCTS, _MOST_GROWTH = 64, 256.0
+#: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
+_MOST_PRODUCTS, _MOST_GROWTH = 128, 256.0
 _ITEM_BYTES = 4
 #: Tasks wanted of a problem that has work for them, and the work that is worth one.
 _TASKS, _TASK_PRODUCTS = 8, 1 << 17
@@ -44,26 +45,22 @@ _TILES = 4
 _FEW_TILES = 512
 
 # Measured on one core at 4 GHz that issues two vector products a cycle.
-_CALL_NS = 4000.0
-_BYTE_NS = 0.06  # of x, w and y: rows of tiles are no streams
+_CALL_NS = 2500.0
+_BYTE_NS = 0.03  # of x, w and y: rows of tiles are no streams
 _COST_NS = {
-    "product": 0.128,  # of vectors
-    "tile": 15.0,
-    "gather": 1.4,  # a vector of pixels
-    "patch": 1.4,  # a vector of a transformed patch
-    "patch spilled": 3.0,  # the same where a patch outgrows the registers
-    "result": 1.6,
-    "result spilled": 2.1,
-    "store": 1.5,  # a vector of pixels
-    "entry": 2.5,
-    "filter to second cache": 0.11,  # an element of a transformed filter
-    "filter to third cache": 0.16,
-    "filter to memory": 0.35,
-    "filter from second cache": 0.01,  # an element, read again for every span
-    "filter from third cache": 0.02,
-    "filter from memory": 0.09,
-    "patch from third cache": 0.15,  # a vector, read again for every block of rows
-    "task": 80.0,
+    "product": 0.123,  # of vectors
+    "tile": 1.0,
+    "gather": 0.64,  # a vector of pixels
+    "line": 0.26,  # a vector read or written on the way through a transform
+    "entry": 5.8,
+    "filter to second cache": 0.025,  # an element of a transformed filter
+    "filter to third cache": 0.055,
+    "filter to memory": 0.32,
+    "filter from second cache": 0.007,  # an element, read again for every span
+    "filter from third cache": 0.016,
+    "filter from memory": 0.05,
+    "patch from third cache": 0.07,  # a vector, read again for every block of rows
+    "task": 265.0,
 }
 
 
@@ -183,17 +180,16 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     patch_vectors, filters = points * channels * vectors, points * channels * rows_covered
     filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, points * channels * tile.columns * _ITEM_BYTES
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
-    spilled = " spilled" if points > isa.registers else ""
     home = _home(filter_bytes / heights / sizes.groups if cut.rows_first else filter_bytes)
     stays = not cut.rows_first and _home(patch_bytes) == "second cache"
     return {
         "product": points * channels * heights * across,
         "tile": points * heights * spans,
         "gather": passes * vectors * channels * form.reads * form.x.outputs,
-        f"patch{spilled}": passes * patch_vectors,
-        f"result{spilled}": rows_covered * vectors * points,
-        "store": rows_covered * vectors * form.outputs,
-        f"filter to {home}": filters / tile.rows * ceil(tile.rows / tile.lanes) * tile.lanes,
+        "line": passes * channels * vectors * lines(form.matrices("patch"))
+        + sizes.rows * vectors * lines(form.matrices("inverse"))
+        + channels * heights * ceil(tile.rows / tile.lanes) * lines(form.matrices("filter")),
+        f"filter to {home}": filters,
         f"filter from {home}": filters * spans,
         "entry": (passes * form.reads + blocks * form.outputs // form.x.outputs) * form.x.outputs * vectors,
         "patch from third cache": 0 if stays else patch_vectors * blocks,

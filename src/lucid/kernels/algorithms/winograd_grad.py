@@ -18,7 +18,7 @@ from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import Form
-from lucid.kernels.algorithms.winograd_passes import Matrices, most_places, transform_address
+from lucid.kernels.algorithms.winograd_passes import lines, most_places, transform_address
 from lucid.kernels.algorithms.winograd_transforms import Minimal
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -116,12 +116,6 @@ def _cuts(problem: Problem, form: Form, box: int) -> tuple[Cut, Cut]:
     return x.cut(box), g.cut(box)
 
 
-@lru_cache(maxsize=256)
-def _matrices(form: Form, name: str) -> Matrices:
-    z, y, x = (getattr(axis, name) for axis in form.axes)
-    return z, y, x
-
-
 def _row_width(isa: ISA, lanes: int) -> int:
     return max(lanes, _ROWS[isa.registers])
 
@@ -190,7 +184,7 @@ def _own(
 ) -> dict[str, int]:
     """Where the parts of a thread's workspace start: v of a box, u, m, a frame, the same turned, a grid, gw's rows."""
     plane, taps = max(x["plane"], g["plane"]), numbers["taps"]
-    between = max(most_places(_matrices(form, name)) for name in ("patch", "gradient", "collect"))
+    between = max(most_places(form.matrices(name)) for name in ("patch", "gradient", "collect"))
     sizes = {
         "u_at": 0 if split.prepared else x["slot"],
         "m_at": 0 if split.prepared else g["slot"],
@@ -265,9 +259,9 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
     x_passes, g_passes = (1, 1) if split.prepared else (n["k_parts"], n["c_parts"])
     x_vectors, g_vectors = sizes.x["vectors"] * x_passes, sizes.g["vectors"] * g_passes
     stored = form.products * count * (x_vectors + g_vectors)
-    lines = count * (x_vectors * _lines(_matrices(form, "patch")) + g_vectors * _lines(_matrices(form, "gradient")))
+    moved = count * (x_vectors * lines(form.matrices("patch")) + g_vectors * lines(form.matrices("gradient")))
     results = problem.group_in * ceil(problem.group_out / lanes)
-    lines += results * _lines(_matrices(form, "collect"))
+    moved += results * lines(form.matrices("collect"))
     sums = calls * tile.rows * tile.vectors * (2 - again / boxes)
     m_bytes, read = n["m_size"] * problem.itemsize, 0.0
     if split.prepared:
@@ -278,7 +272,7 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
         "product": form.products * count * _vector_products(sizes, problem, split),
         "tile": calls,
         "far sum" if m_bytes > l2 * 0.7 else "sum": sums,
-        "line": lines,
+        "line": moved,
         "far": stored if split.prepared else 0,
         "far read": read,
         "frame": sum(planes),
@@ -290,18 +284,6 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
         "task": n["parts"] / problem.groups * split.chunks,
     }  # fmt: skip
     return {unit: problem.groups * number for unit, number in counts.items()}
-
-
-@lru_cache(maxsize=64)
-def _lines(matrices: Matrices) -> int:
-    """Vectors read and written on the way of one grid through a transform."""
-    sizes, total = [len(matrix[0]) for matrix in matrices], 0
-    for axis in (2, 1, 0):
-        if len(matrices[axis]) * len(matrices[axis][0]) > 1:
-            total += prod(sizes)
-            sizes[axis] = len(matrices[axis])
-            total += prod(sizes)
-    return total
 
 
 def _expected_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> float:
@@ -368,7 +350,7 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     records, tables = [], []
     for cut, numbers, matrix in ((sizes.x_cut, sizes.x, "patch"), (sizes.g_cut, sizes.g, "gradient")):
         starts = cut.starts() * lanes
-        transform = transform_address(dtype, _matrices(form, matrix))
+        transform = transform_address(dtype, form.matrices(matrix))
         following = numbers["image_step"] * cut.box[0]
         records.append(np.array([*cut.fields(following), transform, address(starts), *numbers.values()], np.int64))
         tables.append(starts)
@@ -382,7 +364,7 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
         "x_record": address(records[0]), "g_record": address(records[1]), "rows": address(rows),
         "fill": fill_frame_address(dtype), "turn": kernel.turn_address(dtype),
         "tile": kernel.tile_address(dtype, split.tile, sizes.x["width"]),
-        "collect": transform_address(dtype, _matrices(form, "collect")),
+        "collect": transform_address(dtype, form.matrices("collect")),
         **{name: parts.address(name) for name in ("prepare", "multiply", "results")}, **sizes.numbers,
     }  # fmt: skip
     steps = _steps(code, problem, split, sizes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -27,6 +28,18 @@ IDENTITY: Matrix = ((Fraction(1),),)
 def most_places(matrices: Matrices) -> int:
     """At least as many vectors as lie between two axes, whatever their order."""
     return prod(max(len(matrix), len(matrix[0])) for matrix in matrices)
+
+
+@lru_cache(maxsize=64)
+def lines(matrices: Matrices) -> int:
+    """Vectors read and written on the way of one grid through a transform."""
+    sizes, total = [len(matrix[0]) for matrix in matrices], 0
+    for axis in (2, 1, 0):
+        if len(matrices[axis]) * len(matrices[axis][0]) > 1:
+            total += prod(sizes)
+            sizes[axis] = len(matrices[axis])
+            total += prod(sizes)
+    return total
 
 
 def transform_address(dtype: str, matrices: Matrices) -> int:
