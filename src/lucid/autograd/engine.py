@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from sys import getrefcount
 from typing import Any
 
@@ -126,9 +127,10 @@ def _seed(caller: str, tensor: Any, gradient: Any) -> Any:
         return wrap(np.ones(array.shape, array.dtype))
     if not isinstance(gradient, Tracked):
         gradient = wrap(np.asarray(gradient, array.dtype))
-    if gradient._array.shape != array.shape:
-        raise ShapeError(f"{caller}: gradient has shape {gradient._array.shape}, its tensor has {array.shape}")
-    if gradient._array.dtype != array.dtype:
+    given = gradient._array
+    if given.shape != array.shape:
+        raise ShapeError(f"{caller}: gradient has shape {given.shape}, its tensor has {array.shape}")
+    if given.dtype is not array.dtype and given.dtype != array.dtype:
         gradient = gradient.to(tensor.dtype)
     return gradient
 
@@ -152,8 +154,9 @@ def _run(
 def _flow(
     seeds: list[tuple[Edge, Any]], wanted: set[tuple[int, int]] | None, retain: bool, create: bool
 ) -> dict[tuple[int, int], Any]:
-    nodes, leaves = _reachable(edge for edge, _ in seeds)
-    useful = None if wanted is None else _useful(nodes, wanted)
+    nodes, leaves = _reachable([edge[0] for edge, _ in seeds])
+    every_leaf = wanted is None or all([(id(leaf), 0) in wanted for leaf in leaves])  # then all leads to one of them
+    useful = None if wanted is None or every_leaf else _useful(nodes, wanted)
     pending: dict[int, list[Any]] = {}
     found: dict[tuple[int, int], Any] = {}
     for edge, g in seeds:
@@ -171,32 +174,38 @@ def _flow(
     return found
 
 
-def _reachable(edges: Iterable[Edge]) -> tuple[list[Node], list[Any]]:
-    """Every node and leaf behind the edges, the nodes in reverse order of creation."""
-    seen: dict[int, Any] = {}
-    stack = [target for target, _ in edges]
+def _reachable(stack: list[Any]) -> tuple[list[Node], list[Any]]:
+    """Every node and leaf that is on the stack or behind one that is, the nodes in reverse order of creation."""
+    seen: set[int] = set()
     nodes: list[Node] = []
     leaves: list[Any] = []
     while stack:
         target = stack.pop()
         if id(target) in seen:
             continue
-        seen[id(target)] = target
+        seen.add(id(target))
         if isinstance(target, Node):
             nodes.append(target)
-            stack.extend([edge[0] for edge in target.edges if edge is not None])
+            for edge in target.edges:
+                if edge is not None:
+                    stack.append(edge[0])
         else:
             leaves.append(target)
-    nodes.sort(key=lambda node: node.order, reverse=True)
+    nodes.sort(key=_order, reverse=True)
     return nodes, leaves
+
+
+_order = attrgetter("order")
 
 
 def _useful(nodes: list[Node], wanted: set[tuple[int, int]]) -> set[int]:
     """Ids of the targets that lie on a way to a wanted place."""
     useful = {target for target, _ in wanted}
     for node in reversed(nodes):
-        if any(edge is not None and id(edge[0]) in useful for edge in node.edges):
-            useful.add(id(node))
+        for edge in node.edges:
+            if edge is not None and id(edge[0]) in useful:
+                useful.add(id(node))
+                break
     return useful
 
 
@@ -218,7 +227,9 @@ def _pull(
             if upstream[slot] is not None:
                 upstream[slot] = _hooked(hooks, upstream[slot])
     if wanted is not None:
-        found.update({(id(node), i): g for i, g in enumerate(upstream) if (id(node), i) in wanted and g is not None})
+        for i, g in enumerate(upstream):
+            if g is not None and (id(node), i) in wanted:
+                found[id(node), i] = g
     edges = node.edges
     if useful is None:
         needed = [edge is not None for edge in edges]
@@ -238,15 +249,17 @@ def _add(pending: dict[int, list[Any]], edge: Edge, g: Any) -> None:
     target, slot = edge
     slots = pending.get(id(target))
     if slots is None:
-        slots = pending[id(target)] = [None] * (target.results if isinstance(target, Node) else 1)
-    slots[slot] = g if slots[slot] is None else slots[slot] + g
+        slots = pending[id(target)] = [None] * target.results
+    held = slots[slot]
+    slots[slot] = g if held is None else held + g
 
 
 def _hooked(hooks: dict[int, Any] | None, g: Any) -> Any:
-    for hook in list(hooks.values()) if hooks else ():
-        changed = hook(g)
-        if changed is not None:
-            g = changed
+    if hooks:
+        for hook in list(hooks.values()):
+            changed = hook(g)
+            if changed is not None:
+                g = changed
     return g
 
 

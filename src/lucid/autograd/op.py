@@ -254,13 +254,13 @@ class OpNode(Node):
         g = upstream[0] if self.results == 1 else tuple(upstream)
         grads: list[Any] = [None] * len(self.edges)
         for step in self.plan.steps:
-            if not any(needed[i] for i in step.targets):
-                continue
-            result = step.function(*[fetch(self, g, recording) for fetch in step.fetch])
+            targets = step.targets
             if step.single:
-                grads[step.targets[0]] = result
-            else:
-                for i, one in zip(step.targets, result, strict=True):
+                if needed[targets[0]]:
+                    grads[targets[0]] = step.function(*[fetch(self, g, recording) for fetch in step.fetch])
+            elif any([needed[i] for i in targets]):
+                result = step.function(*[fetch(self, g, recording) for fetch in step.fetch])
+                for i, one in zip(targets, result, strict=True):
                     grads[i] = one
         return grads
 

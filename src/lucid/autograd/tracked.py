@@ -37,6 +37,8 @@ class Tracked:
     _version: list[int]
     _view: View | None
 
+    results = 1  # as a node has: how many gradients arrive
+
 
 class View:
     """How a view comes from its base (itself no view): steps to replay when the base's place in the graph changes."""

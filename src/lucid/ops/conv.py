@@ -20,6 +20,7 @@ from lucid.kernels import Ending, Epilogue, kept
 from lucid.kernels.runtime import memory
 from lucid.ops import activation, elementwise
 from lucid.ops.common import conj, same_dtype
+from lucid.ops.reduction import sum_forward
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +42,8 @@ def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec) -> tuple[Array, Arr
 
 
 def _channel_sum(g: Any) -> Any:
-    return g.sum((0, *range(2, g.ndim)))
+    dims = (0, *range(2, g._array.ndim))
+    return g.sum(dims) if mode.recording else wrap(sum_forward(g._array, dims=dims, keepdim=False))
 
 
 def _weight_and_bias(g: Any, x: Any, spec: ConvSpec) -> tuple[Any, Any]:

@@ -62,7 +62,8 @@ def _narrowed(out: Any, x: Array) -> Array:
     return np.asarray(out) if x.dtype.kind in "biu" else np.asarray(out, x.dtype)
 
 
-def _sum_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+def sum_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    """``sum`` of arrays."""
     if native.takes(native.ONE_PASS, x):
         return _native_sum(x, dims, keepdim)
     return _narrowed(np.add.reduce(x, axis=dims, dtype=_wide(x), keepdims=keepdim), x)
@@ -100,7 +101,7 @@ def _centred(x: Any, dims: Axes) -> Any:
     return x - apply(_mean, x, dims=dims, keepdim=True)
 
 
-_sum = Op("sum", _sum_forward, vjp={"x": lambda g, x_shape, dims: _spread(g, x_shape, dims)})
+_sum = Op("sum", sum_forward, vjp={"x": lambda g, x_shape, dims: _spread(g, x_shape, dims)})
 _mean = Op("mean", _mean_forward, vjp={
     "x": lambda g, x_shape, dims: _spread(g / _count(x_shape, dims), x_shape, dims),
 })  # fmt: skip
