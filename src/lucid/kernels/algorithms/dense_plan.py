@@ -249,19 +249,24 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: 
     )
 
 
+def traffic_ns(problem: Problem) -> float:
+    """Time of one thread for x, w and y, beyond what the gather and the tiles take."""
+    near = min(problem.traffic_bytes, target.cpu().l3_bytes // 2)
+    return near * _NEAR_BYTE_NS + (problem.traffic_bytes - near) * _FAR_BYTE_NS
+
+
 def _best(
     problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]
 ) -> tuple[float, Blocking, Sequence[Layout]]:
     """The expected time, the blocks and the layouts of the cheapest plan."""
     found = []
-    near = min(problem.traffic_bytes, target.cpu().l3_bytes // 2)
-    traffic_ns = near * _NEAR_BYTE_NS + (problem.traffic_bytes - near) * _FAR_BYTE_NS
+    memory_ns = traffic_ns(problem)
     for layouts in _layouts(phases, sizes.batch):
         kinds = {_profile(layout): layout for layout in layouts}
         alike = Counter(kinds[_profile(layout)] for layout in layouts)
         for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
             for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
-                time = _expected_ns(sizes, alike, cut_up) + traffic_ns
+                time = _expected_ns(sizes, alike, cut_up) + memory_ns
                 found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
     return min(found, key=lambda entry: entry[0])[1:]
 

@@ -42,21 +42,20 @@ _MOST_VECTORS = 4
 _LAZY_SPANS = 2
 _SUMS_BYTES = 1 << 17
 
-# Least squares over some 360 plans of 36 layers, on a core at 4 GHz with two vector products a cycle: half of them were
-# within 6 %, four fifths within 12 %. Products and the gather are a little dearer than on one thread: two share memory.
-_CALL_NS = 3000.0
-_BYTE_NS = 0.03
+# Least squares over some 360 plans of 36 layers, rounded, beside the dense algorithms' own, on a core at 4 GHz with two
+# vector products a cycle: half of them were within 6 %, four fifths within 11 %.
+_CALL_NS = 2500.0
 _COST_NS = {
-    "product": 0.128,  # of vectors
-    "panel": 0.055,  # a vector of samples, read for a tile
-    "gather": 1.75,  # a vector of samples
-    "sum": 1.1,  # a vector of sums, stored and added to others
-    "line": 2.5,
-    "interleave": 0.03,  # a result
-    "scatter": 0.4,
+    "product": 0.119,  # of vectors
+    "panel": 0.09,  # a vector of samples, read for a tile
+    "gather": 1.6,  # a vector of samples
+    "sum": 1.35,  # a vector of sums, stored and added to others
+    "line": 3.0,
+    "interleave": 0.07,  # a result
+    "scatter": 0.43,
     "task": 60.0,
-    "weight": 0.05,
-    "run of weights": 1.5,
+    "weight": 0.2,
+    "run of weights": 1.2,
 }
 
 
@@ -172,7 +171,7 @@ def _work(bound: Bound) -> dict[str, float]:
 
 def _expected_ns(bound: Bound) -> float:
     work = sum(count * _COST_NS[unit] for unit, count in _work(bound).items())
-    return _CALL_NS + work + bound.geometry.problem.traffic_bytes * _BYTE_NS
+    return _CALL_NS + work + dense_plan.traffic_ns(bound.geometry.problem)
 
 
 def _best(problem: Problem, isa: ISA) -> Bound:
