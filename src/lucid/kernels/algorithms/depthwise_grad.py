@@ -232,10 +232,11 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 _STORED, _COMPUTED = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
-_TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows")
+_TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows", "reduce")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
     "private", "ahead_g", "dilation_h", "kernel_w", "has_bias",
+    "results", "lines", "columns", "down",
 )  # fmt: skip
 
 
@@ -252,9 +253,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
     code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
     weights, alone, itemsize = problem.group_in * problem.spec.taps, asked.alone, asked.element.bytes
-    rest = None
-    if problem.bias or not alone:
-        rest = jit.kernel(("depthwise_sums", problem.dtype), lambda isa: _write_rest(isa, element))
+    rest = jit.kernel(("depthwise_sums", problem.dtype), lambda isa: _write_rest(isa, element))
     tables = np.array(asked.lines, np.int64).T.copy()
     following = 1 if asked.chunks == problem.batch else problem.groups  # groups from one box to the next
     numbers = (
@@ -263,18 +262,19 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         asked.private_elements,
         asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
         problem.spec.dilation[1], problem.spec.kernel[2], int(problem.bias),
+        tile.results, tile.lines, tile.columns, tile.down,
         *asked.cut.fields(following * problem.group_in * prod(problem.size)),
     )  # fmt: skip
     part_bytes, gb = asked.part_elements * itemsize, 3 if problem.bias else NOTHING
     bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * itemsize
     fields = (
         0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *map(address, tables), fill,
-        rest.address("add_rows") if rest else 0, *numbers,
+        rest.address("add_rows"), rest.address("reduce_long" if tile.long else "reduce"), *numbers,
     )  # fmt: skip
     tasks = problem.groups * asked.chunks
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
     steps = [(code.address("accumulate"), tasks, chunk)]
-    if rest and not alone:
+    if not alone:
         steps.append((rest.address("finish"), problem.groups, 1))
     return Launch(
         steps,
@@ -295,8 +295,6 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
     module, lanes = Module("depthwise_grad", isa.fma), isa.lanes(wide)
     write_box = _write_long_box if tile.long else _write_box
     add_box = write_box(module, isa, element, tile, fields)
-    write_reduce = _write_long_reduce if tile.long else _write_reduce
-    reduce = write_reduce(module, wide, lanes, tile, fields)
     f = module.entry("accumulate", **fields)
     a = f.args
     with f.loop(a.begin, a.end) as task:
@@ -320,7 +318,7 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
                 f.call(add_box, a.fields, g, here, to, rows, width, minimum(tile.results, a.group_out - k.i) - 1)
                 with f.when(a.has_bias.ne(0)), f.loop(0, minimum(tile.results, a.group_out - k.i)) as one:
                     f.call(a.add_rows, g.at(one.i * plane), a.ow, rows, width, bias_acc.at((k.i + one.i) * lanes))
-        f.call(reduce, a.fields, acc, a.parts.at(task.i * a.group_weights))
+        f.call(a.reduce, a.fields, acc, a.parts.at(task.i * a.group_weights))
         with f.loop(0, a.group_out * a.has_bias) as k:
             a.bias_parts[task.i * a.group_out + k.i] = lane_sum(bias_acc.load(k.i * lanes, lanes))
     return module
@@ -389,16 +387,6 @@ def _write_long_box(module: Module, isa: ISA, element: Type, tile: Tile, fields:
     return f
 
 
-def _write_long_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type]) -> Function:
-    """Adds ``reduce(fields, acc, to)`` for taps in lanes: one group's sums as they are."""
-    f = module.function("reduce", fields=ptr(i64), acc=ptr(element), to=ptr(element))
-    p, a = f.args, read_fields(f, fields, ["group_out", "passes", "weights"])
-    with f.loop(0, a.group_out) as k, f.loop(0, a.weights, lanes) as t:
-        value = p.acc.load(k.i * a.passes * (tile.sums * lanes) + t.i, lanes)
-        p.to.store(value, k.i * a.weights + t.i, lanes_below(f, a.weights - t.i, lanes))
-    return f
-
-
 def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: bool) -> Function:
     """Adds ``whole`` or ``edge``: acc[k][down][line][column] += the products of ``count`` vectors.
 
@@ -457,30 +445,48 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
     return f
 
 
-def _write_reduce(module: Module, element: Type, lanes: int, tile: Tile, fields: dict[str, Type]) -> Function:
-    """Adds ``reduce(fields, acc, to)``: one group's sums, each over its lanes, to their places in w."""
-    data = ptr(element)
-    f = module.function("reduce", fields=ptr(i64), acc=data, to=data)
-    names = ["group_out", "passes", "weights", "places", "taps_down", "counts", "kernel_w"]
-    p, a = f.args, read_fields(f, fields, names)
-    with f.loop(0, a.group_out) as k, f.loop(0, a.passes * tile.lines) as line:
-        block, row = k.i // tile.results, k.i % tile.results
-        first = (block * a.passes + line.i // tile.lines) * tile.sums
-        with f.loop(0, a.taps_down.load(line.i)) as down:
-            vector = first + ((row * tile.down + down.i) * tile.lines + line.i % tile.lines) * tile.columns
-            to = p.to.at(k.i * a.weights + a.places.load(line.i) + down.i * a.kernel_w)
-            with f.loop(0, a.counts.load(line.i)) as c:
-                to[c.i] = lane_sum(p.acc.load((vector + c.i) * lanes, lanes))
-    return f
-
-
 def _write_rest(isa: ISA, element: Type) -> Module:
-    """What does not depend on the tile, a module of its own: ``add_rows`` and the entry point ``finish``."""
+    """What no tile is written into, a module of its own: ``add_rows``, both kinds of ``reduce``, and ``finish``."""
     module = Module("depthwise_sums", isa.fma)
     lanes = isa.lanes(computed(element))
+    _write_reduce(module, element, lanes)
+    _write_long_reduce(module, element, lanes)
     _write_add_rows(module, element, lanes)
     _write_finish(module, element, lanes)
     return module
+
+
+def _reduce_function(module: Module, element: Type, name: str) -> Function:
+    """``reduce(fields, acc, to)``: one group's sums to their places in w."""
+    data = ptr(computed(element))
+    return module.function(name, export=True, fields=ptr(i64), acc=data, to=data)
+
+
+def _write_reduce(module: Module, element: Type, lanes: int) -> None:
+    """Adds ``reduce``: each sum over its lanes."""
+    f = _reduce_function(module, element, "reduce")
+    p, a = f.args, read_fields(f, _fields(element), [
+        "group_out", "passes", "weights", "places", "taps_down", "counts", "kernel_w", "results", "lines", "columns",
+        "down",
+    ])  # fmt: skip
+    sums = a.results * a.down * a.lines * a.columns
+    with f.loop(0, a.group_out) as k, f.loop(0, a.passes * a.lines) as line:
+        block, row = k.i // a.results, k.i % a.results
+        first = (block * a.passes + line.i // a.lines) * sums
+        with f.loop(0, a.taps_down.load(line.i)) as down:
+            vector = first + ((row * a.down + down.i) * a.lines + line.i % a.lines) * a.columns
+            to = p.to.at(k.i * a.weights + a.places.load(line.i) + down.i * a.kernel_w)
+            with f.loop(0, a.counts.load(line.i)) as c:
+                to[c.i] = lane_sum(p.acc.load((vector + c.i) * lanes, lanes))
+
+
+def _write_long_reduce(module: Module, element: Type, lanes: int) -> None:
+    """Adds ``reduce_long``: taps are in lanes, so sums are what they should be."""
+    f = _reduce_function(module, element, "reduce_long")
+    p, a = f.args, read_fields(f, _fields(element), ["group_out", "passes", "weights", "columns"])
+    with f.loop(0, a.group_out) as k, f.loop(0, a.weights, lanes) as t:
+        value = p.acc.load(k.i * a.passes * (a.columns * lanes) + t.i, lanes)
+        p.to.store(value, k.i * a.weights + t.i, lanes_below(f, a.weights - t.i, lanes))
 
 
 def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
