@@ -115,7 +115,7 @@ def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> ji
 def gather_parts(dtype: str, lanes: int, read: Reading) -> dict[str, int]:
     """Addresses of ``table`` and ``pack``, which gather samples."""
     stored = BY_DTYPE[dtype]
-    table = alone(("dense table", lanes, read), lambda m, _: pixel_panels.write_table(m, lanes, read))
+    table = alone(("dense table", lanes), lambda m, _: pixel_panels.write_table(m, lanes))
     pack = alone(
         ("dense gather", dtype, read), lambda m, _: pixel_panels.write_pack(m, computed(stored), lanes, read, stored)
     )

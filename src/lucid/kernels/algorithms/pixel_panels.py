@@ -7,8 +7,8 @@ Stride, dilation of either sign, padding, edges, batch: no other place knows of 
 
 An entry is 32 bytes and holds two segments of a vector: their offsets in x (of lane 0, i64 each), i32 offset in the
 panel, i32 lanes of the first, i32 lanes of the second, i32 from its vector to that of the next tap, where an entry
-stands for several (see ``Reading``). Entries that fill a vector, zeros where it has no lanes, come first; those that
-add more segments to it are in a second list.
+stands for several (see ``Reading``). Lanes [low, high) are ``low | high << 16``. Entries that fill a vector, zeros
+where it has no lanes, come first; those that add more segments to it are in a second list.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def most_passes(phase: Phase, lanes: int) -> int:
 #: What the table's writer reads of a gathered phase. Offsets and steps are in elements.
 GATHER = (
     "image_positions", "y_positions", "x_positions", "z_step", "y_step", "x_step", "z_taps", "y_taps", "x_taps",
-    "z_table", "y_table", "x_table",
+    "z_table", "y_table", "x_table", "scale", "read_taps",
 )  # fmt: skip
 _ARRAYS = {"z_table", "y_table", "x_table"}
 
@@ -253,7 +253,7 @@ def gather_numbers(phase: Phase, table_at: Sequence[int], reading: Reading = SID
     z, y, x = phase
     steps = (z.step * y.size * x.size, y.step * x.size, x.step)
     counts = len(z.offsets), len(y.offsets), len(x.offsets) // reading.taps
-    return positions(phase), y.positions, x.positions, *steps, *counts, *table_at
+    return positions(phase), y.positions, x.positions, *steps, *counts, *table_at, reading.scale, reading.taps
 
 
 def tap_tables(phase: Phase, reading: Reading = SIDE_BY_SIDE) -> list[list[tuple[int, int, int]]]:
@@ -275,7 +275,7 @@ def read_numbers(record: Pointer, slots: Sequence[str], arrays: set[str], names:
     return {name: record.at(slots.index(name)).cast(ptr(i64) if name in arrays else i64).load() for name in names}
 
 
-def write_table(module: Module, lanes: int, reading: Reading = SIDE_BY_SIDE) -> Function:
+def write_table(module: Module, lanes: int) -> Function:
     """Adds ``table(gather, entries, merges, image_size, p, limit, vectors, per_panel, slot)``; gives merges' number.
 
     ``vectors`` vectors of positions from p on, below ``limit``; ``per_panel`` of them side by side in each panel, whose
@@ -286,9 +286,8 @@ def write_table(module: Module, lanes: int, reading: Reading = SIDE_BY_SIDE) -> 
         "table", i64, gather=p64, entries=p64, merges=p64, image_size=i64, p=i64, limit=i64, vectors=i64,
         per_panel=i64, slot=i64,
     )  # fmt: skip
-    a, r, scale = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS, GATHER), reading.scale
-    tap_step = a.per_panel * lanes
-    next_tap = tap_step << 32 if reading.taps > 1 else f.const(i64, 0)
+    a, r = f.args, read_numbers(f.args.gather, GATHER, _ARRAYS, GATHER)
+    scale, tap_step = r["scale"], a.per_panel * lanes
     z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
     taps_count, zero = r["z_taps"] * r["y_taps"] * r["x_taps"], f.const(i64, 0)
     with f.loop(0, a.vectors, carry=[zero]) as u:
@@ -317,10 +316,10 @@ def write_table(module: Module, lanes: int, reading: Reading = SIDE_BY_SIDE) -> 
                         index, to = x.values
                         low = maximum(lane * scale, (lane - ox) * scale + x_table.load(x.i * 3 + 1))
                         high = minimum(end, (lane - ox) * scale + x_table.load(x.i * 3 + 2))
-                        lane_set = select(low < high, _lane_set(low, high, reading), zero)
+                        lane_set = select(low < high, low | high << 16, zero)
                         entry = target.at(index * _SLOTS)
-                        _write_half(entry, second, source_y + x_table.load(x.i * 3), to, lane_set, next_tap)
-                        x.values = [index + 1, to + tap_step * reading.taps]
+                        _write_half(entry, second, source_y + x_table.load(x.i * 3), to, lane_set, tap_step)
+                        x.values = [index + 1, to + tap_step * r["read_taps"]]
                     y.values = x.values
                 z.values = y.values
             more = select(second | in_fills, zero, taps_count)
@@ -331,10 +330,10 @@ def write_table(module: Module, lanes: int, reading: Reading = SIDE_BY_SIDE) -> 
     return f
 
 
-def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_set: Value, next_tap: Value) -> None:
+def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_set: Value, tap_step: Value) -> None:
     """A segment into an entry. A first one stands for an empty second one too."""
     entry.store(source, 1)
-    entry.store(select(second, lane_set, 0) | next_tap, 3)
+    entry.store(select(second, lane_set, 0) | tap_step << 32, 3)
     with entry.fn.when(~second):
         entry.store(source)
         entry.store(to | lane_set << 32, 2)
@@ -342,14 +341,6 @@ def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_se
 
 def _within(position: Value, table: Pointer, tap: Value) -> Value:
     return (position >= table.load(tap * 3 + 1)) & (position < table.load(tap * 3 + 2))
-
-
-def _lane_set(low: Value, high: Value, reading: Reading) -> Value:
-    """Lanes, or elements, [low, high): as bits where a vector is loaded as it is, else as both numbers."""
-    if reading != SIDE_BY_SIDE:
-        return low | high << 16
-    one = low.const(1)
-    return (one << high) - (one << low)
 
 
 def write_pack(
@@ -375,8 +366,7 @@ def write_pack(
         for entries, size, merging in ((a.entries, a.fills, False), (a.merges, a.merge_count, True)):
             with f.loop(0, size) as t:
                 entry = entries.at(t.i * _SLOTS)
-                packed = entry.load(2)
-                to, segments = packed & 0xFFFFFFFF, [(entry.load(), packed >> 32), (entry.load(1), entry.load(3))]
+                to, _, segments = read_entry(entry)
                 places = [panel.at(to) for panel in targets]
                 if not merging and count > 1:  # the next channels are a plane away, which no machine would guess
                     for x in sources:
@@ -398,9 +388,16 @@ def write_pack(
 _Segments = list[tuple[Value, Value]]
 
 
+def read_entry(entry: Pointer) -> tuple[Value, Value, _Segments]:
+    """Where its vector is, how far on the next tap's, and offset and lanes of both segments."""
+    first, second = entry.load(2), entry.load(3)
+    segments = [(entry.load(), first >> 32), (entry.load(1), second & 0xFFFFFFFF)]
+    return first & 0xFFFFFFFF, second >> 32, segments
+
+
 def _load_lanes(sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool) -> None:
     """Vectors made of the lanes of each segment."""
-    masks = [_mask(lane_set, lanes) for _, lane_set in segments]
+    masks = [lane_mask(lane_set, lanes) for _, lane_set in segments]
     for x, to in zip(sources, places, strict=True):
         value: Value | None = None
         for (offset, _), mask in zip(segments, masks, strict=True):
@@ -421,9 +418,7 @@ def _pack_apart(f: Function, lanes: int, reading: Reading) -> None:
         entries, old_lanes = select(merging, a.merges, a.entries), splat(merging, lanes)
         with f.loop(0, select(merging, a.merge_count, a.fills)) as t:
             entry = entries.at(t.i * _SLOTS)
-            places, last = entry.load(2), entry.load(3)
-            to, tap_step = places & 0xFFFFFFFF, last >> 32
-            segments = [(entry.load(), places >> 32), (entry.load(1), last & 0xFFFFFFFF)]
+            to, tap_step, segments = read_entry(entry)
             masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
             with f.loop(block.i, end) as c:
                 x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.stride + to)
@@ -455,9 +450,12 @@ def _merged(value: Value, old: Value) -> Value:
     return bitcast(bitcast(value, whole) | bitcast(old, whole), value.type)
 
 
-def _mask(bits: Value, lanes: int) -> Value:
+def lane_mask(lane_set: Value, lanes: int) -> Value:
+    """Lanes [low, high) of ``low | high << 16``."""
+    one = lane_set.const(1)
+    bits = (one << (lane_set >> 16)) - (one << (lane_set & 0xFFFF))
     word = Type(f"i{lanes}", "int", lanes)
-    return bitcast(convert(bits, word), vec(i1, lanes)) if lanes > 1 else (bits & 1).ne(0)
+    return bitcast(convert(bits, word), vec(i1, lanes)) if lanes > 1 else bits.ne(0)
 
 
 def _copy_lanes(

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE
+from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, lane_mask, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form
 from lucid.kernels.algorithms.winograd_passes import IDENTITY, Grid, transform_address, write_axes
@@ -21,17 +21,12 @@ from lucid.kernels.ir import (
     Function,
     Module,
     Pointer,
-    Type,
     Value,
-    bitcast,
-    convert,
     f32,
-    i1,
     i64,
     interleave,
     ptr,
     splat,
-    vec,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -150,16 +145,9 @@ def _write_spread(module: Module, lanes: int, epilogue: Epilogue) -> Function:
     numbers = (a.scale, a.shift) if epilogue.affine else (None, None)
     to = Destination(a.y, epilogue, *numbers, a.residual if epilogue.residual else None)
     with f.loop(0, a.count) as t:
-        entry = a.entries.at(t.i * (ENTRY_BYTES // 8))
-        packed = entry.load(2)
-        value = a.line.load(packed & 0xFFFFFFFF, lanes)
-        for offset, lane_set in [(entry.load(), packed >> 32), (entry.load(1), entry.load(3))]:
+        place, _, segments = read_entry(a.entries.at(t.i * (ENTRY_BYTES // 8)))
+        value = a.line.load(place, lanes)
+        for offset, lane_set in segments:
             with f.when(lane_set.ne(0)):
-                to.at(offset).store(value, 0, _mask(lane_set, lanes))
+                to.at(offset).store(value, 0, lane_mask(lane_set, lanes))
     return f
-
-
-def _mask(bits: Value, lanes: int) -> Value:
-    if lanes == 1:
-        return (bits & 1).ne(0)
-    return bitcast(convert(bits, Type(f"i{lanes}", "int", lanes)), vec(i1, lanes))
