@@ -56,7 +56,7 @@ def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> tuple[Any, 
 @pytest.mark.parametrize("isa", NAMES)
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)
-    cases = [gradient_case(rng, kernel) for kernel in KERNELS * 2]
+    cases = [gradient_case(rng, kernel) for kernel in KERNELS * 3]
     assert {case.spec.groups for case in cases} == {1, 2}
 
     def check(run: tuple[int, Case]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import winograd_grad_kernel as kernel
-from lucid.kernels.algorithms.base import Executable, address, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import Form
@@ -52,7 +52,8 @@ _COST_NS = {
     "line": 0.24,  # a vector read or written on the way through a transform
     "far": 0.1,  # a vector of a transformed operand stored beyond the second level cache
     "far read": 0.2,
-    "frame": 2.0,  # a vector of a frame filled and turned
+    "fill": 1.2,  # a vector of a frame
+    "turn": 0.8,
     "plane": 11.0,  # a channel's plane of a frame
     "slice": 0.7,  # a vector of a slice added up
     "result": 2.0,  # a vector of gw
@@ -173,10 +174,19 @@ def _operand(cut: Cut, form: Form, lanes: int, width: int, part: int, channels: 
     step = ceil(part / width) * block + _APART
     return {
         "image_step": channels * size, "channel_step": size, "plane": cut.plane, "image": prod(frame),
-        "layer": frame[1] * frame[2] * lanes, "row": frame[2] * lanes, "channels": channels,
+        "layer": frame[1] * frame[2] * lanes, "row": frame[2] * lanes,
+        "each": form.outputs if _is_part(cut) else 0, "channels": channels,
         "vectors": ceil(in_group / lanes), "width": width, "block": block, "step": step,
         "slot": form.products * step,
     }  # fmt: skip
+
+
+def _is_part(cut: Cut) -> bool:
+    """Whether every frame is a run of an image as it is, so that none need be filled."""
+    spec, size, frame, out = cut.window.spec, cut.window.size, cut.frame, cut.window.out
+    whole = spec.kernel == spec.stride and size == tuple(n * step for n, step in zip(out, spec.stride, strict=True))
+    rows, layers = frame[2] == size[2] or frame[:2] == (1, 1), frame[1] == size[1] or frame[0] == 1
+    return whole and rows and layers
 
 
 def _own(
@@ -267,7 +277,8 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
     if split.prepared:
         rows_read = n["k_parts"] * problem.group_in + n["c_parts"] * problem.group_out
         read = form.products * count * rows_read / lanes
-    planes = [o["plane"] * vectors * boxes for o, vectors in ((sizes.x, x_vectors), (sizes.g, g_vectors))]
+    operands = [(sizes.x, sizes.x_cut, x_vectors), (sizes.g, sizes.g_cut, g_vectors)]
+    filled = [operand for operand in operands if not operand[0]["each"]]
     counts = {
         "product": form.products * count * _vector_products(sizes, problem, split),
         "tile": calls,
@@ -275,10 +286,9 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
         "line": moved,
         "far": stored if split.prepared else 0,
         "far read": read,
-        "frame": sum(planes),
-        "plane": lanes * boxes * sum(
-            v * cut.box[0] * cut.frame[0] for v, cut in ((x_vectors, sizes.x_cut), (g_vectors, sizes.g_cut))
-        ),
+        "turn": boxes * sum(operand["plane"] * vectors for operand, _, vectors in operands),
+        "fill": boxes * sum(operand["plane"] * vectors for operand, _, vectors in filled),
+        "plane": lanes * boxes * sum(vectors * cut.box[0] * cut.frame[0] for _, cut, vectors in filled),
         "slice": form.products * results * split.chunks if split.chunks > 1 else 0,
         "result": results * n["taps"],
         "task": n["parts"] / problem.groups * split.chunks,
@@ -288,7 +298,8 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
 
 def _expected_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> float:
     counts = work(problem, form, split, sizes)
-    return _CALL_NS + sum(number * _COST_NS[unit] for unit, number in counts.items())
+    waiting = memory_cycles(problem.traffic_bytes) / _GHZ
+    return _CALL_NS + waiting + sum(number * _COST_NS[unit] for unit, number in counts.items())
 
 
 def _waiting(sizes: Layout, split: Split) -> float:

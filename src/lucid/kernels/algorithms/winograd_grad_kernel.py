@@ -50,8 +50,8 @@ FINISHED = 16
 
 #: What ``prepare`` reads of an operand: addresses, then sizes in elements.
 OPERAND = (
-    *GEOMETRY, "transform", "starts", "image_step", "channel_step", "plane", "image", "layer", "row", "channels",
-    "vectors", "width", "block", "step", "slot",
+    *GEOMETRY, "transform", "starts", "image_step", "channel_step", "plane", "image", "layer", "row", "each",
+    "channels", "vectors", "width", "block", "step", "slot",
 )  # fmt: skip
 _ADDRESSES = {"transform": i8, "starts": i64}
 
@@ -159,14 +159,26 @@ def _write_prepare(module: Module, element: Type, lanes: int) -> None:
     )  # fmt: skip
     p = f.args
     a = read_fields(f, fields(element), ["fill", "turn", "frame_at", "panel_at", "spare_at", "z_step", "y_step"])
-    r = _operand(p.record, _BOX + " transform starts image_step channel_step plane image layer row width block step")
+    sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row width block step"
+    r = _operand(p.record, f"{_BOX} transform starts {sizes}")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
-    pixels = box.images * r.image
+    per_image = select(r.each.ne(0), box.per_image * r.each, r.image)
+    pixels = box.images * per_image
     with f.loop(0, p.count, lanes) as c:
         channels = minimum(p.count - c.i, lanes)
         source = p.data.at(box.n * r.image_step + (p.channel + c.i) * r.channel_step)
-        f.call(a.fill, p.record, frame, source, channels, box.images, r.image_step, box.d, box.h, box.w)
-        f.call(a.turn, frame, r.plane, channels, pixels, panel, lanes)
+
+        def framed(source: Pointer = source, channels: Value = channels) -> None:
+            f.call(a.fill, p.record, frame, source, channels, box.images, r.image_step, box.d, box.h, box.w)
+            f.call(a.turn, frame, r.plane, channels, pixels, panel, lanes)
+
+        def as_it_is(source: Pointer = source, channels: Value = channels) -> None:
+            first = (box.d * r.stride_d * r.h + box.h * r.stride_h) * r.w + box.w * r.stride_w
+            with f.loop(0, box.images) as n:
+                here, to = source.at(n.i * r.image_step + first), panel.at(n.i * r.image * lanes)
+                f.call(a.turn, here, r.channel_step, channels, per_image, to, lanes)
+
+        panels.either(f, r.each.ne(0), as_it_is, framed)
         with f.when(p.wanted.ne(0)):
             with f.loop(0, pixels, carry=[zeros(f, element, lanes)]) as pixel:
                 pixel.values = [pixel.values[0] + panel.load(pixel.i * lanes, lanes)]
