@@ -99,7 +99,8 @@ class Weighed:
 
 def _wrapped(line: str) -> str:
     """The line in a terminal's width, what does not fit further in below it."""
-    return "\n".join(textwrap.wrap(line, _COLUMNS, subsequent_indent=" " * 8, drop_whitespace=True)) or line
+    whole = {"break_long_words": False, "break_on_hyphens": False}  # so that a path can be copied
+    return "\n".join(textwrap.wrap(line, _COLUMNS, subsequent_indent=" " * 8, **whole)) or line
 
 
 @dataclass(frozen=True, slots=True)
