@@ -53,7 +53,7 @@ CHOSEN = ("channel", "result", "group", "pair")
 _NUMBERS = (
     "n", "k", "taps", "tap", "step", "valid", "blocks_each", "blocks", "out", "pairs", "own", "region", "first",
     "channels", "results", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "more",
-    "inner", "outer", "inner_padded", "inner_step", "outer_step", "shared_is_x",
+    "row_groups", "inner", "outer", "inner_padded", "inner_step", "outer_step", "shared_is_x",
     *(f"{name}_{field}" for name in CHOSEN for field in ("begin", "count")),
     *(f"x_{field}" for field in SAMPLES), *(f"y_{field}" for field in SAMPLES),
 )  # fmt: skip
@@ -388,15 +388,15 @@ class _Writer:
         a = f.args
         re, im = (splat(v, self.at_once) for v in self._scales(f, a))
         with f.loop(a.begin, a.end) as task:
-            first, row = task.i % a.parts * a.part, task.i // a.parts * self.at_once
-            outer, inner = row // a.inner_padded, row % a.inner_padded
+            outers, rest = a.group_count * a.outer, task.i % a.row_groups
+            first, outer, inner = task.i // a.row_groups * a.part, rest % outers, rest // outers * self.at_once
             shared, varied = (
                 select(a.shared_is_x.ne(0), x, y) for x, y in ((a.spectra, a.others), (a.others, a.spectra))
             )
             own = outer // a.outer * a.inner
             rows = [varied.at((own + minimum(inner + j, a.inner - 1)) * a.region) for j in range(self.at_once)]
             steps = a.group_count * a.outer * a.region, a.group_count * a.inner * a.region
-            to = self._weight(a, row)
+            to = self._weight(a, outer * a.inner_padded + inner)
             with f.loop(first, minimum(first + a.part, a.n)) as k:
                 at = k.i * self.pair
                 sums = self._correlated(f, shared.at(outer * a.region + at), [r.at(at) for r in rows], steps, a)
