@@ -38,28 +38,31 @@ _SMALLEST, _LARGEST = 64, 1 << 14
 #: Sizes tried, from the smallest that holds the kernel; and from where on shorter ones, for pieces of the kernel.
 _DOUBLINGS, _PIECED_FROM = 6, 1024
 #: Frequencies of a task of products.
-_PART = 64
+_PART, _LEAST_PART = 64, 8
+#: Transforms that a thread takes at once where there are many: each asks for what the next one reads and writes.
+_CHUNK = 4
 #: Frequencies of a task of a weight gradient's sums, few, so that its rows stay in the first level cache for the next
 #: tasks, which are in its chunk.
 _SUMMED_PART, _SUMMED_CHUNK = 8, 16
 
-# Least squares over 110 plans of 28 problems, the fastest of several runs, on one core at 4 GHz: half are within
-# 20 %. A tenth is added, since the model should not choose what it is not sure of.
-_CALL_NS = 6000.0
+# Least squares over 363 plans of 30 problems, the quickest quarter of several runs, on one core: half are within 10 %.
+# All times 1.2, which is how far the other algorithms' times were from theirs on that machine.
+_CALL_NS = 7900.0
 _COST_NS = {
-    "butterfly": 0.5,  # a vector of pairs, one doubling of the size
+    "butterfly": 0.51,  # a vector of pairs, one doubling of the size
     "load": 2.9,  # a vector of pairs
-    "store": 1.5,
-    "multiply": 0.5,  # in place
-    "product": 0.75,  # of vectors of pairs, where they are summed
-    "lane sum": 2.3,
-    "task": 70.0,
-    "byte": 0.014,  # of the workspace
-    "traffic": 0.03,  # a byte of x, w and y, from the third level cache
-    "traffic far": 0.06,  # from beyond, or from a quarter of it, which is shared
-    "filter read far": 0.035,  # a byte, read again for every vector of pairs
-    "again": 1.0,  # a vector of sums, taken up again
-    "step": 1500.0,  # of a region
+    "store": 1.9,
+    "scattered": 9.0,  # of either, sample by sample where there is a dilation
+    "multiply": 0.2,  # in place
+    "product": 0.77,  # of vectors of pairs, where they are summed
+    "lane sum": 0.77,
+    "again": 6.6,  # a vector of sums, taken up again
+    "task": 90.0,
+    "step": 1650.0,  # of a region
+    "byte": 0.0085,  # of the workspace
+    "traffic": 0.0055,  # a byte of x, w and y, from the third level cache
+    "traffic far": 0.028,  # from beyond, or from a quarter of it, which is shared
+    "filter read far": 0.2,  # a byte beyond that quarter, read again for every vector of pairs
 }
 
 
@@ -111,8 +114,8 @@ class Shares:
             each = min(groups, room // both)
             return cls(min(pairs, room // (groups * both)) if each == groups else 1, each, channels, results)
         if channels + RESULTS <= room:
-            cut = _even(results, room - channels)
-            return cls(1, 1, channels, min(-(-cut // RESULTS) * RESULTS, room - channels))
+            most = (room - channels) // RESULTS * RESULTS
+            return cls(1, 1, channels, min(-(-_even(results, most) // RESULTS) * RESULTS, most))
         if results + 2 <= room:
             return cls(1, 1, _even(channels, room - results), results)
         if room < 2:
@@ -352,11 +355,12 @@ def _work(cut: Cut) -> dict[str, float]:
         summed = 0 if forward and not cut.shares else cut.pairs * cut.rows * pieces
     multiplied = back if forward and not cut.shares else 0
     filters = cut.filters if forward else 0
-    far = " far" if problem.traffic_bytes > target.cpu().l3_bytes // 4 else ""
+    far = " far" if _far(problem.traffic_bytes) else ""
     return {
         "butterfly": n * bits * (into + back + filters),
         "load": n * (into + filters),
         "store": n * back,
+        "scattered": n * (into + back * forward) if cut.dilation > 1 else 0,
         "multiply": n * (multiplied + filters),
         "product": n * summed,
         "lane sum": n * (lane_sums if cut.shares else cut.rows if not forward else 0),
@@ -365,7 +369,7 @@ def _work(cut: Cut) -> dict[str, float]:
         "task": into + back + filters,
         "byte": cut.packed_bytes + cut.working_bytes,
         f"traffic{far}": problem.traffic_bytes,
-        "filter read far": cut.packed_bytes * cut.pairs if _far(cut.packed_bytes) and forward and cut.shares else 0,
+        "filter read far": cut.packed_bytes * cut.pairs if forward and cut.shares and _far(cut.packed_bytes) else 0,
     }
 
 
@@ -390,8 +394,8 @@ def _transforms(cut: Cut) -> tuple[float, float, float, float]:
 
 
 def _far(size_bytes: int) -> bool:
-    """Whether so much outgrows the second level cache."""
-    return size_bytes > target.cpu().l2_bytes
+    """Whether so much outgrows a quarter of the third level cache."""
+    return size_bytes > target.cpu().l3_bytes // 4
 
 
 def _expected_ns(cut: Cut) -> float:
@@ -453,6 +457,11 @@ class Step:
     chunk: int = 1
 
 
+def _transforming(entry: str, numbers: dict[str, int], tasks: int) -> Step:
+    """A step of transforms, several of them in a row on a thread if there are enough for all."""
+    return Step(entry, numbers, tasks, max(1, min(_CHUNK, tasks // 8)))
+
+
 class FourierConvolution:
     """A bound plan: the steps of one region, each with its slots."""
 
@@ -481,9 +490,9 @@ class FourierConvolution:
             valid=cut.valid, blocks_each=cut.each, blocks=cut.blocks, out=cut.out, pairs=cut.pairs, own=cut.own_bytes,
             region=cut.region, first=0 if forward else cut.taps - 1, channels=channels, results=results, rows=cut.rows,
             row_step=row_step, sum_step=sum_step, group_step=problem.group_in * problem.group_out,
-            sign=-1 if forward else 1, step_count=len(self._plan.forward), part=_PART, parts=ceil(cut.n / _PART),
-            forward_steps=address(self._plan.forward), inverse_steps=address(self._plan.inverse),
-            twiddles=address(self._plan.twiddles),
+            sign=-1 if forward else 1, step_count=len(self._plan.forward),
+            part=_PART, parts=ceil(cut.n / _PART), forward_steps=address(self._plan.forward),
+            inverse_steps=address(self._plan.inverse), twiddles=address(self._plan.twiddles),
         )  # fmt: skip
         for which, samples in zip("xy", cut.sides(piece), strict=True):
             numbers |= {f"{which}_{field}": getattr(samples, field) for field in fft_kernel.SAMPLES}
@@ -496,7 +505,7 @@ class FourierConvolution:
         every = [self._numbers(piece) for piece in range(cut.pieces)]
         for piece, numbers in enumerate(every):
             numbers["filters"] = piece * cut.row_vectors * cut.region_bytes
-            yield Step("filters", numbers, cut.row_vectors)
+            yield _transforming("filters", numbers, cut.row_vectors)
         if shares is None:
             yield Step("one_to_one", every[0], groups * results * cut.pairs)
             return
@@ -507,10 +516,18 @@ class FourierConvolution:
                 for piece, channel in product(range(cut.pieces), _spans(channels, shares.channels)):
                     chosen = every[piece] | _chosen(pair=pair, group=group, result=result, channel=channel)
                     if not kept or result[0] == 0:
-                        yield Step("spectra_x", chosen, each * channel[1])
+                        yield _transforming("spectra_x", chosen, each * channel[1])
                     more = piece > 0 or channel[0] > 0
-                    yield Step("products", chosen | {"more": more}, each * chosen["parts"])
-                yield Step("results", chosen, each * result[1])
+                    part = self._part(channel[1])
+                    numbers = chosen | {"more": more, "part": part}
+                    yield Step("products", numbers, each * ceil(cut.n / part))
+                yield _transforming("results", chosen, each * result[1])
+
+    def _part(self, channels: int) -> int:
+        """Frequencies of a task of products: of so many channels they fit a quarter of the second level cache."""
+        cut = self._cut
+        room = target.cpu().l2_bytes // 4 // (channels * 2 * cut.lanes * cut.problem.itemsize)
+        return max(_LEAST_PART, min(_PART, room // _LEAST_PART * _LEAST_PART))
 
     def _weight_gradient(self) -> Iterator[Step]:
         """Pieces of the kernel, groups and channels one after the other; for each, all pairs and results."""
@@ -542,8 +559,8 @@ class FourierConvolution:
                 part = chosen | _chosen(pair=pair) | {"more": pair[0] > 0}
                 each = pair[1] * chosen["group_count"]
                 if chosen is kept[0]:
-                    yield Step("spectra_x", part, each * chosen["channel_count"])
-                yield Step("spectra_y", part, each * chosen["result_count"])
+                    yield _transforming("spectra_x", part, each * chosen["channel_count"])
+                yield _transforming("spectra_y", part, each * chosen["result_count"])
                 groups = chosen["inner_padded"] * chosen["outer"] * chosen["group_count"] // cut.width
                 part |= {"row_groups": groups, "part": _SUMMED_PART, "parts": ceil(cut.n / _SUMMED_PART)}
                 yield Step("correlations", part, groups * part["parts"], _SUMMED_CHUNK)

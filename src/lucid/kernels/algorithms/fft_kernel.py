@@ -150,9 +150,12 @@ class _Writer:
         return data.at(start + select(some, first, low)), (begin <= numbers) & (numbers < end)
 
     def _write_load(self) -> Function:
-        """Adds ``load(source, rows, step, n, block)``: rows become lanes, zeros where there is no sample."""
+        """Adds ``load(source, rows, step, n, block, ahead, next)``: rows become lanes, zeros where there is no sample.
+
+        Asks for what is read ``ahead`` and for the ``next`` block, which a following call may take.
+        """
         data = ptr(self.element)
-        f = self.module.function("load", source=data, rows=ptr(i64), step=i64, n=i64, block=data)
+        f = self.module.function("load", source=data, rows=ptr(i64), step=i64, n=i64, block=data, ahead=i64, next=i64)
         a, lanes = f.args, self.lanes
         if lanes == 1:
             self._load_samples(f)
@@ -167,9 +170,11 @@ class _Writer:
             for lane in range(lanes):
                 at, mask = self._vector(f, a.source, self._row(rows, lane), first.i)
                 vectors.append(at.load(0, lanes, mask))
+                at.prefetch(a.ahead)
             to = a.block.at(first.i * self.pair + part.i * lanes)
             for k, vector in enumerate(transpose(vectors)):
                 to.store(vector, k * self.pair)
+                to.prefetch(a.next + k * self.pair, write=True)
         return []
 
     def _load_samples(self, f: Function) -> list[Value]:
@@ -183,9 +188,14 @@ class _Writer:
         return []
 
     def _write_store(self) -> Function:
-        """Adds ``store(block, rows, step, n, bias, to)``: the first n numbers of every lane, back into rows."""
+        """Adds ``store(block, rows, step, n, bias, to, ahead, next)``: the first n numbers of every lane, into rows.
+
+        Asks for what is written ``ahead`` and for the ``next`` block, which a following call may take.
+        """
         data = ptr(self.element)
-        f = self.module.function("store", block=data, rows=ptr(i64), step=i64, n=i64, bias=self.element, to=data)
+        f = self.module.function(
+            "store", block=data, rows=ptr(i64), step=i64, n=i64, bias=self.element, to=data, ahead=i64, next=i64
+        )
         a = f.args
         if self.lanes == 1:
             self._store_samples(f)
@@ -198,10 +208,12 @@ class _Writer:
         bias = splat(a.bias, lanes)
         with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
             rows, source = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * self.pair + part.i * lanes)
-            vectors = transpose([source.load(k * self.pair, lanes) for k in range(lanes)])
-            for lane, vector in enumerate(vectors):
+            vectors = [source.load(k * self.pair, lanes) for k in range(lanes)]
+            for lane, vector in enumerate(transpose(vectors)):
+                source.prefetch(a.next + lane * self.pair)
                 at, mask = self._vector(f, a.to, self._row(rows, lane), first.i)
                 at.store(vector + bias, 0, mask)
+                at.prefetch(a.ahead, write=True)
         return []
 
     def _store_samples(self, f: Function) -> list[Value]:
@@ -304,7 +316,7 @@ class _Writer:
         with f.loop(a.begin, a.end) as task:
             self._weight_rows(f, a, rows, task.i * self.lanes, lambda row: (row, row < a.rows))
             block = a.filters.at(task.i * a.region)
-            f.call(self.load, a.w, rows, 1, a.n, block)
+            f.call(self.load, a.w, rows, 1, a.n, block, a.taps * self.lanes, a.region)
             f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
             with f.loop(0, a.n) as k:
                 at = block.at(k.i * self.pair)
@@ -324,7 +336,7 @@ class _Writer:
             f.call(self.multiply, block, self._weight(a, result), a.n)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             valid, to = block.at(a.first * (2 * lanes)), a.to.at(result * a.y_plane)
-            f.call(self.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to)
+            f.call(self.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to, 0, 0)
 
     def _chosen(self, a: Any, task: Value, which: str) -> tuple[Value, Value]:
         """The pair and the channel, x's or y's, of the task of so many among those chosen."""
@@ -341,14 +353,15 @@ class _Writer:
         with f.loop(a.begin, a.end) as task:
             pair, channel = self._chosen(a, task.i, which)
             to = {"x": a.spectra, "y": a.others}[which].at(task.i * a.region)
-            self._spectrum(f, a, which, channel, pair, rows, to)
+            self._spectrum(f, a, which, channel, pair, rows, to, a.region)
 
     def _write_products(self, sums: dict[int, Function]) -> None:
         """Adds the entry ``products``: a task is a part of the frequencies of a vector of pairs in one group."""
         f = self.module.entry("products", **self.fields)
         a = f.args
         with f.loop(a.begin, a.end) as task:
-            first, rest = task.i % a.parts * a.part, task.i // a.parts
+            each = a.pair_count * a.group_count
+            first, rest = task.i // each * a.part, task.i % each
             source, to = (
                 block.at(rest * count * a.region)
                 for block, count in ((a.spectra, a.channel_count), (a.others, a.result_count))
@@ -372,7 +385,7 @@ class _Writer:
             block = a.others.at(task.i * a.region)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             valid, to = block.at(a.first * self.pair), a.to.at(channel * a.y_plane)
-            f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to)
+            f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to, a.y_plane, a.region)
 
     # -- the weight gradient ------------------------------------------------------------------------------------------
     #
@@ -447,7 +460,7 @@ class _Writer:
             block = a.filters.at(task.i * a.region)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             self._weight_rows(f, a, rows, task.i * self.lanes, which)
-            f.call(self.store, block, rows, 1, a.k, f.const(self.element, 0), a.to)
+            f.call(self.store, block, rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
 
     def _write_accumulate(self) -> Function:
         """Adds ``accumulate(x, g, sums, n)``: sums of conj(g) x, lane by lane."""
@@ -498,13 +511,15 @@ class _Writer:
                 f.call(self.add_lanes, sums, scale, a.n, block.at(row.i - first))
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             self._weight_rows(f, a, x_rows, first, lambda row: (row, row < a.rows))
-            f.call(self.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to)
+            f.call(self.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
 
-    def _spectrum(self, f: Function, a: Any, which: str, channel: Value, pair: Value, rows: Pointer, to: Any) -> None:
-        """Transforms a vector of pairs of one channel."""
+    def _spectrum(
+        self, f: Function, a: Any, which: str, channel: Value, pair: Value, rows: Pointer, to: Pointer, next: Any = 0
+    ) -> None:
+        """Transforms a vector of pairs of one channel; the ``next`` one's block is so far from this one's."""
         source, plane = getattr(a, which), getattr(a, f"{which}_plane")
         self._place_of(f, a, rows, pair, which)
-        f.call(self.load, source.at(channel * plane), rows, a.step, a.n, to)
+        f.call(self.load, source.at(channel * plane), rows, a.step, a.n, to, plane, next)
         f.call(self.forward, to, a.forward_steps, a.step_count, a.twiddles)
 
 
