@@ -104,14 +104,14 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
         for tile in fitting(isa, element)
         if tile.rows % sizes.stack == 0 and tile.rows <= max(sizes.rows, sizes.stack)
     ]
-    best: list[AnyTile] = [*sorted(fit, key=lambda tile: _waste(tile, sizes.rows))[:_TILES]]
+    best: list[AnyTile] = [*sorted(fit, key=lambda tile: waste(tile, sizes.rows))[:_TILES]]
     if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
         turned = fitting_channels(isa, element, unit)
         best += sorted(turned, key=lambda tile: cover_products(tile, sizes.rows, unit))[:_TURNED_TILES]
     return best
 
 
-def _waste(tile: Tile, rows: int) -> tuple[float, int]:
+def waste(tile: Tile, rows: int) -> tuple[float, int]:
     """Time of one k over many pixels; the same with fewer readings of a panel is better."""
     return cover_products(tile, rows, _MANY_PIXELS), ceil(rows / tile.rows) * tile.loads(_MANY_PIXELS)
 

@@ -23,7 +23,7 @@ from lucid.kernels.algorithms import dense_plan, overlap_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
-from lucid.kernels.algorithms.tile import Tile, cover_products, fitting
+from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -35,8 +35,8 @@ dtypes = dense_plan.DTYPES
 _WORKSPACE_BYTES = 3 << 20
 _TASKS = 16
 _TASK_FLOPS = 1 << 20
-_TILES = 3
-#: Wider tiles wait for the second cache, where the samples are.
+_TILES = 4
+#: Wider tiles wait for the second cache, where the samples are; those of one vector for the weights.
 _MOST_VECTORS = 4
 #: Spans for which weights are packed anew each.
 _LAZY_SPANS = 2
@@ -109,9 +109,12 @@ def _samples_bytes() -> int:
 def _tiles(geometry: Geometry, isa: ISA, dtype: str) -> list[Tile]:
     """The tiles of least waste; they depend on channels and the kernel only."""
     rows = geometry.problem.group_in * geometry.stack
-    tiles = fitting(isa, computed(BY_DTYPE[dtype]))
-    fit = [tile for tile in tiles if tile.rows <= rows and tile.vectors <= _MOST_VECTORS] or tiles[:1]
-    return sorted(fit, key=lambda tile: cover_products(tile, rows, 1 << 16))[:_TILES]
+    fit = [
+        Tile(tile.rows, min(tile.vectors, _MOST_VECTORS), tile.lanes)
+        for tile in fitting(isa, computed(BY_DTYPE[dtype]))
+        if tile.rows <= rows and tile.vectors > 1
+    ]
+    return sorted(fit, key=lambda tile: dense_plan.waste(tile, rows))[:_TILES]
 
 
 def _cuts(geometry: Geometry, span: int, tile: Tile, size: int) -> Iterator[Cut]:

@@ -204,7 +204,7 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
     r = _numbers(
         numbers,
         "chunks chunk out_channels stack members group_weights chunk_weights channels lazy weights_at sums_at lines_at "
-        "spare_at samples segmented back advance lines_unit u_first u_end",
+        "spare_at",
     )
     sums, lines, spare = (a.own.at(r[name]).cast(element) for name in ("sums_at", "lines_at", "spare_at"))
     first, lazy = a.index * r["chunk"], r["lazy"].ne(0)
@@ -212,13 +212,7 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
     rows = channels * r["stack"]
     block = packed.at((a.group * r["chunks"] + a.index) * r["chunk_weights"])
     block = select(lazy, a.own.at(r["weights_at"]).cast(element), block)
-    cut = r["segmented"].ne(0)
-    line = select(cut, a.unit, a.unit * r["lines_unit"] + a.start // r["samples"])
-    count = select(cut, 1, a.count // r["samples"])
-    origin = select(cut, r["back"] - a.start, 0)
-    u_low = select(cut, maximum(r["u_first"], a.start), r["u_first"])
-    open_end = ~cut | (a.start + r["advance"] >= r["samples"])
-    u_high = select(open_end, r["u_end"], minimum(r["u_end"], a.start + r["advance"]))
+    line, count, origin, u_low, u_high = _lines(numbers, a.unit, a.start, a.count)
     with f.loop(0, r["members"]) as k:
         member = members.at(k.i * len(MEMBER))
         m = _member(member, "packed from to")
@@ -234,6 +228,17 @@ def _write_chunk(module: Module, element: Type, stored: Type, pack: Function, pr
             u_low, u_high, lines,
         )  # fmt: skip
     return f
+
+
+def _lines(numbers: Pointer, unit: Value, start: Value, count: Value) -> tuple[Value, Value, Value, Value, Value]:
+    """Of a span: the first line, how many, where in its sums sample 0 would lie, and the steps of its results."""
+    r = _numbers(numbers, "samples segmented back advance lines_unit u_first u_end")
+    cut, end = r["segmented"].ne(0), start + r["advance"]
+    line = select(cut, unit, unit * r["lines_unit"] + start // r["samples"])
+    origin = select(cut, r["back"] - start, 0)
+    u_low = select(cut, maximum(r["u_first"], start), r["u_first"])
+    u_high = select(~cut | (end >= r["samples"]), r["u_end"], minimum(r["u_end"], end))
+    return line, select(cut, 1, count // r["samples"]), origin, u_low, u_high
 
 
 def _write_run(module: Module, element: Type, lanes: int, fields: dict[str, Type], chunk: Function) -> None:
