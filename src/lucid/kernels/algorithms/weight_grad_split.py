@@ -33,10 +33,11 @@ _COST = {
     "run": 15.0,  # four channels of g, as far as they go on
     "frame": 4.6,  # a vector of x
     "turn": 5.1,  # a vector of sums, on its way out
-    "waiting": 0.27,  # for memory
+    "waiting": 0.2,  # for memory, and for the beginning of each run of pixels as for so many bytes more
     "call": 8600.0,
 }
 _TURNED = 4  # channels of a run
+_RUN_BYTES = 4096
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
 
 
@@ -168,7 +169,7 @@ def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
     rows = np.add.outer(np.arange(deep) * size[1], np.arange(high)).ravel() * size[2]
     lists = []
     for starts, length in ((g, cut.pixels // cut.box[0]), (np.add.outer(planes, rows).ravel(), wide)):
-        lines = np.arange(0, length * problem.itemsize, _LINE)
+        lines = np.arange(0, length * problem.itemsize + _LINE - 1, _LINE)  # wherever in a line they begin
         lists.append(np.add.outer(starts * problem.itemsize, lines).ravel())
     ends = [np.repeat(one[-1:], split.sub) for one in lists]
     table: Array = np.concatenate([lists[0], ends[0], lists[1], ends[1]]).astype(np.int64)
@@ -245,6 +246,7 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         "run": split.parts * padded / _TURNED * max(pieces, cut.boxes * cut.box[0]),
         "frame": split.parts * split.c_part * cut.plane * cut.boxes / lanes,
         "turn": split.parts * sums,
-        "waiting": memory_cycles(problem.traffic_bytes),
+        "waiting": memory_cycles(problem.traffic_bytes)
+        * (1 + _RUN_BYTES / (cut.pixels // cut.box[0] * problem.itemsize)),
         "call": 1,
     }
