@@ -99,8 +99,10 @@ class Weighed:
 
 def _wrapped(line: str) -> str:
     """The line in a terminal's width, what does not fit further in below it."""
-    whole = {"break_long_words": False, "break_on_hyphens": False}  # so that a path can be copied
-    return "\n".join(textwrap.wrap(line, _COLUMNS, subsequent_indent=" " * 8, **whole)) or line
+    lines = textwrap.wrap(
+        line, _COLUMNS, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+    )  # a path stays in one piece, to be copied
+    return "\n".join(lines) or line
 
 
 @dataclass(frozen=True, slots=True)
