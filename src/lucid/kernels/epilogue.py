@@ -48,6 +48,7 @@ ACTIVATIONS: dict[str, Formula] = {
     )
 }
 
+_SHORT = ("relu", "leaky_relu", "hardtanh")
 _AFFINE, _RESIDUAL = ("scale", "shift"), ("residual",)
 # A pass reads the result and writes it again, 24 GB/s for a thread; the call is as dear as that of any kernel.
 _PASS_NS, _PASS_BYTE_NS = 5000.0, 0.04
@@ -56,6 +57,14 @@ _PASS_NS, _PASS_BYTE_NS = 5000.0, 0.04
 def operands(epilogue: Epilogue) -> tuple[str, ...]:
     """The arrays that it takes beside the sums."""
     return _AFFINE * epilogue.affine + _RESIDUAL * epilogue.residual
+
+
+def in_registers(epilogue: Epilogue) -> bool:
+    """Whether it is so little that a dense tile does it before it stores: an activation of a few instructions, alone.
+
+    Others would make tiles of many registers long to compile, and end in a loop over what the tile has stored.
+    """
+    return epilogue.activation in _SHORT and not epilogue.affine and not epilogue.residual
 
 
 def parameters(epilogue: Epilogue, element: Type) -> dict[str, Any]:

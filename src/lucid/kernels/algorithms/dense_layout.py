@@ -22,6 +22,7 @@ SHAPE = (
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows",
     "tile_columns", "widths", "unit", "pitch",
     "table", "pack", "pack_weights", "finish", "ending", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
+    "last_1", "last_2", "last_3", "last_4", "last_5", "last_6",
 )  # fmt: skip
 
 #: Of a call: arrays, what is packed of the weights, the threads' workspaces, an epilogue's arrays, then the numbers.

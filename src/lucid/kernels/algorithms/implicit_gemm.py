@@ -48,11 +48,11 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish
-from lucid.kernels.epilogue import sources
+from lucid.kernels.epilogue import in_registers, sources
 from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
-from lucid.kernels.plan import Epilogue
+from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
@@ -70,6 +70,8 @@ def bind(
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
     numbers |= parts(dtype, blocking.tile, read, shape.stack, epilogue)
+    if blocking.channels < shape.channels:  # sums wait for more
+        numbers |= tile_parts(dtype, blocking.tile)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -122,11 +124,11 @@ def gather_parts(dtype: str, lanes: int, read: Reading) -> dict[str, int]:
     return {"table": table.address("table"), "pack": pack.address("pack")}
 
 
-def tile_parts(dtype: str, tile: AnyTile) -> dict[str, int]:
+def tile_parts(dtype: str, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN) -> dict[str, int]:
     """Addresses of a tile of every width; half precision shares them with float32."""
-    element = computed(BY_DTYPE[dtype])
-    tiles = alone(("dense tile", element.name, tile), lambda m, _: write_tiles(m, element, tile))
-    return {name: tiles.address(name) for name in (f"tile_{v}" for v in range(1, tile.widths + 1))}
+    element, widths = computed(BY_DTYPE[dtype]), range(1, tile.widths + 1)
+    tiles = alone(("dense tile", element.name, tile, epilogue), lambda m, _: write_tiles(m, element, tile, epilogue))
+    return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
 def parts(dtype: str, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue) -> dict[str, int]:
@@ -134,30 +136,31 @@ def parts(dtype: str, tile: AnyTile, read: Reading, stack: int, epilogue: Epilog
     stored = BY_DTYPE[dtype]
     element, lanes, turned = computed(stored), tile.lanes, tile.over_channels
     weave = packed_weights.woven(tile.rows, lanes, stack)
+    early, late = (epilogue, PLAIN) if in_registers(epilogue) else (PLAIN, epilogue)
     code = {
         "pack_weights": alone(
             ("dense weights", dtype, stack, weave),
             lambda m, _: packed_weights.write_pack(m, element, lanes, stack, weave, stored),
         ),
         "finish": alone(
-            ("dense sums", dtype, stack, turned, epilogue),
-            lambda m, _: write_finish(m, element, lanes, stack, stored, turned, epilogue),
+            ("dense sums", dtype, stack, turned, late),
+            lambda m, _: write_finish(m, element, lanes, stack, stored, turned, late),
         ),
     }
-    if epilogue and stored == element and not turned:
-        key = ("dense ending", dtype, epilogue)
-        code["ending"] = alone(key, lambda m, _: write_ending(m, element, lanes, epilogue))
+    if late and stored == element and not turned:
+        key = ("dense ending", dtype, late)
+        code["ending"] = alone(key, lambda m, _: write_ending(m, element, lanes, late))
     own = {name: module.address(name) for name, module in code.items()}
-    return gather_parts(dtype, lanes, read) | own | tile_parts(dtype, tile)
+    return gather_parts(dtype, lanes, read) | own | tile_parts(dtype, tile, "last", early)
 
 
-def write_tiles(module: Module, element: Type, tile: AnyTile) -> None:
+def write_tiles(module: Module, element: Type, tile: AnyTile, epilogue: Epilogue) -> None:
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
-        write_channel_tile(module, element, tile, "tile_1")
+        write_channel_tile(module, element, tile, "tile_1", epilogue)
         return
     for v in range(1, tile.vectors + 1):
-        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}")
+        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}", epilogue=epilogue)
 
 
 def _write(stored: Type, isa: ISA) -> Module:
@@ -288,9 +291,10 @@ def _write_panel_product(module: Module, element: Type, stored: Type) -> Functio
     step = select(in_place, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
     exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
-    tile = part(a.shape.at(a.width - 1), "tile_1")
-    f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
     last = a.c + a.channels >= s["channels"]
+    ends = f.const(i64, SHAPE.index("last_1") - SHAPE.index("tile_1"))
+    tile = part(a.shape.at(select(last, ends, 0) + a.width - 1), "tile_1")
+    f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
     with f.when(last & ~in_place):
         f.call(
             part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],

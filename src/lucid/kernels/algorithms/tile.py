@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, fma, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
+from lucid.kernels.plan import PLAIN, Epilogue
 
 #: Accumulators that keep two units busy: over a latency of four cycles and what comes in between.
 _BUSY = 12
@@ -159,15 +161,16 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 
 
 def write_tile(
-    module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0
-) -> Function:
+    module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
+    epilogue: Epilogue = PLAIN,
+) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
     ``start`` has an initial value for each of the tile's rows, as a bias; if ``again`` is not 0, the sums in ``to`` are
     continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
     others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
     ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies. ``w`` advances by the tile's rows,
-    or by ``w_pitch``.
+    or by ``w_pitch``. Sums end with the epilogue, which takes no arrays.
     """
     data = ptr(element)
     table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
@@ -195,11 +198,13 @@ def write_tile(
     results = iter(k.values)
     for to in targets:
         for v in across:
-            to.store(next(results), v * lanes)
+            Destination(to, epilogue).store(next(results), v * lanes)
     return f
 
 
-def write_channel_tile(module: Module, element: Type, tile: ChannelTile, name: str = "tile") -> Function:
+def write_channel_tile(
+    module: Module, element: Type, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN
+) -> Function:
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
     ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
@@ -230,7 +235,7 @@ def write_channel_tile(module: Module, element: Type, tile: ChannelTile, name: s
     results = iter(k.values)
     for to in targets:
         for v in along:
-            to.store(next(results), v * lanes)
+            Destination(to, epilogue).store(next(results), v * lanes)
     return f
 
 

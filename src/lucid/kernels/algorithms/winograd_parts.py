@@ -116,7 +116,7 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
     )
     a, (z, y, x), matrices = f.args, (axis.samples for axis in form.axes), form.matrices("inverse")
     bias, rows = splat(a.bias, lanes), form.y.outputs
-    numbers = (a.scale, a.shift) if epilogue.affine else (None, None)
+    scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
     with f.loop(0, a.count, lanes) as t:
         here: Grid = a.m.at(t.i), [a.m_step * (y * x), a.m_step * x, a.m_step]
         if (matrices[0], matrices[1]) != (IDENTITY, IDENTITY):
@@ -128,7 +128,7 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
             row = source.at(oz.i * steps[0] + oy.i * steps[1])
             values = multiplied(matrices[2], [row.load(k * steps[2], lanes) for k in range(x)])
             line = a.line.at((oz.i * rows + oy.i) * (a.columns * across) + t.i * across)
-            to = Destination(line, epilogue, *numbers)
+            to = Destination(line, epilogue, scale, shift)
             for p, pixels in enumerate(interleave([value + bias for value in values])):
                 to.store(pixels, p * lanes)
     return f
@@ -142,8 +142,8 @@ def _write_spread(module: Module, lanes: int, epilogue: Epilogue) -> Function:
     data = ptr(f32)
     f = module.function("spread", entries=ptr(i64), count=i64, line=data, y=data, scale=f32, shift=f32, residual=data)
     a = f.args
-    numbers = (a.scale, a.shift) if epilogue.affine else (None, None)
-    to = Destination(a.y, epilogue, *numbers, a.residual if epilogue.residual else None)
+    scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
+    to = Destination(a.y, epilogue, scale, shift, a.residual if epilogue.residual else None)
     with f.loop(0, a.count) as t:
         place, _, segments = read_entry(a.entries.at(t.i * (ENTRY_BYTES // 8)))
         value = a.line.load(place, lanes)
