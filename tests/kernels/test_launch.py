@@ -120,7 +120,7 @@ def test_what_keeps_nothing_has_no_halves() -> None:
 
 
 def test_too_few_arrays_are_refused() -> None:
-    with pytest.raises(TypeError, match="4 arrays are needed, not 3"):
+    with pytest.raises(TypeError, match="launch: 4 arrays are needed, not 3"):
         bound(5)(None, np.arange(5), np.arange(5))
 
 

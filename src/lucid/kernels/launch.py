@@ -49,11 +49,11 @@ class Launch:
     """
 
     __slots__ = (
-        "_arity",
         "_given",
         "_halves",
         "_record",
         "address",
+        "arity",
         "fields",
         "keeps",
         "most_threads",
@@ -78,7 +78,7 @@ class Launch:
     ) -> None:
         """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64."""
         self._given = sources, fields, kept_bytes, shared_bytes, keep, in_advance
-        self._arity = 1 + max(sources, default=-1)
+        self.arity = 1 + max(sources, default=-1)
         self._halves: Halves | None = None
         self.keeps = kept_bytes > 0 or in_advance is not None
         self.most_threads, self.own_bytes, self.shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
@@ -111,7 +111,4 @@ class Launch:
         )  # fmt: skip
         return Halves(make, compute, kept_bytes)
 
-    def __call__(self, *arrays: Array | None) -> None:
-        if len(arrays) < self._arity:  # native code would read on
-            raise TypeError(f"Launch: {self._arity} arrays are needed, not {len(arrays)}")
-        threads.launch(self, arrays)
+    __call__ = threads.launch

@@ -59,6 +59,7 @@ class Launched(Protocol):
     fields: Sequence[int]
     sources: Sequence[int]
     address: int
+    arity: int
     most_threads: int
     shared_bytes: int
     own_bytes: int
@@ -291,11 +292,13 @@ def run_steps(steps: Sequence[Step], *, threads: int | None = None) -> None:
         _pool.run_steps(slots, crew if crew > 0 else _crew("run_steps", threads))
 
 
-def launch(region: Launched, arrays: tuple[Any, ...]) -> None:
+def launch(region: Launched, *arrays: Any) -> None:
     """Runs a bound region on its arrays, with a workspace of this call's own.
 
     Cost: 0.8 us alone.
     """
+    if len(arrays) < region.arity:  # native code would read on
+        raise TypeError(f"launch: {region.arity} arrays are needed, not {len(arrays)}")
     crew = _threads or get_num_threads()
     if crew > region.most_threads:
         crew = region.most_threads

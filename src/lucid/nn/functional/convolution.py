@@ -16,7 +16,7 @@ from lucid.nn.functional._arguments import (
     paddings,
     sizes,
 )
-from lucid.nn.functional._geometry import Known, conv_call, conv_transpose_call
+from lucid.nn.functional._geometry import CACHED_CALLS, ConvCall, Known, conv_call, conv_transpose_call
 from lucid.ops.conv import Finish, conv, conv_grad_input, finished_conv, finished_conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor
@@ -37,9 +37,15 @@ def convolve(
 ) -> Tensor:
     """A convolution whose arguments are already in their one form; ``caller`` is the name errors give."""
     call = conv_call(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
+    return _convolved(caller, call, x, weight, bias, padding_mode, finish)
+
+
+def _convolved(
+    caller: str, call: ConvCall, x: Tensor, weight: Tensor, bias: Tensor | None, mode: str, finish: Finish | None
+) -> Tensor:
     batch = x if call.is_batched else x.unsqueeze(0)
     if call.around is not None:
-        batch = pad(batch, pads=call.around, mode=padding_mode)
+        batch = pad(batch, pads=call.around, mode=mode)
     if finish is None:
         y: Tensor = conv(batch, weight, bias, spec=call.spec)
     else:
@@ -68,10 +74,16 @@ def convolve_transposed(
         caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups,
         padding_mode, output_size,
     )  # fmt: skip
+    return _transposed(caller, call, x, weight, bias, padding_mode, finish)
+
+
+def _transposed(
+    caller: str, call: ConvCall, x: Tensor, weight: Tensor, bias: Tensor | None, mode: str, finish: Finish | None
+) -> Tensor:
     batch = x if call.is_batched else x.unsqueeze(0)
     bias_is_last = call.around is not None or call.tail is not None
     if finish is not None and not bias_is_last:
-        made = (batch.shape[0], weight.shape[1] * groups, *call.size)
+        made = (batch.shape[0], weight.shape[1] * call.spec.groups, *call.size)
         finish = _fitting(caller, finish, made, call.is_batched)
         y: Tensor = finished_conv_grad_input(batch, weight, bias, finish, spec=call.spec, size=call.size)
         return y if call.is_batched else y.squeeze(0)
@@ -79,9 +91,9 @@ def convolve_transposed(
     if call.tail is not None:
         y = pad(y, pads=call.tail, mode="zeros")
     if call.around is not None:
-        y = pad_adjoint(y, pads=call.around, mode=padding_mode)
+        y = pad_adjoint(y, pads=call.around, mode=mode)
     if bias_is_last and bias is not None:
-        y = y + bias.reshape(-1, *(1,) * rank)
+        y = y + bias.reshape(-1, *(1,) * call.spec.rank)
     if finish is not None:
         y = _fitting(caller, finish, y.shape, call.is_batched).in_steps(y)
     return y if call.is_batched else y.squeeze(0)
@@ -263,8 +275,9 @@ def conv_of(
     groups: Any, mode: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution of arguments as users write them."""
-    stride, padding, _, dilation, groups, mode = _settled(caller, rank, stride, padding, 0, dilation, groups, mode)
-    return convolve(caller, rank, x, weight, bias, stride, padding, dilation, groups, mode, finish)
+    find = _call_again if _plain(stride, dilation, groups, padding, mode) else _call_of
+    call = find(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, mode)
+    return _convolved(caller, call, x, weight, bias, mode, finish)
 
 
 def conv_transpose_of(
@@ -272,37 +285,53 @@ def conv_transpose_of(
     output_padding: Any, groups: Any, dilation: Any, mode: Any, output_size: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
     """A transposed convolution of arguments as users write them."""
-    settled = _settled(caller, rank, stride, padding, output_padding, dilation, groups, mode)
-    size = target_size(caller, rank, output_size)
-    return convolve_transposed(caller, rank, x, weight, bias, *settled, size, finish)
+    plain = _plain(stride, dilation, groups, padding, mode) and type(output_padding) is int and output_size is None
+    find = _transposed_call_again if plain else _transposed_call_of
+    call = find(
+        caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups, mode,
+        output_size,
+    )  # fmt: skip
+    return _transposed(caller, call, x, weight, bias, mode, finish)
 
 
-_Settled = tuple[Sizes, Padding, Sizes, Sizes, int, str]
+def _plain(stride: Any, dilation: Any, groups: Any, padding: Any, mode: Any) -> bool:
+    """Whether a cache may tell arguments apart: it takes 1.0 and True for 1, and no list."""
+    integers = type(stride) is type(dilation) is type(groups) is int
+    return integers and type(padding) in (int, str) and type(mode) is str
 
 
-def _settled(
-    caller: str, rank: int, stride: Any, padding: Any, extra: Any, dilation: Any, groups: Any, mode: Any
-) -> _Settled:
-    """The arguments in their one form, remembered where all are ints and words: a cache takes 1.0 and True for 1."""
-    plain = type(stride) is type(extra) is type(dilation) is type(groups) is int and type(padding) in (int, str)
-    settle = _settle_again if plain and type(mode) is str else _settle
-    return settle(caller, rank, stride, padding, extra, dilation, groups, mode)
-
-
-def _settle(
-    caller: str, rank: int, stride: Any, padding: Any, extra: Any, dilation: Any, groups: Any, mode: Any
-) -> _Settled:
-    return (
+def _call_of(
+    caller: str, rank: int, x: Known, weight: Known, bias: Known | None, stride: Any, padding: Any, dilation: Any,
+    groups: Any, mode: Any,
+) -> ConvCall:  # fmt: skip
+    return conv_call(
+        caller, rank, x, weight, bias,
         sizes(caller, "stride", stride, rank),
         paddings(caller, padding, rank),
-        sizes(caller, "output_padding", extra, rank, least=0),
         sizes(caller, "dilation", dilation, rank),
         integer(caller, "groups", groups, 1),
         padding_mode(caller, mode),
-    )
+    )  # fmt: skip
 
 
-_settle_again = lru_cache(1024)(_settle)
+def _transposed_call_of(
+    caller: str, rank: int, x: Known, weight: Known, bias: Known | None, stride: Any, padding: Any,
+    output_padding: Any, dilation: Any, groups: Any, mode: Any, output_size: Any,
+) -> ConvCall:  # fmt: skip
+    return conv_transpose_call(
+        caller, rank, x, weight, bias,
+        sizes(caller, "stride", stride, rank),
+        paddings(caller, padding, rank),
+        sizes(caller, "output_padding", output_padding, rank, least=0),
+        sizes(caller, "dilation", dilation, rank),
+        integer(caller, "groups", groups, 1),
+        padding_mode(caller, mode),
+        target_size(caller, rank, output_size),
+    )  # fmt: skip
+
+
+_call_again = lru_cache(CACHED_CALLS)(_call_of)
+_transposed_call_again = lru_cache(CACHED_CALLS)(_transposed_call_of)
 
 
 def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Known, Known, Known | None]:
