@@ -101,13 +101,14 @@ class Tile:
         head = self.sources * (self.vectors * 2 + 1) + self.results * self.span * (self.rows * self.vectors + 4)
         return self.phases * self.taps * (head + 4)
 
-    def cycles(self, heads: float, row_taps: int, lanes: int) -> float:
+    def cycles(self, heads: float, row_taps: int, lanes: int, element: Type) -> float:
         """Of one tile with so many taps of all phases: two products or lines of the cache a cycle."""
+        touched = toeplitz.straddle(lanes * element.bytes)
         if self.group:
             rows = heads / row_taps
-            return rows * toeplitz.cycles(row_taps, lanes, self.vectors, self.group) + 1.5 * self.vectors + 16
+            return rows * toeplitz.cycles(row_taps, lanes, self.vectors, self.group, touched) + 1.5 * self.vectors + 16
         products = self.sums * self.span
-        lines = toeplitz.STRADDLE * self.sources * self.vectors + self.results * self.span + 2
+        lines = touched * self.sources * self.vectors + self.results * self.span + 2
         each = max(products, lines) / 2 if self.taps else max(products, lines, 8) / 2 + 1
         return heads / self.span * each + 1.5 * self.phases * self.sums + (6 if self.taps else 16 * self.phases)
 
@@ -242,7 +243,7 @@ class Correlation:
         fill *= 1 if self.frame_elements * self.element.bytes <= target.cpu().l1_bytes else 2
         merged = prod(self.cut.box) * prod(self.stride_out) * self.results
         out = 0.0 if self.stride_out[2] <= 2 else merged * 1.5 * 16 / self.lanes
-        each = tile.cycles(heads * self.sources / phases, p.spec.kernel[2], self.lanes)
+        each = tile.cycles(heads * self.sources / phases, p.spec.kernel[2], self.lanes, self.element)
         sums = tiles * phases * each + calls * 10
         compute = self.tasks * (fill + out + sums + 100)
         return max(compute, memory_cycles(p.traffic_bytes))
@@ -282,6 +283,7 @@ def _span(axis: Axis) -> int:
 
 def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: int) -> Tile:
     _, _, height, width = cut.box
+    element = computed(BY_DTYPE[problem.dtype])
     spec, forward = problem.spec, problem.role == "forward"
     sources, results = problem.group_in, problem.group_out
     if not forward:
@@ -294,7 +296,7 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
 
     def cost(tile: Tile) -> tuple[float, int]:
         tiles = ceil(width / (tile.vectors * lanes)) * ceil(height / tile.rows) * results / tile.results
-        return tiles * tile.cycles(phases * heads, spec.kernel[2], lanes), -tile.vectors
+        return tiles * tile.cycles(phases * heads, spec.kernel[2], lanes, element), -tile.vectors
 
     def unrolled(tile: Tile) -> Tile:
         every = replace(tile, taps=counts.copy().pop() // tile.span) if len(counts) == 1 else tile

@@ -13,14 +13,19 @@ from typing import Any
 from lucid.kernels.ir import Function, Pointer, Type, Value, convert, fma, minimum, splat
 from lucid.kernels.isa import ISA
 
-#: Cache lines that a load which is not aligned touches.
-STRADDLE = 1.9
+
+def straddle(vector_bytes: int) -> float:
+    """Cache lines that a load which is not aligned touches, on average."""
+    return 1 + 0.9 * vector_bytes / 64
 
 
-def cycles(taps: int, lanes: int, vectors: int, group: int) -> float:
-    """Expected, of a whole run: products, or cache lines, two a cycle, and the turns of the loops."""
-    many = max(vectors * group, STRADDLE * (vectors + group - 1) + group) / 2 + 2
-    one = STRADDLE * vectors / 2 + 2
+def cycles(taps: int, lanes: int, vectors: int, group: int, touched: float) -> float:
+    """Expected, of a whole run: products, or cache lines, two a cycle, and the turns of the loops.
+
+    A load touches so many lines.
+    """
+    many = max(vectors * group, touched * (vectors + group - 1) + group) / 2 + 2
+    one = touched * vectors / 2 + 2
     counts = [ceil((taps - r) / lanes) for r in range(min(taps, lanes))]
     return sum(count // group * many + count % group * one + 6 for count in counts)
 
