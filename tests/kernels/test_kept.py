@@ -12,7 +12,7 @@ import pytest
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import algorithm, conv_forward, conv_grad_input, kept, select, target
 from lucid.kernels.convolution import observed
-from lucid.kernels.launch import Launch
+from lucid.kernels.launch import Keeper, Launch
 from lucid.kernels.runtime import memory, threads
 
 Array = np.ndarray[Any, Any]
@@ -180,7 +180,7 @@ def test_both_halves_stay_inside_their_arrays(monkeypatch: pytest.MonkeyPatch) -
         with target.using(isa), algorithm(name), observed() as problems:
             y = CALLS[name](x, w, bias, None)
             region = select.executable(problems[0], name)
-            halves = region.halves() if isinstance(region, Launch) else None
+            halves = region.halves() if isinstance(region, Keeper) else None
             if halves is None:
                 return
             threads.set_num_threads(crew)

@@ -15,7 +15,7 @@ from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import kept, precision, target, tuning
 from lucid.kernels.kept import Versions
-from lucid.kernels.launch import Launch
+from lucid.kernels.launch import Keeper
 from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
 from lucid.kernels.runtime import memory
 
@@ -125,8 +125,8 @@ def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
     return compute
 
 
-def _keeper(run: Executable) -> Launch | None:
-    return run if isinstance(run, Launch) and run.keeps else None
+def _keeper(run: Executable) -> Keeper | None:
+    return run if isinstance(run, Keeper) and run.keeps else None
 
 
 def _observe(asked: Problem) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lucid.kernels.launch import Launch, address
+from lucid.kernels.launch import Keeper, address
 from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
@@ -40,7 +40,7 @@ class Stats:
 class Ready(NamedTuple):
     """The rest of a region, and what is kept of its weights."""
 
-    compute: Launch
+    compute: Callable[..., None]
     kept: Array
 
 
@@ -54,7 +54,7 @@ class _Weights:
         self.bias: Callable[[], Array | None] = _nothing if bias is None else weakref.ref(bias)
         self.versions = versions
         self.parts = (id(w),) if bias is None else (id(w), id(bias))
-        self.made: dict[Launch, Ready | None] = {}
+        self.made: dict[Keeper, Ready | None] = {}
 
     @property
     def size_bytes(self) -> int:
@@ -74,7 +74,7 @@ _size_bytes = 0
 _limit_bytes = memory.stats().limit_bytes // 4
 
 
-def ready(region: Launch, w: Array, bias: Array | None, versions: Versions) -> Ready | None:
+def ready(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> Ready | None:
     """What is kept of ``w`` and ``bias`` for a region; None if they are new to it.
 
     Cost: 0.5 us; at the second meeting, what the region's first step takes.
@@ -87,7 +87,7 @@ def ready(region: Launch, w: Array, bias: Array | None, versions: Versions) -> R
     return found or _make(known, region, w, bias)
 
 
-def _meet(region: Launch, w: Array, bias: Array | None, versions: Versions) -> None:
+def _meet(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> None:
     with _lock:
         _drop(id(w))
         if id(w) in _excluded or id(bias) in _excluded:
@@ -98,7 +98,7 @@ def _meet(region: Launch, w: Array, bias: Array | None, versions: Versions) -> N
             _users.setdefault(part, set()).add(id(w))
 
 
-def _make(known: _Weights, region: Launch, w: Array, bias: Array | None) -> Ready | None:
+def _make(known: _Weights, region: Keeper, w: Array, bias: Array | None) -> Ready | None:
     """At the second meeting."""
     global _size_bytes
     halves = region.halves() if region in known.made else None

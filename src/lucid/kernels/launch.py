@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.memory import address
 from lucid.kernels.runtime.pool_text import NOTHING, WORKSPACE
 
-__all__ = ["KEPT", "NOTHING", "WORKSPACE", "Launch", "address", "launch"]
+__all__ = ["KEPT", "NOTHING", "WORKSPACE", "Halves", "Keeper", "Launch", "address", "launch"]
 
 Array = np.ndarray[Any, Any]
 
@@ -30,9 +30,21 @@ def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1) -> Non
 class Halves(NamedTuple):
     """A region in two. Both take (x, w, bias, y, kept); ``make`` writes ``kept`` and reads w and bias alone."""
 
-    make: Launch
-    compute: Launch
+    make: Callable[..., None]
+    compute: Callable[..., None]
     kept_bytes: int
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A bound plan that may make something of the weights alone, once for several calls."""
+
+    keeps: bool
+
+    def halves(self) -> Halves | None:
+        """What makes the kept part, and what computes from it; None where nothing is made of the weights alone."""
+
+    def __call__(self, *arrays: Array | None) -> None: ...
 
 
 class Launch:

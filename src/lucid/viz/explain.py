@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lucid.kernels import jit, roofline, select, target
 from lucid.kernels.convolution import observed
 from lucid.kernels.jit import Code
-from lucid.kernels.launch import Launch
+from lucid.kernels.launch import Keeper
 from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.roofline import Roofline
 from lucid.kernels.trial import HOPELESS, race
@@ -167,7 +167,7 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
 
 def _kept_bytes(problem: Problem) -> int:
     region = select.executable(problem)
-    halves = region.halves() if isinstance(region, Launch) else None
+    halves = region.halves() if isinstance(region, Keeper) else None
     return halves.kept_bytes if halves else 0
 
 

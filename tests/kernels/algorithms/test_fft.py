@@ -13,6 +13,7 @@ from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, conv_grad_weight, convolution, select, target
 from lucid.kernels.algorithms import fft, fft_kernel
 from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.launch import Keeper
 from lucid.kernels.plan import WORKSPACE_BYTES
 from tests.kernels.convolution_fuzz import ROLES, Case, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
@@ -103,6 +104,31 @@ def test_any_shares_of_the_work_give_the_same(isa: str, role: Any) -> None:
             assert error(got, exact, np.broadcast_to(bound.max() * 8, bound.shape)) <= 1
 
     run_guarded_cases(check, [(c, taps, s) for c in cases for taps in (c.spec.kernel[0], 8) for s in wanted])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_spectra_of_weights_may_be_kept(isa: str) -> None:
+    """Made once, against a forbidden page, they give the same bits as when they are made in the call."""
+
+    def check(run: tuple[Case, int, Any]) -> None:
+        case, taps, where = run
+        x, w, bias = case.inputs()
+        result = case.y_shape if case.role == "forward" else case.x_shape
+        with target.using(isa) as machine, guarded_results(), guarded(result, "float32") as usual:
+            region = fft.bind(fft._planned(cut_of(case, 128, taps, isa), machine), machine)
+            region(x, w, bias, usual)
+            assert isinstance(region, Keeper) and region.keeps
+            halves = region.halves()
+            assert halves is not None
+            with guarded((halves.kept_bytes,), np.uint8, where) as kept, guarded(result, "float32", where) as y:
+                halves.make(None, w, bias, None, kept)
+                halves.compute(x, w, bias, y, kept)
+                assert (y == usual).all()
+
+    cases = [
+        layer(*of, role=role) for of in ((5, 9, 300, 40), (6, 6, 300, 40, 6)) for role in ("forward", "grad_input")
+    ]
+    run_guarded_cases(check, [(case, taps, where) for case in cases for taps in (40, 9) for where in ("end", "start")])
 
 
 def test_kernels_of_any_length() -> None:
