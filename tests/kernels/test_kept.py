@@ -18,7 +18,7 @@ from lucid.kernels.runtime import memory, threads
 Array = np.ndarray[Any, Any]
 
 SPEC = ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
-STRIDED = ConvSpec((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)))
+STRIDED = ConvSpec((3, 3), (2, 2), (1, 1), ((1, 1), (1, 1)))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,10 @@ def arrays(c_in: int = 24, c_out: int = 40, size: int = 12, seed: int = 0) -> tu
 CALLS: dict[str, Callable[..., Array]] = {
     "gemm": lambda x, w, bias, versions: conv_forward(x, w, bias, SPEC, versions),
     "winograd": lambda x, w, bias, versions: conv_forward(x, w, bias, SPEC, versions),
-    "phase_split": lambda x, w, bias, versions: conv_grad_input(x, w, bias, SPEC, x.shape[2:], versions),
+    "phase_split": lambda g, w, bias, versions: conv_grad_input(g, w, bias, SPEC, g.shape[2:], versions),
+    "overlap_add": lambda g, w, bias, versions: conv_grad_input(
+        g, w, bias, STRIDED, STRIDED.transposed_size(g.shape[2:]), versions
+    ),
 }
 
 
@@ -176,7 +179,7 @@ def test_both_halves_stay_inside_their_arrays(monkeypatch: pytest.MonkeyPatch) -
 
     def check(case: tuple[str, str, str, int]) -> None:
         name, isa, where, crew = case
-        x, w, bias = arrays(21, 37, 13)
+        x, w, bias = arrays(37, 37, 13)
         with target.using(isa), algorithm(name), observed() as problems:
             y = CALLS[name](x, w, bias, None)
             region = select.executable(problems[0], name)

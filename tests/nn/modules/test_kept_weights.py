@@ -247,3 +247,22 @@ def test_transposed_layers_keep_theirs_too() -> None:
             conv.weight.mul_(-1)
             conv.bias.mul_(-1)
         assert (infer(conv, 3) == -before).all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_fused_convolutions_keep_theirs_and_see_changes(transposed: bool) -> None:
+    lucid.manual_seed(0)
+    name, shape = ("conv_transpose1d", (16, 32, 4)) if transposed else ("conv1d", (32, 16, 3))
+    fused, plain = getattr(F, f"fused_{name}"), getattr(F, name)
+    w, bias, scale, shift = lucid.randn(*shape), lucid.randn(32), lucid.randn(32), lucid.randn(32)
+    x = lucid.tensor(X)
+    with algorithm("phase_split" if transposed else "gemm"), lucid.no_grad():
+        for step in range(3):
+            w.mul_(1 + step)
+            for _ in range(3):
+                y = fused(x, w, bias, scale=scale, shift=shift, activation="relu")
+                scale.add_(1)  # no part of what is kept
+            fresh = [lucid.tensor(t.tolist()) for t in (w, bias, scale - 1, shift)]
+            wanted = plain(x, *fresh[:2]) * fresh[2].reshape(-1, 1) + fresh[3].reshape(-1, 1)
+            assert kept.stats().forms == 1
+            np.testing.assert_allclose(y.numpy(), np.maximum(wanted.numpy(), 0), rtol=1e-4, atol=1e-4)
