@@ -26,9 +26,9 @@ def test_the_synthetic_set_is_the_same_every_time_and_every_problem_has_a_plan()
 
 def test_the_verdict_counts_choices_near_the_fastest_and_adds_up_what_the_others_cost() -> None:
     rows = [
-        Row("a", "forward", "gemm", {"gemm": 100.0, "winograd": 200.0}),
-        Row("b", "forward", "gemm", {"gemm": 104.0, "winograd": 100.0}),
-        Row("c", "forward", "gemm", {"gemm": 150.0, "winograd": 100.0}),
+        Row("a", "forward", "gemm", {"gemm": 100.0, "winograd": 200.0}, {}),
+        Row("b", "forward", "gemm", {"gemm": 104.0, "winograd": 100.0}, {}),
+        Row("c", "forward", "gemm", {"gemm": 150.0, "winograd": 100.0}, {}),
     ]
     assert [row.fastest for row in rows] == ["gemm", "winograd", "winograd"]
     assert rows[2].cells()[-2:] == ["1.50 !", "winograd 0.0001"]
