@@ -32,4 +32,5 @@ def test_the_verdict_counts_choices_near_the_fastest_and_adds_up_what_the_others
     ]
     assert [row.fastest for row in rows] == ["gemm", "winograd", "winograd"]
     assert rows[2].cells()[-2:] == ["1.50 !", "winograd 0.0001"]
-    assert verdict(rows) == "2 of 3 choices within 5 % of the fastest (67%); all together 18.0% slower"
+    said = "9 of 10 choices within 5 % of the fastest (90%), 2 of the 3 that have several candidates (67%)"
+    assert verdict(rows, asked=10) == f"{said}; all together 18.0% slower"
