@@ -64,7 +64,12 @@ def in_registers(epilogue: Epilogue) -> bool:
 
     Others would make tiles of many registers long to compile, and end in a loop over what the tile has stored.
     """
-    return epilogue.activation in _SHORT and not epilogue.affine and not epilogue.residual
+    return bool(epilogue) and is_short(epilogue) and not operands(epilogue)
+
+
+def is_short(epilogue: Epilogue) -> bool:
+    """Whether it is a few instructions a vector, whatever its arrays."""
+    return epilogue.activation in ("", *_SHORT)
 
 
 def parameters(epilogue: Epilogue, element: Type) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lucid.kernels.algorithms import correlation, depthwise_grad
 from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.epilogue import is_short
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
@@ -24,8 +25,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 
 
 def fuses(problem: Problem) -> bool:
-    """Every epilogue, as sums leave their registers."""
-    return True
+    """Short epilogues, as sums leave their registers: of longer ones the arithmetic counts, wherever it is done."""
+    return is_short(problem.epilogue)
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
