@@ -54,6 +54,7 @@ GEOMETRIES = [
     Case("forward", "float32", 2, 6, 6, (13, 35), spec(3, 2, stride=2, groups=6), True),
     Case("forward", "float32", 2, 6, 6, (13, 35), spec(3, 2, groups=6), False),
     Case("forward", "float32", 1, 3, 4, (700,), spec(129, 1, padding=64), True),
+    Case("forward", "float32", 1, 900, 5, (40,), spec(5, 1, padding=2), True),  # sums wait for more channels
     Case("grad_input", "float32", 2, 13, 5, (36,), spec(4, 1, stride=2), True),
     Case("grad_input", "float32", 1, 13, 5, (11, 19), spec(3, 2, stride=2), True),
     Case("grad_input", "float32", 1, 13, 5, (11, 19), spec(3, 2), True),
