@@ -252,6 +252,7 @@ class Tally:
         respects = {
             "role": case.role, "rank": str(case.spec.rank), "element type": case.dtype, "algorithm": run.algorithm,
             "instruction set": run.isa, "padding": f"{run.verb.mode} {run.verb.form}",
+            "epilogue": case.epilogue.activation or ("other" if case.epilogue else "none"),
             "algorithm, role, rank": f"{run.algorithm} {case.role} {case.spec.rank}",
         }  # fmt: skip
         for respect, value in respects.items():

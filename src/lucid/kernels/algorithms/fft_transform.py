@@ -39,7 +39,8 @@ def radices(size: int, registers: int) -> list[int]:
     ([8, 8, 4, 4], [4, 4, 4, 2])
     """
     bits = size.bit_length() - 1
-    if registers < 32 or bits < 5:
+    assert bits >= 5, "shorter ones would need butterflies of 2 where there are those of 8"
+    if registers < 32:
         return [4] * (bits // 2) + [2] * (bits % 2)
     fours = -bits % 3
     return [8] * ((bits - 2 * fours) // 3) + [4] * fours
@@ -95,7 +96,7 @@ def write_transforms(module: Module, element: Type, lanes: int, registers: int) 
 
 
 def _write_transform(module: Module, element: Type, lanes: int, way: str, registers: int) -> Function:
-    sizes = (2, 4, 8) if registers >= 32 else (2, 4)
+    sizes = (4, 8) if registers >= 32 else (2, 4)
     kinds = {
         sign * radix: _write_step(module, element, lanes, way, radix, sign > 0) for radix in sizes for sign in (1, -1)
     }
