@@ -53,7 +53,7 @@ CHOSEN = ("channel", "result", "group", "pair")
 _NUMBERS = (
     "n", "k", "taps", "tap", "step", "valid", "blocks_each", "blocks", "out", "pairs", "own", "region", "first",
     "channels", "results", "rows", "row_step", "sum_step", "group_step", "sign", "step_count", "part", "parts", "more",
-    "row_groups", "inner", "outer", "inner_padded", "inner_step", "outer_step", "shared_is_x",
+    "next", "row_groups", "inner", "outer", "inner_padded", "inner_step", "outer_step", "shared_is_x",
     *(f"{name}_{field}" for name in CHOSEN for field in ("begin", "count")),
     *(f"x_{field}" for field in SAMPLES), *(f"y_{field}" for field in SAMPLES),
 )  # fmt: skip
@@ -316,7 +316,7 @@ class _Writer:
         with f.loop(a.begin, a.end) as task:
             self._weight_rows(f, a, rows, task.i * self.lanes, lambda row: (row, row < a.rows))
             block = a.filters.at(task.i * a.region)
-            f.call(self.load, a.w, rows, 1, a.n, block, a.taps * self.lanes, a.region)
+            f.call(self.load, a.w, rows, 1, a.n, block, a.taps * self.lanes, a.next)
             f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
             with f.loop(0, a.n) as k:
                 at = block.at(k.i * self.pair)
@@ -353,7 +353,7 @@ class _Writer:
         with f.loop(a.begin, a.end) as task:
             pair, channel = self._chosen(a, task.i, which)
             to = {"x": a.spectra, "y": a.others}[which].at(task.i * a.region)
-            self._spectrum(f, a, which, channel, pair, rows, to, a.region)
+            self._spectrum(f, a, which, channel, pair, rows, to, a.next)
 
     def _write_products(self, sums: dict[int, Function]) -> None:
         """Adds the entry ``products``: a task is a part of the frequencies of a vector of pairs in one group."""
@@ -385,7 +385,8 @@ class _Writer:
             block = a.others.at(task.i * a.region)
             f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             valid, to = block.at(a.first * self.pair), a.to.at(channel * a.y_plane)
-            f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to, a.y_plane, a.region)
+            ahead = select(a.next.ne(0), a.y_plane, f.const(i64, 0))
+            f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to, ahead, a.next)
 
     # -- the weight gradient ------------------------------------------------------------------------------------------
     #

@@ -41,8 +41,12 @@ class Step:
 
 
 def _transforming(entry: str, numbers: dict[str, int], tasks: int) -> Step:
-    """A step of transforms, several of them in a row on a thread if there are enough for all."""
-    return Step(entry, numbers, tasks, max(1, min(_CHUNK, tasks // 8)))
+    """A step of transforms, several of them in a row on a thread if there are enough for all.
+
+    Only then does one ask for the next one's block, which another thread would be writing to.
+    """
+    chunk = max(1, min(_CHUNK, tasks // 8))
+    return Step(entry, numbers | {"next": numbers["region"] if chunk > 1 else 0}, tasks, chunk)
 
 
 class FourierConvolution:
