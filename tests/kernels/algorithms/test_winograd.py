@@ -35,6 +35,18 @@ def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> C
     )  # fmt: skip
 
 
+def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Case:
+    """A case of which only an axis that is not the last has sizes that are multiples of its dilation, or all have."""
+    case = random_case(rng, kernel)
+    low = tuple(int(rng.integers(0, k)) * d for k, d in zip(kernel, dilation, strict=True))
+    size = tuple(
+        d * int(rng.integers(k, 9)) if d not in (2, 4, 8) or axis < len(kernel) - 1 else int(rng.integers(k * d, 70))
+        for axis, (k, d) in enumerate(zip(kernel, dilation, strict=True))
+    )
+    spec = ConvSpec(kernel, (1,) * len(kernel), dilation, tuple((p, p) for p in low), case.spec.groups)
+    return replace(case, size=size, spec=spec)
+
+
 def plans(case: Case, isa: str) -> list[Plan]:
     """A plan for every tile of outputs, each with another register tile."""
     machine = next(machine for machine in target.cpu().isas if machine.name == isa)
@@ -56,10 +68,22 @@ def bound_of(plan: Plan, bound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return winograd.error_growth(plan) * bound.max(axis=tuple(range(2, bound.ndim)), keepdims=True)
 
 
+#: Residues in lanes, in rows, both; of one axis or two.
+DILATED = [
+    ((3,), (2,)), ((3,), (4,)), ((5,), (8,)), ((3,), (3,)), ((3,), (16,)), ((5,), (21,)), ((3, 3), (2, 2)),
+    ((3, 3), (4, 4)), ((3, 5), (3, 1)), ((3, 3), (1, 4)), ((5, 3), (4, 8)), ((1, 3), (1, 5)), ((3, 3, 3), (1, 1, 2)),
+    ((1, 3, 3), (1, 1, 4)),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)
     cases = [random_case(rng, kernel) for kernel in KERNELS + KERNELS]
+    machine = next(machine for machine in target.cpu().isas if machine.name == isa)
+    dilated = [dilated_case(rng, *shape) for shape in DILATED + DILATED]
+    cases += [case for case in dilated if winograd.refuses(case.problem, machine) is None]
+    assert len(cases) >= len(KERNELS + KERNELS) + 8, "on one lane, dilations that fit in none are refused"
     assert {case.role for case in cases} == {"forward", "grad_input"}
     assert {case.spec.groups for case in cases} == {1, 2}
 
@@ -191,8 +215,8 @@ def test_chosen_where_it_pays() -> None:
     ("change", "why"),
     [
         ({"dtype": "float64"}, "float32, not float64"),
-        ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "needs stride and dilation 1"),
-        ({"spec": ConvSpec((3, 3), (1, 1), (2, 2), ((2, 2), (2, 2)))}, "needs stride and dilation 1"),
+        ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "needs stride 1, not"),
+        ({"spec": ConvSpec((3, 3), (1, 1), (3, 3), ((3, 3), (3, 3)))}, "cannot take a dilation of"),
         ({"spec": ConvSpec((7, 7), (1, 1), (1, 1), ((3, 3), (3, 3)))}, "no tiles for kernels of"),
         ({"spec": ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))}, "no tiles for kernels of"),
     ],

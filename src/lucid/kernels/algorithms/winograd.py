@@ -1,5 +1,7 @@
 """Winograd convolution: F(m, r) along one to three axes, all three roles, stride 1, float32.
 
+Convolutions of dilation d along an axis are d undilated ones, see ``_unfolded``: forward and input gradient do these.
+
 A tile of F(4 x 4, 3 x 3) takes 36 products for 144, one of F(2 x 2, 3 x 3) 16 for 36, beside the transforms of patches,
 filters and sums. The input gradient is the same with filters turned round and 2 zeros less the padding around. The
 weight gradient is the adjoint in the filter and a module of its own, ``winograd_grad``.
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 from math import ceil, prod
+from typing import NamedTuple
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import precision, target
@@ -35,6 +38,8 @@ dtypes = ("float32",)
 
 #: Outputs of a tile along an axis, by the kernel's size there.
 _OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
+#: Dilations of the last axis whose residues may stand side by side in a vector.
+_IN_A_VECTOR = (2, 4, 8)
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
 _MOST_PRODUCTS, _MOST_GROWTH = 128, 256.0
 _ITEM_BYTES = 4
@@ -65,12 +70,17 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides, dilations, kernels other than 3 and 5, strict precision."""
+    """Strides, most dilations, kernels other than 3 and 5, strict precision."""
     spec = problem.spec
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
-    if {*spec.stride, *spec.dilation} != {1}:
-        return f"it needs stride and dilation 1, not {spec.stride} and {spec.dilation}"
+    if set(spec.stride) != {1}:
+        return f"it needs stride 1, not {spec.stride}"
+    lines = _unfolded(problem)
+    if lines is None or (problem.role == "grad_weight" and set(spec.dilation) != {1}):
+        return f"it cannot take a dilation of {spec.dilation} apart"
+    if isa.lanes(f32) % lines[-1].dilation:
+        return f"its vectors have no room for a dilation of {spec.dilation}"
     if not forms(problem):
         return f"it has no tiles for kernels of {spec.kernel}"
     return None
@@ -85,15 +95,70 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
     if problem.role == "grad_weight":
         return winograd_grad.forms(problem.spec.kernel)
-    return _forms(problem.spec.kernel)
+    z, y, x = _lines(problem)
+    return _forms((z.taps, y.taps, x.taps), x.dilation)
+
+
+class _Line(NamedTuple):
+    """An axis of a problem."""
+
+    taps: int
+    dilation: int
+    side: Side
+
+    @property
+    def single(self) -> bool:
+        """Whether it is only there to make three."""
+        return (self.taps, *self.side) == (1, 1, 1, 0)
+
+    @property
+    def folded(self) -> tuple[_Line, _Line] | None:
+        """The axis as rows of a sample for each residue, which are no longer dilated."""
+        sizes, left = zip(*(divmod(number, self.dilation) for number in self.side), strict=True)
+        if any(left):
+            return None
+        return _Line(self.taps, 1, Side(*sizes)), _Line(1, 1, Side(self.dilation, self.dilation, 0))
+
+
+def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
+    """The problem's axes where only the last has a dilation, one that fits into a vector: None if there are no such.
+
+    A dilated axis whose sizes are multiples of its dilation is two: residues stand side by side, in rows, and the
+    kernel moves from row to row. So it takes the place of one of size 1. Beyond that, tiles of neighbouring residues
+    are neighbouring lanes of a vector.
+    """
+    spec, forward = problem.spec, problem.role == "forward"
+    lines: list[_Line] = []
+    for axis, (taps, size, out, (low, _)) in enumerate(
+        zip(spec.kernel, problem.size, problem.out, spec.padding, strict=True)
+    ):
+        dilation = spec.dilation[axis] if taps > 1 else 1
+        side = Side(size, out, low) if forward else Side(out, size, dilation * (taps - 1) - low)
+        line = _Line(taps, dilation, side)
+        if dilation == 1 or (axis == len(spec.kernel) - 1 and dilation in _IN_A_VECTOR):
+            lines += [] if line.single else [line]
+        elif (folded := line.folded) is not None:
+            lines += folded
+        else:
+            return None
+    if len(lines) > 3:
+        return None
+    z, y, x = [_Line(1, 1, Side(1, 1, 0))] * (3 - len(lines)) + lines
+    return z, y, x
+
+
+def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
+    lines = _unfolded(problem)
+    assert lines is not None, "what cannot be taken apart has been refused"
+    return lines
 
 
 @lru_cache(maxsize=64)
-def _forms(kernel: Sizes) -> tuple[Form, ...]:
+def _forms(kernel: Sizes, dilation: int) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
     choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
-    every = [Form(*(Minimal(m, r) for m, r in zip(outputs, kernel, strict=True))) for outputs in choices]
+    every = [Form(*map(Minimal, outputs, kernel), dilation) for outputs in choices]
     return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
 
 
@@ -120,16 +185,13 @@ def error_growth(plan: Plan) -> float:
 
 def shape(problem: Problem) -> Shape:
     """Rows, sum and sides for the problem's role."""
-    spec, taps, forward = problem.spec, problem.spec.taps, problem.role == "forward"
+    taps, forward = problem.spec.taps, problem.role == "forward"
     outward, inward = problem.group_in * taps, taps
-    sides = [
-        Side(size, out, low) if forward else Side(out, size, kernel - 1 - low)
-        for size, out, kernel, (low, _) in zip(problem.size, problem.out, spec.kernel, spec.padding, strict=True)
-    ]
+    z, y, x = _lines(problem)
     rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
     row_step, channel_step = (outward, inward) if forward else (inward, outward)
     return Shape(
-        (sides[0], sides[1], sides[2]), problem.batch, problem.groups, rows, channels, row_step, channel_step,
+        (z.side, y.side, x.side), problem.batch, problem.groups, rows, channels, row_step, channel_step,
         problem.group_out * outward, taps, flipped=not forward,
     )  # fmt: skip
 
@@ -234,8 +296,9 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
 
 
 def _form(plan: Plan) -> Form:
-    kernel = plan.problem.spec.kernel
-    return Form(*(Minimal(plan[f"outputs_{axis}"], taps) for axis, taps in zip("zyx", kernel, strict=True)))
+    z, y, x = _lines(plan.problem)
+    outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
+    return Form(*map(Minimal, outputs, (z.taps, y.taps, x.taps)), x.dilation)
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:

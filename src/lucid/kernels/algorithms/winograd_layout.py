@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,11 +25,12 @@ GATHERED, PACKED = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """F(m, r) on each of the three axes."""
+    """F(m, r) on each of the three axes, the last of which may be dilated."""
 
     z: Minimal
     y: Minimal
     x: Minimal
+    apart: int = 1  #: samples along x: so many tiles, one for each residue, lie between each other
 
     @property
     def axes(self) -> tuple[Minimal, Minimal, Minimal]:
@@ -56,27 +58,36 @@ class Form:
         return self.z.samples * self.y.samples * self.x.reads
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """One axis of a problem, whichever its role: the gathered array's size, the result's, zeros before."""
 
     size: int
     out: int
     low: int
 
-    def gathered(self, minimal: Minimal, runs: bool) -> Axis:
-        """Patches: a position for each sample of a run, or for each tile."""
-        each, count = minimal.outputs, ceil(self.out / minimal.outputs)
-        if runs:
-            return Axis(count * each, self.size, 1, tuple(k * each - self.low for k in range(minimal.reads)), (), 1)
+    def tiles(self, minimal: Minimal, apart: int) -> int:
+        """Tiles of one line, of all residues."""
+        return ceil(self.out / (minimal.outputs * apart)) * apart
+
+    def runs_gathered(self, minimal: Minimal, apart: int) -> Axis:
+        """Patches as runs of samples, with a position for each."""
+        each, count = minimal.outputs, self.tiles(minimal, apart)
+        offsets = tuple(k * each * apart - self.low for k in range(minimal.reads))
+        return Axis(count * each, self.size, 1, offsets, (), 1)
+
+    def runs_stored(self, minimal: Minimal, apart: int) -> Axis:
+        """Outputs, in the same positions."""
+        return Axis(self.tiles(minimal, apart) * minimal.outputs, self.out, 1, (0,), (), 1)
+
+    def gathered(self, minimal: Minimal) -> Axis:
+        """Patches, with a position for each tile."""
+        each, count = minimal.outputs, self.tiles(minimal, 1)
         offsets = tuple(k - self.low for k in range(minimal.samples))
         return Axis(count, self.size, each, offsets, (), 1)
 
-    def stored(self, minimal: Minimal, runs: bool) -> Axis:
+    def stored(self, minimal: Minimal) -> Axis:
         """Outputs, in the same positions."""
-        each, count = minimal.outputs, ceil(self.out / minimal.outputs)
-        if runs:
-            return Axis(count * each, self.out, 1, (0,), (), 1)
+        each, count = minimal.outputs, self.tiles(minimal, 1)
         return Axis(count, self.out, each, tuple(range(each)), (), 1)
 
 
@@ -97,16 +108,15 @@ class Shape:
 
     def tiles(self, form: Form) -> int:
         """Tiles of the whole batch."""
-        return self.batch * prod(
-            ceil(side.out / axis.outputs) for side, axis in zip(self.sides, form.axes, strict=True)
-        )
+        apart = 1, 1, form.apart
+        return self.batch * prod(map(Side.tiles, self.sides, form.axes, apart))
 
     def phases(self, form: Form) -> tuple[Phase, Phase]:
         """Positions as the table for patches sees them, and as the one for outputs does."""
         (z, y, x), (fz, fy, fx) = self.sides, form.axes
         return (
-            (z.gathered(fz, False), y.gathered(fy, False), x.gathered(fx, True)),
-            (z.stored(fz, False), y.stored(fy, False), x.stored(fx, True)),
+            (z.gathered(fz), y.gathered(fy), x.runs_gathered(fx, form.apart)),
+            (z.stored(fz), y.stored(fy), x.runs_stored(fx, form.apart)),
         )
 
 

@@ -100,7 +100,7 @@ def _deal_rows(f: Function, form: Form, source: Pointer, run: Value, target: Gri
         samples: list[Value] = []
         for read in range(form.x.reads):
             row = source.at(run * read)
-            samples += split([row.load(p * lanes, lanes) for p in range(across)])
+            samples += split([row.load(p * lanes, lanes) for p in range(across)], form.apart)
         for k, value in enumerate(multiplied(form.x.patch, samples[: form.x.samples])):
             to.store(value, k * steps[2])
 
@@ -129,7 +129,7 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
             values = multiplied(matrices[2], [row.load(k * steps[2], lanes) for k in range(x)])
             line = a.line.at((oz.i * rows + oy.i) * (a.columns * across) + t.i * across)
             to = Destination(line, epilogue, scale, shift)
-            for p, pixels in enumerate(interleave([value + bias for value in values])):
+            for p, pixels in enumerate(interleave([value + bias for value in values], form.apart)):
                 to.store(pixels, p * lanes)
     return f
 

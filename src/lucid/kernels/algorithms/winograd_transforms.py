@@ -176,13 +176,15 @@ def _dot(row: Sequence[Fraction], values: Sequence[Value]) -> Value:
     return total
 
 
-def split(vectors: Sequence[Value]) -> list[Value]:
-    """As many vectors of samples as they are apart, a power of two: sample k n + p in lane k of vector p of n."""
+def split(vectors: Sequence[Value], together: int = 1) -> list[Value]:
+    """As many vectors of samples as they are apart, a power of two: sample k n + p in lane k of vector p of n.
+
+    Samples that are ``together``, a divisor of the lanes, are dealt out as one.
+    """
     if len(vectors) == 1 or vectors[0].type.lanes == 1:
         return list(vectors)
     lanes = vectors[0].type.lanes
-    halves = [
-        split([shuffle(a, b, range(p, 2 * lanes, 2)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)])
-        for p in (0, 1)
-    ]
+    picks = [[k for k in range(2 * lanes) if k // together % 2 == p] for p in (0, 1)]
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    halves = [split([shuffle(a, b, pick) for a, b in pairs], together) for pick in picks]
     return [vector for pair in zip(*halves, strict=True) for vector in pair]

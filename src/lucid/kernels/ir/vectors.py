@@ -55,8 +55,8 @@ def _neighbours(a: Value, b: Value | None) -> Value:
     return low + high
 
 
-def interleave(vectors: Sequence[Value]) -> list[Value]:
-    """A power of two of vectors a, b, …: a0 b0 … a1 b1 … over as many vectors.
+def interleave(vectors: Sequence[Value], together: int = 1) -> list[Value]:
+    """A power of two of vectors a, b, …: a0 b0 … a1 b1 … over as many vectors, ``together`` lanes standing as one.
 
     Source: the perfect shuffle, log2(n) rounds of two-way interleaves.
     """
@@ -65,10 +65,12 @@ def interleave(vectors: Sequence[Value]) -> list[Value]:
     lanes = vectors[0].type.lanes
     if lanes == 1:
         return list(vectors)
-    even, odd, out = interleave(vectors[0::2]), interleave(vectors[1::2]), []
+    even, odd, out = interleave(vectors[0::2], together), interleave(vectors[1::2], together), []
+    places = [(*divmod(k, 2 * together), k % together) for k in range(2 * lanes)]
+    picks = [block * together + k + lanes * (inner >= together) for block, inner, k in places]
     for a, b in zip(even, odd, strict=True):
-        for start in (0, lanes // 2):
-            out.append(shuffle(a, b, [start + k // 2 + lanes * (k % 2) for k in range(lanes)]))
+        for start in (0, lanes):
+            out.append(shuffle(a, b, picks[start : start + lanes]))
     return out
 
 
