@@ -28,7 +28,6 @@ from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
 from lucid.kernels.algorithms.winograd_passes import lines
-from lucid.kernels.algorithms.winograd_transforms import Minimal
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -158,7 +157,7 @@ def _forms(kernel: Sizes, dilation: int) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
     choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
-    every = [Form(*map(Minimal, outputs, kernel), dilation) for outputs in choices]
+    every = [Form.of(outputs, kernel, dilation) for outputs in choices]
     return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
 
 
@@ -298,7 +297,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
 def _form(plan: Plan) -> Form:
     z, y, x = _lines(plan.problem)
     outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
-    return Form(*map(Minimal, outputs, (z.taps, y.taps, x.taps)), x.dilation)
+    return Form.of(outputs, (z.taps, y.taps, x.taps), x.dilation)
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import NamedTuple
@@ -30,7 +31,13 @@ class Form:
     z: Minimal
     y: Minimal
     x: Minimal
-    apart: int = 1  #: samples along x: so many tiles, one for each residue, lie between each other
+    apart: int = 1  #: along x, neighbouring samples of a tile: its dilation, a divisor of the lanes
+
+    @classmethod
+    def of(cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1) -> Form:
+        """The form with so many outputs and taps on each axis."""
+        z, y, x = map(Minimal, outputs, taps)
+        return cls(z, y, x, apart)
 
     @property
     def axes(self) -> tuple[Minimal, Minimal, Minimal]:
