@@ -19,7 +19,6 @@ from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import Form
 from lucid.kernels.algorithms.winograd_passes import lines, most_places, transform_address
-from lucid.kernels.algorithms.winograd_transforms import Minimal
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -97,7 +96,7 @@ def forms(kernel: Sizes) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
     choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
-    every = [Form(*(Minimal(m, r) for m, r in zip(outputs, kernel, strict=True))) for outputs in choices]
+    every = [Form.of(outputs, kernel) for outputs in choices]
     return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
 
 
@@ -241,7 +240,7 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
 
 def _form(plan: Plan) -> Form:
     kernel = plan.problem.spec.kernel
-    return Form(*(Minimal(plan[f"outputs_{axis}"], taps) for axis, taps in zip("zyx", kernel, strict=True)))
+    return Form.of([plan[f"outputs_{axis}"] for axis in "zyx"], kernel)
 
 
 def error_growth(plan: Plan) -> float:
