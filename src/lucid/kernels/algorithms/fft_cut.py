@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.fft_kernel import RESULTS
+from lucid.kernels.algorithms.fft_rows import ROW
 from lucid.kernels.plan import Problem
 from lucid.kernels.runtime import memory
 
@@ -209,7 +209,7 @@ class Cut:
     def own_bytes(self) -> int:
         """A thread's part of the workspace: two tables of rows, and a block or, for weights, four."""
         blocks = 0 if self.shares else 4 if self.problem.role == "grad_weight" else 1
-        tables = 2 * fft_kernel.ROW * 2 * self.lanes * 8
+        tables = 2 * ROW * 2 * self.lanes * 8
         return -(-(tables + blocks * self.region_bytes) // memory.ALIGN_BYTES) * memory.ALIGN_BYTES
 
     @property

@@ -10,12 +10,17 @@ Everything lies in parts of one workspace, in blocks ``[k][re, im][lane]``: see 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
-from lucid.kernels.algorithms.fft_transform import times, write_transforms
+from lucid.kernels import jit
+from lucid.kernels.algorithms.fft_rows import ROW, write_load, write_place, write_store
+from lucid.kernels.algorithms.fft_transform import times, write_transform
 from lucid.kernels.algorithms.frames import read_fields
 from lucid.kernels.ir import (
     BY_DTYPE,
+    ENTRY,
     Function,
     Module,
     Pointer,
@@ -24,24 +29,17 @@ from lucid.kernels.ir import (
     convert,
     fma,
     i8,
-    i32,
     i64,
-    lane_numbers,
     lane_sum,
     lane_sums,
-    maximum,
     minimum,
     ptr,
     select,
     splat,
-    transpose,
-    void,
     zeros,
 )
 from lucid.kernels.isa import ISA
 
-#: Numbers of a row of samples: where it starts, and between which of its samples there are any.
-ROW = 3
 #: Result channels that are summed at once: 8 pairs of sums in registers.
 RESULTS = 8
 
@@ -58,13 +56,15 @@ _NUMBERS = (
     *(f"x_{field}" for field in SAMPLES), *(f"y_{field}" for field in SAMPLES),
 )  # fmt: skip
 _TABLES = ("forward_steps", "inverse_steps", "twiddles")
+#: What entry points call by address.
+CODE = ("place", "load", "store", "forward", "inverse")
 
 
 def fields(element: Type) -> dict[str, Type]:
     """The slots of every entry point."""
     pointers = {name: ptr(element) for name in POINTERS} | {"scratch": ptr(i8)}
     tables = {"forward_steps": ptr(i64), "inverse_steps": ptr(i64), "twiddles": ptr(element)}
-    return pointers | {name: i64 for name in _NUMBERS} | tables
+    return pointers | {name: i64 for name in _NUMBERS} | tables | dict.fromkeys(CODE, ptr(i8))
 
 
 def rows_at_once(isa: ISA, element: Type) -> int:
@@ -72,157 +72,62 @@ def rows_at_once(isa: ISA, element: Type) -> int:
     return min(isa.lanes(element), 8 if isa.registers >= 32 else 4)
 
 
-def write(dtype: str, isa: ISA) -> Module:
-    """The module for an element type, whatever the sizes."""
-    return _Writer(dtype, isa).module
+def address(name: str, dtype: str) -> int:
+    """Where an entry point or one of ``CODE`` lies, whatever the sizes.
+
+    Each is a module of its own, made when it is first asked for: together they take 150 ms to compile.
+    """
+    return jit.kernel(("fft", name, dtype), lambda isa: _write(name, dtype, isa)).address(name)
+
+
+def _write(name: str, dtype: str, isa: ISA) -> Module:
+    module, element = Module(f"fft {name}", isa.fma), BY_DTYPE[dtype]
+    if name in _CODE:
+        _CODE[name](module, element, isa).export = True
+    else:
+        _ENTRIES[name](_Writer(module, element, isa))
+    return module
+
+
+_CODE: dict[str, Callable[[Module, Type, ISA], Function]] = {
+    "place": lambda module, element, isa: write_place(module, isa.lanes(element)),
+    "load": lambda module, element, isa: write_load(module, element, isa.lanes(element)),
+    "store": lambda module, element, isa: write_store(module, element, isa.lanes(element)),
+    "forward": partial(write_transform, "forward"),
+    "inverse": partial(write_transform, "inverse"),
+}
+
+
+#: What functions below read: a thread's part of the workspace, what transforms and stores, where rows lie.
+_OWN, _TRANSFORM, _PLACE = "scratch own", "n region step_count twiddles", "place blocks_each valid step blocks out"
+_TO, _BACK = f"load forward forward_steps {_TRANSFORM}", f"inverse inverse_steps store {_TRANSFORM}"
+_WEIGHT_ROWS = "taps tap k filters"
+
+
+def _samples(which: str) -> str:
+    """What says how x or y lies."""
+    return " ".join(f"{which}_{name}" for name in SAMPLES)
+
+
+def _ranges(*names: str) -> str:
+    """What says which of them a step works on."""
+    return " ".join(f"{name}_{field}" for name in names for field in ("begin", "count"))
 
 
 class _Writer:
-    """What all functions of the module share."""
+    """What the functions of an entry point's module share."""
 
-    def __init__(self, dtype: str, isa: ISA) -> None:
-        self.module = Module("fft", isa.fma)
-        self.element = BY_DTYPE[dtype]
+    def __init__(self, module: Module, element: Type, isa: ISA) -> None:
+        self.module, self.element = module, element
         self.lanes = isa.lanes(self.element)
         self.pair = 2 * self.lanes
         self.at_once = rows_at_once(isa, self.element)
         self.fields = fields(self.element)
-        transforms = write_transforms(self.module, self.element, self.lanes, isa.registers)
-        self.forward, self.inverse = transforms["forward"], transforms["inverse"]
-        self.place = self._write_place()
-        self.load, self.store = self._write_load(), self._write_store()
-        self.multiply = self._write_multiply()
-        self.accumulate, self.add_lanes = self._write_accumulate(), self._write_add_lanes()
-        sums = {count: self._write_sums(count) for count in (RESULTS, 1)}
-        self._write_filters()
-        self._write_one_to_one()
-        for which in ("x", "y"):
-            self._write_spectra(which)
-        self._write_products(sums)
-        self._write_results()
-        self._write_correlations()
-        self._write_weights()
-        self._write_weights_at_once()
 
-    # -- rows of samples ----------------------------------------------------------------------------------------------
-
-    def _write_place(self) -> Function:
-        """Adds ``place``: the rows of a vector of pairs; row ``part * lanes + lane``."""
-        names = ("first", "blocks_each", "valid", "step", "blocks", "out", "image", "size", "offset", "more")
-        parameters: dict[str, Type] = {"rows": ptr(i64)} | {name: i64 for name in names}
-        f = self.module.function("place", void, export=False, **parameters)
-        a = f.args
-        begin_block = a.first * 2
-        sequence = begin_block // a.blocks_each
-        place = [begin_block % a.blocks_each, sequence % a.step, sequence // a.step]
-        with f.loop(0, self.pair, carry=place) as number:
-            inside, phase, image = number.values
-            begin = inside * a.valid * a.step + phase
-            outputs = minimum(_steps_to(f, a.out - begin, a.step), a.valid)
-            outputs = select(begin_block + number.i < a.blocks, outputs, f.const(i64, 0))
-            start = begin + a.offset
-            needed = select(outputs.ne(0), outputs + a.more, f.const(i64, 0))
-            high = minimum(needed, _steps_to(f, a.size - start, a.step))
-            low = minimum(_steps_to(f, f.const(i64, 0) - start, a.step), high)
-            begins = select(low < high, image * a.image + start, f.const(i64, 0))
-            row = (number.i & 1) * self.lanes + (number.i >> 1)
-            for k, value in enumerate((begins, low, high)):
-                a.rows.store(value, row * ROW + k)
-            number.values = _next_place(f, inside, phase, image, a)
-        return f
-
-    def _row(self, rows: Pointer, number: Any) -> tuple[Value, Value, Value]:
-        at = rows.at(number * ROW)
-        return at.load(0), at.load(1), at.load(2)
-
-    def _vector(
-        self, f: Function, data: Pointer, row: tuple[Value, Value, Value], first: Value
-    ) -> tuple[Pointer, Value]:
-        """Where a row's samples from ``first`` on lie, and which of the lanes have one.
-
-        Where none has, the address is the row's begin: to touch nothing at an address that is not mapped takes
-        processors hundreds of cycles.
-        """
-        start, low, high = row
-        numbers = lane_numbers(f, self.lanes, element=i32)
-        begin, end = (splat(convert(bound - first, i32), self.lanes) for bound in (low, high))
-        some = (low < first + self.lanes) & (first < high)
-        return data.at(start + select(some, first, low)), (begin <= numbers) & (numbers < end)
-
-    def _write_load(self) -> Function:
-        """Adds ``load(source, rows, step, n, block, ahead, next)``: rows become lanes, zeros where there is no sample.
-
-        Asks for what is read ``ahead`` and for the ``next`` block, which a following call may take.
-        """
-        data = ptr(self.element)
-        f = self.module.function("load", source=data, rows=ptr(i64), step=i64, n=i64, block=data, ahead=i64, next=i64)
-        a, lanes = f.args, self.lanes
-        if lanes == 1:
-            self._load_samples(f)
-            return f
-        f.choose(a.step.eq(1), lambda: self._load_vectors(f), lambda: self._load_samples(f))
-        return f
-
-    def _load_vectors(self, f: Function) -> list[Value]:
-        a, lanes = f.args, self.lanes
-        with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
-            rows, vectors = a.rows.at(part.i * (lanes * ROW)), []
-            for lane in range(lanes):
-                at, mask = self._vector(f, a.source, self._row(rows, lane), first.i)
-                vectors.append(at.load(0, lanes, mask))
-                at.prefetch(a.ahead)
-            to = a.block.at(first.i * self.pair + part.i * lanes)
-            for k, vector in enumerate(transpose(vectors)):
-                to.store(vector, k * self.pair)
-                to.prefetch(a.next + k * self.pair, write=True)
-        return []
-
-    def _load_samples(self, f: Function) -> list[Value]:
-        a = f.args
-        with f.loop(0, a.n * 2) as k:
-            a.block.store(zeros(f, self.element, self.lanes), k.i * self.lanes)
-        with f.loop(0, self.pair) as row:
-            start, low, high = self._row(a.rows, row.i)
-            with f.loop(low, high) as k:
-                a.block.store(a.source.load(start + k.i * a.step), k.i * self.pair + row.i)
-        return []
-
-    def _write_store(self) -> Function:
-        """Adds ``store(block, rows, step, n, bias, to, ahead, next)``: the first n numbers of every lane, into rows.
-
-        Asks for what is written ``ahead`` and for the ``next`` block, which a following call may take.
-        """
-        data = ptr(self.element)
-        f = self.module.function(
-            "store", block=data, rows=ptr(i64), step=i64, n=i64, bias=self.element, to=data, ahead=i64, next=i64
-        )
-        a = f.args
-        if self.lanes == 1:
-            self._store_samples(f)
-            return f
-        f.choose(a.step.eq(1), lambda: self._store_vectors(f), lambda: self._store_samples(f))
-        return f
-
-    def _store_vectors(self, f: Function) -> list[Value]:
-        a, lanes = f.args, self.lanes
-        bias = splat(a.bias, lanes)
-        with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
-            rows, source = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * self.pair + part.i * lanes)
-            vectors = [source.load(k * self.pair, lanes) for k in range(lanes)]
-            for lane, vector in enumerate(transpose(vectors)):
-                source.prefetch(a.next + lane * self.pair)
-                at, mask = self._vector(f, a.to, self._row(rows, lane), first.i)
-                at.store(vector + bias, 0, mask)
-                at.prefetch(a.ahead, write=True)
-        return []
-
-    def _store_samples(self, f: Function) -> list[Value]:
-        a = f.args
-        with f.loop(0, self.pair) as row:
-            start, low, high = self._row(a.rows, row.i)
-            with f.loop(low, high) as k:
-                a.to.store(a.block.load(k.i * self.pair + row.i) + a.bias, start + k.i * a.step)
-        return []
+    def _entry(self, name: str, names: str) -> tuple[Function, Any]:
+        """An entry point; its arguments and the fields that it needs."""
+        f = self.module.function(name, export=True, **ENTRY)
+        return f, SimpleNamespace(**vars(f.args), **vars(read_fields(f, self.fields, dict.fromkeys(names.split()))))
 
     # -- products of spectra ------------------------------------------------------------------------------------------
 
@@ -284,7 +189,7 @@ class _Writer:
     def _place_of(self, f: Function, a: Any, rows: Pointer, pair: Value, which: str) -> None:
         image, size, offset, more = (getattr(a, f"{which}_{name}") for name in SAMPLES[1:])
         f.call(
-            self.place, rows, pair * self.lanes, a.blocks_each, a.valid, a.step, a.blocks, a.out, image, size, offset,
+            a.place, rows, pair * self.lanes, a.blocks_each, a.valid, a.step, a.blocks, a.out, image, size, offset,
             more,
         )  # fmt: skip
 
@@ -308,16 +213,15 @@ class _Writer:
 
     def _write_filters(self) -> None:
         """Adds the entry ``filters``: a task transforms a vector of rows of weights, divided by n for the inverse."""
-        f = self.module.entry("filters", **self.fields)
-        a, one = f.args, f.const(self.element, 1)
+        f, a = self._entry("filters", f"{_OWN} {_TO} {_WEIGHT_ROWS} rows w sign next")
         rows, _, _ = self._own(a)
-        scale = one / convert(a.n, self.element)
+        scale = f.const(self.element, 1) / convert(a.n, self.element)
         re, im = splat(scale, self.lanes), splat(scale * convert(a.sign, self.element), self.lanes)
         with f.loop(a.begin, a.end) as task:
             self._weight_rows(f, a, rows, task.i * self.lanes, lambda row: (row, row < a.rows))
             block = a.filters.at(task.i * a.region)
-            f.call(self.load, a.w, rows, 1, a.n, block, a.taps * self.lanes, a.next)
-            f.call(self.forward, block, a.forward_steps, a.step_count, a.twiddles)
+            f.call(a.load, a.w, rows, 1, a.n, block, a.taps * self.lanes, a.next)
+            f.call(a.forward, block, a.forward_steps, a.step_count, a.twiddles)
             with f.loop(0, a.n) as k:
                 at = block.at(k.i * self.pair)
                 x, y = self._pair(at)
@@ -326,17 +230,20 @@ class _Writer:
 
     def _write_one_to_one(self) -> None:
         """Adds the entry ``one_to_one``: results of a single channel, all in a thread's own block."""
-        f = self.module.entry("one_to_one", **self.fields)
-        a, lanes = f.args, self.lanes
+        multiply = self._write_multiply()
+        f, a = self._entry(
+            "one_to_one",
+            f"{_OWN} {_TO} {_BACK} {_PLACE} {_samples('x')} {_samples('y')} x to bias filters first pairs results",
+        )
         inputs, outputs, block = self._own(a)
         with f.loop(a.begin, a.end) as task:
             pair, result = task.i % a.pairs, task.i // a.pairs
             self._spectrum(f, a, "x", result // a.results, pair, inputs, block)
             self._place_of(f, a, outputs, pair, "y")
-            f.call(self.multiply, block, self._weight(a, result), a.n)
-            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            valid, to = block.at(a.first * (2 * lanes)), a.to.at(result * a.y_plane)
-            f.call(self.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to, 0, 0)
+            f.call(multiply, block, self._weight(a, result), a.n)
+            f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            valid, to = block.at(a.first * self.pair), a.to.at(result * a.y_plane)
+            f.call(a.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to, 0, 0)
 
     def _chosen(self, a: Any, task: Value, which: str) -> tuple[Value, Value]:
         """The pair and the channel, x's or y's, of the task of so many among those chosen."""
@@ -347,18 +254,21 @@ class _Writer:
 
     def _write_spectra(self, which: str) -> None:
         """Adds the entry ``spectra_x`` or ``spectra_y``: a task transforms a vector of pairs of one channel."""
-        f = self.module.entry(f"spectra_{which}", **self.fields)
-        a = f.args
+        each, to = {"x": ("channel", "spectra"), "y": ("result", "others")}[which]
+        f, a = self._entry(
+            f"spectra_{which}",
+            f"{_OWN} {_TO} {_PLACE} {_samples(which)} {_ranges('pair', 'group', each)} {each}s {which} {to} next",
+        )
         rows, _, _ = self._own(a)
         with f.loop(a.begin, a.end) as task:
             pair, channel = self._chosen(a, task.i, which)
-            to = {"x": a.spectra, "y": a.others}[which].at(task.i * a.region)
-            self._spectrum(f, a, which, channel, pair, rows, to, a.next)
+            block = getattr(a, to).at(task.i * a.region)
+            self._spectrum(f, a, which, channel, pair, rows, block, a.next)
 
-    def _write_products(self, sums: dict[int, Function]) -> None:
+    def _write_products(self) -> None:
         """Adds the entry ``products``: a task is a part of the frequencies of a vector of pairs in one group."""
-        f = self.module.entry("products", **self.fields)
-        a = f.args
+        sums = {count: self._write_sums(count) for count in (RESULTS, 1)}
+        f, a = self._entry("products", f"n region part spectra others group_step sum_step row_step {_ranges(*CHOSEN)}")
         with f.loop(a.begin, a.end) as task:
             each = a.pair_count * a.group_count
             first, rest = task.i // each * a.part, task.i % each
@@ -376,17 +286,20 @@ class _Writer:
 
     def _write_results(self) -> None:
         """Adds the entry ``results``: a task transforms a vector of pairs of one result back and stores it."""
-        f = self.module.entry("results", **self.fields)
-        a = f.args
+        f, a = self._entry(
+            "results",
+            f"{_OWN} {_BACK} {_PLACE} {_samples('y')} {_ranges('pair', 'group', 'result')} results first others to "
+            "bias next",
+        )
         rows, _, _ = self._own(a)
         with f.loop(a.begin, a.end) as task:
             pair, channel = self._chosen(a, task.i, "y")
             self._place_of(f, a, rows, pair, "y")
             block = a.others.at(task.i * a.region)
-            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             valid, to = block.at(a.first * self.pair), a.to.at(channel * a.y_plane)
             ahead = select(a.next.ne(0), a.y_plane, f.const(i64, 0))
-            f.call(self.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to, ahead, a.next)
+            f.call(a.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to, ahead, a.next)
 
     # -- the weight gradient ------------------------------------------------------------------------------------------
     #
@@ -398,8 +311,11 @@ class _Writer:
 
         It does a part of the frequencies, into the rows' lanes of ``filters``, on top of what is there if ``more``.
         """
-        f = self.module.entry("correlations", **self.fields)
-        a = f.args
+        f, a = self._entry(
+            "correlations",
+            f"n region part {_ranges('pair', 'group')} spectra others filters more row_groups inner outer inner_padded "
+            "shared_is_x",
+        )
         re, im = (splat(v, self.at_once) for v in self._scales(f, a))
         with f.loop(a.begin, a.end) as task:
             outers, rest = a.group_count * a.outer, task.i % a.row_groups
@@ -446,8 +362,11 @@ class _Writer:
 
     def _write_weights(self) -> None:
         """Adds the entry ``weights``: a task transforms a vector of rows' sums back and stores their taps."""
-        f = self.module.entry("weights", **self.fields)
-        a = f.args
+        f, a = self._entry(
+            "weights",
+            f"{_OWN} {_BACK} {_WEIGHT_ROWS} {_ranges(*CHOSEN)} to inner outer inner_padded inner_step outer_step "
+            "channels results",
+        )
         rows, _, _ = self._own(a)
         top = a.channel_begin + a.result_begin * a.channels
 
@@ -459,9 +378,9 @@ class _Writer:
 
         with f.loop(a.begin, a.end) as task:
             block = a.filters.at(task.i * a.region)
-            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+            f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             self._weight_rows(f, a, rows, task.i * self.lanes, which)
-            f.call(self.store, block, rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
+            f.call(a.store, block, rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
 
     def _write_accumulate(self) -> Function:
         """Adds ``accumulate(x, g, sums, n)``: sums of conj(g) x, lane by lane."""
@@ -495,8 +414,12 @@ class _Writer:
 
         Each spectrum is made, used once and dropped; lanes are summed last.
         """
-        f = self.module.entry("weights_at_once", **self.fields)
-        a, lanes = f.args, self.lanes
+        accumulate, add_lanes = self._write_accumulate(), self._write_add_lanes()
+        f, a = self._entry(
+            "weights_at_once",
+            f"{_OWN} {_TO} {_BACK} {_PLACE} {_samples('x')} {_samples('y')} {_WEIGHT_ROWS} rows x y to pairs",
+        )
+        lanes = self.lanes
         x_rows, g_rows, block = self._own(a)
         sums, x, g = (block.at(a.region * k) for k in (1, 2, 3))
         scale = f.const(self.element, 1) / convert(a.n, self.element)
@@ -508,11 +431,11 @@ class _Writer:
                 with f.loop(0, a.pairs) as pair:
                     self._spectrum(f, a, "x", row.i, pair.i, x_rows, x)
                     self._spectrum(f, a, "y", row.i, pair.i, g_rows, g)
-                    f.call(self.accumulate, x, g, sums, a.n)
-                f.call(self.add_lanes, sums, scale, a.n, block.at(row.i - first))
-            f.call(self.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
+                    f.call(accumulate, x, g, sums, a.n)
+                f.call(add_lanes, sums, scale, a.n, block.at(row.i - first))
+            f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             self._weight_rows(f, a, x_rows, first, lambda row: (row, row < a.rows))
-            f.call(self.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
+            f.call(a.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
 
     def _spectrum(
         self, f: Function, a: Any, which: str, channel: Value, pair: Value, rows: Pointer, to: Pointer, next: Any = 0
@@ -520,21 +443,18 @@ class _Writer:
         """Transforms a vector of pairs of one channel; the ``next`` one's block is so far from this one's."""
         source, plane = getattr(a, which), getattr(a, f"{which}_plane")
         self._place_of(f, a, rows, pair, which)
-        f.call(self.load, source.at(channel * plane), rows, a.step, a.n, to, plane, next)
-        f.call(self.forward, to, a.forward_steps, a.step_count, a.twiddles)
+        f.call(a.load, source.at(channel * plane), rows, a.step, a.n, to, plane, next)
+        f.call(a.forward, to, a.forward_steps, a.step_count, a.twiddles)
 
 
-def _steps_to(f: Function, distance: Value, step: Value) -> Value:
-    """Steps that cover a distance, none if it is negative. Divisions are slow, and the step is mostly 1."""
-    distance = maximum(distance, 0)
-    (count,) = f.choose(step.eq(1), lambda: [distance], lambda: [(distance + step - 1) // step])
-    return count
-
-
-def _next_place(f: Function, inside: Value, phase: Value, image: Value, a: Any) -> list[Value]:
-    """The block after one: in its sequence, or the first of the image's next, or of the next image."""
-    zero, inside = f.const(i64, 0), inside + 1
-    wraps = inside.eq(a.blocks_each)
-    phase = select(wraps, phase + 1, phase)
-    ends = phase.eq(a.step)
-    return [select(wraps, zero, inside), select(ends, zero, phase), select(ends, image + 1, image)]
+_ENTRIES: dict[str, Callable[[_Writer], None]] = {
+    "filters": _Writer._write_filters,
+    "one_to_one": _Writer._write_one_to_one,
+    "spectra_x": partial(_Writer._write_spectra, which="x"),
+    "spectra_y": partial(_Writer._write_spectra, which="y"),
+    "products": _Writer._write_products,
+    "results": _Writer._write_results,
+    "correlations": _Writer._write_correlations,
+    "weights": _Writer._write_weights,
+    "weights_at_once": _Writer._write_weights_at_once,
+}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lucid.kernels import jit, target
+from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.fft_cut import Cut, spans
 from lucid.kernels.algorithms.fft_transform import steps
@@ -54,14 +54,14 @@ class FourierConvolution:
 
     def __init__(self, cut: Cut, isa: ISA) -> None:
         problem = cut.problem
-        code = jit.kernel(("fft", problem.dtype), lambda isa: fft_kernel.write(problem.dtype, isa))
         self._cut = cut
         slots = list(fft_kernel.fields(BY_DTYPE[problem.dtype]))
         self._plan = steps(cut.n, isa.registers, 2 * cut.lanes * problem.itemsize, problem.dtype)
         self.keeps = problem.role != "grad_weight"
+        self._code = {name: fft_kernel.address(name, problem.dtype) for name in fft_kernel.CODE}
         made = list(self._result() if self.keeps else self._weight_gradient())
         self._rows = np.array([[step.numbers.get(slot, 0) for slot in slots] for step in made], np.int64)
-        self._steps = [(code.address(step.entry), step.tasks, step.chunk) for step in made]
+        self._steps = [(fft_kernel.address(step.entry, problem.dtype), step.tasks, step.chunk) for step in made]
         self._made_first = cut.pieces if self.keeps else 0  #: steps that make the spectra of weights
 
     def __call__(self, *arrays: Array | None) -> None:
@@ -94,7 +94,7 @@ class FourierConvolution:
             row_step=row_step, sum_step=sum_step, group_step=problem.group_in * problem.group_out,
             sign=-1 if forward else 1, step_count=len(self._plan.forward),
             part=_PART, parts=ceil(cut.n / _PART), forward_steps=address(self._plan.forward),
-            inverse_steps=address(self._plan.inverse), twiddles=address(self._plan.twiddles),
+            inverse_steps=address(self._plan.inverse), twiddles=address(self._plan.twiddles), **self._code,
         )  # fmt: skip
         for which, samples in zip("xy", cut.sides(piece), strict=True):
             numbers |= {f"{which}_{field}": getattr(samples, field) for field in fft_kernel.SAMPLES}

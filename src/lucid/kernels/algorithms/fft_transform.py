@@ -22,6 +22,7 @@ import numpy as np
 
 from lucid.kernels import target
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, fma, i64, ptr, splat
+from lucid.kernels.isa import ISA
 
 Array = np.ndarray[Any, Any]
 Complex = tuple[Value, Value]
@@ -90,12 +91,9 @@ def steps(size: int, registers: int, number_bytes: int, dtype: str) -> Steps:
     return Steps(size, registers, number_bytes, dtype)
 
 
-def write_transforms(module: Module, element: Type, lanes: int, registers: int) -> dict[str, Function]:
-    """Adds ``forward(block, steps, count, twiddles)`` and ``inverse`` of the same parameters."""
-    return {way: _write_transform(module, element, lanes, way, registers) for way in ("forward", "inverse")}
-
-
-def _write_transform(module: Module, element: Type, lanes: int, way: str, registers: int) -> Function:
+def write_transform(way: str, module: Module, element: Type, isa: ISA) -> Function:
+    """Adds ``forward(block, steps, count, twiddles)``, or ``inverse`` of the same parameters."""
+    lanes, registers = isa.lanes(element), isa.registers
     sizes = (4, 8) if registers >= 32 else (2, 4)
     kinds = {
         sign * radix: _write_step(module, element, lanes, way, radix, sign > 0) for radix in sizes for sign in (1, -1)

@@ -1,0 +1,167 @@
+"""Rows of samples become lanes of a block, and lanes become rows: what the entry points of ``fft_kernel`` call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    i32,
+    i64,
+    lane_numbers,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    splat,
+    transpose,
+    void,
+    zeros,
+)
+
+#: Numbers of a row of samples: where it starts, and between which of its samples there are any.
+ROW = 3
+
+
+def write_place(module: Module, lanes: int) -> Function:
+    """Adds ``place``: the rows of a vector of pairs; row ``part * lanes + lane``."""
+    names = ("first", "blocks_each", "valid", "step", "blocks", "out", "image", "size", "offset", "more")
+    parameters: dict[str, Type] = {"rows": ptr(i64)} | {name: i64 for name in names}
+    f = module.function("place", void, export=False, **parameters)
+    a = f.args
+    begin_block = a.first * 2
+    sequence = begin_block // a.blocks_each
+    place = [begin_block % a.blocks_each, sequence % a.step, sequence // a.step]
+    with f.loop(0, 2 * lanes, carry=place) as number:
+        inside, phase, image = number.values
+        begin = inside * a.valid * a.step + phase
+        outputs = minimum(_steps_to(f, a.out - begin, a.step), a.valid)
+        outputs = select(begin_block + number.i < a.blocks, outputs, f.const(i64, 0))
+        start = begin + a.offset
+        needed = select(outputs.ne(0), outputs + a.more, f.const(i64, 0))
+        high = minimum(needed, _steps_to(f, a.size - start, a.step))
+        low = minimum(_steps_to(f, f.const(i64, 0) - start, a.step), high)
+        begins = select(low < high, image * a.image + start, f.const(i64, 0))
+        row = (number.i & 1) * lanes + (number.i >> 1)
+        for k, value in enumerate((begins, low, high)):
+            a.rows.store(value, row * ROW + k)
+        number.values = _next_place(f, inside, phase, image, a)
+    return f
+
+
+def _steps_to(f: Function, distance: Value, step: Value) -> Value:
+    """Steps that cover a distance, none if it is negative. Divisions are slow, and the step is mostly 1."""
+    distance = maximum(distance, 0)
+    (count,) = f.choose(step.eq(1), lambda: [distance], lambda: [(distance + step - 1) // step])
+    return count
+
+
+def _next_place(f: Function, inside: Value, phase: Value, image: Value, a: Any) -> list[Value]:
+    """The block after one: in its sequence, or the first of the image's next, or of the next image."""
+    zero, inside = f.const(i64, 0), inside + 1
+    wraps = inside.eq(a.blocks_each)
+    phase = select(wraps, phase + 1, phase)
+    ends = phase.eq(a.step)
+    return [select(wraps, zero, inside), select(ends, zero, phase), select(ends, image + 1, image)]
+
+
+def _row(rows: Pointer, number: Any) -> tuple[Value, Value, Value]:
+    at = rows.at(number * ROW)
+    return at.load(0), at.load(1), at.load(2)
+
+
+def _vector(
+    f: Function, data: Pointer, row: tuple[Value, Value, Value], first: Value, lanes: int
+) -> tuple[Pointer, Value]:
+    """Where a row's samples from ``first`` on lie, and which of the lanes have one.
+
+    Where none has, the address is the row's begin: to touch nothing at an address that is not mapped takes
+    processors hundreds of cycles.
+    """
+    start, low, high = row
+    numbers = lane_numbers(f, lanes, element=i32)
+    begin, end = (splat(convert(bound - first, i32), lanes) for bound in (low, high))
+    some = (low < first + lanes) & (first < high)
+    return data.at(start + select(some, first, low)), (begin <= numbers) & (numbers < end)
+
+
+def write_load(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``load(source, rows, step, n, block, ahead, next)``: rows become lanes, zeros where there is no sample.
+
+    Asks for what is read ``ahead`` and for the ``next`` block, which a following call may take.
+    """
+    data = ptr(element)
+    f = module.function("load", source=data, rows=ptr(i64), step=i64, n=i64, block=data, ahead=i64, next=i64)
+    if lanes == 1:
+        _load_samples(f, element, lanes)
+    else:
+        f.choose(f.args.step.eq(1), lambda: _load_vectors(f, lanes), lambda: _load_samples(f, element, lanes))
+    return f
+
+
+def _load_vectors(f: Function, lanes: int) -> list[Value]:
+    a, pair = f.args, 2 * lanes
+    with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
+        rows, vectors = a.rows.at(part.i * (lanes * ROW)), []
+        for lane in range(lanes):
+            at, mask = _vector(f, a.source, _row(rows, lane), first.i, lanes)
+            vectors.append(at.load(0, lanes, mask))
+            at.prefetch(a.ahead)
+        to = a.block.at(first.i * pair + part.i * lanes)
+        for k, vector in enumerate(transpose(vectors)):
+            to.store(vector, k * pair)
+            to.prefetch(a.next + k * pair, write=True)
+    return []
+
+
+def _load_samples(f: Function, element: Type, lanes: int) -> list[Value]:
+    a, pair = f.args, 2 * lanes
+    with f.loop(0, a.n * 2) as k:
+        a.block.store(zeros(f, element, lanes), k.i * lanes)
+    with f.loop(0, pair) as row:
+        start, low, high = _row(a.rows, row.i)
+        with f.loop(low, high) as k:
+            a.block.store(a.source.load(start + k.i * a.step), k.i * pair + row.i)
+    return []
+
+
+def write_store(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``store(block, rows, step, n, bias, to, ahead, next)``: the first n numbers of every lane, into rows.
+
+    Asks for what is written ``ahead`` and for the ``next`` block, which a following call may take.
+    """
+    data = ptr(element)
+    f = module.function("store", block=data, rows=ptr(i64), step=i64, n=i64, bias=element, to=data, ahead=i64, next=i64)
+    if lanes == 1:
+        _store_samples(f, lanes)
+    else:
+        f.choose(f.args.step.eq(1), lambda: _store_vectors(f, lanes), lambda: _store_samples(f, lanes))
+    return f
+
+
+def _store_vectors(f: Function, lanes: int) -> list[Value]:
+    a, pair = f.args, 2 * lanes
+    bias = splat(a.bias, lanes)
+    with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
+        rows, source = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * pair + part.i * lanes)
+        vectors = [source.load(k * pair, lanes) for k in range(lanes)]
+        for lane, vector in enumerate(transpose(vectors)):
+            source.prefetch(a.next + lane * pair)
+            at, mask = _vector(f, a.to, _row(rows, lane), first.i, lanes)
+            at.store(vector + bias, 0, mask)
+            at.prefetch(a.ahead, write=True)
+    return []
+
+
+def _store_samples(f: Function, lanes: int) -> list[Value]:
+    a, pair = f.args, 2 * lanes
+    with f.loop(0, pair) as row:
+        start, low, high = _row(a.rows, row.i)
+        with f.loop(low, high) as k:
+            a.to.store(a.block.load(k.i * pair + row.i) + a.bias, start + k.i * a.step)
+    return []
