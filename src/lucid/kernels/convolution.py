@@ -278,7 +278,6 @@ def _ended(
     if 0 in (*first, *second, *shape):
         return partial(_bias_ended, epilogue, shape, dtype)
     asked, run = _planned(problem(role, spec, x_shape, y_shape, _name(dtype), bias, epilogue))
-
     region = _keeper(run)
 
     def compute(versions: Versions | None, a: Array, b: Array, *extras: Array | None) -> Array:

@@ -50,7 +50,7 @@ ACTIVATIONS: dict[str, Formula] = {
 
 _SHORT = ("relu", "leaky_relu", "hardtanh")
 _AFFINE, _RESIDUAL = ("scale", "shift"), ("residual",)
-# A pass reads the result and writes it again, 24 GB/s for a thread; the call is as dear as that of any kernel.
+# 24 GB/s for a thread; the call is as dear as that of any kernel.
 _PASS_NS, _PASS_BYTE_NS = 5000.0, 0.04
 
 
@@ -216,4 +216,9 @@ def after(plain: Executable, epilogue: Epilogue) -> Executable:
 def pass_ns(problem: Problem) -> float:
     """What ``after`` costs one thread, beyond what the same arithmetic would in the stores."""
     y = (problem.c_out, problem.out) if problem.role == "forward" else (problem.c_in, problem.size)
-    return _PASS_NS + 2 * _PASS_BYTE_NS * problem.itemsize * problem.batch * y[0] * prod(y[1])
+    return moving_ns(2 * problem.itemsize * problem.batch * y[0] * prod(y[1]))
+
+
+def moving_ns(size_bytes: int) -> float:
+    """What a pass of its own costs one thread that reads and writes so many bytes."""
+    return _PASS_NS + _PASS_BYTE_NS * size_bytes

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.epilogue import moving_ns
 from lucid.kernels.plan import Problem
 from lucid.kernels.reduction import scaled_sum
 
 Array = np.ndarray[Any, Any]
-
-#: Of one thread, fitted on arrays that are not in the cache.
-_PASS_NS, _PASS_BYTE_NS = 5000.0, 0.04
 
 
 def after(plain: Executable) -> Executable:
@@ -28,4 +26,4 @@ def after(plain: Executable) -> Executable:
 
 def pass_ns(problem: Problem) -> float:
     """What ``after`` costs one thread."""
-    return _PASS_NS + _PASS_BYTE_NS * problem.itemsize * problem.batch * problem.c_out * problem.pixels
+    return moving_ns(problem.itemsize * problem.batch * problem.c_out * problem.pixels)

@@ -47,7 +47,7 @@ def _channel_sum(g: Any) -> Any:
 
 
 def _weight_and_bias(g: Any, x: Any, spec: ConvSpec) -> tuple[Any, Any]:
-    """Both gradients from one reading of g, where that costs no more than the weight's."""
+    """Both gradients from one call, where there are kernels that give both."""
     if kernels.sums_in_one_pass(x._array, g._array, spec):
         return tuple(apply(_conv_grad_weight_bias, x, g, spec=spec))
     return conv_grad_weight(conj(x), g, spec=spec), _channel_sum(g)
