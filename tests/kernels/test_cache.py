@@ -209,7 +209,7 @@ class Writer:
 
     def __call__(self, isa: ISA) -> Module:
         self.times += 1
-        m = Module(f"number {self.number}", isa.fma)
+        m = Module(f"number {self.number}", isa)
         m.function("number", returns=i64, export=True).ret(m.functions[0].const(i64, self.number))
         return m
 

@@ -70,7 +70,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[ISA]:
 
 def call(write: Callable[..., Any], *arrays: Array) -> None:
     """Writes a function of pointers with ``write(f, *pointers)`` and calls it on arrays."""
-    m = Module("test", target.isa().fma)
+    m = Module("test", target.isa())
     types = {f"p{k}": ptr(BY_DTYPE[a.dtype.name]) for k, a in enumerate(arrays)}
     f = m.function("run", export=True, **types)
     write(f, *(getattr(f.args, name) for name in types))
@@ -228,6 +228,24 @@ def test_half_precision(isa: ISA, narrow: Type) -> None:
     np.testing.assert_array_equal(
         lanewise(lambda x: convert(x, f32), halves, out=np.float32), halves.astype(np.float32)
     )
+
+
+def test_every_sort_of_number_becomes_bfloat(isa: ISA) -> None:
+    """Random bits, ties among them. The instruction for it takes subnormal numbers for 0."""
+    bits = np.random.default_rng(0).integers(0, 1 << 32, 512, np.uint32) & 0xFFFF8001
+    bits[::64] &= 0x807FFFFF
+    bits[5::64] |= 0x7F800001
+    floats = bits.view(np.float32)
+    tiny = np.abs(floats) < np.finfo(np.float32).smallest_normal
+    with np.errstate(invalid="ignore"):
+        want = np.where(tiny & isa.bf16_dot, np.copysign(0, floats), floats).astype(DTYPE[bf16])
+    for lanes in widths(isa, f32):
+        vectors = [
+            lanewise(lambda x: convert(x, bf16), v, out=DTYPE[bf16]) for v in floats[: 16 * lanes].reshape(16, -1)
+        ]
+        got, wanted = np.concatenate(vectors), want[: 16 * lanes]
+        np.testing.assert_array_equal(got.astype("f"), wanted.astype("f"))
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(wanted))
 
 
 def test_unsigned_conversions(isa: ISA) -> None:
@@ -424,7 +442,7 @@ def test_branches(isa: ISA) -> None:
 
 
 def test_functions_call_each_other(isa: ISA) -> None:
-    m = Module("calls", isa.fma)
+    m = Module("calls", isa)
     square = m.function("square", returns=i64, x=i64)
     square.ret(square.args.x * square.args.x)
     f = m.entry("run", y=ptr(i64), bias=i64)
@@ -441,13 +459,13 @@ def test_functions_call_each_other(isa: ISA) -> None:
 
 def test_functions_are_called_by_address(isa: ISA) -> None:
     """Of another module, with a value and without."""
-    other = Module("other", isa.fma)
+    other = Module("other", isa)
     square = other.function("square", returns=i64, export=True, x=i64)
     square.ret(square.args.x * square.args.x)
     put = other.function("put", export=True, to=ptr(i64), x=i64)
     put.args.to.store(put.args.x)
     code = jit.compile_text(str(other))
-    m = Module("calls", isa.fma)
+    m = Module("calls", isa)
     f = m.function("run", export=True, square=ptr(i8), put=ptr(i8), y=ptr(i64))
     f.call(f.args.put, f.args.y, f.call(f.args.square, 12, returns=i64))
     got = np.zeros(1, np.int64)
@@ -567,7 +585,7 @@ from lucid.kernels.ir import *
 from lucid.kernels.isa import NEON
 
 def idioms():
-    m = Module("idioms", NEON.fma)
+    m = Module("idioms", NEON)
     f = m.entry("idioms", x=ptr(f32), y=ptr(f32), n=i64)
     mask = lanes_below(f, f.args.n, 4)
     rows = [f.args.x.load(4 * k, 4, mask) for k in range(4)]

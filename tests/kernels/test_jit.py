@@ -20,7 +20,7 @@ def number(value: int, log: list[str]) -> Any:
 
     def write(isa: ISA) -> Module:
         log.append(isa.name)
-        m = Module(f"number {value}", isa.fma)
+        m = Module(f"number {value}", isa)
         m.function("number", returns=i64, export=True).ret(m.functions[0].const(i64, value))
         return m
 
@@ -111,7 +111,7 @@ def test_wrong_text_is_an_error_and_not_a_crash(text: str) -> None:
 
 def scale(isa: ISA) -> Module:
     lanes = isa.lanes(f32)
-    m = Module("scale", isa.fma)
+    m = Module("scale", isa)
     f = m.entry("scale", x=ptr(f32))
     f.args.x.store(f.args.x.load(0, lanes) * 3.0)
     return m
@@ -119,7 +119,7 @@ def scale(isa: ISA) -> Module:
 
 @pytest.mark.parametrize(("isa", "register"), [("avx512", "%zmm"), ("avx2", "%ymm"), ("scalar", "%xmm")])
 def test_assembly_uses_the_registers_it_may(isa: str, register: str) -> None:
-    if isa not in [i.name for i in target.cpu().isas]:
+    if isa not in [i.name for i in target.cpu().runnable]:
         with pytest.raises(Exception, match="does not run on this CPU"), target.using(isa):
             raise AssertionError
         return

@@ -11,7 +11,7 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.kernels import target
 from lucid.kernels.ir import f32, f64, i8
-from lucid.kernels.isa import AVX2, AVX512, ISAS, NEON, SCALAR
+from lucid.kernels.isa import AVX2, AVX512, AVX512_BF16, ISAS, NEON, SCALAR
 
 
 def test_instruction_sets_are_those_of_the_operating_system() -> None:
@@ -19,10 +19,16 @@ def test_instruction_sets_are_those_of_the_operating_system() -> None:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("flags", "Features")):
             flags = set(line.partition(":")[2].split())
-    names = {isa.name for isa in target.cpu().isas}
+    names = {isa.name for isa in target.cpu().runnable}
     assert ("avx2" in names) == ({"avx2", "fma", "f16c"} <= flags)
     assert ("avx512" in names) == ({"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags)
+    assert ("avx512_bf16" in names) == ("avx512" in names and "avx512_bf16" in flags)
     assert ("neon" in names) == ("asimd" in flags)
+
+
+def test_of_every_width_the_best_is_worth_a_kernel() -> None:
+    cpu = target.CPU("some", (SCALAR, AVX2, AVX512, AVX512_BF16), 1, 2, 3)
+    assert cpu.isas == (SCALAR, AVX2, AVX512_BF16)
 
 
 def test_the_best_comes_last_and_is_used() -> None:
@@ -54,7 +60,7 @@ def test_the_environment_names_one_for_the_whole_process(monkeypatch: pytest.Mon
 
 
 def test_what_does_not_run_is_refused() -> None:
-    missing = next(name for name in ISAS if name not in [isa.name for isa in target.cpu().isas])
+    missing = next(name for name in ISAS if name not in [isa.name for isa in target.cpu().runnable])
     with (
         pytest.raises(PlanError, match=f"isa='{missing}' does not run on this CPU; .* do"),
         target.using(missing),

@@ -323,7 +323,7 @@ class _Kernel:
         sources = {n: ptr(BY_DTYPE[d]) for n, d in zip(self.formula.arrays, self.dtypes, strict=True)}
         results = {f"out{k}": ptr(i8 if t == i1 else t) for k, t in enumerate(self.formula.result_types(self.dtypes))}
         steps = {f"{n}_{axis}": i64 for n in sources for axis in ("outer", "middle")}
-        m = Module(f"{self.formula.name}_{'_'.join(self.dtypes)}", isa.fma)
+        m = Module(f"{self.formula.name}_{'_'.join(self.dtypes)}", isa)
         numbers = dict.fromkeys(self.formula.numbers, f64)
         f = m.entry("run", **sources, **results, **numbers, middle=i64, n=i64, blocks=i64, **steps)
         a = f.args

@@ -93,7 +93,7 @@ class _Kernel:
     def write(self, isa: ISA) -> Module:
         """A task is a line: a row of outputs, or a block of them where rows share vectors."""
         element = BY_DTYPE[self.dtype]
-        m = Module(f"pool_tiles_{self.mode}_{self.dtype}", isa.fma)
+        m = Module(f"pool_tiles_{self.mode}_{self.dtype}", isa)
         p = ptr(element)
         f = m.entry("run", x=p, h=p, y=p, divisor=i64, line=i64, outputs=i64)
         a, lanes, taps = f.args, isa.lanes(element), self.window[0] * self.window[1]

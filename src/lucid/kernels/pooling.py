@@ -161,7 +161,7 @@ class _Kernel:
     def write(self, isa: ISA) -> Module:
         """A task is a row of outputs, or a plane where the mode scatters."""
         element = BY_DTYPE[self.dtype]
-        m = Module(f"pool_{self.mode}_{self.dtype}", isa.fma)
+        m = Module(f"pool_{self.mode}_{self.dtype}", isa)
         result = i64 if self.mode == "indices" else element
         geometry = {f"{n}_{axis}": i64 for axis in _AXES for n in _PER_AXIS}
         f = m.entry("run", x=ptr(element), h=ptr(element), y=ptr(result), divisor=i64, **geometry)

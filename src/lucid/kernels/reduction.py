@@ -299,7 +299,7 @@ class _Kernel:
 
     def write(self, isa: ISA) -> Module:
         """Two entry points over the same fields: sums of segments, then of their sums."""
-        m = Module(f"{self.reduction.terms.name}_{'_'.join(self.dtypes)}", isa.fma)
+        m = Module(f"{self.reduction.terms.name}_{'_'.join(self.dtypes)}", isa)
         names = self.reduction.terms.arrays
         fields: dict[str, Type] = {n: ptr(BY_DTYPE[d]) for n, d in zip(names, self.dtypes, strict=True)}
         fields |= {f"out{k}": ptr(self.element) for k in range(self.results)}

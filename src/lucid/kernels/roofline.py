@@ -38,7 +38,7 @@ class Roofline:
 def _peak_module(element: Type) -> Callable[[ISA], Module]:
     def write(isa: ISA) -> Module:
         lanes = isa.lanes(element)
-        module = Module("multiply-add peak", isa.fma)
+        module = Module("multiply-add peak", isa)
         f = module.entry("peak", factor=ptr(element), out=ptr(element), turns=i64)
         factor = splat(f.args.factor.load(), lanes)
         with f.loop(f.args.begin, f.args.end) as task:
@@ -54,7 +54,7 @@ def _peak_module(element: Type) -> Callable[[ISA], Module]:
 def _copy_module(isa: ISA) -> Module:
     element = BY_DTYPE["float32"]
     lanes = isa.lanes(element)
-    module = Module("copy", isa.fma)
+    module = Module("copy", isa)
     f = module.entry("copy", x=ptr(element), y=ptr(element), span=i64)
     with f.loop(f.args.begin * f.args.span, f.args.end * f.args.span, 4 * lanes) as loop:
         for k in range(4):

@@ -213,7 +213,7 @@ class _Kernel:
 
     def write(self, isa: ISA) -> Module:
         """A task is a row, or a band of rows that lie across memory."""
-        m = Module(f"{self.rows.name}_{'_'.join(self.dtypes)}", isa.fma)
+        m = Module(f"{self.rows.name}_{'_'.join(self.dtypes)}", isa)
         names = self.rows.arrays
         fields: dict[str, Type] = {n: ptr(BY_DTYPE[d]) for n, d in zip(names, self.dtypes, strict=True)}
         outs = [f"out{k}" for k in range(self.results)]

@@ -18,13 +18,21 @@ _CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
 
 @dataclass(frozen=True, slots=True)
 class CPU:
-    """This machine. ``l1_bytes`` and ``l2_bytes`` are a core's, ``l3_bytes`` is shared."""
+    """This machine. ``runnable`` are the instruction sets that it can be asked for, the best last.
+
+    ``l1_bytes`` and ``l2_bytes`` are a core's, ``l3_bytes`` is shared.
+    """
 
     name: str
-    isas: tuple[ISA, ...]
+    runnable: tuple[ISA, ...]
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+
+    @property
+    def isas(self) -> tuple[ISA, ...]:
+        """The best of every width of vectors."""
+        return tuple({isa.vector_bytes: isa for isa in self.runnable}.values())
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +87,7 @@ def _usual() -> ISA:
 
 
 def _runnable(caller: str, name: str) -> ISA:
-    names = [i.name for i in cpu().isas]
+    names = [i.name for i in cpu().runnable]
     if name not in names:
         raise PlanError(f"{caller}: isa={name!r} does not run on this CPU; {', '.join(names)} do")
     return ISAS[name]

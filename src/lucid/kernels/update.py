@@ -97,7 +97,7 @@ class _Kernel:
         update, element = self.update, BY_DTYPE[self.dtype]
         lanes, names = isa.lanes(element), self.update.arrays
         slots = len(names) + 2 + len(update.rows)
-        m = Module(f"update_{update.formula.name}_{self.dtype}", isa.fma)
+        m = Module(f"update_{update.formula.name}_{self.dtype}", isa)
         f = m.entry("run", table=ptr(i64), count=i64, **dict.fromkeys(update.shared, f64))
         a = f.args
         shared = number_values(f, element, lanes, update.shared)

@@ -15,7 +15,7 @@ from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
 VECTOR_ISAS = [isa.name for isa in target.cpu().isas if isa.vector_bytes]
-HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
 BOTH = pytest.mark.parametrize(("role", "algorithm"), [("forward", "gemm"), ("grad_input", "phase_split")])
 
 

@@ -13,7 +13,7 @@ from tests.kernels.algorithms.dense_cases import case, operands, wanted
 
 ISAS = [isa.name for isa in target.cpu().isas]
 
-HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -23,7 +23,7 @@ def run_tile(size, dtype, w, panel, start, again, to, rows):
     element = BY_DTYPE[dtype.name]
 
     def write(isa):
-        module = Module("tile", isa.fma)
+        module = Module("tile", isa)
         write_tile(module, element, size, size.columns).export = True
         return module
 

@@ -14,7 +14,7 @@ from tests.kernels.algorithms.patches import Case, bound, check, check_both, exp
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
-HALF_ISAS = [isa.name for isa in target.cpu().isas if "avx512bw" in isa.requires]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
 
 CASES = [
     Case(1, 1, 1, (1,), (1,)),

@@ -398,7 +398,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
 def _write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -> Module:
     """Phases that are merged are sums as they are until then, others end in the tile's stores."""
     wide, fields, merged = computed(element), _fields(element), tile.phases != merge
-    module, lanes = Module("correlation", isa.fma), isa.lanes(wide)
+    module, lanes = Module("correlation", isa), isa.lanes(wide)
     ends = (wide, PLAIN) if merged else (element, epilogue)
     sums = _write_tile(module, element, lanes, tile, *ends)
     merge_row = _write_merge_row(module, element, epilogue) if merged else None

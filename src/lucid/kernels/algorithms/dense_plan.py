@@ -25,7 +25,6 @@ from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-_HALF_MASKS = "avx512bw"
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 _STEPS = (1280, 640, 320)
 #: Spans for which weights are packed anew each, since the second reading costs as much.
@@ -87,7 +86,7 @@ def shape(problem: Problem, stack: int = 1) -> Shape:
 
 def refuses(problem: Problem, isa: ISA, phases: Sequence[Phase]) -> str | None:
     """Kernels so large that a panel of one channel would not fit; half precision without masks for its elements."""
-    if problem.itemsize == 2 and _HALF_MASKS not in isa.requires:
+    if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     most = max(map(pixel_panels.taps, phases), default=0)
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None

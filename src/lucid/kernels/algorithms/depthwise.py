@@ -17,7 +17,7 @@ _GHZ = 4.0
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Groups of many channels; half precision without masks for its elements."""
-    if problem.itemsize == 2 and "avx512bw" not in isa.requires:
+    if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     if problem.group_in * problem.group_out > _MOST_CHANNELS:
         return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"

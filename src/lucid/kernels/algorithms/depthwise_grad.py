@@ -292,7 +292,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
 
 def _write(isa: ISA, element: Type, tile: Tile) -> Module:
     wide, fields = computed(element), _fields(element)
-    module, lanes = Module("depthwise_grad", isa.fma), isa.lanes(wide)
+    module, lanes = Module("depthwise_grad", isa), isa.lanes(wide)
     write_box = _write_long_box if tile.long else _write_box
     add_box = write_box(module, isa, element, tile, fields)
     f = module.entry("accumulate", **fields)
@@ -447,7 +447,7 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
 
 def _write_rest(isa: ISA, element: Type) -> Module:
     """What no tile is written into, a module of its own: ``add_rows``, both kinds of ``reduce``, and ``finish``."""
-    module = Module("depthwise_sums", isa.fma)
+    module = Module("depthwise_sums", isa)
     lanes = isa.lanes(computed(element))
     _write_reduce(module, element, lanes)
     _write_long_reduce(module, element, lanes)

@@ -81,7 +81,7 @@ def address(name: str, dtype: str) -> int:
 
 
 def _write(name: str, dtype: str, isa: ISA) -> Module:
-    module, element = Module(f"fft {name}", isa.fma), BY_DTYPE[dtype]
+    module, element = Module(f"fft {name}", isa), BY_DTYPE[dtype]
     if name in _CODE:
         _CODE[name](module, element, isa).export = True
     else:

@@ -105,7 +105,7 @@ def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> ji
     """Functions that loops call by address, in a module of their own."""
 
     def written(isa: ISA) -> Module:
-        module = Module(str(key[0]), isa.fma)
+        module = Module(str(key[0]), isa)
         write(module, isa)
         for function in module.functions:
             function.export = True
@@ -164,7 +164,7 @@ def write_tiles(module: Module, element: Type, tile: AnyTile, epilogue: Epilogue
 
 
 def _write(stored: Type, isa: ISA) -> Module:
-    module = Module("dense_driver", isa.fma)
+    module = Module("dense_driver", isa)
     data, p64 = ptr(stored), ptr(i64)
     element = computed(stored)
     fields = dict.fromkeys(FIELDS, data) | {"packed": ptr(element), "scratch": ptr(i8), "shape": p64, "phases": p64}

@@ -54,6 +54,7 @@ from lucid.kernels.ir import (
     select,
     splat,
 )
+from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
@@ -75,7 +76,7 @@ def bind(bound: Bound) -> Launch:
     spread = implicit_gemm.alone(key, lambda m, _: write_spread(m, stored, tile.lanes, residues, problem.epilogue))
     numbers["spread"] = spread.address("spread")
     constants = np.array([numbers.get(name, 0) for name in NUMBERS], np.int64), np.array(members, np.int64)
-    code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa.fma, isa.lanes(computed(stored))))
+    code = jit.kernel(("overlap driver", dtype), lambda isa: _write(stored, isa))
     steps = [(code.address("run"), bound.tasks, 1)]
     if not bound.cut.lazy:
         steps.insert(0, (code.address("weights"), problem.groups * bound.chunks * bound.pieces, 1))
@@ -111,9 +112,10 @@ def _part(numbers: Pointer, name: str, further: Any = 0) -> Pointer:
     return code
 
 
-def _write(stored: Type, fma: str, lanes: int) -> Module:
-    module = Module("overlap_driver", fma)
+def _write(stored: Type, isa: ISA) -> Module:
+    module = Module("overlap_driver", isa)
     element, data = computed(stored), ptr(stored)
+    lanes = isa.lanes(element)
     fields = dict.fromkeys(FIELDS, data) | {"packed": ptr(element), "scratch": ptr(i8)}
     fields |= dict.fromkeys(FIELDS[-2:], ptr(i64))
     pack = _write_pack_rows(module, element, stored, lanes)

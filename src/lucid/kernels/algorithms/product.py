@@ -66,7 +66,7 @@ def _lines(items: int, element: Type) -> int:
 
 def write(isa: ISA, element: Type) -> Module:
     """The module with the entry point ``multiply``."""
-    m = Module(f"matrix product of {element}", isa.fma)
+    m = Module(f"matrix product of {element}", isa)
     tile = tile_for(isa, element)
     packs = write_packs(m, isa, element, (tile.rows, tile.columns))
     move = _write_move(m, isa, element)
@@ -77,7 +77,7 @@ def write(isa: ISA, element: Type) -> Module:
 
 def write_combine(isa: ISA, element: Type) -> Module:
     """The module with the entry point ``combine``."""
-    m = Module(f"sum of splits of {element}", isa.fma)
+    m = Module(f"sum of splits of {element}", isa)
     _write_combine(m, isa, element)
     return m
 

@@ -39,7 +39,7 @@ _AHEAD = 12  # rows of ``many`` asked for in advance: their distance is no patte
 
 def write(isa: ISA, element: Type, name: str) -> Module:
     """The module with the entry point ``across`` or ``along``."""
-    m = Module(f"slim product of {element}, {name}", isa.fma)
+    m = Module(f"slim product of {element}, {name}", isa)
     tile = {"across": _write_across, "along": _write_along}[name]
     tiles = {rows: tile(m, isa, element, rows) for rows in sorted({1, ROWS[isa.registers]}, reverse=True)}
     _write_entry(m, isa, element, name, tiles)

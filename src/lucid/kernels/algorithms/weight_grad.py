@@ -43,12 +43,11 @@ roles = ("grad_weight",)
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _GHZ = 4.0
-_HALF_MASKS = "avx512bw"
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Half precision without masks for its elements."""
-    if problem.itemsize == 2 and _HALF_MASKS not in isa.requires:
+    if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     return None
 

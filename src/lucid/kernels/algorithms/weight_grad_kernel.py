@@ -94,7 +94,7 @@ def _write_tile(isa: ISA, element: Type, vectors: int, steps: int) -> Module:
     It adds panel[p][v] frame[starts[p] + offsets[s]] over ``count`` pixels, and asks for a line of what is to come at
     each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile is so narrow that it waits for loads.
     """
-    lanes, data, module = isa.lanes(element), ptr(element), Module("weight_grad tile", isa.fma)
+    lanes, data, module = isa.lanes(element), ptr(element), Module("weight_grad tile", isa)
     f = module.function(
         "tile", export=True, count=i64, panel=data, frame=data, starts=ptr(i64), offsets=ptr(i64), to=data, again=i64,
         asks=ptr(i64), next=ptr(i8),
@@ -124,7 +124,7 @@ def _write_turn(isa: ISA, source: Type, target: Type) -> Module:
     the next multiple of 128 bits, and of the lanes. Unless ``again`` is negative, the ``sums`` over p are begun, or
     added to if it is not 0.
     """
-    element, module = computed(source), Module("weight_grad turn", isa.fma)
+    element, module = computed(source), Module("weight_grad turn", isa)
     lanes = isa.lanes(element)
     group = min(lanes, 128 // element.bits)  # turned within 128 bits, and put down in one piece
     f = module.function(
@@ -165,7 +165,7 @@ class _Kind:
 
 
 def _write_loops(isa: ISA, stored: Type) -> Module:
-    element, module = computed(stored), Module("weight_grad loops", isa.fma)
+    element, module = computed(stored), Module("weight_grad loops", isa)
     kind = _Kind(stored, element, isa.lanes(element))
     fill, unpack = _write_fill(module, kind), _write_unpack(module, kind)
     multiply = _write_multiply(module, kind, _write_pack(module, kind))

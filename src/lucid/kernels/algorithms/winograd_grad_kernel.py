@@ -77,7 +77,7 @@ def tile_address(dtype: str, tile: Tile, width: int) -> int:
     element = BY_DTYPE[dtype]
 
     def written(isa: ISA) -> Module:
-        module = Module("winograd_grad_tile", isa.fma)
+        module = Module("winograd_grad_tile", isa)
         write_tile(module, element, tile, tile.columns, w_pitch=width).export = True
         return module
 
@@ -88,7 +88,7 @@ def turn_address(dtype: str) -> int:
     """Where ``turn`` lies, see ``panels``."""
 
     def written(isa: ISA) -> Module:
-        module = Module("turn", isa.fma)
+        module = Module("turn", isa)
         panels.write_turn(module, isa, BY_DTYPE[dtype]).export = True
         return module
 
@@ -100,7 +100,7 @@ def parts(dtype: str) -> jit.Code:
     element = BY_DTYPE[dtype]
 
     def written(isa: ISA) -> Module:
-        module, lanes = Module("winograd_grad_parts", isa.fma), isa.lanes(element)
+        module, lanes = Module("winograd_grad_parts", isa), isa.lanes(element)
         _write_prepare(module, element, lanes)
         _write_multiply(module, element)
         _write_results(module, element, lanes)
@@ -116,7 +116,7 @@ def loops(dtype: str) -> jit.Code:
     element = BY_DTYPE[dtype]
 
     def written(isa: ISA) -> Module:
-        module = Module("winograd_grad", isa.fma)
+        module = Module("winograd_grad", isa)
         _write_accumulate(module, element)
         _write_finish(module, element, isa.lanes(element))
         _write_prepare_all(module, element, isa.lanes(element))

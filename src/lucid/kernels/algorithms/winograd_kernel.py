@@ -106,7 +106,7 @@ def loops() -> jit.Code:
     """The entry points, for any form, tile and size."""
 
     def written(isa: ISA) -> Module:
-        module, lanes = Module("winograd", isa.fma), isa.lanes(f32)
+        module, lanes = Module("winograd", isa), isa.lanes(f32)
         for entry, step, size in (
             ("transform_filters", "filters", "block"), ("transform_patches", "span_patches", "v_size")
         ):  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 from lucid.kernels import jit
 from lucid.kernels.algorithms.winograd_transforms import Matrix, multiplied
 from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i64, ptr
+from lucid.kernels.isa import ISA
 
 Matrices = tuple[Matrix, Matrix, Matrix]
 
@@ -46,18 +47,18 @@ def transform_address(dtype: str, matrices: Matrices) -> int:
     """Where a transform lies, see ``_write``; matrices are those of the axes z, y and x."""
     spelled = tuple(tuple(tuple(map(str, row)) for row in matrix) for matrix in matrices)
     element = BY_DTYPE[dtype]
-    return jit.kernel(
-        ("winograd transform", dtype, spelled), lambda isa: _write(element, isa.lanes(element), matrices, isa.fma)
-    ).address("transform")
+    return jit.kernel(("winograd transform", dtype, spelled), lambda isa: _write(element, matrices, isa)).address(
+        "transform"
+    )
 
 
-def _write(element: Type, lanes: int, matrices: Matrices, fma: str) -> Module:
+def _write(element: Type, matrices: Matrices, isa: ISA) -> Module:
     """``transform(source, starts, count, source_z, source_y, source_x, to, advance, to_z, to_y, to_x, spare)``.
 
     For t below ``count``, the grid of vectors at ``source + starts[t]`` becomes the one at ``to + t advance``, both
     with strides of their own. ``spare`` has room for two grids of ``most_places``.
     """
-    module, data = Module("winograd_transform", fma), ptr(element)
+    module, data, lanes = Module("winograd_transform", isa), ptr(element), isa.lanes(element)
     strides = {f"{array}_{axis}": i64 for array in ("source", "to") for axis in "zyx"}
     f = module.function(
         "transform", export=True, source=data, starts=ptr(i64), count=i64, to=data, advance=i64, spare=data, **strides

@@ -14,10 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace, TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from lucid.kernels.ir.types import Type, i64, ptr, void
 from lucid.kernels.ir.values import Pointer, Value, constant, lift, make
+
+if TYPE_CHECKING:
+    from lucid.kernels.isa import ISA
 
 #: The signature of every native entry point: 64-bit slots, a range of tasks, the slot of the thread's workspace.
 ENTRY = {"fields": ptr(i64), "begin": i64, "end": i64, "thread": i64}
@@ -26,9 +29,10 @@ ENTRY = {"fields": ptr(i64), "begin": i64, "end": i64, "thread": i64}
 class Module:
     """A unit of compilation: functions that may call each other, and the intrinsics they use."""
 
-    def __init__(self, name: str, fma: str = "fma") -> None:
+    def __init__(self, name: str, isa: ISA | None = None) -> None:
         self.name = name
-        self.fma = fma  #: the intrinsic for a * b + c: "fmuladd" where there is no fused instruction
+        self.fma = isa.fma if isa else "fma"  #: the intrinsic for a * b + c: "fmuladd" without a fused instruction
+        self.bf16_dot = bool(isa and isa.bf16_dot)  #: whether there are instructions for bfloat16
         self.functions: list[Function] = []
         self._declared: dict[str, str] = {}
 

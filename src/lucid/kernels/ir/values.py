@@ -355,6 +355,7 @@ def convert(value: Value, element: Type, signed: bool = True) -> Value:
     """The same numbers as another element type; floats to whole numbers truncate, to narrower floats round.
 
     half converts to and from float only, and on machines that have an instruction for it: not on plain x86-64.
+    The instruction that rounds to bfloat takes subnormal numbers for 0.
     """
     source, target = value.type, vec(element, value.type.lanes)
     if source == target:
@@ -367,7 +368,7 @@ def convert(value: Value, element: Type, signed: bool = True) -> Value:
         name = "sitofp" if signed else "uitofp"
     elif target.kind == "int":
         name = "fptosi" if signed else "fptoui"
-    elif target.element == bf16:
+    elif target.element == bf16 and not value.fn.module.bf16_dot:
         return _to_bfloat(value)
     else:
         name = "fptrunc" if target.bits < source.bits else "fpext"
@@ -375,7 +376,7 @@ def convert(value: Value, element: Type, signed: bool = True) -> Value:
 
 
 def _to_bfloat(value: Value) -> Value:
-    """float to bfloat, ties to even. LLVM would call a function that only some C libraries have."""
+    """float to bfloat, ties to even, without the instruction: LLVM would call a function that few C libraries have."""
     lanes = value.type.lanes
     bits = bitcast(value, vec(i32, lanes))
     rounded = bits + ((bits >> 16) & 1) + 0x7FFF

@@ -1,5 +1,7 @@
 """AVX-512 (Skylake-X, Zen 4 and later): 32 registers of 64 bytes, masks in registers of their own."""
 
+from dataclasses import replace
+
 from lucid.kernels.isa.machine import ISA
 
 AVX512 = ISA(
@@ -10,4 +12,13 @@ AVX512 = ISA(
     requires=("avx512f", "avx512bw", "avx512dq", "avx512vl"),
     vector_bytes=64,
     registers=32,
+)
+
+#: With products of pairs of bfloats (Cooper Lake, Zen 4 and later).
+AVX512_BF16 = replace(
+    AVX512,
+    name="avx512_bf16",
+    features="-prefer-256-bit,+avx512bf16",
+    requires=(*AVX512.requires, "avx512bf16"),
+    bf16_dot=True,
 )

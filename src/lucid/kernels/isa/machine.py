@@ -14,7 +14,8 @@ class ISA:
     """An instruction set: how wide its vectors are, how many it holds, and how LLVM is told to emit for it.
 
     ``requires`` are LLVM's names of the features that a CPU must have to run it. ``fma`` is the intrinsic for a b + c:
-    ``fmuladd`` lets LLVM take two instructions where there is no fused one.
+    ``fmuladd`` lets LLVM take two instructions where there is no fused one. With ``bf16_dot`` there are instructions
+    that round float to bfloat and that add products of pairs of bfloats to a float.
     """
 
     name: str
@@ -25,11 +26,17 @@ class ISA:
     vector_bytes: int
     registers: int
     fma: str = "fma"
+    bf16_dot: bool = False
 
     @property
     def arch(self) -> str:
         """The architecture, the first word of the triple."""
         return self.triple.partition("-")[0]
+
+    @property
+    def masks_halves(self) -> bool:
+        """Whether loads and stores of 16-bit elements take masks."""
+        return "avx512bw" in self.requires
 
     def lanes(self, element: Type) -> int:
         """Elements of one vector register; 1 where there are no vectors."""
