@@ -1,10 +1,12 @@
 """F(m, r) in exact arithmetic."""
 
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
 
+from lucid.kernels.algorithms import winograd_transforms
 from lucid.kernels.algorithms.winograd_transforms import Minimal
 
 
@@ -20,16 +22,23 @@ def test_the_products_of_transforms_are_the_filter(outputs: int, taps: int) -> N
 
 
 def test_the_transforms_of_lavin_and_gray() -> None:
+    assert np.array_equal(np.array(Minimal(2, 3).inverse, float), [[1, 1, 1, 0], [0, 1, -1, 1]])
     assert np.array_equal(
-        np.array(Minimal(4, 3).patch, float),
-        [
-            [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
-        ],
-    )  # fmt: skip
+        np.array(Minimal(2, 3).filter, float), [[-1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
+    )
 
 
 def test_errors_grow_with_the_tile() -> None:
     assert Minimal(1, 1).growth == 1
     assert Minimal(2, 3).growth == pytest.approx(8 / 3)
-    assert Minimal(4, 3).growth == pytest.approx(16)
+    assert Minimal(4, 3).growth == pytest.approx(22 / 3)
+
+
+def test_five_points_are_the_best_of_small_fractions(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [Fraction(p) for p in ("1", "2", "1/2", "3/2", "2/3", "3", "1/3", "5/2", "2/5")]
+    for outputs, taps in ((4, 3), (2, 5)):
+        chosen = Minimal(outputs, taps).growth
+        for a, b in combinations(sizes, 2):
+            monkeypatch.setattr(winograd_transforms, "_FIVE", (Fraction(0), a, -a, b, -b))
+            assert Minimal(outputs, taps).growth >= chosen
+        monkeypatch.undo()

@@ -22,8 +22,10 @@ from lucid.kernels.ir import Value, fma, shuffle
 Matrix = tuple[tuple[Fraction, ...], ...]
 Place = tuple[int, int, int]
 
-#: Taken in this order: small numbers and their negatives make the smallest errors.
+#: Beside infinity, taken in this order: small numbers and their negatives make the smallest errors. Five are best
+#: without ±1, as numbers far from each other: that halves the growth of an axis.
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
+_FIVE = (_POINTS[0], *_POINTS[3:])
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Minimal:
 
     @property
     def _points(self) -> tuple[Fraction, ...]:
-        return _POINTS[: self.samples - 1]
+        count = self.samples - 1
+        return _FIVE if count == len(_FIVE) else _POINTS[:count]
 
     @cached_property
     def patch(self) -> Matrix:
