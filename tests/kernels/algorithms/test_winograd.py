@@ -17,7 +17,7 @@ from tests.kernels.convolution_fuzz import Case, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
-KERNELS = [(3,), (5,), (3, 3), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (1, 3, 3), (3, 1, 1)]
+KERNELS = [(3,), (5,), (3, 3), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (5, 3, 1), (1, 3, 3), (3, 1, 1)]
 
 
 def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> Case:
@@ -209,6 +209,13 @@ def test_chosen_where_it_pays() -> None:
     plan = select.choose(layer(64, 64, 56).problem, isa)
     assert (plan["outputs_y"], plan["outputs_x"]) == (4, 4)
     assert 0 < plan.workspace_bytes < 4 << 20
+
+
+def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
+    spec, size = ConvSpec((5, 5, 5), (1,) * 3, (1,) * 3, ((2, 2),) * 3), (16, 32, 32)
+    plan = select.choose(Case("forward", "float32", 1, 16, 16, size, spec, False).problem, target.isa())
+    assert (plan.algorithm, plan["summed"]) == ("winograd", 1)
+    assert {form.planes.result for form in winograd.forms(plan.problem)} == {2, 4}, "F(2, 5) on each would grow too much"
 
 
 @pytest.mark.parametrize(

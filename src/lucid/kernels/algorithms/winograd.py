@@ -28,6 +28,7 @@ from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
 from lucid.kernels.algorithms.winograd_passes import lines
+from lucid.kernels.algorithms.winograd_transforms import Summed
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -37,10 +38,12 @@ dtypes = ("float32",)
 
 #: Outputs of a tile along an axis, by the kernel's size there.
 _OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
+#: And where the outer one of three is summed as it is, its outputs in the same tile.
+_SUMMED = (2, 4)
 #: Dilations of the last axis whose residues may stand side by side in a vector.
 _IN_A_VECTOR = (2, 4, 8)
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
-_MOST_PRODUCTS, _MOST_GROWTH = 128, 256.0
+_MOST_POINTS, _MOST_GROWTH = 128, 256.0
 _ITEM_BYTES = 4
 #: Tasks wanted of a problem that has work for them, and the work that is worth one.
 _TASKS, _TASK_PRODUCTS = 8, 1 << 17
@@ -158,7 +161,10 @@ def _forms(kernel: Sizes, dilation: int) -> tuple[Form, ...]:
         return ()
     choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
     every = [Form.of(outputs, kernel, dilation) for outputs in choices]
-    return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
+    if kernel[0] > 1 and kernel[1:] != (1, 1):
+        choices = product(_SUMMED, *(_OUTPUTS.get(taps, ()) for taps in kernel[1:]))
+        every += [Form.of(outputs, kernel, dilation, summed=True) for outputs in choices]
+    return tuple(form for form in every if form.points <= _MOST_POINTS and growth(form) <= _MOST_GROWTH)
 
 
 def growth(form: Form) -> float:
@@ -178,7 +184,7 @@ def error_growth(plan: Plan) -> float:
     if plan.problem.role == "grad_weight":
         return winograd_grad.error_growth(plan)
     form, sizes = _form(plan), shape(plan.problem)
-    roundings = sizes.channels + sum(axis.taps + 2 * axis.samples for axis in form.axes)
+    roundings = sizes.channels * form.planes.filter + sum(axis.taps + 2 * axis.samples for axis in form.axes)
     return growth(form) * roundings / (sizes.channels * sizes.taps)
 
 
@@ -209,7 +215,7 @@ def _tiles(sizes: Shape, isa: ISA) -> list[Tile]:
 def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
     """Sums of a block of rows fit a quarter of the second level cache. Rows are cut if there are few spans."""
     for tile in _tiles(sizes, isa):
-        room = target.cpu().l2_bytes // 4 // (form.products * tile.columns * _ITEM_BYTES)
+        room = target.cpu().l2_bytes // 4 // (form.points * form.planes.result * tile.columns * _ITEM_BYTES)
         row_block = max(1, min(room, sizes.rows) // tile.rows) * tile.rows
         spans = ceil(sizes.tiles(form) / tile.columns) * sizes.groups
         wanted = min(_TASKS, 1 + _products(sizes, form, tile) // _TASK_PRODUCTS)
@@ -233,27 +239,27 @@ def _home(size_bytes: float) -> str:
 
 def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]:
     """What one thread does for one group, counted in the units of ``_COST_NS``."""
-    tile, tiles, channels, points = cut.tile, sizes.tiles(form), sizes.channels, form.products
+    tile, tiles, channels, points, planes = cut.tile, sizes.tiles(form), sizes.channels, form.points, form.planes
     vectors, spans, heights = ceil(tiles / tile.lanes), ceil(tiles / tile.columns), ceil(sizes.rows / tile.rows)
     whole, rest = divmod(vectors, tile.vectors)
     across = whole * tile.step_products + (Tile(tile.rows, rest, tile.lanes).step_products if rest else 0)
     rows_covered, passes = heights * tile.rows, cut.row_parts
-    patch_vectors, filters = points * channels * vectors, points * channels * rows_covered
-    filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, points * channels * tile.columns * _ITEM_BYTES
+    patches, filters = points * planes.patch * channels, points * planes.filter * channels * rows_covered
+    filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, patches * tile.columns * _ITEM_BYTES
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
     home = _home(filter_bytes / heights / sizes.groups if cut.rows_first else filter_bytes)
     stays = not cut.rows_first and _home(patch_bytes) == "second cache"
     return {
-        "product": points * channels * heights * across,
-        "tile": points * heights * spans,
+        "product": form.products * channels * heights * across,
+        "tile": points * planes.result * heights * spans,
         "gather": passes * vectors * channels * form.reads * form.x.outputs,
-        "line": passes * channels * vectors * lines(form.matrices("patch"))
-        + sizes.rows * vectors * lines(form.matrices("inverse"))
-        + channels * heights * ceil(tile.rows / tile.lanes) * lines(form.matrices("filter")),
+        "line": passes * channels * vectors * planes.patch * lines(form.matrices("patch"))
+        + sizes.rows * vectors * planes.result * lines(form.matrices("inverse"))
+        + channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * lines(form.matrices("filter")),
         f"filter to {home}": filters,
         f"filter from {home}": filters * spans,
         "entry": (passes * form.reads + blocks * form.outputs // form.x.outputs) * form.x.outputs * vectors,
-        "patch from third cache": 0 if stays else patch_vectors * blocks,
+        "patch from third cache": 0 if stays else patches * vectors * blocks,
         "task": passes * spans + heights,
     }
 
@@ -284,6 +290,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
+            ("summed", int(isinstance(form.z, Summed))),
             ("row_block", cut.row_block),
             ("row_parts", cut.row_parts),
             ("rows_first", int(cut.rows_first)),
@@ -297,7 +304,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
 def _form(plan: Plan) -> Form:
     z, y, x = _lines(plan.problem)
     outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
-    return Form.of(outputs, (z.taps, y.taps, x.taps), x.dilation)
+    return Form.of(outputs, (z.taps, y.taps, x.taps), x.dilation, bool(plan["summed"]))
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:

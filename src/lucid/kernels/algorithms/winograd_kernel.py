@@ -68,7 +68,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue
     numbers = numbers_of(shape, form, cut, panels.slack(isa, f32, tile.rows))
     records = [Record(phase) for phase in shape.phases(form)]
     none, tiles = np.zeros(tile.rows, np.float32), np.array(tile_addresses(tile), np.int64)
-    starts = np.arange(PACKED, dtype=np.int64) * (shape.taps * tile.rows)
+    starts = np.arange(PACKED, dtype=np.int64) * (numbers["taps"] * tile.rows)
     fixed = {
         "none": address(none), "patches": records[0].address, "results": records[1].address, "tiles": address(tiles),
         "starts": address(starts), **parts(form, tile, epilogue), **steps(), **numbers,
@@ -227,25 +227,25 @@ def _write_filters(module: Module, lanes: int) -> None:
     p = f.args
     a = read_fields(f, _FIELDS, [
         "w", "scratch", "own", "blocks", "rows", "channels", "group_step", "row_step", "channel_step", "taps", "taps_x",
-        "taps_yx", "first_tap", "tap_step", "tile_rows", "pack_weights", "filter", "starts", "spare_at", "filter_step",
-        "filter_y", "filter_z",
+        "taps_yx", "first_tap", "first_plane", "tap_step", "tile_rows", "pack_weights", "filter", "starts", "spare_at",
+        "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes",
     ])  # fmt: skip
     group, first = p.block // a.blocks, p.block % a.blocks * a.tile_rows
     own = a.scratch.at(p.thread * a.own)
     panel, spare = own.cast(f32), own.at(a.spare_at).cast(f32)
-    source, size = a.w.at(group * a.group_step + first * a.row_step), a.taps * a.tile_rows
+    source, size = a.w.at(group * a.group_step + first * a.row_step + a.first_plane), a.taps * a.tile_rows
     rows, together, tap = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps), a.tap_step * a.tile_rows
-    with f.loop(0, a.channels, PACKED) as block:
+    with f.loop(0, a.filter_planes) as plane, f.loop(0, a.channels, PACKED) as block:
         count = minimum(a.channels - block.i, PACKED)
         runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.taps)
         with f.loop(0, runs) as c:
-            start = source.at((block.i + c.i) * a.channel_step)
+            start = source.at((block.i + c.i) * a.channel_step + plane.i * a.tap_step * a.taps)
             with f.loop(0, size, memory.ALIGN_BYTES // 4) as line:
                 start.at(a.channel_step * _AHEAD + line.i).prefetch()
             f.call(a.pack_weights, start, a.row_step, 1, rows, depth, panel.at(c.i * size))
         with f.loop(0, a.tile_rows, lanes) as back:
             lane = (a.tile_rows - 1) // lanes * lanes - back.i
-            to = p.to.at(block.i * a.tile_rows + lane)
+            to = p.to.at(plane.i * a.filter_plane + block.i * a.tile_rows + lane)
             f.call(
                 a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts, count, to, a.tile_rows, spare,
                 tap * a.taps_yx, tap * a.taps_x, tap, a.filter_z, a.filter_y, a.filter_step,
@@ -258,7 +258,7 @@ def _write_patches(module: Module, lanes: int) -> None:
     p = f.args
     a = read_fields(f, _FIELDS, [
         *_OWN.split(), *_SPAN.split(), "x", "groups", "channels", "fills_at", "merges_at", "spare_at", "table",
-        "patches", "x_image", "x_plane", "pack", "reads", "deal", "v_step",
+        "patches", "x_image", "x_plane", "pack", "reads", "deal", "v_step", "v_plane",
     ])  # fmt: skip
     own, group = a.scratch.at(p.thread * a.own), p.span % a.groups
     panel, fills, merges = own.cast(f32), own.at(a.fills_at).cast(i64), own.at(a.merges_at).cast(i64)
@@ -271,7 +271,7 @@ def _write_patches(module: Module, lanes: int) -> None:
         x = a.x.at((group * a.channels + c.i) * a.x_plane)
         f.call(a.pack, fills, span.vectors * a.reads, merges, more, x, 1, panel, channels, a.x_plane, a.reads * run)
         f.call(
-            a.deal, panel, p.v.at(c.i * a.columns), channels, span.count, a.v_step, a.columns,
+            a.deal, panel, p.v.at(c.i * a.columns), channels, span.count, a.v_step, a.v_plane, a.columns,
             own.at(a.spare_at).cast(f32),
         )  # fmt: skip
 
@@ -282,13 +282,15 @@ def _write_multiply(module: Module, lanes: int) -> None:
     f = module.function("multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64)
     p = f.args
     a = read_fields(f, _FIELDS, [
-        "none", "tiles", "channels", "block", "filter_step", "v_step", "m_step", "products", "tile_rows", "columns",
+        "none", "tiles", "depth", "block", "filter_step", "v_step", "v_plane", "m_step", "points", "result_planes",
+        "tile_rows", "columns",
     ])  # fmt: skip
     tile = a.tiles.at((p.count + (lanes - 1)) // lanes - 1).cast(ptr(i8)).load()
     blocks, size = (p.rows + (a.tile_rows - 1)) // a.tile_rows, a.tile_rows * a.columns
-    with f.loop(0, a.products) as k, f.loop(0, blocks) as r:
-        filters, to = p.filters.at(k.i * a.filter_step + r.i * a.block), p.m.at(k.i * a.m_step + r.i * size)
-        f.call(tile, a.channels, filters, p.v.at(k.i * a.v_step), a.none, 0, to, a.columns, a.tile_rows, to)
+    with f.loop(0, a.points) as k, f.loop(0, a.result_planes) as z, f.loop(0, blocks) as r:
+        filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_plane)
+        to = p.m.at((z.i * a.points + k.i) * a.m_step + r.i * size)
+        f.call(tile, a.depth, filters, v, a.none, 0, to, a.columns, a.tile_rows, to)
 
 
 def _write_results(module: Module) -> None:

@@ -13,7 +13,7 @@ from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, Axis, Phase
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, most_places
-from lucid.kernels.algorithms.winograd_transforms import Minimal
+from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Summed
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory
 
@@ -26,7 +26,7 @@ GATHERED, PACKED = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """F(m, r) on each of the three axes, the last of which may be dilated."""
+    """F(m, r) on each of the three axes. The first may be summed as it is, the last may be dilated."""
 
     z: Minimal
     y: Minimal
@@ -34,10 +34,10 @@ class Form:
     apart: int = 1  #: along x, neighbouring samples of a tile: its dilation, a divisor of the lanes
 
     @classmethod
-    def of(cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1) -> Form:
-        """The form with so many outputs and taps on each axis."""
+    def of(cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1, summed: bool = False) -> Form:
+        """The form with so many outputs and taps on each axis, of which the first is ``summed``."""
         z, y, x = map(Minimal, outputs, taps)
-        return cls(z, y, x, apart)
+        return cls(Summed(z.outputs, z.taps) if summed else z, y, x, apart)
 
     @property
     def axes(self) -> tuple[Minimal, Minimal, Minimal]:
@@ -50,9 +50,19 @@ class Form:
         return z, y, x
 
     @property
+    def planes(self) -> Planes:
+        """How many transforms a tile has."""
+        return self.z.planes
+
+    @property
+    def points(self) -> int:
+        """Numbers of one transformed plane."""
+        return prod(len(axis.patch) for axis in self.axes)
+
+    @property
     def products(self) -> int:
         """Of one tile and channel."""
-        return prod(axis.samples for axis in self.axes)
+        return self.points * self.planes.filter * self.planes.result
 
     @property
     def outputs(self) -> int:
@@ -144,27 +154,31 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
     """The values of ``NUMBERS``. Where a thread's parts start is in bytes, all other sizes are in elements."""
     tile, (x_size, y_size) = cut.tile, (prod(s.size for s in shape.sides), prod(s.out for s in shape.sides))
     tiles, blocks = shape.tiles(form), ceil(shape.rows / tile.rows)
-    block = shape.channels * tile.rows + _APART
+    planes, taps = form.planes, shape.taps // form.planes.filter
+    v_plane, filter_plane = shape.channels * tile.columns, shape.channels * tile.rows
+    block = planes.filter * filter_plane + _APART
     part_rows = ceil(ceil(shape.rows / cut.row_parts) / tile.rows) * tile.rows
     row_block = tile.rows if cut.rows_first else min(cut.row_block, part_rows)
-    v_step, m_step = (n * tile.columns + _APART for n in (shape.channels, row_block))
+    v_step, m_step = planes.patch * v_plane + _APART, row_block * tile.columns + _APART
     numbers = {
         "tiles_count": tiles, "spans": ceil(tiles / tile.columns), "groups": shape.groups, "rows": shape.rows,
         "channels": shape.channels, "x_plane": x_size, "x_image": shape.groups * shape.channels * x_size,
         "y_plane": y_size, "y_image": shape.groups * shape.rows * y_size, "row_step": shape.row_step,
         "channel_step": shape.channel_step, "group_step": shape.group_step,
-        "first_tap": shape.taps - 1 if shape.flipped else 0, "tap_step": -1 if shape.flipped else 1,
+        "first_tap": taps - 1 if shape.flipped else 0, "tap_step": -1 if shape.flipped else 1,
+        "first_plane": (planes.filter - 1) * taps if shape.flipped else 0,
         "blocks": blocks, "block": block,
         "filter_step": block if cut.rows_first else shape.groups * blocks * block + _APART,
         "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows, "v_step": v_step,
-        "v_size": form.products * v_step, "m_step": m_step,
+        "v_size": form.points * v_step, "m_step": m_step, "v_plane": v_plane, "filter_plane": filter_plane,
+        "depth": planes.filter * shape.channels, "filter_planes": planes.filter, "result_planes": planes.result,
     }  # fmt: skip
-    own_operand = form.products * (block if cut.rows_first else v_step)
-    (taps_z, taps_y, taps_x), (_, y, x) = (axis.taps for axis in form.axes), (axis.samples for axis in form.axes)
+    own_operand = form.points * (block if cut.rows_first else v_step)
+    (_, taps_y, taps_x), (_, y, x) = (axis.taps for axis in form.axes), (axis.samples for axis in form.axes)
     numbers |= {
-        "taps": taps_z * taps_y * taps_x, "taps_x": taps_x, "taps_yx": taps_y * taps_x,
+        "taps": taps, "taps_x": taps_x, "taps_yx": taps_y * taps_x,
         "filter_y": numbers["filter_step"] * x, "filter_z": numbers["filter_step"] * x * y,
-        "products": form.products, "across": form.x.outputs, "reads": form.reads,
+        "points": form.points, "across": form.x.outputs, "reads": form.reads,
         "stored_rows": form.z.outputs * form.y.outputs, "tile_rows": tile.rows, "columns": tile.columns,
     }  # fmt: skip
     numbers |= _scratch(shape, form, tile, own_operand, m_step, slack)
@@ -187,7 +201,7 @@ def _scratch(shape: Shape, form: Form, tile: Tile, own_operand: int, m_step: int
     sizes = {
         "v_at": panel * _ITEM_BYTES,
         "m_at": own_operand * _ITEM_BYTES,
-        "line_at": form.products * m_step * _ITEM_BYTES,
+        "line_at": form.points * form.planes.result * m_step * _ITEM_BYTES,
         "spare_at": stores * run * _ITEM_BYTES,
         "fills_at": 2 * most * tile.lanes * _ITEM_BYTES,
         "merges_at": vectors * form.reads * ENTRY_BYTES,
@@ -215,7 +229,7 @@ def filter_bytes(shape: Shape, form: Form, cut: Blocking, slack: int) -> int:
 
 def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
     """What the first step makes: all filters, or all patches."""
-    patches, filters = numbers["spans"] * numbers["groups"] * numbers["v_size"], form.products * numbers["filter_step"]
+    patches, filters = numbers["spans"] * numbers["groups"] * numbers["v_size"], form.points * numbers["filter_step"]
     lines = ceil((patches if cut.rows_first else filters) * _ITEM_BYTES / memory.ALIGN_BYTES)
     return lines * memory.ALIGN_BYTES
 
@@ -226,10 +240,11 @@ CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
 STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
     "tiles_count", "spans", "groups", "rows", "channels", "x_plane", "x_image", "y_plane", "y_image", "row_step",
-    "channel_step", "group_step", "first_tap", "tap_step", "taps", "taps_x", "taps_yx", "blocks", "block",
-    "filter_step", "filter_y", "filter_z", "row_block", "row_parts", "part_rows", "products", "across", "reads",
-    "stored_rows", "tile_rows", "columns", "v_step", "v_size", "m_step", "own", "v_at", "m_at", "line_at", "spare_at",
-    "fills_at", "merges_at", "stores_at", "more_stores_at",
+    "channel_step", "group_step", "first_tap", "tap_step", "first_plane", "taps", "taps_x", "taps_yx", "blocks",
+    "block", "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts",
+    "part_rows", "points", "depth", "result_planes", "across", "reads", "stored_rows", "tile_rows", "columns", "v_step",
+    "v_plane", "v_size", "m_step", "own", "v_at", "m_at", "line_at", "spare_at", "fills_at", "merges_at", "stores_at",
+    "more_stores_at",
 )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, lane_mask, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form
-from lucid.kernels.algorithms.winograd_passes import IDENTITY, Grid, transform_address, write_axes
-from lucid.kernels.algorithms.winograd_transforms import multiplied, split
+from lucid.kernels.algorithms.winograd_passes import Grid, transform_address, write_axes
+from lucid.kernels.algorithms.winograd_transforms import IDENTITY, multiplied, split
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
     Function,
@@ -66,36 +66,41 @@ def tile_addresses(tile: Tile) -> list[int]:
 
 
 def _write_deal(module: Module, form: Form, lanes: int) -> Function:
-    """Adds ``deal(panel, v, channels, count, v_step, columns, spare)``: v[f][c][tile] from panel[c][read][pixel].
+    """Adds ``deal(panel, v, channels, count, v_step, v_plane, columns, spare)``, from panel[c][read][pixel] to v.
 
-    ``count`` tiles, of ``columns`` that v and panel have room for.
+    It is v[f][c][tile], or v[f][plane][c][tile] where an axis is summed; ``count`` tiles, of ``columns`` that v and
+    panel have room for.
     """
     data, across = ptr(f32), form.x.outputs
-    f = module.function("deal", panel=data, v=data, channels=i64, count=i64, v_step=i64, columns=i64, spare=data)
-    a, (z, y, x) = f.args, (axis.samples for axis in form.axes)
-    run, matrices = a.columns * across, form.matrices("patch")
+    f = module.function(
+        "deal", panel=data, v=data, channels=i64, count=i64, v_step=i64, v_plane=i64, columns=i64, spare=data
+    )
+    a, matrices, planes = f.args, form.matrices("patch"), form.planes.patch
+    run, (z, y, x) = a.columns * across, (len(matrix) for matrix in matrices)
     to_steps = [a.v_step * (y * x), a.v_step * x, a.v_step]
-    with f.loop(0, a.channels) as c, f.loop(0, a.count, lanes) as t:
-        source = a.panel.at(c.i * run * form.reads + t.i * across)
-        target: Grid = a.v.at(c.i * a.columns + t.i), to_steps
+    with f.loop(0, a.channels) as c, f.loop(0, a.count, lanes) as t, f.loop(0, planes) as plane:
+        source = a.panel.at((c.i * planes + plane.i) * (run * (form.reads // planes)) + t.i * across)
+        target: Grid = a.v.at(plane.i * a.v_plane + c.i * a.columns + t.i), to_steps
         dealt: Grid = source, [run * y, run, 1]
         if matrices[2] != IDENTITY:
             only = matrices[0] == matrices[1] == IDENTITY
             dealt = target if only else (a.spare.at(z * y * x * lanes), [y * x * lanes, x * lanes, lanes])
-            _deal_rows(f, form, source, run, dealt, lanes)
+            _deal_rows(f, form, (z, y), source, run, dealt, lanes)
         write_axes(f, matrices, (1, 0), (z, y, x), dealt, target, a.spare, lanes)
     return f
 
 
-def _deal_rows(f: Function, form: Form, source: Pointer, run: Value, target: Grid, lanes: int) -> None:
-    """Every row of a patch: its pixels dealt out by their column, and transformed along x."""
+def _deal_rows(
+    f: Function, form: Form, rows: tuple[int, int], source: Pointer, run: Value, target: Grid, lanes: int
+) -> None:
+    """Every row of a patch, along z and y: its pixels dealt out by their column, and transformed along x."""
     to, steps = target
     across = form.x.outputs
     with ExitStack() as loops:
-        for axis, count in enumerate((form.z.samples, form.y.samples)):
+        for axis, count in enumerate(rows):
             if count > 1:
                 line = loops.enter_context(f.loop(0, count))
-                source = source.at(line.i * (run * form.x.reads * (form.y.samples if axis == 0 else 1)))
+                source = source.at(line.i * (run * form.x.reads * (rows[1] if axis == 0 else 1)))
                 to = to.at(line.i * steps[axis])
         samples: list[Value] = []
         for read in range(form.x.reads):
@@ -114,20 +119,21 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
     f = module.function(
         "collect", m=data, m_step=i64, count=i64, columns=i64, bias=f32, scale=f32, shift=f32, line=data, spare=data
     )
-    a, (z, y, x), matrices = f.args, (axis.samples for axis in form.axes), form.matrices("inverse")
-    bias, rows = splat(a.bias, lanes), form.y.outputs
+    a, matrices, planes = f.args, form.matrices("inverse"), form.planes.result
+    (z, y, x), layers, rows = (len(matrix[0]) for matrix in matrices), len(matrices[0]), form.y.outputs
+    bias = splat(a.bias, lanes)
     scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
-    with f.loop(0, a.count, lanes) as t:
-        here: Grid = a.m.at(t.i), [a.m_step * (y * x), a.m_step * x, a.m_step]
+    with f.loop(0, a.count, lanes) as t, f.loop(0, planes) as plane:
+        here: Grid = a.m.at(plane.i * (a.m_step * form.points) + t.i), [a.m_step * (y * x), a.m_step * x, a.m_step]
         if (matrices[0], matrices[1]) != (IDENTITY, IDENTITY):
             between: Grid = a.spare.at(z * y * x * lanes), [rows * x * lanes, x * lanes, lanes]
             write_axes(f, matrices, (0, 1), (z, y, x), here, between, a.spare, lanes)
             here = between
         source, steps = here
-        with f.loop(0, form.z.outputs) as oz, f.loop(0, rows) as oy:
+        with f.loop(0, layers) as oz, f.loop(0, rows) as oy:
             row = source.at(oz.i * steps[0] + oy.i * steps[1])
             values = multiplied(matrices[2], [row.load(k * steps[2], lanes) for k in range(x)])
-            line = a.line.at((oz.i * rows + oy.i) * (a.columns * across) + t.i * across)
+            line = a.line.at(((plane.i * layers + oz.i) * rows + oy.i) * (a.columns * across) + t.i * across)
             to = Destination(line, epilogue, scale, shift)
             for p, pixels in enumerate(interleave([value + bias for value in values], form.apart)):
                 to.store(pixels, p * lanes)

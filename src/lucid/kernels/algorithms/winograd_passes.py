@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from fractions import Fraction
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.winograd_transforms import Matrix, multiplied
+from lucid.kernels.algorithms.winograd_transforms import IDENTITY, Matrix, multiplied
 from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i64, ptr
 from lucid.kernels.isa import ISA
 
@@ -22,8 +21,6 @@ Matrices = tuple[Matrix, Matrix, Matrix]
 
 #: Where a grid of vectors lies, and its steps along z, y and x.
 Grid = tuple[Pointer, Sequence[Any]]
-
-IDENTITY: Matrix = ((Fraction(1),),)
 
 
 def most_places(matrices: Matrices) -> int:

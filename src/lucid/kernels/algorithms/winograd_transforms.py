@@ -16,16 +16,27 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
 from math import prod
+from typing import NamedTuple
 
 from lucid.kernels.ir import Value, fma, shuffle
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 Place = tuple[int, int, int]
 
+IDENTITY: Matrix = ((Fraction(1),),)
+
 #: Beside infinity, taken in this order: small numbers and their negatives make the smallest errors. Five are best
 #: without ±1, as numbers far from each other: that halves the growth of an axis.
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
 _FIVE = (_POINTS[0], *_POINTS[3:])
+
+
+class Planes(NamedTuple):
+    """How many times an axis has the others' transforms: of a patch, of a filter, of a tile of outputs."""
+
+    patch: int
+    filter: int
+    result: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,11 @@ class Minimal:
     def reads(self) -> int:
         """Times ``outputs`` samples that hold a patch."""
         return -(-self.samples // self.outputs)
+
+    @property
+    def planes(self) -> Planes:
+        """One of each: it is transformed itself."""
+        return Planes(1, 1, 1)
 
     @property
     def _points(self) -> tuple[Fraction, ...]:
@@ -96,6 +112,18 @@ class Minimal:
         sizes = [sum(map(abs, g)) * sum(map(abs, b)) for g, b in zip(self.filter, self.patch, strict=True)]
         most = max(sum(abs(a) * s for a, s in zip(row, sizes, strict=True)) for row in self.inverse)
         return float(most / self.taps)
+
+
+class Summed(Minimal):
+    """An axis summed by definition, whose outputs share the transformed planes of their samples."""
+
+    patch = filter = inverse = IDENTITY
+    growth = 1.0
+
+    @property
+    def planes(self) -> Planes:
+        """Each sample, tap and output has its own."""
+        return Planes(self.samples, self.taps, self.outputs)
 
 
 def _transposed(matrix: Matrix) -> Matrix:
