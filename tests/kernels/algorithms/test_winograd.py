@@ -215,7 +215,7 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     spec, size = ConvSpec((5, 5, 5), (1,) * 3, (1,) * 3, ((2, 2),) * 3), (16, 32, 32)
     plan = select.choose(Case("forward", "float32", 1, 16, 16, size, spec, False).problem, target.isa())
     assert (plan.algorithm, plan["summed"]) == ("winograd", 1)
-    assert {form.planes.result for form in winograd.forms(plan.problem)} == {2, 4}, "F(2, 5) on each would grow too much"
+    assert {form.planes.result for form in winograd.forms(plan.problem)} == {2, 4}, "F(2, 5) thrice grows too much"
 
 
 @pytest.mark.parametrize(
