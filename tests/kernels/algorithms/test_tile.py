@@ -5,6 +5,7 @@ import pytest
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import address
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.tile import (
     ChannelTile,
     Tile,
@@ -24,7 +25,7 @@ def run_tile(size, dtype, w, panel, start, again, to, rows):
 
     def write(isa):
         module = Module("tile", isa)
-        write_tile(module, element, size, size.columns).export = True
+        write_tile(module, Grain(element), size, size.columns).export = True
         return module
 
     entry = jit.kernel(("test tile", dtype.name, size), write).address("tile")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
 from lucid.kernels.algorithms.tile import AnyTile
 from lucid.kernels.ir import Pointer, Type, Value, f32, i8, ptr
@@ -53,8 +54,14 @@ class Shape:
     channel_step: int
     group_step: int
     itemsize: int  #: of sums, panels and packed weights
+    grain: Grain
     stored_whole: bool = True  #: whether sums may wait in the result, which has their type
     stack: int = 1  #: residues of the last axis that are rows side by side; their weights are neighbours
+
+    @property
+    def elements(self) -> int:
+        """Of the grain, for all channels."""
+        return int(self.grain.count(self.channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +141,13 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
     blocks = ceil(row_blocks(shape, tile) / blocking.row_parts)
     tiles = blocks * spans if blocking.channels < shape.channels else 1
     vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
-    taps = max(cut.layout.taps for cut in cuts)
+    taps, channels = max(cut.layout.taps for cut in cuts), shape.grain.count(blocking.channels)
     passes = max(pixel_panels.most_passes(cut.layout.gathered, tile.lanes) for cut in cuts)
     parts = {
-        "entries_at": blocking.channels * vectors * tile.lanes * shape.itemsize,
+        "entries_at": channels * vectors * tile.lanes * shape.itemsize,
         "merges_at": vectors * ENTRY_BYTES,
         "weights_at": vectors * (passes - 1) * ENTRY_BYTES,
-        "sums_at": (tile.rows * (1 + blocking.channels * taps) + blocking.slack) * shape.itemsize
-        if blocking.lazy
-        else 0,
+        "sums_at": (tile.rows * (1 + channels * taps) + blocking.slack) * shape.itemsize if blocking.lazy else 0,
         "scratch_bytes": ((tiles * tile.rows + 1 + shape.stack) * tile.columns + tile.lanes) * shape.itemsize,
     }
     at, layout = 0, {}
@@ -154,7 +159,7 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
 
 def block_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
     """Elements of the packed weights of one tile of rows: its biases, its weights, and what packing overwrites."""
-    return blocking.tile.rows * (1 + shape.channels * taps) + blocking.slack
+    return blocking.tile.rows * (1 + shape.elements * taps) + blocking.slack
 
 
 def packed_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
@@ -208,7 +213,8 @@ class PhaseRecord:
         self._weights = np.array(weights, np.int64)
         channel_stride = layout.gathered_taps * cut.width
         reads = [tap * cut.width + shift for tap, shift in layout.reads()]
-        self._offsets = np.array([c * channel_stride + r for c in range(blocking.channels) for r in reads], np.int64)
+        channels = shape.grain.count(blocking.channels)
+        self._offsets = np.array([c * channel_stride + r for c in range(channels) for r in reads], np.int64)
         whole = all(axis.contiguous for axis in phase)
         scales = (y.out_size * x.out_size, x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
@@ -216,7 +222,7 @@ class PhaseRecord:
         in_place = int(shape.stored_whole and not tile.over_channels)
         one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, in_place)
         rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
-        slot = blocking.channels * channel_stride
+        slot = channels * channel_stride
         single = blocking.channels >= shape.channels
         lines = (cut.span, 0, 0)  # all of a span is one
         if len(layout.shared) > 1:

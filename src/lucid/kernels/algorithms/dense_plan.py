@@ -17,10 +17,11 @@ from lucid.kernels.algorithms.dense_layout import (
     row_blocks,
     scratch_layout,
 )
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE
-from lucid.kernels.isa import ISA
+from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
 
@@ -67,7 +68,7 @@ _COST_NS = {
 }
 
 
-def shape(problem: Problem, stack: int = 1) -> Shape:
+def shape(problem: Problem, isa: ISA, stack: int = 1) -> Shape:
     """The matrix product's rows, sum and strides for the problem's role."""
     taps = problem.spec.taps
     outward, inward = problem.group_in * taps, taps
@@ -78,9 +79,10 @@ def shape(problem: Problem, stack: int = 1) -> Shape:
         rows, channels, plane, out_plane = problem.group_in, problem.group_out, problem.pixels, prod(problem.size)
         row_step, channel_step = inward, outward
     stored = BY_DTYPE[problem.dtype]
+    grain = Grain.of(stored, channels, isa)
     return Shape(
         problem.batch, problem.groups, rows * stack, channels, plane, out_plane, row_step, channel_step,
-        problem.group_out * outward, computed(stored).bytes, computed(stored) == stored, stack,
+        problem.group_out * outward, grain.sums.bytes, grain, grain.sums == stored, stack,
     )  # fmt: skip
 
 
@@ -139,9 +141,9 @@ def _blockings(
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
     slack = panels.slack(isa, computed(BY_DTYPE[problem.dtype]), tile.rows)
     for steps in _STEPS:
-        blocks = min(max(1, round(sizes.channels * most_taps / steps)), sizes.channels)
-        channels = ceil(sizes.channels / blocks)
-        room = target.cpu().l2_bytes // 2 // (channels * sizes.itemsize)
+        blocks = min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements)
+        elements = ceil(sizes.elements / blocks)
+        room = target.cpu().l2_bytes // 2 // (elements * sizes.itemsize)
         fitting = min(_fitting(layout, tile, room // max(1, layout.gathered_taps)) for layout in layouts)
         if fitting < 1 and len(layouts[0].shared) > 1:
             continue
@@ -154,7 +156,10 @@ def _blockings(
             most_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
             for row_parts in sorted({most_parts, ceil(most_parts / 2), ceil(most_parts / 4)}):
                 tasks = min(wanted, others * row_parts)
-                yield Blocking(tile, channels, width, row_parts, layouts[0].shared, lazy, slack), tasks
+                yield (
+                    Blocking(tile, elements * sizes.grain.depth, width, row_parts, layouts[0].shared, lazy, slack),
+                    tasks,
+                )
             if others >= wanted or width == 1:
                 break
 
@@ -179,7 +184,7 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
     entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
     in_place = sizes.stored_whole and not tile.over_channels and all(axis.contiguous for axis in layout.phase)
-    steps, groups = sizes.channels * layout.taps, sizes.groups
+    steps, groups = sizes.elements * layout.taps, sizes.groups
     read = pixel_panels.reading(gathered_x, tile.lanes)
     stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
     home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
@@ -217,7 +222,7 @@ def _profile(layout: Layout) -> tuple[object, ...]:
 
 def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: int = 1) -> Plan:
     """The cheapest tile with its blocks."""
-    sizes = shape(problem, stack)
+    sizes = shape(problem, isa, stack)
     expected_ns, best, layouts = _best(problem, sizes, isa, phases)
     tile = best.tile
     packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * sizes.itemsize
@@ -284,4 +289,4 @@ def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> Launch:
     shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     asked = plan.problem
-    return implicit_gemm.bind(asked.dtype, shape(asked, stack), cut, phases, asked.bias, asked.epilogue)
+    return implicit_gemm.bind(shape(asked, ISAS[plan.isa], stack), cut, phases, asked.bias, asked.epilogue)

@@ -37,7 +37,6 @@ from lucid.kernels.algorithms.dense_layout import (
     Cut,
     PhaseRecord,
     Shape,
-    computed,
     packed_elements,
     part,
     phase_record,
@@ -45,11 +44,12 @@ from lucid.kernels.algorithms.dense_layout import (
     read_shape,
     shape_numbers,
 )
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish
 from lucid.kernels.epilogue import in_registers, sources
-from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i8, i64, minimum, ptr, select
+from lucid.kernels.ir import Function, Module, Pointer, Type, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -58,9 +58,7 @@ from lucid.kernels.runtime import memory
 Array = np.ndarray[Any, Any]
 
 
-def bind(
-    dtype: str, shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue
-) -> Launch:
+def bind(shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue) -> Launch:
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes."""
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
     packed, records = 0, []
@@ -69,15 +67,15 @@ def bind(
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    numbers |= parts(dtype, blocking.tile, read, shape.stack, epilogue)
+    numbers |= parts(shape.grain, blocking.tile, read, shape.stack, epilogue)
     if blocking.channels < shape.channels:  # sums wait for more
-        numbers |= tile_parts(dtype, blocking.tile)
+        numbers |= tile_parts(shape.grain, blocking.tile)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
     )
     tasks = len(cuts) * numbers["spans"] * shape.groups * numbers["row_parts"]
-    code = driver(dtype)
+    code = driver(shape.grain)
     steps = [(code.address("run"), tasks, 1)]
     if not blocking.lazy:
         steps.insert(0, (code.address("weights"), len(cuts) * shape.groups * numbers["row_blocks"], 1))
@@ -89,16 +87,15 @@ def bind(
         own_bytes=numbers["scratch_bytes"],
         most_threads=tasks,
         keep=(constants, records),
-        in_advance=partial(bind, dtype, shape, replace(blocking, lazy=False), phases, bias, epilogue)
+        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, bias, epilogue)
         if blocking.lazy
         else None,
     )
 
 
-def driver(dtype: str) -> jit.Code:
+def driver(grain: Grain) -> jit.Code:
     """The loops, for tiles of any size: they call a tile, and all else that differs, by address."""
-    stored = BY_DTYPE[dtype]
-    return jit.kernel(("dense driver", dtype), lambda isa: _write(stored, isa))
+    return jit.kernel(("dense driver", grain), lambda isa: _write(grain, isa))
 
 
 def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
@@ -114,68 +111,67 @@ def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> ji
     return jit.kernel(key, written)
 
 
-def gather_parts(dtype: str, lanes: int, read: Reading) -> dict[str, int]:
+def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
     """Addresses of ``table`` and ``pack``, which gather samples."""
-    stored = BY_DTYPE[dtype]
     table = alone(("dense table", lanes), lambda m, _: pixel_panels.write_table(m, lanes))
-    pack = alone(
-        ("dense gather", dtype, read), lambda m, _: pixel_panels.write_pack(m, computed(stored), lanes, read, stored)
-    )
+    pack = alone(("dense gather", grain, read), lambda m, _: pixel_panels.write_pack(m, grain, lanes, read))
     return {"table": table.address("table"), "pack": pack.address("pack")}
 
 
-def tile_parts(dtype: str, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN) -> dict[str, int]:
-    """Addresses of a tile of every width; half precision shares them with float32."""
-    element, widths = computed(BY_DTYPE[dtype]), range(1, tile.widths + 1)
-    tiles = alone(("dense tile", element.name, tile, epilogue), lambda m, _: write_tiles(m, element, tile, epilogue))
+def tile_parts(grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN) -> dict[str, int]:
+    """Addresses of a tile of every width; what is widened shares them with what need not be."""
+    if grain.depth == 1:
+        grain = Grain(grain.sums)
+    widths = range(1, tile.widths + 1)
+    tiles = alone(("dense tile", grain, tile, epilogue), lambda m, _: write_tiles(m, grain, tile, epilogue))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
-def parts(dtype: str, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue) -> dict[str, int]:
+def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little."""
-    stored = BY_DTYPE[dtype]
-    element, lanes, turned = computed(stored), tile.lanes, tile.over_channels
+    stored, element, lanes, turned = grain.stored, grain.sums, tile.lanes, tile.over_channels
     weave = packed_weights.woven(tile.rows, lanes, stack)
     early, late = (epilogue, PLAIN) if in_registers(epilogue) else (PLAIN, epilogue)
     code = {
         "pack_weights": alone(
-            ("dense weights", dtype, stack, weave),
-            lambda m, _: packed_weights.write_pack(m, element, lanes, stack, weave, stored),
+            ("dense weights", grain, stack, weave),
+            lambda m, _: packed_weights.write_pack(m, grain, lanes, stack, weave),
         ),
         "finish": alone(
-            ("dense sums", dtype, stack, turned, late),
+            ("dense sums", stored, stack, turned, late),
             lambda m, _: write_finish(m, element, lanes, stack, stored, turned, late),
         ),
     }
     if late and stored == element and not turned:
-        key = ("dense ending", dtype, late)
+        key = ("dense ending", stored, late)
         code["ending"] = alone(key, lambda m, _: write_ending(m, element, lanes, late))
     own = {name: module.address(name) for name, module in code.items()}
-    return gather_parts(dtype, lanes, read) | own | tile_parts(dtype, tile, "last", early)
+    return gather_parts(grain, lanes, read) | own | tile_parts(grain, tile, "last", early)
 
 
-def write_tiles(module: Module, element: Type, tile: AnyTile, epilogue: Epilogue) -> None:
+def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue) -> None:
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
-        write_channel_tile(module, element, tile, "tile_1", epilogue)
+        write_channel_tile(module, grain, tile, "tile_1", epilogue)
         return
     for v in range(1, tile.vectors + 1):
-        write_tile(module, element, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}", epilogue=epilogue)
+        write_tile(module, grain, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}", epilogue=epilogue)
 
 
-def _write(stored: Type, isa: ISA) -> Module:
+def _write(grain: Grain, isa: ISA) -> Module:
     module = Module("dense_driver", isa)
-    data, p64 = ptr(stored), ptr(i64)
-    element = computed(stored)
-    fields = dict.fromkeys(FIELDS, data) | {"packed": ptr(element), "scratch": ptr(i8), "shape": p64, "phases": p64}
+    data, p64 = ptr(grain.stored), ptr(i64)
+    fields = dict.fromkeys(FIELDS, data) | {
+        "packed": ptr(grain.packed), "scratch": ptr(i8), "shape": p64, "phases": p64,
+    }  # fmt: skip
     packed_weights.write_entry(module, fields)
-    _write_run(module, element, stored, isa.lanes(element), fields)
+    _write_run(module, grain, isa.lanes(grain.sums), fields)
     return module
 
 
-def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: dict[str, Type]) -> None:
+def _write_run(module: Module, grain: Grain, lanes: int, fields: dict[str, Type]) -> None:
     """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows."""
-    multiply = _write_multiply(module, element, stored)
+    multiply = _write_multiply(module, grain)
     f = module.entry("run", **fields)
     a = f.args
     s = read_shape(
@@ -184,7 +180,7 @@ def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: 
         "task_rows",
     )
     own = a.scratch.at(a.thread * s["scratch_bytes"])
-    panel, entries, merges = own.cast(element), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
+    panel, entries, merges = own.cast(grain.packed), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
     table, pack = part(a.shape, "table"), part(a.shape, "pack")
     with f.loop(a.begin, a.end) as task:
         row_part, rest = task.i % s["row_parts"], task.i // s["row_parts"]
@@ -220,19 +216,19 @@ def _write_run(module: Module, element: Type, stored: Type, lanes: int, fields: 
                 )  # fmt: skip
 
 
-def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
+def _write_multiply(module: Module, grain: Grain) -> Function:
     """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
     """
-    data, p64 = ptr(element), ptr(i64)
-    panel_product = _write_panel_product(module, element, stored)
+    data, p64 = ptr(grain.packed), ptr(i64)
+    panel_product = _write_panel_product(module, grain)
     f = module.function(
         "multiply", fields=p64, record=p64, panel=data, group=i64, position=i64, count=i64, first=i64, c=i64,
         channels=i64, own=ptr(i8),
     )  # fmt: skip
     a = f.args
-    w, bias = (a.fields.at(FIELDS.index(name)).cast(ptr(stored)).load() for name in ("w", "bias"))
+    w, bias = (a.fields.at(FIELDS.index(name)).cast(ptr(grain.stored)).load() for name in ("w", "bias"))
     packed, shape = (
         a.fields.at(FIELDS.index(name)).cast(kind).load() for name, kind in (("packed", data), ("shape", p64))
     )
@@ -240,8 +236,8 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
         shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns widths unit"
     )
     r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below")
-    own_weights, lazy = a.own.at(s["weights_at"]).cast(element), s["lazy"].ne(0)
-    spare = a.own.at(s["sums_at"]).cast(element)
+    own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
+    spare = a.own.at(s["sums_at"]).cast(grain.sums)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
     sums = spare.at((s["stack"] + 1) * columns)
     pack_weights = part(shape, "pack_weights")
@@ -250,7 +246,7 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
             f.call(pack_weights, w, bias, shape, a.record, a.group, o.i, a.c, a.channels, own_weights)
         block = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile_rows) * r["block"])
         start = select(lazy, own_weights, block)
-        weights = start.at((select(lazy, 0, a.c) * r["taps"] + 1) * tile_rows)
+        weights = start.at((select(lazy, 0, a.c // grain.depth) * r["taps"] + 1) * tile_rows)
         channel = (a.group * s["rows"] + o.i) // s["stack"]
         row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
         with f.loop(0, a.count, r["line"]) as line:
@@ -271,26 +267,26 @@ def _write_multiply(module: Module, element: Type, stored: Type) -> Function:
     return f
 
 
-def _write_panel_product(module: Module, element: Type, stored: Type) -> Function:
+def _write_panel_product(module: Module, grain: Grain) -> Function:
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist."""
-    data, p64 = ptr(element), ptr(i64)
+    data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
         "panel_product", fields=p64, shape=p64, record=p64, weights=data, start=data, panel=data, channel=i64,
-        sums=data, spare=data, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
+        sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending")
     r = read_phase(a.record, "taps positions whole offsets")
-    y = a.fields.at(FIELDS.index("y")).cast(ptr(stored)).load()
+    y = a.fields.at(FIELDS.index("y")).cast(ptr(grain.stored)).load()
     assert isinstance(y, Pointer)
     whole_rows = s["tile_rows"]
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
     place = image * s["out_image"] + a.channel * s["out_plane"] + inner
-    to = select(in_place, y.at(place).cast(element), a.sums)
+    to = select(in_place, y.at(place).cast(grain.sums), a.sums)
     step = select(in_place, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
-    exist, steps = select(in_place, rows, whole_rows), a.channels * r["taps"]
+    exist, steps = select(in_place, rows, whole_rows), grain.count(a.channels) * r["taps"]
     last = a.c + a.channels >= s["channels"]
     ends = f.const(i64, SHAPE.index("last_1") - SHAPE.index("tile_1"))
     tile = part(a.shape.at(select(last, ends, 0) + a.width - 1), "tile_1")

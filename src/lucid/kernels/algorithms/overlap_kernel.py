@@ -23,6 +23,7 @@ import numpy as np
 from lucid.kernels import jit
 from lucid.kernels.algorithms import implicit_gemm, pixel_panels
 from lucid.kernels.algorithms.dense_layout import FIELDS, computed
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.overlap_layout import (
     ARRAYS,
     MEMBER,
@@ -70,8 +71,8 @@ def bind(bound: Bound) -> Launch:
     residues = stride if stride in _INTERLEAVED else 0
     numbers, arrays = bound.numbers()
     members, more = bound.member_numbers()
-    numbers |= implicit_gemm.gather_parts(dtype, tile.lanes, pixel_panels.SIDE_BY_SIDE)
-    numbers |= implicit_gemm.tile_parts(dtype, tile)
+    numbers |= implicit_gemm.gather_parts(Grain(stored), tile.lanes, pixel_panels.SIDE_BY_SIDE)
+    numbers |= implicit_gemm.tile_parts(Grain(stored), tile)
     key = ("overlap spread", dtype, residues, problem.epilogue)
     spread = implicit_gemm.alone(key, lambda m, _: write_spread(m, stored, tile.lanes, residues, problem.epilogue))
     numbers["spread"] = spread.address("spread")

@@ -1,10 +1,14 @@
-"""Weights of a dense convolution as its tiles read them: [bias of each row][c][tap][row], a tile of rows at a time."""
+"""Weights of a dense convolution as its tiles read them: [bias of each row][c][tap][row], a tile of rows at a time.
+
+c counts elements of the grain: each holds the weights of its channels.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from lucid.kernels.algorithms.dense_layout import part, phase_record, read_phase, read_shape
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.panels import either
 from lucid.kernels.ir import (
     Function,
@@ -12,14 +16,18 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    bitcast,
     constant,
     convert,
+    i32,
     i64,
     interleave,
     lanes_below,
     minimum,
     ptr,
+    select,
     transpose,
+    vec,
 )
 
 
@@ -31,110 +39,154 @@ def woven(rows: int, lanes: int, stack: int) -> int:
     return rows if stack == 1 and rows & (rows - 1) == 0 and rows <= lanes else 0
 
 
-def write_pack(module: Module, element: Type, lanes: int, stack: int, weave: int, stored: Type) -> Function:
+def write_pack(module: Module, grain: Grain, lanes: int, stack: int, weave: int) -> Function:
     """Adds ``pack_weights(w, bias, shape, record, group, first, c, channels, to)``: some channels of a tile's weights.
 
     They are those from c on; ``first`` is the tile's first row. Rows that do not exist hold any number, since their
     sums go nowhere, and so does a vector's width times the tile's rows behind the last weight.
     """
-    data, p64 = ptr(stored), ptr(i64)
-    turn = _write_turn(module, element, lanes, weave, stored) if stack == 1 and lanes > 1 else None
+    data, p64 = ptr(grain.stored), ptr(i64)
+    turn = _write_turn(module, grain, lanes, weave) if stack == 1 and lanes > 1 else None
     f = module.function(
         "pack_weights", w=data, bias=data, shape=p64, record=p64, group=i64, first=i64, c=i64, channels=i64,
-        to=ptr(element),
+        to=ptr(grain.packed),
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "rows group_step row_step channel_step tile_rows")
     r = read_phase(a.record, "taps weight_offsets run_length run_step")
     rows, last = s["tile_rows"], s["rows"] - 1 - a.first
     source = a.w.at(a.group * s["group_step"] + a.first // stack * s["row_step"] + a.c * s["channel_step"])
-    biases, none = a.bias.at((a.group * s["rows"] + a.first) // stack), constant(f, stored, 0)
+    biases, none = a.bias.at((a.group * s["rows"] + a.first) // stack), constant(f, grain.stored, 0)
     with_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
     with f.loop(0, rows) as m:
         bias = biases.load(minimum(last, m.i) // stack, 1, with_bias, none)
-        a.to.store(convert(bias, element), m.i)
+        a.to.cast(grain.sums).store(convert(bias, grain.sums), m.i)
     weights = a.to.at(rows)
 
     def by_taps() -> None:
-        _pack_taps(source, weights, last, a.channels, s, r, stack, weave)
+        _pack_taps(grain, source, weights, last, a.channels, s, r, stack, weave)
 
     if turn is None:
         by_taps()
     else:
         step, exist = r["run_step"], minimum(last + 1, rows)
         runs = r["run_length"].ne(0) & (step.eq(1) | s["row_step"].eq(1))
-        either(f, runs, lambda: _pack_runs(turn, source, weights, exist, a.channels, s, r, lanes), by_taps)
+        either(f, runs, lambda: _pack_runs(grain, turn, source, weights, exist, a.channels, s, r, lanes), by_taps)
     return f
 
 
+class _Run(NamedTuple):
+    """Elements side by side in a row's weights: ``depth`` of them, ``step`` apart.
+
+    The first ``whole`` have a second channel, whose weight is ``second`` further on.
+    """
+
+    depth: Value
+    step: Value
+    second: Value
+    whole: Value
+
+
 def _pack_runs(
-    turn: Function, source: Pointer, to: Pointer, exist: Value, channels: Value, s: dict[str, Value],
+    grain: Grain, turn: Function, source: Pointer, to: Pointer, exist: Value, channels: Value, s: dict[str, Value],
     r: dict[str, Any], lanes: int,
 ) -> None:  # fmt: skip
-    """Weights that lie side by side: of all channels at once, or of one after the other."""
-    f = to.fn
-    rows, length, step = s["tile_rows"], r["run_length"], r["run_step"]
-    together = (length * step).eq(s["channel_step"])
-    runs, depth = (f.choose(together, lambda: [f.const(i64, 1)], lambda: [channels])[0],
-                   f.choose(together, lambda: [channels * length], lambda: [length + 0])[0])  # fmt: skip
-    groups = (exist + (lanes - 1)) // lanes
+    """Weights that lie side by side: of all channels at once, or of one element after the other.
+
+    Where elements hold several channels, all are at once only if there is one tap.
+    """
+    f, elements, one = to.fn, grain.count(channels), to.fn.const(i64, 1)
+    rows, length, step, second = s["tile_rows"], r["run_length"], r["run_step"], s["channel_step"]
+    together = (length * step).eq(second)
+    if grain.depth > 1:
+        together = together & length.eq(1)
+    runs, groups = select(together, one, elements), (exist + (lanes - 1)) // lanes
     with f.loop(0, runs) as c:
-        start = source.at(c.i * s["channel_step"] + r["weight_offsets"].load())
-        panel = to.at(c.i * length * rows)
+        start = source.at(c.i * grain.depth * second + r["weight_offsets"].load())
+        panel, two = to.at(c.i * length * rows), c.i * grain.depth + 1 < channels
+        run = _Run(
+            select(together, elements * length, length),
+            select(together, step * grain.depth, step),
+            second,
+            select(together, channels // grain.depth, select(two, length, 0)),
+        )
 
         def across() -> None:
-            _copy_rows(start, step, exist, depth, panel, rows, lanes)
+            _copy_rows(grain, start, run, exist, panel, rows, lanes)
 
         def along() -> None:
             # The last group first: its vectors reach into the next step's first rows, which are written after it.
             with f.loop(0, groups) as back:
                 first = (groups - 1 - back.i) * lanes
                 group = start.at(s["row_step"] * first)
-                f.call(turn, group, s["row_step"], exist - first, depth, panel.at(first), rows)
+                f.call(turn, group, s["row_step"], exist - first, panel.at(first), rows, *run)
 
         either(f, s["row_step"].eq(1), across, along)
 
 
-def _copy_rows(source: Pointer, step: Value, exist: Value, depth: Value, to: Pointer, rows: Value, lanes: int) -> None:
+def _copy_rows(grain: Grain, source: Pointer, run: _Run, exist: Value, to: Pointer, rows: Value, lanes: int) -> None:
     """Rows side by side in memory: vectors straight across."""
     f = to.fn
-    with f.loop(0, depth) as k, f.loop(0, exist, lanes) as v:
-        row = source.at(k.i * step + v.i).load(0, lanes, lanes_below(f, exist - v.i, lanes))
-        to.store(convert(row, to.pointee), k.i * rows + v.i)
+    with f.loop(0, run.depth) as k, f.loop(0, exist, lanes) as v:
+        row, there = source.at(k.i * run.step + v.i), exist - v.i
+        counts = [there, select(k.i < run.whole, there, 0)][: grain.depth]
+        numbers = [row.load(run.second * n, lanes, lanes_below(f, count, lanes)) for n, count in enumerate(counts)]
+        to.store(grain.element(numbers), k.i * rows + v.i)
 
 
-def _write_turn(module: Module, element: Type, lanes: int, weave: int, stored: Type) -> Function:
-    """Adds ``turn(source, row_step, rows, depth, panel, width)``: rows that run along k become columns.
+def _write_turn(module: Module, grain: Grain, lanes: int, weave: int) -> Function:
+    """Adds ``turn(source, row_step, rows, panel, width, *run)``: rows that run along k become columns.
 
-    They are ``weave``, which is the width, or as many as lanes.
+    They are ``weave``, which is the width, or as many as lanes. Channels of an element that lie side by side are read
+    as one vector, others as one each.
     """
-    f = module.function("turn", source=ptr(stored), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64)
+    f = module.function(
+        "turn", source=ptr(grain.stored), row_step=i64, rows=i64, panel=ptr(grain.packed), width=i64,
+        depth=i64, step=i64, second=i64, whole=i64,
+    )  # fmt: skip
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(weave or lanes)]
     with f.loop(0, a.depth, lanes) as k:
-        mask = lanes_below(f, a.depth - k.i, lanes)
-        rows = [convert(start.load(k.i, lanes, mask), element) for start in starts]
+
+        def apart() -> list[Value]:
+            masks = [lanes_below(f, count - k.i, lanes) for count in (a.depth, a.whole)[: grain.depth]]
+            numbers = [[start.load(a.second * n + k.i, lanes, m) for n, m in enumerate(masks)] for start in starts]
+            return [grain.element(each) for each in numbers]
+
+        def side_by_side() -> list[Value]:
+            mask = lanes_below(f, a.depth + a.whole - k.i * 2, 2 * lanes, i32)
+            return [bitcast(start.load(k.i * 2, 2 * lanes, mask), vec(grain.packed, lanes)) for start in starts]
+
+        rows = apart() if grain.depth == 1 else f.choose(a.second.eq(1), side_by_side, apart)
         for n, column in enumerate(interleave(rows) if weave else transpose(rows)):
             a.panel.store(column, k.i * weave + n * lanes if weave else (k.i + n) * a.width)
     return f
 
 
 def _pack_taps(
-    source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any], stack: int,
-    weave: int,
+    grain: Grain, source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any],
+    stack: int, weave: int,
 ) -> None:  # fmt: skip
     """Weights tap by tap, of a known number of rows or of any; the residues of a channel lie side by side already."""
-    f, rows = to.fn, s["tile_rows"]
+    f, rows, step = to.fn, s["tile_rows"], s["channel_step"]
     starts = [source.at(minimum(last, m) * s["row_step"]) for m in range(weave)]
-    with f.loop(0, channels) as c, f.loop(0, r["taps"]) as t:
-        offset = c.i * s["channel_step"] + r["weight_offsets"].load(t.i)
+    with f.loop(0, grain.count(channels)) as c, f.loop(0, r["taps"]) as t:
+        first = c.i * grain.depth
+        offset, two = first * step + r["weight_offsets"].load(t.i), first + 1 < channels
         place = to.at((c.i * r["taps"] + t.i) * rows)
+
+        def element(row: Pointer, lanes: int) -> Value:
+            numbers = [row.load(offset, lanes)]
+            if grain.depth > 1:  # of a channel that is missing, the one before is read
+                second = row.load(offset + select(two, step, 0), lanes)
+                numbers.append(select(two, second, 0))
+            return grain.element(numbers)
+
         for known, row in enumerate(starts):
-            place.store(convert(row.load(offset), to.pointee), known)
+            place.store(element(row, 1), known)
         if not starts:
             with f.loop(0, rows, stack) as m:
-                channel = source.at(minimum(last, m.i) // stack * s["row_step"] + offset)
-                place.store(convert(channel.load(0, stack), to.pointee), m.i)
+                place.store(element(source.at(minimum(last, m.i) // stack * s["row_step"]), stack), m.i)
 
 
 def write_entry(module: Module, fields: dict[str, Type]) -> Function:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import (
     Function,
     Module,
@@ -343,25 +345,24 @@ def _within(position: Value, table: Pointer, tap: Value) -> Value:
     return (position >= table.load(tap * 3 + 1)) & (position < table.load(tap * 3 + 2))
 
 
-def write_pack(
-    module: Module, element: Type, lanes: int, reading: Reading = SIDE_BY_SIDE, stored: Type | None = None
-) -> Function:
+def write_pack(module: Module, grain: Grain, lanes: int, reading: Reading = SIDE_BY_SIDE) -> Function:
     """Adds ``pack(entries, fills, merges, merge_count, x, x_step, panel, channels, plane, stride)``.
 
-    ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry; x is of type ``stored``.
+    ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry, or from the channels of an
+    element of the grain.
     """
-    data, p64 = ptr(element), ptr(i64)
+    p64 = ptr(i64)
     f = module.function(
-        "pack", entries=p64, fills=i64, merges=p64, merge_count=i64, x=ptr(stored or element), x_step=i64, panel=data,
-        channels=i64, plane=i64, stride=i64,
+        "pack", entries=p64, fills=i64, merges=p64, merge_count=i64, x=ptr(grain.stored), x_step=i64,
+        panel=ptr(grain.packed), channels=i64, plane=i64, stride=i64,
     )  # fmt: skip
     a = f.args
     if reading.step > 1:
-        _pack_apart(f, lanes, reading)
+        _pack_apart(f, grain, lanes, reading)
         return f
 
     def some(first: Value, count: int) -> None:
-        sources = [a.x.at((first + k) * a.plane) for k in range(count)]
+        sources = [_channels(f, grain, first + k, whole=count > 1) for k in range(count)]
         targets = [a.panel.at((first + k) * a.stride) for k in range(count)]
         for entries, size, merging in ((a.entries, a.fills, False), (a.merges, a.merge_count, True)):
             with f.loop(0, size) as t:
@@ -369,16 +370,17 @@ def write_pack(
                 to, _, segments = read_entry(entry)
                 places = [panel.at(to) for panel in targets]
                 if not merging and count > 1:  # the next channels are a plane away, which no machine would guess
-                    for x in sources:
-                        x.at(a.plane * count + segments[0][0]).prefetch()
+                    for channel in chain(*sources):
+                        channel.x.at(a.plane * (count * grain.depth) + segments[0][0]).prefetch()
                 if reading == ONE_AT_A_TIME:
-                    _copy_lanes(sources, places, segments, lanes, merging, a.x_step)
+                    _copy_lanes(grain, sources, places, segments, lanes, merging, a.x_step)
                 else:
-                    _load_lanes(sources, places, segments[: min(2, lanes)], lanes, merging)
+                    _load_lanes(grain, sources, places, segments[: min(2, lanes)], lanes, merging)
 
     done: Any = 0
     for together in _TOGETHER:
-        end = a.channels - (a.channels - done) % together
+        elements = a.channels // grain.depth if together > 1 else grain.count(a.channels)
+        end = elements - (elements - done) % together
         with f.loop(done, end, together) as c:
             some(c.i, together)
         done = end
@@ -388,6 +390,26 @@ def write_pack(
 _Segments = list[tuple[Value, Value]]
 
 
+class _Channel(NamedTuple):
+    """A channel of x, and whether it is there, unless it is in any case."""
+
+    x: Pointer
+    there: Value | None
+
+    def masked(self, mask: Value) -> Value:
+        """The lanes of a mask, if it is there."""
+        return mask if self.there is None else mask & splat(self.there, mask.type.lanes)
+
+
+def _channels(f: Function, grain: Grain, element: Value, whole: bool = False) -> list[_Channel]:
+    """Those of an element, which is the last one that may lack some unless it is ``whole``."""
+    a, first = f.args, element * grain.depth
+    return [
+        _Channel(a.x.at((first + k) * a.plane), first + k < a.channels if k and not whole else None)
+        for k in range(grain.depth)
+    ]
+
+
 def read_entry(entry: Pointer) -> tuple[Value, Value, _Segments]:
     """Where its vector is, how far on the next tap's, and offset and lanes of both segments."""
     first, second = entry.load(2), entry.load(3)
@@ -395,42 +417,53 @@ def read_entry(entry: Pointer) -> tuple[Value, Value, _Segments]:
     return first & 0xFFFFFFFF, second >> 32, segments
 
 
-def _load_lanes(sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool) -> None:
+def _load_lanes(
+    grain: Grain, sources: list[list[_Channel]], places: list[Pointer], segments: _Segments, lanes: int, merging: bool
+) -> None:
     """Vectors made of the lanes of each segment."""
     masks = [lane_mask(lane_set, lanes) for _, lane_set in segments]
-    for x, to in zip(sources, places, strict=True):
+
+    def read(channel: _Channel) -> Value:
         value: Value | None = None
         for (offset, _), mask in zip(segments, masks, strict=True):
-            value = x.load(offset, lanes, mask, value)
+            value = channel.x.load(offset, lanes, channel.masked(mask), value)
         assert value is not None, "an entry has a segment"
-        value = convert(value, to.pointee)
+        return value
+
+    for channels, to in zip(sources, places, strict=True):
+        value = grain.element([read(channel) for channel in channels])
         to.store(_merged(value, to.load(0, lanes)) if merging else value)
 
 
-def _pack_apart(f: Function, lanes: int, reading: Reading) -> None:
+def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None:
     """Samples some steps apart: whole vectors of x, from which each tap picks its lanes.
 
     Both lists go through the same code, which is long: where nothing is to be merged, nothing is loaded.
     """
-    a = f.args
-    with f.loop(0, a.channels, _READ_CHANNELS) as block, f.loop(0, 2) as second:
-        end, merging = minimum(block.i + _READ_CHANNELS, a.channels), second.i.ne(0)
+    a, elements, together = f.args, grain.count(f.args.channels), _READ_CHANNELS // grain.depth
+    with f.loop(0, elements, together) as block, f.loop(0, 2) as second:
+        end, merging = minimum(block.i + together, elements), second.i.ne(0)
         entries, old_lanes = select(merging, a.merges, a.entries), splat(merging, lanes)
         with f.loop(0, select(merging, a.merge_count, a.fills)) as t:
             entry = entries.at(t.i * _SLOTS)
             to, tap_step, segments = read_entry(entry)
             masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
             with f.loop(block.i, end) as c:
-                x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.stride + to)
-                ahead = x.at(a.plane * _READ_CHANNELS + segments[0][0])
-                vectors: list[Value | None] = [None] * reading.step
-                for (offset, _), of_segment in zip(segments, masks, strict=True):
-                    row = x.at(offset)
-                    vectors = [row.load(v * lanes, lanes, m, vectors[v]) for v, m in enumerate(of_segment)]
-                whole = [convert(vector, panel.pointee) for vector in vectors if vector is not None]
-                for v in range(reading.step):
-                    ahead.prefetch(v * lanes)
-                for tap, value in enumerate(deinterleave(whole, reading.taps)):
+                channels, panel = _channels(f, grain, c.i), a.panel.at(c.i * a.stride + to)
+                rows = []
+                for channel in channels:
+                    vectors: list[Value | None] = [None] * reading.step
+                    for (offset, _), of_segment in zip(segments, masks, strict=True):
+                        row = channel.x.at(offset)
+                        vectors = [
+                            row.load(v * lanes, lanes, channel.masked(m), vectors[v]) for v, m in enumerate(of_segment)
+                        ]
+                    rows.append([vector for vector in vectors if vector is not None])
+                    ahead = channel.x.at(a.plane * _READ_CHANNELS + segments[0][0])
+                    for v in range(reading.step):
+                        ahead.prefetch(v * lanes)
+                elements_read = [grain.element(numbers) for numbers in zip(*rows, strict=True)]
+                for tap, value in enumerate(deinterleave(elements_read, reading.taps)):
                     place = panel.at(tap_step * tap)
                     place.store(_merged(value, place.load(0, lanes, old_lanes)))
 
@@ -459,14 +492,16 @@ def lane_mask(lane_set: Value, lanes: int) -> Value:
 
 
 def _copy_lanes(
-    sources: list[Pointer], places: list[Pointer], segments: _Segments, lanes: int, merging: bool, x_step: Value
-) -> None:
+    grain: Grain, sources: list[list[_Channel]], places: list[Pointer], segments: _Segments, lanes: int, merging: bool,
+    x_step: Value,
+) -> None:  # fmt: skip
     f = x_step.fn
     if not merging:
         for to in places:
             to.store(constant(f, vec(to.pointee, lanes), 0))
     for offset, lane_set in segments:
-        rows = [x.at(offset) for x in sources]
+        rows = [[_Channel(x.at(offset), there) for x, there in channels] for channels in sources]
         with f.loop(lane_set & 0xFFFF, lane_set >> 16) as lane:
             for row, to in zip(rows, places, strict=True):
-                to.store(convert(row.load(lane.i * x_step), to.pointee), lane.i)
+                numbers = [x.load(lane.i * x_step, 1, there) for x, there in row]
+                to.store(grain.element(numbers), lane.i)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.panels import either, slack, write_packs
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, i64, lanes_below, minimum, ptr, select
@@ -111,7 +112,7 @@ def _write_corner(m: Module, element: Type, tile: Tile, move: Function) -> Funct
     exist. As few vectors as needed; a last vector that is not whole goes through scratch, behind ``spare``."""
     data = ptr(element)
     widths = [Tile(tile.rows, v, tile.lanes) for v in (1, tile.vectors)]
-    functions = [write_tile(m, element, t, tile.columns, name=f"tile_{t.rows}x{t.vectors}") for t in widths]
+    functions = [write_tile(m, Grain(element), t, tile.columns, name=f"tile_{t.rows}x{t.vectors}") for t in widths]
     f = m.function(
         "corner", steps=i64, w=data, panel=data, zeros=data, again=i64, to=data, stride=i64, rows=i64,
         columns=i64, spare=data,

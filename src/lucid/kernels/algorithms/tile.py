@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.epilogue import Destination
-from lucid.kernels.ir import Function, Module, Pointer, Type, Value, fma, i64, ptr, select, splat
+from lucid.kernels.ir import Function, Module, Pointer, Type, Value, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 
@@ -161,7 +162,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 
 
 def write_tile(
-    module: Module, element: Type, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
+    module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
     epilogue: Epilogue = PLAIN,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
@@ -172,11 +173,12 @@ def write_tile(
     ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies. ``w`` advances by the tile's rows,
     or by ``w_pitch``. Sums end with the epilogue, which takes no arrays.
     """
-    data = ptr(element)
+    data, sums_at = ptr(grain.packed), ptr(grain.sums)
     table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=data, again=i64, to=data, stride=i64, rows=i64, spare=data, **table
-    )
+        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
+        **table,
+    )  # fmt: skip
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
     targets = [_row(a.to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
 
@@ -193,7 +195,7 @@ def write_tile(
         following: list[Value] = []
         for m in range(tile.rows):
             weight = splat(w.load(m), lanes)  # folds into the product if it is used once
-            following += [fma(weight, column, next(sums)) for column in columns]
+            following += [grain.multiply_add(weight, column, next(sums)) for column in columns]
         k.values = following
     results = iter(k.values)
     for to in targets:
@@ -203,16 +205,16 @@ def write_tile(
 
 
 def write_channel_tile(
-    module: Module, element: Type, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN
+    module: Module, grain: Grain, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN
 ) -> Function:
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
     ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says, and ``spare`` is not touched.
     """
-    data = ptr(element)
+    data, sums_at = ptr(grain.packed), ptr(grain.sums)
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=data, again=i64, to=data, stride=i64, rows=i64, spare=data,
+        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
         offsets=ptr(i64),
     )  # fmt: skip
     a, lanes, along = f.args, tile.lanes, range(tile.vectors)
@@ -230,7 +232,7 @@ def write_channel_tile(
         following: list[Value] = []
         for n in range(tile.columns):
             sample = panel.splat(n, lanes)
-            following += [fma(weight, sample, next(sums)) for weight in weights]
+            following += [grain.multiply_add(weight, sample, next(sums)) for weight in weights]
         k.values = following
     results = iter(k.values)
     for to in targets:

@@ -26,6 +26,7 @@ from typing import Any
 from lucid.kernels import jit
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.frames import GEOMETRY, open_box, read_fields
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -78,7 +79,7 @@ def tile_address(dtype: str, tile: Tile, width: int) -> int:
 
     def written(isa: ISA) -> Module:
         module = Module("winograd_grad_tile", isa)
-        write_tile(module, element, tile, tile.columns, w_pitch=width).export = True
+        write_tile(module, Grain(element), tile, tile.columns, w_pitch=width).export = True
         return module
 
     return jit.kernel(("winograd grad tile", dtype, tile, width), written).address("tile")

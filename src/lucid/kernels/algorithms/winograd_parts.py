@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, lane_mask, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
@@ -48,7 +49,7 @@ def parts(form: Form, tile: Tile, epilogue: Epilogue) -> dict[str, int]:
     found = {name: alone(key, write).address(name) for name, (key, write) in wanted.items()}
     found["pack_weights"] = found.pop(f"pack{rows}")
     return {
-        **gather_parts("float32", lanes, SIDE_BY_SIDE),
+        **gather_parts(Grain(f32), lanes, SIDE_BY_SIDE),
         **found,
         "filter": transform_address("float32", form.matrices("filter")),
     }
@@ -59,7 +60,7 @@ def tile_addresses(tile: Tile) -> list[int]:
 
     def write(module: Module, _: ISA) -> None:
         for width in range(1, tile.vectors + 1):
-            write_tile(module, f32, Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}")
+            write_tile(module, Grain(f32), Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}")
 
     code = alone(("winograd tile", tile), write)
     return [code.address(f"tile{width}") for width in range(1, tile.vectors + 1)]

@@ -400,6 +400,18 @@ def fma(a: Value, b: Value, c: Value) -> Value:
     return _same(a.fn.module.fma, a, b, c)
 
 
+def bf16_dot(a: Value, b: Value, c: Value) -> Value:
+    """c + a0 b0 + a1 b1 of whole numbers of 32 bits that are two bfloats each; c are floats.
+
+    Products are exact, each sum is rounded to the nearest float, ties to even. Subnormal numbers are taken for 0.
+    """
+    lanes = c.type.lanes
+    pairs = vec(bf16, 2 * lanes)
+    return c.fn.intrinsic(
+        f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", c.type, "", c, bitcast(a, pairs), bitcast(b, pairs)
+    )
+
+
 def minimum(a: Any, b: Any) -> Value:
     """The smaller; of floats, NaN if either is."""
     pattern = a if isinstance(a, Value) else b

@@ -1,0 +1,52 @@
+"""What a dense kernel multiplies: numbers widened to the type of their sums, or pairs of bfloats.
+
+An element of a panel, and of packed weights, holds the numbers of ``depth`` channels, at the same place in both. A
+channel that is missing from the last one is 0 in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lucid.kernels.ir import Type, Value, bf16, bf16_dot, bitcast, convert, f32, fma, i16, i32, vec
+from lucid.kernels.isa import ISA
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """Elements that hold ``depth`` numbers of the type ``stored``, which is that of the arrays."""
+
+    stored: Type
+    depth: int = 1
+
+    @classmethod
+    def of(cls, stored: Type, channels: int, isa: ISA) -> Grain:
+        """The one with most products to an instruction, for sums over so many channels."""
+        return cls(stored, 2 if stored == bf16 and isa.bf16_dot and channels > 1 else 1)
+
+    @property
+    def sums(self) -> Type:
+        """The type of the sums."""
+        return f32 if self.stored.bits == 16 else self.stored
+
+    @property
+    def packed(self) -> Type:
+        """The type of an element."""
+        return self.sums if self.depth == 1 else i32
+
+    def count(self, channels: Any) -> Any:
+        """Elements that hold so many channels, numbers or values."""
+        return channels if self.depth == 1 else (channels + 1) // 2
+
+    def element(self, numbers: Sequence[Value]) -> Value:
+        """The elements made of a vector of each channel."""
+        if self.depth == 1:
+            return convert(numbers[0], self.packed)
+        low, high = (convert(bitcast(v, vec(i16, v.type.lanes)), i32, signed=False) for v in numbers)
+        return low | high << 16
+
+    def multiply_add(self, a: Value, b: Value, sums: Value) -> Value:
+        """Sums of one more product, or two."""
+        return fma(a, b, sums) if self.depth == 1 else bf16_dot(a, b, sums)
