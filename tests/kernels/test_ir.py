@@ -22,6 +22,7 @@ from lucid.kernels.ir import (
     Value,
     absolute,
     bf16,
+    bf16_dot,
     bitcast,
     convert,
     copysign,
@@ -55,7 +56,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.ir.values import literal
-from lucid.kernels.isa import ISA
+from lucid.kernels.isa import AVX512_BF16, ISA
 from tests.kernels.guard import guarded, run_guarded
 
 Array = np.ndarray[Any, Any]
@@ -246,6 +247,27 @@ def test_every_sort_of_number_becomes_bfloat(isa: ISA) -> None:
         got, wanted = np.concatenate(vectors), want[: 16 * lanes]
         np.testing.assert_array_equal(got.astype("f"), wanted.astype("f"))
         np.testing.assert_array_equal(np.signbit(got), np.signbit(wanted))
+
+
+def test_products_of_pairs_of_bfloats() -> None:
+    """Each sum is off by a rounding, where terms cancel too; subnormal numbers are 0."""
+    rng, name = np.random.default_rng(0), AVX512_BF16.name
+    if name not in [isa.name for isa in target.cpu().runnable]:
+        return
+    a, b = (rng.standard_normal((2, 16)).astype(DTYPE[bf16]) for _ in range(2))
+    c = rng.standard_normal(16).astype(np.float32)
+    a[1, :4], b[1, :4] = -a[0, :4], b[0, :4]
+    a[:, 4], c[4] = np.float32(1e-39), 0
+    a[:, 5], b[:, 5], c[5] = np.float32(2.0**-70), np.float32(2.0**-70), 1e-40
+    pairs = [np.ascontiguousarray(m.T).view(np.int32)[:, 0] for m in (a, b)]
+    with target.using(name):
+        got = lanewise(lambda x, y, z: bf16_dot(bitcast(x, vec(i32, 16)), bitcast(y, vec(i32, 16)), z),
+                       *(p.view(np.float32) for p in pairs), c)  # fmt: skip
+    terms = np.concatenate([a.astype("f8") * b.astype("f8"), c[None].astype("f8")])
+    terms[np.abs(terms) < np.finfo(np.float32).smallest_normal] = 0
+    terms[:, 4] = 0
+    assert np.all(np.abs(got - terms.sum(0)) <= 2 * 2.0**-24 * 1.001 * np.abs(terms).sum(0))
+    np.testing.assert_array_equal(got[4:6], [0, 0])
 
 
 def test_unsigned_conversions(isa: ISA) -> None:

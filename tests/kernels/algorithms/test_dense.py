@@ -28,7 +28,7 @@ def test_half_precision_between_forbidden_pages(role, algorithm, isa, dtype):
 
 
 @pytest.mark.parametrize(("isa", "dtype"), [
-    *product(VECTOR_ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16"]),
+    *product(VECTOR_ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16", "bfloat16"]),
 ])  # fmt: skip
 @pytest.mark.parametrize("vectors", [1, 2, 3])
 @BOTH

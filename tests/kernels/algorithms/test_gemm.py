@@ -1,3 +1,5 @@
+from itertools import product
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,12 +16,13 @@ from tests.kernels.algorithms.dense_cases import case, operands, wanted
 ISAS = [isa.name for isa in target.cpu().isas]
 
 HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
+TYPES = [*product(ISAS, ["float32"]), *product(HALF_ISAS, ["bfloat16"])]
 
 
-@pytest.mark.parametrize("isa", ISAS)
-def test_bits_do_not_depend_on_threads(isa):
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+def test_bits_do_not_depend_on_threads(isa, dtype):
     c = case(3, 70, 33, (19, 21), 3, padding=1)
-    arrays, asked, shape = operands("forward", c, "float32")
+    arrays, asked, shape = operands("forward", c, dtype)
     want, bound = wanted("forward", c, arrays)
     results = []
     before = threads.get_num_threads()
@@ -27,7 +30,7 @@ def test_bits_do_not_depend_on_threads(isa):
         with target.using(isa):
             for count in (1, 2, 3):
                 threads.set_num_threads(count)
-                results.append(np.empty(shape, "float32"))
+                results.append(np.empty(shape, as_dtype(dtype).numpy))
                 select.executable(asked, "gemm")(*arrays, results[-1])
     finally:
         threads.set_num_threads(before)
@@ -44,16 +47,18 @@ def test_no_bias():
     assert np.all(abs(y - want) <= bound)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
 @pytest.mark.parametrize(("padding", "stride"), [(1, 1), (2, 2), (1, 3)])
-def test_nan_and_infinity_reach_only_their_windows(isa, padding, stride):
-    c = case(2, 3, 5, (20,), 3, padding=padding, stride=stride)
-    (x, w, bias), asked, shape = operands("forward", c, "float32")
-    x[0, 1, 7], x[1, 2, 0], x[1, 0, 19] = np.nan, np.inf, -np.inf
-    y = np.empty(shape, "float32")
+def test_nan_and_infinity_reach_only_their_windows(isa, dtype, padding, stride):
+    """Nor do those of another group, next to its last channel, which is one of a pair."""
+    c = case(2, 6, 10, (20,), 3, padding=padding, stride=stride, groups=2)
+    (x, w, bias), asked, shape = operands("forward", c, dtype)
+    x[0, 1, 7], x[1, 2, 0], x[1, 0, 19], x[:, 3] = np.nan, np.inf, -np.inf, np.inf
+    y = np.empty(shape, x.dtype)
     with target.using(isa):
         select.executable(asked, "gemm")(x, w, bias, y)
-    want, _ = wanted("forward", c, (x, w, bias))
+    with np.errstate(invalid="ignore"):
+        want, _ = wanted("forward", c, (x, w, bias))
     assert np.array_equal(np.isnan(y), np.isnan(want))
     assert np.array_equal(np.isposinf(y), np.isposinf(want)) and np.array_equal(np.isneginf(y), np.isneginf(want))
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from lucid.kernels.ir.types import Type, bf16, i1, i16, i32, i64, ptr, vec
+from lucid.kernels.ir.types import Type, bf16, f32, i1, i16, i32, i64, ptr, vec
 
 if TYPE_CHECKING:
     from lucid.kernels.ir.builder import Function
@@ -218,6 +218,9 @@ class Pointer(Value):
 
     def load(self, index: Any = 0, lanes: int = 1, mask: Value | None = None, other: Value | None = None) -> Value:
         """``lanes`` consecutive elements. Where ``mask`` is off, ``other`` (0) comes and memory is not touched."""
+        if self.pointee == bf16:  # LLVM moves bfloats as floats where there are no instructions for them
+            words = other if other is None else bitcast(other, vec(i16, lanes))
+            return bitcast(self.cast(i16).load(index, lanes, mask, words), vec(bf16, lanes))
         type, p, align = vec(self.pointee, lanes), self.at(index), self.pointee.bytes
         if self.pointee.kind == "ptr":
             type = self.pointee
@@ -236,6 +239,9 @@ class Pointer(Value):
             value = constant(self.fn, self.pointee, value)
         if value.type.element.bits != self.pointee.bits:
             raise TypeError(f"kernel IR: store of {value!r} through {self!r} to {self.pointee}")
+        if value.type.element == bf16:
+            words = bitcast(value, vec(i16, value.type.lanes))
+            return self.cast(i16).store(words, index, mask, nontemporal)
         p, align = self.at(index), self.pointee.bytes
         if mask is None:
             if nontemporal:
@@ -368,11 +374,20 @@ def convert(value: Value, element: Type, signed: bool = True) -> Value:
         name = "sitofp" if signed else "uitofp"
     elif target.kind == "int":
         name = "fptosi" if signed else "fptoui"
+    elif source.element == bf16:
+        return convert(_from_bfloat(value), element)
     elif target.element == bf16 and not value.fn.module.bf16_dot:
         return _to_bfloat(value)
     else:
         name = "fptrunc" if target.bits < source.bits else "fpext"
     return value.fn.emit(target, f"{name} {source} {value.text} to {target}")
+
+
+def _from_bfloat(value: Value) -> Value:
+    """The float whose upper half it is."""
+    lanes = value.type.lanes
+    bits = convert(bitcast(value, vec(i16, lanes)), i32, signed=False) << 16
+    return bitcast(bits, vec(f32, lanes))
 
 
 def _to_bfloat(value: Value) -> Value:
