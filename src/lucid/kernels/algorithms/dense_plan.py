@@ -57,6 +57,7 @@ _COST_NS = {
     "entry": 3.0,
     "tile": 10.0,
     "visit": 0.1,  # a vector of sums, to memory or from it
+    "visit from third cache": 3.0,  # where they wait for more channels and do not fit the second
     "interleave": 0.13,  # an element on its way out
     "scatter": 0.35,
     "scatter turned": 0.7,
@@ -188,6 +189,8 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     read = pixel_panels.reading(gathered_x, tile.lanes)
     stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
     home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
+    waiting = cut.span * ceil(heights / cut_up.row_parts) * tile.rows * sizes.itemsize
+    far = waiting > target.cpu().l2_bytes // 2
     outward = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
     return {
         "product": groups * layout.units * heights * across * steps,
@@ -198,6 +201,7 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
         "entry": groups * entries / read.taps,
         "tile": groups * tiles * blocks,
         "visit": groups * stored * (2 * blocks - 1),
+        "visit from third cache": groups * stored * (blocks - 1) if far else 0,
         outward: 0 if in_place else groups * stored * tile.lanes,
         "task": groups * cut.spans * cut_up.row_parts,
         f"weight from {home}": groups * cut.spans * weights,
