@@ -1,11 +1,14 @@
-"""What kernels cost to make: cold, and warm from the disk cache, one by one and for a training step of a ResNet-18.
+"""What kernels cost to make: the first call of every family of them, and a training step of a ResNet-18.
 
-Run it with ``python -m benchmarks.compile``. Every figure is CPU time of a fresh process, so that a busy machine counts
-little; imports and the start of LLVM come before the clock.
+Run it with ``python -m benchmarks.compile``. Every figure is wall time in fresh processes, so let nothing else run. Of
+a first call it is all, plan and kernels and the call: with an empty kernel cache, in a process that has run one tiny
+kernel, so that neither LLVM's own start nor the thread pool's is counted; the same as the very first kernel of a
+process, with all that; and with a filled cache.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -13,11 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from statistics import median
+from typing import Any
 
 from lucid.core.geometry import ConvSpec
-from lucid.kernels import jit, select, target
+from lucid.kernels import jit, select, target, trial
 from lucid.kernels.convolution import problem
+from lucid.kernels.ir import Module
+from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Problem, Role
+from lucid.kernels.runtime import threads
 
 #: Channels in and out, kernel, stride and the input's side: every convolution of a ResNet-18 at 224 x 224, once.
 RESNET18 = [
@@ -26,65 +34,115 @@ RESNET18 = [
     (512, 512, 3, 1, 7),
 ]  # fmt: skip
 ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
+RUNS = 3
+
+
+def asked(
+    role: Role, channels: tuple[int, int], kernel: tuple[int, ...], stride: int, side: tuple[int, ...], groups: int = 1
+) -> Problem:
+    """One image, padded so that a stride of 1 keeps its size."""
+    spec = ConvSpec(kernel, (stride,) * len(side), (1,) * len(side), tuple((k // 2, k // 2) for k in kernel), groups)
+    x, y = (1, channels[0], *side), (1, channels[1], *spec.out_size(side))
+    return problem(role, spec, x, y, "float32", False)
+
+
+#: A problem for every algorithm and role.
+FAMILIES: dict[str, tuple[str, Problem]] = {
+    "dense": ("gemm", asked("forward", (64, 128), (3, 3), 2, (28, 28))),
+    "dense, gradient of x": ("phase_split", asked("grad_input", (64, 128), (3, 3), 2, (28, 28))),
+    "dense, gradient of w": ("weight_grad", asked("grad_weight", (64, 128), (3, 3), 2, (28, 28))),
+    "overlap-add": ("overlap_add", asked("grad_input", (64, 128), (4, 4), 2, (28, 28))),
+    "Winograd": ("winograd", asked("forward", (64, 64), (3, 3), 1, (56, 56))),
+    "Winograd, gradient of w": ("winograd", asked("grad_weight", (64, 64), (3, 3), 1, (56, 56))),
+    "FFT": ("fft", asked("forward", (8, 8), (1023,), 1, (16384,))),
+    "FFT, gradient of w": ("fft", asked("grad_weight", (8, 8), (1023,), 1, (16384,))),
+    "depthwise": ("depthwise", asked("forward", (64, 64), (3, 3), 1, (28, 28), 64)),
+    "depthwise, gradient of x": ("depthwise", asked("grad_input", (64, 64), (3, 3), 1, (28, 28), 64)),
+    "depthwise, gradient of w": ("depthwise", asked("grad_weight", (64, 64), (3, 3), 1, (28, 28), 64)),
+}
+
+
+def tiny(isa: ISA) -> Module:
+    """A kernel that does nothing."""
+    module = Module("tiny", isa.fma)
+    module.entry("run")
+    return module
+
+
+def first_call(family: str, started: bool) -> tuple[float, int]:
+    """Milliseconds from the question to the result, and the new modules."""
+    algorithm, p = FAMILIES[family]
+    data = trial.arrays(p)
+    if started:
+        threads.run(jit.kernel("tiny", tiny).address("run"), (ctypes.c_int64 * 1)(0), 8)
+    before, begin = jit.kernel_count(), time.perf_counter()
+    select.executable(p, algorithm)(*data)
+    return 1e3 * (time.perf_counter() - begin), jit.kernel_count() - before
 
 
 def problems() -> Iterator[Problem]:
     """The convolutions of a training step with one image; the first layer needs no input gradient."""
     for c_in, c_out, kernel, stride, side in RESNET18:
-        pad = kernel // 2
-        spec = ConvSpec((kernel,) * 2, (stride,) * 2, (1, 1), ((pad, pad),) * 2)
-        size = (side, side)
         for role in ROLES:
             if role != "grad_input" or c_in > 3:
-                yield problem(role, spec, (1, c_in, *size), (1, c_out, *spec.out_size(size)), "float32", False)
+                yield asked(role, (c_in, c_out), (kernel, kernel), stride, (side, side))
 
 
-def measure() -> dict[str, list[tuple[str, float, float, int]]]:
-    """By role: every layer's name, CPU milliseconds for its plan, for its kernels, and how many were new."""
-    jit.compile_text("define void @nothing() {\n  ret void\n}\n")
-    rows: dict[str, list[tuple[str, float, float, int]]] = {role: [] for role in ROLES}
-    for asked in problems():
-        begun = time.process_time()
-        plan = select.choose(asked, target.isa())
-        planned, before = time.process_time(), jit.kernel_count()
-        select.executable(asked, plan.algorithm)
-        bound = time.process_time() - 2 * planned + begun  # it plans once more
-        layer = f"{asked.c_in}->{asked.c_out} k{asked.spec.kernel[-1]} s{asked.spec.stride[-1]} {plan.algorithm}"
-        rows[asked.role].append((layer, 1e3 * (planned - begun), 1e3 * bound, jit.kernel_count() - before))
-    return rows
+def step() -> dict[str, float]:
+    """Milliseconds for all plans, for all kernels, and for making these good; and how many they are."""
+    threads.run(jit.kernel("tiny", tiny).address("run"), (ctypes.c_int64 * 1)(0), 8)
+    begin = time.perf_counter()
+    plans = [select.choose(p, target.isa()) for p in problems()]
+    planned, before = time.perf_counter(), jit.kernel_count()
+    for plan in plans:
+        select.executable(plan.problem, plan.algorithm)
+    bound = time.perf_counter()
+    jit.settle()
+    settled = time.perf_counter()
+    spent = {"plans": planned - begin, "kernels": bound - 2 * planned + begin, "good": settled - bound}
+    return {name: 1e3 * seconds for name, seconds in spent.items()} | {"new": jit.kernel_count() - before}
 
 
-def in_new_process(directory: str) -> dict[str, list[tuple[str, float, float, int]]]:
-    """The same in a process of its own, with that cache."""
+def in_new_process(directory: str, *asked: str) -> Any:
+    """What ``main`` prints with those arguments in a process of its own, with that cache."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.compile", "--measure"],
+        [sys.executable, "-m", "benchmarks.compile", *asked],
         env={**os.environ, "LUCID_CACHE_DIR": directory},
         check=True,
         capture_output=True,
         text=True,
     )
-    found: dict[str, list[tuple[str, float, float, int]]] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
+
+
+def family_row(family: str) -> str:
+    """Medians of several processes."""
+    first, bare, warm = [], [], []
+    for _ in range(RUNS):
+        with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as another:
+            first.append(in_new_process(directory, "first", family))
+            warm.append(in_new_process(directory, "first", family)[0])
+            bare.append(in_new_process(another, "bare", family)[0])
+    return f"{family:28}{first[0][1]:8}{median(ms for ms, _ in first):12.1f}{median(bare):12.1f}{median(warm):12.1f}"
 
 
 def main() -> None:
-    """Prints the table."""
-    if "--measure" in sys.argv:
-        json.dump(measure(), sys.stdout)
+    """Prints the tables."""
+    if len(sys.argv) > 1:
+        what, *family = sys.argv[1:]
+        json.dump(first_call(*family, started=what == "first") if family else step(), sys.stdout)
         return
+    print(f"{'first call of':28}{'modules':>8}{'cold ms':>12}{'very first':>12}{'warm ms':>12}")
+    for family in FAMILIES:
+        print(family_row(family), flush=True)
+    print("\na training step of a ResNet-18")
     with tempfile.TemporaryDirectory() as directory:
-        cold, warm, again = (in_new_process(directory) for _ in range(3))
-    total = {"plan": 0.0, "cold": 0.0, "warm": 0.0, "kernels": 0.0}
-    print(f"{'role':12}{'layer':36}{'new kernels':>12}{'plan ms':>10}{'cold ms':>10}{'warm ms':>10}")
-    for role in ROLES:
-        for (layer, plan, first, new), (_, _, second, _), (_, _, third, _) in zip(
-            cold[role], warm[role], again[role], strict=True
-        ):
-            later = min(second, third)
-            print(f"{role:12}{layer:36}{new:12}{plan:10.1f}{first:10.1f}{later:10.1f}")
-            for name, value in zip(total, (plan, first, later, new), strict=True):
-                total[name] += value
-    print(f"{'all':48}{total['kernels']:12.0f}{total['plan']:10.1f}{total['cold']:10.1f}{total['warm']:10.1f}")
+        for start in ("cold", "warm"):
+            found = in_new_process(directory, "step")
+            print(
+                f"{start}: plans {found['plans']:.0f} ms, {found['new']} kernels {found['kernels']:.0f} ms, "
+                f"made good afterwards in {found['good']:.0f} ms"
+            )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from lucid.core.geometry import ConvSpec
-from lucid.kernels import select, target, trial
+from lucid.kernels import jit, select, target, trial
 from lucid.kernels.convolution import problem
 from lucid.kernels.plan import Problem, Role
 from lucid.kernels.runtime.threads import set_num_threads
@@ -55,6 +55,7 @@ def ratio(p: Problem, algorithm: str) -> float:
     run, normal = select.executable(p, algorithm), trial.arrays(p)
     tiny = [a if k != 1 or a is None else (a * TINY).astype(a.dtype) for k, a in enumerate(normal)]
     assert tiny[1] is not None and 0 < np.abs(tiny[1]).max() < np.finfo(np.float32).tiny
+    jit.settle()
     times = []
     for done in range(ROUNDS + 2):
         pair = {}

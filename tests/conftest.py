@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+from lucid.kernels import jit
+
 # The same examples on every run, and no time limit per example: the machines that run this are shared.
 settings.register_profile(
     "lucid", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("lucid")
+
+
+def _verify_quick_code() -> None:
+    """Kernels are verified when good code is made of them; before their first call, only here."""
+    generate = jit._Quick.generate
+
+    def verified(quick: jit._Quick) -> None:
+        jit._llvm().parse_assembly(quick._text).verify()
+        generate(quick)
+
+    jit._Quick.generate = verified  # type: ignore[method-assign]
+
+
+_verify_quick_code()

@@ -219,7 +219,9 @@ def number_of(key: object, write: Writer) -> int:
     import ctypes
 
     jit._kernels.clear()
-    return int(ctypes.CFUNCTYPE(ctypes.c_int64)(jit.kernel(key, write).address("number"))())
+    number = int(ctypes.CFUNCTYPE(ctypes.c_int64)(jit.kernel(key, write).address("number"))())
+    jit.settle()
+    return number
 
 
 @pytest.fixture
@@ -267,10 +269,11 @@ def test_keys_whose_object_is_gone_or_damaged(directory: Path) -> None:
 
 PROGRAM = """
 import numpy as np
-from lucid.kernels import cache
+from lucid.kernels import cache, jit
 from lucid.kernels.matmul import matmul
 a = np.arange(900, dtype=np.float32).reshape(30, 30)
 assert np.allclose(matmul(a, a), a @ a)
+jit.settle()
 print(cache.statistics.hits, cache.statistics.misses + cache.statistics.damaged, cache.statistics.saved)
 """
 
@@ -289,7 +292,7 @@ def test_processes_at_once_and_a_warm_start(directory: Path) -> None:
     """All compute, whoever wrote first; a later process generates nothing."""
     together = processes(directory, 3)
     assert all(hits + misses > 1 for hits, misses, _ in together)
-    assert all(saved == misses for _, misses, saved in together)
+    assert all(saved <= misses for _, misses, saved in together)
     assert all(f.suffix == ".o" for f in files(directory))
     ((hits, misses, saved),) = processes(directory, 1)
     assert hits > 1

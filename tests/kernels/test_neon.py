@@ -29,6 +29,7 @@ class Emitted:
         return 1
 
 jit.compile_text = lambda text, isa=None: Emitted(text)
+jit.doors.exist = lambda arch: False  # no quick code before it
 class Idle:
     run = run_steps = launch = shrink = lambda *args: None
 

@@ -2,30 +2,53 @@
 
 No optimisation pass runs: the text is in SSA form and vector code already. LLVM's compiler and linker stand behind this
 file only. A kernel of Lucid's own is found on disk by its key, so that a warm start does not even write its text.
+
+Code is generated twice. The first call of a kernel gets it in a quarter of the time, a few times slower and with the
+same bits; later, when nobody asks for kernels, it is generated well, kept on disk, and put behind the same door.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import re
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
-from lucid.kernels import cache, target
+from lucid.kernels import cache, doors, target
 from lucid.kernels.ir import Module
 from lucid.kernels.isa import ISA
+from lucid.kernels.jobs import Later, at_once
 
-_CODEGEN_LEVEL = 2  # 0 is 2 to 5 times slower code, 3 is no faster code
+_CODEGEN_LEVEL = 2  # 3 is no faster code
+_QUICK_LEVEL = 0  # a quarter of the time, 2 to 5 times slower code
+_QUIET_SECONDS = 0.05  # longer than what lies between two kernels of a layer, or two layers of a network
 
 # Held by whoever is in LLVM, which takes one call at a time, and by a fork, whose child would find LLVM's lock taken
-# for good.
+# for good. At the end of the process it is never let go: LLVM is taken down, and nobody may be in it.
 _lock = threading.RLock()
+_later = Later(_lock, _QUIET_SECONDS)
+atexit.register(_lock.acquire)
+
+
+def _before_fork() -> None:
+    _later.pause()
+    _lock.acquire()
+
+
+def _after_fork() -> None:
+    _lock.release()
+    _later.resume()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 @lru_cache(maxsize=1)
@@ -45,7 +68,7 @@ def _circumstances() -> tuple[str, str, str]:
     return target.cpu().name, llvm.get_host_cpu_features().flatten(), str(llvm.llvm_version_info)
 
 
-def _new_machine(isa: ISA) -> Any:
+def _new_machine(isa: ISA, level: int = _CODEGEN_LEVEL) -> Any:
     name, features = isa.cpu, isa.features
     if isa is target.cpu().isas[-1]:  # everything this very CPU has, and its own scheduling
         name, host, _ = _circumstances()
@@ -53,18 +76,26 @@ def _new_machine(isa: ISA) -> Any:
     return (
         _llvm()
         .Target.from_default_triple()
-        .create_target_machine(cpu=name, features=features, opt=_CODEGEN_LEVEL, reloc="pic", codemodel="jitdefault")
+        .create_target_machine(cpu=name, features=features, opt=level, reloc="pic", codemodel="jitdefault")
     )
 
 
 _machine = lru_cache(maxsize=8)(_new_machine)
 
 
+def _new_linker(isa: ISA, level: int) -> Any:
+    """One for many objects, each a library of its own in it: it takes ownership of the machine it is made with."""
+    return _llvm().create_lljit_compiler(_new_machine(isa, level))
+
+
 @lru_cache(maxsize=1)
 def _linker() -> Any:
-    """One for all objects, each a library of its own in it: it takes ownership of the machine it is made with."""
-    llvm = _llvm()
-    return llvm.create_lljit_compiler(_new_machine(target.cpu().isas[-1]))
+    return _new_linker(target.cpu().isas[-1], _CODEGEN_LEVEL)
+
+
+@lru_cache(maxsize=1)
+def _doors() -> doors.Doors:
+    return doors.Doors(target.isa().arch, lambda text: _linked(_generated(text, target.isa()), ["doors"])["doors"])
 
 
 _library_number = count()
@@ -74,7 +105,10 @@ _EXPORTED = re.compile(r"^define (?!internal)[^@]*@([\w.]+)\(", re.MULTILINE)
 
 
 class Code:
-    """A compiled module. It stays loaded as long as the process lives: kernels are few, and addresses are shared."""
+    """A compiled module. It stays loaded as long as the process lives: kernels are few, and addresses are shared.
+
+    Its addresses are those of doors while the code behind them may still be replaced.
+    """
 
     __slots__ = ("_addresses", "_write", "isa")
 
@@ -114,27 +148,37 @@ def _object_name(text: str, isa: ISA) -> str:
 
 
 def _object(name: str, text: str, isa: ISA) -> bytes:
-    """A function of its own: its LLVM objects die while the lock is held, since to free one is a call into LLVM."""
     binary = cache.load(name)
     if binary is None:
-        module = _llvm().parse_assembly(text)
-        module.verify()
-        binary = _machine(isa).emit_object(module)
+        binary = _generated(text, isa)
         cache.save(name, binary)
+    return binary
+
+
+def _generated(text: str, isa: ISA, level: int = _CODEGEN_LEVEL) -> bytes:
+    """A function of its own: its LLVM objects die while the lock is held, since to free one is a call into LLVM."""
+    module = _llvm().parse_assembly(text)
+    module.verify()
+    binary: bytes = _machine(isa, level).emit_object(module)
     return binary
 
 
 def _linked(binary: bytes, names: list[str]) -> dict[str, int]:
     """The addresses of an object's functions."""
-    library = _llvm().JITLibraryBuilder().add_object_img(binary).add_current_process()
+    return _library(_llvm().JITLibraryBuilder().add_object_img(binary), names, _linker())
+
+
+def _library(builder: Any, names: list[str], linker: Any) -> dict[str, int]:
+    builder.add_current_process()
     for name in names:
-        library.export_symbol(name)
-    loaded = library.link(_linker(), f"lucid {next(_library_number)}")
+        builder.export_symbol(name)
+    loaded = builder.link(linker, f"lucid {next(_library_number)}")
     _libraries.append(loaded)
     return {name: loaded[name] for name in names}
 
 
 _kernels: dict[tuple[Hashable, str], Code] = {}
+_batch: dict[tuple[Hashable, str], _Quick] | None = None  # of who is in ``together`` and so has the lock
 _records: list[dict[Hashable, Code]] = []
 
 
@@ -157,10 +201,8 @@ def kernel(key: Hashable, write: Callable[[ISA], Module]) -> Code:
     isa = target.isa()
     code = _kernels.get((key, isa.name))
     if code is None:
-        with _lock:
-            code = _kernels.get((key, isa.name))
-            if code is None:
-                code = _kernels[key, isa.name] = _found(key, write, isa) or _written(key, write, isa)
+        with together() as batch:
+            code = _kernels.get((key, isa.name)) or _made(key, write, isa, batch)
     for record in _records:
         record[key] = code
     return code
@@ -187,13 +229,104 @@ def _found(key: Hashable, write: Callable[[ISA], Module], isa: ISA) -> Code | No
     return Code(isa, _linked(binary, exported), lambda: str(write(isa))) if binary else None
 
 
-def _written(key: Hashable, write: Callable[[ISA], Module], isa: ISA) -> Code:
-    text = str(write(isa))
+def _made(key: Hashable, write: Callable[[ISA], Module], isa: ISA, batch: dict[tuple[Hashable, str], _Quick]) -> Code:
+    """A kernel from disk; else one that is generated with the batch, where there can be doors."""
+    place = key, isa.name
+    if place in batch:
+        return batch[place].code
+    code = _found(key, write, isa)
+    if code is None:
+        text, shelf = str(write(isa)), _shelf(key, write, isa)
+        if doors.exist(isa.arch) and cache.load(_object_name(text, isa)) is None:
+            batch[place] = _Quick(text, isa, shelf)
+            return batch[place].code
+        code = _well(text, isa, shelf)
+    _kernels[place] = code
+    return code
+
+
+def _well(text: str, isa: ISA, shelf: str | None) -> Code:
     code = compile_text(text, isa)
-    shelf = _shelf(key, write, isa)
     if shelf:
         cache.save(shelf, " ".join([_object_name(text, isa), *_EXPORTED.findall(text)]).encode())
     return code
+
+
+class _Quick:
+    """Code behind doors: nothing as yet, quick code, and later good code."""
+
+    def __init__(self, text: str, isa: ISA, shelf: str | None) -> None:
+        self._text, self._isa, self._shelf = text, isa, shelf
+        self._doors = {name: _doors().make() for name in _EXPORTED.findall(text)}
+        self.code = Code(isa, {name: door.address for name, door in self._doors.items()}, lambda: text)
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def generate(self) -> None:
+        """May be called on several threads at once: whoever holds the lock waits for them."""
+        idle = _quick_linkers.setdefault(self._isa, [])
+        try:
+            linker = idle.pop()
+        except IndexError:
+            linker = _unlocked(_new_linker(self._isa, _QUICK_LEVEL))
+        self._lead_to(_library(_llvm().JITLibraryBuilder().add_ir(self._text), list(self._doors), linker))
+        idle.append(linker)
+
+    def improve(self) -> None:
+        """Changes the code under its callers' feet."""
+        good = _well(self._text, self._isa, self._shelf)
+        self._lead_to(good._addresses)
+        self.code._addresses = good._addresses
+
+    def _lead_to(self, addresses: dict[str, int]) -> None:
+        for name, door in self._doors.items():
+            door.lead_to(addresses[name])
+
+
+_quick_linkers: dict[ISA, list[Any]] = {}  # that nobody is using
+
+
+def _unlocked(linker: Any) -> Any:
+    """Lets a linker run beside others, each with a context of its own; llvmlite takes one call of any kind at a time.
+
+    A version of llvmlite that is built otherwise generates one after the other.
+    """
+    with suppress(AttributeError):
+        lib = linker._capi
+        link = ctypes.CDLL(lib._name).LLVMPY_LLJIT_Link
+        link.argtypes, link.restype = lib.LLVMPY_LLJIT_Link.argtypes, lib.LLVMPY_LLJIT_Link.restype
+        linker._capi = SimpleNamespace(LLVMPY_LLJIT_Link=link, LLVMPY_LLJITDispose=lib.LLVMPY_LLJITDispose)
+    return linker
+
+
+@contextmanager
+def together() -> Iterator[dict[tuple[Hashable, str], _Quick]]:
+    """Generates the kernels that are asked for inside at its end, on all cores: until then nobody may call them."""
+    global _batch
+    with _lock:
+        if _batch is not None:  # inside another
+            yield _batch
+            return
+        batch = _batch = {}
+        try:
+            yield batch
+        finally:
+            _batch = None
+            _generate(batch)
+
+
+def _generate(batch: dict[tuple[Hashable, str], _Quick]) -> None:
+    at_once([quick.generate for quick in sorted(batch.values(), key=len)], target.cores())
+    for place, quick in batch.items():
+        _kernels[place] = quick.code
+        _later.put(quick.improve)
+    _later.stir()
+
+
+def settle() -> None:
+    """Generates well whatever is quick code as yet: before a measurement."""
+    _later.settle()
 
 
 def kernel_count() -> int:

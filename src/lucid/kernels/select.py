@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import ModuleType
 
 from lucid.core.errors import PlanError
-from lucid.kernels import epilogue, precision, target, tuning, upstream
+from lucid.kernels import epilogue, jit, precision, target, tuning, upstream
 from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA
@@ -116,10 +116,11 @@ def bound(problem: Problem, algorithm: str | None = None) -> Executable:
     isa = target.isa()
     plan = choose(problem, isa, algorithm)
     module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
-    if not plan.passes_after:
-        made: Executable = module.bind(plan, isa)
-        return made
-    plain = module.bind(replace(plan, problem=problem.plain, passes_after=False), isa)
+    with jit.together():
+        if not plan.passes_after:
+            made: Executable = module.bind(plan, isa)
+            return made
+        plain = module.bind(replace(plan, problem=problem.plain, passes_after=False), isa)
     return upstream.after(plain) if problem.sums else epilogue.after(plain, problem.epilogue)
 
 

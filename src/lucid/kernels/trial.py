@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
-from lucid.kernels import select, target
+from lucid.kernels import jit, select, target
 from lucid.kernels.plan import Problem
 
 Array = np.ndarray[Any, Any]
@@ -67,6 +67,7 @@ def race(problem: Problem, names: Sequence[str], seconds: float = 0.2) -> dict[s
     """
     data = arrays(problem)
     runs = {name: select.executable(problem, name) for name in names}
+    jit.settle()
     times: dict[str, list[float]] = {}
     for name, run in runs.items():
         _timed(run, data)

@@ -95,6 +95,7 @@ class Served:
         self._prepared = self._library.prepare(problem, backward)
         for _ in range(WARM_UP_CALLS):
             self._prepared.call()
+        self._prepared.settle()
 
     def check(self, oracle_file: str) -> dict[str, float]:
         """Run once; errors of the results against the float64 values in ``oracle_file``."""

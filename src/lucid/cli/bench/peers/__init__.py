@@ -28,10 +28,14 @@ class Peer:
 
 
 class Prepared(NamedTuple):
-    """A problem made ready: ``call`` runs it, ``fetch`` turns what it returned into named arrays."""
+    """A problem made ready: ``call`` runs it, ``fetch`` turns what it returned into named arrays.
+
+    ``settle`` waits, after the first calls, until none will be faster for the library's own reasons.
+    """
 
     call: Callable[[], Any]
     fetch: Callable[[Any], dict[str, np.ndarray]]
+    settle: Callable[[], None] = lambda: None
 
 
 # glibc keeps freed pages instead of handing them back to the system, so that a result finds its pages already there.

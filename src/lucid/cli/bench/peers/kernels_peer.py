@@ -11,6 +11,7 @@ from lucid.cli.bench.peers import Prepared
 from lucid.cli.bench.peers.lucid_peer import version, workspace_bytes
 from lucid.cli.bench.problem import Layer
 from lucid.core.geometry import ConvSpec
+from lucid.kernels import jit
 from lucid.kernels.runtime import threads as pool
 
 __all__ = ["prepare", "start", "version", "workspace_bytes"]
@@ -55,4 +56,4 @@ def prepare(layer: Layer, backward: bool) -> Prepared:
     def fetch(results: dict[str, Any]) -> dict[str, np.ndarray]:
         return results
 
-    return Prepared(conv_transpose if layer.transposed else conv, fetch)
+    return Prepared(conv_transpose if layer.transposed else conv, fetch, jit.settle)

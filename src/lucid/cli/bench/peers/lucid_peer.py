@@ -13,7 +13,7 @@ from lucid.cli.bench import programs
 from lucid.cli.bench.peers import Prepared
 from lucid.cli.bench.problem import Layer
 from lucid.cli.bench.programs import Program
-from lucid.kernels import select, target
+from lucid.kernels import jit, select, target
 from lucid.kernels.convolution import observed
 
 NAMES = ("x", "w", "bias")
@@ -40,7 +40,7 @@ def _fetch(results: tuple[lucid.Tensor, ...]) -> dict[str, np.ndarray]:
 
 def prepare(problem: Layer | Program, backward: bool) -> Prepared:
     if isinstance(problem, Program):
-        return programs.prepare(problem, lucid)
+        return programs.prepare(problem, lucid)._replace(settle=jit.settle)
     return _prepare_layer(problem, backward)
 
 
@@ -58,4 +58,4 @@ def _prepare_layer(layer: Layer, backward: bool) -> Prepared:
         y = conv(*inputs, **options)
         return y, *lucid.autograd.grad(y, inputs, upstream)
 
-    return Prepared(forward_backward if backward else forward, _fetch)
+    return Prepared(forward_backward if backward else forward, _fetch, jit.settle)

@@ -1,0 +1,133 @@
+"""Jobs at once, and later."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lucid.kernels.jobs import Later, at_once
+
+
+def notes(log: list[int], number: int) -> Callable[[], None]:
+    return lambda: log.append(number)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 20])
+def test_all_jobs_are_done_the_last_first(threads: int) -> None:
+    log: list[int] = []
+    at_once([notes(log, n) for n in range(9)], threads)
+    assert sorted(log) == list(range(9))
+    if threads == 1:
+        assert log == list(range(8, -1, -1))
+
+
+def test_jobs_run_at_once() -> None:
+    meet = threading.Barrier(2)
+    at_once([lambda: meet.wait(10)] * 2, 2)
+
+
+def test_no_jobs() -> None:
+    at_once([], 4)
+
+
+def test_a_failing_job_stops_no_other() -> None:
+    log: list[int] = []
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        at_once([notes(log, 1), fails, notes(log, 2)], 2)
+    assert sorted(log) == [1, 2]
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_later_waits_until_it_is_quiet() -> None:
+    log: list[int] = []
+    later = Later(threading.RLock(), 0.1)
+    for n in range(3):
+        later.put(notes(log, n))
+    for _ in range(30):
+        time.sleep(0.01)
+        later.stir()
+    assert not log
+    until(lambda: len(log) == 3)
+    assert log == [2, 1, 0]
+    later.put(notes(log, 3))  # its thread has ended, or is about to
+    until(lambda: len(log) == 4)
+
+
+def test_settling_does_it_now() -> None:
+    log: list[int] = []
+    later = Later(threading.RLock(), 1000)
+    later.put(notes(log, 1))
+    later.settle()
+    assert log == [1]
+
+
+def test_who_settles_waits_for_the_job_that_is_being_done() -> None:
+    log: list[int] = []
+    started = threading.Event()
+    later = Later(threading.RLock(), 0)
+
+    def slow() -> None:
+        started.set()
+        time.sleep(0.05)
+        log.append(1)
+
+    later.put(slow)
+    started.wait(10)
+    later.settle()
+    assert log == [1]
+
+
+def test_pausing_ends_the_thread_and_resuming_goes_on() -> None:
+    log: list[int] = []
+    later = Later(threading.RLock(), 0.02)
+    later.put(notes(log, 1))
+    later.pause()
+    time.sleep(0.05)
+    assert not log
+    assert not [t for t in threading.enumerate() if t.name == "lucid-later"]
+    later.resume()
+    until(lambda: log == [1])
+
+
+def test_an_interrupted_job_is_done_again() -> None:
+    tries: list[int] = []
+    later = Later(threading.RLock(), 1000)
+
+    def job() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise KeyboardInterrupt
+
+    later.put(job)
+    with pytest.raises(KeyboardInterrupt):
+        later.settle()
+    later.settle()
+    assert len(tries) == 2
+
+
+def test_a_broken_job_is_not() -> None:
+    log: list[int] = []
+    later = Later(threading.RLock(), 1000)
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    later.put(notes(log, 1))
+    later.put(broken)
+    with pytest.raises(ZeroDivisionError):
+        later.settle()
+    later.settle()
+    assert log == [1]
