@@ -7,7 +7,8 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
-from lucid.kernels.isa import SCALAR
+from lucid.kernels.algorithms.weight_grad_split import Tile, split
+from lucid.kernels.isa import AVX512, SCALAR
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import HALF
 from tests.kernels.algorithms.patches import Case, bound, check, check_both, expected, run, run_both
@@ -31,6 +32,9 @@ CASES = [
     Case(2, 5, 15, (4, 5, 6), (3, 2, 3), padding=1),
     Case(2, 2, 3, (5, 4, 3), (3, 1, 1), padding=((1, 1), (0, 0), (0, 0))),
     Case(1, 2, 2, (3, 3), (2, 2), 5, padding=4),
+    Case(1, 3, 16, (5, 6, 7), (2, 3, 5), padding=2),
+    Case(2, 1, 7, (90,), (65,)),
+    Case(1, 7, 12, (6, 20), (3, 3), 1, (1, 2), padding=1),
 ]
 #: Enough pixels for several chunks, and channels for several parts.
 CHUNKED = [Case(3, 3, 9, (30, 17), (3, 3), padding=1), Case(2, 130, 70, (12, 12), (2, 2))]
@@ -110,6 +114,15 @@ def test_several_chunks_are_tested():
     plans = [weight_grad.plan(case.problem("grad_weight"), target.isa()) for case in CHUNKED]
     assert max(plan["chunks"] for plan in plans) > 1
     assert max(-(-plan.problem.c_in // plan["c_part"]) for plan in plans) > 1
+
+
+def test_neighbouring_taps_share_an_offset_in_tiles_of_one_vector():
+    def tile(case):
+        return split(case.problem("grad_weight"), AVX512).tile
+
+    assert tile(Case(1, 16, 16, (64, 64), (5, 5), padding=2)) == Tile(1, 5, 5)
+    assert tile(Case(1, 16, 16, (64, 64), (5, 5), 1, 2, padding=4)).columns == 1
+    assert tile(Case(1, 16, 32, (64, 64), (5, 5), padding=2)).columns == 1
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -80,19 +80,20 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     chosen, stored = split(problem, isa), BY_DTYPE[problem.dtype]
     element, tile, cut, room = computed(stored), chosen.tile, chosen.cut, Room.of(problem, chosen)
-    offsets = _padded(cut.taps(chosen.c_part), tile.steps)
+    offsets = _padded(cut.taps(chosen.c_part)[:: tile.columns], tile.rows)
     lines, asks_g, asks_x = asks(problem, chosen)
     tables = (boxes(problem, cut), parts(problem, chosen), cut.starts(), offsets, lines)
-    calls = ceil(cut.pixels / chosen.sub) * chosen.blocks * (len(offsets) // tile.steps)
+    calls = ceil(cut.pixels / chosen.sub) * chosen.blocks * (len(offsets) // tile.rows)
     code = (
-        kernel.tile_address(element, tile.vectors, tile.steps),
+        kernel.tile_address(element, tile.vectors, tile.rows, tile.columns),
         kernel.turn_address(stored, element),
         kernel.turn_address(element, element),
     )
     alone = chosen.chunks == 1  # then there are no slices to add up
     numbers = (
         int(problem.bias), chosen.wide, tile.steps, problem.c_in * prod(problem.size), problem.c_out * problem.pixels,
-        problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps, cut.boxes, chosen.parts, chosen.chunks,
+        problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps, tile.rows,
+        cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.box[0], *cut.frame,
     )  # fmt: skip

@@ -8,6 +8,7 @@ on the way out. ``Fields`` is all that they share.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,7 +52,7 @@ TABLES = ("boxes", "parts", "starts", "offsets", "asks")
 CODE = ("tile", "turn_in", "turn_out")
 NUMBERS = (
     "has_bias", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
-    "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
+    "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "box_n", "frame_d", "frame_h", "frame_w",
 )  # fmt: skip
 #: A row of ``boxes``: where its first image's x, its frame in it and its g begin, where the frame begins along every
@@ -76,10 +77,10 @@ def loops_code(dtype: str) -> jit.Code:
     return jit.kernel(("weight_grad loops", dtype), lambda isa: _write_loops(isa, BY_DTYPE[dtype]))
 
 
-def tile_address(element: Type, vectors: int, steps: int) -> int:
+def tile_address(element: Type, vectors: int, rows: int, columns: int) -> int:
     """Where a tile lies."""
-    key = ("weight_grad tile", str(element), vectors, steps)
-    return jit.kernel(key, lambda isa: _write_tile(isa, element, vectors, steps)).address("tile")
+    key = ("weight_grad tile", str(element), vectors, rows, columns)
+    return jit.kernel(key, lambda isa: _write_tile(isa, element, vectors, rows, columns)).address("tile")
 
 
 def turn_address(source: Type, to: Type) -> int:
@@ -88,11 +89,12 @@ def turn_address(source: Type, to: Type) -> int:
     return jit.kernel(key, lambda isa: _write_turn(isa, source, to)).address("turn")
 
 
-def _write_tile(isa: ISA, element: Type, vectors: int, steps: int) -> Module:
+def _write_tile(isa: ISA, element: Type, vectors: int, rows: int, columns: int) -> Module:
     """``tile(count, panel, frame, starts, offsets, to, again, asks, next)``: to[s][v] is begun, or added to ``again``.
 
-    It adds panel[p][v] frame[starts[p] + offsets[s]] over ``count`` pixels, and asks for a line of what is to come at
-    each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile is so narrow that it waits for loads.
+    It adds panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` pixels, for every s = (row, column), and
+    asks for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile is
+    so narrow that it waits for loads.
     """
     lanes, data, module = isa.lanes(element), ptr(element), Module("weight_grad tile", isa)
     f = module.function(
@@ -100,13 +102,13 @@ def _write_tile(isa: ISA, element: Type, vectors: int, steps: int) -> Module:
         asks=ptr(i64), next=ptr(i8),
     )  # fmt: skip
     a = f.args
-    offsets = [a.offsets.load(s) for s in range(steps)]
-    with f.loop(0, a.count, carry=[zeros(f, element, lanes)] * (steps * vectors)) as p:
+    offsets = [a.offsets.load(row) for row in range(rows)]
+    with f.loop(0, a.count, carry=[zeros(f, element, lanes)] * (rows * columns * vectors)) as p:
         pixel, here = a.panel.at(p.i * (vectors * lanes)), a.frame.at(a.starts.load(p.i))
         upstream = [pixel.load(v * lanes, lanes) for v in range(vectors)]
         sums, following = iter(p.values), []
-        for offset in offsets:
-            value = here.splat(offset, lanes)
+        for row, column in product(map(here.at, offsets), range(columns)):
+            value = row.splat(column, lanes)
             following += [fma(g, value, next(sums)) for g in upstream]
         if vectors > 1:
             a.next.prefetch(a.asks.load(p.i), locality=2)
@@ -255,6 +257,7 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
     p = f.args
     a = read_fields(f, kind.fields, (
         "starts", "offsets", "asks", "tile", "frame", "wide", "steps", "taps", "sub", "asks_g", "asks_x", "asks_each",
+        "rows",
     ))  # fmt: skip
     panel, last, pixels = p.frame.at(a.frame), a.asks_g + a.asks_x - 1, p.images * p.per_image
     steps = (p.channels * a.taps + (a.steps - 1)) // a.steps
@@ -270,7 +273,7 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
             ask = minimum(s.values[0], last)
             of_g, first = ask < a.asks_g, s.i * a.steps
             ahead = (a.asks.at(ask + select(of_g, 0, a.sub)), select(of_g, p.next_g, p.next_x))
-            tables = (a.starts.at(pixel.i), a.offsets.at(first))
+            tables = (a.starts.at(pixel.i), a.offsets.at(s.i * a.rows))
             f.call(a.tile, count, panel, p.frame, *tables, to.at(first * a.wide), again, *ahead)
             s.values = [s.values[0] + a.asks_each]
     return f

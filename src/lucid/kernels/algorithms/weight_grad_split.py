@@ -10,6 +10,7 @@ from math import ceil, prod
 
 import numpy as np
 
+from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
 from lucid.kernels.algorithms.base import memory_cycles
 from lucid.kernels.algorithms.dense_layout import computed
@@ -21,7 +22,7 @@ from lucid.kernels.plan import Problem
 
 _SLICE_BYTES = 2 << 20  # all slices that wait to be added, or a thread's own
 _WORKERS = (2, 4, 8)  # numbers of threads that the split is made for: all of them get the same tasks
-_MOST_STEPS = 9  # offsets live in general registers, of which there are 15
+_MOST_ROWS = 9  # offsets live in general registers, of which there are 15
 _LINE = 64
 
 #: Cycles of one thread. Nonnegative least squares over some 200 splits of 70 layers, rounded, on a Zen 5 with AVX-512
@@ -43,25 +44,37 @@ _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """``vectors`` of c_out by ``steps`` of (c_in, tap)."""
+    """``vectors`` of c_out by steps of (c_in, tap): ``rows`` of as many neighbouring ``columns``."""
 
     vectors: int
-    steps: int
+    rows: int
+    columns: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Taps of all rows."""
+        return self.rows * self.columns
 
     @property
     def cycles(self) -> float:
         """Of one pixel: two products or two loads a cycle; fewer than 8 sums in flight wait for each other.
 
-        Beside its numbers a tile loads where the pixel starts, and what to ask for, and asks.
+        Beside its numbers a tile loads where the pixel starts, and asks, or, of one vector, waits a little longer.
         """
-        return max(self.vectors * self.steps, self.vectors + self.steps + (3 if self.vectors > 1 else 1), 8) / 2
+        return max(self.vectors * self.steps, self.vectors + self.steps + (3 if self.vectors > 1 else 2), 8) / 2
 
 
-def _tiles(isa: ISA) -> Iterator[Tile]:
-    for vectors, steps in product(range(1, 5), range(1, _MOST_STEPS + 1)):
+def _tiles(isa: ISA, spec: ConvSpec) -> Iterator[Tile]:
+    """Tiles of one vector wait for loads, one a product and those beside: the more sums, the less of those."""
+    for vectors, rows in product(range(2, 5), range(1, _MOST_ROWS + 1)):
         # LLVM reads the steps of a pixel first; beyond this it moves sums about.
-        if vectors * steps + vectors + steps <= isa.registers + 2:
-            yield Tile(vectors, steps)
+        if vectors * rows + vectors + rows <= isa.registers + 2:
+            yield Tile(vectors, rows)
+    most = spec.kernel[2] if spec.dilation[2] == 1 else 1
+    adjacent = [n for n in range(1, most + 1) if spec.kernel[2] % n == 0]
+    for rows, columns in product(range(1, _MOST_ROWS + 1), adjacent):
+        if rows * columns <= isa.registers - 3:
+            yield Tile(1, rows, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +196,7 @@ def _best_tile(problem: Problem, isa: ISA, lanes: int) -> Tile:
         blocks = ceil(problem.group_out / (tile.vectors * lanes)) * ceil(sums / tile.steps)
         return blocks * (tile.cycles + 0.3), -tile.vectors
 
-    return min(_tiles(isa), key=cost)
+    return min(_tiles(isa, problem.spec), key=cost)
 
 
 def _halvings(size: int, step: int) -> list[int]:
