@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from lucid.kernels import jit
 from lucid.kernels.launch import KEPT, WORKSPACE, Launch, address
 from lucid.kernels.runtime import threads
+from tests.kernels.entry import entry
 
 
 def test_address_is_where_the_first_element_lies() -> None:
@@ -21,18 +24,9 @@ def test_a_scalar_has_no_address() -> None:
         address(np.float64(1))  # type: ignore[arg-type]
 
 
-KERNELS = """
-; fields: w, bias, y, kept, own, factor. Two steps: kept[i] = w[i] + bias[i], then y[i] = kept[i] * factor, through own.
-define void @make(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
-entry:
-  %w = load ptr, ptr %fields
-  %bias_at = getelementptr i64, ptr %fields, i64 1
-  %bias = load ptr, ptr %bias_at
-  %kept_at = getelementptr i64, ptr %fields, i64 3
-  %kept = load ptr, ptr %kept_at
-  br label %loop
-loop:
-  %i = phi i64 [%begin, %entry], [%next, %loop]
+# Two steps: kept[i] = w[i] + bias[i], then y[i] = kept[i] * factor, through the thread's own.
+FIELDS = ("ptr w", "ptr bias", "ptr y", "ptr kept", "ptr all", "i64 factor")
+MAKE = """
   %w_i = getelementptr i64, ptr %w, i64 %i
   %bias_i = getelementptr i64, ptr %bias, i64 %i
   %kept_i = getelementptr i64, ptr %kept, i64 %i
@@ -40,26 +34,9 @@ loop:
   %b = load i64, ptr %bias_i
   %sum = add i64 %a, %b
   store i64 %sum, ptr %kept_i
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %end
-  br i1 %more, label %loop, label %out
-out:
-  ret void
-}
-define void @compute(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
-entry:
-  %y_at = getelementptr i64, ptr %fields, i64 2
-  %y = load ptr, ptr %y_at
-  %kept_at = getelementptr i64, ptr %fields, i64 3
-  %kept = load ptr, ptr %kept_at
-  %own_at = getelementptr i64, ptr %fields, i64 4
-  %all = load ptr, ptr %own_at
+"""
+COMPUTE = """
   %own = getelementptr [8 x i64], ptr %all, i64 %thread
-  %factor_at = getelementptr i64, ptr %fields, i64 5
-  %factor = load i64, ptr %factor_at
-  br label %loop
-loop:
-  %i = phi i64 [%begin, %entry], [%next, %loop]
   %kept_i = getelementptr i64, ptr %kept, i64 %i
   %k = load i64, ptr %kept_i
   store i64 %k, ptr %own
@@ -67,17 +44,12 @@ loop:
   %product = mul i64 %again, %factor
   %y_i = getelementptr i64, ptr %y, i64 %i
   store i64 %product, ptr %y_i
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %end
-  br i1 %more, label %loop, label %out
-out:
-  ret void
-}
 """
+KERNELS = entry("make", *FIELDS, body=MAKE) + entry("compute", *FIELDS, body=COMPUTE)
 FACTOR = 7
 
 
-def bound(count: int, own_bytes: int = 64) -> Launch:
+def bound(count: int, own_bytes: int = 64, most_threads: int = 3) -> Launch:
     code = jit.compile_text(KERNELS)
     return Launch(
         [(code.address("make"), count, 3), (code.address("compute"), count, 2)],
@@ -85,7 +57,7 @@ def bound(count: int, own_bytes: int = 64) -> Launch:
         (1, 2, 3, KEPT, WORKSPACE),
         kept_bytes=-(-count * 8 // 64) * 64,
         own_bytes=own_bytes,
-        most_threads=3,
+        most_threads=most_threads,
     )
 
 
@@ -124,9 +96,79 @@ def test_too_few_arrays_are_refused() -> None:
         bound(5)(None, np.arange(5), np.arange(5))
 
 
+WRONG = {
+    "None": (None, "not NoneType"),
+    "a number": (3, "not int"),
+    "every other": (np.arange(10)[::2], "not one of other strides"),
+}
+
+
 @pytest.mark.usefixtures("pool")
-def test_python_threads_call_at_once() -> None:
-    run, wrong = bound(200), []
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_what_is_no_contiguous_array_is_refused(kind: str, place: int) -> None:
+    wrong, told = WRONG[kind]
+    arrays: list[Any] = [None, np.arange(5), np.arange(5), np.full(5, -1)]
+    kept = arrays[3]
+    arrays[place] = wrong
+    with pytest.raises(TypeError, match=f"launch: argument {place} must be a C-contiguous array, {told}"):
+        bound(5)(*arrays)
+    assert (kept == -1).all()
+
+
+class Derived(np.ndarray[Any, Any]):
+    pass
+
+
+@pytest.mark.usefixtures("pool")
+def test_arrays_of_derived_types_are_taken() -> None:
+    y = np.zeros(5, np.int64)
+    bound(5)(None, np.arange(5).view(Derived), np.zeros(5, np.int64), y.view(Derived))
+    assert (y == FACTOR * np.arange(5)).all()
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.parametrize("size", ["small", "large", "shared"])
+def test_a_method_runs_what_the_region_runs_and_leaves_the_rest_to_another(size: str) -> None:
+    """Small regions of one thread run in native code alone; of others nothing runs but what is called otherwise."""
+    region = bound(50, *{"small": (64, 1), "large": (1 << 16, 1), "shared": (64, 3)}[size])
+    others: list[Any] = []
+
+    def otherwise(*arrays: Any) -> None:
+        others.append(arrays)
+        region(*(None if a is None else np.ascontiguousarray(a) for a in arrays))
+
+    run = region.method(otherwise)
+    w, bias, y = np.arange(50), np.ones(50, np.int64), np.zeros(50, np.int64)
+    run(None, w, bias, y)
+    assert (y == FACTOR * (w + 1)).all()
+    assert len(others) == (size != "small" or isinstance(threads._pool, threads.PythonPool))
+    others.clear()
+    run(None, np.arange(100)[::2], bias, y)
+    assert len(others) == 1
+    assert (y == FACTOR * (2 * w + 1)).all()
+    for wrong in ((None, w, bias), (None, w, bias, None)):
+        with pytest.raises(TypeError, match="launch: "):
+            run(*wrong)
+
+
+def test_a_method_holds_no_more_than_it_is_given() -> None:
+    """Calls that fail and calls that do not leave reference counts as they were."""
+    y, w = np.zeros(5, np.int64), np.arange(5)
+    run = bound(5, most_threads=1).method(lambda *arrays: 1 / 0)
+    before = [sys.getrefcount(x) for x in (None, y, w)]
+    for _ in range(1000):
+        run(None, w, w, y)
+        with pytest.raises(ZeroDivisionError):
+            run(None, w, None, y)
+    assert [sys.getrefcount(x) - n for x, n in zip((None, y, w), before, strict=True)] == pytest.approx([0] * 3, abs=20)
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.parametrize("most_threads", [1, 3])
+def test_python_threads_call_at_once(most_threads: int) -> None:
+    region, wrong = bound(200, most_threads=most_threads), []
+    run = region.method(region)
 
     def work(n: int) -> None:
         w, bias, y = np.full(200, n), np.zeros(200, np.int64), np.zeros(200, np.int64)

@@ -36,26 +36,23 @@ def is_inference_mode_enabled() -> bool:
 class _Setting:
     """Sets the mode inside a ``with`` block or a decorated function; blocks may nest and be reused."""
 
-    recording: bool
-    inference: bool | None = None
+    __slots__ = ("_outer", "inference", "recording")
 
-    def __init__(self) -> None:
-        self._outer: list[tuple[bool, bool]] = []
+    def __init__(self, recording: bool, inference: bool | None = None) -> None:
+        self._outer: Any = None  # recording and inference before, and the same of the block around with this setting
+        self.recording = recording
+        self.inference = inference
 
     def __enter__(self) -> None:
-        inference = mode.inference
-        self._outer.append((mode.recording, inference))
-        if self.inference is not None:
-            mode.inference = inference = self.inference
-        mode.recording = self.recording and not inference
+        here = mode.__dict__  # this thread's; every access through ``mode`` looks for it
+        before = here["inference"]
+        self._outer = here["recording"], before, self._outer
+        inside = self.inference
+        here["inference"] = inside = before if inside is None else inside
+        here["recording"] = self.recording and not inside
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        mode.recording, mode.inference = self._outer.pop()
-
-    def _set(self) -> None:
-        if self.inference is not None:
-            mode.inference = self.inference
-        mode.recording = self.recording and not mode.inference
+        mode.recording, mode.inference, self._outer = self._outer
 
     def __call__(self, function: F) -> F:
         @wraps(function)
@@ -67,17 +64,18 @@ class _Setting:
 
     def _again(self) -> _Setting:
         """The same setting once more: a decorated function may run in several threads at once."""
-        other = _Setting()
-        other.recording, other.inference = self.recording, self.inference
-        return other
+        return _Setting(self.recording, self.inference)
 
 
 class _Decorating(_Setting):
     """A setting without arguments, so that ``@no_grad`` works as well as ``@no_grad()``."""
 
+    __slots__ = ()
+    records: bool
+
     def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
         self = object.__new__(cls)
-        _Setting.__init__(self)
+        _Setting.__init__(self, cls.records)
         return self if function is None else self(function)
 
     def __init__(self, function: Callable[..., Any] | None = None) -> None:
@@ -92,20 +90,24 @@ class no_grad(_Decorating):
     False
     """
 
-    recording = False
+    __slots__ = ()
+    records = False
 
 
 class enable_grad(_Decorating):
     """Operations inside are recorded, also within ``no_grad``; ``inference_mode`` is stronger."""
 
-    recording = True
+    __slots__ = ()
+    records = True
 
 
 class inference_mode(_Setting):
     """Operations inside are not recorded, and nothing inside can switch recording back on."""
 
+    __slots__ = ()
+
     def __init__(self, mode: bool = True) -> None:
-        self._outer = []
+        self._outer = None
         self.recording = not mode
         self.inference = mode
 
@@ -113,15 +115,19 @@ class inference_mode(_Setting):
 class set_grad_enabled(_Setting):
     """Sets recording at once; as a ``with`` block, until its end."""
 
+    __slots__ = ("_before",)
+
     def __init__(self, mode: bool) -> None:
-        super().__init__()
-        self.recording = mode
+        super().__init__(mode)
         self._before = (is_grad_enabled(), is_inference_mode_enabled())
         self._set()
 
     def __enter__(self) -> None:
-        self._outer.append(self._before)
+        self._outer = *self._before, self._outer
         self._set()
+
+    def _set(self) -> None:
+        mode.recording = self.recording and not mode.inference
 
     def __call__(self, function: F) -> F:
         mode.recording, mode.inference = self._before  # a decorator acts when the function is called

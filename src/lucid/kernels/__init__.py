@@ -1,23 +1,27 @@
 """Native kernels: arrays in, arrays out. Knows no ``Tensor`` and no gradient graph."""
 
 from lucid.kernels.convolution import (
+    Call,
     Ending,
     algorithm,
+    call_of,
     conv_forward,
     conv_forward_ended,
     conv_grad_input,
     conv_grad_input_ended,
     conv_grad_weight,
     conv_grad_weight_bias,
-    sums_in_one_pass,
+    gives_both,
 )
 from lucid.kernels.plan import Epilogue
 from lucid.kernels.runtime.memory import empty
 
 __all__ = [
+    "Call",
     "Ending",
     "Epilogue",
     "algorithm",
+    "call_of",
     "conv_forward",
     "conv_forward_ended",
     "conv_grad_input",
@@ -25,5 +29,5 @@ __all__ = [
     "conv_grad_weight",
     "conv_grad_weight_bias",
     "empty",
-    "sums_in_one_pass",
+    "gives_both",
 ]

@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import kept, precision, target, tuning
+from lucid.kernels import kept, settings, target
 from lucid.kernels.kept import Versions
-from lucid.kernels.launch import Keeper
+from lucid.kernels.launch import Keeper, Launch
 from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
 from lucid.kernels.runtime import memory
+from lucid.kernels.settings import Settings
 
 if TYPE_CHECKING:
     from lucid.kernels.algorithms.base import Executable
@@ -26,7 +27,6 @@ Array = np.ndarray[Any, Any]
 
 _FULL = ("float32", "float64")
 _HALF = ("float16", "bfloat16")
-_wanted: str | None = None
 
 
 @contextmanager
@@ -39,12 +39,11 @@ def algorithm(name: str) -> Iterator[None]:
     ...     conv_forward(one, one[..., :1], None, spec)
     array([[[1., 1., 1.]]])
     """
-    global _wanted
-    before, _wanted = _wanted, name
+    before = settings.change(algorithm=name)
     try:
         yield
     finally:
-        _wanted = before
+        settings.change(algorithm=before.algorithm)
 
 
 _observers: dict[int, list[Problem]] = {}
@@ -61,68 +60,128 @@ def observed() -> Iterator[list[Problem]]:
         del _observers[id(problems)]
 
 
-class _Call(Protocol):
-    """One role on operands of some shapes and a type, called with the arrays: a look-up finds it, with all it needs."""
+#: Computes one role on arrays of known shapes and type: (a, b, bias, versions, *what an epilogue takes), or (x, g).
+Compute = Callable[..., Any]
 
-    def __call__(self, a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None) -> Array: ...
+
+class Call:
+    """One role on operands of known shapes and type. What computes it is looked up once for the settings in force."""
+
+    __slots__ = ("_asked", "_found")
+
+    def __init__(self, *asked: Any) -> None:
+        self._asked = asked
+        self._found: tuple[Settings | None, Any] = None, None
+
+    def compute(self) -> Any:
+        """A ``Compute`` for now; None for both gradients of weights and bias where no kernel gives them together."""
+        now = settings.now
+        found_for, compute = self._found
+        if found_for is not now:
+            compute = _compute(now, *self._asked)
+            self._found = now, compute
+        return compute
 
 
 @lru_cache(maxsize=4096)
-def _call(
+def call_of(
     role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any], bias: bool,
-    *settings: Any,
-) -> _Call:  # fmt: skip
-    """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes."""
+    epilogue: Epilogue = PLAIN,
+) -> Call:  # fmt: skip
+    """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes.
+
+    ``bias`` says whether there is one; of ``grad_weight``, whether its gradient is wanted too.
+    """
+    return Call(role, spec, first, second, size, dtype, bias, epilogue)
+
+
+@lru_cache(maxsize=4096)
+def _compute(
+    now: Settings, role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any],
+    bias: bool, epilogue: Epilogue,
+) -> Compute | None:  # fmt: skip
+    both = bias and role == "grad_weight"
     if dtype.kind == "c":
-        return partial(_complex, role, spec, size)
-    name = _name(dtype)
+        return None if both else partial(_complex, role, spec, size)
     x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
+    name = _name(dtype)
     if 0 in (*first, *second, *shape):
-        return partial(_bias_alone, shape, dtype)
-    return _bound(problem(role, spec, x_shape, y_shape, name, bias), shape, dtype)
-
-
-def _settings() -> tuple[Any, ...]:
-    """What a choice depends on beside the problem."""
-    return _wanted, target.forced(), precision.get_precision(), tuning.in_force()
+        return None if both else partial(_bias_ended, epilogue, shape, dtype)
+    asked = problem(role, spec, x_shape, y_shape, name, bias, epilogue)
+    if both and name in _HALF and not _sums_narrow(asked):
+        return None
+    asked, run = _planned(asked)
+    return _of_weights(asked, run, shape, dtype) if role == "grad_weight" else _of_pixels(asked, run, shape, dtype)
 
 
 def _planned(asked: Problem) -> tuple[Problem, Executable]:
     """What is asked of a kernel, and the executable."""
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
 
-    if asked.dtype in _HALF and not select.narrow_pays(asked, target.isa(), _wanted):
+    wanted = settings.now.algorithm
+    if asked.dtype in _HALF and not asked.sums and not select.narrow_pays(asked, target.isa(), wanted):
         asked = replace(asked, dtype="float32")
-        return asked, _widened(select.executable(asked, _wanted))
-    return asked, select.executable(asked, _wanted)
+        return asked, _widened(select.executable(asked, wanted))
+    return asked, select.executable(asked, wanted)
 
 
-def _bound(asked: Problem, shape: Sizes, dtype: np.dtype[Any]) -> _Call:
-    """The executable with a result of its own around it, of contiguous copies of the operands where need be."""
-    asked, run = _planned(asked)
-    size_bytes, has_bias = prod(shape) * dtype.itemsize, asked.role != "grad_weight"
-    region = _keeper(run)
+def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
+    """The executable with a result of its own around it, forward or in the input."""
+    fast, region, new = _of_any_layout(run), _keeper(run), _allocator(shape, dtype)
 
-    def compute(a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None) -> Array:
+    def compute(
+        a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None, *extras: Array | None
+    ) -> Array:
         if _observers:
             _observe(asked)
-        result = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
-        if not a.flags.c_contiguous:
-            a = np.ascontiguousarray(a)
-        if not b.flags.c_contiguous:
-            b = np.ascontiguousarray(b)
-        if not has_bias:
-            run(a, b, result)
-            return result
-        bias = bias if bias is None else _contiguous(bias)
-        ready = kept.ready(region, b, bias, versions) if region and versions else None
-        if ready is not None:
-            ready.compute(a, b, bias, result, ready.kept)
+        result = new(shape, dtype)
+        if extras or (versions and region):
+            through(versions, result, a, b, bias, *extras)
         else:
-            run(a, b, bias, result)
+            fast(a, b, bias, result)
         return result
 
+    def through(versions: Versions | None, result: Array, *arrays: Any) -> None:
+        a, b, bias, *extras = map(_contiguous, arrays)
+        ready = kept.ready(region, b, bias, versions) if region and versions else None
+        if ready is not None:
+            ready.compute(a, b, bias, result, ready.kept, *extras)
+        else:
+            run(a, b, bias, result, *((None, *extras) if extras else ()))
+
     return compute
+
+
+def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
+    """The same for the gradient of the weights, or both gradients."""
+    fast, new, both = _of_any_layout(run), _allocator(shape, dtype), asked.sums
+
+    def compute(a: Array, b: Array, *nothing: object) -> Array | tuple[Array, Array]:
+        if _observers:
+            _observe(asked)
+        gw = new(shape, dtype)
+        if not both:
+            fast(a, b, gw)
+            return gw
+        gb = np.empty(shape[0], dtype)
+        fast(a, b, gw, gb)
+        return gw, gb
+
+    return compute
+
+
+def _allocator(shape: Sizes, dtype: np.dtype[Any]) -> Callable[[Sizes, np.dtype[Any]], Array]:
+    """What makes results the soonest."""
+    return np.empty if prod(shape) * dtype.itemsize < memory.POOLED_FROM_BYTES else memory.empty
+
+
+def _of_any_layout(run: Executable) -> Executable:
+    """The executable, of contiguous copies of the arrays where need be; the results are contiguous."""
+
+    def careful(*arrays: Array | None) -> None:
+        run(*map(_contiguous, arrays))
+
+    return run.method(careful) if isinstance(run, Launch) else careful
 
 
 def _keeper(run: Executable) -> Keeper | None:
@@ -180,8 +239,8 @@ def problem(
     )
 
 
-def _contiguous(a: Array) -> Array:
-    return a if a.flags.c_contiguous else np.ascontiguousarray(a)
+def _contiguous(a: Any) -> Any:
+    return a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a)
 
 
 def _name(dtype: np.dtype[Any]) -> str:
@@ -198,7 +257,8 @@ def _complex(
     """(a + ib)(c + id) from four real convolutions; the bias joins the real and the imaginary sum once each."""
 
     def real(a: Array, b: Array, bias: Array | None = None) -> Array:
-        return _call(role, spec, a.shape, b.shape, size, a.dtype, bias is not None, *_settings())(a, b, bias)
+        call = call_of(role, spec, a.shape, b.shape, size, a.dtype, bias is not None)
+        return call.compute()(a, b, bias)  # type: ignore[no-any-return]
 
     more = (None, None) if bias is None else (bias.real, bias.imag)
     with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
@@ -209,35 +269,44 @@ def _complex(
     return result
 
 
-def _bias_alone(
-    shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None = None, versions: object = None
-) -> Array:
-    """A sum of nothing, and the bias."""
+def _bias_ended(
+    epilogue: Epilogue, shape: Sizes, dtype: np.dtype[Any], a: Array, b: Array, bias: Array | None = None,
+    versions: object = None, *extras: Array | None,
+) -> Array:  # fmt: skip
+    """A sum of nothing, the bias, and what follows."""
+    from lucid.kernels.epilogue import apply
+
     y = np.zeros(shape, dtype)
     if bias is not None:
         y += bias.reshape(-1, *(1,) * (len(shape) - 2))
+    if y.size and epilogue:
+        apply(epilogue, y, *extras)
     return y
 
 
-def conv_forward(x: Array, w: Array, bias: Array | None, spec: ConvSpec, versions: Versions | None = None) -> Array:
+def conv_forward(
+    x: Array, w: Array, bias: Array | None, spec: ConvSpec, versions: Versions | None = None, call: Call | None = None
+) -> Array:
     """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low].
 
     Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,); y (N, C_out, *spec.out_size(size)).
-    Cost: 2 N C_out C_in / groups taps pixels flops. With ``versions`` what is made of w and bias is ``kept``.
+    Cost: 2 N C_out C_in / groups taps pixels flops. With ``versions`` what is made of w and bias is ``kept``. Who has
+    the ``call`` of these operands at hand saves a look-up.
     """
-    return _call("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, *_settings())(x, w, bias, versions)
+    call = call or call_of("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None)
+    return call.compute()(x, w, bias, versions)  # type: ignore[no-any-return]
 
 
 def conv_grad_input(
-    g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes, versions: Versions | None = None
-) -> Array:
+    g: Array, w: Array, bias: Array | None, spec: ConvSpec, size: Sizes, versions: Versions | None = None,
+    call: Call | None = None,
+) -> Array:  # fmt: skip
     """The adjoint of ``conv_forward`` in x, which is also the transposed convolution of g.
 
     Shape: g (N, C_out, *spec.out_size(size)), w (C_out, C_in / groups, *kernel), bias (C_in,); result (N, C_in, *size).
     """
-    return _call("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, *_settings())(
-        g, w, bias, versions
-    )
+    call = call or call_of("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None)
+    return call.compute()(g, w, bias, versions)  # type: ignore[no-any-return]
 
 
 class Ending(NamedTuple):
@@ -253,9 +322,8 @@ def conv_forward_ended(
     x: Array, w: Array, bias: Array | None, spec: ConvSpec, ending: Ending, versions: Versions | None = None
 ) -> Array:
     """``conv_forward`` and what ``ending`` does to it. Not for complex numbers."""
-    return _ended("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, ending.epilogue, *_settings())(
-        versions, x, w, bias, *ending[1:]
-    )
+    asked = call_of("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, ending.epilogue)
+    return asked.compute()(x, w, bias, versions, *ending[1:])  # type: ignore[no-any-return]
 
 
 def conv_grad_input_ended(
@@ -263,49 +331,8 @@ def conv_grad_input_ended(
     versions: Versions | None = None,
 ) -> Array:  # fmt: skip
     """``conv_grad_input`` and what ``ending`` does to it. Not for complex numbers."""
-    return _ended("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, ending.epilogue, *_settings())(
-        versions, g, w, bias, *ending[1:]
-    )
-
-
-@lru_cache(maxsize=4096)
-def _ended(
-    role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any], bias: bool,
-    epilogue: Epilogue, *settings: Any,
-) -> Callable[..., Array]:  # fmt: skip
-    """As ``_call``, for a problem with an epilogue; its arrays come after the bias."""
-    x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
-    if 0 in (*first, *second, *shape):
-        return partial(_bias_ended, epilogue, shape, dtype)
-    asked, run = _planned(problem(role, spec, x_shape, y_shape, _name(dtype), bias, epilogue))
-    region = _keeper(run)
-
-    def compute(versions: Versions | None, a: Array, b: Array, *extras: Array | None) -> Array:
-        if _observers:
-            _observe(asked)
-        result = memory.empty(shape, dtype)
-        a, b = _contiguous(a), _contiguous(b)
-        bias, *more = (e if e is None else _contiguous(e) for e in extras)
-        ready = kept.ready(region, b, bias, versions) if region and versions else None
-        if ready is not None:
-            ready.compute(a, b, bias, result, ready.kept, *more)
-        else:
-            run(a, b, bias, result, None, *more)
-        return result
-
-    return compute
-
-
-def _bias_ended(
-    epilogue: Epilogue, shape: Sizes, dtype: np.dtype[Any], versions: object, a: Array, b: Array,
-    bias: Array | None, *extras: Array | None,
-) -> Array:  # fmt: skip
-    from lucid.kernels.epilogue import apply
-
-    y = _bias_alone(shape, dtype, a, b, bias)
-    if y.size:
-        apply(epilogue, y, *extras)
-    return y
+    asked = call_of("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, ending.epilogue)
+    return asked.compute()(g, w, bias, versions, *ending[1:])  # type: ignore[no-any-return]
 
 
 def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
@@ -313,45 +340,23 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
 
     The sum is split by the shape alone and added in a fixed order: the same bits for every number of threads.
     """
-    return _call("grad_weight", spec, x.shape, g.shape, (), x.dtype, False, *_settings())(x, g)
+    return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, False).compute()(x, g)  # type: ignore[no-any-return]
 
 
-def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Array]:
-    """``conv_grad_weight`` and the gradient of the bias, the sum of g over n and p, where ``sums_in_one_pass``."""
-    both = _both(spec, x.shape, g.shape, x.dtype, *_settings())
-    assert both is not None, "only where sums_in_one_pass"
-    asked, run = both
-    if _observers:
-        _observe(asked)
-    gw = memory.empty((asked.c_out, asked.group_in, *spec.kernel), x.dtype)
-    gb = np.empty(asked.c_out, x.dtype)
-    run(_contiguous(x), _contiguous(g), gw, gb)
-    return gw, gb
+def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Array] | None:
+    """``conv_grad_weight`` and the gradient of the bias, the sum of g over n and p; None unless ``gives_both``."""
+    compute = call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, True).compute()
+    return None if compute is None else compute(x, g)
 
 
-def sums_in_one_pass(x: Array, g: Array, spec: ConvSpec) -> bool:
+def gives_both(x: Array, g: Array, spec: ConvSpec) -> bool:
     """Whether the element type has kernels that give both gradients, most of them from one reading of g."""
-    return _both(spec, x.shape, g.shape, x.dtype, *_settings()) is not None
-
-
-@lru_cache(maxsize=4096)
-def _both(
-    spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: np.dtype[Any], *settings: Any
-) -> tuple[Problem, Executable] | None:
-    """The problem and its executable, where there are kernels of the element type."""
-    from lucid.kernels import select
-
-    if dtype.name not in (*_FULL, *_HALF) or 0 in (*x_shape, *y_shape):
-        return None
-    asked = problem("grad_weight", spec, x_shape, y_shape, dtype.name, bias=True)
-    if dtype.name in _HALF and not _sums_narrow(asked):
-        return None
-    return asked, select.executable(asked, _wanted)
+    return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, True).compute() is not None
 
 
 def _sums_narrow(asked: Problem) -> bool:
     """Whether half precision is read as it is, and what reads it sums the upstream gradient too."""
     from lucid.kernels import select
 
-    isa = target.isa()
-    return select.narrow_pays(asked, isa, _wanted) and not select.choose(asked, isa, _wanted).passes_after
+    isa, wanted = target.isa(), settings.now.algorithm
+    return select.narrow_pays(asked, isa, wanted) and not select.choose(asked, isa, wanted).passes_after

@@ -63,9 +63,8 @@ class Launch:
     __slots__ = (
         "_given",
         "_halves",
-        "_record",
-        "address",
         "arity",
+        "bound",
         "fields",
         "keeps",
         "most_threads",
@@ -100,8 +99,8 @@ class Launch:
         self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
         self.fields: Sequence[int] = [*places, *rest]
         numbers = (len(steps), len(self.fields), len(sources), *(n for step in steps for n in step))
-        self._record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
-        self.address = address(self._record)
+        record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
+        self.bound: tuple[Array, type] = record, np.ndarray
 
     def halves(self) -> Halves | None:
         """What makes the kept part, and what computes from it; None where nothing is made of the weights alone."""
@@ -124,3 +123,4 @@ class Launch:
         return Halves(make, compute, kept_bytes)
 
     __call__ = threads.launch
+    method = threads.method

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
-Precision = Literal["default", "strict"]
-
-_precision: Precision = "default"
+from lucid.kernels import settings
+from lucid.kernels.settings import Precision
 
 
 def set_precision(precision: Precision) -> None:
@@ -21,13 +20,12 @@ def set_precision(precision: Precision) -> None:
     'strict'
     >>> set_precision("default")
     """
-    global _precision
     if precision not in get_args(Precision):
         words = " or ".join(map(repr, get_args(Precision)))
         raise ValueError(f"set_precision: precision={precision!r} must be {words}")
-    _precision = precision
+    settings.change(precision=precision)
 
 
 def get_precision() -> Precision:
     """The precision that convolutions are planned for."""
-    return _precision
+    return settings.now.precision

@@ -13,6 +13,7 @@ from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_sp
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem, Role
+from lucid.kernels.settings import Precision
 from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
@@ -106,7 +107,7 @@ def _tuned(plans: list[Plan], isa: ISA) -> Plan | None:
 
 @lru_cache(maxsize=4096)
 def _executable(
-    problem: Problem, isa_name: str, algorithm: str | None, allowed: precision.Precision, tuned: Tuning | None
+    problem: Problem, isa_name: str, algorithm: str | None, allowed: Precision, tuned: Tuning | None
 ) -> Executable:
     return bound(problem, algorithm)
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lucid.core.errors import PlanError
+from lucid.kernels import settings
 from lucid.kernels.isa import ISA, ISAS
 
 _CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
@@ -65,20 +66,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_forced: ISA | None = None
-
-
-def forced() -> ISA | None:
-    """The instruction set that ``using`` has set, if one is."""
-    return _forced
-
-
 def isa() -> ISA:
     """The instruction set that kernels are generated for: the best this CPU runs, unless one is forced.
 
     ``LUCID_ISA`` in the environment names one for the whole process.
     """
-    return _forced or _usual()
+    return settings.now.isa or _usual()
 
 
 @lru_cache(maxsize=1)
@@ -101,9 +94,9 @@ def using(name: str) -> Iterator[ISA]:
     ...     isa().name
     'scalar'
     """
-    global _forced
-    before, _forced = _forced, _runnable("using", name)
+    wanted = _runnable("using", name)
+    before = settings.change(isa=wanted)
     try:
-        yield _forced
+        yield wanted
     finally:
-        _forced = before
+        settings.change(isa=before.isa)

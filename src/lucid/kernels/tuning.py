@@ -10,7 +10,7 @@ from typing import Any
 
 from lucid.core.errors import FormatError
 from lucid.core.geometry import ConvSpec
-from lucid.kernels import target
+from lucid.kernels import settings, target
 from lucid.kernels.cache import package_version
 from lucid.kernels.plan import Epilogue, Problem
 
@@ -50,18 +50,14 @@ class Tuning:
         return f"<Tuning{name}: {len(self.choices)} problems on {self.cpu}, {self.isa}, lucid {self.version}>"
 
 
-_in_force: Tuning | None = None
-
-
 def in_force() -> Tuning | None:
     """The table that the selection asks first."""
-    return _in_force
+    return settings.now.tuning
 
 
 def use(table: Tuning | None) -> None:
     """From now on problems that the table has are computed by its winners; with None, by the cost model's again."""
-    global _in_force
-    _in_force = table
+    settings.change(tuning=table)
 
 
 def here(choices: Mapping[Problem, Choice], source: str = "") -> Tuning:

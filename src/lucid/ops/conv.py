@@ -16,7 +16,7 @@ from lucid.autograd import Op, apply
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import wrap
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import Ending, Epilogue, kept
+from lucid.kernels import Call, Ending, Epilogue, kept
 from lucid.kernels.runtime import memory
 from lucid.ops import activation, elementwise
 from lucid.ops.common import conj, same_dtype
@@ -25,19 +25,21 @@ from lucid.ops.reduction import sum_forward
 Array = np.ndarray[Any, Any]
 
 
-def _forward(x: Array, w: Array, bias: Array | None, *, spec: ConvSpec) -> Array:
-    return kernels.conv_forward(x, w, bias, spec)
+def _forward(x: Array, w: Array, bias: Array | None, *, spec: ConvSpec, call: Call | None = None) -> Array:
+    return kernels.conv_forward(x, w, bias, spec, call=call)
 
 
-def _grad_input(y: Array, w: Array, bias: Array | None, *, spec: ConvSpec, size: Sizes) -> Array:
-    return kernels.conv_grad_input(y, w, bias, spec, size)
+def _grad_input(
+    y: Array, w: Array, bias: Array | None, *, spec: ConvSpec, size: Sizes, call: Call | None = None
+) -> Array:
+    return kernels.conv_grad_input(y, w, bias, spec, size, call=call)
 
 
 def _grad_weight(x: Array, y: Array, *, spec: ConvSpec) -> Array:
     return kernels.conv_grad_weight(x, y, spec)
 
 
-def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec) -> tuple[Array, Array]:
+def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec) -> tuple[Array, Array] | None:
     return kernels.conv_grad_weight_bias(x, y, spec)
 
 
@@ -48,8 +50,11 @@ def _channel_sum(g: Any) -> Any:
 
 def _weight_and_bias(g: Any, x: Any, spec: ConvSpec) -> tuple[Any, Any]:
     """Both gradients from one call, where there are kernels that give both."""
-    if kernels.sums_in_one_pass(x._array, g._array, spec):
-        return tuple(apply(_conv_grad_weight_bias, x, g, spec=spec))
+    if mode.recording:
+        if kernels.gives_both(x._array, g._array, spec):
+            return tuple(apply(_conv_grad_weight_bias, x, g, spec=spec))
+    elif (both := kernels.conv_grad_weight_bias(x._array, g._array, spec)) is not None:
+        return wrap(both[0]), wrap(both[1])
     return conv_grad_weight(conj(x), g, spec=spec), _channel_sum(g)
 
 
@@ -118,33 +123,34 @@ def _alike(a: Any, b: Any, bias: Any = None) -> bool:
     return b._array.dtype is dtype and (bias is None or bias._array.dtype is dtype)
 
 
-def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec) -> Any:
+def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec, call: Call | None = None) -> Any:
     """y[n, o, p] = bias[o] + sum over c, t of w[o, c, t] x[n, c, p s + t d - low].
 
     Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,) give (N, C_out, *spec.out_size(size)).
+
+    ``call``: what ``kernels.call_of`` says of such operands, from one who asks often.
 
     Raises: DTypeError unless all have one element type.
     """
     if not _alike(x, w, bias):
         same_dtype("conv", x=x, w=w, bias=bias)
-    if not mode.recording:
-        versions = _versions(w, bias)
-        return wrap(kernels.conv_forward(x._array, w._array, None if bias is None else bias._array, spec, versions))
-    return apply(_conv, x, w, bias, spec=spec)
+    if mode.recording:
+        return apply(_conv, x, w, bias, spec=spec, call=call)
+    added = None if bias is None else bias._array
+    return wrap(kernels.conv_forward(x._array, w._array, added, spec, _versions(w, bias), call))
 
 
-def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: Sizes) -> Any:
+def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: Sizes, call: Call | None = None) -> Any:
     """The adjoint of ``conv`` in x, for an input of ``size``; with a bias, the transposed convolution.
 
     Shape: g (N, C_out, *spec.out_size(size)), w as in ``conv``, bias (C_in,) give (N, C_in, *size).
     """
     if not _alike(g, w, bias):
         same_dtype("conv_grad_input", g=g, w=w, bias=bias)
-    if not mode.recording:
-        versions = _versions(w, bias)
-        added = None if bias is None else bias._array
-        return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, versions))
-    return apply(_conv_grad_input, g, w, bias, spec=spec, size=size)
+    if mode.recording:
+        return apply(_conv_grad_input, g, w, bias, spec=spec, size=size, call=call)
+    added = None if bias is None else bias._array
+    return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, _versions(w, bias), call))
 
 
 def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from lucid.kernels import jit
 from lucid.kernels.runtime import threads
+from tests.kernels.entry import entry
 from tests.kernels.guard import run_guarded
 
-KERNELS = """
+REST = """
 define internal void @rest(i64 %pauses) {
 entry:
   br label %check
@@ -39,18 +40,10 @@ out:
   ret void
 }
 declare void @llvm.x86.sse2.pause()
+"""
 
-; fields: counts, slots, pauses. Counts every task, and notes which slot did it; task i takes i mod 2 times `pauses`.
-define void @mark(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
-entry:
-  %counts = load ptr, ptr %fields
-  %slots_at = getelementptr i64, ptr %fields, i64 1
-  %slots = load ptr, ptr %slots_at
-  %pauses_at = getelementptr i64, ptr %fields, i64 2
-  %pauses = load i64, ptr %pauses_at
-  br label %loop
-loop:
-  %i = phi i64 [%begin, %entry], [%next, %loop]
+# Counts every task, and notes which slot did it; task i takes i mod 2 times `pauses`.
+MARK = """
   %odd = and i64 %i, 1
   %long = mul i64 %odd, %pauses
   call void @rest(i64 %long)
@@ -58,28 +51,17 @@ loop:
   %old = atomicrmw add ptr %count, i64 1 seq_cst
   %slot = getelementptr i64, ptr %slots, i64 %i
   store i64 %thread, ptr %slot
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %end
-  br i1 %more, label %loop, label %end_
-end_:
-  ret void
-}
+"""
 
-; fields: count, how many, missed. Each call waits until so many are inside at once, or notes after a second it did not.
-define void @meet(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
-entry:
-  %count = load ptr, ptr %fields
-  %many_at = getelementptr i64, ptr %fields, i64 1
-  %many = load i64, ptr %many_at
-  %missed_at = getelementptr i64, ptr %fields, i64 2
-  %missed = load ptr, ptr %missed_at
+# Each call waits until so many are inside at once, or notes after a second it did not.
+MEET = """
   %old = atomicrmw add ptr %count, i64 1 seq_cst
   br label %loop
 loop:
-  %n = phi i64 [0, %entry], [%m, %again]
+  %n = phi i64 [0, %task], [%m, %again]
   %now = load atomic i64, ptr %count acquire, align 8
   %met = icmp uge i64 %now, %many
-  br i1 %met, label %out, label %again
+  br i1 %met, label %met_, label %again
 again:
   call void @rest(i64 100)
   %m = add i64 %n, 1
@@ -87,22 +69,12 @@ again:
   br i1 %late, label %miss, label %loop
 miss:
   store i64 1, ptr %missed
-  br label %out
-out:
-  ret void
-}
+  br label %met_
+met_:
+"""
 
-; fields: source, target, how many. target[i] = 3 source[(7 i + 1) mod how many] + 1: every task reads others' results.
-define void @mix(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
-entry:
-  %source = load ptr, ptr %fields
-  %target_at = getelementptr i64, ptr %fields, i64 1
-  %target = load ptr, ptr %target_at
-  %many_at = getelementptr i64, ptr %fields, i64 2
-  %many = load i64, ptr %many_at
-  br label %loop
-loop:
-  %i = phi i64 [%begin, %entry], [%next, %loop]
+# target[i] = 3 source[(7 i + 1) mod how many] + 1: every task reads others' results.
+MIX = """
   %i7 = mul i64 %i, 7
   %j7 = add i64 %i7, 1
   %j = urem i64 %j7, %many
@@ -112,37 +84,26 @@ loop:
   %result = add i64 %three, 1
   %to = getelementptr i64, ptr %target, i64 %i
   store i64 %result, ptr %to
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %end
-  br i1 %more, label %loop, label %end_
-end_:
-  ret void
-}
+"""
 
-; fields: those of meet, x, y. y = 2 (x / 2) with denormals as this thread treats them, once all threads are there.
-define void @scale(ptr %fields, i64 %begin, i64 %end, i64 %thread) {
-entry:
-  call void @meet(ptr %fields, i64 %begin, i64 %end, i64 %thread)
-  %x_at = getelementptr i64, ptr %fields, i64 3
-  %x = load ptr, ptr %x_at
-  %y_at = getelementptr i64, ptr %fields, i64 4
-  %y = load ptr, ptr %y_at
-  br label %loop
-loop:
-  %i = phi i64 [%begin, %entry], [%next, %loop]
+# y = 2 (x / 2) with denormals as this thread treats them, once all threads are there.
+SCALE = """
+  call void @meet(ptr %fields, i64 0, i64 1, i64 %thread)
   %from = getelementptr float, ptr %x, i64 %i
   %v = load volatile float, ptr %from
   %w = fmul float %v, 0.5
   %z = fmul float %w, 2.0
   %to = getelementptr float, ptr %y, i64 %i
   store float %z, ptr %to
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %end
-  br i1 %more, label %loop, label %end_
-end_:
-  ret void
-}
 """
+ROOM = ("ptr count", "i64 many", "ptr missed")
+KERNELS = (
+    REST
+    + entry("mark", "ptr counts", "ptr slots", "i64 pauses", body=MARK)
+    + entry("meet", *ROOM, body=MEET)
+    + entry("mix", "ptr source", "ptr target", "i64 many", body=MIX)
+    + entry("scale", *ROOM, "ptr x", "ptr y", body=SCALE)
+)
 
 CONTROL = """
 declare void @llvm.x86.sse.stmxcsr(ptr)

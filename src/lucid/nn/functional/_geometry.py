@@ -14,6 +14,7 @@ import numpy as np
 from lucid.core.dtypes import DType, of_numpy
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
+from lucid.kernels import Call, call_of
 from lucid.nn.functional._arguments import AXES, Padding, as_pairs, same_pads
 
 CACHED_CALLS = 4096
@@ -43,6 +44,7 @@ class ConvCall:
     around: Pads | None = None  # padding that another mode than zeros adds before (transposed: folds back after)
     size: Sizes = ()  # transposed only: spatial size that the adjoint makes
     tail: Pads | None = None  # transposed only: positions that no tap reaches, appended as zeros
+    direct: Call | None = None  # the kernels' own, where nothing has to happen around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def conv_call(
     spec = ConvSpec(kernel, stride, dilation, pads, groups)
     is_batched = len(x.shape) == rank + 2
     if padding_mode == "zeros" or not any(map(any, pads)):
-        return ConvCall(spec, is_batched)
+        direct = call_of("forward", spec, input[0], weight[0], (), input[1], added is not None) if is_batched else None
+        return ConvCall(spec, is_batched, direct=direct)
     check_pads_fit(caller, padding_mode, size, pads)
     return ConvCall(replace(spec, padding=((0, 0),) * rank), is_batched, around=pads)
 
@@ -156,7 +159,11 @@ def conv_transpose_call(
         check_pads_fit(caller, padding_mode, made, pads)
         made = tuple(n + low + high for n, (low, high) in zip(made, pads, strict=True))
         return _without_tail(replace(spec, padding=((0, 0),) * rank), is_batched, pads, made, extra)
-    return _without_tail(spec, is_batched, None, made, extra)
+    call = _without_tail(spec, is_batched, None, made, extra)
+    if not is_batched or call.tail is not None:
+        return call
+    direct = call_of("grad_input", spec, input[0], weight[0], call.size, input[1], added is not None)
+    return replace(call, direct=direct)
 
 
 @lru_cache(CACHED_CALLS)

@@ -43,11 +43,14 @@ def convolve(
 def _convolved(
     caller: str, call: ConvCall, x: Tensor, weight: Tensor, bias: Tensor | None, mode: str, finish: Finish | None
 ) -> Tensor:
+    if call.direct is not None and finish is None:
+        y: Tensor = conv(x, weight, bias, spec=call.spec, call=call.direct)
+        return y
     batch = x if call.is_batched else x.unsqueeze(0)
     if call.around is not None:
         batch = pad(batch, pads=call.around, mode=mode)
     if finish is None:
-        y: Tensor = conv(batch, weight, bias, spec=call.spec)
+        y = conv(batch, weight, bias, spec=call.spec)
     else:
         made = (batch.shape[0], weight.shape[0], *call.spec.out_size(batch.shape[2:]))
         y = finished_conv(batch, weight, bias, _fitting(caller, finish, made, call.is_batched), spec=call.spec)
@@ -80,12 +83,15 @@ def convolve_transposed(
 def _transposed(
     caller: str, call: ConvCall, x: Tensor, weight: Tensor, bias: Tensor | None, mode: str, finish: Finish | None
 ) -> Tensor:
+    if call.direct is not None and finish is None:
+        y: Tensor = conv_grad_input(x, weight, bias, spec=call.spec, size=call.size, call=call.direct)
+        return y
     batch = x if call.is_batched else x.unsqueeze(0)
     bias_is_last = call.around is not None or call.tail is not None
     if finish is not None and not bias_is_last:
         made = (batch.shape[0], weight.shape[1] * call.spec.groups, *call.size)
         finish = _fitting(caller, finish, made, call.is_batched)
-        y: Tensor = finished_conv_grad_input(batch, weight, bias, finish, spec=call.spec, size=call.size)
+        y = finished_conv_grad_input(batch, weight, bias, finish, spec=call.spec, size=call.size)
         return y if call.is_batched else y.squeeze(0)
     y = conv_grad_input(batch, weight, None if bias_is_last else bias, spec=call.spec, size=call.size)
     if call.tail is not None:
