@@ -136,8 +136,8 @@ def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec, call: Call | None 
         same_dtype("conv", x=x, w=w, bias=bias)
     if mode.recording:
         return apply(_conv, x, w, bias, spec=spec, call=call)
-    added = None if bias is None else bias._array
-    return wrap(kernels.conv_forward(x._array, w._array, added, spec, _versions(w, bias), call))
+    versions = _versions(w, bias)  # first, since it counts who holds the arrays
+    return wrap(kernels.conv_forward(x._array, w._array, None if bias is None else bias._array, spec, versions, call))
 
 
 def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: Sizes, call: Call | None = None) -> Any:
@@ -149,8 +149,9 @@ def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: S
         same_dtype("conv_grad_input", g=g, w=w, bias=bias)
     if mode.recording:
         return apply(_conv_grad_input, g, w, bias, spec=spec, size=size, call=call)
+    versions = _versions(w, bias)
     added = None if bias is None else bias._array
-    return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, _versions(w, bias), call))
+    return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, versions, call))
 
 
 def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:
