@@ -313,7 +313,7 @@ def test_sum_over_lanes_is_a_fixed_tree(isa: ISA, element: Type) -> None:
         assert got[0] == tree[0]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 8])
 def test_interleaving(isa: ISA, count: int) -> None:
     lanes = isa.lanes(f32)
     a, got = np.arange(count * lanes, dtype=np.float32).reshape(count, lanes), np.empty(count * lanes, np.float32)

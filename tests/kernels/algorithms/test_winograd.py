@@ -13,7 +13,7 @@ from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
 from lucid.kernels.algorithms import reference, winograd
 from lucid.kernels.plan import Plan
-from tests.kernels.convolution_fuzz import Case, error, expected, run_case
+from tests.kernels.convolution_fuzz import Case, Role, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -35,6 +35,12 @@ def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> C
     )  # fmt: skip
 
 
+def strided_case(rng: np.random.Generator, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Case:
+    """A case of a stride that divides the kernel."""
+    case = random_case(rng, kernel)
+    return replace(case, spec=replace(case.spec, stride=stride))
+
+
 def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Case:
     """A case of which only an axis that is not the last has sizes that are multiples of its dilation, or all have."""
     case = random_case(rng, kernel)
@@ -48,10 +54,10 @@ def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tu
 
 
 def plans(case: Case, isa: str) -> list[Plan]:
-    """A plan for every tile of outputs, each with another register tile."""
+    """A plan for every tile of outputs, or a few of many, each with another register tile."""
     machine = next(machine for machine in target.cpu().isas if machine.name == isa)
-    sizes, found = winograd.shape(case.problem), []
-    for number, form in enumerate(winograd.forms(case.problem)):
+    sizes, forms, found = winograd.shape(case.problem), winograd.forms(case.problem), []
+    for number, form in enumerate(forms if len(forms) < 10 else forms[case.seed % 4 :: 4]):
         options = list(winograd._blockings(sizes, form, machine))
         found.append(winograd._planned(case.problem, machine, form, options[number % len(options)]))
     return found
@@ -76,14 +82,22 @@ DILATED = [
 ]  # fmt: skip
 
 
+#: With one, two and three taps a residue, on some axes or all.
+STRIDED = [
+    ((4,), (2,)), ((16,), (8,)), ((6,), (3,)), ((9,), (3,)), ((8,), (4,)), ((2,), (1,)), ((4, 4), (2, 2)),
+    ((3, 4), (1, 2)), ((6, 2), (2, 1)), ((2, 4), (2, 2)), ((4, 4, 4), (2, 2, 2)), ((3, 4, 2), (3, 2, 1)),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)
     cases = [random_case(rng, kernel) for kernel in KERNELS + KERNELS]
     machine = next(machine for machine in target.cpu().isas if machine.name == isa)
     dilated = [dilated_case(rng, *shape) for shape in DILATED + DILATED]
-    cases += [case for case in dilated if winograd.refuses(case.problem, machine) is None]
-    assert len(cases) >= len(KERNELS + KERNELS) + 8, "on one lane, dilations that fit in none are refused"
+    strided = [strided_case(rng, *shape) for shape in STRIDED]
+    cases += [case for case in dilated + strided if winograd.refuses(case.problem, machine) is None]
+    assert len(cases) >= len(KERNELS + KERNELS + STRIDED) + 8, "on one lane, dilations that fit in none are refused"
     assert {case.role for case in cases} == {"forward", "grad_input"}
     assert {case.spec.groups for case in cases} == {1, 2}
 
@@ -140,6 +154,11 @@ def layer(c_in: int, c_out: int, size: int, batch: int = 1, role: str = "forward
     return Case(role, "float32", batch, c_in, c_out, (size, size), spec, True)  # type: ignore[arg-type]
 
 
+def generator(role: Role) -> Case:
+    """A transposed convolution as generators have them, or the convolution that it is the adjoint of."""
+    return Case(role, "float32", 8, 64, 128, (64, 64), ConvSpec((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1))), True)
+
+
 #: Rows are cut into several parts, there are several spans and several blocks of rows.
 CUT = layer(80, 150, 21, 2)
 
@@ -158,8 +177,22 @@ def test_errors_are_what_the_docstring_says(role: str, outputs: int, most: float
     assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < most
 
 
-def test_the_input_gradient_is_the_adjoint() -> None:
-    case = layer(24, 40, 19)
+@pytest.mark.parametrize(("outputs", "most"), [(2, 8e-7), (3, 7e-7), (4, 3e-6)])
+@pytest.mark.parametrize("role", ["forward", "grad_input"])
+def test_errors_of_two_taps(role: Role, outputs: int, most: float) -> None:
+    """F(3, 2) needs no points but 0, 1 and -1, so it is as exact as F(2, 3): direct summation has 6e-7."""
+    case = generator(role)
+    case, machine = replace(case, batch=1, size=(26, 26)), target.isa()
+    inputs = case.inputs()
+    exact, _ = expected(case, inputs)
+    form = next(f for f in winograd.forms(case.problem) if (f.y.outputs, f.x.outputs) == (outputs, outputs))
+    cut = next(winograd._blockings(winograd.shape(case.problem), form, machine))
+    got = computed(case, winograd._planned(case.problem, machine, form, cut), machine.name, inputs)
+    assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < most
+
+
+@pytest.mark.parametrize("case", [layer(24, 40, 19), replace(generator("forward"), size=(18, 18))])
+def test_the_input_gradient_is_the_adjoint(case: Case) -> None:
     x, w, *_ = case.inputs()
     g = np.random.default_rng(1).standard_normal(case.y_shape).astype(np.float32)
     with convolution.algorithm("winograd"):
@@ -205,6 +238,7 @@ def test_chosen_where_it_pays() -> None:
 
     assert chosen(layer(64, 64, 56)) == chosen(layer(128, 128, 28, 4)) == "winograd"
     assert chosen(layer(64, 64, 56, role="grad_input")) == "winograd"
+    assert {chosen(generator(role)) for role in ("forward", "grad_input")} == {"winograd"}
     assert "winograd" not in {chosen(layer(1, 16, 28)), chosen(layer(8, 8, 12))}
     plan = select.choose(layer(64, 64, 56).problem, isa)
     assert (plan["outputs_y"], plan["outputs_x"]) == (4, 4)
@@ -222,7 +256,10 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     ("change", "why"),
     [
         ({"dtype": "float64"}, "float32, not float64"),
-        ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "needs stride 1, not"),
+        ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
+        ({"role": "grad_weight", "spec": ConvSpec((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels"),
+        ({"role": "grad_input", "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "a row for each residue"),
+        ({"c_in": 700, "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "more than its workspace"),
         ({"spec": ConvSpec((3, 3), (1, 1), (3, 3), ((3, 3), (3, 3)))}, "cannot take a dilation of"),
         ({"spec": ConvSpec((7, 7), (1, 1), (1, 1), ((3, 3), (3, 3)))}, "no tiles for kernels of"),
         ({"spec": ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))}, "no tiles for kernels of"),

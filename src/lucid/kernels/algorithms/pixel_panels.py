@@ -447,7 +447,7 @@ def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None
         with f.loop(0, select(merging, a.merge_count, a.fills)) as t:
             entry = entries.at(t.i * _SLOTS)
             to, tap_step, segments = read_entry(entry)
-            masks = [_ranges(f, elements, reading.step, lanes) for _, elements in segments]
+            masks = [ranges(f, elements, reading.step, lanes) for _, elements in segments]
             with f.loop(block.i, end) as c:
                 channels, panel = _channels(f, grain, c.i), a.panel.at(c.i * a.stride + to)
                 rows = []
@@ -468,7 +468,7 @@ def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None
                     place.store(_merged(value, place.load(0, lanes, old_lanes)))
 
 
-def _ranges(f: Function, elements: Value, vectors: int, lanes: int) -> list[Value]:
+def ranges(f: Function, elements: Value, vectors: int, lanes: int) -> list[Value]:
     """Masks of vectors side by side, for the elements [low, high) of ``low | high << 16``."""
     low, high = elements & 0xFFFF, elements >> 16
     return [

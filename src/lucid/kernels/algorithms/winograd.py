@@ -1,6 +1,11 @@
-"""Winograd convolution: F(m, r) along one to three axes, all three roles, stride 1, float32.
+"""Winograd convolution: F(m, r) along one to three axes, all three roles, float32.
 
 Convolutions of dilation d along an axis are d undilated ones, see ``_unfolded``: forward and input gradient do these.
+So do they strides s that divide the kernel, as convolutions of stride 1 and k / s taps: each residue of x is a channel
+of its own, or in the input gradient, and so in a transposed convolution, each residue of the result a row of its own::
+
+    stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
+                           x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
 
 A tile of F(4 x 4, 3 x 3) takes 36 products for 144, one of F(2 x 2, 3 x 3) 16 for 36, beside the transforms of patches,
 filters and sums. The input gradient is the same with filters turned round and 2 zeros less the padding around. The
@@ -21,7 +26,7 @@ from itertools import product
 from math import ceil, prod
 from typing import NamedTuple
 
-from lucid.core.geometry import Sizes
+from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import precision, target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
 from lucid.kernels.algorithms.base import Executable
@@ -31,14 +36,15 @@ from lucid.kernels.algorithms.winograd_passes import lines
 from lucid.kernels.algorithms.winograd_transforms import Summed
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import ISA
-from lucid.kernels.plan import Plan, Problem
+from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
 
 name = "winograd"
 dtypes = ("float32",)
 
-#: Outputs of a tile along an axis, by the kernel's size there.
-_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
-#: And where the outer one of three is summed as it is, its outputs in the same tile.
+#: Outputs of a tile along an axis, by the taps of a residue there.
+_OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
+_MOST_STRIDE = 8
+#: And where the outer one of three, without strides, is summed as it is, its outputs in the same tile.
 _SUMMED = (2, 4)
 #: Dilations of the last axis whose residues may stand side by side in a vector.
 _IN_A_VECTOR = (2, 4, 8)
@@ -50,6 +56,8 @@ _TASKS, _TASK_PRODUCTS = 8, 1 << 17
 _TILES = 4
 #: So few that rows may be the outer loop.
 _FEW_TILES = 512
+#: What all patches and the filters of a tile of rows may take together; half of it, what those of a span may.
+_MOST_BYTES = WORKSPACE_BYTES * 7 // 4
 
 # Measured on one core at 4 GHz that issues two vector products a cycle.
 _CALL_NS = 2500.0
@@ -76,8 +84,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     spec = problem.spec
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
-    if set(spec.stride) != {1}:
-        return f"it needs stride 1, not {spec.stride}"
+    if not _whole(spec) or (problem.role == "grad_weight" and set(spec.stride) != {1}):
+        return f"it cannot split kernels of {spec.kernel} by strides of {spec.stride}"
     lines = _unfolded(problem)
     if lines is None or (problem.role == "grad_weight" and set(spec.dilation) != {1}):
         return f"it cannot take a dilation of {spec.dilation} apart"
@@ -85,7 +93,20 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return f"its vectors have no room for a dilation of {spec.dilation}"
     if not forms(problem):
         return f"it has no tiles for kernels of {spec.kernel}"
+    if problem.role == "grad_weight":
+        return None
+    sizes = shape(problem)
+    if not _tiles(sizes, isa):
+        return f"no register tile has a row for each residue of {spec.stride}"
+    if not any(next(_blockings(sizes, form, isa), None) for form in forms(problem)):
+        return f"patches of {sizes.channels} channels are more than its workspace"
     return None
+
+
+def _whole(spec: ConvSpec) -> bool:
+    """Whether every stride is 1, or its residues have as many taps, undilated."""
+    axes = zip(spec.kernel, spec.stride, spec.dilation, strict=True)
+    return all(s == 1 or (k % s == 0 and d == 1 and s <= _MOST_STRIDE) for k, s, d in axes)
 
 
 def fuses(problem: Problem) -> bool:
@@ -98,7 +119,7 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     if problem.role == "grad_weight":
         return winograd_grad.forms(problem.spec.kernel)
     z, y, x = _lines(problem)
-    return _forms((z.taps, y.taps, x.taps), x.dilation)
+    return _forms((z.taps, y.taps, x.taps), x.dilation, set(problem.spec.stride) != {1})
 
 
 class _Line(NamedTuple):
@@ -109,14 +130,20 @@ class _Line(NamedTuple):
     side: Side
 
     @property
+    def stride(self) -> int:
+        """Of the problem."""
+        return self.side.step * self.side.spread
+
+    @property
     def single(self) -> bool:
         """Whether it is only there to make three."""
-        return (self.taps, *self.side) == (1, 1, 1, 0)
+        return self.taps == 1 and self.side == Side(1, 1, 0)
 
     @property
     def folded(self) -> tuple[_Line, _Line] | None:
         """The axis as rows of a sample for each residue, which are no longer dilated."""
-        sizes, left = zip(*(divmod(number, self.dilation) for number in self.side), strict=True)
+        size, out, low, *_ = self.side
+        sizes, left = zip(*(divmod(number, self.dilation) for number in (size, out, low)), strict=True)
         if any(left):
             return None
         return _Line(self.taps, 1, Side(*sizes)), _Line(1, 1, Side(self.dilation, self.dilation, 0))
@@ -131,11 +158,11 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     """
     spec, forward = problem.spec, problem.role == "forward"
     lines: list[_Line] = []
-    for axis, (taps, size, out, (low, _)) in enumerate(
-        zip(spec.kernel, problem.size, problem.out, spec.padding, strict=True)
+    for axis, (kernel, size, out, stride, (low, _)) in enumerate(
+        zip(spec.kernel, problem.size, problem.out, spec.stride, spec.padding, strict=True)
     ):
-        dilation = spec.dilation[axis] if taps > 1 else 1
-        side = Side(size, out, low) if forward else Side(out, size, dilation * (taps - 1) - low)
+        taps, dilation = kernel // stride, spec.dilation[axis] if kernel > 1 else 1
+        side = Side(size, out, low, stride) if forward else _backward(size, out, dilation * (taps - 1) + 1, stride, low)
         line = _Line(taps, dilation, side)
         if dilation == 1 or (axis == len(spec.kernel) - 1 and dilation in _IN_A_VECTOR):
             lines += [] if line.single else [line]
@@ -149,6 +176,16 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     return z, y, x
 
 
+def _backward(size: int, out: int, extent: int, stride: int, low: int) -> Side:
+    """An axis of the input gradient: position j stands for the results where (i + low) // stride is j.
+
+    Each of them meets the samples j, j - 1 and so on of g, with taps of its own residue; see ``phase_split``.
+    """
+    first, last = low // stride, (low + size - 1) // stride
+    trim = low - first * stride, (last + 1) * stride - low - size
+    return Side(out, last - first + 1, extent - 1 - first, 1, stride, trim)
+
+
 def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
     lines = _unfolded(problem)
     assert lines is not None, "what cannot be taken apart has been refused"
@@ -156,15 +193,21 @@ def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
 
 
 @lru_cache(maxsize=64)
-def _forms(kernel: Sizes, dilation: int) -> tuple[Form, ...]:
+def _forms(kernel: Sizes, dilation: int, strided: bool) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
     choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
     every = [Form.of(outputs, kernel, dilation) for outputs in choices]
-    if kernel[0] > 1 and kernel[1:] != (1, 1):
+    if kernel[0] > 1 and kernel[1:] != (1, 1) and not strided:
         choices = product(_SUMMED, *(_OUTPUTS.get(taps, ()) for taps in kernel[1:]))
         every += [Form.of(outputs, kernel, dilation, summed=True) for outputs in choices]
-    return tuple(form for form in every if form.points <= _MOST_POINTS and growth(form) <= _MOST_GROWTH)
+    return tuple(form for form in every if _is_offered(form))
+
+
+def _is_offered(form: Form) -> bool:
+    """A tile stays in the caches, errors are small enough to be the default, dilated samples move in pairs."""
+    dealt = form.apart == 1 or form.x.outputs % 2 == 0
+    return form.points <= _MOST_POINTS and growth(form) <= _MOST_GROWTH and dealt
 
 
 def growth(form: Form) -> float:
@@ -185,7 +228,7 @@ def error_growth(plan: Plan) -> float:
         return winograd_grad.error_growth(plan)
     form, sizes = _form(plan), shape(plan.problem)
     roundings = sizes.channels * form.planes.filter + sum(axis.taps + 2 * axis.samples for axis in form.axes)
-    return growth(form) * roundings / (sizes.channels * sizes.taps)
+    return growth(form) * roundings / (sizes.sources * plan.problem.spec.taps)
 
 
 def shape(problem: Problem) -> Shape:
@@ -193,18 +236,22 @@ def shape(problem: Problem) -> Shape:
     taps, forward = problem.spec.taps, problem.role == "forward"
     outward, inward = problem.group_in * taps, taps
     z, y, x = _lines(problem)
+    strides = prod(problem.spec.stride)
     rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
-    row_step, channel_step = (outward, inward) if forward else (inward, outward)
+    row_step, channel_step = (outward, inward) if forward else (inward // strides, outward)
     return Shape(
-        (z.side, y.side, x.side), problem.batch, problem.groups, rows, channels, row_step, channel_step,
-        problem.group_out * outward, taps, flipped=not forward,
+        (z.side, y.side, x.side), problem.batch, problem.groups, rows * (1 if forward else strides),
+        channels * (strides if forward else 1), row_step, channel_step, problem.group_out * outward,
+        (z.taps * z.stride, y.taps * y.stride, x.taps * x.stride), flipped=not forward,
     )  # fmt: skip
 
 
 def _tiles(sizes: Shape, isa: ISA) -> list[Tile]:
-    """Tiles that waste least of the rows, whatever the pixels, one of each width."""
+    """Tiles that waste least of the rows, whatever the pixels, one of each width; rows of a channel are in one."""
     by_width: dict[int, Tile] = {}
     for tile in fitting(isa, f32):
+        if tile.rows % prod(sizes.spread):
+            continue
         covered = ceil(sizes.rows / tile.rows) * tile.step_products / tile.vectors
         best = by_width.get(tile.vectors)
         if best is None or covered <= ceil(sizes.rows / best.rows) * best.step_products / best.vectors:
@@ -219,8 +266,10 @@ def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
         row_block = max(1, min(room, sizes.rows) // tile.rows) * tile.rows
         spans = ceil(sizes.tiles(form) / tile.columns) * sizes.groups
         wanted = min(_TASKS, 1 + _products(sizes, form, tile) // _TASK_PRODUCTS)
-        yield Blocking(tile, row_block, min(ceil(wanted / spans), ceil(sizes.rows / tile.rows)), rows_first=False)
-        if sizes.tiles(form) <= _FEW_TILES:
+        column_bytes = _ITEM_BYTES * form.points * form.planes.patch * sizes.channels
+        if column_bytes * tile.columns <= _MOST_BYTES // 2:
+            yield Blocking(tile, row_block, min(ceil(wanted / spans), ceil(sizes.rows / tile.rows)), rows_first=False)
+        if sizes.tiles(form) <= _FEW_TILES and column_bytes * (tile.columns * spans + tile.rows) <= _MOST_BYTES:
             yield Blocking(tile, tile.rows, 1, rows_first=True)
 
 
@@ -281,7 +330,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 
 
 def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
-    sizes, tile, taps = shape(problem), cut.tile, problem.spec.taps
+    sizes, tile = shape(problem), cut.tile
     return Plan(
         name,
         problem,
@@ -297,7 +346,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         ),
         workspace_bytes=workspace_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
         packed_bytes=filter_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
-        why=f"{form.products} products of a tile where the definition has {form.outputs * taps}",
+        why=f"{form.products} products of a tile where the definition has {form.outputs * form.taps}",
     )
 
 

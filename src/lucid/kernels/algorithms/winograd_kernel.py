@@ -37,7 +37,6 @@ from lucid.kernels.algorithms.frames import read_fields
 from lucid.kernels.algorithms.implicit_gemm import alone
 from lucid.kernels.algorithms.winograd_layout import (
     CODE,
-    GATHERED,
     NUMBERS,
     PACKED,
     POINTERS,
@@ -48,6 +47,8 @@ from lucid.kernels.algorithms.winograd_layout import (
     Record,
     Shape,
     numbers_of,
+    reading,
+    residues,
     shared_bytes,
 )
 from lucid.kernels.algorithms.winograd_parts import parts, tile_addresses
@@ -66,12 +67,16 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue
     """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes."""
     tile = cut.tile
     numbers = numbers_of(shape, form, cut, panels.slack(isa, f32, tile.rows))
-    records = [Record(phase) for phase in shape.phases(form)]
+    reads = [reading(stride, tile.lanes) for stride in (shape.step[2], shape.spread[2])]
+    patches, results = map(Record, shape.phases(form), reads)
     none, tiles = np.zeros(tile.rows, np.float32), np.array(tile_addresses(tile), np.int64)
-    starts = np.arange(PACKED, dtype=np.int64) * (numbers["taps"] * tile.rows)
+    weights, panels_at, lines_at = (np.array(places, np.int64) for places in residues(shape, form, tile))
+    starts = np.add.outer(np.arange(PACKED) * numbers["taps"], weights).ravel() * tile.rows
+    arrays = tiles, starts, panels_at, lines_at
+    tables = address(none), patches.address, results.address, *map(address, arrays)
     fixed = {
-        "none": address(none), "patches": records[0].address, "results": records[1].address, "tiles": address(tiles),
-        "starts": address(starts), **parts(form, tile, epilogue), **steps(), **numbers,
+        **dict(zip(TABLES, tables, strict=True)), **parts(shape, form, tile, epilogue), **steps(),
+        **numbers,
     }  # fmt: skip
     shared, by_rows, by_tiles = (
         shared_bytes(form, cut, numbers),
@@ -90,7 +95,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue
         shared_bytes=shared if cut.rows_first else 0,
         own_bytes=numbers["own"],
         most_threads=max(tasks for _, tasks in entries),
-        keep=(records, none, tiles, starts),
+        keep=(none, patches, results, arrays),
     )
 
 
@@ -226,54 +231,61 @@ def _write_filters(module: Module, lanes: int) -> None:
     f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, to=ptr(f32))
     p = f.args
     a = read_fields(f, _FIELDS, [
-        "w", "scratch", "own", "blocks", "rows", "channels", "group_step", "row_step", "channel_step", "taps", "taps_x",
-        "taps_yx", "first_tap", "first_plane", "tap_step", "tile_rows", "pack_weights", "filter", "starts", "spare_at",
-        "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes",
+        "w", "scratch", "own", "blocks", "rows", "sources", "steps", "group_step", "row_step", "channel_step", "taps",
+        "first_tap", "tap_z", "tap_y", "tap_x", "first_plane", "plane_step", "tile_rows", "pack_weights", "filter",
+        "starts", "spare_at", "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes",
     ])  # fmt: skip
     group, first = p.block // a.blocks, p.block % a.blocks * a.tile_rows
     own = a.scratch.at(p.thread * a.own)
     panel, spare = own.cast(f32), own.at(a.spare_at).cast(f32)
     source, size = a.w.at(group * a.group_step + first * a.row_step + a.first_plane), a.taps * a.tile_rows
-    rows, together, tap = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps), a.tap_step * a.tile_rows
-    with f.loop(0, a.filter_planes) as plane, f.loop(0, a.channels, PACKED) as block:
-        count = minimum(a.channels - block.i, PACKED)
+    rows, together = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps)
+    taps = [tap * a.tile_rows for tap in (a.tap_z, a.tap_y, a.tap_x)]
+    with f.loop(0, a.filter_planes) as plane, f.loop(0, a.sources, PACKED) as block:
+        count = minimum(a.sources - block.i, PACKED)
         runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.taps)
         with f.loop(0, runs) as c:
-            start = source.at((block.i + c.i) * a.channel_step + plane.i * a.tap_step * a.taps)
+            start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
             with f.loop(0, size, memory.ALIGN_BYTES // 4) as line:
                 start.at(a.channel_step * _AHEAD + line.i).prefetch()
             f.call(a.pack_weights, start, a.row_step, 1, rows, depth, panel.at(c.i * size))
         with f.loop(0, a.tile_rows, lanes) as back:
             lane = (a.tile_rows - 1) // lanes * lanes - back.i
-            to = p.to.at(plane.i * a.filter_plane + block.i * a.tile_rows + lane)
+            to = p.to.at(plane.i * a.filter_plane + block.i * a.steps * a.tile_rows + lane)
             f.call(
-                a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts, count, to, a.tile_rows, spare,
-                tap * a.taps_yx, tap * a.taps_x, tap, a.filter_z, a.filter_y, a.filter_step,
+                a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts, count * a.steps, to, a.tile_rows, spare,
+                *taps, a.filter_z, a.filter_y, a.filter_step,
             )  # fmt: skip
 
 
 def _write_patches(module: Module, lanes: int) -> None:
-    """Adds ``span_patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both."""
+    """Adds ``span_patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both.
+
+    A channel that is gathered is as many of v as there are residues of the stride.
+    """
     f = module.function("span_patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
     p = f.args
     a = read_fields(f, _FIELDS, [
-        *_OWN.split(), *_SPAN.split(), "x", "groups", "channels", "fills_at", "merges_at", "spare_at", "table",
-        "patches", "x_image", "x_plane", "pack", "reads", "deal", "v_step", "v_plane",
+        *_OWN.split(), *_SPAN.split(), "x", "groups", "sources", "steps", "gathered", "fills_at", "merges_at",
+        "spare_at", "table", "patches", "x_image", "x_plane", "pack", "reads", "fills", "deal", "v_step", "v_plane",
+        "panels", "panel_z", "panel_y", "panel_x",
     ])  # fmt: skip
     own, group = a.scratch.at(p.thread * a.own), p.span % a.groups
-    panel, fills, merges = own.cast(f32), own.at(a.fills_at).cast(i64), own.at(a.merges_at).cast(i64)
+    panel, spare = own.cast(f32), own.at(a.spare_at).cast(f32)
+    fills, merges = own.at(a.fills_at).cast(i64), own.at(a.merges_at).cast(i64)
     span, run = _span(a, p.span // a.groups, lanes), a.columns * a.across
     more = f.call(
         a.table, a.patches, fills, merges, a.x_image, span.begin, span.limit, span.vectors, run // lanes, 0, returns=i64
     )
-    with f.loop(0, a.channels, GATHERED) as c:
-        channels = minimum(a.channels - c.i, GATHERED)
-        x = a.x.at((group * a.channels + c.i) * a.x_plane)
-        f.call(a.pack, fills, span.vectors * a.reads, merges, more, x, 1, panel, channels, a.x_plane, a.reads * run)
-        f.call(
-            a.deal, panel, p.v.at(c.i * a.columns), channels, span.count, a.v_step, a.v_plane, a.columns,
-            own.at(a.spare_at).cast(f32),
-        )  # fmt: skip
+    with f.loop(0, a.sources, a.gathered) as c:
+        channels, channel_step = minimum(a.sources - c.i, a.gathered), a.steps * a.columns
+        x, v = a.x.at((group * a.sources + c.i) * a.x_plane), p.v.at(c.i * channel_step)
+        f.call(a.pack, fills, span.vectors * a.fills, merges, more, x, 1, panel, channels, a.x_plane, a.reads * run)
+        with f.loop(0, a.steps) as residue:
+            f.call(
+                a.deal, panel.at(a.panels.load(residue.i)), a.reads * run, a.panel_z, a.panel_y, a.panel_x,
+                v.at(residue.i * a.columns), channel_step, a.v_step, a.v_plane, channels, span.count, spare,
+            )  # fmt: skip
 
 
 def _write_multiply(module: Module, lanes: int) -> None:
@@ -304,17 +316,21 @@ def _write_results(module: Module) -> None:
     p = f.args
     a = read_fields(f, _FIELDS, [
         "bias", "y", "scale", "shift", "residual", "y_plane", "m_step", "m_at", "line_at", "spare_at", "stores_at",
-        "more_stores_at", "columns", "collect", "spread", "stored_rows",
+        "more_stores_at", "columns", "collect", "spread", "stores", "spreads", "lines", "line_z", "line_y",
     ])  # fmt: skip
     m, line, spare = (p.own.at(at).cast(f32) for at in (a.m_at, a.line_at, a.spare_at))
     stores, more_stores = p.own.at(a.stores_at).cast(i64), p.own.at(a.more_stores_at).cast(i64)
     given = [
         (pointer, f.emit(i64, f"ptrtoint ptr {pointer.text} to i64").ne(0)) for pointer in (a.bias, a.scale, a.shift)
     ]
-    with f.loop(0, p.rows) as row:
-        channel = p.first + row.i
+    with f.loop(0, p.rows, a.spreads) as row:
+        channel = (p.first + row.i) // a.spreads
         numbers = [pointer.load(channel, 1, there, constant(f, f32, 0)) for pointer, there in given]
-        f.call(a.collect, m.at(row.i * a.columns), a.m_step, p.count, a.columns, *numbers, line, spare)
+        with f.loop(0, a.spreads) as residue:
+            f.call(
+                a.collect, m.at((row.i + residue.i) * a.columns), a.m_step, p.count, *numbers,
+                line.at(a.lines.load(residue.i)), a.line_z, a.line_y, spare,
+            )  # fmt: skip
         to = (line, a.y.at(channel * a.y_plane), *numbers[1:], a.residual.at(channel * a.y_plane))
-        f.call(a.spread, stores, p.vectors * a.stored_rows, *to)
+        f.call(a.spread, stores, p.vectors * a.stores, *to)
         f.call(a.spread, more_stores, p.more, *to)

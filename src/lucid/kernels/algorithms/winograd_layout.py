@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, Axis, Phase
+from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, most_places
 from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Summed
@@ -70,17 +71,34 @@ class Form:
         return prod(axis.outputs for axis in self.axes)
 
     @property
+    def taps(self) -> int:
+        """Of an output, and of a residue of the stride."""
+        return prod(axis.taps for axis in self.axes)
+
+    @property
     def reads(self) -> int:
         """Runs of ``x.outputs`` samples that are gathered for a patch."""
         return self.z.samples * self.y.samples * self.x.reads
 
 
 class Side(NamedTuple):
-    """One axis of a problem, whichever its role: the gathered array's size, the result's, zeros before."""
+    """One axis of a problem, whichever its role: the gathered array's size, positions, zeros before.
+
+    With a stride, samples of the gathered array that are as many apart belong to channels of their own, or so many
+    results stand for a position, each of a row of its own: see ``winograd``.
+    """
 
     size: int
     out: int
     low: int
+    step: int = 1  #: samples from a position to the next
+    spread: int = 1  #: results of a position
+    trim: tuple[int, int] = (0, 0)  #: of them, those before the first and behind the last that there is
+
+    @property
+    def width(self) -> int:
+        """Of the result."""
+        return self.out * self.spread - sum(self.trim)
 
     def tiles(self, minimal: Minimal, apart: int) -> int:
         """Tiles of one line, of all residues."""
@@ -89,23 +107,25 @@ class Side(NamedTuple):
     def runs_gathered(self, minimal: Minimal, apart: int) -> Axis:
         """Patches as runs of samples, with a position for each."""
         each, count = minimal.outputs, self.tiles(minimal, apart)
-        offsets = tuple(k * each * apart - self.low for k in range(minimal.reads))
-        return Axis(count * each, self.size, 1, offsets, (), 1)
+        starts = (k * each * apart * self.step - self.low for k in range(minimal.reads))
+        offsets = tuple(start + residue for start in starts for residue in range(self.step))
+        return Axis(count * each, self.size, self.step, offsets, (), 1)
 
     def runs_stored(self, minimal: Minimal, apart: int) -> Axis:
         """Outputs, in the same positions."""
-        return Axis(self.tiles(minimal, apart) * minimal.outputs, self.out, 1, (0,), (), 1)
+        offsets = tuple(residue - self.trim[0] for residue in range(self.spread))
+        return Axis(self.tiles(minimal, apart) * minimal.outputs, self.width, self.spread, offsets, (), 1)
 
     def gathered(self, minimal: Minimal) -> Axis:
         """Patches, with a position for each tile."""
-        each, count = minimal.outputs, self.tiles(minimal, 1)
-        offsets = tuple(k - self.low for k in range(minimal.samples))
-        return Axis(count, self.size, each, offsets, (), 1)
+        count = self.tiles(minimal, 1)
+        offsets = tuple(k - self.low for k in range(minimal.samples * self.step))
+        return Axis(count, self.size, minimal.outputs * self.step, offsets, (), 1)
 
     def stored(self, minimal: Minimal) -> Axis:
         """Outputs, in the same positions."""
-        each, count = minimal.outputs, self.tiles(minimal, 1)
-        return Axis(count, self.out, each, tuple(range(each)), (), 1)
+        count, each = self.tiles(minimal, 1), minimal.outputs * self.spread
+        return Axis(count, self.width, each, tuple(k - self.trim[0] for k in range(each)), (), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +135,35 @@ class Shape:
     sides: tuple[Side, Side, Side]
     batch: int
     groups: int
-    rows: int  #: result channels of a group
-    channels: int  #: summed channels of a group
-    row_step: int  #: in the weights, from a result channel of a group to the next
-    channel_step: int
+    rows: int  #: result channels of a group, times ``spread``
+    channels: int  #: summed channels of a group, times ``step``
+    row_step: int  #: in the weights, from a row of a group to the next
+    channel_step: int  #: from one that is gathered to the next
     group_step: int
-    taps: int
+    kernel: tuple[int, int, int]
     flipped: bool  #: taps run backwards
+
+    @property
+    def step(self) -> tuple[int, int, int]:
+        """Residues along each axis that are channels."""
+        z, y, x = (side.step for side in self.sides)
+        return z, y, x
+
+    @property
+    def spread(self) -> tuple[int, int, int]:
+        """Residues along each axis that are rows."""
+        z, y, x = (side.spread for side in self.sides)
+        return z, y, x
+
+    @property
+    def sources(self) -> int:
+        """Channels of a group as they lie in memory."""
+        return self.channels // prod(self.step)
+
+    @property
+    def packed_taps(self) -> int:
+        """Numbers of a row and channel that lie side by side in the weights, or do once they are put in order."""
+        return prod(self.kernel) // prod(self.spread)
 
     def tiles(self, form: Form) -> int:
         """Tiles of the whole batch."""
@@ -150,43 +192,90 @@ class Blocking:
     rows_first: bool
 
 
+def reading(stride: int, lanes: int) -> Reading:
+    """How rows of which neighbours belong to different channels or rows are dealt out and put together."""
+    return Reading(stride, stride) if stride > 1 and lanes > 1 else SIDE_BY_SIDE
+
+
 def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str, int]:
     """The values of ``NUMBERS``. Where a thread's parts start is in bytes, all other sizes are in elements."""
-    tile, (x_size, y_size) = cut.tile, (prod(s.size for s in shape.sides), prod(s.out for s in shape.sides))
-    tiles, blocks = shape.tiles(form), ceil(shape.rows / tile.rows)
-    planes, taps = form.planes, shape.taps // form.planes.filter
-    v_plane, filter_plane = shape.channels * tile.columns, shape.channels * tile.rows
+    tile, (x_size, y_size) = cut.tile, (prod(s.size for s in shape.sides), prod(s.width for s in shape.sides))
+    tiles, blocks, spreads = shape.tiles(form), ceil(shape.rows / tile.rows), prod(shape.spread)
+    planes, v_plane, filter_plane = form.planes, shape.channels * tile.columns, shape.channels * tile.rows
     block = planes.filter * filter_plane + _APART
     part_rows = ceil(ceil(shape.rows / cut.row_parts) / tile.rows) * tile.rows
     row_block = tile.rows if cut.rows_first else min(cut.row_block, part_rows)
     v_step, m_step = planes.patch * v_plane + _APART, row_block * tile.columns + _APART
     numbers = {
         "tiles_count": tiles, "spans": ceil(tiles / tile.columns), "groups": shape.groups, "rows": shape.rows,
-        "channels": shape.channels, "x_plane": x_size, "x_image": shape.groups * shape.channels * x_size,
-        "y_plane": y_size, "y_image": shape.groups * shape.rows * y_size, "row_step": shape.row_step,
-        "channel_step": shape.channel_step, "group_step": shape.group_step,
-        "first_tap": taps - 1 if shape.flipped else 0, "tap_step": -1 if shape.flipped else 1,
-        "first_plane": (planes.filter - 1) * taps if shape.flipped else 0,
-        "blocks": blocks, "block": block,
+        "channels": shape.channels, "sources": shape.sources, "steps": prod(shape.step), "spreads": spreads,
+        "gathered": max(1, GATHERED // prod(shape.step)), "x_plane": x_size,
+        "x_image": shape.groups * shape.sources * x_size, "y_plane": y_size,
+        "y_image": shape.groups * shape.rows // spreads * y_size, "row_step": shape.row_step,
+        "channel_step": shape.channel_step, "group_step": shape.group_step, "blocks": blocks, "block": block,
         "filter_step": block if cut.rows_first else shape.groups * blocks * block + _APART,
         "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows, "v_step": v_step,
         "v_size": form.points * v_step, "m_step": m_step, "v_plane": v_plane, "filter_plane": filter_plane,
         "depth": planes.filter * shape.channels, "filter_planes": planes.filter, "result_planes": planes.result,
     }  # fmt: skip
-    own_operand = form.points * (block if cut.rows_first else v_step)
-    (_, taps_y, taps_x), (_, y, x) = (axis.taps for axis in form.axes), (axis.samples for axis in form.axes)
+    own_operand, (_, y, x) = form.points * (block if cut.rows_first else v_step), (a.samples for a in form.axes)
     numbers |= {
-        "taps": taps, "taps_x": taps_x, "taps_yx": taps_y * taps_x,
         "filter_y": numbers["filter_step"] * x, "filter_z": numbers["filter_step"] * x * y,
-        "points": form.points, "across": form.x.outputs, "reads": form.reads,
-        "stored_rows": form.z.outputs * form.y.outputs, "tile_rows": tile.rows, "columns": tile.columns,
+        "points": form.points, "across": form.x.outputs, "tile_rows": tile.rows, "columns": tile.columns,
     }  # fmt: skip
-    numbers |= _scratch(shape, form, tile, own_operand, m_step, slack)
+    numbers |= _taps(shape, form) | _runs(shape, form, tile)
+    numbers |= _scratch(shape, form, tile, numbers, own_operand, slack)
     assert tuple(sorted(numbers)) == tuple(sorted(NUMBERS)), "every number has its slot"
     return numbers
 
 
-def _scratch(shape: Shape, form: Form, tile: Tile, own_operand: int, m_step: int, slack: int) -> dict[str, int]:
+def _taps(shape: Shape, form: Form) -> dict[str, int]:
+    """Those that are packed at once, and steps from one that a transform reads to the next, and between planes."""
+    _, y, x = (kernel // spread for kernel, spread in zip(shape.kernel, shape.spread, strict=True))
+    count, sign = shape.packed_taps // form.planes.filter, -1 if shape.flipped else 1
+    steps = [step * inner for step, inner in zip(shape.step, (y * x, x, 1), strict=True)]
+    lengths = (len(matrix[0]) for matrix in form.matrices("filter"))
+    last = sum((length - 1) * step for length, step in zip(lengths, steps, strict=True))
+    first, first_plane = (last, (form.planes.filter - 1) * count) if shape.flipped else (0, 0)
+    return {
+        "taps": count, "first_tap": first, **{f"tap_{a}": sign * n for a, n in zip("zyx", steps, strict=True)},
+        "first_plane": first_plane, "plane_step": sign * count,
+    }  # fmt: skip
+
+
+def _runs(shape: Shape, form: Form, tile: Tile) -> dict[str, int]:
+    """Runs of pixels of a channel: in a panel, on the way out, and steps to the next ones of the same residue."""
+    run, (_, step_y, step_x), (_, spread_y, spread_x) = tile.columns * form.x.outputs, shape.step, shape.spread
+    reads, stores = form.reads * prod(shape.step), form.z.outputs * form.y.outputs * prod(shape.spread)
+    row, line = form.x.reads * step_x, spread_x
+    steps = {
+        "panel_x": run * step_x, "panel_y": run * row * step_y,
+        "panel_z": run * row * step_y * form.y.samples * shape.step[0],
+        "line_y": run * line * spread_y, "line_z": run * line * spread_y * form.y.outputs * shape.spread[0],
+    }  # fmt: skip
+    fills, entries = (
+        count // reading(s, tile.lanes).taps for count, s in ((reads, step_x), (stores, spread_x))
+    )  # fmt: skip
+    return {"reads": reads, "fills": fills, "stores": entries, **steps}
+
+
+def residues(shape: Shape, form: Form, tile: Tile) -> tuple[list[int], list[int], list[int]]:
+    """Where each residue starts: in a row's weights, in a panel, on the way out."""
+    run, (_, kernel_y, kernel_x) = tile.columns * form.x.outputs, shape.kernel
+    (_, step_y, step_x), (_, spread_y, spread_x) = shape.step, shape.spread
+    panel = _places(shape.step, step_y * form.y.samples, step_x * form.x.reads)
+    line = _places(shape.spread, spread_y * form.y.outputs, spread_x)
+    return _places(shape.step, kernel_y, kernel_x), [place * run for place in panel], [place * run for place in line]
+
+
+def _places(counts: tuple[int, int, int], y: int, x: int) -> list[int]:
+    """Of the first few along each axis of a grid, of y by x in its inner axes."""
+    return [(i * y + j) * x + k for i, j, k in product(*map(range, counts))]
+
+
+def _scratch(
+    shape: Shape, form: Form, tile: Tile, numbers: dict[str, int], own_operand: int, slack: int
+) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many bytes there are.
 
     ``own_operand`` elements at ``v_at`` are the patches of a span, or the filters of a tile of rows.
@@ -194,20 +283,21 @@ def _scratch(shape: Shape, form: Form, tile: Tile, own_operand: int, m_step: int
     patches, results = shape.phases(form)
     vectors = tile.vectors * form.x.outputs
     run = vectors * tile.lanes
-    panel = max(GATHERED * form.reads * run, PACKED * shape.taps * tile.rows + slack)
-    stores = form.z.outputs * form.y.outputs
+    panel = max(numbers["gathered"] * numbers["reads"] * run, PACKED * shape.packed_taps * tile.rows + slack)
+    lines = form.z.outputs * form.y.outputs * prod(shape.spread)
     most = max(most_places(form.matrices(name)) for name in ("patch", "filter", "inverse"))
     passes = pixel_panels.most_passes(patches, tile.lanes)
+    more = pixel_panels.most_passes(results, tile.lanes) - 1
     sizes = {
         "v_at": panel * _ITEM_BYTES,
         "m_at": own_operand * _ITEM_BYTES,
-        "line_at": form.points * form.planes.result * m_step * _ITEM_BYTES,
-        "spare_at": stores * run * _ITEM_BYTES,
+        "line_at": form.points * form.planes.result * numbers["m_step"] * _ITEM_BYTES,
+        "spare_at": lines * run * _ITEM_BYTES,
         "fills_at": 2 * most * tile.lanes * _ITEM_BYTES,
-        "merges_at": vectors * form.reads * ENTRY_BYTES,
-        "stores_at": vectors * form.reads * (passes - 1) * ENTRY_BYTES,
-        "more_stores_at": vectors * stores * ENTRY_BYTES,
-        "own": vectors * stores * (pixel_panels.most_passes(results, tile.lanes) - 1) * ENTRY_BYTES,
+        "merges_at": vectors * numbers["fills"] * ENTRY_BYTES,
+        "stores_at": vectors * numbers["fills"] * (passes - 1) * ENTRY_BYTES,
+        "more_stores_at": vectors * numbers["stores"] * ENTRY_BYTES,
+        "own": vectors * numbers["stores"] * more * ENTRY_BYTES,
     }
     at, starts = 0, {}
     for name, size in sizes.items():
@@ -235,15 +325,16 @@ def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
 
 
 POINTERS = ("x", "w", "bias", "y", "shared", "scratch", "scale", "shift", "residual")
-TABLES = ("none", "patches", "results", "tiles", "starts")
+TABLES = ("none", "patches", "results", "tiles", "starts", "panels", "lines")
 CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
 STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
-    "tiles_count", "spans", "groups", "rows", "channels", "x_plane", "x_image", "y_plane", "y_image", "row_step",
-    "channel_step", "group_step", "first_tap", "tap_step", "first_plane", "taps", "taps_x", "taps_yx", "blocks",
-    "block", "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts",
-    "part_rows", "points", "depth", "result_planes", "across", "reads", "stored_rows", "tile_rows", "columns", "v_step",
-    "v_plane", "v_size", "m_step", "own", "v_at", "m_at", "line_at", "spare_at", "fills_at", "merges_at", "stores_at",
+    "tiles_count", "spans", "groups", "rows", "channels", "sources", "steps", "spreads", "gathered", "x_plane",
+    "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "first_tap", "tap_z", "tap_y",
+    "tap_x", "first_plane", "plane_step", "blocks", "block", "filter_step", "filter_y", "filter_z", "filter_plane",
+    "filter_planes", "row_block", "row_parts", "part_rows", "points", "depth", "result_planes", "across", "reads",
+    "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows", "columns", "v_step", "v_plane",
+    "v_size", "m_step", "own", "v_at", "m_at", "line_at", "spare_at", "fills_at", "merges_at", "stores_at",
     "more_stores_at",
 )  # fmt: skip
 
@@ -251,7 +342,8 @@ NUMBERS = (
 class Record:
     """A phase as the table's writer reads it, and the arrays that it points to."""
 
-    def __init__(self, phase: Phase) -> None:
-        self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(phase)]
-        self._numbers = np.array(pixel_panels.gather_numbers(phase, [address(t) for t in self._tables]), np.int64)
+    def __init__(self, phase: Phase, read: Reading) -> None:
+        self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(phase, read)]
+        numbers = pixel_panels.gather_numbers(phase, [address(table) for table in self._tables], read)
+        self._numbers = np.array(numbers, np.int64)
         self.address = address(self._numbers)

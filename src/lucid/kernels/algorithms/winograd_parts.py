@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import product
+from math import prod
 
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, lane_mask, read_entry
+from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, lane_mask, ranges, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
-from lucid.kernels.algorithms.winograd_layout import Form
+from lucid.kernels.algorithms.winograd_layout import Form, Shape, reading
 from lucid.kernels.algorithms.winograd_passes import Grid, transform_address, write_axes
 from lucid.kernels.algorithms.winograd_transforms import IDENTITY, multiplied, split
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
     Function,
     Module,
-    Pointer,
     Value,
     f32,
     i64,
     interleave,
+    lanes_below,
+    picked,
     ptr,
     splat,
 )
@@ -33,26 +36,57 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 
 
-def parts(form: Form, tile: Tile, epilogue: Epilogue) -> dict[str, int]:
+def parts(shape: Shape, form: Form, tile: Tile, epilogue: Epilogue) -> dict[str, int]:
     """Addresses by the names of ``winograd_layout.CODE``.
 
     Sums end as they are collected, in whole vectors; with a residual, where they are spread out and lie beside it.
     """
-    lanes, rows = tile.lanes, tile.rows
+    lanes, (_, _, step), (_, _, spread) = tile.lanes, shape.step, shape.spread
     early, late = (PLAIN, epilogue) if epilogue.residual else (epilogue, PLAIN)
     wanted: dict[str, tuple[tuple[object, ...], Callable[[Module, ISA], object]]] = {
-        f"pack{rows}": (("winograd weights", rows), lambda m, isa: panels.write_packs(m, isa, f32, [rows])),
         "deal": (("winograd deal", form), lambda m, _: _write_deal(m, form, lanes)),
         "collect": (("winograd collect", form, early), lambda m, _: _write_collect(m, form, lanes, early)),
-        "spread": (("winograd spread", late), lambda m, _: _write_spread(m, lanes, late)),
+        "spread": (("winograd spread", late, spread), lambda m, _: _write_spread(m, lanes, late, spread)),
     }
-    found = {name: alone(key, write).address(name) for name, (key, write) in wanted.items()}
-    found["pack_weights"] = found.pop(f"pack{rows}")
     return {
-        **gather_parts(Grain(f32), lanes, SIDE_BY_SIDE),
-        **found,
+        **gather_parts(Grain(f32), lanes, reading(step, lanes)),
+        **{name: alone(key, write).address(name) for name, (key, write) in wanted.items()},
+        "pack_weights": _pack_address(shape, tile),
         "filter": transform_address("float32", form.matrices("filter")),
     }
+
+
+def _pack_address(shape: Shape, tile: Tile) -> int:
+    """Of ``pack(source, row_step, k_step, rows, depth, panel)``: from the weights to panel[k][row]."""
+    if shape.spread == (1, 1, 1):
+        code = alone(("winograd weights", tile.rows), lambda m, isa: panels.write_packs(m, isa, f32, [tile.rows]))
+        return code.address(f"pack{tile.rows}")
+    key = ("winograd weights", tile.rows, shape.kernel, shape.spread)
+    return alone(key, lambda m, _: _write_pack_residues(m, shape, tile)).address("pack")
+
+
+def _write_pack_residues(module: Module, shape: Shape, tile: Tile) -> Function:
+    """Adds ``pack`` for weights of which a tile of rows, residues of whole channels, is one run."""
+    f = module.function(
+        "pack", source=ptr(f32), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(f32)
+    )  # fmt: skip
+    a, lanes, size = f.args, tile.lanes, shape.packed_taps * tile.rows
+    vectors = range(0, size, lanes)
+    run = [a.source.load(v, lanes, lanes_below(f, a.rows * a.depth - v, lanes)) for v in vectors]
+    places = [divmod(place, lanes) for place in _residue_order(shape, tile.rows)]
+    places += [(0, 0)] * (-size % lanes)
+    for v, vector in zip(vectors, picked(run, places), strict=True):
+        a.panel.store(vector, v)
+    return f
+
+
+def _residue_order(shape: Shape, rows: int) -> list[int]:
+    """For every tap of a residue and row of a tile, its place among the weights of the tile's channels."""
+    (_, y, x), (sz, sy, sx) = shape.kernel, shape.spread
+    starts = range(0, rows // (sz * sy * sx) * prod(shape.kernel), prod(shape.kernel))
+    taps = product(*(range(0, kernel, step) for kernel, step in zip(shape.kernel, shape.spread, strict=True)))
+    each = list(product(starts, range(sz), range(sy), range(sx)))
+    return [start + ((tz + rz) * y + ty + ry) * x + tx + rx for tz, ty, tx in taps for start, rz, ry, rx in each]
 
 
 def tile_addresses(tile: Tile) -> list[int]:
@@ -67,58 +101,55 @@ def tile_addresses(tile: Tile) -> list[int]:
 
 
 def _write_deal(module: Module, form: Form, lanes: int) -> Function:
-    """Adds ``deal(panel, v, channels, count, v_step, v_plane, columns, spare)``, from panel[c][read][pixel] to v.
+    """Adds ``deal(panel, step, z, y, x, v, advance, v_step, v_plane, channels, count, spare)``: patches transformed.
 
-    It is v[f][c][tile], or v[f][plane][c][tile] where an axis is summed; ``count`` tiles, of ``columns`` that v and
-    panel have room for.
+    v[f][c][tile], or v[f][plane][c][tile] where an axis is summed, of ``count`` tiles from panel[c][read][pixel]. Reads
+    are z, y and x apart along the axes, channels ``step``, and in v ``advance``.
     """
     data, across = ptr(f32), form.x.outputs
     f = module.function(
-        "deal", panel=data, v=data, channels=i64, count=i64, v_step=i64, v_plane=i64, columns=i64, spare=data
-    )
-    a, matrices, planes = f.args, form.matrices("patch"), form.planes.patch
-    run, (z, y, x) = a.columns * across, (len(matrix) for matrix in matrices)
+        "deal", panel=data, step=i64, z=i64, y=i64, x=i64, v=data, advance=i64, v_step=i64, v_plane=i64, channels=i64,
+        count=i64, spare=data,
+    )  # fmt: skip
+    a, matrices = f.args, form.matrices("patch")
+    z, y, x = (len(matrix) for matrix in matrices)
     to_steps = [a.v_step * (y * x), a.v_step * x, a.v_step]
-    with f.loop(0, a.channels) as c, f.loop(0, a.count, lanes) as t, f.loop(0, planes) as plane:
-        source = a.panel.at((c.i * planes + plane.i) * (run * (form.reads // planes)) + t.i * across)
-        target: Grid = a.v.at(plane.i * a.v_plane + c.i * a.columns + t.i), to_steps
-        dealt: Grid = source, [run * y, run, 1]
+    with f.loop(0, a.channels) as c, f.loop(0, a.count, lanes) as t, f.loop(0, form.planes.patch) as plane:
+        source: Grid = a.panel.at(c.i * a.step + plane.i * a.z + t.i * across), [a.z, a.y, a.x]
+        target: Grid = a.v.at(plane.i * a.v_plane + c.i * a.advance + t.i), to_steps
         if matrices[2] != IDENTITY:
             only = matrices[0] == matrices[1] == IDENTITY
             dealt = target if only else (a.spare.at(z * y * x * lanes), [y * x * lanes, x * lanes, lanes])
-            _deal_rows(f, form, (z, y), source, run, dealt, lanes)
-        write_axes(f, matrices, (1, 0), (z, y, x), dealt, target, a.spare, lanes)
+            _deal_rows(f, form, (z, y), source, dealt, lanes)
+            source = dealt
+        write_axes(f, matrices, (1, 0), (z, y, x), source, target, a.spare, lanes)
     return f
 
 
-def _deal_rows(
-    f: Function, form: Form, rows: tuple[int, int], source: Pointer, run: Value, target: Grid, lanes: int
-) -> None:
+def _deal_rows(f: Function, form: Form, rows: tuple[int, int], source: Grid, target: Grid, lanes: int) -> None:
     """Every row of a patch, along z and y: its pixels dealt out by their column, and transformed along x."""
-    to, steps = target
-    across = form.x.outputs
+    (here, reads), (to, steps) = source, target
     with ExitStack() as loops:
         for axis, count in enumerate(rows):
             if count > 1:
                 line = loops.enter_context(f.loop(0, count))
-                source = source.at(line.i * (run * form.x.reads * (rows[1] if axis == 0 else 1)))
-                to = to.at(line.i * steps[axis])
+                here, to = here.at(line.i * reads[axis]), to.at(line.i * steps[axis])
         samples: list[Value] = []
         for read in range(form.x.reads):
-            row = source.at(run * read)
-            samples += split([row.load(p * lanes, lanes) for p in range(across)], form.apart)
+            row = here.at(reads[2] * read)
+            samples += split([row.load(p * lanes, lanes) for p in range(form.x.outputs)], form.apart)
         for k, value in enumerate(multiplied(form.x.patch, samples[: form.x.samples])):
             to.store(value, k * steps[2])
 
 
 def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -> Function:
-    """Adds ``collect(m, m_step, count, columns, bias, scale, shift, line, spare)`` for one channel.
+    """Adds ``collect(m, m_step, count, bias, scale, shift, line, z, y, spare)`` for one row.
 
-    line[row of a tile][pixel] are the sums as the epilogue leaves them.
+    line[row of a tile][pixel] are the sums as the epilogue leaves them; rows of a tile are z and y apart.
     """
     data, across = ptr(f32), form.x.outputs
     f = module.function(
-        "collect", m=data, m_step=i64, count=i64, columns=i64, bias=f32, scale=f32, shift=f32, line=data, spare=data
+        "collect", m=data, m_step=i64, count=i64, bias=f32, scale=f32, shift=f32, line=data, z=i64, y=i64, spare=data
     )
     a, matrices, planes = f.args, form.matrices("inverse"), form.planes.result
     (z, y, x), layers, rows = (len(matrix[0]) for matrix in matrices), len(matrices[0]), form.y.outputs
@@ -134,27 +165,29 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
         with f.loop(0, layers) as oz, f.loop(0, rows) as oy:
             row = source.at(oz.i * steps[0] + oy.i * steps[1])
             values = multiplied(matrices[2], [row.load(k * steps[2], lanes) for k in range(x)])
-            line = a.line.at(((plane.i * layers + oz.i) * rows + oy.i) * (a.columns * across) + t.i * across)
+            line = a.line.at((plane.i * layers + oz.i) * a.z + oy.i * a.y + t.i * across)
             to = Destination(line, epilogue, scale, shift)
             for p, pixels in enumerate(interleave([value + bias for value in values], form.apart)):
                 to.store(pixels, p * lanes)
     return f
 
 
-def _write_spread(module: Module, lanes: int, epilogue: Epilogue) -> Function:
+def _write_spread(module: Module, lanes: int, epilogue: Epilogue, residues: int) -> Function:
     """Adds ``spread(entries, count, line, y, scale, shift, residual)`` for one channel.
 
-    A packer's entries read backwards, from a panel to where it was.
+    A packer's entries read backwards, from a panel to where it was; an entry may stand for several residues.
     """
     data = ptr(f32)
     f = module.function("spread", entries=ptr(i64), count=i64, line=data, y=data, scale=f32, shift=f32, residual=data)
-    a = f.args
+    a, together = f.args, reading(residues, lanes).taps
     scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
     to = Destination(a.y, epilogue, scale, shift, a.residual if epilogue.residual else None)
     with f.loop(0, a.count) as t:
-        place, _, segments = read_entry(a.entries.at(t.i * (ENTRY_BYTES // 8)))
-        value = a.line.load(place, lanes)
+        place, step, segments = read_entry(a.entries.at(t.i * (ENTRY_BYTES // 8)))
+        values = interleave([a.line.load(place + step * residue, lanes) for residue in range(together)])
         for offset, lane_set in segments:
             with f.when(lane_set.ne(0)):
-                to.at(offset).store(value, 0, lane_mask(lane_set, lanes))
+                masks = ranges(f, lane_set, together, lanes) if together > 1 else [lane_mask(lane_set, lanes)]
+                for v, (value, mask) in enumerate(zip(values, masks, strict=True)):
+                    to.at(offset).store(value, v * lanes, mask)
     return f

@@ -18,7 +18,7 @@ from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
-from lucid.kernels.ir import Value, fma, shuffle
+from lucid.kernels.ir import Value, deinterleave, fma, shuffle
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 Place = tuple[int, int, int]
@@ -208,12 +208,14 @@ def _dot(row: Sequence[Fraction], values: Sequence[Value]) -> Value:
 
 
 def split(vectors: Sequence[Value], together: int = 1) -> list[Value]:
-    """As many vectors of samples as they are apart, a power of two: sample k n + p in lane k of vector p of n.
+    """As many vectors of samples as they are apart: sample k n + p in lane k of vector p of n.
 
-    Samples that are ``together``, a divisor of the lanes, are dealt out as one.
+    Samples that are ``together``, a divisor of the lanes, are dealt out as one of a power of two.
     """
     if len(vectors) == 1 or vectors[0].type.lanes == 1:
         return list(vectors)
+    if together == 1:
+        return deinterleave(vectors, len(vectors))
     lanes = vectors[0].type.lanes
     picks = [[k for k in range(2 * lanes) if k // together % 2 == p] for p in (0, 1)]
     pairs = list(zip(vectors[::2], vectors[1::2], strict=True))

@@ -56,15 +56,15 @@ def _neighbours(a: Value, b: Value | None) -> Value:
 
 
 def interleave(vectors: Sequence[Value], together: int = 1) -> list[Value]:
-    """A power of two of vectors a, b, …: a0 b0 … a1 b1 … over as many vectors, ``together`` lanes standing as one.
+    """Vectors a, b, …: a0 b0 … a1 b1 … over as many vectors, ``together`` lanes of an even number standing as one.
 
-    Source: the perfect shuffle, log2(n) rounds of two-way interleaves.
+    Source: the perfect shuffle, a round of two-way interleaves for every factor of 2.
     """
-    if len(vectors) == 1:
+    lanes, n = vectors[0].type.lanes, len(vectors)
+    if n == 1 or lanes == 1:
         return list(vectors)
-    lanes = vectors[0].type.lanes
-    if lanes == 1:
-        return list(vectors)
+    if n % 2:
+        return picked(vectors, [(place % n, place // n) for place in range(n * lanes)])
     even, odd, out = interleave(vectors[0::2], together), interleave(vectors[1::2], together), []
     places = [(*divmod(k, 2 * together), k % together) for k in range(2 * lanes)]
     picks = [block * together + k + lanes * (inner >= together) for block, inner, k in places]
@@ -86,13 +86,21 @@ def deinterleave(vectors: Sequence[Value], count: int) -> list[Value]:
         halves = [[shuffle(a, b, range(start, 2 * lanes, 2)) for a, b in pairs] for start in range(min(2, count))]
         rounds = [deinterleave(half, (count + 1 - start) // 2) for start, half in enumerate(halves)]
         return [rounds[r % 2][r // 2] for r in range(count)]
-    results = []
-    for r in range(count):
-        result, places = vectors[0], [divmod(n * k + r, lanes) for k in range(lanes)]
-        kept = [at for _, at in places]  # of the first vector; what others have comes with them
-        for v, vector in enumerate(vectors[1:], 1):
-            picks = [lanes + at if source == v else kept[k] for k, (source, at) in enumerate(places)]
-            result, kept = shuffle(result, vector, picks), list(range(lanes))
+    return picked(vectors, [divmod(n * k + r, lanes) for r in range(count) for k in range(lanes)])
+
+
+def picked(vectors: Sequence[Value], places: Sequence[tuple[int, int]]) -> list[Value]:
+    """Vectors, or numbers, made of the lanes at these places: (vector, lane), as many as fill whole vectors."""
+    lanes, results = vectors[0].type.lanes, []
+    if lanes == 1:
+        return [vectors[source] for source, _ in places]
+    for first in range(0, len(places), lanes):
+        wanted = places[first : first + lanes]
+        sources = sorted({source for source, _ in wanted})
+        result, kept = vectors[sources[0]], [at for _, at in wanted]  # what other vectors have comes with them
+        for source in sources[1:] or sources:
+            picks = [lanes + at if of == source else kept[k] for k, (of, at) in enumerate(wanted)]
+            result, kept = shuffle(result, vectors[source], picks), list(range(lanes))
         results.append(result)
     return results
 
