@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,11 +13,13 @@ from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
 from lucid.kernels.algorithms import reference, winograd
+from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.plan import Plan
 from tests.kernels.convolution_fuzz import Case, Role, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
 KERNELS = [(3,), (5,), (3, 3), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (5, 3, 1), (1, 3, 3), (3, 1, 1)]
 
 
@@ -55,7 +58,7 @@ def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tu
 
 def plans(case: Case, isa: str) -> list[Plan]:
     """A plan for every tile of outputs, or a few of many, each with another register tile."""
-    machine = next(machine for machine in target.cpu().isas if machine.name == isa)
+    machine = MACHINES[isa]
     sizes, forms, found = winograd.shape(case.problem), winograd.forms(case.problem), []
     for number, form in enumerate(forms if len(forms) < 10 else forms[case.seed % 4 :: 4]):
         options = list(winograd._blockings(sizes, form, machine))
@@ -64,7 +67,7 @@ def plans(case: Case, isa: str) -> list[Plan]:
 
 
 def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> np.ndarray[Any, Any]:
-    y = np.full(case.y_shape if case.role == "forward" else case.x_shape, np.nan, np.float32)
+    y = np.full(case.y_shape if case.role == "forward" else case.x_shape, np.nan, inputs[0].dtype)
     with target.using(isa) as machine, guarded(y) as result:
         winograd.bind(plan, machine)(*inputs[:3], result)
         return result.copy()
@@ -110,6 +113,29 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
             with guarded_results(where):
                 got = computed(case, plan, isa, inputs)
             assert error(got, exact, bound_of(plan, bound)) <= 1, plan
+
+    run_guarded_cases(check, list(enumerate(cases)))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)])
+@pytest.mark.parametrize("isa", HALF_ISAS)
+def test_half_precision_is_float32_rounded_once(isa: str, dtype: np.dtype[Any]) -> None:
+    rng = np.random.default_rng(2)
+    others = [dilated_case(rng, *shape) for shape in DILATED] + [strided_case(rng, *shape) for shape in STRIDED]
+    cases = [random_case(rng, kernel) for kernel in KERNELS]
+    cases += [case for case in others if winograd.refuses(case.problem, MACHINES[isa]) is None]
+
+    def check(run: tuple[int, Case]) -> None:
+        number, case = run
+        narrow = [None if a is None else a.astype(dtype) for a in case.inputs()]
+        wide = [None if a is None else a.astype(np.float32) for a in narrow]
+        for plan in plans(case, isa):
+            want = computed(case, plan, isa, wide)
+            asked = replace(plan, problem=replace(plan.problem, dtype=dtype.name))
+            with guarded_results(("end", "start")[number % 2]):
+                got = computed(case, asked, isa, narrow)
+            with np.errstate(over="ignore"):
+                assert np.array_equal(got, want.astype(dtype)), plan
 
     run_guarded_cases(check, list(enumerate(cases)))
 
@@ -255,7 +281,7 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"dtype": "float64"}, "float32, not float64"),
+        ({"dtype": "float64"}, "bfloat16, not float64"),
         ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
         ({"role": "grad_weight", "spec": ConvSpec((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels"),
         ({"role": "grad_input", "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "a row for each residue"),

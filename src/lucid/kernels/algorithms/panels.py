@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from lucid.kernels.ir import Function, Module, Type, Value, i64, interleave, lanes_below, minimum, ptr, transpose
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Type,
+    Value,
+    convert,
+    i64,
+    interleave,
+    lanes_below,
+    minimum,
+    ptr,
+    transpose,
+)
 from lucid.kernels.isa import ISA
 
 _LINE_BYTES = 64
@@ -17,18 +29,21 @@ def slack(isa: ISA, element: Type, width: int) -> int:
     return lanes * (width + 1)
 
 
-def write_packs(m: Module, isa: ISA, element: Type, widths: Iterable[int]) -> dict[int, Function]:
+def write_packs(
+    m: Module, isa: ISA, element: Type, widths: Iterable[int], stored: Type | None = None
+) -> dict[int, Function]:
     """By width, functions ``pack(source, row_step, k_step, rows, depth, panel)`` for panels of so many rows.
 
     panel[k][r] = source[r row_step + k k_step] for r < rows and k < depth; what stands in further rows is any number.
-    Panels must be packed in the order of their addresses, with ``slack`` behind the last.
+    The source is of type ``stored``, if that is another. Panels must be packed in the order of their addresses, with
+    ``slack`` behind the last.
     """
     lanes, packs = isa.lanes(element), {}
     turn = None
     for width in sorted(set(widths)):
         if lanes > 1 and not _weaves(width, lanes):
-            turn = turn or write_turn(m, isa, element)
-        packs[width] = _write_pack(m, isa, element, width, turn)
+            turn = turn or write_turn(m, isa, element, stored)
+        packs[width] = _write_pack(m, isa, element, stored or element, width, turn)
     return packs
 
 
@@ -37,10 +52,10 @@ def _weaves(width: int, lanes: int) -> bool:
     return lanes > 1 and width <= lanes and width & (width - 1) == 0
 
 
-def _write_pack(m: Module, isa: ISA, element: Type, width: int, turn: Function | None) -> Function:
+def _write_pack(m: Module, isa: ISA, element: Type, stored: Type, width: int, turn: Function | None) -> Function:
     lanes = isa.lanes(element)
     f = m.function(
-        f"pack{width}", source=ptr(element), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(element)
+        f"pack{width}", source=ptr(stored), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(element)
     )
     a = f.args
 
@@ -84,14 +99,15 @@ def _copy_runs(f: Function, lanes: int, width: int) -> None:
         for line in range(0, width, _LINE_BYTES // source.pointee.bytes):
             source.at(a.k_step * _AHEAD).prefetch(line)
         for v, mask in enumerate(masks):
-            panel.store(source.load(v * lanes, lanes, mask), v * lanes)
+            panel.store(convert(source.load(v * lanes, lanes, mask), panel.pointee), v * lanes)
 
 
 def _copy_elements(f: Function, width: int) -> None:
     """Neither axis has unit steps: element by element."""
     a = f.args
     with f.loop(0, a.depth) as k, f.loop(0, a.rows) as r:
-        a.panel.store(a.source.load(k.i * a.k_step + r.i * a.row_step), k.i * width + r.i)
+        number = a.source.load(k.i * a.k_step + r.i * a.row_step)
+        a.panel.store(convert(number, a.panel.pointee), k.i * width + r.i)
 
 
 def _weave_rows(f: Function, lanes: int, width: int) -> None:
@@ -100,23 +116,27 @@ def _weave_rows(f: Function, lanes: int, width: int) -> None:
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(width)]
     with f.loop(0, a.depth, lanes) as k:
         mask = lanes_below(f, a.depth - k.i, lanes)
-        for v, woven in enumerate(interleave([start.load(k.i, lanes, mask) for start in starts])):
+        for v, woven in enumerate(
+            interleave([convert(start.load(k.i, lanes, mask), a.panel.pointee) for start in starts])
+        ):
             a.panel.store(woven, k.i * width + v * lanes)
 
 
-def write_turn(m: Module, isa: ISA, element: Type) -> Function:
+def write_turn(m: Module, isa: ISA, element: Type, stored: Type | None = None) -> Function:
     """Adds ``turn(source, row_step, rows, depth, panel, width)``: panel[k][r] = source[r][k] for as many r as lanes.
 
     One square after the other is turned in registers: what stands behind ``rows`` repeats the last row, and up to a
     vector's width of k is written behind ``depth``.
     """
     lanes = isa.lanes(element)
-    f = m.function("turn", source=ptr(element), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64)
+    f = m.function(
+        "turn", source=ptr(stored or element), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64
+    )
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
     with f.loop(0, a.depth, lanes) as k:
         mask = lanes_below(f, a.depth - k.i, lanes)
-        columns = transpose([start.load(k.i, lanes, mask) for start in starts])
+        columns = transpose([convert(start.load(k.i, lanes, mask), element) for start in starts])
         for c, column in enumerate(columns):
             a.panel.store(column, (k.i + c) * a.width)
     return f

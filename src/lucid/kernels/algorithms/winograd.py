@@ -34,12 +34,12 @@ from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
 from lucid.kernels.algorithms.winograd_passes import lines
 from lucid.kernels.algorithms.winograd_transforms import Summed
-from lucid.kernels.ir import f32
+from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
 
 name = "winograd"
-dtypes = ("float32",)
+dtypes = ("float32", "float16", "bfloat16")
 
 #: Outputs of a tile along an axis, by the taps of a residue there.
 _OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
@@ -80,8 +80,12 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides, most dilations, kernels other than 3 and 5, strict precision."""
+    """Strides, most dilations, kernels other than 3 and 5, strict precision; half precision without masks for it."""
     spec = problem.spec
+    if problem.itemsize == 2 and not isa.masks_halves:
+        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
+    if problem.itemsize == 2 and problem.role == "grad_weight":
+        return f"its weight gradient does not read {problem.dtype}"
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
     if not _whole(spec) or (problem.role == "grad_weight" and set(spec.stride) != {1}):
@@ -362,4 +366,6 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         return winograd_grad.bind(plan, isa)
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]))
-    return winograd_kernel.bind(shape(plan.problem), _form(plan), cut, isa, plan.problem.bias, plan.problem.epilogue)
+    problem = plan.problem
+    stored = BY_DTYPE[problem.dtype]
+    return winograd_kernel.bind(shape(problem), _form(plan), cut, isa, stored, problem.bias, problem.epilogue)

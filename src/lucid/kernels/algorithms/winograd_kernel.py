@@ -53,7 +53,7 @@ from lucid.kernels.algorithms.winograd_layout import (
 )
 from lucid.kernels.algorithms.winograd_parts import parts, tile_addresses
 from lucid.kernels.epilogue import sources
-from lucid.kernels.ir import ENTRY, Function, Module, Pointer, Type, Value, constant, f32, i8, i64, minimum, ptr, select
+from lucid.kernels.ir import ENTRY, Function, Module, Pointer, Type, Value, convert, f32, i8, i64, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import Epilogue
@@ -63,7 +63,7 @@ from lucid.kernels.runtime import memory
 _AHEAD = 8
 
 
-def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue: Epilogue) -> Launch:
+def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue) -> Launch:
     """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes."""
     tile = cut.tile
     numbers = numbers_of(shape, form, cut, panels.slack(isa, f32, tile.rows))
@@ -75,7 +75,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue
     arrays = tiles, starts, panels_at, lines_at
     tables = address(none), patches.address, results.address, *map(address, arrays)
     fixed = {
-        **dict(zip(TABLES, tables, strict=True)), **parts(shape, form, tile, epilogue), **steps(),
+        **dict(zip(TABLES, tables, strict=True)), **parts(shape, form, tile, epilogue, stored), **steps(stored),
         **numbers,
     }  # fmt: skip
     shared, by_rows, by_tiles = (
@@ -101,10 +101,13 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, bias: bool, epilogue
 
 # -- the kernels ------------------------------------------------------------------------------------------------------
 
-_FIELDS: dict[str, Type] = {
-    **dict.fromkeys(POINTERS, ptr(f32)), "scratch": ptr(i8), **dict.fromkeys(TABLES, ptr(i64)), "none": ptr(f32),
-    **dict.fromkeys((*CODE, *STEPS), ptr(i8)), **dict.fromkeys(NUMBERS, i64),
-}  # fmt: skip
+
+def _fields(stored: Type) -> dict[str, Type]:
+    return {
+        **dict.fromkeys(POINTERS, ptr(stored)), "shared": ptr(f32), "scratch": ptr(i8),
+        **dict.fromkeys(TABLES, ptr(i64)), "none": ptr(f32), **dict.fromkeys((*CODE, *STEPS), ptr(i8)),
+        **dict.fromkeys(NUMBERS, i64),
+    }  # fmt: skip
 
 
 def loops() -> jit.Code:
@@ -126,24 +129,24 @@ def loops() -> jit.Code:
     return jit.kernel(("winograd loops",), written)
 
 
-def steps() -> dict[str, int]:
+def steps(stored: Type) -> dict[str, int]:
     """Addresses of what they call, in a module of its own: all together take longer to compile than a kernel should."""
 
     def write(module: Module, isa: ISA) -> None:
         lanes = isa.lanes(f32)
-        _write_filters(module, lanes)
-        _write_patches(module, lanes)
+        _write_filters(module, lanes, stored)
+        _write_patches(module, lanes, stored)
         _write_multiply(module, lanes)
-        _write_results(module)
+        _write_results(module, stored)
 
-    code = alone(("winograd steps",), write)
+    code = alone(("winograd steps", stored), write)
     return {name: code.address(name) for name in STEPS}
 
 
 def _entry(module: Module, name: str, names: str) -> tuple[Function, Any]:
     """An entry point, and the fields that it needs."""
     f = module.function(name, export=True, **ENTRY)
-    return f, read_fields(f, _FIELDS, names.split())
+    return f, read_fields(f, _fields(f32), names.split())
 
 
 #: What the functions below read: of a thread's workspace, of a span, of the table of its stores.
@@ -222,7 +225,7 @@ def _table_of_stores(f: Function, a: Any, own: Pointer, span: _Span, lanes: int)
     return more
 
 
-def _write_filters(module: Module, lanes: int) -> None:
+def _write_filters(module: Module, lanes: int, stored: Type) -> None:
     """Adds ``filters(fields, thread, block, to)``: a tile of rows of one group, all channels; ``block`` counts both.
 
     Weights are first turned so that rows are lanes. Whole vectors are stored, the last rows' first: what lies beyond
@@ -230,7 +233,7 @@ def _write_filters(module: Module, lanes: int) -> None:
     """
     f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, to=ptr(f32))
     p = f.args
-    a = read_fields(f, _FIELDS, [
+    a = read_fields(f, _fields(stored), [
         "w", "scratch", "own", "blocks", "rows", "sources", "steps", "group_step", "row_step", "channel_step", "taps",
         "first_tap", "tap_z", "tap_y", "tap_x", "first_plane", "plane_step", "tile_rows", "pack_weights", "filter",
         "starts", "spare_at", "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes",
@@ -246,7 +249,7 @@ def _write_filters(module: Module, lanes: int) -> None:
         runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.taps)
         with f.loop(0, runs) as c:
             start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
-            with f.loop(0, size, memory.ALIGN_BYTES // 4) as line:
+            with f.loop(0, size, memory.ALIGN_BYTES // stored.bytes) as line:
                 start.at(a.channel_step * _AHEAD + line.i).prefetch()
             f.call(a.pack_weights, start, a.row_step, 1, rows, depth, panel.at(c.i * size))
         with f.loop(0, a.tile_rows, lanes) as back:
@@ -258,14 +261,14 @@ def _write_filters(module: Module, lanes: int) -> None:
             )  # fmt: skip
 
 
-def _write_patches(module: Module, lanes: int) -> None:
+def _write_patches(module: Module, lanes: int, stored: Type) -> None:
     """Adds ``span_patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both.
 
     A channel that is gathered is as many of v as there are residues of the stride.
     """
     f = module.function("span_patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
     p = f.args
-    a = read_fields(f, _FIELDS, [
+    a = read_fields(f, _fields(stored), [
         *_OWN.split(), *_SPAN.split(), "x", "groups", "sources", "steps", "gathered", "fills_at", "merges_at",
         "spare_at", "table", "patches", "x_image", "x_plane", "pack", "reads", "fills", "deal", "v_step", "v_plane",
         "panels", "panel_z", "panel_y", "panel_x",
@@ -293,7 +296,7 @@ def _write_multiply(module: Module, lanes: int) -> None:
     data = ptr(f32)
     f = module.function("multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64)
     p = f.args
-    a = read_fields(f, _FIELDS, [
+    a = read_fields(f, _fields(f32), [
         "none", "tiles", "depth", "block", "filter_step", "v_step", "v_plane", "m_step", "points", "result_planes",
         "tile_rows", "columns",
     ])  # fmt: skip
@@ -305,7 +308,7 @@ def _write_multiply(module: Module, lanes: int) -> None:
         f.call(tile, a.depth, filters, v, a.none, 0, to, a.columns, a.tile_rows, to)
 
 
-def _write_results(module: Module) -> None:
+def _write_results(module: Module, stored: Type) -> None:
     """Adds ``span_results(fields, own, first, rows, count, vectors, more)``: y from the m of a block of rows.
 
     ``first`` is the first row over all groups; ``more`` entries of the second list of stores.
@@ -314,7 +317,7 @@ def _write_results(module: Module) -> None:
         "span_results", fields=ptr(i64), own=ptr(i8), first=i64, rows=i64, count=i64, vectors=i64, more=i64
     )
     p = f.args
-    a = read_fields(f, _FIELDS, [
+    a = read_fields(f, _fields(stored), [
         "bias", "y", "scale", "shift", "residual", "y_plane", "m_step", "m_at", "line_at", "spare_at", "stores_at",
         "more_stores_at", "columns", "collect", "spread", "stores", "spreads", "lines", "line_z", "line_y",
     ])  # fmt: skip
@@ -325,7 +328,7 @@ def _write_results(module: Module) -> None:
     ]
     with f.loop(0, p.rows, a.spreads) as row:
         channel = (p.first + row.i) // a.spreads
-        numbers = [pointer.load(channel, 1, there, constant(f, f32, 0)) for pointer, there in given]
+        numbers = [convert(pointer.load(channel, 1, there), f32) for pointer, there in given]
         with f.loop(0, a.spreads) as residue:
             f.call(
                 a.collect, m.at((row.i + residue.i) * a.columns), a.m_step, p.count, *numbers,

@@ -23,7 +23,9 @@ from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
     Function,
     Module,
+    Type,
     Value,
+    convert,
     f32,
     i64,
     interleave,
@@ -36,8 +38,8 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 
 
-def parts(shape: Shape, form: Form, tile: Tile, epilogue: Epilogue) -> dict[str, int]:
-    """Addresses by the names of ``winograd_layout.CODE``.
+def parts(shape: Shape, form: Form, tile: Tile, epilogue: Epilogue, stored: Type) -> dict[str, int]:
+    """Addresses by the names of ``winograd_layout.CODE``; the arrays are of type ``stored``.
 
     Sums end as they are collected, in whole vectors; with a residual, where they are spread out and lie beside it.
     """
@@ -46,33 +48,40 @@ def parts(shape: Shape, form: Form, tile: Tile, epilogue: Epilogue) -> dict[str,
     wanted: dict[str, tuple[tuple[object, ...], Callable[[Module, ISA], object]]] = {
         "deal": (("winograd deal", form), lambda m, _: _write_deal(m, form, lanes)),
         "collect": (("winograd collect", form, early), lambda m, _: _write_collect(m, form, lanes, early)),
-        "spread": (("winograd spread", late, spread), lambda m, _: _write_spread(m, lanes, late, spread)),
+        "spread": (
+            ("winograd spread", late, spread, stored),
+            lambda m, _: _write_spread(m, lanes, late, spread, stored),
+        ),
     }
     return {
-        **gather_parts(Grain(f32), lanes, reading(step, lanes)),
+        **gather_parts(Grain(stored), lanes, reading(step, lanes)),
         **{name: alone(key, write).address(name) for name, (key, write) in wanted.items()},
-        "pack_weights": _pack_address(shape, tile),
+        "pack_weights": _pack_address(shape, tile, stored),
         "filter": transform_address("float32", form.matrices("filter")),
     }
 
 
-def _pack_address(shape: Shape, tile: Tile) -> int:
+def _pack_address(shape: Shape, tile: Tile, stored: Type) -> int:
     """Of ``pack(source, row_step, k_step, rows, depth, panel)``: from the weights to panel[k][row]."""
     if shape.spread == (1, 1, 1):
-        code = alone(("winograd weights", tile.rows), lambda m, isa: panels.write_packs(m, isa, f32, [tile.rows]))
+        rows = [tile.rows]
+        code = alone(
+            ("winograd weights", tile.rows, stored), lambda m, isa: panels.write_packs(m, isa, f32, rows, stored)
+        )
         return code.address(f"pack{tile.rows}")
-    key = ("winograd weights", tile.rows, shape.kernel, shape.spread)
-    return alone(key, lambda m, _: _write_pack_residues(m, shape, tile)).address("pack")
+    key = ("winograd weights", tile.rows, shape.kernel, shape.spread, stored)
+    return alone(key, lambda m, _: _write_pack_residues(m, shape, tile, stored)).address("pack")
 
 
-def _write_pack_residues(module: Module, shape: Shape, tile: Tile) -> Function:
+def _write_pack_residues(module: Module, shape: Shape, tile: Tile, stored: Type) -> Function:
     """Adds ``pack`` for weights of which a tile of rows, residues of whole channels, is one run."""
     f = module.function(
-        "pack", source=ptr(f32), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(f32)
+        "pack", source=ptr(stored), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(f32)
     )  # fmt: skip
     a, lanes, size = f.args, tile.lanes, shape.packed_taps * tile.rows
     vectors = range(0, size, lanes)
-    run = [a.source.load(v, lanes, lanes_below(f, a.rows * a.depth - v, lanes)) for v in vectors]
+    masks = [lanes_below(f, a.rows * a.depth - v, lanes) for v in vectors]
+    run = [convert(a.source.load(v, lanes, mask), f32) for v, mask in zip(vectors, masks, strict=True)]
     places = [divmod(place, lanes) for place in _residue_order(shape, tile.rows)]
     places += [(0, 0)] * (-size % lanes)
     for v, vector in zip(vectors, picked(run, places), strict=True):
@@ -172,13 +181,15 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
     return f
 
 
-def _write_spread(module: Module, lanes: int, epilogue: Epilogue, residues: int) -> Function:
+def _write_spread(module: Module, lanes: int, epilogue: Epilogue, residues: int, stored: Type) -> Function:
     """Adds ``spread(entries, count, line, y, scale, shift, residual)`` for one channel.
 
     A packer's entries read backwards, from a panel to where it was; an entry may stand for several residues.
     """
-    data = ptr(f32)
-    f = module.function("spread", entries=ptr(i64), count=i64, line=data, y=data, scale=f32, shift=f32, residual=data)
+    data = ptr(stored)
+    f = module.function(
+        "spread", entries=ptr(i64), count=i64, line=ptr(f32), y=data, scale=f32, shift=f32, residual=data
+    )
     a, together = f.args, reading(residues, lanes).taps
     scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
     to = Destination(a.y, epilogue, scale, shift, a.residual if epilogue.residual else None)
