@@ -48,6 +48,7 @@ _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
 _CALL_NS = 2000.0
 #: A byte of x, w and y, up to half the third level cache and beyond.
 _NEAR_BYTE_NS, _FAR_BYTE_NS = 0.003, 0.023
+_PAIR_READS = 1.2  # two channels read at once, as so many
 _COST_NS = {
     "product": 0.122,  # of vectors
     "panel": 0.05,  # a vector of a panel, read for a tile
@@ -58,7 +59,8 @@ _COST_NS = {
     "tile": 10.0,
     "visit": 0.1,  # a vector of sums, to memory or from it
     "visit from third cache": 3.0,  # where they wait for more channels and do not fit the second
-    "interleave": 0.13,  # an element on its way out
+    "round": 0.07,  # an element on its way out
+    "interleave": 0.13,
     "scatter": 0.35,
     "scatter turned": 0.7,
     "task": 90.0,
@@ -184,25 +186,27 @@ def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
     vectors = layout.units * (layout.lines * layout.pitch + cut.unit_spans * layout.halo) / tile.lanes
     passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
     entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
-    in_place = sizes.stored_whole and not tile.over_channels and all(axis.contiguous for axis in layout.phase)
+    whole = not tile.over_channels and all(axis.contiguous for axis in layout.phase)
     steps, groups = sizes.elements * layout.taps, sizes.groups
     read = pixel_panels.reading(gathered_x, tile.lanes)
     stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
     home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
     waiting = cut.span * ceil(heights / cut_up.row_parts) * tile.rows * sizes.itemsize
     far = waiting > target.cpu().l2_bytes // 2
-    outward = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
+    strided = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
+    outward = "round" if whole else strided
+    reads = sizes.elements * (_PAIR_READS if sizes.grain.depth > 1 else 1)
     return {
         "product": groups * layout.units * heights * across * steps,
         "panel": groups * layout.units * heights * tile.loads(layout.unit) * steps,
-        "gather": groups * entries * sizes.channels,
-        "read": groups * entries * sizes.channels * read.step / read.taps,
-        "copy": 0 if read.step else groups * entries * sizes.channels,
+        "gather": groups * entries * reads,
+        "read": groups * entries * reads * read.step / read.taps,
+        "copy": 0 if read.step else groups * entries * reads,
         "entry": groups * entries / read.taps,
         "tile": groups * tiles * blocks,
         "visit": groups * stored * (2 * blocks - 1),
         "visit from third cache": groups * stored * (blocks - 1) if far else 0,
-        outward: 0 if in_place else groups * stored * tile.lanes,
+        outward: 0 if whole and sizes.stored_whole else groups * stored * tile.lanes,
         "task": groups * cut.spans * cut_up.row_parts,
         f"weight from {home}": groups * cut.spans * weights,
         "weight packed": packed_elements(sizes, cut_up, layout.taps),
