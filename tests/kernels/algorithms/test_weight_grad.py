@@ -1,5 +1,7 @@
 """The dense weight gradient against its definition, on every instruction set, between guard pages."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -123,6 +125,16 @@ def test_neighbouring_taps_share_an_offset_in_tiles_of_one_vector():
     assert tile(Case(1, 16, 16, (64, 64), (5, 5), padding=2)) == Tile(1, 5, 5)
     assert tile(Case(1, 16, 16, (64, 64), (5, 5), 1, 2, padding=4)).columns == 1
     assert tile(Case(1, 16, 32, (64, 64), (5, 5), padding=2)).columns == 1
+
+
+def test_x_is_read_in_place_where_there_is_neither_padding_nor_another_type():
+    def in_place(case):
+        return split(case.problem("grad_weight"), AVX512).in_place
+
+    plain = Case(1, 3, 9, (30, 17), (3, 3), 2)
+    assert in_place(plain)
+    assert not in_place(replace(plain, padding=((0, 0), (0, 1))))
+    assert not in_place(plain.typed("float16"))
 
 
 @pytest.mark.parametrize("isa", ISAS)

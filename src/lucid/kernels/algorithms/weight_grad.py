@@ -26,13 +26,10 @@ from __future__ import annotations
 
 from math import ceil, prod
 
-import numpy as np
-
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.dense_layout import computed
-from lucid.kernels.algorithms.frames import Array
-from lucid.kernels.algorithms.weight_grad_split import Room, asks, boxes, parts, split
+from lucid.kernels.algorithms.weight_grad_split import Room, asks, boxes, parts, places, split
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -80,10 +77,9 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     chosen, stored = split(problem, isa), BY_DTYPE[problem.dtype]
     element, tile, cut, room = computed(stored), chosen.tile, chosen.cut, Room.of(problem, chosen)
-    offsets = _padded(cut.taps(chosen.c_part)[:: tile.columns], tile.rows)
     lines, asks_g, asks_x = asks(problem, chosen)
-    tables = (boxes(problem, cut), parts(problem, chosen), cut.starts(), offsets, lines)
-    calls = ceil(cut.pixels / chosen.sub) * chosen.blocks * (len(offsets) // tile.rows)
+    tables = (boxes(problem, cut), parts(problem, chosen), *places(problem, chosen), lines)
+    calls = ceil(cut.pixels / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
     code = (
         kernel.tile_address(element, tile.vectors, tile.rows, tile.columns),
         kernel.turn_address(stored, element),
@@ -91,14 +87,14 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     )
     alone = chosen.chunks == 1  # then there are no slices to add up
     numbers = (
-        int(problem.bias), chosen.wide, tile.steps, problem.c_in * prod(problem.size), problem.c_out * problem.pixels,
-        problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps, tile.rows,
-        cut.boxes, chosen.parts, chosen.chunks,
+        int(problem.bias), int(chosen.in_place), chosen.wide, tile.steps, problem.c_in * prod(problem.size),
+        problem.c_out * problem.pixels, problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps,
+        tile.rows, cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.box[0], *cut.frame,
     )  # fmt: skip
     shared, own_slice = (size * element.bytes for size in (room.shared, room.private - room.slice))
-    places = {"x": 0, "g": 1, "gw": 2, "gb": 3 if problem.bias else NOTHING, "slices": WORKSPACE, "own": WORKSPACE}
+    arrays = {"x": 0, "g": 1, "gw": 2, "gb": 3 if problem.bias else NOTHING, "slices": WORKSPACE, "own": WORKSPACE}
     loops = kernel.loops_code(problem.dtype)
     tasks = chosen.parts * chosen.chunks
     steps = [(loops.address("accumulate"), tasks, 1)]
@@ -107,14 +103,9 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     return Launch(
         steps,
         (0, 0, 0, 0, own_slice if alone else 0, shared, *map(address, tables), *code, *numbers),
-        [places[name] for name in kernel.ARRAYS],
+        [arrays[name] for name in kernel.ARRAYS],
         shared_bytes=shared,
         own_bytes=room.private * element.bytes,
         most_threads=useful_threads(chosen.cycles, tasks),
         keep=tables,
     )
-
-
-def _padded(offsets: Array, steps: int) -> Array:
-    """As many as fill the last tile; what is read there is not kept."""
-    return np.concatenate([offsets, np.repeat(offsets[-1:], -len(offsets) % steps)])

@@ -51,15 +51,16 @@ ARRAYS = ("x", "g", "gw", "gb", "slices", "own")
 TABLES = ("boxes", "parts", "starts", "offsets", "asks")
 CODE = ("tile", "turn_in", "turn_out")
 NUMBERS = (
-    "has_bias", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
+    "has_bias", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
     "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "box_n", "frame_d", "frame_h", "frame_w",
 )  # fmt: skip
 #: A row of ``boxes``: where its first image's x, its frame in it and its g begin, where the frame begins along every
 #: axis, its images and their pixels.
 BOX = ("x", "corner", "g", "top", "up", "left", "images", "per_image")
-#: A row of ``parts``: its channels' place in x, g, gw and gb, how many c_out and c_in, whether the sums of g are its.
-PART = ("x", "g", "gw", "gb", "rows", "channels", "sums_g")
+#: A row of ``parts``: its channels' place in x, g, gw and gb, how many c_out and c_in, where its ``offsets`` begin,
+#: whether the sums of g are its.
+PART = ("x", "g", "gw", "gb", "rows", "channels", "offsets", "sums_g")
 
 
 def _fields(stored: Type, element: Type) -> dict[str, Type]:
@@ -175,21 +176,25 @@ def _write_loops(isa: ISA, stored: Type) -> Module:
     p = f.args
     a = read_fields(f, kind.fields, (
         "x", "g", "slices", "own", "boxes", "parts", "chunks", "box_count", "part_count", "slice", "private", "wide",
+        "in_place", "frame", "offsets",
     ))  # fmt: skip
     with f.loop(p.begin, p.end) as task:
         chunk, number = task.i // a.part_count, task.i % a.part_count
         part = _record(a.parts, PART, number)
-        x, g, frame = a.x.at(part.x), a.g.at(part.g), a.own.at(p.thread * a.private)
+        x, g, own = a.x.at(part.x), a.g.at(part.g), a.own.at(p.thread * a.private)
         to = a.slices.at(select(a.chunks.eq(1), p.thread, task.i) * a.slice)
         first, past = chunk * a.box_count // a.chunks, (chunk + 1) * a.box_count // a.chunks
         with f.loop(first, past) as b:
             box, then = (_record(a.boxes, BOX, b.i + k) for k in (0, 1))
             position = (box.top, box.up, box.left)
-            f.call(fill, p.fields, frame, x.at(box.x), part.channels, box.images, *position)
+            with f.when(a.in_place.eq(0)):
+                f.call(fill, p.fields, own, x.at(box.x), part.channels, box.images, *position)
+            frame = select(a.in_place.eq(0), own, x.at(box.corner).cast(kind.element))
             sizes = (part.rows, part.channels, box.per_image, box.images, b.i - first)
-            f.call(multiply, p.fields, frame, to, *sizes, g.at(box.g), x.at(then.corner), g.at(then.g))
+            read = (frame, a.offsets.at(part.offsets), g.at(box.g), x.at(then.corner), g.at(then.g))
+            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, *read)
         with f.when(a.chunks.eq(1)), f.loop(0, part.rows, a.wide) as k:
-            f.call(unpack, p.fields, number, k.i, to, 1, 0, frame)
+            f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
     _write_finish(module, kind, unpack)
     return module
 
@@ -244,22 +249,22 @@ def _write_pack(module: Module, kind: _Kind) -> Function:
 
 
 def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
-    """Adds ``multiply(fields, frame, to, rows, channels, per_image, images, again, g, next_x, next_g)``: a box.
+    """Adds ``multiply(fields, panel, to, rows, channels, per_image, images, again, frame, offsets, …)``: a box.
 
-    Pieces of panels are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next box, which
-    begins at ``next_x`` and ``next_g``.
+    Pieces of panels of ``g`` are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next
+    box, which begins at ``next_x`` and ``next_g``.
     """
     data, stored = ptr(kind.element), ptr(kind.stored)
     f = module.function(
-        "multiply", fields=ptr(i64), frame=data, to=data, rows=i64, channels=i64, per_image=i64, images=i64, again=i64,
-        g=stored, next_x=stored, next_g=stored,
+        "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, images=i64, again=i64,
+        frame=data, offsets=ptr(i64), g=stored, next_x=stored, next_g=stored,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, kind.fields, (
-        "starts", "offsets", "asks", "tile", "frame", "wide", "steps", "taps", "sub", "asks_g", "asks_x", "asks_each",
+        "starts", "asks", "tile", "wide", "steps", "taps", "sub", "asks_g", "asks_x", "asks_each",
         "rows",
     ))  # fmt: skip
-    panel, last, pixels = p.frame.at(a.frame), a.asks_g + a.asks_x - 1, p.images * p.per_image
+    last, pixels = a.asks_g + a.asks_x - 1, p.images * p.per_image
     steps = (p.channels * a.taps + (a.steps - 1)) // a.steps
     block = (steps * a.steps + 1) * a.wide  # its sums and those of g
     pieces = (pixels + (a.sub - 1)) // a.sub
@@ -268,13 +273,13 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
         asked = ((k.i // a.wide * pieces) + pixel.i // a.sub) * steps * a.asks_each
         count, again = minimum(a.sub, pixels - pixel.i), p.again + pixel.i
         sums = to.at(steps * a.steps * a.wide)
-        f.call(pack, p.fields, panel, p.g, p.rows, k.i, pixel.i, count, p.per_image, sums, p.again)
+        f.call(pack, p.fields, p.panel, p.g, p.rows, k.i, pixel.i, count, p.per_image, sums, p.again)
         with f.loop(0, steps, carry=[asked]) as s:
             ask = minimum(s.values[0], last)
             of_g, first = ask < a.asks_g, s.i * a.steps
             ahead = (a.asks.at(ask + select(of_g, 0, a.sub)), select(of_g, p.next_g, p.next_x))
-            tables = (a.starts.at(pixel.i), a.offsets.at(s.i * a.rows))
-            f.call(a.tile, count, panel, p.frame, *tables, to.at(first * a.wide), again, *ahead)
+            tables = (a.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
+            f.call(a.tile, count, p.panel, p.frame, *tables, to.at(first * a.wide), again, *ahead)
             s.values = [s.values[0] + a.asks_each]
     return f
 

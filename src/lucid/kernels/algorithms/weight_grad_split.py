@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -89,6 +89,7 @@ class Split:
     parts: int
     chunks: int
     sub: int  #: pixels of a piece of a panel
+    in_place: bool  #: whether x is read where it lies
     cycles: float = 0.0  #: of one thread
 
     @property
@@ -121,11 +122,11 @@ class Room:
 
     @classmethod
     def of(cls, problem: Problem, split: Split) -> Room:
-        """Frames have a vector behind them, since whole ones are written."""
+        """Frames have a vector behind them, since whole ones are written; sums are turned where they lie."""
         wide, lanes = split.wide, split.lanes
         line = _LINE // computed(BY_DTYPE[problem.dtype]).bytes
         sums = ceil(split.c_part * problem.spec.taps / split.tile.steps) * split.tile.steps
-        frame = max(split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)  # sums turn there
+        frame = max(0 if split.in_place else split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)
         frame, panel, slice_ = (
             ceil(n / line) * line for n in (frame, (split.sub + lanes) * wide, split.blocks * (sums + 1) * wide)
         )
@@ -158,13 +159,42 @@ def parts(problem: Problem, split: Split) -> Array:
     )  # fmt: skip
     group, k, c = (axis.ravel() for axis in np.meshgrid(np.arange(problem.groups), ks, cs, indexing="ij"))
     row, taps = group * problem.group_out + k, problem.spec.taps
+    whole = ceil(split.c_part * taps / split.tile.steps) * split.tile.rows
     columns = [
         (group * problem.group_in + c) * prod(problem.size), row * problem.pixels,
         row * problem.group_in * taps + c * taps, row, np.minimum(split.k_part, problem.group_out - k),
-        np.minimum(split.c_part, problem.group_in - c), c == 0,
+        np.minimum(split.c_part, problem.group_in - c), (c + split.c_part > problem.group_in) * whole, c == 0,
     ]  # fmt: skip
     table: Array = np.stack(columns, 1).astype(np.int64)
     return table
+
+
+def places(problem: Problem, split: Split) -> tuple[Array, Array]:
+    """Where each pixel of a full box starts, and how far from there each row of taps lies: in the frame, or in x.
+
+    The rows of a part, then those of the last one if it has fewer channels; each list is filled up with its last row to
+    whole tiles, where what is read is not kept.
+    """
+    cut, spec, tile = split.cut, split.cut.window.spec, split.tile
+    size = cut.window.size if split.in_place else cut.frame
+    line, plane, channel = size[2], size[1] * size[2], prod(size)
+    image = channel * problem.c_in
+    if not split.in_place:
+        image, channel = channel, channel * cut.box[0]
+    starts = _grid(cut.box, (image, *(pitch * step for pitch, step in zip((plane, line, 1), spec.stride, strict=True))))
+    apart = (pitch * step for pitch, step in zip((plane, line, 1), spec.dilation, strict=True))
+    rows = _grid((split.c_part, *spec.kernel), (channel, *apart))[:: tile.columns]
+    last = rows[: problem.group_in % split.c_part * (spec.taps // tile.columns)]
+    lists = [np.concatenate([n, np.repeat(n[-1:], -len(n) % tile.rows)]) for n in (rows, last)]
+    return starts, np.concatenate(lists)
+
+
+def _grid(counts: Sequence[int], steps: Sequence[int]) -> Array:
+    """Offsets of a grid of places, as many along every axis and so far apart."""
+    offsets: Array = np.zeros(1, np.int64)
+    for count, step in zip(counts, steps, strict=True):
+        offsets = np.add.outer(offsets, np.arange(count) * step).ravel()
+    return offsets
 
 
 def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
@@ -233,8 +263,9 @@ def _split(
     """
     cpu, size, wide = target.cpu(), computed(BY_DTYPE[problem.dtype]).bytes, tile.vectors * lanes
     padded, sums = ceil(k_part / wide) * wide, ceil(c_part * problem.spec.taps / tile.steps) * tile.steps
+    in_place = _inside(problem)
     room = cpu.l2_bytes // 2 // size
-    most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + 1)))
+    most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
     each = ceil(window.pixels / pieces / most_pixels) + finer  # boxes of a chunk
     cut = window.cut(ceil(window.pixels / pieces / each))
     chunks = min(pieces, cut.boxes)
@@ -243,8 +274,14 @@ def _split(
     if slices * padded * sums * size > _SLICE_BYTES and not least:
         return None
     sub = max(16, min(256, cpu.l1_bytes * 2 // 3 // (wide * size)))
-    made = Split(tile, lanes, k_part, c_part, cut, parts, chunks, sub)
+    made = Split(tile, lanes, k_part, c_part, cut, parts, chunks, sub, in_place)
     return replace(made, cycles=sum(_COST[unit] * count for unit, count in _work(problem, made).items()))
+
+
+def _inside(problem: Problem) -> bool:
+    """Whether all that is read are numbers of x as they are: there is no padding, and none is widened."""
+    stored = BY_DTYPE[problem.dtype]
+    return set(problem.spec.padding) == {(0, 0)} and computed(stored) == stored
 
 
 def _work(problem: Problem, split: Split) -> dict[str, float]:
@@ -257,7 +294,7 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         "visit": split.parts * pieces * sums,
         "pack": split.parts * pixels * padded / lanes,
         "run": split.parts * padded / _TURNED * max(pieces, cut.boxes * cut.box[0]),
-        "frame": split.parts * split.c_part * cut.plane * cut.boxes / lanes,
+        "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
         "turn": split.parts * sums,
         "waiting": memory_cycles(problem.traffic_bytes)
         * (1 + _RUN_BYTES / (cut.pixels // cut.box[0] * problem.itemsize)),
