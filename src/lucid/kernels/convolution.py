@@ -14,6 +14,7 @@ import numpy as np
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import kept, settings, target
+from lucid.kernels.casting import as_type, cast
 from lucid.kernels.kept import Versions
 from lucid.kernels.launch import Keeper, Launch
 from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
@@ -212,10 +213,9 @@ def _widened(run: Executable) -> Executable:
         result = arrays[place]
         assert result is not None, "there is always a result"
         wide = memory.empty(result.shape, np.float32)
-        with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
-            given = [None if a is None else a.astype(np.float32) for a in (*arrays[:place], *arrays[place + 1 :])]
-            run(*given[:place], wide, *given[place:])
-            result[...] = wide
+        given = [None if a is None else as_type(a, wide.dtype) for a in (*arrays[:place], *arrays[place + 1 :])]
+        run(*given[:place], wide, *given[place:])
+        cast(wide, result)
 
     return widened
 

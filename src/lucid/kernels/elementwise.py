@@ -27,6 +27,7 @@ import numpy as np
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
+from lucid.kernels.casting import as_type
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -233,8 +234,8 @@ class Elementwise:
     ) -> Any:
         """Half precision computes in float32 and rounds once."""
         given: dict[str, Any] = numbers
-        wide = self(*(a if a.dtype == bool else a.astype(np.float32) for a in arrays), **given)
-        results = [r if r.dtype == bool else r.astype(narrow) for r in (wide if isinstance(wide, tuple) else (wide,))]
+        wide = self(*(a if a.dtype == bool else as_type(a, np.dtype(np.float32)) for a in arrays), **given)
+        results = [r if r.dtype == bool else as_type(r, narrow) for r in (wide if isinstance(wide, tuple) else (wide,))]
         for theirs, ours in zip(out, results, strict=False):
             theirs[...] = ours
         results = list(out) or results

@@ -22,7 +22,7 @@ ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, overlap_add,
 #: What an algorithm computes that does not say so.
 _ALL_ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
 _USUAL_DTYPES = ("float32", "float64")
-_WIDENED_BYTE_NS = 0.25  # of half precision, through a copy by NumPy
+_WIDENED_BYTE_NS = 0.07  # of half precision, through a copy
 
 
 def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
