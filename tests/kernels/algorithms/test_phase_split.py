@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,8 +35,8 @@ def test_adjoint_of_the_forward_convolution(isa):
     (g, _, _), backward, x_shape = operands("grad_input", c, "float64", seed=1)
     y, gx = np.empty(y_shape), np.empty(x_shape)
     with target.using(isa):
-        select.executable(forward, "gemm")(x, w, None, y)
-        select.executable(backward, "phase_split")(g, w, None, gx)
+        select.executable(replace(forward, bias=False), "gemm")(x, w, None, y)
+        select.executable(replace(backward, bias=False), "phase_split")(g, w, None, gx)
     assert np.sum(y * g) == pytest.approx(np.sum(x * gx), rel=1e-12)
 
 
