@@ -171,7 +171,7 @@ def test_kept_filters_give_the_same_bits() -> None:
     assert halves.kept_bytes == plan.packed_bytes
     with guarded_results(), guarded((halves.kept_bytes,), np.uint8) as kept, guarded(CUT.y_shape, np.float32) as y:
         halves.make(None, *inputs[1:], None, kept)
-        halves.compute(inputs[0], None, inputs[2], y, kept)
+        halves.compute(inputs[0], np.full_like(inputs[1], np.nan), inputs[2], y, kept)
         assert np.array_equal(y, computed(CUT, plan, machine.name, inputs))
 
 
