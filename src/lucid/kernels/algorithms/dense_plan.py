@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import ceil, prod
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
+from math import ceil, inf, prod
+from typing import NamedTuple
 
 from lucid.kernels import target
 from lucid.kernels.algorithms import implicit_gemm, panels, pixel_panels
@@ -20,7 +24,7 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
@@ -103,16 +107,17 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
     All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too.
     """
     element = computed(BY_DTYPE[problem.dtype])
-    fit = [
-        tile
-        for tile in fitting(isa, element)
-        if tile.rows % sizes.stack == 0 and tile.rows <= max(sizes.rows, sizes.stack)
-    ]
-    best: list[AnyTile] = [*sorted(fit, key=lambda tile: waste(tile, sizes.rows))[:_TILES]]
+    best: list[AnyTile] = [*_least_waste(isa, element, sizes.rows, sizes.stack)]
     if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
         turned = fitting_channels(isa, element, unit)
         best += sorted(turned, key=lambda tile: cover_products(tile, sizes.rows, unit))[:_TURNED_TILES]
     return best
+
+
+@lru_cache(maxsize=256)
+def _least_waste(isa: ISA, element: Type, rows: int, stack: int) -> list[Tile]:
+    fit = [tile for tile in fitting(isa, element) if tile.rows % stack == 0 and tile.rows <= max(rows, stack)]
+    return sorted(fit, key=lambda tile: waste(tile, rows))[:_TILES]
 
 
 def waste(tile: Tile, rows: int) -> tuple[float, int]:
@@ -133,8 +138,8 @@ def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
 
 def _blockings(
     problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: AnyTile, isa: ISA
-) -> Iterator[tuple[Blocking, int]]:
-    """Ways to cut the loops, and how many tasks each makes of those wanted.
+) -> Iterator[tuple[Blocking, dict[int, int]]]:
+    """Ways to cut the loops, with parts that the rows may have, and how many tasks each makes of those wanted.
 
     Panels fit half the second level cache, or are smaller so that there are more of them.
     """
@@ -157,12 +162,9 @@ def _blockings(
             others = len(layouts) * sizes.groups * units * unit_spans
             lazy = units * unit_spans <= _LAZY_SPANS
             most_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
-            for row_parts in sorted({most_parts, ceil(most_parts / 2), ceil(most_parts / 4)}):
-                tasks = min(wanted, others * row_parts)
-                yield (
-                    Blocking(tile, elements * sizes.grain.depth, width, row_parts, layouts[0].shared, lazy, slack),
-                    tasks,
-                )
+            parts = sorted({most_parts, ceil(most_parts / 2), ceil(most_parts / 4)})
+            cut_up = Blocking(tile, elements * sizes.grain.depth, width, 1, layouts[0].shared, lazy, slack)
+            yield cut_up, {row_parts: min(wanted, others * row_parts) for row_parts in parts}
             if others >= wanted or width == 1:
                 break
 
@@ -174,53 +176,96 @@ def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
     return (width - layout.halo - tile.columns) // layout.pitch * ceil(layout.line / tile.columns)
 
 
-def _work(sizes: Shape, layout: Layout, cut_up: Blocking) -> dict[str, float]:
-    """What one thread does for a phase, counted in the units of ``_COST_NS``."""
-    tile, cut, gathered_x = cut_up.tile, Cut.of(layout, cut_up), layout.gathered[2]
-    blocks, heights = ceil(sizes.channels / cut_up.channels), row_blocks(sizes, tile)
-    run = min(cut.span, layout.line)
-    last = layout.unit - (cut.unit_spans - 1) * cut.span if run == cut.span else run
-    across = cover_products(tile, tile.rows, last)
-    across += (ceil(layout.unit / run) - 1) * cover_products(tile, tile.rows, run)
-    tiles = layout.units * layout.lines * ceil(layout.line / tile.columns) * heights
-    vectors = layout.units * (layout.lines * layout.pitch + cut.unit_spans * layout.halo) / tile.lanes
-    passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
-    entries = vectors * layout.gathered_taps * passes * cut_up.row_parts
-    whole = not tile.over_channels and all(axis.contiguous for axis in layout.phase)
-    steps, groups = sizes.elements * layout.taps, sizes.groups
-    read = pixel_panels.reading(gathered_x, tile.lanes)
-    stored, weights = tiles * tile.accumulators, heights * tile.rows * steps
-    home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes else "memory"
-    waiting = cut.span * ceil(heights / cut_up.row_parts) * tile.rows * sizes.itemsize
-    far = waiting > target.cpu().l2_bytes // 2
-    strided = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
-    outward = "round" if whole else strided
-    reads = sizes.elements * (_PAIR_READS if sizes.grain.depth > 1 else 1)
-    return {
-        "product": groups * layout.units * heights * across * steps,
-        "panel": groups * layout.units * heights * tile.loads(layout.unit) * steps,
-        "gather": groups * entries * reads,
-        "read": groups * entries * reads * read.step / read.taps,
-        "copy": 0 if read.step else groups * entries * reads,
-        "entry": groups * entries / read.taps,
-        "tile": groups * tiles * blocks,
-        "visit": groups * stored * (2 * blocks - 1),
-        "visit from third cache": groups * stored * (blocks - 1) if far else 0,
-        outward: 0 if whole and sizes.stored_whole else groups * stored * tile.lanes,
-        "task": groups * cut.spans * cut_up.row_parts,
-        f"weight from {home}": groups * cut.spans * weights,
-        "weight packed": packed_elements(sizes, cut_up, layout.taps),
-        "weight turned": groups * cut.spans * weights if cut_up.lazy else 0,
-    }
+class _Times(NamedTuple):
+    """What a phase takes one thread, in ns: once, for every part of the rows, and if sums wait in the third cache."""
+
+    once: float
+    part: float
+    far: float
+    heights: int
+    waiting_bytes: int  #: of each height
+
+    def of(self, row_parts: int) -> float:
+        """With the rows in so many parts."""
+        far = self.waiting_bytes * ceil(self.heights / row_parts) > target.cpu().l2_bytes // 2
+        return self.once + row_parts * self.part + far * self.far
 
 
-def _expected_ns(sizes: Shape, layouts: Counter[Layout], cut_up: Blocking) -> float:
-    """Time of one thread."""
-    return _CALL_NS + sum(
-        times * count * _COST_NS[unit]
-        for layout, times in layouts.items()
-        for unit, count in _work(sizes, layout, cut_up).items()
-    )
+class _Rates(NamedTuple):
+    """What a phase takes one thread with a tile, in ns, however its loops are cut."""
+
+    sizes: Shape
+    layout: Layout
+    tile: AnyTile
+    heights: int
+    once: float
+    across: float  #: a vector product of each row of tiles
+    block: float  #: a block of channels
+    far: float  #: the same, if sums wait in the third cache
+    gathered: float  #: a position of a line, or of a halo
+    span: float
+    lazy_span: float
+
+    @classmethod
+    def of(cls, sizes: Shape, layout: Layout, tile: AnyTile) -> _Rates:
+        """From the units of ``_COST_NS``."""
+        gathered_x, heights, groups = layout.gathered[2], row_blocks(sizes, tile), sizes.groups
+        tiles = layout.units * layout.lines * ceil(layout.line / tile.columns) * heights
+        passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
+        entries = groups * layout.units * layout.gathered_taps * passes / tile.lanes
+        whole = not tile.over_channels and all(axis.contiguous for axis in layout.phase)
+        steps, read = sizes.elements * layout.taps, pixel_panels.reading(gathered_x, tile.lanes)
+        stored, weights = groups * tiles * tile.accumulators, groups * heights * tile.rows * steps
+        home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes * groups else "memory"
+        strided = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
+        leaving = {"round" if whole else strided: 0 if whole and sizes.stored_whole else stored * tile.lanes}
+        reads = sizes.elements * (_PAIR_READS if sizes.grain.depth > 1 else 1)
+        rows = groups * layout.units * heights * steps
+        samples = {"gather": 1.0, "read": read.step / read.taps, "copy": 0.0 if read.step else 1.0}
+        return cls(
+            sizes,
+            layout,
+            tile,
+            heights,
+            once=_ns({"panel": rows * tile.loads(layout.unit), "visit": -stored, **leaving}),
+            across=_ns({"product": rows}),
+            block=_ns({"tile": groups * tiles, "visit": 2 * stored}),
+            far=_ns({"visit from third cache": stored}),
+            gathered=entries * (reads * _ns(samples) + _ns({"entry": 1 / read.taps})),
+            span=_ns({f"weight from {home}": weights}),
+            lazy_span=_ns({f"weight from {home}": weights, "weight turned": weights}),
+        )
+
+    @property
+    def least(self) -> float:
+        """What every cut takes."""
+        tile, layout = self.tile, self.layout
+        across = cover_products(tile, tile.rows, layout.unit)
+        samples = self.gathered * layout.lines * layout.pitch
+        return self.once + self.across * across + self.block + samples + self.span * layout.units
+
+    def times(self, cut_up: Blocking) -> _Times:
+        """Whatever the parts of the rows."""
+        tile, layout, cut, sizes = self.tile, self.layout, Cut.of(self.layout, cut_up), self.sizes
+        run, blocks = min(cut.span, layout.line), ceil(sizes.channels / cut_up.channels)
+        last = layout.unit - (cut.unit_spans - 1) * cut.span if run == cut.span else run
+        across = cover_products(tile, tile.rows, last)
+        across += (ceil(layout.unit / run) - 1) * cover_products(tile, tile.rows, run)
+        spans = cut.spans * (self.lazy_span if cut_up.lazy else self.span)
+        packed = packed_elements(sizes, cut_up, layout.taps) * _COST_NS["weight packed"]
+        samples = layout.lines * layout.pitch + cut.unit_spans * layout.halo
+        return _Times(
+            self.once + self.across * across + self.block * blocks + spans + packed,
+            self.gathered * samples + sizes.groups * cut.spans * _COST_NS["task"],
+            self.far * (blocks - 1),
+            self.heights,
+            cut.span * tile.rows * sizes.itemsize,
+        )
+
+
+def _ns(work: dict[str, float]) -> float:
+    """Time of one thread for so many of the units of ``_COST_NS``."""
+    return sum(count * _COST_NS[unit] for unit, count in work.items())
 
 
 def _profile(layout: Layout) -> tuple[object, ...]:
@@ -267,20 +312,46 @@ def traffic_ns(problem: Problem) -> float:
     return near * _NEAR_BYTE_NS + (problem.traffic_bytes - near) * _FAR_BYTE_NS
 
 
+class _Group(NamedTuple):
+    """A tile and a way to lay out samples, with the rates of each kind of phase and how many there are."""
+
+    number: int
+    layouts: Sequence[Layout]
+    rates: Sequence[tuple[int, _Rates]]
+    least: float  #: ns that every cut takes
+
+    @property
+    def tile(self) -> AnyTile:
+        return self.rates[0][1].tile
+
+
+def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -> Iterator[_Group]:
+    number = count()
+    for layouts in _layouts(phases, sizes.batch):
+        kinds = {_profile(layout): layout for layout in layouts}
+        alike = Counter(_profile(layout) for layout in layouts)
+        for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
+            rates = [(n, _Rates.of(sizes, kinds[profile], tile)) for profile, n in alike.items()]
+            yield _Group(next(number), layouts, rates, sum(n * each.least for n, each in rates))
+
+
 def _best(
     problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]
 ) -> tuple[float, Blocking, Sequence[Layout]]:
     """The expected time, the blocks and the layouts of the cheapest plan."""
-    found = []
-    memory_ns = traffic_ns(problem)
-    for layouts in _layouts(phases, sizes.batch):
-        kinds = {_profile(layout): layout for layout in layouts}
-        alike = Counter(kinds[_profile(layout)] for layout in layouts)
-        for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
-            for cut_up, tasks in _blockings(problem, sizes, layouts, tile, isa):
-                time = _expected_ns(sizes, alike, cut_up) + memory_ns
-                found.append((time * (1 + 0.5 / tasks), time, cut_up, layouts))  # the last task keeps others waiting
-    return min(found, key=lambda entry: entry[0])[1:]
+    always_ns, found, fastest = _CALL_NS + traffic_ns(problem), [], inf
+    for group in sorted(_groups(problem, sizes, isa, phases), key=lambda group: group.least):
+        if always_ns + group.least > fastest:
+            break
+        for cut_up, parts in _blockings(problem, sizes, group.layouts, group.tile, isa):
+            times = [(n, rates.times(cut_up)) for n, rates in group.rates]
+            for row_parts, tasks in parts.items():
+                time = always_ns + sum(n * each.of(row_parts) for n, each in times)
+                weighed = time * (1 + 0.5 / tasks)  # the last task keeps others waiting
+                fastest = min(fastest, weighed)
+                found.append((weighed, group.number, time, cut_up, row_parts, group.layouts))
+    _, _, time, cut_up, row_parts, layouts = min(found, key=lambda entry: entry[:2])
+    return time, replace(cut_up, row_parts=row_parts), layouts
 
 
 def _why(sizes: Shape, blocking: Blocking) -> str:
