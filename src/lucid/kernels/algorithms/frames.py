@@ -12,7 +12,7 @@ starts, and how far from there each tap lies::
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -98,7 +98,7 @@ class Window:
         return Cut(self, tuple(box))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cut:
     """A window's output pixels cut into boxes of (images, depth, rows, columns)."""
 
@@ -106,23 +106,23 @@ class Cut:
     box: Sizes
     filled: int = 0  #: columns of a frame that are read, if not all
 
-    @property
+    @cached_property
     def grid(self) -> Sizes:
         """Boxes along every axis."""
         sizes = (self.window.batch, *self.window.out)
         return tuple(-(-size // box) for size, box in zip(sizes, self.box, strict=True))
 
-    @property
+    @cached_property
     def boxes(self) -> int:
         """How many there are."""
         return prod(self.grid)
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """Pixels of a full box."""
         return prod(self.box)
 
-    @property
+    @cached_property
     def frame(self) -> Sizes:
         """Sizes of the piece of padded x that a box of one image reads."""
         spec = self.window.spec
@@ -131,7 +131,7 @@ class Cut:
             for b, s, k, d in zip(self.box[1:], spec.stride, spec.kernel, spec.dilation, strict=True)
         )
 
-    @property
+    @cached_property
     def plane(self) -> int:
         """Elements of a channel's frame, all images of a box."""
         return self.box[0] * prod(self.frame)

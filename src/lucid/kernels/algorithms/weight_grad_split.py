@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from math import ceil, prod
 
@@ -247,16 +247,20 @@ def splits(problem: Problem, isa: ISA) -> list[Split]:
     """All that are weighed."""
     lanes = isa.lanes(computed(BY_DTYPE[problem.dtype]))
     tile, window = _best_tile(problem, isa, lanes), Window.of(problem)
+    cut = cache(window.cut)
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
     channels = product(_halvings(problem.group_out, tile.vectors * lanes), _halvings(problem.group_in, 1))
     pieces = [n for n in sorted({1, 2, 4, 8, 16, 32, 64, most}) if n <= most]
     options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
-    return [s for option in options for s in [_split(problem, window, tile, lanes, *option)] if s is not None]
+    return [
+        s for option in options for s in [_split(problem, cut, window.pixels, tile, lanes, *option)] if s is not None
+    ]
 
 
 def _split(
-    problem: Problem, window: Window, tile: Tile, lanes: int, k_part: int, c_part: int, pieces: int, finer: int
-) -> Split | None:
+    problem: Problem, cut_up: Callable[[int], Cut], pixels: int, tile: Tile, lanes: int, k_part: int, c_part: int,
+    pieces: int, finer: int,
+) -> Split | None:  # fmt: skip
     """With boxes that leave room in the second cache for the next one, and for sums; or ``finer`` ones.
 
     None if the slices take too much memory.
@@ -266,8 +270,8 @@ def _split(
     in_place = _inside(problem)
     room = cpu.l2_bytes // 2 // size
     most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
-    each = ceil(window.pixels / pieces / most_pixels) + finer  # boxes of a chunk
-    cut = window.cut(ceil(window.pixels / pieces / each))
+    each = ceil(pixels / pieces / most_pixels) + finer  # boxes of a chunk
+    cut = cut_up(ceil(pixels / pieces / each))
     chunks = min(pieces, cut.boxes)
     parts = problem.groups * ceil(problem.group_out / k_part) * ceil(problem.group_in / c_part)
     slices, least = parts * chunks if chunks > 1 else 1, chunks == 1 and k_part <= wide and c_part == 1

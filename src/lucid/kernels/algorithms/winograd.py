@@ -32,7 +32,6 @@ from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
-from lucid.kernels.algorithms.winograd_passes import lines
 from lucid.kernels.algorithms.winograd_transforms import Summed
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
@@ -306,9 +305,9 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
         "product": form.products * channels * heights * across,
         "tile": points * planes.result * heights * spans,
         "gather": passes * vectors * channels * form.reads * form.x.outputs,
-        "line": passes * channels * vectors * planes.patch * lines(form.matrices("patch"))
-        + sizes.rows * vectors * planes.result * lines(form.matrices("inverse"))
-        + channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * lines(form.matrices("filter")),
+        "line": passes * channels * vectors * planes.patch * form.lines("patch")
+        + sizes.rows * vectors * planes.result * form.lines("inverse")
+        + channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * form.lines("filter"),
         f"filter to {home}": filters,
         f"filter from {home}": filters * spans,
         "entry": (passes * form.reads + blocks * form.outputs // form.x.outputs) * form.x.outputs * vectors,

@@ -18,7 +18,7 @@ from lucid.kernels.algorithms.base import Executable, address, memory_cycles, us
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import Form
-from lucid.kernels.algorithms.winograd_passes import lines, most_places, transform_address
+from lucid.kernels.algorithms.winograd_passes import most_places, transform_address
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -268,9 +268,9 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
     x_passes, g_passes = (1, 1) if split.prepared else (n["k_parts"], n["c_parts"])
     x_vectors, g_vectors = sizes.x["vectors"] * x_passes, sizes.g["vectors"] * g_passes
     stored = form.products * count * (x_vectors + g_vectors)
-    moved = count * (x_vectors * lines(form.matrices("patch")) + g_vectors * lines(form.matrices("gradient")))
+    moved = count * (x_vectors * form.lines("patch") + g_vectors * form.lines("gradient"))
     results = problem.group_in * ceil(problem.group_out / lanes)
-    moved += results * lines(form.matrices("collect"))
+    moved += results * form.lines("collect")
     sums = calls * tile.rows * tile.vectors * (2 - again / boxes)
     m_bytes, read = n["m_size"] * problem.itemsize, 0.0
     if split.prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
-from lucid.kernels.algorithms.winograd_passes import Matrices, most_places
+from lucid.kernels.algorithms.winograd_passes import Matrices, lines, most_places
 from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Summed
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory
@@ -50,6 +51,10 @@ class Form:
         z, y, x = (getattr(axis, name) for axis in self.axes)
         return z, y, x
 
+    def lines(self, name: str) -> int:
+        """Vectors read and written on the way of one grid through the matrices of that name."""
+        return _lines(self, name)
+
     @property
     def planes(self) -> Planes:
         """How many transforms a tile has."""
@@ -79,6 +84,11 @@ class Form:
     def reads(self) -> int:
         """Runs of ``x.outputs`` samples that are gathered for a patch."""
         return self.z.samples * self.y.samples * self.x.reads
+
+
+@lru_cache(maxsize=1024)
+def _lines(form: Form, name: str) -> int:
+    return lines(form.matrices(name))
 
 
 class Side(NamedTuple):

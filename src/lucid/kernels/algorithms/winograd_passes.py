@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -28,7 +27,6 @@ def most_places(matrices: Matrices) -> int:
     return prod(max(len(matrix), len(matrix[0])) for matrix in matrices)
 
 
-@lru_cache(maxsize=64)
 def lines(matrices: Matrices) -> int:
     """Vectors read and written on the way of one grid through a transform."""
     sizes, total = [len(matrix[0]) for matrix in matrices], 0
