@@ -134,7 +134,9 @@ class Sums:
         """Groups of lines, or of taps."""
         if self.tile.long:
             return ceil(self.problem.spec.kernel[2] / (self.tile.columns * self.lanes))
-        return len(self.lines) // self.tile.lines
+        depth, height, width = self.problem.spec.kernel
+        each = depth * ceil(height / self.tile.down) * ceil(width / self.tile.columns)
+        return ceil(self.problem.group_in * each / self.tile.lines)
 
     @property
     def blocks(self) -> int:

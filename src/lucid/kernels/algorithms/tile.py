@@ -15,6 +15,7 @@ nowhere else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -136,6 +137,7 @@ class ChannelTile:
 AnyTile = Tile | ChannelTile
 
 
+@lru_cache(maxsize=256)
 def fitting_channels(isa: ISA, element: Type, columns: int) -> list[ChannelTile]:
     """For every number of vectors, the tile that covers so many columns in the least time."""
     free, lanes, found = isa.registers - 1 - _SPARE, isa.lanes(element), []
