@@ -24,6 +24,7 @@ from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
+from lucid.kernels.runtime import memory
 
 #: Accumulators that keep two units busy: over a latency of four cycles and what comes in between.
 _BUSY = 12
@@ -165,7 +166,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
-    epilogue: Epilogue = PLAIN,
+    epilogue: Epilogue = PLAIN, ahead: int = 0,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -173,7 +174,8 @@ def write_tile(
     continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
     others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
     ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies. ``w`` advances by the tile's rows,
-    or by ``w_pitch``. Sums end with the epilogue, which takes no arrays.
+    or by ``w_pitch``, and is asked for so many elements ``ahead``, which a stream from memory wants. Sums end with the
+    epilogue, which takes no arrays.
     """
     data, sums_at = ptr(grain.packed), ptr(grain.sums)
     table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
@@ -193,6 +195,8 @@ def write_tile(
     with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
         panel = a.panel.at(a.offsets.load(k.i) if pitch is None else k.i * pitch)
         w, sums = a.w.at(k.i * (w_pitch or tile.rows)), iter(k.values)
+        for line in range(0, tile.rows if ahead else 0, memory.ALIGN_BYTES // grain.packed.bytes):
+            w.prefetch(ahead + line)
         columns = [panel.load(v * lanes, lanes) for v in across]
         following: list[Value] = []
         for m in range(tile.rows):

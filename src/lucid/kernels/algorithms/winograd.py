@@ -31,7 +31,7 @@ from lucid.kernels import precision, target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.tile import Tile, fitting
-from lucid.kernels.algorithms.winograd_layout import Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
+from lucid.kernels.algorithms.winograd_layout import PACKED, Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
 from lucid.kernels.algorithms.winograd_transforms import Summed
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
@@ -269,11 +269,25 @@ def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
         row_block = max(1, min(room, sizes.rows) // tile.rows) * tile.rows
         spans = ceil(sizes.tiles(form) / tile.columns) * sizes.groups
         wanted = min(_TASKS, 1 + _products(sizes, form, tile) // _TASK_PRODUCTS)
+        row_parts = min(ceil(wanted / spans), ceil(sizes.rows / tile.rows))
         column_bytes = _ITEM_BYTES * form.points * form.planes.patch * sizes.channels
         if column_bytes * tile.columns <= _MOST_BYTES // 2:
-            yield Blocking(tile, row_block, min(ceil(wanted / spans), ceil(sizes.rows / tile.rows)), rows_first=False)
-        if sizes.tiles(form) <= _FEW_TILES and column_bytes * (tile.columns * spans + tile.rows) <= _MOST_BYTES:
-            yield Blocking(tile, tile.rows, 1, rows_first=True)
+            yield Blocking(tile, row_block, row_parts, rows_first=False, chunk=sizes.channels)
+        yield from _by_rows(sizes, form, tile)
+    lanes, spreads = isa.lanes(f32), prod(sizes.spread)
+    if lanes > 1 and lanes % spreads == 0:
+        yield from _by_rows(sizes, form, Tile(lanes, 1, lanes))  # whose filters are whole vectors
+
+
+def _by_rows(sizes: Shape, form: Form, tile: Tile) -> Iterator[Blocking]:
+    """Filters of a tile of rows, of as many channels as half of the second level cache has room for."""
+    row_bytes, least = _ITEM_BYTES * form.points * tile.rows, PACKED * prod(sizes.step)
+    room = max(target.cpu().l2_bytes // 2 // row_bytes // least, 1) * least
+    chunk = min(sizes.channels, room) if form.planes.filter == 1 else sizes.channels
+    columns = ceil(sizes.tiles(form) / tile.columns) * tile.columns
+    patch_bytes = _ITEM_BYTES * form.points * form.planes.patch * sizes.channels * columns
+    if sizes.tiles(form) <= _FEW_TILES and patch_bytes + chunk * form.planes.filter * row_bytes <= _MOST_BYTES:
+        yield Blocking(tile, tile.rows, 1, rows_first=True, chunk=chunk)
 
 
 def _products(sizes: Shape, form: Form, tile: Tile) -> int:
@@ -299,7 +313,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     patches, filters = points * planes.patch * channels, points * planes.filter * channels * rows_covered
     filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, patches * tile.columns * _ITEM_BYTES
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
-    home = _home(filter_bytes / heights / sizes.groups if cut.rows_first else filter_bytes)
+    home = _home(filter_bytes / heights / sizes.groups * cut.chunk / channels if cut.rows_first else filter_bytes)
     stays = not cut.rows_first and _home(patch_bytes) == "second cache"
     return {
         "product": form.products * channels * heights * across,
@@ -346,6 +360,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
             ("row_block", cut.row_block),
             ("row_parts", cut.row_parts),
             ("rows_first", int(cut.rows_first)),
+            ("chunk", cut.chunk),
         ),
         workspace_bytes=workspace_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
         packed_bytes=filter_bytes(sizes, form, cut, panels.slack(isa, f32, tile.rows)),
@@ -364,7 +379,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     if plan.problem.role == "grad_weight":
         return winograd_grad.bind(plan, isa)
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
-    cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]))
+    cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]), plan["chunk"])
     problem = plan.problem
     stored = BY_DTYPE[problem.dtype]
     return winograd_kernel.bind(shape(problem), _form(plan), cut, isa, stored, problem.bias, problem.epilogue)

@@ -20,13 +20,16 @@ it is filters that never leave the cache::
     for each group, tile of rows: filters, then                 tasks of the second
         for each span: m, y
 
+In inference they are made in advance and read as a stream, once in a call, by the task that needs them.
+
 A task computes whole sums in a fixed order, so the bits do not depend on how many threads there are. Tiles are numbered
 over the whole batch: only the last span of all has lanes to spare.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +49,7 @@ from lucid.kernels.algorithms.winograd_layout import (
     Form,
     Record,
     Shape,
+    advance_bytes,
     numbers_of,
     reading,
     residues,
@@ -61,42 +65,58 @@ from lucid.kernels.runtime import memory
 
 #: Channels whose filters are asked for in advance: they may lie a page apart.
 _AHEAD = 8
+#: Elements of filters that are asked for in advance where they come from memory: two pages.
+_STREAM_AHEAD = 2048
 
 
 def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue) -> Launch:
     """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes."""
     tile = cut.tile
-    numbers = numbers_of(shape, form, cut, panels.slack(isa, f32, tile.rows))
+    slack = panels.slack(isa, f32, tile.rows)
+    numbers = numbers_of(shape, form, cut, slack)
     reads = [reading(stride, tile.lanes) for stride in (shape.step[2], shape.spread[2])]
     patches, results = map(Record, shape.phases(form), reads)
-    none, tiles = np.zeros(tile.rows, np.float32), np.array(tile_addresses(tile), np.int64)
+    none = np.zeros(tile.rows, np.float32)
     weights, panels_at, lines_at = (np.array(places, np.int64) for places in residues(shape, form, tile))
     starts = np.add.outer(np.arange(PACKED) * numbers["taps"], weights).ravel() * tile.rows
-    arrays = tiles, starts, panels_at, lines_at
-    tables = address(none), patches.address, results.address, *map(address, arrays)
     fixed = {
-        **dict(zip(TABLES, tables, strict=True)), **parts(shape, form, tile, epilogue, stored), **steps(stored),
-        **numbers,
+        "none": address(none), "patches": patches.address, "results": results.address, "starts": address(starts),
+        "panels": address(panels_at), "lines": address(lines_at), **parts(shape, form, tile, epilogue, stored),
+        **steps(stored),
     }  # fmt: skip
-    shared, by_rows, by_tiles = (
-        shared_bytes(form, cut, numbers),
-        *(shape.groups * numbers[n] for n in ("blocks", "spans")),
-    )
-    entries = [("transform_filters", by_rows), ("multiply_tiles", by_tiles * numbers["row_parts"])]
-    if cut.rows_first:
-        entries = [("transform_patches", by_tiles), ("multiply_rows", by_rows)]
-    code, places = loops(), {"scratch": shared} if cut.rows_first else {}
-    filters = WORKSPACE if cut.rows_first else KEPT
-    return Launch(
-        [(code.address(name), tasks, 1) for name, tasks in entries],
-        [places.get(name, 0) for name in POINTERS] + [fixed[name] for name in (*TABLES, *CODE, *STEPS, *NUMBERS)],
-        (0, 1, 2 if bias else NOTHING, 3, filters, WORKSPACE, *sources(epilogue, NOTHING)),
-        kept_bytes=0 if cut.rows_first else shared,
-        shared_bytes=shared if cut.rows_first else 0,
-        own_bytes=numbers["own"],
-        most_threads=max(tasks for _, tasks in entries),
-        keep=(none, patches, results, arrays),
-    )
+    by_rows, by_tiles = (shape.groups * numbers[n] for n in ("blocks", "spans"))
+
+    def region(
+        entries: list[tuple[str, int]], numbers: dict[str, int], kept: int, shared: int, ahead: int = 0,
+        in_advance: Callable[[], Launch] | None = None,
+    ) -> Launch:  # fmt: skip
+        """Entry points with their tasks, the bytes of filters to keep and of what else threads share."""
+        code, tiles = loops(), np.array(tile_addresses(tile, ahead), np.int64)
+        values, places = fixed | numbers | {"tiles": address(tiles)}, {"scratch": shared}
+        return Launch(
+            [(code.address(name), tasks, 1) for name, tasks in entries],
+            [places.get(name, 0) for name in POINTERS] + [values[name] for name in (*TABLES, *CODE, *STEPS, *NUMBERS)],
+            (
+                0, 1, 2 if bias else NOTHING, 3, KEPT if kept else NOTHING, WORKSPACE if shared else NOTHING,
+                WORKSPACE, *sources(epilogue, NOTHING),
+            ),
+            kept_bytes=kept, shared_bytes=shared, own_bytes=numbers["own"],
+            most_threads=max(tasks for _, tasks in entries),
+            keep=(none, patches, results, tiles, starts, panels_at, lines_at), in_advance=in_advance,
+        )  # fmt: skip
+
+    filters, shared = ("transform_filters", by_rows), shared_bytes(form, cut, numbers)
+    if not cut.rows_first:
+        return region([filters, ("multiply_tiles", by_tiles * numbers["row_parts"])], numbers, shared, 0)
+    gathered = ("transform_patches", by_tiles)
+
+    def in_advance() -> Launch:
+        whole = numbers_of(shape, form, replace(cut, chunk=shape.channels), slack)
+        return region(
+            [filters, gathered, ("multiply_kept", by_rows)], whole, advance_bytes(whole), shared, _STREAM_AHEAD
+        )
+
+    return region([gathered, ("multiply_rows", by_rows)], numbers, 0, shared, in_advance=in_advance)
 
 
 # -- the kernels ------------------------------------------------------------------------------------------------------
@@ -104,7 +124,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: 
 
 def _fields(stored: Type) -> dict[str, Type]:
     return {
-        **dict.fromkeys(POINTERS, ptr(stored)), "shared": ptr(f32), "scratch": ptr(i8),
+        **dict.fromkeys(POINTERS, ptr(stored)), **dict.fromkeys(("kept", "shared"), ptr(f32)), "scratch": ptr(i8),
         **dict.fromkeys(TABLES, ptr(i64)), "none": ptr(f32), **dict.fromkeys((*CODE, *STEPS), ptr(i8)),
         **dict.fromkeys(NUMBERS, i64),
     }  # fmt: skip
@@ -115,15 +135,16 @@ def loops() -> jit.Code:
 
     def written(isa: ISA) -> Module:
         module, lanes = Module("winograd", isa), isa.lanes(f32)
-        for entry, step, size in (
-            ("transform_filters", "filters", "block"), ("transform_patches", "span_patches", "v_size")
-        ):  # fmt: skip
-            f, a = _entry(module, entry, f"shared {step} {size}")
-            with f.loop(f.args.begin, f.args.end) as task:
-                to = a.shared.at(task.i * getattr(a, size))
-                f.call(getattr(a, step), f.args.fields, f.args.thread, task.i, to)
+        f, a = _entry(module, "transform_filters", "kept filters filters_size sources")
+        with f.loop(f.args.begin, f.args.end) as task:
+            to = a.kept.at(task.i * a.filters_size)
+            f.call(a.filters, f.args.fields, f.args.thread, task.i, 0, a.sources, to)
+        f, a = _entry(module, "transform_patches", "shared span_patches v_size")
+        with f.loop(f.args.begin, f.args.end) as task:
+            f.call(a.span_patches, f.args.fields, f.args.thread, task.i, a.shared.at(task.i * a.v_size))
         _write_multiply_tiles(module, lanes)
-        _write_multiply_rows(module, lanes)
+        for entry, in_advance in (("multiply_rows", False), ("multiply_kept", True)):
+            _write_multiply_rows(module, entry, in_advance, lanes)
         return module
 
     return jit.kernel(("winograd loops",), written)
@@ -157,8 +178,8 @@ _STORES = "table results y_image stores_at more_stores_at"
 def _write_multiply_tiles(module: Module, lanes: int) -> None:
     """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for a part of the rows."""
     f, a = _entry(
-        module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results shared row_parts "
-        "groups v_at m_at part_rows rows row_block tile_rows blocks block",
+        module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept row_parts "
+        "groups v_at m_at part_rows rows row_block tile_rows blocks block channels",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
@@ -173,30 +194,36 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
         last = minimum(first + a.part_rows, a.rows)
         with f.loop(first, last, a.row_block) as o:
             rows = minimum(last - o.i, a.row_block)
-            filters = a.shared.at((group * a.blocks + o.i // a.tile_rows) * a.block)
-            f.call(a.multiply, p.fields, filters, v, m, rows, span.count)
-            f.call(a.span_results, p.fields, own, group * a.rows + o.i, rows, span.count, span.vectors, more)
+            filters = a.kept.at((group * a.blocks + o.i // a.tile_rows) * a.block)
+            f.call(a.multiply, p.fields, filters, v, m, rows, span.count, a.channels, 0)
+            f.call(a.span_results, p.fields, own, m, group * a.rows + o.i, rows, span.count, span.vectors, more)
 
 
-def _write_multiply_rows(module: Module, lanes: int) -> None:
-    """Adds the entry ``multiply_rows``: a task is a tile of rows in one group, for all spans."""
+def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: int) -> None:
+    """Adds an entry of which a task is a tile of rows in one group, for all spans, with filters its own or ready."""
     f, a = _entry(
-        module, "multiply_rows", f"{_OWN} {_SPAN} {_STORES} filters multiply span_results shared groups v_at m_at rows "
-        "tile_rows blocks spans v_size",
+        module, entry, f"{_OWN} {_SPAN} {_STORES} filters multiply span_results kept filters_size shared groups v_at "
+        "m_at rows tile_rows blocks spans v_size channels steps chunk m_span",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
-    kept, m = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32)
+    m = own.at(a.m_at).cast(f32)
     with f.loop(p.begin, p.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * a.tile_rows
         rows = minimum(a.rows - first, a.tile_rows)
-        f.call(a.filters, p.fields, p.thread, task.i, kept)
-        with f.loop(0, a.spans) as number:
-            span = _span(a, number.i, lanes)
-            more = _table_of_stores(f, a, own, span, lanes)
-            v = a.shared.at((number.i * a.groups + group) * a.v_size)
-            f.call(a.multiply, p.fields, kept, v, m, rows, span.count)
-            f.call(a.span_results, p.fields, own, group * a.rows + first, rows, span.count, span.vectors, more)
+        filters = a.kept.at(task.i * a.filters_size) if in_advance else own.at(a.v_at).cast(f32)
+        with f.loop(0, a.channels, a.chunk) as c:
+            channels = minimum(a.channels - c.i, a.chunk)
+            if not in_advance:
+                f.call(a.filters, p.fields, p.thread, task.i, c.i // a.steps, channels // a.steps, filters)
+            with f.loop(0, a.spans) as number:
+                span, here = _span(a, number.i, lanes), m.at(number.i * a.m_span)
+                v = a.shared.at((number.i * a.groups + group) * a.v_size + c.i * a.columns)
+                f.call(a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i)
+                with f.when((c.i + channels).eq(a.channels)):
+                    more = _table_of_stores(f, a, own, span, lanes)
+                    channel = group * a.rows + first
+                    f.call(a.span_results, p.fields, own, here, channel, rows, span.count, span.vectors, more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +253,14 @@ def _table_of_stores(f: Function, a: Any, own: Pointer, span: _Span, lanes: int)
 
 
 def _write_filters(module: Module, lanes: int, stored: Type) -> None:
-    """Adds ``filters(fields, thread, block, to)``: a tile of rows of one group, all channels; ``block`` counts both.
+    """Adds ``filters(fields, thread, block, channel, channels, to)``: a tile of rows of one group, from a channel on.
+
+    ``block`` counts both groups and tiles of rows.
 
     Weights are first turned so that rows are lanes. Whole vectors are stored, the last rows' first: what lies beyond
     the tile's rows is stored over, or lies between blocks.
     """
-    f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, to=ptr(f32))
+    f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, channel=i64, channels=i64, to=ptr(f32))
     p = f.args
     a = read_fields(f, _fields(stored), [
         "w", "scratch", "own", "blocks", "rows", "sources", "steps", "group_step", "row_step", "channel_step", "taps",
@@ -241,11 +270,12 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
     group, first = p.block // a.blocks, p.block % a.blocks * a.tile_rows
     own = a.scratch.at(p.thread * a.own)
     panel, spare = own.cast(f32), own.at(a.spare_at).cast(f32)
-    source, size = a.w.at(group * a.group_step + first * a.row_step + a.first_plane), a.taps * a.tile_rows
+    source = a.w.at(group * a.group_step + first * a.row_step + p.channel * a.channel_step + a.first_plane)
+    size = a.taps * a.tile_rows
     rows, together = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps)
     taps = [tap * a.tile_rows for tap in (a.tap_z, a.tap_y, a.tap_x)]
-    with f.loop(0, a.filter_planes) as plane, f.loop(0, a.sources, PACKED) as block:
-        count = minimum(a.sources - block.i, PACKED)
+    with f.loop(0, a.filter_planes) as plane, f.loop(0, p.channels, PACKED) as block:
+        count = minimum(p.channels - block.i, PACKED)
         runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.taps)
         with f.loop(0, runs) as c:
             start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
@@ -292,36 +322,42 @@ def _write_patches(module: Module, lanes: int, stored: Type) -> None:
 
 
 def _write_multiply(module: Module, lanes: int) -> None:
-    """Adds ``multiply(fields, filters, v, m, rows, count)``: m[f][row][tile] of a block of rows, a count of tiles."""
+    """Adds ``multiply(fields, filters, v, m, rows, count, channels, again)``: m[f][row][tile].
+
+    Of a block of rows, a count of tiles; sums over so many channels, added to those in m if ``again`` is not 0.
+    """
     data = ptr(f32)
-    f = module.function("multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64)
+    f = module.function(
+        "multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64, channels=i64, again=i64
+    )
     p = f.args
     a = read_fields(f, _fields(f32), [
-        "none", "tiles", "depth", "block", "filter_step", "v_step", "v_plane", "m_step", "points", "result_planes",
-        "tile_rows", "columns",
+        "none", "tiles", "block", "filter_step", "v_step", "v_plane", "m_step", "points", "filter_planes",
+        "result_planes", "tile_rows", "columns",
     ])  # fmt: skip
     tile = a.tiles.at((p.count + (lanes - 1)) // lanes - 1).cast(ptr(i8)).load()
     blocks, size = (p.rows + (a.tile_rows - 1)) // a.tile_rows, a.tile_rows * a.columns
+    depth = p.channels * a.filter_planes
     with f.loop(0, a.points) as k, f.loop(0, a.result_planes) as z, f.loop(0, blocks) as r:
         filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_plane)
         to = p.m.at((z.i * a.points + k.i) * a.m_step + r.i * size)
-        f.call(tile, a.depth, filters, v, a.none, 0, to, a.columns, a.tile_rows, to)
+        f.call(tile, depth, filters, v, a.none, p.again, to, a.columns, a.tile_rows, to)
 
 
 def _write_results(module: Module, stored: Type) -> None:
-    """Adds ``span_results(fields, own, first, rows, count, vectors, more)``: y from the m of a block of rows.
+    """Adds ``span_results(fields, own, m, first, rows, count, vectors, more)``: y from the m of a block of rows.
 
     ``first`` is the first row over all groups; ``more`` entries of the second list of stores.
     """
     f = module.function(
-        "span_results", fields=ptr(i64), own=ptr(i8), first=i64, rows=i64, count=i64, vectors=i64, more=i64
+        "span_results", fields=ptr(i64), own=ptr(i8), m=ptr(f32), first=i64, rows=i64, count=i64, vectors=i64, more=i64
     )
     p = f.args
     a = read_fields(f, _fields(stored), [
-        "bias", "y", "scale", "shift", "residual", "y_plane", "m_step", "m_at", "line_at", "spare_at", "stores_at",
+        "bias", "y", "scale", "shift", "residual", "y_plane", "m_step", "line_at", "spare_at", "stores_at",
         "more_stores_at", "columns", "collect", "spread", "stores", "spreads", "lines", "line_z", "line_y",
     ])  # fmt: skip
-    m, line, spare = (p.own.at(at).cast(f32) for at in (a.m_at, a.line_at, a.spare_at))
+    line, spare = (p.own.at(at).cast(f32) for at in (a.line_at, a.spare_at))
     stores, more_stores = p.own.at(a.stores_at).cast(i64), p.own.at(a.more_stores_at).cast(i64)
     given = [
         (pointer, f.emit(i64, f"ptrtoint ptr {pointer.text} to i64").ne(0)) for pointer in (a.bias, a.scale, a.shift)
@@ -331,7 +367,7 @@ def _write_results(module: Module, stored: Type) -> None:
         numbers = [convert(pointer.load(channel, 1, there), f32) for pointer, there in given]
         with f.loop(0, a.spreads) as residue:
             f.call(
-                a.collect, m.at((row.i + residue.i) * a.columns), a.m_step, p.count, *numbers,
+                a.collect, p.m.at((row.i + residue.i) * a.columns), a.m_step, p.count, *numbers,
                 line.at(a.lines.load(residue.i)), a.line_z, a.line_y, spare,
             )  # fmt: skip
         to = (line, a.y.at(channel * a.y_plane), *numbers[1:], a.residual.at(channel * a.y_plane))

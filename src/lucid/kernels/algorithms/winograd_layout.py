@@ -193,13 +193,14 @@ class Shape:
 class Blocking:
     """``row_block`` result channels between products and outputs; ``row_parts`` tasks to a span's rows.
 
-    With ``rows_first``, a task is a tile of rows, for all spans.
+    With ``rows_first``, a task is a tile of rows, for all spans, and filters are made of ``chunk`` channels at a time.
     """
 
     tile: Tile
     row_block: int
     row_parts: int
     rows_first: bool
+    chunk: int
 
 
 def reading(stride: int, lanes: int) -> Reading:
@@ -211,7 +212,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
     """The values of ``NUMBERS``. Where a thread's parts start is in bytes, all other sizes are in elements."""
     tile, (x_size, y_size) = cut.tile, (prod(s.size for s in shape.sides), prod(s.width for s in shape.sides))
     tiles, blocks, spreads = shape.tiles(form), ceil(shape.rows / tile.rows), prod(shape.spread)
-    planes, v_plane, filter_plane = form.planes, shape.channels * tile.columns, shape.channels * tile.rows
+    planes, v_plane, filter_plane = form.planes, shape.channels * tile.columns, cut.chunk * tile.rows
     block = planes.filter * filter_plane + _APART
     part_rows = ceil(ceil(shape.rows / cut.row_parts) / tile.rows) * tile.rows
     row_block = tile.rows if cut.rows_first else min(cut.row_block, part_rows)
@@ -225,16 +226,19 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "channel_step": shape.channel_step, "group_step": shape.group_step, "blocks": blocks, "block": block,
         "filter_step": block if cut.rows_first else shape.groups * blocks * block + _APART,
         "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows, "v_step": v_step,
-        "v_size": form.points * v_step, "m_step": m_step, "v_plane": v_plane, "filter_plane": filter_plane,
-        "depth": planes.filter * shape.channels, "filter_planes": planes.filter, "result_planes": planes.result,
+        "v_size": form.points * v_step, "v_plane": v_plane, "m_step": m_step,
+        "m_span": form.points * planes.result * m_step if cut.chunk < shape.channels else 0, "chunk": cut.chunk,
+        "filters_size": form.points * block if cut.rows_first else block, "filter_plane": filter_plane,
+        "filter_planes": planes.filter, "result_planes": planes.result,
     }  # fmt: skip
     own_operand, (_, y, x) = form.points * (block if cut.rows_first else v_step), (a.samples for a in form.axes)
     numbers |= {
         "filter_y": numbers["filter_step"] * x, "filter_z": numbers["filter_step"] * x * y,
         "points": form.points, "across": form.x.outputs, "tile_rows": tile.rows, "columns": tile.columns,
     }  # fmt: skip
+    m_steps = m_step * (numbers["spans"] if numbers["m_span"] else 1)
     numbers |= _taps(shape, form) | _runs(shape, form, tile)
-    numbers |= _scratch(shape, form, tile, numbers, own_operand, slack)
+    numbers |= _scratch(shape, form, tile, numbers, own_operand, m_steps, slack)
     assert tuple(sorted(numbers)) == tuple(sorted(NUMBERS)), "every number has its slot"
     return numbers
 
@@ -284,7 +288,7 @@ def _places(counts: tuple[int, int, int], y: int, x: int) -> list[int]:
 
 
 def _scratch(
-    shape: Shape, form: Form, tile: Tile, numbers: dict[str, int], own_operand: int, slack: int
+    shape: Shape, form: Form, tile: Tile, numbers: dict[str, int], own_operand: int, m_steps: int, slack: int
 ) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many bytes there are.
 
@@ -301,7 +305,7 @@ def _scratch(
     sizes = {
         "v_at": panel * _ITEM_BYTES,
         "m_at": own_operand * _ITEM_BYTES,
-        "line_at": form.points * form.planes.result * numbers["m_step"] * _ITEM_BYTES,
+        "line_at": form.points * form.planes.result * m_steps * _ITEM_BYTES,
         "spare_at": lines * run * _ITEM_BYTES,
         "fills_at": 2 * most * tile.lanes * _ITEM_BYTES,
         "merges_at": vectors * numbers["fills"] * ENTRY_BYTES,
@@ -329,23 +333,32 @@ def filter_bytes(shape: Shape, form: Form, cut: Blocking, slack: int) -> int:
 
 def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
     """What the first step makes: all filters, or all patches."""
-    patches, filters = numbers["spans"] * numbers["groups"] * numbers["v_size"], form.points * numbers["filter_step"]
-    lines = ceil((patches if cut.rows_first else filters) * _ITEM_BYTES / memory.ALIGN_BYTES)
-    return lines * memory.ALIGN_BYTES
+    if cut.rows_first:
+        return _whole_lines(numbers["spans"] * numbers["groups"] * numbers["v_size"])
+    return _whole_lines(form.points * numbers["filter_step"])
 
 
-POINTERS = ("x", "w", "bias", "y", "shared", "scratch", "scale", "shift", "residual")
+def advance_bytes(numbers: dict[str, int]) -> int:
+    """All filters, where rows come first and filters are made in advance."""
+    return _whole_lines(numbers["groups"] * numbers["blocks"] * numbers["filters_size"])
+
+
+def _whole_lines(elements: int) -> int:
+    return ceil(elements * _ITEM_BYTES / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+
+
+POINTERS = ("x", "w", "bias", "y", "kept", "shared", "scratch", "scale", "shift", "residual")
 TABLES = ("none", "patches", "results", "tiles", "starts", "panels", "lines")
 CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
 STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
     "tiles_count", "spans", "groups", "rows", "channels", "sources", "steps", "spreads", "gathered", "x_plane",
     "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "first_tap", "tap_z", "tap_y",
-    "tap_x", "first_plane", "plane_step", "blocks", "block", "filter_step", "filter_y", "filter_z", "filter_plane",
-    "filter_planes", "row_block", "row_parts", "part_rows", "points", "depth", "result_planes", "across", "reads",
-    "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows", "columns", "v_step", "v_plane",
-    "v_size", "m_step", "own", "v_at", "m_at", "line_at", "spare_at", "fills_at", "merges_at", "stores_at",
-    "more_stores_at",
+    "tap_x", "first_plane", "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
+    "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
+    "across", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows", "columns",
+    "v_step", "v_plane", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at", "spare_at", "fills_at",
+    "merges_at", "stores_at", "more_stores_at",
 )  # fmt: skip
 
 

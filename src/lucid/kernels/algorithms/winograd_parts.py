@@ -98,14 +98,16 @@ def _residue_order(shape: Shape, rows: int) -> list[int]:
     return [start + ((tz + rz) * y + ty + ry) * x + tx + rx for tz, ty, tx in taps for start, rz, ry, rx in each]
 
 
-def tile_addresses(tile: Tile) -> list[int]:
-    """Of a tile of every width up to the full one."""
+def tile_addresses(tile: Tile, ahead: int = 0) -> list[int]:
+    """Of a tile of every width up to the full one, which ask for filters so many elements ``ahead``."""
 
     def write(module: Module, _: ISA) -> None:
         for width in range(1, tile.vectors + 1):
-            write_tile(module, Grain(f32), Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}")
+            write_tile(
+                module, Grain(f32), Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}", ahead=ahead
+            )
 
-    code = alone(("winograd tile", tile), write)
+    code = alone(("winograd tile", tile, ahead), write)
     return [code.address(f"tile{width}") for width in range(1, tile.vectors + 1)]
 
 
