@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lucid.autograd import quiet
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, wrap
 from lucid.core.errors import GradientError, ShapeError
@@ -103,7 +104,10 @@ def _seeds(caller: str, tensors: list[Any], grads: list[Any]) -> list[tuple[Edge
         grads = grads * len(tensors)
     if len(grads) != len(tensors):
         raise ValueError(f"{caller}: {len(tensors)} tensors but {len(grads)} gradients")
-    return [(_root(caller, t), _seed(caller, t, g)) for t, g in zip(tensors, grads, strict=True)]
+    seeds = []
+    for tensor, gradient in zip(tensors, grads, strict=True):
+        seeds.append((_root(caller, tensor), _seed(caller, tensor, gradient)))
+    return seeds
 
 
 def _root(caller: str, tensor: Any) -> Edge:
@@ -142,27 +146,28 @@ def _run(
 
     Gradients on their way are kept by the id of their target, which the graph keeps alive.
     """
-    before = mode.recording, mode.quiet
-    mode.recording, mode.quiet = create, True
+    before, mode.recording = mode.recording, create
+    noise = quiet.begin()
     try:
-        with np.errstate(all="ignore"):
-            return _flow(seeds, wanted, retain, create)
+        return _flow(seeds, wanted, retain, create)
     finally:
-        mode.recording, mode.quiet = before
+        quiet.end(noise)
+        mode.recording = before
 
 
 def _flow(
     seeds: list[tuple[Edge, Any]], wanted: set[tuple[int, int]] | None, retain: bool, create: bool
 ) -> dict[tuple[int, int], Any]:
-    nodes, leaves = _reachable([edge[0] for edge, _ in seeds])
-    every_leaf = wanted is None or all([(id(leaf), 0) in wanted for leaf in leaves])  # then all leads to one of them
-    useful = None if wanted is None or every_leaf else _useful(nodes, wanted)
     pending: dict[int, list[Any]] = {}
     found: dict[tuple[int, int], Any] = {}
+    stack = []
     for edge, g in seeds:
+        stack.append(edge[0])
         _add(pending, edge, g)
+    nodes, leaves = _reachable(stack)
+    useful, inner = (None, None) if wanted is None else _narrowed(nodes, leaves, wanted)
     for node in nodes:
-        _pull(node, pending, wanted, useful, found, retain, create)
+        _pull(node, pending, inner, useful, found, retain, create)
     for leaf in leaves:
         slots = pending.pop(id(leaf), None)
         if slots is None:
@@ -198,6 +203,17 @@ def _reachable(stack: list[Any]) -> tuple[list[Node], list[Any]]:
 _order = attrgetter("order")
 
 
+def _narrowed(
+    nodes: list[Node], leaves: list[Any], wanted: set[tuple[int, int]]
+) -> tuple[set[int] | None, set[tuple[int, int]] | None]:
+    """Which targets are useful, None for all; and the wanted places if any of them is not a leaf."""
+    reached = 0
+    for leaf in leaves:
+        reached += (id(leaf), 0) in wanted
+    useful = None if reached == len(leaves) else _useful(nodes, wanted)  # every way leads to a leaf
+    return useful, None if reached == len(wanted) else wanted
+
+
 def _useful(nodes: list[Node], wanted: set[tuple[int, int]]) -> set[int]:
     """Ids of the targets that lie on a way to a wanted place."""
     useful = {target for target, _ in wanted}
@@ -212,7 +228,7 @@ def _useful(nodes: list[Node], wanted: set[tuple[int, int]]) -> set[int]:
 def _pull(
     node: Node,
     pending: dict[int, list[Any]],
-    wanted: set[tuple[int, int]] | None,
+    inner: set[tuple[int, int]] | None,
     useful: set[int] | None,
     found: dict[tuple[int, int], Any],
     retain: bool,
@@ -226,23 +242,21 @@ def _pull(
         for slot, hooks in node.hooks.items():
             if upstream[slot] is not None:
                 upstream[slot] = _hooked(hooks, upstream[slot])
-    if wanted is not None:
+    if inner is not None:
         for i, g in enumerate(upstream):
-            if g is not None and (id(node), i) in wanted:
+            if g is not None and (id(node), i) in inner:
                 found[id(node), i] = g
-    edges = node.edges
-    if useful is None:
-        needed = [edge is not None for edge in edges]
-    else:
-        needed = [edge is not None and id(edge[0]) in useful for edge in edges]
+    needed: Sequence[Any] = node.edges
+    if useful is not None:
+        needed = [None if edge is None or id(edge[0]) not in useful else edge for edge in needed]
         if not any(needed):
             return
     grads = node.pull(upstream, needed, create)
     if not retain:
         node.release()
-    for edge, g, need in zip(edges, grads, needed, strict=True):
-        if need and g is not None:
-            _add(pending, edge, g)  # type: ignore[arg-type]
+    for edge, g in zip(needed, grads, strict=True):
+        if edge is not None and g is not None:
+            _add(pending, edge, g)
 
 
 def _add(pending: dict[int, list[Any]], edge: Edge, g: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd.mode import mode, no_grad
-from lucid.autograd.tracked import Node, Tracked, edge_of, placed, saved_array, wrap
+from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, saved_array, wrap
 from lucid.core.errors import GradientError, ShapeError
 
 
@@ -82,7 +82,7 @@ class Context(Node):
                 result._edge, result._requires_grad = (self, slot), True
         self._saving = self._dirty = self._constant = ()
 
-    def pull(self, upstream: list[Any], needed: Sequence[bool], recording: bool) -> Sequence[Any]:
+    def pull(self, upstream: list[Any], needed: Sequence[Edge | None], recording: bool) -> Sequence[Any]:
         """Run the user's ``backward`` and check what it returns."""
         if self._materialize:
             upstream = [wrap(np.zeros(*like)) if g is None else g for g, like in zip(upstream, self._like, strict=True)]

@@ -14,10 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Mode(threading.local):
     recording: bool
     inference: bool
-    quiet: bool  # NumPy's warnings are already off, for the length of a backward pass
 
     def __init__(self) -> None:
-        self.recording, self.inference, self.quiet = True, False, False
+        self.recording, self.inference = True, False
 
 
 mode = _Mode()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lucid.autograd import quiet
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Array, Edge, Node, Saved, Tracked, View, edge_of, placed, saved_array, wrap
 from lucid.core.errors import GradientError, ShapeError
@@ -47,7 +48,7 @@ class Op:
     too, a shared row before them serves only if gradients of all its inputs are required.
 
     An op with several ``outputs`` returns a tuple; rows then receive ``g`` as a tuple, None where nothing arrived.
-    A ``view`` op returns its first input's memory whenever it can. A ``quiet`` one never makes NumPy warn.
+    A ``view`` op returns its first input's memory whenever it can.
 
     >>> import numpy as np, lucid
     >>> square = Op("square", lambda x: x * x, vjp={"x": lambda g, x: g * x * 2})
@@ -65,7 +66,6 @@ class Op:
         "name",
         "outputs",
         "plans",
-        "quiet",
         "rows",
         "variadic",
         "view",
@@ -80,13 +80,11 @@ class Op:
         inputs: tuple[str, ...] | None = None,
         outputs: tuple[str, ...] = ("out",),
         view: bool = False,
-        quiet: bool = False,
     ) -> None:
         self.name = name
         self.forward = forward
         self.outputs = outputs
         self.view = view
-        self.quiet = quiet
         self.plans: dict[tuple[int, int], _Plan] = {}
         given = _Parameters((), None, (), {}) if inputs is not None else _Parameters.of(forward)
         self.variadic = given.variadic
@@ -231,20 +229,22 @@ class OpNode(Node):
     def input(self, i: int, recording: bool) -> Any:
         """Input ``i`` as it was; when the backward pass is recorded, in its place in the graph."""
         saved = self.saved[i]  # type: ignore[index]
-        return self._restored(saved, self.edges[i] if recording else None) if type(saved) is tuple else saved
+        if type(saved) is not tuple:
+            return saved
+        tensor = self._restored(saved)
+        return _at(tensor, self.edges[i]) if recording else tensor
 
     def output(self, slot: int, recording: bool) -> Any:
         """Result ``slot`` as it was."""
-        return self._restored(self.saved[~slot], (self, slot) if recording else None)  # type: ignore[index]
+        tensor = self._restored(self.saved[~slot])  # type: ignore[index]
+        return _at(tensor, (self, slot)) if recording else tensor
 
-    def _restored(self, saved: Saved, edge: Edge | None) -> Any:
+    def _restored(self, saved: Saved) -> Any:
         tensor = wrap(saved_array(saved, self.op.name))
         tensor._version = saved[1]
-        tensor._edge = edge
-        tensor._requires_grad = edge is not None
         return tensor
 
-    def pull(self, upstream: list[Any], needed: Sequence[bool], recording: bool) -> Sequence[Any]:
+    def pull(self, upstream: list[Any], needed: Sequence[Edge | None], recording: bool) -> Sequence[Any]:
         """Run the rows of the inputs that are needed."""
         if self.saved is None:
             raise GradientError(
@@ -255,19 +255,30 @@ class OpNode(Node):
         grads: list[Any] = [None] * len(self.edges)
         for step in self.plan.steps:
             targets = step.targets
-            if step.single:
-                if needed[targets[0]]:
-                    grads[targets[0]] = step.function(*[fetch(self, g, recording) for fetch in step.fetch])
-            elif any([needed[i] for i in targets]):
-                result = step.function(*[fetch(self, g, recording) for fetch in step.fetch])
-                for i, one in zip(targets, result, strict=True):
-                    grads[i] = one
+            for i in targets:
+                if needed[i] is not None:
+                    break
+            else:
+                continue
+            arguments = []
+            for fetch in step.fetch:
+                arguments.append(fetch(self, g, recording))
+            result = step.function(*arguments)
+            for i, one in zip(targets, (result,) if step.single else result, strict=True):
+                grads[i] = one
         return grads
 
     def release(self) -> None:
         """Free the saved arrays. A node that saved none can still be used again."""
         if self.plan.keeps:
             self.saved = None
+
+
+def _at(tensor: Any, edge: Edge | None) -> Any:
+    """A restored tensor in its place in the graph."""
+    tensor._edge = edge
+    tensor._requires_grad = edge is not None
+    return tensor
 
 
 def apply(op: Op, *inputs: Any, **params: Any) -> Any:
@@ -291,14 +302,13 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if op.view:
         result = _view_of(op, inputs[0], op.forward(*arrays, **params), params)
     else:
+        noise = quiet.begin()
         try:
-            if op.quiet or mode.quiet:
-                out = op.forward(*arrays, **params)
-            else:
-                with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
-                    out = op.forward(*arrays, **params)
+            out = op.forward(*arrays, **params)
         except ValueError as error:
             raise _named(op, arrays, error) from None
+        finally:
+            quiet.end(noise)
         if type(out) is np.ndarray:
             result = wrap(out)
         elif type(out) is tuple:

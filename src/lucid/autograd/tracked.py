@@ -78,8 +78,8 @@ class Node:
         """The operation's name, for messages."""
         raise NotImplementedError
 
-    def pull(self, upstream: list[Any], needed: Sequence[bool], recording: bool) -> Sequence[Any]:
-        """Gradients of the inputs, one per edge. ``needed`` says which anybody will use."""
+    def pull(self, upstream: list[Any], needed: Sequence[Edge | None], recording: bool) -> Sequence[Any]:
+        """Gradients of the inputs, one per edge. ``needed`` are the edges that lead to where anybody waits."""
         raise NotImplementedError
 
     def release(self) -> None:

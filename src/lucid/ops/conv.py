@@ -43,8 +43,11 @@ def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec) -> tuple[Array, Arr
     return kernels.conv_grad_weight_bias(x, y, spec)
 
 
+_ALL_BUT_CHANNELS = {rank + 2: (0, *range(2, rank + 2)) for rank in (1, 2, 3)}
+
+
 def _channel_sum(g: Any) -> Any:
-    dims = (0, *range(2, g._array.ndim))
+    dims = _ALL_BUT_CHANNELS[g._array.ndim]
     return g.sum(dims) if mode.recording else wrap(sum_forward(g._array, dims=dims, keepdim=False))
 
 
@@ -77,22 +80,22 @@ _conv = Op("conv", _forward, vjp={
     ("w", "bias"): _weight_and_bias,
     "w": lambda g, x, spec: conv_grad_weight(conj(x), g, spec=spec),
     "bias": _channel_sum,
-}, quiet=True)  # fmt: skip
+})  # fmt: skip
 _conv_grad_input = Op("conv_grad_input", _grad_input, vjp={
     "y": lambda g, w, spec: conv(g, conj(w), None, spec=spec),
     "w": lambda g, y, spec: conv_grad_weight(g, conj(y), spec=spec),
     "bias": _channel_sum,
-}, quiet=True)  # fmt: skip
+})  # fmt: skip
 _conv_grad_weight = Op("conv_grad_weight", _grad_weight, vjp={
     "x": lambda g, y, x_shape, spec: conv_grad_input(conj(y), g, None, spec=spec, size=x_shape[2:]),
     "y": lambda g, x, spec: conv(conj(x), g, None, spec=spec),
-}, quiet=True)  # fmt: skip
+})  # fmt: skip
 _conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=("gw", "gb"), vjp={
     "x": lambda g, y, x_shape, spec: (
         None if g[0] is None else conv_grad_input(y, g[0], None, spec=spec, size=x_shape[2:])
     ),
     "y": _upstream_of_both,
-}, quiet=True)  # fmt: skip
+})  # fmt: skip
 
 
 def _holders(tensor: Any) -> int:
