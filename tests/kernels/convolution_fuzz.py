@@ -302,28 +302,23 @@ def _flushing_call() -> Any:
     return threads._functions(False, {"call": signature})["call"]
 
 
+class _Backwards(threads.PythonPool):
+    def run(self, address: int, fields: Any, tasks: int, chunk: int, threads: int) -> None:
+        for begin in reversed(range(0, tasks, chunk)):
+            _flushing_call()(address, fields, begin, min(begin + chunk, tasks), 0)
+
+
 @contextmanager
 def tasks_backwards() -> Iterator[None]:
     """Regions run their last task first, on this thread: what one task spoils of another's shows without luck.
 
     Denormals are flushed as they always are.
     """
-    usual = threads.run, threads.run_steps
-    call = _flushing_call()
-
-    def run(address: int, fields: Any, tasks: int, *, chunk: int = 1, threads: int | None = None) -> None:
-        for begin in reversed(range(0, tasks, chunk)):
-            call(address, fields, begin, min(begin + chunk, tasks), 0)
-
-    def run_steps(steps: Any, *, threads: int | None = None) -> None:
-        for address, fields, tasks, chunk in steps:
-            run(address, fields, tasks, chunk=chunk)
-
-    threads.run, threads.run_steps = run, run_steps
+    usual, threads._pool = threads._pool, _Backwards()
     try:
         yield
     finally:
-        threads.run, threads.run_steps = usual
+        threads._pool = usual
 
 
 def empty(case: Case) -> bool:

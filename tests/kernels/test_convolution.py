@@ -27,7 +27,7 @@ from tests.kernels.convolution_fuzz import (
 )
 from tests.kernels.guard import run_guarded_cases
 
-CASES = 150
+CASES = 80
 SPEC = ConvSpec((3,), (1,), (1,), ((1, 1),))
 X, W, B = np.arange(8.0).reshape(1, 2, 4), np.arange(12.0).reshape(2, 2, 3), np.array([1.0, -1.0])
 
@@ -57,7 +57,7 @@ def test_every_algorithm_on_random_geometries(isa: str) -> None:
     covered = {(case.role, name) for _, case, name in runs}
     assert {role for role, _ in covered} == set(ROLES)
     assert {name for _, name in covered} == {a.name for a in select.ALGORITHMS} - {"reference"}
-    run_guarded_cases(check, runs)
+    run_guarded_cases(check, runs, seconds=240)
 
 
 def test_random_cases_cover_what_they_should() -> None:

@@ -10,6 +10,7 @@ import pytest
 from lucid.kernels import jit
 from lucid.kernels.launch import KEPT, WORKSPACE, Launch, address
 from lucid.kernels.runtime import threads
+from tests.kernels.convolution_fuzz import tasks_backwards
 from tests.kernels.entry import entry
 
 
@@ -162,6 +163,18 @@ def test_a_method_holds_no_more_than_it_is_given() -> None:
         with pytest.raises(ZeroDivisionError):
             run(None, w, None, y)
     assert [sys.getrefcount(x) - n for x, n in zip((None, y, w), before, strict=True)] == pytest.approx([0] * 3, abs=20)
+
+
+def test_tasks_run_backwards_where_tests_ask_for_it() -> None:
+    body = """
+  store i64 %i, ptr %last
+"""
+    code = jit.compile_text(entry("note", "ptr last", body=body))
+    region = Launch([(code.address("note"), 10, 3)], (0,), (0,), most_threads=2)
+    last = np.zeros(1, np.int64)
+    with tasks_backwards():
+        region(last)
+    assert last[0] == 2  # of the chunk that is first
 
 
 @pytest.mark.usefixtures("pool")

@@ -128,14 +128,14 @@ def _planned(asked: Problem) -> tuple[Problem, Executable]:
 
 def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The executable with a result of its own around it, forward or in the input."""
-    fast, region, new = _of_any_layout(run), _keeper(run), _allocator(shape, dtype)
+    fast, region, size_bytes = _of_any_layout(run), _keeper(run), prod(shape) * dtype.itemsize
 
     def compute(
         a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None, *extras: Array | None
     ) -> Array:
         if _observers:
             _observe(asked)
-        result = new(shape, dtype)
+        result = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
         if extras or (versions and region):
             through(versions, result, a, b, bias, *extras)
         else:
@@ -155,12 +155,12 @@ def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[An
 
 def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The same for the gradient of the weights, or both gradients."""
-    fast, new, both = _of_any_layout(run), _allocator(shape, dtype), asked.sums
+    fast, both, size_bytes = _of_any_layout(run), asked.sums, prod(shape) * dtype.itemsize
 
     def compute(a: Array, b: Array, *nothing: object) -> Array | tuple[Array, Array]:
         if _observers:
             _observe(asked)
-        gw = new(shape, dtype)
+        gw = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
         if not both:
             fast(a, b, gw)
             return gw
@@ -169,11 +169,6 @@ def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[A
         return gw, gb
 
     return compute
-
-
-def _allocator(shape: Sizes, dtype: np.dtype[Any]) -> Callable[[Sizes, np.dtype[Any]], Array]:
-    """What makes results the soonest."""
-    return np.empty if prod(shape) * dtype.itemsize < memory.POOLED_FROM_BYTES else memory.empty
 
 
 def _of_any_layout(run: Executable) -> Executable:
