@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
-from math import ceil, inf, prod
+from math import ceil, inf, log2, prod
 from typing import NamedTuple
 
 from lucid.kernels import target
@@ -58,6 +58,7 @@ _COST_NS = {
     "panel": 0.05,  # a vector of a panel, read for a tile
     "gather": 0.7,  # a vector of a panel
     "read": 0.33,  # a vector of x for it, and a shuffle
+    "pick": 0.5,  # a shuffle more for every doubling of the taps that are read at once
     "copy": 3.5,  # a vector of single samples
     "entry": 3.0,
     "tile": 10.0,
@@ -221,7 +222,12 @@ class _Rates(NamedTuple):
         leaving = {"round" if whole else strided: 0 if whole and sizes.stored_whole else stored * tile.lanes}
         reads = sizes.elements * (_PAIR_READS if sizes.grain.depth > 1 else 1)
         rows = groups * layout.units * heights * steps
-        samples = {"gather": 1.0, "read": read.step / read.taps, "copy": 0.0 if read.step else 1.0}
+        samples = {
+            "gather": 1.0,
+            "read": read.step / read.taps,
+            "pick": log2(read.taps),
+            "copy": 0.0 if read.step else 1.0,
+        }
         return cls(
             sizes,
             layout,

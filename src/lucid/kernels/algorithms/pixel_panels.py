@@ -444,12 +444,18 @@ def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None
     with f.loop(0, elements, together) as block, f.loop(0, 2) as second:
         end, merging = minimum(block.i + together, elements), second.i.ne(0)
         entries, old_lanes = select(merging, a.merges, a.entries), splat(merging, lanes)
+        further = end < elements  # an image's three channels are all read at once
         with f.loop(0, select(merging, a.merge_count, a.fills)) as t:
             entry = entries.at(t.i * _SLOTS)
             to, tap_step, segments = read_entry(entry)
             masks = [ranges(f, elements, reading.step, lanes) for _, elements in segments]
             with f.loop(block.i, end) as c:
                 channels, panel = _channels(f, grain, c.i), a.panel.at(c.i * a.stride + to)
+                with f.when(further):
+                    for channel in channels:
+                        ahead = channel.x.at(a.plane * _READ_CHANNELS + segments[0][0])
+                        for v in range(reading.step):
+                            ahead.prefetch(v * lanes)
                 rows = []
                 for channel in channels:
                     vectors: list[Value | None] = [None] * reading.step
@@ -459,9 +465,6 @@ def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None
                             row.load(v * lanes, lanes, channel.masked(m), vectors[v]) for v, m in enumerate(of_segment)
                         ]
                     rows.append([vector for vector in vectors if vector is not None])
-                    ahead = channel.x.at(a.plane * _READ_CHANNELS + segments[0][0])
-                    for v in range(reading.step):
-                        ahead.prefetch(v * lanes)
                 elements_read = [grain.element(numbers) for numbers in zip(*rows, strict=True)]
                 for tap, value in enumerate(deinterleave(elements_read, reading.taps)):
                     place = panel.at(tap_step * tap)
