@@ -67,7 +67,7 @@ _COST_NS = {
     "round": 0.07,  # an element on its way out
     "interleave": 0.13,
     "scatter": 0.35,
-    "scatter turned": 0.7,
+    "scatter turned": 0.2,
     "task": 90.0,
     "weight from second cache": 0.016,
     "weight from memory": 0.06,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lucid.kernels.algorithms.dense_layout import FIELDS, read_phase
+from lucid.kernels.algorithms.panels import either
 from lucid.kernels.epilogue import Arrays, Destination, operands
 from lucid.kernels.ir import (
     Function,
@@ -16,6 +17,8 @@ from lucid.kernels.ir import (
     maximum,
     minimum,
     ptr,
+    select,
+    transpose,
 )
 from lucid.kernels.plan import PLAIN, Epilogue
 
@@ -71,18 +74,29 @@ def write_finish(
         oz, oy = row // r["store_y"], row % r["store_y"]
         run = minimum(r["store_x"] - ox, a.room - segment.i)
         place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"]
-        with f.loop(0, a.rows, stack) as m:
-            source = a.sums.at(m.i + segment.i * a.pitch if turned else m.i * a.pitch + segment.i)
-            channel = a.channel + m.i // stack
-            to = arrays.destination(channel, channel * a.out_plane + place)
-            first = r["store_x_start"] + ox * r["store_x_step"]
-            if turned:
-                _store_turned(source, a.pitch, a.line, to.at(first), run, r["store_x_step"], lanes)
-            elif stack == 1:
-                _store_run(source, to.at(first), run, r["store_x_step"], lanes)
-            else:
-                _interleave_run(source, a.pitch, a.line, run, stack, lanes)
-                _store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
+        first, step = r["store_x_start"] + ox * r["store_x_step"], r["store_x_step"]
+
+        def by_rows() -> None:
+            with f.loop(0, a.rows, stack) as m:
+                source = a.sums.at(m.i + segment.i * a.pitch if turned else m.i * a.pitch + segment.i)
+                channel = a.channel + m.i // stack
+                to = arrays.destination(channel, channel * a.out_plane + place)
+                if turned:
+                    _store_turned(source, a.pitch, a.line, to.at(first), run, step, lanes)
+                elif stack == 1:
+                    _store_run(source, to.at(first), run, step, lanes)
+                else:
+                    _interleave_run(source, a.pitch, a.line, run, stack, lanes)
+                    _store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
+
+        def by_squares() -> None:
+            to = arrays.y.at(a.channel * a.out_plane + place + first)
+            _store_squares(a.sums.at(segment.i * a.pitch), a.pitch, to, a.out_plane, a.rows, run, lanes)
+
+        if turned and not arrays.epilogue:
+            either(f, step.eq(1), by_squares, by_rows)
+        else:
+            by_rows()
         segment.step = run
     return f
 
@@ -96,6 +110,21 @@ def _store_turned(
         row.store(source.load(n.i * pitch), n.i * (step if row is to else 1))
     if row is not to:
         _store_run(line, to, run, step, lanes)
+
+
+def _store_squares(
+    sums: Pointer, pitch: Value, to: Pointer, plane: Value, rows: Value, columns: Value, lanes: int
+) -> None:
+    """Columns of channels become rows of neighbours, a square of lanes after the other.
+
+    What a square has beyond the last column repeats it, and what it has beyond the last row is not stored.
+    """
+    f = rows.fn
+    with f.loop(0, rows, lanes) as m, f.loop(0, columns, lanes) as n:
+        square = [sums.load(minimum(n.i + k, columns - 1) * pitch + m.i, lanes) for k in range(lanes)]
+        for k, row in enumerate(transpose(square)):
+            exist = select(m.i + k < rows, columns - n.i, 0)
+            Destination(to).store(row, (m.i + k) * plane + n.i, lanes_below(f, exist, lanes))
 
 
 def _end_columns(
