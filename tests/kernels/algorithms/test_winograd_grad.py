@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from tests.kernels.convolution_fuzz import Case, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 NAMES = [isa.name for isa in target.cpu().isas]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
 
 
 def gradient_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> Case:
@@ -46,8 +48,8 @@ def plans(case: Case, isa: str, number: int) -> list[Plan]:
 def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> tuple[Any, Any]:
     with (
         target.using(isa) as machine,
-        guarded(case.w_shape, np.float32) as gw,
-        guarded(case.w_shape[:1], np.float32) as gb,
+        guarded(case.w_shape, inputs[0].dtype) as gw,
+        guarded(case.w_shape[:1], inputs[0].dtype) as gb,
     ):
         winograd.bind(replace(plan, problem=replace(plan.problem, bias=True)), machine)(*inputs[:2], gw, gb)
         return gw.copy(), gb.copy()
@@ -71,6 +73,26 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
             assert np.allclose(gb, sums, rtol=1e-5, atol=1e-4), plan
 
     run_guarded_cases(check, list(enumerate(cases)))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)])
+@pytest.mark.parametrize("isa", HALF_ISAS)
+def test_half_precision_is_float32_rounded_once(isa: str, dtype: np.dtype[Any]) -> None:
+    rng = np.random.default_rng(2)
+
+    def check(run: tuple[int, Case]) -> None:
+        number, case = run
+        narrow = [None if a is None else a.astype(dtype) for a in case.inputs()]
+        wide = [None if a is None else a.astype(np.float32) for a in narrow]
+        for plan in plans(case, isa, number):
+            want = computed(case, plan, isa, wide)
+            asked = replace(plan, problem=replace(plan.problem, dtype=dtype.name))
+            with guarded_results(("end", "start")[number % 2]):
+                got = computed(case, asked, isa, narrow)
+            with np.errstate(over="ignore"):
+                assert all(np.array_equal(g, w.astype(dtype)) for g, w in zip(got, want, strict=True)), plan
+
+    run_guarded_cases(check, [(number, gradient_case(rng, kernel)) for number, kernel in enumerate(KERNELS)])
 
 
 @pytest.mark.parametrize("isa", NAMES)

@@ -83,8 +83,6 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     spec = problem.spec
     if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
-    if problem.itemsize == 2 and problem.role == "grad_weight":
-        return f"its weight gradient does not read {problem.dtype}"
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
     if not _whole(spec) or (problem.role == "grad_weight" and set(spec.stride) != {1}):

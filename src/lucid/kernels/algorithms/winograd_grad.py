@@ -19,7 +19,7 @@ from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import Form
 from lucid.kernels.algorithms.winograd_passes import most_places, transform_address
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
@@ -232,7 +232,7 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
             ("chunks", split.chunks),
             ("prepared", int(split.prepared)),
         ),
-        workspace_bytes=problem.itemsize * sizes.total(1),
+        workspace_bytes=f32.bytes * sizes.total(1),
         why=f"{form.products} products of a tile where the definition has {form.outputs * problem.spec.taps}",
         sums_upstream=True,
     )
@@ -272,7 +272,7 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
     results = problem.group_in * ceil(problem.group_out / lanes)
     moved += results * form.lines("collect")
     sums = calls * tile.rows * tile.vectors * (2 - again / boxes)
-    m_bytes, read = n["m_size"] * problem.itemsize, 0.0
+    m_bytes, read = n["m_size"] * f32.bytes, 0.0
     if split.prepared:
         rows_read = n["k_parts"] * problem.group_in + n["c_parts"] * problem.group_out
         read = form.products * count * rows_read / lanes
@@ -309,7 +309,7 @@ def _waiting(sizes: Layout, split: Split) -> float:
 
 def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
     """Ways to cut the work that keep within the workspace."""
-    lanes = isa.lanes(BY_DTYPE[problem.dtype])
+    lanes = isa.lanes(f32)
     rows = _ROWS[isa.registers]
     tile = min(
         (Tile(rows, v, lanes) for v in _VECTORS[isa.registers]),
@@ -319,11 +319,11 @@ def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
     k_parts = {_whole(part, tile.columns, problem.group_out) for part in (*_PARTS, problem.group_out)}
     c_parts = {_whole(part, width, problem.group_in) for part in (*_PARTS, problem.group_in)}
     parts = sorted(product(k_parts, c_parts))
-    room = _MOST_BYTES // (problem.c_out * problem.group_in * form.products * problem.itemsize)
+    room = _MOST_BYTES // (problem.c_out * problem.group_in * form.products * f32.bytes)
     for box, (k_part, c_part) in product(sorted({min(box, count) for box in _BOXES}), parts):
         chunks = [n for n in _CHUNKS if n == 1 or n <= min(room, count // box)]
         yield from (Split(tile, box, k_part, c_part, n, False) for n in chunks)
-        if (problem.c_out + problem.c_in) * form.products * count * problem.itemsize <= _MOST_BYTES:
+        if (problem.c_out + problem.c_in) * form.products * count * f32.bytes <= _MOST_BYTES:
             yield Split(tile, box, k_part, c_part, 1, True)
 
 
@@ -340,7 +340,7 @@ def best(problem: Problem, isa: ISA) -> tuple[Form, Split]:
     for form in found:
         for split in _splits(problem, form, isa):
             sizes = Layout.of(problem, form, split, isa)
-            if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * problem.itemsize > _MOST_BYTES:
+            if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * f32.bytes > _MOST_BYTES:
                 continue
             options.append((_expected_ns(problem, form, split, sizes) * _waiting(sizes, split), form, split))
     _, form, split = min(options, key=lambda option: option[0])
@@ -356,37 +356,38 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 
 def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     """Tables, records and every number of the split, fixed for the shape."""
-    sizes, dtype, lanes = Layout.of(problem, form, split, isa), problem.dtype, split.tile.lanes
+    sizes, stored, lanes = Layout.of(problem, form, split, isa), BY_DTYPE[problem.dtype], split.tile.lanes
     records, tables = [], []
     for cut, numbers, matrix in ((sizes.x_cut, sizes.x, "patch"), (sizes.g_cut, sizes.g, "gradient")):
         starts = cut.starts() * lanes
-        transform = transform_address(dtype, form.matrices(matrix))
+        transform = transform_address("float32", form.matrices(matrix))
         following = numbers["image_step"] * cut.box[0]
         records.append(np.array([*cut.fields(following), transform, address(starts), *numbers.values()], np.int64))
         tables.append(starts)
     rows = np.arange(kernel.FINISHED, dtype=np.int64) * sizes.g["width"]
-    none = np.zeros(split.tile.rows, dtype)
-    code = kernel.loops(dtype)
-    parts = kernel.parts(dtype)
-    slots = kernel.fields(BY_DTYPE[dtype])
+    none = np.zeros(split.tile.rows, np.float32)
+    code = kernel.loops(stored)
+    parts = kernel.parts(stored)
+    slots = kernel.fields(stored)
     fixed = {
         "has_bias": int(problem.bias), "none": address(none),
         "x_record": address(records[0]), "g_record": address(records[1]), "rows": address(rows),
-        "fill": fill_frame_address(dtype), "turn": kernel.turn_address(dtype),
-        "tile": kernel.tile_address(dtype, split.tile, sizes.x["width"]),
-        "collect": transform_address(dtype, form.matrices("collect")),
+        "fill": fill_frame_address(problem.dtype),
+        "turn": kernel.turn_address(f32), "turn_in": kernel.turn_address(stored),
+        "tile": kernel.tile_address(split.tile, sizes.x["width"]),
+        "collect": transform_address("float32", form.matrices("collect")),
         **{name: parts.address(name) for name in ("prepare", "multiply", "results")}, **sizes.numbers,
     }  # fmt: skip
     steps = _steps(code, problem, split, sizes)
     cycles = _expected_ns(problem, form, split, sizes) * _GHZ
     places = dict.fromkeys(("x", "g", "gw", "gb", "shared"), 0)
-    places |= {"sums": sizes.shared * problem.itemsize, "scratch": (sizes.shared + sizes.sums) * problem.itemsize}
+    places |= {"sums": sizes.shared * f32.bytes, "scratch": (sizes.shared + sizes.sums) * f32.bytes}
     return Launch(
         steps,
         [(places | fixed)[name] for name in slots],
         (0, 1, 2, 3 if problem.bias else NOTHING, WORKSPACE, WORKSPACE, WORKSPACE),
         shared_bytes=places["scratch"],
-        own_bytes=sizes.numbers["own"] * problem.itemsize,
+        own_bytes=sizes.numbers["own"] * f32.bytes,
         most_threads=useful_threads(cycles, max(tasks for _, tasks, _ in steps)),
         keep=(records, tables, rows, none),
     )

@@ -29,13 +29,14 @@ from lucid.kernels.algorithms.frames import GEOMETRY, open_box, read_fields
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.ir import (
-    BY_DTYPE,
     ENTRY,
     Function,
     Module,
     Pointer,
     Type,
     Value,
+    convert,
+    f32,
     i8,
     i64,
     lanes_below,
@@ -56,75 +57,72 @@ OPERAND = (
 )  # fmt: skip
 _ADDRESSES = {"transform": i8, "starts": i64}
 
-_POINTERS = ("x", "g", "gw", "gb", "sums", "shared", "scratch", "none")
+_ARRAYS, _WORK = ("x", "g", "gw", "gb"), ("sums", "shared", "scratch", "none")
 _NUMBERS = (
     "has_bias", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts",
     "parts", "products", "tile_rows", "m_step", "m_block", "m_size", "sums_step", "y_step", "z_step", "taps_y",
     "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at", "spare_at", "line_at",
 )  # fmt: skip
-_CODE = ("fill", "turn", "tile", "collect", "prepare", "multiply", "results")
+_CODE = ("fill", "turn", "turn_in", "tile", "collect", "prepare", "multiply", "results")
 
 
-def fields(element: Type) -> dict[str, Type]:
-    """The slots of the entry points."""
+def fields(stored: Type) -> dict[str, Type]:
+    """The slots of the entry points, for arrays of that type."""
     return {
-        **dict.fromkeys(_POINTERS, ptr(element)), "x_record": ptr(i64), "g_record": ptr(i64), "rows": ptr(i64),
-        **dict.fromkeys(_CODE, ptr(i8)), **dict.fromkeys(_NUMBERS, i64),
+        **dict.fromkeys(_ARRAYS, ptr(stored)), **dict.fromkeys(_WORK, ptr(f32)), "x_record": ptr(i64),
+        "g_record": ptr(i64), "rows": ptr(i64), **dict.fromkeys(_CODE, ptr(i8)), **dict.fromkeys(_NUMBERS, i64),
     }  # fmt: skip
 
 
-def tile_address(dtype: str, tile: Tile, width: int) -> int:
+def tile_address(tile: Tile, width: int) -> int:
     """Where the product of a tile lies, for rows that are ``width`` apart from tile to tile."""
-    element = BY_DTYPE[dtype]
 
     def written(isa: ISA) -> Module:
         module = Module("winograd_grad_tile", isa)
-        write_tile(module, Grain(element), tile, tile.columns, w_pitch=width).export = True
+        write_tile(module, Grain(f32), tile, tile.columns, w_pitch=width).export = True
         return module
 
-    return jit.kernel(("winograd grad tile", dtype, tile, width), written).address("tile")
+    return jit.kernel(("winograd grad tile", tile, width), written).address("tile")
 
 
-def turn_address(dtype: str) -> int:
-    """Where ``turn`` lies, see ``panels``."""
+def turn_address(stored: Type) -> int:
+    """Where ``turn`` lies, see ``panels``, from numbers of a type to floats."""
 
     def written(isa: ISA) -> Module:
         module = Module("turn", isa)
-        panels.write_turn(module, isa, BY_DTYPE[dtype]).export = True
+        panels.write_turn(module, isa, f32, stored).export = True
         return module
 
-    return jit.kernel(("turn", dtype), written).address("turn")
+    return jit.kernel(("turn", stored), written).address("turn")
 
 
-def parts(dtype: str) -> jit.Code:
+def parts(stored: Type) -> jit.Code:
     """What the loops call, a module of its own: together they take longer to compile than a kernel should."""
-    element = BY_DTYPE[dtype]
 
     def written(isa: ISA) -> Module:
-        module, lanes = Module("winograd_grad_parts", isa), isa.lanes(element)
-        _write_prepare(module, element, lanes)
-        _write_multiply(module, element)
-        _write_results(module, element, lanes)
+        module, lanes = Module("winograd_grad_parts", isa), isa.lanes(f32)
+        _write_prepare(module, stored, lanes)
+        _write_multiply(module)
+        _write_results(module, stored, lanes)
         for function in module.functions:
             function.export = True
         return module
 
-    return jit.kernel(("winograd grad parts", dtype), written)
+    return jit.kernel(("winograd grad parts", stored), written)
 
 
-def loops(dtype: str) -> jit.Code:
+def loops(stored: Type) -> jit.Code:
     """The entry points, for any form, tile and size."""
-    element = BY_DTYPE[dtype]
 
     def written(isa: ISA) -> Module:
         module = Module("winograd_grad", isa)
-        _write_accumulate(module, element)
-        _write_finish(module, element, isa.lanes(element))
-        _write_prepare_all(module, element, isa.lanes(element))
-        _write_multiply_parts(module, element)
+        _write_accumulate(module, stored)
+        _write_finish(module, isa.lanes(f32))
+        _write_prepare_all(module, stored, isa.lanes(f32))
+        _write_multiply_parts(module)
         return module
 
-    return jit.kernel(("winograd grad", dtype), written)
+    return jit.kernel(("winograd grad", stored), written)
 
 
 def _operand(record: Pointer, names: str) -> Any:
@@ -137,29 +135,31 @@ def _operand(record: Pointer, names: str) -> Any:
     return SimpleNamespace(**{name: read(name) for name in names.split()})
 
 
-def _entry(module: Module, name: str, element: Type, names: str) -> tuple[Function, Any]:
+def _entry(module: Module, name: str, stored: Type, names: str) -> tuple[Function, Any]:
     """An entry point, and the fields that it needs."""
     f = module.function(name, export=True, **ENTRY)
-    return f, read_fields(f, fields(element), names.split())
+    return f, read_fields(f, fields(stored), names.split())
 
 
 #: What ``open_box`` reads.
 _BOX = "batch od oh ow box_n box_d box_h box_w grid_d grid_h grid_w"
 
 
-def _write_prepare(module: Module, element: Type, lanes: int) -> None:
+def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
     """Adds ``prepare(fields, record, data, own, box, channel, count, to, sums, wanted)``: an operand of a box.
 
     ``count`` channels from ``channel`` on, over all groups, to where the first of them belongs. Their sums over the box
     are ``wanted`` or not.
     """
-    data = ptr(element)
+    work = ptr(f32)
     f = module.function(
-        "prepare", fields=ptr(i64), record=ptr(i64), data=data, own=data, box=i64, channel=i64, count=i64, to=data,
-        sums=data, wanted=i64,
+        "prepare", fields=ptr(i64), record=ptr(i64), data=ptr(stored), own=work, box=i64, channel=i64, count=i64,
+        to=work, sums=work, wanted=i64,
     )  # fmt: skip
     p = f.args
-    a = read_fields(f, fields(element), ["fill", "turn", "frame_at", "panel_at", "spare_at", "z_step", "y_step"])
+    a = read_fields(
+        f, fields(stored), ["fill", "turn", "turn_in", "frame_at", "panel_at", "spare_at", "z_step", "y_step"]
+    )
     sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row width block step"
     r = _operand(p.record, f"{_BOX} transform starts {sizes}")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
@@ -177,11 +177,11 @@ def _write_prepare(module: Module, element: Type, lanes: int) -> None:
             first = (box.d * r.stride_d * r.h + box.h * r.stride_h) * r.w + box.w * r.stride_w
             with f.loop(0, box.images) as n:
                 here, to = source.at(n.i * r.image_step + first), panel.at(n.i * r.image * lanes)
-                f.call(a.turn, here, r.channel_step, channels, per_image, to, lanes)
+                f.call(a.turn_in, here, r.channel_step, channels, per_image, to, lanes)
 
         panels.either(f, r.each.ne(0), as_it_is, framed)
         with f.when(p.wanted.ne(0)):
-            with f.loop(0, pixels, carry=[zeros(f, element, lanes)]) as pixel:
+            with f.loop(0, pixels, carry=[zeros(f, f32, lanes)]) as pixel:
                 pixel.values = [pixel.values[0] + panel.load(pixel.i * lanes, lanes)]
             p.sums.store(pixel.values[0], c.i)
         to = p.to.at(c.i // r.width * r.block + c.i % r.width)
@@ -191,13 +191,13 @@ def _write_prepare(module: Module, element: Type, lanes: int) -> None:
         )  # fmt: skip
 
 
-def _write_multiply(module: Module, element: Type) -> None:
+def _write_multiply(module: Module) -> None:
     """Adds ``multiply(fields, v, u, m, rows, columns, box, again)``: the products of one box."""
-    data = ptr(element)
+    data = ptr(f32)
     f = module.function("multiply", fields=ptr(i64), v=data, u=data, m=data, rows=i64, columns=i64, box=i64, again=i64)
     p = f.args
     names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "x_record", "g_record"]
-    a = read_fields(f, fields(element), names)
+    a = read_fields(f, fields(f32), names)
     count = open_box(f, _operand(a.x_record, _BOX), p.box).pixels
     x, g = (_operand(record, "width block step") for record in (a.x_record, a.g_record))
     columns, rows = (p.columns + (g.width - 1)) // g.width, (p.rows + (x.width - 1)) // x.width
@@ -233,12 +233,12 @@ def _part(a: Any, part: Value) -> _Part:
 _PART = "k_parts c_parts k_part c_part group_in group_out"
 
 
-def _write_results(module: Module, element: Type, lanes: int) -> None:
+def _write_results(module: Module, stored: Type, lanes: int) -> None:
     """Adds ``results(fields, part, column, row, m, own)``: gw of a block of columns and up to ``FINISHED`` rows."""
-    data = ptr(element)
+    data = ptr(f32)
     f = module.function("results", fields=ptr(i64), part=i64, column=i64, row=i64, m=data, own=data)
     p = f.args
-    a = read_fields(f, fields(element), [
+    a = read_fields(f, fields(stored), [
         *_PART.split(), "gw", "gb", "has_bias", "sums", "sums_step", "boxes", "groups", "taps", "turn", "collect",
         "rows", "m_step", "m_block", "z_step", "y_step", "taps_z", "taps_y", "spare_at", "line_at", "g_record",
     ])  # fmt: skip
@@ -258,7 +258,8 @@ def _write_results(module: Module, element: Type, lanes: int) -> None:
             mask = lanes_below(f, length - s.i, lanes) if lanes > 1 else None
             f.call(a.turn, line.at(s.i * lanes), lanes, lanes, lanes, square, lanes)
             with f.loop(0, live) as k:
-                to.store(square.load(k.i * lanes, lanes), (where.k + p.column + v.i + k.i) * row_length + s.i, mask)
+                turned = convert(square.load(k.i * lanes, lanes), stored)
+                to.store(turned, (where.k + p.column + v.i + k.i) * row_length + s.i, mask)
         with f.when(a.has_bias.ne(0) & (where.c + p.row).eq(0)):
             _write_bias(f, a, where, p.column + v.i, lanes)
 
@@ -269,7 +270,8 @@ def _write_bias(f: Function, a: Any, where: _Part, column: Value, lanes: int) ->
     with f.loop(0, a.boxes, carry=[zeros(f, source.pointee, lanes)]) as box:
         box.values = [box.values[0] + source.load(box.i * a.groups * a.sums_step, lanes)]
     live = lanes_below(f, where.columns - column, lanes)
-    a.gb.at(where.group * a.group_out + where.k).store(box.values[0], column, live)
+    gb = a.gb.at(where.group * a.group_out + where.k)
+    gb.store(convert(box.values[0], gb.pointee), column, live)
 
 
 def _call_results(f: Function, a: Any, part: Value, where: _Part, m: Pointer, own: Pointer) -> None:
@@ -279,10 +281,10 @@ def _call_results(f: Function, a: Any, part: Value, where: _Part, m: Pointer, ow
         f.call(a.results, f.args.fields, part, column.i, row.i, m, own)
 
 
-def _write_accumulate(module: Module, element: Type) -> None:
+def _write_accumulate(module: Module, stored: Type) -> None:
     """The entry ``accumulate``: task t is part t % parts of chunk t / parts."""
     f, a = _entry(
-        module, "accumulate", element, f"{_PART} prepare multiply results x g sums shared scratch x_record g_record "
+        module, "accumulate", stored, f"{_PART} prepare multiply results x g sums shared scratch x_record g_record "
         "has_bias boxes chunks groups parts m_size sums_step own u_at m_at",
     )  # fmt: skip
     p = f.args
@@ -303,12 +305,12 @@ def _write_accumulate(module: Module, element: Type) -> None:
             _call_results(f, a, part, where, m, own)
 
 
-def _write_finish(module: Module, element: Type, lanes: int) -> None:
+def _write_finish(module: Module, lanes: int) -> None:
     """The entry ``finish``: a task adds up, over the chunks in order, what one call of ``results`` needs."""
     f, a = _entry(
         module,
         "finish",
-        element,
+        f32,
         f"{_PART} results shared scratch g_record chunks parts products m_step m_block m_size own",
     )
     p = f.args
@@ -329,10 +331,10 @@ def _write_finish(module: Module, element: Type, lanes: int) -> None:
             f.call(a.results, p.fields, part, column, row, m, own)
 
 
-def _write_prepare_all(module: Module, element: Type, lanes: int) -> None:
+def _write_prepare_all(module: Module, stored: Type, lanes: int) -> None:
     """The entry ``prepare_all``: a task is a vector of channels of x or g, in one group and box."""
     f, a = _entry(
-        module, "prepare_all", element, "prepare x g sums shared scratch x_record g_record has_bias groups group_in "
+        module, "prepare_all", stored, "prepare x g sums shared scratch x_record g_record has_bias groups group_in "
         "group_out sums_step u_shared own",
     )  # fmt: skip
     p, own = f.args, a.scratch.at(f.args.thread * a.own)
@@ -351,10 +353,10 @@ def _write_prepare_all(module: Module, element: Type, lanes: int) -> None:
         )  # fmt: skip
 
 
-def _write_multiply_parts(module: Module, element: Type) -> None:
+def _write_multiply_parts(module: Module) -> None:
     """The entry ``multiply_parts``: a task is a part of the channels, for all boxes."""
     f, a = _entry(
-        module, "multiply_parts", element,
+        module, "multiply_parts", f32,
         f"{_PART} multiply results shared scratch x_record g_record boxes groups u_shared own m_at",
     )  # fmt: skip
     p = f.args
