@@ -1,4 +1,4 @@
-"""Winograd convolution: F(m, r) along one to three axes, all three roles, float32.
+"""Winograd convolution: F(m, r) along one to three axes, all three roles, summed in float32.
 
 Convolutions of dilation d along an axis are d undilated ones, see ``_unfolded``: forward and input gradient do these.
 So do they strides s that divide the kernel, as convolutions of stride 1 and k / s taps: each residue of x is a channel
