@@ -64,7 +64,7 @@ FAMILIES: dict[str, tuple[str, Problem]] = {
 
 def tiny(isa: ISA) -> Module:
     """A kernel that does nothing."""
-    module = Module("tiny", isa.fma)
+    module = Module("tiny", isa)
     module.entry("run")
     return module
 

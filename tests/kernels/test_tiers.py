@@ -44,7 +44,7 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def sums(isa: ISA) -> Module:
     """A function that adds up the numbers below n, the long way round."""
-    m = Module("sums", isa.fma)
+    m = Module("sums", isa)
     f = m.function("sums", returns=i64, export=True, n=i64)
     with f.loop(0, f.args.n, carry=[f.const(i64, 0)]) as loop:
         (total,) = loop.values
