@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lucid.kernels import cache, convolution, jit, target
+from lucid.kernels import cache, convolution, jit, select, target
 from lucid.kernels.ir import Module, i64
 from lucid.kernels.isa import ISA
 from lucid.kernels.runtime.threads import set_num_threads
@@ -28,18 +28,20 @@ _keys = count()
 @pytest.fixture(autouse=True)
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process with an empty cache, where it never becomes quiet."""
-    from lucid.kernels import select
-
     jit.settle()
     monkeypatch.setenv("LUCID_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(jit, "_kernels", {})
     monkeypatch.setattr(jit._later, "quiet_seconds", 1e9)
-    for memo in (select._executable, convolution._call, convolution._ended):
-        memo.cache_clear()
+    _forget_calls()
     yield
     jit.settle()
-    for memo in (select._executable, convolution._call, convolution._ended):
-        memo.cache_clear()
+    _forget_calls()
+
+
+def _forget_calls() -> None:
+    for memo in (*vars(convolution).values(), select._executable):
+        if hasattr(memo, "cache_clear"):
+            memo.cache_clear()
 
 
 def sums(isa: ISA) -> Module:
