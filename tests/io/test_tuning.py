@@ -13,6 +13,8 @@ import pytest
 import lucid
 import lucid.nn as nn
 from lucid.kernels import tuning
+from lucid.kernels.convolution import observed
+from lucid.kernels.plan import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,26 @@ def test_every_problem_of_every_shape_is_in_the_file(tmp_path: Path, capsys: pyt
     assert tuning.in_force() is None
     loaded = lucid.load_tuning(path)
     assert loaded is tuning.in_force() and loaded.choices == table.choices
+
+
+def test_a_fused_model_is_tuned_as_it_infers_and_as_it_trains(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.FusedConv1d(4, 8, 3, activation=nn.ReLU()), nn.Conv1d(8, 4, 3))
+    table = lucid.tune(net, (1, 4, 30), tmp_path / "t.json", seconds=0.0)
+    asked = [(p.role, p.epilogue.activation) for p in table.choices]
+    assert sorted(asked) == sorted([
+        *[("forward", ""), ("grad_input", ""), ("grad_weight", "")] * 2,
+        ("forward", "relu"),
+    ])  # fmt: skip
+    with lucid.no_grad():
+        assert table.choices.keys() >= set(problems_of(net))
+    alone = lucid.tune(net, (1, 4, 30), tmp_path / "t.json", gradients=False, seconds=0.0)
+    assert [(p.role, p.epilogue.activation) for p in alone.choices] == [("forward", "relu"), ("forward", "")]
+
+
+def problems_of(net: nn.Module) -> list[Problem]:
+    with observed() as problems:
+        net(lucid.randn(1, 4, 30))
+    return problems
 
 
 def test_the_model_its_modes_and_the_random_state_stay(tmp_path: Path) -> None:

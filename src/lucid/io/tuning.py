@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lucid.autograd import grad
+from lucid.autograd import grad, no_grad
 from lucid.core.errors import FormatError
 from lucid.io.atomic import atomic_write
 from lucid.kernels import trial, tuning
@@ -33,8 +33,8 @@ def tune(
 
     The winners are written to ``path``, atomically, and hold from now on; ``load_tuning(path)`` brings them back in
     another process. Nothing else is changed: not the model, its mode or its statistics, not the random state.
-    ``shapes`` is one input shape or several. Without ``gradients`` only the forward pass is tuned. Results stay within
-    the error that each algorithm documents, and are the same bits wherever the same file is loaded.
+    ``shapes`` is one input shape or several. Without ``gradients`` only inference is tuned. Results stay within the
+    error that each algorithm documents, and are the same bits wherever the same file is loaded.
 
     The file is for this CPU, instruction set and version of Lucid alone. What is being measured is said on stderr.
 
@@ -89,14 +89,16 @@ def _several(shapes: Any) -> list[tuple[int, ...]]:
 
 
 def _problems(model: Module, shapes: list[tuple[int, ...]], gradients: bool) -> list[Problem]:
-    """What the model computes on such inputs, each problem once."""
+    """What the model computes on such inputs, each problem once: in inference, where layers may be fused, and recorded."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     dtype = parameters[0].dtype if parameters else None
     with _untouched(model), observed() as problems:
         for shape in shapes:
             x = randn(*shape, dtype=dtype, requires_grad=gradients)
-            y = model(x)
+            with no_grad():
+                model(x)
             if gradients:
+                y = model(x)
                 grad(y, [x, *parameters], grad_outputs=[randn(*y.shape, dtype=y.dtype)], allow_unused=True)
     return list(dict.fromkeys(problems))
 
