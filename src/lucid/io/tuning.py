@@ -89,7 +89,7 @@ def _several(shapes: Any) -> list[tuple[int, ...]]:
 
 
 def _problems(model: Module, shapes: list[tuple[int, ...]], gradients: bool) -> list[Problem]:
-    """What the model computes on such inputs, each problem once: in inference, where layers may be fused, and recorded."""
+    """What the model computes, each problem once: in inference, where layers may be fused, and with gradients."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     dtype = parameters[0].dtype if parameters else None
     with _untouched(model), observed() as problems:
