@@ -66,16 +66,36 @@ def test_several_boxes(case, role):
     check(depthwise, case, role)
 
 
+#: Rows of whole lines and others, read in place or framed: one vector, tiles cut short both ways, phases, depth.
+STREAMED = [
+    *(Case(2, 2, 2, (width,), (3,), padding=1, groups=2) for width in (16, 160, 288, 17, 161, 289)),
+    Case(1, 1, 1, (156,), (3,), padding=1),
+    Case(1, 2, 2, (160,), (5,), 1, 40, 80, groups=2, bias=True),
+    Case(2, 2, 4, (144,), (3,), padding=((2, 0),), groups=2, bias=True),
+    Case(1, 2, 2, (16,), (3,), padding=30, groups=2),
+    Case(1, 4, 4, (96,), (3,), padding=1, groups=2),
+    Case(1, 2, 2, (80,), (4,), 2, padding=1, groups=2),
+    Case(1, 2, 2, (10, 112), (3, 3), padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (10, 32), (4, 4), 2, padding=1, groups=2),
+    Case(1, 2, 2, (5, 1, 144), (3, 1, 3), padding=1, groups=2),
+]
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("role", ROLES[:2])
 def test_stores_past_the_caches(role, isa, monkeypatch):
     small = replace(target.cpu(), l3_bytes=0)
     monkeypatch.setattr(target, "cpu", lambda: small)
+
+    def one(case):
+        for dtype in ("float32", "float64"):
+            check(depthwise, case.typed(dtype), role, "start")  # aligned to the page
+            check(depthwise, case.typed(dtype), role, "end")  # and if the size is
+
     with target.using(isa):
-        for width in (16, 160, 288):
-            check(depthwise, Case(2, 2, 2, (width,), (3,), padding=1, groups=2), role, "start")  # aligned to the page
-            check(depthwise, Case(2, 2, 2, (width + 1,), (3,), padding=1, groups=2), role, "start")
-            check(depthwise, Case(1, 1, 1, (width - 4,), (3,), padding=1), role, "end")
+        in_place = "read in place" in depthwise.plan(STREAMED[0].problem(role), target.isa()).why
+        assert in_place == isa.startswith("avx512")
+        run_guarded_cases(one, STREAMED)
 
 
 @pytest.mark.parametrize("isa", ISAS)

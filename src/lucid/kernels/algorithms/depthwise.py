@@ -44,6 +44,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 
 
 def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
+    source = "read in place" if asked.tile.in_place else f"zero frames of {asked.cut.plane} elements"
     return Plan(
         name,
         asked.problem,
@@ -52,7 +53,7 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
         tile=tuple((n, getattr(asked.tile, n)) for n in ("results", "rows", "vectors", "span", "taps")),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
         workspace_bytes=asked.private_elements * asked.element.bytes,
-        why=f"pixels in lanes, a load serves {asked.tile.span} taps, zero frames of {asked.cut.plane} elements",
+        why=f"pixels in lanes, a load serves {asked.tile.span} taps, {source}",
     )
 
 

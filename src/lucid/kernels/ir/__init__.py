@@ -31,6 +31,7 @@ from lucid.kernels.ir.vectors import (
     lane_sum,
     lane_sums,
     lanes_below,
+    lanes_inside,
     picked,
     transpose,
     transpose_blocks,
@@ -40,7 +41,7 @@ from lucid.kernels.ir.vectors import (
 __all__ = [
     "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bf16_dot",
     "bitcast", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor", "fma", "i1",
-    "i8", "i16", "i32", "i64", "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below", "lift", "maximum",
-    "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat", "sqrt", "transpose", "transpose_blocks", "vec",
-    "vector_of", "void", "zeros",
+    "i8", "i16", "i32", "i64", "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below", "lanes_inside",
+    "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat", "sqrt", "transpose",
+    "transpose_blocks", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lucid.kernels.ir.builder import Function
-from lucid.kernels.ir.types import Type, i64, vec
+from lucid.kernels.ir.types import Type, i32, i64, vec
 from lucid.kernels.ir.values import Value, convert, extract, lift, shuffle, splat, vector_of
 
 
@@ -18,6 +18,12 @@ def lane_numbers(fn: Function, lanes: int, step: int = 1, element: Type = i64) -
 def lanes_below(fn: Function, count: Any, lanes: int, element: Type = i64) -> Value:
     """A mask of the lanes before ``count``; none if it is negative, all from ``lanes`` on."""
     return lane_numbers(fn, lanes, element=element) < splat(convert(lift(fn, count), element), lanes)
+
+
+def lanes_inside(fn: Function, first: Value, size: Value, lanes: int) -> Value:
+    """A mask of the lanes k for which 0 <= first + k < size, both less than 2^31."""
+    place = lane_numbers(fn, lanes, element=i32) + splat(convert(first, i32), lanes)
+    return place.ult(splat(convert(size, i32), lanes))
 
 
 def lane_sum(value: Value) -> Value:
