@@ -61,10 +61,12 @@ _MOST_BYTES = WORKSPACE_BYTES * 7 // 4
 # Measured on one core at 4 GHz that issues two vector products a cycle.
 _CALL_NS = 2500.0
 _BYTE_NS = 0.03  # of x, w and y: rows of tiles are no streams
+_FAR_BYTE_NS = 0.11  # beyond the quarter of the last cache that stays there, in addition
 _COST_NS = {
     "product": 0.123,  # of vectors
     "tile": 1.0,
     "gather": 0.64,  # a vector of pixels
+    "residue": 0.3,  # of those, where samples are dealt out by residue
     "line": 0.26,  # a vector read or written on the way through a transform
     "entry": 5.8,
     "filter to second cache": 0.025,  # an element of a transformed filter
@@ -308,6 +310,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     whole, rest = divmod(vectors, tile.vectors)
     across = whole * tile.step_products + (Tile(tile.rows, rest, tile.lanes).step_products if rest else 0)
     rows_covered, passes = heights * tile.rows, cut.row_parts
+    gathered = passes * vectors * channels * form.reads * form.x.outputs
     patches, filters = points * planes.patch * channels, points * planes.filter * channels * rows_covered
     filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, patches * tile.columns * _ITEM_BYTES
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
@@ -316,7 +319,8 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     return {
         "product": form.products * channels * heights * across,
         "tile": points * planes.result * heights * spans,
-        "gather": passes * vectors * channels * form.reads * form.x.outputs,
+        "gather": gathered,
+        "residue": gathered if sizes.sources < channels else 0,
         "line": passes * channels * vectors * planes.patch * form.lines("patch")
         + sizes.rows * vectors * planes.result * form.lines("inverse")
         + channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * form.lines("filter"),
@@ -332,6 +336,11 @@ def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
     """Time of one thread, beside that for moving the operands."""
     work = _work(sizes, form, cut, isa)
     return _CALL_NS + sizes.groups * sum(count * _COST_NS[unit] for unit, count in work.items())
+
+
+def _moving_ns(traffic_bytes: int) -> float:
+    """Time of one thread for the operands."""
+    return traffic_bytes * _BYTE_NS + max(0.0, traffic_bytes - target.cpu().l3_bytes / 4) * _FAR_BYTE_NS
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
@@ -350,7 +359,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         name,
         problem,
         isa.name,
-        _expected_ns(sizes, form, cut, isa) + problem.traffic_bytes * _BYTE_NS,
+        _expected_ns(sizes, form, cut, isa) + _moving_ns(problem.traffic_bytes),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
