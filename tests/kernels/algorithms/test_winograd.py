@@ -15,7 +15,7 @@ from lucid.kernels import conv_forward, conv_grad_input, convolution, precision,
 from lucid.kernels.algorithms import reference, winograd
 from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.plan import Plan
-from tests.kernels.convolution_fuzz import Case, Role, error, expected, run_case
+from tests.kernels.convolution_fuzz import ROLES, Case, Role, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -60,7 +60,7 @@ def plans(case: Case, isa: str) -> list[Plan]:
     """A plan for every tile of outputs, or a few of many, each with another register tile."""
     machine = MACHINES[isa]
     sizes, forms, found = winograd.shape(case.problem), winograd.forms(case.problem), []
-    for number, form in enumerate(forms if len(forms) < 10 else forms[case.seed % 4 :: 4]):
+    for number, form in enumerate(forms if len(forms) < 5 else forms[case.seed % 3 :: 3]):
         options = list(winograd._blockings(sizes, form, machine))
         found.append(winograd._planned(case.problem, machine, form, options[number % len(options)]))
     return found
@@ -270,7 +270,7 @@ def test_chosen_where_it_pays() -> None:
 
     assert chosen(layer(64, 64, 56)) == chosen(layer(128, 128, 28, 4)) == "winograd"
     assert chosen(layer(64, 64, 56, role="grad_input")) == "winograd"
-    assert {chosen(generator(role)) for role in ("forward", "grad_input")} == {"winograd"}
+    assert {chosen(generator(role)) for role in ROLES} == {"winograd"}
     assert "winograd" not in {chosen(layer(1, 16, 28)), chosen(layer(8, 8, 12))}
     plan = select.choose(layer(64, 64, 56).problem, isa)
     assert (plan["outputs_y"], plan["outputs_x"]) == (4, 4)
@@ -289,7 +289,6 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     [
         ({"dtype": "float64"}, "bfloat16, not float64"),
         ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
-        ({"role": "grad_weight", "spec": ConvSpec((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels"),
         ({"role": "grad_input", "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "a row for each residue"),
         ({"c_in": 700, "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "more than its workspace"),
         ({"spec": ConvSpec((3, 3), (1, 1), (3, 3), ((3, 3), (3, 3)))}, "cannot take a dilation of"),

@@ -16,7 +16,14 @@ from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_grad import Split
 from lucid.kernels.isa import ISAS
 from lucid.kernels.plan import Plan
-from tests.kernels.algorithms.test_winograd import KERNELS, bound_of, layer, random_case
+from tests.kernels.algorithms.test_winograd import (
+    KERNELS,
+    STRIDED,
+    bound_of,
+    layer,
+    random_case,
+    strided_case,
+)
 from tests.kernels.convolution_fuzz import Case, error, expected, run_case
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
@@ -59,6 +66,7 @@ def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> tuple[Any, 
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)
     cases = [gradient_case(rng, kernel) for kernel in KERNELS * 3]
+    cases += [replace(strided_case(rng, *shape), role="grad_weight") for shape in STRIDED]
     assert {case.spec.groups for case in cases} == {1, 2}
 
     def check(run: tuple[int, Case]) -> None:
@@ -98,7 +106,8 @@ def test_half_precision_is_float32_rounded_once(isa: str, dtype: np.dtype[Any]) 
 @pytest.mark.parametrize("isa", NAMES)
 def test_bits_do_not_depend_on_threads_or_on_the_order_of_tasks(isa: str) -> None:
     rng = np.random.default_rng(1)
-    for case in [*(gradient_case(rng) for _ in range(3)), layer(20, 40, 30, 3, "grad_weight")]:
+    strided = replace(strided_case(rng, (4, 4), (2, 2)), role="grad_weight")
+    for case in [*(gradient_case(rng) for _ in range(3)), layer(20, 40, 30, 3, "grad_weight"), strided]:
         outcome = run_case(case, isa, "winograd")
         assert outcome.right, str(outcome)
 

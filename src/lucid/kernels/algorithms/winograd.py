@@ -87,7 +87,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
-    if not _whole(spec) or (problem.role == "grad_weight" and set(spec.stride) != {1}):
+    if not _whole(spec):
         return f"it cannot split kernels of {spec.kernel} by strides of {spec.stride}"
     lines = _unfolded(problem)
     if lines is None or (problem.role == "grad_weight" and set(spec.dilation) != {1}):
@@ -97,7 +97,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     if not forms(problem):
         return f"it has no tiles for kernels of {spec.kernel}"
     if problem.role == "grad_weight":
-        return None
+        return None if winograd_grad.best(problem, isa) else "its sums are more than its workspace"
     sizes = shape(problem)
     if not _tiles(sizes, isa):
         return f"no register tile has a row for each residue of {spec.stride}"
@@ -120,7 +120,7 @@ def fuses(problem: Problem) -> bool:
 def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
     if problem.role == "grad_weight":
-        return winograd_grad.forms(problem.spec.kernel)
+        return winograd_grad.forms(problem)
     z, y, x = _lines(problem)
     return _forms((z.taps, y.taps, x.taps), x.dilation, set(problem.spec.stride) != {1})
 

@@ -37,7 +37,7 @@ _MOST_BYTES = 2 * WORKSPACE_BYTES
 _FORMS, _BOXES = 2, (16, 64, 192)
 #: Beyond these sums over tiles outgrow the caches, or errors grow too large to be the default.
 _MOST_PRODUCTS, _MOST_GROWTH = 128, 256.0
-_OUTPUTS = {1: (1,), 3: (2, 4), 5: (2, 4)}
+_OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
 _PARTS = (64, 128)
 _CHUNKS = (1, 2, 4, 8, 16)
 _WORKERS = (2, 4, 8)  # numbers of threads that a split is made for: all of them get the same tasks
@@ -53,6 +53,7 @@ _COST_NS = {
     "far read": 0.2,
     "fill": 1.2,  # a vector of a frame
     "turn": 0.8,
+    "dealt": 0.25,  # a number of x, where residues are dealt out: its frames are beyond the first caches
     "plane": 11.0,  # a channel's plane of a frame
     "slice": 0.7,  # a vector of a slice added up
     "result": 2.0,  # a vector of gw
@@ -82,7 +83,11 @@ def windows(problem: Problem, form: Form) -> tuple[Window, Window]:
     """The tiles as a strided window over x, and over g."""
     spec, tiles = problem.spec, tuple(-(-n // axis.outputs) for n, axis in zip(problem.out, form.axes, strict=True))
     step, one = tuple(axis.outputs for axis in form.axes), (1, 1, 1)
-    patches = ConvSpec(tuple(axis.samples for axis in form.axes), step, one, spec.padding)
+    kernel, stride = (
+        tuple(n * s for n, s in zip(sizes, spec.stride, strict=True))
+        for sizes in ((axis.samples for axis in form.axes), step)
+    )
+    patches = ConvSpec(kernel, stride, one, spec.padding)
     outputs = ConvSpec(step, step, one, ((0, 0),) * 3)
     return (
         Window(patches, problem.batch, problem.size, tiles),
@@ -90,9 +95,18 @@ def windows(problem: Problem, form: Form) -> tuple[Window, Window]:
     )
 
 
-@lru_cache(maxsize=64)
-def forms(kernel: Sizes) -> tuple[Form, ...]:
+def taps(spec: ConvSpec) -> Sizes:
+    """Of a residue of the stride, along each axis."""
+    return tuple(k // s for k, s in zip(spec.kernel, spec.stride, strict=True))
+
+
+def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a gradient can be summed over."""
+    return _forms(taps(problem.spec))
+
+
+@lru_cache(maxsize=64)
+def _forms(kernel: Sizes) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
     choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
@@ -142,18 +156,20 @@ class Layout:
         lanes, (x_cut, g_cut) = split.tile.lanes, _cuts(problem, form, split.box)
         k_parts, c_parts = ceil(problem.group_out / split.k_part), ceil(problem.group_in / split.c_part)
         k, c = (problem.group_out, problem.group_in) if split.prepared else (split.k_part, split.c_part)
-        x = _operand(x_cut, form, lanes, _row_width(isa, lanes), c, problem.c_in, problem.group_in)
-        g = _operand(g_cut, form, lanes, split.tile.columns, k, problem.c_out, problem.group_out)
+        stride, one, step = problem.spec.stride, (1, 1, 1), prod(problem.spec.stride)
+        x = _operand(x_cut, form, lanes, _row_width(isa, lanes), c, problem.c_in, problem.group_in, stride)
+        g = _operand(g_cut, form, lanes, split.tile.columns, k, problem.c_out, problem.group_out, one)
         wide, rows = (ceil(part / o["width"]) * o["width"] for part, o in ((split.k_part, g), (split.c_part, x)))
-        m_step = wide * rows + _APART
-        taps_y, taps_z = form.x.taps, form.x.taps * form.y.taps
+        m_step, (_, kernel_y, kernel_x) = wide * rows * step + _APART, problem.spec.kernel
         numbers = {
             "boxes": x_cut.boxes, "chunks": split.chunks, "groups": problem.groups, "group_in": problem.group_in,
             "group_out": problem.group_out, "taps": problem.spec.taps, "k_part": split.k_part, "c_part": split.c_part,
             "k_parts": k_parts, "c_parts": c_parts, "parts": problem.groups * k_parts * c_parts,
-            "products": form.products, "tile_rows": split.tile.rows, "m_step": m_step, "m_block": rows * g["width"],
+            "products": form.products, "tile_rows": split.tile.rows, "m_step": m_step,
+            "m_block": rows * step * g["width"],
             "m_size": form.products * m_step, "sums_step": g["vectors"] * lanes, "y_step": form.x.samples,
-            "z_step": form.x.samples * form.y.samples, "taps_y": taps_y, "taps_z": taps_z,
+            "z_step": form.x.samples * form.y.samples, "residues": step, "m_residue": rows * g["width"],
+            "taps_x": stride[2], "taps_y": stride[1] * kernel_x, "taps_z": stride[0] * kernel_y * kernel_x,
         }  # fmt: skip
         slots = x_cut.boxes * problem.groups
         numbers["u_shared"] = slots * x["slot"]
@@ -167,13 +183,17 @@ class Layout:
         return cls(x_cut, g_cut, numbers, x, g, _aligned(shared), sums)
 
 
-def _operand(cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int) -> dict[str, int]:
-    """The numbers of an operand's record that ``Cut.fields`` does not have."""
+def _operand(
+    cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int, stride: Sizes
+) -> dict[str, int]:
+    """The numbers of an operand's record that ``Cut.fields`` does not have; each residue has channels of its own."""
     size, frame, block = prod(cut.window.size), cut.frame, cut.pixels * width
-    step = ceil(part / width) * block + _APART
+    residue = ceil(part / width) * block
+    step = prod(stride) * residue + _APART
     return {
         "image_step": channels * size, "channel_step": size, "plane": cut.plane, "image": prod(frame),
-        "layer": frame[1] * frame[2] * lanes, "row": frame[2] * lanes,
+        "layer": stride[0] * frame[1] * frame[2] * lanes, "row": stride[1] * frame[2] * lanes,
+        "pixel": stride[2] * lanes, "residues": prod(stride), "residue": residue,
         "each": form.outputs if _is_part(cut) else 0, "channels": channels,
         "vectors": ceil(in_group / lanes), "width": width, "block": block, "step": step,
         "slot": form.products * step,
@@ -212,7 +232,9 @@ def _own(
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tiles and the split that are expected to be fastest."""
-    return planned(problem, isa, *best(problem, isa))
+    found = best(problem, isa)
+    assert found is not None, "what does not fit has been refused"
+    return planned(problem, isa, *found)
 
 
 def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
@@ -239,8 +261,7 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
 
 
 def _form(plan: Plan) -> Form:
-    kernel = plan.problem.spec.kernel
-    return Form.of([plan[f"outputs_{axis}"] for axis in "zyx"], kernel)
+    return Form.of([plan[f"outputs_{axis}"] for axis in "zyx"], taps(plan.problem.spec))
 
 
 def error_growth(plan: Plan) -> float:
@@ -256,25 +277,26 @@ def error_growth(plan: Plan) -> float:
 def _vector_products(sizes: Layout, problem: Problem, split: Split) -> float:
     """Time of the steps of one tile of outputs and one product, all channels, in vector products at the full rate."""
     tile = split.tile
-    return ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * tile.step_products
+    rows = ceil(problem.group_in / tile.rows) * prod(problem.spec.stride)
+    return rows * ceil(problem.group_out / tile.columns) * tile.step_products
 
 
 def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str, float]:
     """What one thread does for all groups, counted in the units of ``_COST_NS``."""
     tile, count, lanes, n = split.tile, tiles(problem, form), split.tile.lanes, sizes.numbers
-    boxes, l2 = n["boxes"], target.cpu().l2_bytes
-    calls = ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * form.products * boxes
+    boxes, l2, step = n["boxes"], target.cpu().l2_bytes, prod(problem.spec.stride)
+    calls = step * ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * form.products * boxes
     again = 1 if split.prepared or not split.chunks else split.chunks
     x_passes, g_passes = (1, 1) if split.prepared else (n["k_parts"], n["c_parts"])
     x_vectors, g_vectors = sizes.x["vectors"] * x_passes, sizes.g["vectors"] * g_passes
-    stored = form.products * count * (x_vectors + g_vectors)
-    moved = count * (x_vectors * form.lines("patch") + g_vectors * form.lines("gradient"))
-    results = problem.group_in * ceil(problem.group_out / lanes)
+    stored = form.products * count * (x_vectors * step + g_vectors)
+    moved = count * (x_vectors * step * form.lines("patch") + g_vectors * form.lines("gradient"))
+    results = step * problem.group_in * ceil(problem.group_out / lanes)
     moved += results * form.lines("collect")
     sums = calls * tile.rows * tile.vectors * (2 - again / boxes)
     m_bytes, read = n["m_size"] * f32.bytes, 0.0
     if split.prepared:
-        rows_read = n["k_parts"] * problem.group_in + n["c_parts"] * problem.group_out
+        rows_read = n["k_parts"] * step * problem.group_in + n["c_parts"] * problem.group_out
         read = form.products * count * rows_read / lanes
     operands = [(sizes.x, sizes.x_cut, x_vectors), (sizes.g, sizes.g_cut, g_vectors)]
     filled = [operand for operand in operands if not operand[0]["each"]]
@@ -287,9 +309,10 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
         "far read": read,
         "turn": boxes * sum(operand["plane"] * vectors for operand, _, vectors in operands),
         "fill": boxes * sum(operand["plane"] * vectors for operand, _, vectors in filled),
+        "dealt": problem.batch * prod(problem.size) * problem.group_in * x_passes if step > 1 else 0,
         "plane": lanes * boxes * sum(vectors * cut.box[0] * cut.frame[0] for _, cut, vectors in filled),
         "slice": form.products * results * split.chunks if split.chunks > 1 else 0,
-        "result": results * n["taps"],
+        "result": results * n["taps"] // step,
         "task": n["parts"] / problem.groups * split.chunks,
     }  # fmt: skip
     return {unit: problem.groups * number for unit, number in counts.items()}
@@ -317,25 +340,26 @@ def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
     )
     width, count = _row_width(isa, lanes), tiles(problem, form)
     k_parts = {_whole(part, tile.columns, problem.group_out) for part in (*_PARTS, problem.group_out)}
-    c_parts = {_whole(part, width, problem.group_in) for part in (*_PARTS, problem.group_in)}
+    step = prod(problem.spec.stride)
+    c_parts = {_whole(part, width, problem.group_in) for part in (*(part // step for part in _PARTS), problem.group_in)}
     parts = sorted(product(k_parts, c_parts))
-    room = _MOST_BYTES // (problem.c_out * problem.group_in * form.products * f32.bytes)
+    room = _MOST_BYTES // (problem.c_out * problem.group_in * step * form.products * f32.bytes)
     for box, (k_part, c_part) in product(sorted({min(box, count) for box in _BOXES}), parts):
         chunks = [n for n in _CHUNKS if n == 1 or n <= min(room, count // box)]
         yield from (Split(tile, box, k_part, c_part, n, False) for n in chunks)
-        if (problem.c_out + problem.c_in) * form.products * count * f32.bytes <= _MOST_BYTES:
+        if (problem.c_out + step * problem.c_in) * form.products * count * f32.bytes <= _MOST_BYTES:
             yield Split(tile, box, k_part, c_part, 1, True)
 
 
 def _whole(part: int, step: int, channels: int) -> int:
     """About ``part`` channels, in steps, of so many."""
-    return min(ceil(part / step) * step, channels)
+    return min(max(1, ceil(part / step)) * step, channels)
 
 
 @lru_cache(maxsize=1024)
-def best(problem: Problem, isa: ISA) -> tuple[Form, Split]:
-    """The form and the split that are expected to be fastest."""
-    found = sorted(forms(problem.spec.kernel), key=lambda form: form.products * tiles(problem, form))[:_FORMS]
+def best(problem: Problem, isa: ISA) -> tuple[Form, Split] | None:
+    """The form and the split that are expected to be fastest; none if all take too much."""
+    found = sorted(forms(problem), key=lambda form: form.products * tiles(problem, form))[:_FORMS]
     options = []
     for form in found:
         for split in _splits(problem, form, isa):
@@ -343,8 +367,7 @@ def best(problem: Problem, isa: ISA) -> tuple[Form, Split]:
             if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * f32.bytes > _MOST_BYTES:
                 continue
             options.append((_expected_ns(problem, form, split, sizes) * _waiting(sizes, split), form, split))
-    _, form, split = min(options, key=lambda option: option[0])
-    return form, split
+    return min(options, key=lambda option: option[0])[1:] if options else None
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
@@ -358,21 +381,25 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     """Tables, records and every number of the split, fixed for the shape."""
     sizes, stored, lanes = Layout.of(problem, form, split, isa), BY_DTYPE[problem.dtype], split.tile.lanes
     records, tables = [], []
-    for cut, numbers, matrix in ((sizes.x_cut, sizes.x, "patch"), (sizes.g_cut, sizes.g, "gradient")):
-        starts = cut.starts() * lanes
+    operands = (sizes.x_cut, sizes.x, "patch", problem.spec.stride), (sizes.g_cut, sizes.g, "gradient", (1, 1, 1))
+    for cut, numbers, matrix, stride in operands:
+        starts, firsts = cut.starts() * lanes, _residues(stride, cut.frame) * lanes
         transform = transform_address("float32", form.matrices(matrix))
         following = numbers["image_step"] * cut.box[0]
-        records.append(np.array([*cut.fields(following), transform, address(starts), *numbers.values()], np.int64))
-        tables.append(starts)
+        records.append(
+            np.array([*cut.fields(following), transform, address(starts), address(firsts), *numbers.values()], np.int64)
+        )
+        tables += [starts, firsts]
     rows = np.arange(kernel.FINISHED, dtype=np.int64) * sizes.g["width"]
     none = np.zeros(split.tile.rows, np.float32)
+    taps_at = _residues(problem.spec.stride, problem.spec.kernel) * lanes
     code = kernel.loops(stored)
     parts = kernel.parts(stored)
     slots = kernel.fields(stored)
     fixed = {
         "has_bias": int(problem.bias), "none": address(none),
         "x_record": address(records[0]), "g_record": address(records[1]), "rows": address(rows),
-        "fill": fill_frame_address(problem.dtype),
+        "taps_at": address(taps_at), "fill": fill_frame_address(problem.dtype),
         "turn": kernel.turn_address(f32), "turn_in": kernel.turn_address(stored),
         "tile": kernel.tile_address(split.tile, sizes.x["width"]),
         "collect": transform_address("float32", form.matrices("collect")),
@@ -389,8 +416,15 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
         shared_bytes=places["scratch"],
         own_bytes=sizes.numbers["own"] * f32.bytes,
         most_threads=useful_threads(cycles, max(tasks for _, tasks, _ in steps)),
-        keep=(records, tables, rows, none),
+        keep=(records, tables, rows, none, taps_at),
     )
+
+
+def _residues(stride: Sizes, grid: Sizes) -> Array:
+    """Where each residue starts in a grid of samples or taps, int64."""
+    z, y, x = (np.arange(n) for n in stride)
+    firsts: Array = ((z[:, None, None] * grid[1] + y[:, None]) * grid[2] + x).ravel().astype(np.int64)
+    return firsts
 
 
 def _steps(code: Any, problem: Problem, split: Split, sizes: Layout) -> list[tuple[int, int, int]]:

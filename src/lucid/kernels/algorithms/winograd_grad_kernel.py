@@ -52,16 +52,17 @@ FINISHED = 16
 
 #: What ``prepare`` reads of an operand: addresses, then sizes in elements.
 OPERAND = (
-    *GEOMETRY, "transform", "starts", "image_step", "channel_step", "plane", "image", "layer", "row", "each",
-    "channels", "vectors", "width", "block", "step", "slot",
+    *GEOMETRY, "transform", "starts", "firsts", "image_step", "channel_step", "plane", "image", "layer", "row", "pixel",
+    "residues", "residue", "each", "channels", "vectors", "width", "block", "step", "slot",
 )  # fmt: skip
-_ADDRESSES = {"transform": i8, "starts": i64}
+_ADDRESSES = {"transform": i8, "starts": i64, "firsts": i64}
 
 _ARRAYS, _WORK = ("x", "g", "gw", "gb"), ("sums", "shared", "scratch", "none")
 _NUMBERS = (
     "has_bias", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts",
-    "parts", "products", "tile_rows", "m_step", "m_block", "m_size", "sums_step", "y_step", "z_step", "taps_y",
-    "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at", "spare_at", "line_at",
+    "parts", "products", "tile_rows", "m_step", "m_block", "m_residue", "m_size", "residues", "sums_step", "y_step",
+    "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at", "spare_at",
+    "line_at",
 )  # fmt: skip
 _CODE = ("fill", "turn", "turn_in", "tile", "collect", "prepare", "multiply", "results")
 
@@ -70,7 +71,8 @@ def fields(stored: Type) -> dict[str, Type]:
     """The slots of the entry points, for arrays of that type."""
     return {
         **dict.fromkeys(_ARRAYS, ptr(stored)), **dict.fromkeys(_WORK, ptr(f32)), "x_record": ptr(i64),
-        "g_record": ptr(i64), "rows": ptr(i64), **dict.fromkeys(_CODE, ptr(i8)), **dict.fromkeys(_NUMBERS, i64),
+        "g_record": ptr(i64), "rows": ptr(i64), "taps_at": ptr(i64), **dict.fromkeys(_CODE, ptr(i8)),
+        **dict.fromkeys(_NUMBERS, i64),
     }  # fmt: skip
 
 
@@ -160,8 +162,8 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
     a = read_fields(
         f, fields(stored), ["fill", "turn", "turn_in", "frame_at", "panel_at", "spare_at", "z_step", "y_step"]
     )
-    sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row width block step"
-    r = _operand(p.record, f"{_BOX} transform starts {sizes}")
+    sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row pixel width block step"
+    r = _operand(p.record, f"{_BOX} transform starts firsts residues residue {sizes}")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
     per_image = select(r.each.ne(0), box.per_image * r.each, r.image)
     pixels = box.images * per_image
@@ -185,10 +187,11 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
                 pixel.values = [pixel.values[0] + panel.load(pixel.i * lanes, lanes)]
             p.sums.store(pixel.values[0], c.i)
         to = p.to.at(c.i // r.width * r.block + c.i % r.width)
-        f.call(
-            r.transform, panel, r.starts, box.pixels, to, r.width, spare, r.layer, r.row, lanes,
-            r.step * a.z_step, r.step * a.y_step, r.step,
-        )  # fmt: skip
+        with f.loop(0, r.residues) as k:
+            f.call(
+                r.transform, panel.at(r.firsts.load(k.i)), r.starts, box.pixels, to.at(k.i * r.residue), r.width, spare,
+                r.layer, r.row, r.pixel, r.step * a.z_step, r.step * a.y_step, r.step,
+            )  # fmt: skip
 
 
 def _write_multiply(module: Module) -> None:
@@ -196,14 +199,14 @@ def _write_multiply(module: Module) -> None:
     data = ptr(f32)
     f = module.function("multiply", fields=ptr(i64), v=data, u=data, m=data, rows=i64, columns=i64, box=i64, again=i64)
     p = f.args
-    names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "x_record", "g_record"]
+    names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "m_residue", "x_record", "g_record"]
     a = read_fields(f, fields(f32), names)
     count = open_box(f, _operand(a.x_record, _BOX), p.box).pixels
-    x, g = (_operand(record, "width block step") for record in (a.x_record, a.g_record))
+    x, g = (_operand(record, "width block step residues residue") for record in (a.x_record, a.g_record))
     columns, rows = (p.columns + (g.width - 1)) // g.width, (p.rows + (x.width - 1)) // x.width
-    with f.loop(0, a.products) as k, f.loop(0, columns) as column:
-        v, u = p.v.at(k.i * x.step), p.u.at(k.i * g.step + column.i * g.block)
-        m = p.m.at(k.i * a.m_step + column.i * a.m_block)
+    with f.loop(0, a.products) as k, f.loop(0, columns) as column, f.loop(0, x.residues) as residue:
+        v, u = p.v.at(k.i * x.step + residue.i * x.residue), p.u.at(k.i * g.step + column.i * g.block)
+        m = p.m.at(k.i * a.m_step + column.i * a.m_block + residue.i * a.m_residue)
         with f.loop(0, rows) as block:
             left = minimum(p.rows - block.i * x.width, x.width)
             w, to = v.at(block.i * x.block), m.at(block.i * x.width * g.width)
@@ -240,7 +243,8 @@ def _write_results(module: Module, stored: Type, lanes: int) -> None:
     p = f.args
     a = read_fields(f, fields(stored), [
         *_PART.split(), "gw", "gb", "has_bias", "sums", "sums_step", "boxes", "groups", "taps", "turn", "collect",
-        "rows", "m_step", "m_block", "z_step", "y_step", "taps_z", "taps_y", "spare_at", "line_at", "g_record",
+        "rows", "m_step", "m_block", "m_residue", "residues", "taps_at", "z_step", "y_step", "taps_z", "taps_y",
+        "taps_x", "spare_at", "line_at", "g_record",
     ])  # fmt: skip
     where, width = _part(a, p.part), _operand(a.g_record, "width").width
     line, row_length = p.own.at(a.line_at), a.group_in * a.taps
@@ -249,10 +253,12 @@ def _write_results(module: Module, stored: Type, lanes: int) -> None:
     to = a.gw.at(where.group * a.group_out * row_length + (where.c + p.row) * a.taps)
     with f.loop(0, minimum(width, where.columns - p.column), lanes) as v:
         m = p.m.at(p.column // width * a.m_block + p.row * width + v.i)
-        f.call(
-            a.collect, m, a.rows, count, line, a.taps * lanes, p.own.at(a.spare_at), a.m_step * a.z_step,
-            a.m_step * a.y_step, a.m_step, a.taps_z * lanes, a.taps_y * lanes, lanes,
-        )  # fmt: skip
+        with f.loop(0, a.residues) as residue:
+            f.call(
+                a.collect, m.at(residue.i * a.m_residue), a.rows, count, line.at(a.taps_at.load(residue.i)),
+                a.taps * lanes, p.own.at(a.spare_at), a.m_step * a.z_step, a.m_step * a.y_step, a.m_step,
+                a.taps_z * lanes, a.taps_y * lanes, a.taps_x * lanes,
+            )  # fmt: skip
         live = minimum(where.columns - p.column - v.i, lanes)
         with f.loop(0, length, lanes) as s:
             mask = lanes_below(f, length - s.i, lanes) if lanes > 1 else None
@@ -311,7 +317,7 @@ def _write_finish(module: Module, lanes: int) -> None:
         module,
         "finish",
         f32,
-        f"{_PART} results shared scratch g_record chunks parts products m_step m_block m_size own",
+        f"{_PART} results shared scratch g_record chunks parts products m_step m_block m_residue m_size residues own",
     )
     p = f.args
     own, width = a.scratch.at(p.thread * a.own), _operand(a.g_record, "width").width
@@ -323,8 +329,8 @@ def _write_finish(module: Module, lanes: int) -> None:
         with f.when((column < where.columns) & (row < where.rows)):
             here = m.at(column // width * a.m_block + row * width)
             length = minimum(where.rows - row, FINISHED) * width
-            with f.loop(0, a.products) as k, f.loop(0, length, lanes) as at:
-                place = here.at(k.i * a.m_step + at.i)
+            with f.loop(0, a.products) as k, f.loop(0, a.residues) as residue, f.loop(0, length, lanes) as at:
+                place = here.at(k.i * a.m_step + residue.i * a.m_residue + at.i)
                 with f.loop(1, a.chunks, carry=[place.load(0, lanes)]) as j:
                     j.values = [j.values[0] + place.load(j.i * a.parts * a.m_size, lanes)]
                 place.store(j.values[0])
