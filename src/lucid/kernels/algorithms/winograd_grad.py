@@ -53,7 +53,7 @@ _COST_NS = {
     "far read": 0.2,
     "fill": 1.2,  # a vector of a frame
     "turn": 0.8,
-    "dealt": 0.25,  # a number of x, where residues are dealt out: its frames are beyond the first caches
+    "dealt": 0.05,  # a number of x, where residues are dealt out
     "plane": 11.0,  # a channel's plane of a frame
     "slice": 0.7,  # a vector of a slice added up
     "result": 2.0,  # a vector of gw
