@@ -1,8 +1,8 @@
 """Winograd convolution: F(m, r) along one to three axes, all three roles, summed in float32.
 
 Convolutions of dilation d along an axis are d undilated ones, see ``_unfolded``: forward and input gradient do these.
-Strides s that divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own,
-or in the input gradient, and so in a transposed convolution, each residue of the result a row of its own::
+Strides s that divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its
+own, or in the input gradient, and so in a transposed convolution, each residue of the result a row of its own::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
