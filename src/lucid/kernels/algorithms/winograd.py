@@ -225,13 +225,14 @@ def growth(form: Form) -> float:
 def error_growth(plan: Plan) -> float:
     """A result is within so many times the bound of direct summation, where that is largest in its channel.
 
-    A sum of C products and its transforms' sums take the place of one of C taps products.
+    A sum of C products and its transforms' sums take the place of one of C taps products. It is never less than one:
+    a result in half precision is rounded once more, as that of direct summation is.
     """
     if plan.problem.role == "grad_weight":
         return winograd_grad.error_growth(plan)
     form, sizes = _form(plan), shape(plan.problem)
     roundings = sizes.channels * form.planes.filter + sum(axis.taps + 2 * axis.samples for axis in form.axes)
-    return growth(form) * roundings / (sizes.sources * plan.problem.spec.taps)
+    return max(1.0, growth(form) * roundings / (sizes.sources * plan.problem.spec.taps))
 
 
 def shape(problem: Problem) -> Shape:
