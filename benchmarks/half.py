@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.selection import problems
 from lucid.cli.bench.problem import SUITES, suite
-from lucid.kernels import convolution, select, target, trial
+from lucid.kernels import convolution, jit, select, target, trial
 from lucid.kernels.plan import Problem
 from lucid.kernels.runtime.threads import get_num_threads, set_num_threads
 
@@ -63,6 +63,7 @@ def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
+    jit.settle()
     end = time.perf_counter() + seconds * len(calls)
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
         for name, call in calls.items():
