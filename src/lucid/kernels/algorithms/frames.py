@@ -11,6 +11,7 @@ starts, and how far from there each tap lies::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
@@ -53,6 +54,14 @@ GEOMETRY = (
     "frame_d", "frame_h", "frame_w", "stride_d", "stride_h", "stride_w", "low_d", "low_h", "low_w",
     "fill_w", "ahead",
 )  # fmt: skip
+
+
+def grid(counts: Sequence[int], steps: Sequence[int]) -> Array:
+    """Offsets of a grid of places, as many along every axis and so far apart, int64."""
+    offsets: Array = np.zeros(1, np.int64)
+    for count, step in zip(counts, steps, strict=True):
+        offsets = np.add.outer(offsets, np.arange(count) * step).ravel()
+    return offsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +152,11 @@ class Cut:
         window = replace(self.window, spec=replace(spec, kernel=(*spec.kernel[:2], last)))
         return Cut(window, self.box, self.frame[2])
 
-    def _offsets(self, counts: Sizes, steps: Sizes) -> Array:
-        """Offsets in the frame of a grid of positions (d, h, w)."""
-        _, rows, columns = self.frame
-        strides = (rows * columns, columns, 1)
-        axes = [np.arange(n) * s * p for n, s, p in zip(counts, steps, strides, strict=True)]
-        offsets: Array = (axes[0][:, None, None] + axes[1][:, None] + axes[2]).astype(np.int64)
-        return offsets.ravel()
-
     def starts(self) -> Array:
         """Where each pixel of a full box starts in the frame, int64."""
-        one = self._offsets(self.box[1:], self.window.spec.stride)
-        images = np.arange(self.box[0]) * prod(self.frame)
-        return np.add.outer(images, one).ravel()
-
-    def taps(self, channels: int) -> Array:
-        """How far each (channel, tap) lies from a pixel's start, int64."""
-        one = self._offsets(self.window.spec.kernel, self.window.spec.dilation)
-        return np.add.outer(np.arange(channels) * self.plane, one).ravel()
+        _, rows, columns = self.frame
+        pitches = zip((rows * columns, columns, 1), self.window.spec.stride, strict=True)
+        return grid(self.box, (prod(self.frame), *(pitch * step for pitch, step in pitches)))
 
     def fields(self, following: int = 0) -> tuple[int, ...]:
         """The numbers named by ``GEOMETRY``. ``following`` elements of x on is what is read after the last box."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
@@ -14,7 +14,7 @@ from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
 from lucid.kernels.algorithms.base import memory_cycles
 from lucid.kernels.algorithms.dense_layout import computed
-from lucid.kernels.algorithms.frames import Array, Cut, Window
+from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -181,20 +181,12 @@ def places(problem: Problem, split: Split) -> tuple[Array, Array]:
     image = channel * problem.c_in
     if not split.in_place:
         image, channel = channel, channel * cut.box[0]
-    starts = _grid(cut.box, (image, *(pitch * step for pitch, step in zip((plane, line, 1), spec.stride, strict=True))))
+    starts = grid(cut.box, (image, *(pitch * step for pitch, step in zip((plane, line, 1), spec.stride, strict=True))))
     apart = (pitch * step for pitch, step in zip((plane, line, 1), spec.dilation, strict=True))
-    rows = _grid((split.c_part, *spec.kernel), (channel, *apart))[:: tile.columns]
+    rows = grid((split.c_part, *spec.kernel), (channel, *apart))[:: tile.columns]
     last = rows[: problem.group_in % split.c_part * (spec.taps // tile.columns)]
     lists = [np.concatenate([n, np.repeat(n[-1:], -len(n) % tile.rows)]) for n in (rows, last)]
     return starts, np.concatenate(lists)
-
-
-def _grid(counts: Sequence[int], steps: Sequence[int]) -> Array:
-    """Offsets of a grid of places, as many along every axis and so far apart."""
-    offsets: Array = np.zeros(1, np.int64)
-    for count, step in zip(counts, steps, strict=True):
-        offsets = np.add.outer(offsets, np.arange(count) * step).ravel()
-    return offsets
 
 
 def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
