@@ -40,6 +40,7 @@ Case = TypeVar("Case")
 _PAGE = mmap.PAGESIZE
 _FORBIDDEN, _READ_ONLY = 0, 1  # PROT_NONE, PROT_READ
 _MOST_FAILURES = 10
+_PATIENCE_SECONDS = 240  # with a child that may share its machine with many
 _MOST_NAMED = 200  # arrays that fit on the board
 
 # Runs on the thread that faults, which may be a worker: notes the address (si_addr) on the board and ends the process.
@@ -165,12 +166,14 @@ def _protect(address: int, size: int, allowed: int) -> None:
         raise OSError(ctypes.get_errno(), f"mprotect: {os.strerror(ctypes.get_errno())}")
 
 
-def run_guarded(check: Callable[[], None], *, seconds: int = 60) -> None:
+def run_guarded(check: Callable[[], None], *, seconds: int = _PATIENCE_SECONDS) -> None:
     """Calls ``check`` in a child process. Whatever goes wrong there, a crash too, is an ``AssertionError`` here."""
     run_guarded_cases(lambda _: check(), [""], seconds=seconds)
 
 
-def run_guarded_cases(check: Callable[[Case], None], cases: Iterable[Case], *, seconds: int = 60) -> None:
+def run_guarded_cases(
+    check: Callable[[Case], None], cases: Iterable[Case], *, seconds: int = _PATIENCE_SECONDS
+) -> None:
     """Calls ``check`` with every case in a child process, and again in a new one after a case that crashed it.
 
     Raises: AssertionError, with what went wrong in the first ten cases that failed.

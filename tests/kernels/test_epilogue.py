@@ -86,7 +86,7 @@ def test_every_algorithm_with_every_epilogue(isa: str) -> None:
         for name in accepting(case, isa)
         if name != "reference"
     ]
-    run_guarded_cases(check, runs, seconds=240)
+    run_guarded_cases(check, runs)
 
 
 @pytest.mark.parametrize("case", GEOMETRIES, ids=str)
