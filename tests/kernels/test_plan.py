@@ -104,3 +104,13 @@ def test_plans_do_not_depend_on_the_number_of_threads() -> None:
     finally:
         threads.set_num_threads(before)
     assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_are_read_by_the_algorithm_of_float32_if_it_can(dtype: str) -> None:
+    isa = target.isa()
+    for role in ("forward", "grad_input", "grad_weight"):
+        narrow = asked(role=role, dtype=dtype)
+        taken = select.choose(asked(role=role), isa).algorithm
+        reads = taken in [plan.algorithm for plan in select.candidates(narrow, isa)[0]]
+        assert select.narrow_pays(narrow, isa) or not reads

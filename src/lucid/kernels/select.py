@@ -68,12 +68,15 @@ def _refuses(algorithm: ModuleType, problem: Problem, isa: ISA) -> str | None:
 def narrow_pays(problem: Problem, isa: ISA, algorithm: str | None = None) -> bool:
     """Whether a half precision problem is computed as it is, sooner than widened copies of its arrays in float32.
 
-    An algorithm that is asked for by name is given what it can read.
+    It always is by the algorithm that float32 would take, if that reads it. An algorithm that is asked for by name is
+    given what it can read.
     """
     plans = candidates(problem, isa)[0]
     if algorithm is not None or not plans:
         return any(plan.algorithm == algorithm for plan in plans)
     wide = candidates(replace(problem, dtype="float32"), isa)[0][0]
+    if any(plan.algorithm == wide.algorithm for plan in plans):
+        return True
     return plans[0].expected_ns <= wide.expected_ns + _WIDENED_BYTE_NS * problem.traffic_bytes
 
 
