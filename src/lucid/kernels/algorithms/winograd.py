@@ -61,12 +61,12 @@ _MOST_BYTES = WORKSPACE_BYTES * 7 // 4
 # Measured on one core at 4 GHz that issues two vector products a cycle.
 _CALL_NS = 2500.0
 _BYTE_NS = 0.03  # of x, w and y: rows of tiles are no streams
-_FAR_BYTE_NS = 0.11  # beyond the quarter of the last cache that stays there, in addition
+_FAR_BYTE_NS = 0.08  # beyond the quarter of the last cache that stays there, in addition
 _COST_NS = {
     "product": 0.123,  # of vectors
     "tile": 1.0,
     "gather": 0.64,  # a vector of pixels
-    "residue": 0.3,  # of those, where samples are dealt out by residue
+    "residue": 0.5,  # of those, where samples are dealt out by residue
     "line": 0.26,  # a vector read or written on the way through a transform
     "entry": 5.8,
     "filter to second cache": 0.025,  # an element of a transformed filter
@@ -310,7 +310,8 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     vectors, spans, heights = ceil(tiles / tile.lanes), ceil(tiles / tile.columns), ceil(sizes.rows / tile.rows)
     whole, rest = divmod(vectors, tile.vectors)
     across = whole * tile.step_products + (Tile(tile.rows, rest, tile.lanes).step_products if rest else 0)
-    rows_covered, passes = heights * tile.rows, cut.row_parts
+    waited = 2 if cut.rows_first and spans * sizes.groups == 1 else 1  # a span's patches are one task
+    rows_covered, passes = heights * tile.rows, cut.row_parts * waited
     gathered = passes * vectors * channels * form.reads * form.x.outputs
     patches, filters = points * planes.patch * channels, points * planes.filter * channels * rows_covered
     filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, patches * tile.columns * _ITEM_BYTES

@@ -220,7 +220,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
     numbers = {
         "tiles_count": tiles, "spans": ceil(tiles / tile.columns), "groups": shape.groups, "rows": shape.rows,
         "channels": shape.channels, "sources": shape.sources, "steps": prod(shape.step), "spreads": spreads,
-        "gathered": max(1, GATHERED // prod(shape.step)), "x_plane": x_size,
+        "gathered": max(4, GATHERED // prod(shape.step)), "x_plane": x_size,
         "x_image": shape.groups * shape.sources * x_size, "y_plane": y_size,
         "y_image": shape.groups * shape.rows // spreads * y_size, "row_step": shape.row_step,
         "channel_step": shape.channel_step, "group_step": shape.group_step, "blocks": blocks, "block": block,
