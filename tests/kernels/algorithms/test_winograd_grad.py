@@ -35,6 +35,15 @@ def gradient_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) ->
     return replace(random_case(rng, kernel), role="grad_weight")
 
 
+def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...]) -> Case:
+    """A gradient of any dilation, mostly of sizes that are no multiples of it."""
+    case, dilation = gradient_case(rng, kernel), tuple(int(rng.integers(1, 6)) for _ in kernel)
+    extents, more = (d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)), {1: 40, 2: 12, 3: 3}[len(kernel)]
+    size = tuple(extent + int(rng.integers(more)) for extent in extents)
+    spec = ConvSpec(kernel, case.spec.stride, dilation, case.spec.padding, case.spec.groups)
+    return replace(case, size=size, spec=spec)
+
+
 def plans(case: Case, isa: str, number: int) -> list[Plan]:
     """A plan for every form, each cut another way: several boxes, chunks and parts, operands prepared or not."""
     machine, problem, found = ISAS[isa], case.problem, []
@@ -67,6 +76,9 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)
     cases = [gradient_case(rng, kernel) for kernel in KERNELS * 3]
     cases += [replace(strided_case(rng, *shape), role="grad_weight") for shape in STRIDED]
+    cases += [dilated_case(rng, kernel) for kernel in [(3,), (5,), (3, 3), (3, 1), (5, 3), (3, 3, 3)] * 2]
+    both = ConvSpec((4, 3), (2, 1), (1, 3), ((1, 2), (4, 0)))
+    cases.append(Case("grad_weight", "float32", 2, 10, 20, (15, 17), both, True))
     assert {case.spec.groups for case in cases} == {1, 2}
 
     def check(run: tuple[int, Case]) -> None:
@@ -162,6 +174,10 @@ def test_chosen_where_it_pays_and_not_in_strict_precision() -> None:
     wide = layer(64, 64, 56, role="grad_weight")
     assert chosen(wide) == chosen(layer(256, 256, 14, 4, "grad_weight")) == "winograd"
     assert chosen(layer(3, 16, 32, 8, "grad_weight")) != "winograd"
+    apart = replace(wide, spec=ConvSpec((3, 3), (1, 1), (4, 4), ((4, 4), (4, 4))))
+    assert chosen(apart) == "winograd"
+    far = replace(wide, size=(500, 500), spec=ConvSpec((3, 3), (1, 1), (200, 200), ((0, 0), (0, 0))))
+    assert "more than its workspace" in select.candidates(far.problem, target.isa())[1]["winograd"]
     assert 0 < select.choose(wide.problem, target.isa()).workspace_bytes < 12 << 20
     precision.set_precision("strict")
     try:

@@ -1,8 +1,8 @@
 """Winograd convolution: F(m, r) along one to three axes, all three roles, summed in float32.
 
-Convolutions of dilation d along an axis are d undilated ones, see ``_unfolded``: forward and input gradient do these.
-Strides s that divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its
-own, or in the input gradient, and so in a transposed convolution, each residue of the result a row of its own::
+Convolutions of dilation d along an axis are d undilated ones: see ``_unfolded``, and ``winograd_grad``. Strides s that
+divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own, or in the
+input gradient, and so in a transposed convolution, each residue of the result a row of its own::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -89,20 +89,29 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "its errors are larger than those of a sum, and the precision is strict"
     if not _whole(spec):
         return f"it cannot split kernels of {spec.kernel} by strides of {spec.stride}"
+    if problem.role == "grad_weight":
+        return _refuses_gradient(problem, isa)
     lines = _unfolded(problem)
-    if lines is None or (problem.role == "grad_weight" and set(spec.dilation) != {1}):
+    if lines is None:
         return f"it cannot take a dilation of {spec.dilation} apart"
     if isa.lanes(f32) % lines[-1].dilation:
         return f"its vectors have no room for a dilation of {spec.dilation}"
     if not forms(problem):
         return f"it has no tiles for kernels of {spec.kernel}"
-    if problem.role == "grad_weight":
-        return None if winograd_grad.best(problem, isa) else "its sums are more than its workspace"
     sizes = shape(problem)
     if not _tiles(sizes, isa):
         return f"no register tile has a row for each residue of {spec.stride}"
     if not any(next(_blockings(sizes, form, isa), None) for form in forms(problem)):
         return f"patches of {sizes.channels} channels are more than its workspace"
+    return None
+
+
+def _refuses_gradient(problem: Problem, isa: ISA) -> str | None:
+    """Kernels without tiles, frames of far residues, sums of many channels."""
+    if not forms(problem):
+        return f"it has no tiles for kernels of {problem.spec.kernel}"
+    if winograd_grad.best(problem, isa) is None:
+        return "its frames and sums are more than its workspace"
     return None
 
 

@@ -80,19 +80,26 @@ def _aligned(elements: int) -> int:
 
 
 def windows(problem: Problem, form: Form) -> tuple[Window, Window]:
-    """The tiles as a strided window over x, and over g."""
-    spec, tiles = problem.spec, tuple(-(-n // axis.outputs) for n, axis in zip(problem.out, form.axes, strict=True))
-    step, one = tuple(axis.outputs for axis in form.axes), (1, 1, 1)
-    kernel, stride = (
-        tuple(n * s for n, s in zip(sizes, spec.stride, strict=True))
-        for sizes in ((axis.samples for axis in form.axes), step)
-    )
-    patches = ConvSpec(kernel, stride, one, spec.padding)
+    """The tiles as a strided window over x, and over g; where taps are dilated, a tile of every residue in one."""
+    spec, apart, one = problem.spec, _apart(problem), (1, 1, 1)
+    step = _scaled(tuple(axis.outputs for axis in form.axes), apart)
+    tiles = tuple(-(-n // each) for n, each in zip(problem.out, step, strict=True))
+    samples = _scaled(tuple(axis.samples for axis in form.axes), apart)
+    patches = ConvSpec(_scaled(samples, spec.stride), _scaled(step, spec.stride), one, spec.padding)
     outputs = ConvSpec(step, step, one, ((0, 0),) * 3)
     return (
         Window(patches, problem.batch, problem.size, tiles),
         Window(outputs, problem.batch, problem.out, tiles),
     )
+
+
+def _scaled(sizes: Sizes, by: Sizes) -> Sizes:
+    return tuple(n * s for n, s in zip(sizes, by, strict=True))
+
+
+def _apart(problem: Problem) -> Sizes:
+    """From a tile's sample to its next, along each axis."""
+    return tuple(d if k > 1 else 1 for k, d in zip(problem.spec.kernel, problem.spec.dilation, strict=True))
 
 
 def taps(spec: ConvSpec) -> Sizes:
@@ -121,13 +128,15 @@ def growth(form: Form) -> float:
 
 def tiles(problem: Problem, form: Form) -> int:
     """Tiles of the whole batch."""
-    return problem.batch * prod(ceil(n / axis.outputs) for n, axis in zip(problem.out, form.axes, strict=True))
+    axes = zip(problem.out, form.axes, _apart(problem), strict=True)
+    return problem.batch * prod(ceil(n / (axis.outputs * d)) * d for n, axis, d in axes)
 
 
 @lru_cache(maxsize=256)
 def _cuts(problem: Problem, form: Form, box: int) -> tuple[Cut, Cut]:
     x, g = windows(problem, form)
-    return x.cut(box), g.cut(box)
+    each = max(1, box // prod(_apart(problem)))
+    return x.cut(each), g.cut(each)
 
 
 def _row_width(isa: ISA, lanes: int) -> int:
@@ -156,9 +165,9 @@ class Layout:
         lanes, (x_cut, g_cut) = split.tile.lanes, _cuts(problem, form, split.box)
         k_parts, c_parts = ceil(problem.group_out / split.k_part), ceil(problem.group_in / split.c_part)
         k, c = (problem.group_out, problem.group_in) if split.prepared else (split.k_part, split.c_part)
-        stride, one, step = problem.spec.stride, (1, 1, 1), prod(problem.spec.stride)
-        x = _operand(x_cut, form, lanes, _row_width(isa, lanes), c, problem.c_in, problem.group_in, stride)
-        g = _operand(g_cut, form, lanes, split.tile.columns, k, problem.c_out, problem.group_out, one)
+        stride, one, step, apart = problem.spec.stride, (1, 1, 1), prod(problem.spec.stride), _apart(problem)
+        x = _operand(x_cut, form, lanes, _row_width(isa, lanes), c, problem.c_in, problem.group_in, stride, apart)
+        g = _operand(g_cut, form, lanes, split.tile.columns, k, problem.c_out, problem.group_out, one, apart)
         wide, rows = (ceil(part / o["width"]) * o["width"] for part, o in ((split.k_part, g), (split.c_part, x)))
         m_step, (_, kernel_y, kernel_x) = wide * rows * step + _APART, problem.spec.kernel
         numbers = {
@@ -184,20 +193,30 @@ class Layout:
 
 
 def _operand(
-    cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int, stride: Sizes
+    cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int, stride: Sizes, apart: Sizes
 ) -> dict[str, int]:
-    """The numbers of an operand's record that ``Cut.fields`` does not have; each residue has channels of its own."""
-    size, frame, block = prod(cut.window.size), cut.frame, cut.pixels * width
+    """The numbers of an operand's record that ``Cut.fields`` does not have; each residue has channels of its own.
+
+    A place in a box is as many tiles as there are residues of the dilation.
+    """
+    size, frame, places = prod(cut.window.size), cut.frame, prod(apart)
+    block, (z, y, x) = cut.pixels * places * width, _scaled(stride, apart)
     residue = ceil(part / width) * block
     step = prod(stride) * residue + _APART
     return {
         "image_step": channels * size, "channel_step": size, "plane": cut.plane, "image": prod(frame),
-        "layer": stride[0] * frame[1] * frame[2] * lanes, "row": stride[1] * frame[2] * lanes,
-        "pixel": stride[2] * lanes, "residues": prod(stride), "residue": residue,
-        "each": form.outputs if _is_part(cut) else 0, "channels": channels,
+        "layer": z * frame[1] * frame[2] * lanes, "row": y * frame[2] * lanes, "pixel": x * lanes,
+        "residues": prod(stride), "residue": residue, "places": places,
+        "each": form.outputs * places if _is_part(cut) else 0, "channels": channels,
         "vectors": ceil(in_group / lanes), "width": width, "block": block, "step": step,
         "slot": form.products * step,
     }  # fmt: skip
+
+
+def _starts(cut: Cut, apart: Sizes) -> Array:
+    """Where each tile of a full box starts in the frame, the residues of a place side by side."""
+    starts: Array = np.add.outer(cut.starts(), _residues(apart, cut.frame)).ravel()
+    return starts
 
 
 def _is_part(cut: Cut) -> bool:
@@ -383,7 +402,7 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     records, tables = [], []
     operands = (sizes.x_cut, sizes.x, "patch", problem.spec.stride), (sizes.g_cut, sizes.g, "gradient", (1, 1, 1))
     for cut, numbers, matrix, stride in operands:
-        starts, firsts = cut.starts() * lanes, _residues(stride, cut.frame) * lanes
+        starts, firsts = _starts(cut, _apart(problem)) * lanes, _residues(stride, cut.frame) * lanes
         transform = transform_address("float32", form.matrices(matrix))
         following = numbers["image_step"] * cut.box[0]
         records.append(

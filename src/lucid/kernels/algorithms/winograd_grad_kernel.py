@@ -53,7 +53,7 @@ FINISHED = 16
 #: What ``prepare`` reads of an operand: addresses, then sizes in elements.
 OPERAND = (
     *GEOMETRY, "transform", "starts", "firsts", "image_step", "channel_step", "plane", "image", "layer", "row", "pixel",
-    "residues", "residue", "each", "channels", "vectors", "width", "block", "step", "slot",
+    "residues", "residue", "places", "each", "channels", "vectors", "width", "block", "step", "slot",
 )  # fmt: skip
 _ADDRESSES = {"transform": i8, "starts": i64, "firsts": i64}
 
@@ -163,7 +163,7 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
         f, fields(stored), ["fill", "turn", "turn_in", "frame_at", "panel_at", "spare_at", "z_step", "y_step"]
     )
     sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row pixel width block step"
-    r = _operand(p.record, f"{_BOX} transform starts firsts residues residue {sizes}")
+    r = _operand(p.record, f"{_BOX} transform starts firsts residues residue places {sizes}")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
     per_image = select(r.each.ne(0), box.per_image * r.each, r.image)
     pixels = box.images * per_image
@@ -189,8 +189,8 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
         to = p.to.at(c.i // r.width * r.block + c.i % r.width)
         with f.loop(0, r.residues) as k:
             f.call(
-                r.transform, panel.at(r.firsts.load(k.i)), r.starts, box.pixels, to.at(k.i * r.residue), r.width, spare,
-                r.layer, r.row, r.pixel, r.step * a.z_step, r.step * a.y_step, r.step,
+                r.transform, panel.at(r.firsts.load(k.i)), r.starts, box.pixels * r.places, to.at(k.i * r.residue),
+                r.width, spare, r.layer, r.row, r.pixel, r.step * a.z_step, r.step * a.y_step, r.step,
             )  # fmt: skip
 
 
@@ -201,7 +201,8 @@ def _write_multiply(module: Module) -> None:
     p = f.args
     names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "m_residue", "x_record", "g_record"]
     a = read_fields(f, fields(f32), names)
-    count = open_box(f, _operand(a.x_record, _BOX), p.box).pixels
+    x_box = _operand(a.x_record, f"{_BOX} places")
+    count = open_box(f, x_box, p.box).pixels * x_box.places
     x, g = (_operand(record, "width block step residues residue") for record in (a.x_record, a.g_record))
     columns, rows = (p.columns + (g.width - 1)) // g.width, (p.rows + (x.width - 1)) // x.width
     with f.loop(0, a.products) as k, f.loop(0, columns) as column, f.loop(0, x.residues) as residue:
