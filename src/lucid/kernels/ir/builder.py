@@ -148,6 +148,16 @@ class Function:
         """Goes to one of two blocks."""
         self.line(f"br i1 {condition.text}, label %{yes}, label %{no}")
 
+    def part(self) -> None:
+        """Goes on in a block of its own.
+
+        Good code is the same as without. Quick code, to which every block is a graph, takes long for the shuffles of
+        shuffles in a large one.
+        """
+        after = self.label("part")
+        self.jump(after)
+        self.open(after)
+
     def phi(self, type: Type, incoming: Sequence[tuple[Value, str]]) -> Value:
         """The value of whichever block came before."""
         return self.emit(type, f"phi {type} " + ", ".join(f"[ {v.text}, %{b} ]" for v, b in incoming))

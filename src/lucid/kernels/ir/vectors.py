@@ -139,6 +139,7 @@ def _deal(rows: Sequence[Value], size: int) -> list[Value]:
     """
     lanes, current, step = rows[0].type.lanes, list(rows), 1
     while step < len(rows):
+        rows[0].fn.part()
         for k in (k for k in range(len(rows)) if not k & step):
             a, b = current[k], current[k + step]
             for odd in (0, 1):
