@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels import cache, convolution, jit, select, target
-from lucid.kernels.ir import Module, i64
+from lucid.kernels.ir import Function, Module, f32, i64, ptr, transpose
 from lucid.kernels.isa import ISA
 from lucid.kernels.runtime.threads import set_num_threads
 from tests.kernels.convolution_fuzz import Case, accepting, random_case
@@ -150,6 +150,25 @@ def test_a_process_ends_when_its_kernels_are_on_disk(end: str, tmp_path: Path) -
     ]
     assert jobs[0] > 0
     assert jobs[1] == 0
+
+
+@pytest.mark.parametrize("isa", target.cpu().isas, ids=lambda isa: isa.name)
+def test_blocks_that_help_quick_code_leave_good_code_as_it_is(isa: ISA, monkeypatch: pytest.MonkeyPatch) -> None:
+    def assembly() -> tuple[str, str]:
+        m = Module("turn", isa)
+        f = m.function("turn", export=True, x=ptr(f32), n=i64)
+        lanes = isa.lanes(f32)
+        with f.loop(0, f.args.n) as square:
+            to = f.args.x.at(square.i * (lanes * lanes))
+            for k, column in enumerate(transpose([to.load(k * lanes, lanes) for k in range(lanes)])):
+                to.store(column, k * lanes)
+        return str(m), jit.compile_text(str(m), isa).assembly()
+
+    text, good = assembly()
+    monkeypatch.setattr(Function, "part", lambda self: None)
+    whole, same = assembly()
+    assert good == same
+    assert (text != whole) == (isa.lanes(f32) > 1)
 
 
 def results(case: Case, name: str, inputs: list[Any]) -> bytes:
