@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
@@ -192,6 +192,15 @@ def test_workers_end_when_the_loop_is_left_early() -> None:
     inside = children()
     del iterator
     assert len(inside - children()) >= 3
+
+
+def test_an_interrupt_while_a_worker_starts_is_the_parent_s_business() -> None:
+    def interrupt(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    begun = Numbers(4)  # as long as it lives, every fork begins with an interrupt
+    multiprocessing.util.register_after_fork(begun, interrupt)
+    assert [batch[0].item() for batch in DataLoader(begun, num_workers=2)] == [0, 1, 2, 3]
 
 
 def test_an_interrupt_that_reaches_a_worker_is_the_parent_s_business() -> None:

@@ -25,6 +25,7 @@ TEXT = "define i64 @answer() {\n  ret i64 42\n}\n"
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of its own, not made yet, and counts from zero."""
+    jit.settle()  # or kernels of other tests would still be put here
     path = tmp_path / "objects"
     monkeypatch.setenv("LUCID_CACHE_DIR", str(path))
     monkeypatch.setattr(cache, "statistics", Statistics())

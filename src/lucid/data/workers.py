@@ -15,7 +15,7 @@ import struct
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -70,9 +70,20 @@ def _started(
     with warnings.catch_warnings():
         # Python warns of forking with threads; the thread pool starts anew in the child, which uses no other thread.
         warnings.simplefilter("ignore", DeprecationWarning)
-        process.start()
+        with _interrupts_held():
+            process.start()
     theirs.close()
     return Worker(process, ours)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Interrupts from the keyboard wait: a child begins with them held too, until it says that it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(
@@ -85,6 +96,7 @@ def _serve(
 ) -> None:
     """A worker's life. An interrupt from the keyboard is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for end in inherited:
         end.close()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from statistics import median
 from typing import Any, BinaryIO
 
@@ -70,7 +71,8 @@ class Worker:
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout, "both pipes are open"
         self.resume()
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # what was asked of a process that had died is still to be written
+            self._process.stdin.close()
         self._process.stdout.close()
         try:
             self._process.wait(timeout=10)
