@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lucid.kernels.jobs import Later, at_once
+from lucid.kernels.jobs import Ahead, Later
 
 
 def notes(log: list[int], number: int) -> Callable[[], None]:
@@ -16,21 +16,47 @@ def notes(log: list[int], number: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("threads", [1, 3, 20])
-def test_all_jobs_are_done_the_last_first(threads: int) -> None:
+def test_all_jobs_are_done(threads: int) -> None:
     log: list[int] = []
-    at_once([notes(log, n) for n in range(9)], threads)
+    ahead = Ahead(threads)
+    for n in range(9):
+        ahead.put(notes(log, n), n)
+    ahead.finish()
     assert sorted(log) == list(range(9))
     if threads == 1:
-        assert log == list(range(8, -1, -1))
+        assert log == list(range(8, -1, -1))  # the largest first
+
+
+def test_jobs_are_begun_while_more_are_put() -> None:
+    log: list[int] = []
+    ahead = Ahead(2)
+    for n in range(2):
+        ahead.put(notes(log, n), n)
+    until(lambda: len(log) == 2)
+    ahead.put(notes(log, 2), 2)
+    until(lambda: len(log) == 3)
+    ahead.finish()
+    assert not [t for t in threading.enumerate() if t.name == "lucid-job"]
+
+
+def test_the_only_job_is_done_by_who_puts_it() -> None:
+    by: list[threading.Thread] = []
+    ahead = Ahead(4)
+    ahead.put(lambda: by.append(threading.current_thread()), 1)
+    ahead.finish()
+    assert by == [threading.current_thread()]
 
 
 def test_jobs_run_at_once() -> None:
     meet = threading.Barrier(2)
-    at_once([lambda: meet.wait(10)] * 2, 2)
+    ahead = Ahead(2)
+    for _ in range(2):
+        ahead.put(lambda: meet.wait(10), 1)
+    ahead.finish()
 
 
 def test_no_jobs() -> None:
-    at_once([], 4)
+    Ahead(4).finish()
 
 
 def test_a_failing_job_stops_no_other() -> None:
@@ -39,8 +65,11 @@ def test_a_failing_job_stops_no_other() -> None:
     def fails() -> None:
         raise ZeroDivisionError
 
+    ahead = Ahead(2)
+    for job in (notes(log, 1), fails, notes(log, 2)):
+        ahead.put(job, 1)
     with pytest.raises(ZeroDivisionError):
-        at_once([notes(log, 1), fails, notes(log, 2)], 2)
+        ahead.finish()
     assert sorted(log) == [1, 2]
 
 

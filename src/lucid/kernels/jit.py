@@ -24,7 +24,7 @@ from typing import Any
 from lucid.kernels import cache, doors, target
 from lucid.kernels.ir import Module
 from lucid.kernels.isa import ISA
-from lucid.kernels.jobs import Later, at_once
+from lucid.kernels.jobs import Ahead, Later
 
 _CODEGEN_LEVEL = 2  # 3 is no faster code
 _QUICK_LEVEL = 0  # a quarter of the time, 2 to 5 times slower code
@@ -178,7 +178,7 @@ def _library(builder: Any, names: list[str], linker: Any) -> dict[str, int]:
 
 
 _kernels: dict[tuple[Hashable, str], Code] = {}
-_batch: dict[tuple[Hashable, str], _Quick] | None = None  # of who is in ``together`` and so has the lock
+_batch: _Batch | None = None  # of who is in ``together`` and so has the lock
 _records: list[dict[Hashable, Code]] = []
 
 
@@ -229,17 +229,16 @@ def _found(key: Hashable, write: Callable[[ISA], Module], isa: ISA) -> Code | No
     return Code(isa, _linked(binary, exported), lambda: str(write(isa))) if binary else None
 
 
-def _made(key: Hashable, write: Callable[[ISA], Module], isa: ISA, batch: dict[tuple[Hashable, str], _Quick]) -> Code:
+def _made(key: Hashable, write: Callable[[ISA], Module], isa: ISA, batch: _Batch) -> Code:
     """A kernel from disk; else one that is generated with the batch, where there can be doors."""
     place = key, isa.name
-    if place in batch:
-        return batch[place].code
+    if place in batch.quick:
+        return batch.quick[place].code
     code = _found(key, write, isa)
     if code is None:
         text, shelf = str(write(isa)), _shelf(key, write, isa)
         if doors.exist(isa.arch) and cache.load(_object_name(text, isa)) is None:
-            batch[place] = _Quick(text, isa, shelf)
-            return batch[place].code
+            return batch.add(place, _Quick(text, isa, shelf))
         code = _well(text, isa, shelf)
     _kernels[place] = code
     return code
@@ -300,28 +299,40 @@ def _unlocked(linker: Any) -> Any:
     return linker
 
 
+class _Batch:
+    """Kernels that other cores generate while the next are written."""
+
+    def __init__(self) -> None:
+        self.quick: dict[tuple[Hashable, str], _Quick] = {}
+        self._ahead = Ahead(target.cores())
+
+    def add(self, place: tuple[Hashable, str], quick: _Quick) -> Code:
+        self.quick[place] = quick
+        self._ahead.put(quick.generate, len(quick))
+        return quick.code
+
+    def finish(self) -> None:
+        self._ahead.finish()
+        for place, quick in self.quick.items():
+            _kernels[place] = quick.code
+            _later.put(quick.improve)
+        _later.stir()
+
+
 @contextmanager
-def together() -> Iterator[dict[tuple[Hashable, str], _Quick]]:
-    """Generates the kernels that are asked for inside at its end, on all cores: until then nobody may call them."""
+def together() -> Iterator[_Batch]:
+    """Generates the kernels that are asked for inside on all cores: until its end nobody may call them."""
     global _batch
     with _lock:
         if _batch is not None:  # inside another
             yield _batch
             return
-        batch = _batch = {}
+        batch = _batch = _Batch()
         try:
             yield batch
         finally:
             _batch = None
-            _generate(batch)
-
-
-def _generate(batch: dict[tuple[Hashable, str], _Quick]) -> None:
-    at_once([quick.generate for quick in sorted(batch.values(), key=len)], target.cores())
-    for place, quick in batch.items():
-        _kernels[place] = quick.code
-        _later.put(quick.improve)
-    _later.stir()
+            batch.finish()
 
 
 def settle() -> None:

@@ -1,10 +1,11 @@
-"""Jobs for Python's threads: at once on several, or later when it is quiet."""
+"""Jobs for Python's threads: ahead on several, or later when it is quiet."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 Job = Callable[[], object]
@@ -12,31 +13,53 @@ Job = Callable[[], object]
 _NAP_SECONDS = 0.01
 
 
-def at_once(jobs: Sequence[Job], threads: int) -> None:
-    """Does all jobs, the last first, on this thread and others. Raises what the first of them raised."""
-    left, errors = list(jobs), list[Exception]()
+class Ahead:
+    """Jobs that other threads begin while more are put, the largest first; who puts them helps at the end."""
 
-    def work() -> None:
-        while left:
-            with suppress(IndexError):  # another has taken the last
-                job = left.pop()
-                try:
-                    job()
-                except Exception as error:
-                    errors.append(error)
+    def __init__(self, threads: int) -> None:
+        self._most_helpers = threads - 1
+        self._waiting: list[tuple[float, Job]] = []  # by size
+        self._helpers: list[threading.Thread] = []
+        self._errors: list[Exception] = []
+        self._news = threading.Condition()
+        self._complete = False
 
-    helpers = [threading.Thread(target=work, name="lucid-job") for _ in range(min(threads, len(left)) - 1)]
-    for helper in helpers:
-        with suppress(RuntimeError):  # no more threads, or the interpreter is at its end
-            helper.start()
-    try:
-        work()
-    finally:
-        for helper in helpers:
-            if helper.ident is not None:
+    def put(self, job: Job, size: float) -> None:
+        """A job to begin when a thread is free: the only one stays with who puts it."""
+        with self._news:
+            insort(self._waiting, (size, job), key=lambda sized: sized[0])
+            self._news.notify()
+            busy = len(self._waiting) > 1
+        if busy and len(self._helpers) < self._most_helpers:
+            helper = threading.Thread(target=self._work, name="lucid-job")
+            with suppress(RuntimeError):  # no more threads, or the interpreter is at its end
+                helper.start()
+                self._helpers.append(helper)
+
+    def finish(self) -> None:
+        """Does and waits for all jobs. Raises what the first of them raised."""
+        with self._news:
+            self._complete = True
+            self._news.notify_all()
+        try:
+            self._work()
+        finally:
+            for helper in self._helpers:
                 helper.join()
-    if errors:
-        raise errors[0]
+        if self._errors:
+            raise self._errors[0]
+
+    def _work(self) -> None:
+        while job := self._next():
+            try:
+                job()
+            except Exception as error:
+                self._errors.append(error)
+
+    def _next(self) -> Job | None:
+        with self._news:
+            self._news.wait_for(lambda: self._waiting or self._complete)
+            return self._waiting.pop()[1] if self._waiting else None
 
 
 class Later:
