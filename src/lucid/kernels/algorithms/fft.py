@@ -47,6 +47,7 @@ _COST_NS = {
     "byte": 0.0085,  # of the workspace
     "traffic": 0.0055,  # a byte of x, w and y, from the third level cache
     "traffic far": 0.028,  # from beyond, or from a quarter of it, which is shared
+    "traffic beyond": 0.08,  # that quarter, in addition: rows of blocks are no streams
     "filter read far": 0.2,  # a byte beyond that quarter, read again for every vector of pairs
 }
 
@@ -144,6 +145,7 @@ def _work(cut: Cut) -> dict[str, float]:
         "task": into + back + filters,
         "byte": cut.packed_bytes + cut.working_bytes,
         f"traffic{far}": problem.traffic_bytes,
+        "traffic beyond": max(0, problem.traffic_bytes - target.cpu().l3_bytes // 4),
         "filter read far": cut.packed_bytes * cut.pairs if forward and cut.shares and _far(cut.packed_bytes) else 0,
     }
 
