@@ -12,6 +12,7 @@ from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, conv_grad_weight, convolution, select, target
 from lucid.kernels.algorithms import fft, fft_kernel
+from lucid.kernels.casting import as_type
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.launch import Keeper
 from lucid.kernels.plan import WORKSPACE_BYTES
@@ -20,6 +21,8 @@ from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISA_NAMED = {isa.name: isa for isa in target.cpu().isas}
 ISAS = list(ISA_NAMED)
+HALF_ISAS = [isa.name for isa in target.cpu().isas if isa.masks_halves]
+HALF = ["float16", "bfloat16"]
 
 
 def random_case(rng: np.random.Generator) -> Case:
@@ -51,6 +54,29 @@ def test_right_between_forbidden_pages_and_the_same_bits_on_all_threads(isa: str
     def check(run: tuple[int, Case]) -> None:
         outcome = run_case(run[1], isa, "fft", ("end", "start")[run[0] % 2])
         assert outcome.right, str(outcome)
+
+    run_guarded_cases(check, list(enumerate(cases)))
+
+
+@pytest.mark.parametrize("isa", HALF_ISAS)
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_is_the_result_of_float32_rounded_once(isa: str, dtype: str) -> None:
+    """Bit for bit, between forbidden pages, of the samples as they are."""
+    rng = np.random.default_rng(1)
+    cases = [replace(random_case(rng), dtype=dtype) for _ in range(24)]
+    assert {case.role for case in cases} == set(ROLES)
+
+    def check(run: tuple[int, Case]) -> None:
+        number, case = run
+        outcome = run_case(case, isa, "fft", ("end", "start")[number % 2])
+        assert outcome.right, str(outcome)
+        inputs = case.inputs()
+        with target.using(isa), convolution.algorithm("fft"):
+            with convolution.observed() as seen:
+                got = case.call(inputs)
+            assert seen[0].dtype == dtype
+            wide = case.call([None if a is None else as_type(a, np.dtype(np.float32)) for a in inputs])
+            assert got.tobytes() == as_type(wide, got.dtype).tobytes()
 
     run_guarded_cases(check, list(enumerate(cases)))
 

@@ -1,7 +1,8 @@
 """Convolution along one axis by Fourier transforms of overlapping blocks (overlap-save), for long kernels.
 
 A block of n samples gives n - k + 1 sums for one transform each way, instead of k products each. Forward, input
-gradient and weight gradient; a dilation d makes d sequences of every d-th sample.
+gradient and weight gradient; a dilation d makes d sequences of every d-th sample. Half precision is widened as samples
+are loaded and rounded once as sums are stored.
 
 Errors grow with log n, see ``error_growth``. A NaN or an infinity may reach all sums of the blocks that it lies in, and
 of their partners: two blocks are transformed at once.
@@ -18,6 +19,7 @@ from math import ceil, log2, prod
 from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
 from lucid.kernels.algorithms.fft_region import FourierConvolution
 from lucid.kernels.ir import BY_DTYPE
@@ -25,6 +27,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
 
 name = "fft"
+dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _SMALLEST, _LARGEST = 64, 1 << 14
 #: Sizes tried, from the smallest that holds the kernel; and from where on shorter ones, for pieces of the kernel.
@@ -53,10 +56,12 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Planes and volumes, strides, half precision."""
+    """Planes and volumes, strides; half precision without masks for it, or that an epilogue would round again."""
     spec = problem.spec
-    if problem.dtype not in ("float32", "float64"):
-        return f"it computes float32 and float64, not {problem.dtype}"
+    if problem.itemsize == 2 and not isa.masks_halves:
+        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
+    if problem.itemsize == 2 and problem.epilogue:
+        return f"it rounds to {problem.dtype} before the epilogue"
     if spec.stride[2] != 1:
         return f"it computes every sum, and the stride is {spec.stride[2]}"
     lines = {problem.size[:2], problem.out[:2], spec.kernel[:2]}
@@ -98,7 +103,7 @@ def _for_pairs(cut: Cut, pairs: int, room: int) -> Shares | None:
 
 def _sizes(problem: Problem, isa: ISA) -> Iterator[Cut]:
     """Blocks that hold the whole kernel, then shorter ones for its pieces."""
-    taps, element = problem.spec.kernel[2], BY_DTYPE[problem.dtype]
+    taps, element = problem.spec.kernel[2], computed(BY_DTYPE[problem.dtype])
     lanes, width = isa.lanes(element), fft_kernel.rows_at_once(isa, element)
     first = max(_SMALLEST, 1 << taps.bit_length())
     for n in (first << doubling for doubling in range(_DOUBLINGS)):

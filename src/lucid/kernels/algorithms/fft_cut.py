@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from lucid.kernels.algorithms.fft_kernel import RESULTS
+from lucid.kernels.algorithms.fft_kernel import RESULTS, computed_name
 from lucid.kernels.algorithms.fft_rows import ROW
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.plan import Problem
 from lucid.kernels.runtime import memory
 
@@ -133,8 +134,18 @@ class Cut:
         return (self.n + self.lanes + 1) * 2 * self.lanes
 
     @property
+    def dtype(self) -> str:
+        """Of blocks: what is computed in."""
+        return computed_name(self.problem.dtype)
+
+    @property
+    def number_bytes(self) -> int:
+        """Of a vector of complex numbers in a block."""
+        return 2 * self.lanes * BY_DTYPE[self.dtype].bytes
+
+    @property
     def region_bytes(self) -> int:
-        return self.region * self.problem.itemsize
+        return self.region * BY_DTYPE[self.dtype].bytes
 
     @property
     def channels(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lucid.kernels import jit
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.fft_rows import ROW, write_load, write_place, write_store
 from lucid.kernels.algorithms.fft_transform import times, write_transform
 from lucid.kernels.algorithms.frames import read_fields
@@ -45,7 +46,8 @@ RESULTS = 8
 
 #: How samples lie: pointers in ``Field.POINTERS``, numbers below. See ``fft.Samples``.
 SAMPLES = ("plane", "image", "size", "offset", "more")
-POINTERS = ("x", "w", "bias", "y", "to", "filters", "spectra", "others", "scratch")
+_ARRAYS, _BLOCKS = ("x", "w", "bias", "y", "to"), ("filters", "spectra", "others")
+POINTERS = (*_ARRAYS, *_BLOCKS, "scratch")
 #: Of channels and results, those of a group, and of groups and pairs: where what a step works on begins, how many.
 CHOSEN = ("channel", "result", "group", "pair")
 _NUMBERS = (
@@ -60,9 +62,10 @@ _TABLES = ("forward_steps", "inverse_steps", "twiddles")
 CODE = ("place", "load", "store", "forward", "inverse")
 
 
-def fields(element: Type) -> dict[str, Type]:
-    """The slots of every entry point."""
-    pointers = {name: ptr(element) for name in POINTERS} | {"scratch": ptr(i8)}
+def fields(stored: Type) -> dict[str, Type]:
+    """The slots of every entry point, for arrays of that type; blocks and tables are of the one computed in."""
+    element = computed(stored)
+    pointers = dict.fromkeys(_ARRAYS, ptr(stored)) | dict.fromkeys(_BLOCKS, ptr(element)) | {"scratch": ptr(i8)}
     tables = {"forward_steps": ptr(i64), "inverse_steps": ptr(i64), "twiddles": ptr(element)}
     return pointers | {name: i64 for name in _NUMBERS} | tables | dict.fromkeys(CODE, ptr(i8))
 
@@ -77,25 +80,38 @@ def address(name: str, dtype: str) -> int:
 
     Each is a module of its own, made when it is first asked for: together they take 150 ms to compile.
     """
-    return jit.kernel(("fft", name, dtype), lambda isa: _write(name, dtype, isa)).address(name)
+    kind = computed_name(dtype) if name in _OF_BLOCKS else dtype
+    return jit.kernel(("fft", name, kind), lambda isa: _write(name, kind, isa)).address(name)
+
+
+def computed_name(dtype: str) -> str:
+    """The dtype that an array's numbers are computed in."""
+    return "float32" if BY_DTYPE[dtype].bits == 16 else dtype
 
 
 def _write(name: str, dtype: str, isa: ISA) -> Module:
-    module, element = Module(f"fft {name}", isa), BY_DTYPE[dtype]
+    module, stored = Module(f"fft {name}", isa), BY_DTYPE[dtype]
     if name in _CODE:
-        _CODE[name](module, element, isa).export = True
+        _CODE[name](module, stored, isa).export = True
     else:
-        _ENTRIES[name](_Writer(module, element, isa))
+        _ENTRIES[name](_Writer(module, stored, isa))
     return module
+
+
+def _write_rows(write: Callable[[Module, Type, Type, int], Function], module: Module, stored: Type, isa: ISA) -> Any:
+    element = computed(stored)
+    return write(module, stored, element, isa.lanes(element))
 
 
 _CODE: dict[str, Callable[[Module, Type, ISA], Function]] = {
     "place": lambda module, element, isa: write_place(module, isa.lanes(element)),
-    "load": lambda module, element, isa: write_load(module, element, isa.lanes(element)),
-    "store": lambda module, element, isa: write_store(module, element, isa.lanes(element)),
+    "load": partial(_write_rows, write_load),
+    "store": partial(_write_rows, write_store),
     "forward": partial(write_transform, "forward"),
     "inverse": partial(write_transform, "inverse"),
 }
+#: Which know nothing of arrays: one for all types that are computed in the same.
+_OF_BLOCKS = ("place", "forward", "inverse", "products", "correlations")
 
 
 #: What functions below read: a thread's part of the workspace, what transforms and stores, where rows lie.
@@ -117,12 +133,12 @@ def _ranges(*names: str) -> str:
 class _Writer:
     """What the functions of an entry point's module share."""
 
-    def __init__(self, module: Module, element: Type, isa: ISA) -> None:
-        self.module, self.element = module, element
+    def __init__(self, module: Module, stored: Type, isa: ISA) -> None:
+        self.module, self.element = module, computed(stored)
         self.lanes = isa.lanes(self.element)
         self.pair = 2 * self.lanes
         self.at_once = rows_at_once(isa, self.element)
-        self.fields = fields(self.element)
+        self.fields = fields(stored)
 
     def _entry(self, name: str, names: str) -> tuple[Function, Any]:
         """An entry point; its arguments and the fields that it needs."""
@@ -195,7 +211,7 @@ class _Writer:
 
     def _bias(self, f: Function, a: Any, channel: Value) -> Value:
         present = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
-        return a.bias.load(channel, 1, present)  # type: ignore[no-any-return]
+        return convert(a.bias.load(channel, 1, present), self.element)
 
     def _weight_rows(
         self, f: Function, a: Any, rows: Pointer, first: Value, which: Callable[[Value], tuple[Value, Value]]

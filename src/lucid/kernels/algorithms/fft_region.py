@@ -56,7 +56,7 @@ class FourierConvolution:
         problem = cut.problem
         self._cut = cut
         slots = list(fft_kernel.fields(BY_DTYPE[problem.dtype]))
-        self._plan = steps(cut.n, isa.registers, 2 * cut.lanes * problem.itemsize, problem.dtype)
+        self._plan = steps(cut.n, isa.registers, cut.number_bytes, cut.dtype)
         self.keeps = problem.role != "grad_weight"
         self._code = {name: fft_kernel.address(name, problem.dtype) for name in fft_kernel.CODE}
         made = list(self._result() if self.keeps else self._weight_gradient())
@@ -128,7 +128,7 @@ class FourierConvolution:
     def _part(self, channels: int) -> int:
         """Frequencies of a task of products: of so many channels they fit a quarter of the second level cache."""
         cut = self._cut
-        room = target.cpu().l2_bytes // 4 // (channels * 2 * cut.lanes * cut.problem.itemsize)
+        room = target.cpu().l2_bytes // 4 // (channels * cut.number_bytes)
         return max(_LEAST_PART, min(_PART, room // _LEAST_PART * _LEAST_PART))
 
     def _weight_gradient(self) -> Iterator[Step]:

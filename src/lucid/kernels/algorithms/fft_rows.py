@@ -90,13 +90,14 @@ def _vector(
     return data.at(start + select(some, first, low)), (begin <= numbers) & (numbers < end)
 
 
-def write_load(module: Module, element: Type, lanes: int) -> Function:
+def write_load(module: Module, stored: Type, element: Type, lanes: int) -> Function:
     """Adds ``load(source, rows, step, n, block, ahead, next)``: rows become lanes, zeros where there is no sample.
 
-    Asks for what is read ``ahead`` and for the ``next`` block, which a following call may take.
+    Samples are of the type ``stored``, and widened to a block's ``element``. Asks for what is read ``ahead`` and for
+    the ``next`` block, which a following call may take.
     """
-    data = ptr(element)
-    f = module.function("load", source=data, rows=ptr(i64), step=i64, n=i64, block=data, ahead=i64, next=i64)
+    source, block = ptr(stored), ptr(element)
+    f = module.function("load", source=source, rows=ptr(i64), step=i64, n=i64, block=block, ahead=i64, next=i64)
     if lanes == 1:
         _load_samples(f, element, lanes)
     else:
@@ -110,7 +111,7 @@ def _load_vectors(f: Function, lanes: int) -> list[Value]:
         rows, vectors = a.rows.at(part.i * (lanes * ROW)), []
         for lane in range(lanes):
             at, mask = _vector(f, a.source, _row(rows, lane), first.i, lanes)
-            vectors.append(at.load(0, lanes, mask))
+            vectors.append(convert(at.load(0, lanes, mask), a.block.pointee))
             at.prefetch(a.ahead)
         to = a.block.at(first.i * pair + part.i * lanes)
         for k, vector in enumerate(transpose(vectors)):
@@ -126,17 +127,18 @@ def _load_samples(f: Function, element: Type, lanes: int) -> list[Value]:
     with f.loop(0, pair) as row:
         start, low, high = _row(a.rows, row.i)
         with f.loop(low, high) as k:
-            a.block.store(a.source.load(start + k.i * a.step), k.i * pair + row.i)
+            a.block.store(convert(a.source.load(start + k.i * a.step), element), k.i * pair + row.i)
     return []
 
 
-def write_store(module: Module, element: Type, lanes: int) -> Function:
+def write_store(module: Module, stored: Type, element: Type, lanes: int) -> Function:
     """Adds ``store(block, rows, step, n, bias, to, ahead, next)``: the first n numbers of every lane, into rows.
 
-    Asks for what is written ``ahead`` and for the ``next`` block, which a following call may take.
+    The bias is a block's ``element``, and what is written is rounded to the type ``stored``. Asks for what is written
+    ``ahead`` and for the ``next`` block, which a following call may take.
     """
-    data = ptr(element)
-    f = module.function("store", block=data, rows=ptr(i64), step=i64, n=i64, bias=element, to=data, ahead=i64, next=i64)
+    block, to = ptr(element), ptr(stored)
+    f = module.function("store", block=block, rows=ptr(i64), step=i64, n=i64, bias=element, to=to, ahead=i64, next=i64)
     if lanes == 1:
         _store_samples(f, lanes)
     else:
@@ -153,7 +155,7 @@ def _store_vectors(f: Function, lanes: int) -> list[Value]:
         for lane, vector in enumerate(transpose(vectors)):
             source.prefetch(a.next + lane * pair)
             at, mask = _vector(f, a.to, _row(rows, lane), first.i, lanes)
-            at.store(vector + bias, 0, mask)
+            at.store(convert(vector + bias, a.to.pointee), 0, mask)
             at.prefetch(a.ahead, write=True)
     return []
 
@@ -163,5 +165,6 @@ def _store_samples(f: Function, lanes: int) -> list[Value]:
     with f.loop(0, pair) as row:
         start, low, high = _row(a.rows, row.i)
         with f.loop(low, high) as k:
-            a.to.store(a.block.load(k.i * pair + row.i) + a.bias, start + k.i * a.step)
+            value = a.block.load(k.i * pair + row.i) + a.bias
+            a.to.store(convert(value, a.to.pointee), start + k.i * a.step)
     return []
