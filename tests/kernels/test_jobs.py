@@ -47,6 +47,15 @@ def test_the_only_job_is_done_by_who_puts_it() -> None:
     assert by == [threading.current_thread()]
 
 
+def test_who_helps_goes_home_when_nobody_finishes() -> None:
+    log: list[int] = []
+    ahead = Ahead(2)
+    for n in range(2):
+        ahead.put(notes(log, n), n)
+    until(lambda: not [t for t in threading.enumerate() if t.name == "lucid-job"])
+    assert sorted(log) == [0, 1]
+
+
 def test_jobs_run_at_once() -> None:
     meet = threading.Barrier(2)
     ahead = Ahead(2)

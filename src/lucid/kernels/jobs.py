@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, suppress
 Job = Callable[[], object]
 
 _NAP_SECONDS = 0.01
+_PATIENCE_SECONDS = 0.1  # of who helps, for the next job: an interrupt may keep the end from being announced
 
 
 class Ahead:
@@ -58,7 +59,7 @@ class Ahead:
 
     def _next(self) -> Job | None:
         with self._news:
-            self._news.wait_for(lambda: self._waiting or self._complete)
+            self._news.wait_for(lambda: self._waiting or self._complete, _PATIENCE_SECONDS)
             return self._waiting.pop()[1] if self._waiting else None
 
 
