@@ -14,6 +14,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
@@ -100,13 +101,20 @@ def stable_name(key: object) -> str | None:
 @lru_cache(maxsize=1)
 def source_digest() -> str | None:
     """What tells this package's sources from any other: their names, sizes and times, as Python's own cache does."""
-    root = Path(__file__).parent
     try:
-        states = [(str(path), path.stat()) for path in sorted(root.rglob("*.py"))]
+        lines = sorted(_states(os.path.dirname(__file__)))
     except OSError:
         return None
-    lines = [f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
+
+
+def _states(directory: str) -> Iterator[str]:
+    for entry in os.scandir(directory):
+        if entry.is_dir():
+            yield from _states(entry.path)
+        elif entry.name.endswith(".py"):
+            state = entry.stat()
+            yield f"{entry.path} {state.st_size} {state.st_mtime_ns}"
 
 
 def load(name: str) -> bytes | None:

@@ -25,6 +25,8 @@ _APART = 16
 #: Channels that are gathered, or whose filters are packed, at once: they stay in the first level cache.
 GATHERED, PACKED = 8, 32
 
+_minimal = lru_cache(maxsize=64)(Minimal)  # which keeps its matrices of fractions
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -38,7 +40,7 @@ class Form:
     @classmethod
     def of(cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1, summed: bool = False) -> Form:
         """The form with so many outputs and taps on each axis, of which the first is ``summed``."""
-        z, y, x = map(Minimal, outputs, taps)
+        z, y, x = map(_minimal, outputs, taps)
         return cls(Summed(z.outputs, z.taps) if summed else z, y, x, apart)
 
     @property

@@ -99,14 +99,14 @@ class Minimal:
         """G^T: from the products, summed over all tiles, to the taps of a filter's gradient."""
         return _transposed(self.filter)
 
-    @property
+    @cached_property
     def gradient_growth(self) -> float:
         """The most that |G^T| (|A| |g| * |B^T| |x|) is above the sum of |g| |x|, for |g| and |x| all alike."""
         sizes = [sum(map(abs, a)) * sum(map(abs, b)) for a, b in zip(self.gradient, self.patch, strict=True)]
         most = max(sum(abs(g) * s for g, s in zip(row, sizes, strict=True)) for row in self.collect)
         return float(most / self.outputs)
 
-    @property
+    @cached_property
     def growth(self) -> float:
         """The most that |A^T| (|G| |w| * |B^T| |x|) is above the sum of |w| |x|, for |w| and |x| all alike."""
         sizes = [sum(map(abs, g)) * sum(map(abs, b)) for g, b in zip(self.filter, self.patch, strict=True)]
