@@ -10,7 +10,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
 
-__all__ = ["Algorithm", "Executable", "address", "launch", "memory_cycles", "useful_threads"]
+__all__ = ["Algorithm", "Executable", "address", "far_bytes", "launch", "memory_cycles", "useful_threads"]
 
 #: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one of these is written:
 #: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). What there is not is None.
@@ -39,9 +39,14 @@ class Algorithm(Protocol):
         """Compiles, or finds, the kernels and fixes every number that does not change from call to call."""
 
 
+def far_bytes(traffic_bytes: float) -> float:
+    """How much of the traffic comes from memory: what is beyond the quarter of the last cache that stays there."""
+    return max(0.0, traffic_bytes - target.cpu().l3_bytes / 4)
+
+
 def memory_cycles(traffic_bytes: float) -> float:
-    """What one thread waits for memory, beyond the quarter of the last cache that stays there; of Zen 5, 24 GB/s."""
-    return max(0.0, traffic_bytes - target.cpu().l3_bytes / 4) / 6
+    """What one thread waits for memory; of Zen 5, 24 GB/s."""
+    return far_bytes(traffic_bytes) / 6
 
 
 def useful_threads(cycles: float, tasks: int) -> int:

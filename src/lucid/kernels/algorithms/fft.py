@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import ceil, log2, prod
 
-from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
-from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.base import Executable, far_bytes
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
 from lucid.kernels.algorithms.fft_region import FourierConvolution
@@ -136,7 +135,8 @@ def _work(cut: Cut) -> dict[str, float]:
         summed = 0 if forward and not cut.shares else cut.pairs * cut.rows * pieces
     multiplied = back if forward and not cut.shares else 0
     filters = cut.filters if forward else 0
-    far = " far" if _far(problem.traffic_bytes) else ""
+    far = " far" if far_bytes(problem.traffic_bytes) else ""
+    far_filters = forward and cut.shares and far_bytes(cut.packed_bytes)
     return {
         "butterfly": n * bits * (into + back + filters),
         "load": n * (into + filters),
@@ -150,8 +150,8 @@ def _work(cut: Cut) -> dict[str, float]:
         "task": into + back + filters,
         "byte": cut.packed_bytes + cut.working_bytes,
         f"traffic{far}": problem.traffic_bytes,
-        "traffic beyond": max(0, problem.traffic_bytes - target.cpu().l3_bytes // 4),
-        "filter read far": cut.packed_bytes * cut.pairs if forward and cut.shares and _far(cut.packed_bytes) else 0,
+        "traffic beyond": far_bytes(problem.traffic_bytes),
+        "filter read far": cut.packed_bytes * cut.pairs if far_filters else 0,
     }
 
 
@@ -173,11 +173,6 @@ def _transforms(cut: Cut) -> tuple[float, float, float, float]:
     steps = pieces + several * (1 + result_parts * (2 * parts * pieces + 1))
     into = pairs * groups * channels * pieces * again
     return into, pairs * groups * results, pairs * groups * results * (parts * pieces - 1), steps
-
-
-def _far(size_bytes: int) -> bool:
-    """Whether so much outgrows a quarter of the third level cache."""
-    return size_bytes > target.cpu().l3_bytes // 4
 
 
 def _expected_ns(cut: Cut) -> float:

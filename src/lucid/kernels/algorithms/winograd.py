@@ -29,7 +29,7 @@ from typing import NamedTuple
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import precision, target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
-from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.base import Executable, far_bytes
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import PACKED, Blocking, Form, Shape, Side, filter_bytes, workspace_bytes
 from lucid.kernels.algorithms.winograd_transforms import Summed
@@ -351,7 +351,7 @@ def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
 
 def _moving_ns(traffic_bytes: int) -> float:
     """Time of one thread for the operands."""
-    return traffic_bytes * _BYTE_NS + max(0.0, traffic_bytes - target.cpu().l3_bytes / 4) * _FAR_BYTE_NS
+    return traffic_bytes * _BYTE_NS + far_bytes(traffic_bytes) * _FAR_BYTE_NS
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
