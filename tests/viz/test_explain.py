@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import lucid
 import lucid.nn as nn
 from lucid.kernels import target
+from lucid.kernels.roofline import Roofline
 
 
 def test_every_role_is_explained_in_the_order_it_runs():
@@ -35,6 +38,15 @@ def test_the_text_names_layer_machine_plan_and_limit():
     for word in ("forward: ", "input gradient: ", "weight gradient: ", " -> ", "workspace", "of the roofline"):
         assert word in text
     assert max(map(len, text.splitlines()[1:])) <= 80
+
+
+@pytest.mark.parametrize(
+    ("peaks", "cause"),
+    [((1e9, 10.0, 1e9), "memory traffic"), ((1e9, 10.0, 4.0), "writing"), ((1e-9, 10.0, 4.0), "arithmetic")],
+)
+def test_the_bound_has_its_cause(peaks, cause):
+    forward, *_ = lucid.explain(nn.Conv2d(8, 16, 3), (2, 8, 12, 12)).parts
+    assert f"bound by {cause}" in str(replace(forward, machine=Roofline(2, *peaks))).replace("\n        ", " ")
 
 
 def test_who_computes_other_roles_is_not_named_as_refusing():

@@ -116,6 +116,17 @@ class Problem:
         y = self.batch * self.c_out * self.pixels
         return self.itemsize * (x + y + self.c_out * self.group_in * self.spec.taps)
 
+    @property
+    def written_bytes(self) -> int:
+        """Of the traffic, the role's result."""
+        weights = self.c_out * self.group_in * self.spec.taps
+        sizes = {
+            "forward": self.batch * self.c_out * self.pixels,
+            "grad_input": self.batch * self.c_in * prod(self.size),
+            "grad_weight": weights,
+        }
+        return self.itemsize * sizes[self.role]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -1,4 +1,4 @@
-"""What this machine can do at most: its multiply-add rate and its copy bandwidth, measured by kernels of their own.
+"""What this machine can do at most: its multiply-add rate, how fast it copies and how fast it fills memory, measured.
 
 Source: Williams, Waterman & Patterson, "Roofline", CACM 52(4), 2009.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from lucid.kernels.runtime import threads
 
 _CHAINS = 12  #: independent accumulators: more than latency (4) times ports (2), fewer than any machine's registers
 _TURNS = 200_000
-_COPY_BYTES = 64 << 20
+_MOVED_BYTES = 64 << 20
+_TASKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,20 @@ class Roofline:
 
     threads: int
     gflop_per_s: float
-    copy_gb_per_s: float
+    copy_gb_per_s: float  #: read and written, half of it each
+    fill_gb_per_s: float  #: written alone
 
-    def bound_ns(self, flops: float, traffic_bytes: float) -> float:
-        """The least time for so much arithmetic and so much traffic, whichever takes longer."""
-        return max(flops / self.gflop_per_s, traffic_bytes / self.copy_gb_per_s)
+    def bound_ns(self, flops: float, traffic_bytes: float, written_bytes: float = 0.0) -> float:
+        """The least time for so much arithmetic, and traffic, and what of it is written, whichever takes longest.
+
+        Writing alone is slower than reading and writing by turns; without ``written_bytes`` the bound is a copy's.
+        """
+        return max(flops / self.gflop_per_s, traffic_bytes / self.copy_gb_per_s, written_bytes / self.fill_gb_per_s)
+
+    def best(self, other: Roofline) -> Roofline:
+        """The higher of each peak."""
+        peaks = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        return Roofline(self.threads, *(max(pair) for pair in peaks))
 
 
 def _peak_module(element: Type) -> Callable[[ISA], Module]:
@@ -51,15 +62,19 @@ def _peak_module(element: Type) -> Callable[[ISA], Module]:
     return write
 
 
-def _copy_module(isa: ISA) -> Module:
+def _traffic_module(isa: ISA) -> Module:
+    """``copy`` past the caches; ``fill`` by ordinary stores, ``fill_past`` them, which machines rank differently."""
     element = BY_DTYPE["float32"]
     lanes = isa.lanes(element)
-    module = Module("copy", isa)
-    f = module.entry("copy", x=ptr(element), y=ptr(element), span=i64)
-    with f.loop(f.args.begin * f.args.span, f.args.end * f.args.span, 4 * lanes) as loop:
-        for k in range(4):
-            value = f.args.x.load(loop.i + k * lanes, lanes)
-            f.args.y.store(value, loop.i + k * lanes, nontemporal=lanes > 1)
+    module = Module("traffic", isa)
+    for name, past in (("copy", True), ("fill", False), ("fill_past", True)):
+        f = module.entry(name, x=ptr(element), y=ptr(element), span=i64)
+        x, y = f.args.x, f.args.y
+        first = splat(x.load(), lanes)
+        with f.loop(f.args.begin * f.args.span, f.args.end * f.args.span, 4 * lanes) as loop:
+            for at in (loop.i + k * lanes for k in range(4)):
+                value = x.load(at, lanes) if name == "copy" else first
+                y.store(value, at, nontemporal=past and lanes > 1)
     return module
 
 
@@ -73,9 +88,12 @@ def _best_s(call: Callable[[], None], repeats: int) -> float:
 
 
 def measure(dtype: str = "float32", repeats: int = 5) -> Roofline:
-    """Measures both peaks with the pool's current number of threads.
+    """Measures all peaks with the pool's current number of threads.
 
-    Cost: about 0.1 s. The copy reads and writes 64 MiB with stores that go past the caches.
+    They belong to the moment: on a virtual machine two cores may share one path to memory now and have one each a
+    minute later, which is a factor of two.
+
+    Cost: about 0.1 s. 64 MiB are copied with stores that go past the caches, and filled.
     """
     element, workers = BY_DTYPE[dtype], threads.get_num_threads()
     code = jit.kernel(("roofline", dtype), _peak_module(element))
@@ -83,14 +101,18 @@ def measure(dtype: str = "float32", repeats: int = 5) -> Roofline:
     factor = np.full(1, 0.5, dtype)
     out = np.empty(workers * _CHAINS * lanes, dtype)
     peak = code.address("peak")
-    copy = jit.kernel("roofline copy", _copy_module).address("copy")
+    traffic = jit.kernel("roofline traffic", _traffic_module)
     jit.settle()
     spent = _best_s(lambda: launch(peak, (address(factor), address(out), _TURNS), workers), repeats)
     flops = 2 * workers * _CHAINS * lanes * _TURNS
 
-    count = _COPY_BYTES // 4
+    count = _MOVED_BYTES // 4
     padded = np.ones((2, count + 16), np.float32)  # written once, so that no page is the shared page of zeros
     x, y = (row[-(address(row) // 4) % 16 :][:count] for row in padded)
-    tasks = 64
-    moved = _best_s(lambda: launch(copy, (address(x), address(y), count // tasks), tasks), repeats)
-    return Roofline(workers, flops / spent / 1e9, 2 * _COPY_BYTES / moved / 1e9)
+    fields = address(x), address(y), count // _TASKS
+    moved = {
+        name: _best_s(partial(launch, traffic.address(name), fields, _TASKS), repeats)
+        for name in ("copy", "fill", "fill_past")
+    }
+    copy, fill = 2 * _MOVED_BYTES / moved["copy"], _MOVED_BYTES / min(moved["fill"], moved["fill_past"])
+    return Roofline(workers, flops / spent / 1e9, copy / 1e9, fill / 1e9)

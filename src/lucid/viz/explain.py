@@ -62,15 +62,21 @@ class Weighed:
 
     @property
     def _limit_ns(self) -> float:
-        return self.machine.bound_ns(self.problem.flops, self.problem.traffic_bytes)
+        p = self.problem
+        return self.machine.bound_ns(p.flops, p.traffic_bytes, p.written_bytes)
+
+    @property
+    def _bound_by(self) -> str:
+        p, machine = self.problem, self.machine
+        causes = {"arithmetic": p.flops / machine.gflop_per_s, "writing": p.written_bytes / machine.fill_gb_per_s}
+        return next((cause for cause, ns in causes.items() if ns >= self._limit_ns), "memory traffic")
 
     def _work(self) -> str:
         p, limit = self.problem, self._limit_ns
         intensity = p.flops / p.traffic_bytes
-        bound = "arithmetic" if p.flops / self.machine.gflop_per_s >= limit else "memory traffic"
         return (
             f"{_ROLES[p.role]}: {p.flops / 1e9:.3g} GFLOP, {_size(p.traffic_bytes)} moved, {intensity:.3g} flop/byte; "
-            f"at best {_duration(limit)}, bound by {bound}"
+            f"at best {_duration(limit)}, bound by {self._bound_by}"
         )
 
     def _plan(self, plan: Plan) -> str:

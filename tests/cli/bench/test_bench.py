@@ -65,12 +65,28 @@ def test_a_wrong_value_is_no_small_error() -> None:
 
 
 def test_the_roofline_takes_the_slower_bound() -> None:
-    machine = Roofline(threads=2, gflop_per_s=100.0, copy_gb_per_s=10.0)
+    machine = Roofline(threads=2, gflop_per_s=100.0, copy_gb_per_s=10.0, fill_gb_per_s=8.0)
     (small,) = suite("conv2d rn 3x3 64@56")
     (large,) = suite("conv1d tcn dw k3 d1")
     assert small.limit_s(machine, backward=False) == pytest.approx(small.flops / 100e9)
     assert large.limit_s(machine, backward=False) == pytest.approx(large.traffic_bytes / 10e9)
     assert large.limit_s(machine, backward=True) == pytest.approx(3 * large.traffic_bytes / 10e9)
+
+
+def test_what_is_written_is_held_to_the_rate_of_filling() -> None:
+    machine = Roofline(threads=2, gflop_per_s=1e6, copy_gb_per_s=10.0, fill_gb_per_s=4.0)
+    (layer,) = suite("conv1d w2v2 L0")
+    read, written = 4 * (160000 + 512 * 10), 4 * 512 * 31999
+    assert layer.reach_s(machine, backward=False) == pytest.approx(written / 4e9)
+    roles = written / 4e9, (read + written) / 10e9, (read + written) / 10e9  # y; x and w, which are small
+    assert layer.reach_s(machine, backward=True) == pytest.approx(sum(roles))
+    (cached,) = suite("conv2d cifar seed 3-16@32")
+    assert cached.reach_s(machine, backward=False) == pytest.approx(cached.flops / 1e15)
+
+
+def test_the_best_of_two_measurements() -> None:
+    first, second = Roofline(2, 100.0, 60.0, 40.0), Roofline(2, 90.0, 110.0, 80.0)
+    assert first.best(second) == Roofline(2, 100.0, 110.0, 80.0)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -100,7 +116,7 @@ def test_rows_are_held_to_the_best_peaks_of_the_run() -> None:
     (layer,) = suite("rn 3x3 64@56")
     rows = [Row(layer.short_name, "forward", 1.0, {"lucid": 0.01}) for _ in range(2)]
     for row, peak, copy in zip(rows, (100.0, 500.0), (50.0, 20.0), strict=True):
-        row.peak_gflop_per_s, row.copy_gb_per_s = peak, copy
+        row.peak_gflop_per_s, row.copy_gb_per_s, row.peaks = peak, copy, {"fill_gb_per_s": copy}
     hold_to_best(rows, [layer], "lucid")
     for row in rows:
         assert (row.peak_gflop_per_s, row.copy_gb_per_s) == (500.0, 50.0)

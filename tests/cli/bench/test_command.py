@@ -26,7 +26,7 @@ def test_one_layer_alone_is_checked_timed_and_written(tmp_path: Path, capsys: py
     data = json.loads(out.with_suffix(".json").read_text("utf-8"))
     assert [row["mode"] for row in data["rows"]] == ["forward", "forward+backward"]
     for row in data["rows"]:
-        assert row["median_s"]["lucid"] > 0 and row["roofline"] > 0 and not row["faults"]
+        assert row["median_s"]["lucid"] > 0 and row["roofline"] > 0 and row["reached"] > 0 and not row["faults"]
         assert row["flop_per_byte"] == pytest.approx(2 * 4 * 8 * 3 * 16 / (4 * (4 * 16 + 8 * 3 + 4 * 8 * 16)))
     assert out.with_suffix(".md").read_text("utf-8").startswith("# tiny\n")
 

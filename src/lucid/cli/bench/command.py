@@ -3,7 +3,8 @@
 The libraries take turns in processes of their own; a row's figure is the median over the rounds of a peer's time over
 Lucid's (above 1: Lucid is faster), with its quartiles. Results are first checked against float64 on the same data: a
 wrong row is a failure and has no figure. The roofline column is the time no direct algorithm can beat, at the
-multiply-add rate and the copy bandwidth measured beside the row, as a share of Lucid's time; Winograd can pass 100 %.
+best multiply-add rate and copy bandwidth of the run, as a share of Lucid's time; Winograd can pass 100 %. For the
+column reached the peaks are those right before and after the row, and writing is held to the rate of filling memory.
 """
 
 from __future__ import annotations

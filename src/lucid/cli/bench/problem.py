@@ -92,9 +92,19 @@ class Layer:
         return 4 * sum(prod(self.shapes[name]) for name in ("x", "w", "g"))
 
     def limit_s(self, peaks: Roofline, backward: bool) -> float:
-        """The time no direct algorithm beats at these peaks."""
-        traffic = self.traffic_bytes if self.traffic_bytes > CACHE_BYTES else 0
-        return peaks.bound_ns(self.flops, traffic) * 1e-9 * (3 if backward else 1)
+        """The time no direct algorithm beats at these peaks, if memory were as fast as it copies."""
+        return peaks.bound_ns(self.flops, self._far_bytes) * 1e-9 * (3 if backward else 1)
+
+    def reach_s(self, peaks: Roofline, backward: bool) -> float:
+        """The same where each role's result can be written no faster than memory is filled."""
+        far = self._far_bytes
+        written = [4 * prod(self.shapes[name]) for name in (("g", "x", "w") if backward else ("g",))]
+        return sum(peaks.bound_ns(self.flops, far, size if far else 0) for size in written) * 1e-9
+
+    @property
+    def _far_bytes(self) -> int:
+        """Traffic with memory: none where a cache keeps it all."""
+        return self.traffic_bytes if self.traffic_bytes > CACHE_BYTES else 0
 
     def tolerances(self) -> dict[str, float]:
         """Largest admitted error of each result, relative to the result's root mean square.

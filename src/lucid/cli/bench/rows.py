@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from lucid.cli.bench import oracle
@@ -21,7 +21,11 @@ WITH_PLANS = ("lucid", "kernels")  #: the libraries that can say how much memory
 
 @dataclass(slots=True)
 class Row:
-    """What was measured of one layer. ``faults`` names each library that failed or was wrong, and how."""
+    """What was measured of one layer. ``faults`` names each library that failed or was wrong, and how.
+
+    ``roofline`` is its part of the bound at the best peaks of the run, if memory were as fast as it copies; ``reached``
+    that at the row's own ``peaks``, measured before and after it, where writing is held to the rate of filling.
+    """
 
     layer: str
     mode: str
@@ -30,6 +34,8 @@ class Row:
     ratio: dict[str, Ratio] = field(default_factory=dict)
     rounds: int = 0
     roofline: float | None = None
+    reached: float | None = None
+    peaks: dict[str, float] = field(default_factory=dict)
     workspace_bytes: int = 0
     flop_per_byte: float = 0.0
     peak_gflop_per_s: float = 0.0
@@ -50,12 +56,14 @@ def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effo
     row.faults = check(layer, backward, able, lambda file: oracle.write(layer, backward, file))
     if base in row.faults:
         return row
-    peaks = roofline.measure()
+    before = roofline.measure()
     times = take_turns({name: worker for name, worker in able.items() if name not in row.faults}, effort)
     row.median_s = {name: median(values) for name, values in times.items()}
     row.rounds = len(times[base])
     row.ratio = ratios(times, base)
-    row.peak_gflop_per_s, row.copy_gb_per_s = peaks.gflop_per_s, peaks.copy_gb_per_s
+    own = before.best(roofline.measure())
+    row.peaks, row.reached = asdict(own), layer.reach_s(own, backward) / row.median_s[base]
+    row.peak_gflop_per_s, row.copy_gb_per_s = own.gflop_per_s, own.copy_gb_per_s
     row.flop_per_byte = layer.flops / layer.traffic_bytes
     if base in WITH_PLANS:
         row.workspace_bytes = workers[base].ask("workspace_bytes")
@@ -75,6 +83,7 @@ def hold_to_best(rows: list[Row], layers: list[Layer], base: str) -> None:
         threads.get_num_threads(),
         max(row.peak_gflop_per_s for row in timed),
         max(row.copy_gb_per_s for row in timed),
+        max(row.peaks["fill_gb_per_s"] for row in timed),
     )
     for row in timed:
         row.peak_gflop_per_s, row.copy_gb_per_s = peaks.gflop_per_s, peaks.copy_gb_per_s
@@ -90,11 +99,12 @@ def table(rows: list[Row], mode: str, base: str, peers: list[str]) -> Table:
         Column("GFLOP"),
         Column(f"{PEERS[base].title} ms"),
         Column("roofline"),
+        Column("reached"),
         *_ratio_columns(shown),
         Column("workspace MiB"),
     ]
     body = [_cells(row, base, shown) for row in chosen]
-    return Table(mode, columns, body, ["geometric mean", "", "", "", *_means(chosen, shown), ""] if shown else None)
+    return Table(mode, columns, body, ["geometric mean", "", "", "", "", *_means(chosen, shown), ""] if shown else None)
 
 
 def _ratio_columns(shown: list[str]) -> list[Column]:
@@ -113,13 +123,13 @@ def _means(chosen: list[Row], shown: list[str]) -> list[str]:
 def _cells(row: Row, base: str, shown: list[str]) -> list[str]:
     ratios_wide = len(_ratio_columns(shown))
     if base in row.faults:
-        return [row.layer, f"{row.gflop:.3g}", "FAILED", *[""] * (2 + ratios_wide)]
+        return [row.layer, f"{row.gflop:.3g}", "FAILED", *[""] * (3 + ratios_wide)]
     found = [row.ratio.get(name) for name in shown]
     cells = [f"{ratio.median:.2f}" if ratio else "failed" for ratio in found]
     cells[1:1] = [f"{found[0].low:.2f}–{found[0].high:.2f}" if found[0] else ""] if found else []
     if len(shown) > 1:
         cells.append(f"{row.fastest.median:.2f}" if row.fastest else "")
-    time = [f"{row.median_s[base] * 1e3:.4g}", f"{row.roofline:.0%}"]
+    time = [f"{row.median_s[base] * 1e3:.4g}", f"{row.roofline:.0%}", f"{row.reached:.0%}"]
     return [row.layer, f"{row.gflop:.3g}", *time, *cells, f"{row.workspace_bytes / 2**20:.2f}"]
 
 
