@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-warn-conflicts
+# One worker process a core; more than eight would mostly compile the same kernels again.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8
 STAMPS := $(VENV)/stamps
 RUNS := runs
 # The vowels ship in aeon; its own dependencies are large, and nothing of its code is run.
@@ -33,10 +35,10 @@ demo: $(STAMPS)/demo
 	@echo "Look at $(RUNS)/digits/report.png and $(RUNS)/vowels/report.png."
 
 test: $(STAMPS)/demo $(STAMPS)/test
-	$(BIN)/python -m pytest --quiet --ignore=tests/parity --durations=10
+	$(PYTEST) --ignore=tests/parity --durations=10
 
 parity: $(STAMPS)/parity
-	$(BIN)/python -m pytest --quiet tests/parity
+	$(PYTEST) tests/parity
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
