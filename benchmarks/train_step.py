@@ -1,7 +1,8 @@
 """Small programs in Lucid and in PyTorch, side by side: ``python -m benchmarks.train_step``.
 
 A training step of a digits network, and one tiny convolution where only the overhead counts. As in
-``lucid bench``: turns, medians of ratios round by round, and a check against PyTorch in float64.
+``lucid bench``: turns, medians of ratios round by round, and a check against PyTorch in float64. With ``--networks``
+training steps of whole networks instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lucid.cli.bench.programs import PROGRAMS, Program
+from lucid.cli.bench.programs import PROGRAMS, TRAININGS, Program
 from lucid.cli.bench.report import Column, Header, Table, table_text, write_results
 from lucid.cli.bench.turns import FULL, QUICK, Effort, check, ratios, take_turns
 from lucid.cli.bench.worker import Worker
@@ -63,6 +64,7 @@ def main() -> int:
     made.add_argument("--quick", action="store_true", help="few rounds: for a look, not for a figure")
     made.add_argument("--threads", type=int, default=2, metavar="N", help="threads of each library (default 2)")
     made.add_argument("--out", type=Path, metavar="FILE", help="write FILE.json and FILE.md")
+    made.add_argument("--networks", action="store_true", help="training steps of whole networks")
     options = made.parse_args()
     rows = []
     with ExitStack() as stack:
@@ -70,10 +72,10 @@ def main() -> int:
         for worker in workers.values():
             stack.callback(worker.close)
         header = Header.of(options.threads, {name: worker.ask("version") for name, worker in workers.items()})
-        for program in PROGRAMS:
+        for program in TRAININGS if options.networks else PROGRAMS:
             print(program.name, file=sys.stderr, flush=True)
             rows.append(measure(program, workers, QUICK if options.quick else FULL))
-    tables = [Table("programs", COLUMNS, list(map(cells, rows)))]
+    tables = [Table("networks" if options.networks else "programs", COLUMNS, list(map(cells, rows)))]
     faults = [f"{row['program']}, {name}: {text}" for row in rows for name, text in row["faults"].items()]
     print(table_text(header, tables, faults))
     if options.out:

@@ -154,3 +154,49 @@ def test_narrower_types_are_written():
     y = lucid.ones(2, dtype=lucid.bfloat16).mul_(3).add_(lucid.ones(2))
     assert y.dtype is lucid.bfloat16 and y.tolist() == [4, 4]
     assert lucid.zeros(2, dtype=int).copy_(lucid.tensor([1.7, 2.2])).tolist() == [1, 2]
+
+
+def _recorded():
+    """A result that nobody else holds, as that of a batch norm before a ReLU."""
+    x = lucid.tensor(X, requires_grad=True)
+    return x, x * 3
+
+
+def test_alone_nothing_is_copied():
+    """The graph keeps the old memory, the tensor takes the result's."""
+    x, y = _recorded()
+    address = y._array.ctypes.data
+    y.mul_(y)
+    assert y._array.ctypes.data != address and y.version == 1
+    y.backward(lucid.ones_like(y))
+    np.testing.assert_allclose(x.grad.numpy(), 18 * X)
+
+
+def test_what_others_see_is_written():
+    _, y = _recorded()
+    seen, part, address = y.detach(), y[0], y.data_ptr()
+    y += 1
+    np.testing.assert_array_equal(seen.numpy(), 3 * X + 1)
+    np.testing.assert_array_equal(part.detach().numpy(), 3 * X[0] + 1)
+    assert y.data_ptr() == address
+
+
+def test_a_result_that_the_graph_keeps_is_its_own():
+    """The gradient of exp needs its result, which a second write must not reach."""
+    x, y = _recorded()
+    y.exp_()
+    y += 1
+    y.backward(lucid.ones_like(y))
+    np.testing.assert_allclose(x.grad.numpy(), 3 * np.exp(3 * X))
+
+
+def test_an_operand_is_not_taken_for_the_result():
+    _, y = _recorded()
+    source = lucid.tensor(X) * 2
+    y.copy_(source)
+    y += 1
+    np.testing.assert_array_equal(source.numpy(), 2 * X)
+    z = lucid.tensor(X) * 1
+    z.copy_(source)
+    z += 1
+    np.testing.assert_array_equal(source.numpy(), 2 * X)

@@ -160,6 +160,11 @@ def exclude(array: Array) -> None:
                 _excluded[id(part)] = weakref.ref(part, partial(_excluded_died, id(part)))
 
 
+def is_excluded(array: Array) -> bool:
+    """Whether anybody was told where an array lies."""
+    return id(array) in _excluded
+
+
 def _excluded_died(key: int, ref: weakref.ref[Array]) -> None:
     if _excluded.get(key) is ref:
         del _excluded[key]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from sys import getrefcount
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DType, float32, of_numpy, promote_types, scalar_dtype, weak_result_type
 from lucid.core.errors import DTypeError, ShapeError
+from lucid.kernels import kept
+from lucid.kernels.runtime import memory
 from lucid.tensor.convert import cast_array
 from lucid.tensor.tensor import Tensor
 
@@ -37,6 +41,18 @@ def attribute(name: str) -> Callable[[F], F]:
         return function
 
     return attach
+
+
+def _holders(tensor: Any) -> int:
+    return getrefcount(tensor._array)
+
+
+_SOLE = _holders(wrap(np.empty(0)))
+
+
+def owns_alone(x: Any) -> bool:
+    """Whether nobody but the tensor could read or write its memory: there is no other array on it, nor an address."""
+    return _holders(x) == _SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
 
 
 def as_operand(x: Any) -> Any:

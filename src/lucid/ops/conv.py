@@ -6,7 +6,6 @@ in one of x, w and y, so every gradient of one of them is another of them.
 
 from __future__ import annotations
 
-from sys import getrefcount
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,8 @@ from lucid.autograd.mode import mode
 from lucid.autograd.tracked import wrap
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import Call, Ending, Epilogue, kept
-from lucid.kernels.runtime import memory
 from lucid.ops import activation, elementwise
-from lucid.ops.common import conj, same_dtype
+from lucid.ops.common import conj, owns_alone, same_dtype
 from lucid.ops.reduction import sum_forward
 
 Array = np.ndarray[Any, Any]
@@ -98,13 +96,6 @@ _conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=
 })  # fmt: skip
 
 
-def _holders(tensor: Any) -> int:
-    return getrefcount(tensor._array)
-
-
-_SOLE = _holders(wrap(np.empty(0)))
-
-
 def _versions(w: Any, bias: Any) -> kept.Versions | None:
     """What would tell of any change of the weights; None if they could change unseen.
 
@@ -114,7 +105,7 @@ def _versions(w: Any, bias: Any) -> kept.Versions | None:
     if w._array.nbytes < kept.FROM_BYTES:
         return None
     for x in (w,) if bias is None else (w, bias):
-        if _holders(x) != _SOLE or not memory.owns_memory(x._array):
+        if not owns_alone(x):
             kept.forget(w._array)
             return None
     return w._version[0], 0 if bias is None else bias._version[0]

@@ -5,6 +5,9 @@ applied to what the tensor was, the result is written into its memory, and the t
 a view the base moves too: it becomes "the base with this part replaced", and the view a fresh view of that; other
 views of the base find their new place when they are used next (``autograd.tracked.placed``).
 
+Where nobody else can see the memory, as that of a batch norm's result before a ReLU, nothing is written: the graph
+keeps the old memory, if it needs it, and the tensor takes the result's.
+
 Every write counts up the version that all views of the memory share, so that a graph that had saved the old value
 refuses to use the new one.
 """
@@ -24,7 +27,7 @@ from lucid.autograd.mode import mode
 from lucid.autograd.tracked import placed, wrap
 from lucid.core.errors import DTypeError, GradientError, ShapeError
 from lucid.ops import compare, elementwise, index
-from lucid.ops.common import cast, method
+from lucid.ops.common import cast, method, owns_alone
 from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -87,18 +90,33 @@ def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params
     """x = function(x, *args), in the memory of ``x``."""
     _checked(name, x)
     recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in args))
-    old = _was(x) if recorded else x.detach()
-    result = function(old, *(old if a is x else a for a in args), **params)
+    alone = owns_alone(x) and (recorded or not x._requires_grad)  # a parameter stays where it is
+    old = _was(x, alone) if recorded else wrap(x._array) if alone else x.detach()
+    operands = [old if a is x else a for a in args]
+    result = function(old, *operands, **params)
     _fits(name, x, result._array)
     if recorded:
-        return _move(x, name, cast(result, x.dtype))
+        result = cast(result, x.dtype)
+    if alone and (recorded or result.dtype == x.dtype):
+        return _adopt(x, result, recorded, all(result is not a for a in (old, *operands)) and owns_alone(result))
+    if recorded:
+        return _move(x, name, result)
     _write(x, result._array)
     return x
 
 
-def _was(x: Any) -> Any:
-    """The tensor as it is now, in memory of its own, for the graph to keep."""
-    old = wrap(x._array.copy())
+def _adopt(x: Any, result: Any, recorded: bool, is_new: bool) -> Any:
+    """Leave the memory of ``x``, which nobody else sees, to the graph, and take the result's, if that is nobody's."""
+    x._array = result._array if is_new else result._array.copy()
+    x._version[0] += 1
+    if recorded:
+        x._edge, x._requires_grad = result._edge, result._requires_grad
+    return x
+
+
+def _was(x: Any, alone: bool = False) -> Any:
+    """The tensor as it is now, for the graph to keep: in memory of its own, unless nobody writes to what it has."""
+    old = wrap(x._array if alone else x._array.copy())
     old._edge, old._requires_grad = x._edge, x._requires_grad
     return old
 

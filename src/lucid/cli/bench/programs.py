@@ -1,14 +1,16 @@
-"""Small programs that users write, in the words PyTorch and Lucid share: each runs on either library."""
+"""Programs that users write, in the words PyTorch and Lucid share: each runs on either library."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from lucid.cli.bench.networks import NETWORKS, Network
 from lucid.cli.bench.peers import Prepared
 
 # A training step differs between float32 and float64 by rounding, amplified by a few layers.
@@ -17,7 +19,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One of ``PROGRAMS``. ``results`` names what a call returns."""
+    """One of ``PROGRAMS`` or ``TRAININGS``. ``results`` names what a call returns."""
 
     name: str
     results: tuple[str, ...]
@@ -30,7 +32,8 @@ class Program:
 def prepare(program: Program, library: Any, dtype: type[np.floating[Any]] = np.float32) -> Prepared:
     """The program on ``library``, the module ``torch`` or ``lucid``, with the same numbers in both."""
     rng = np.random.default_rng(zlib.crc32(program.name.encode()))
-    call = PROGRAMS[program](library, lambda *shape: library.from_numpy(rng.standard_normal(shape).astype(dtype)), rng)
+    make = (PROGRAMS | TRAININGS)[program]
+    call = make(library, lambda *shape: library.from_numpy(rng.standard_normal(shape).astype(dtype)), rng)
 
     def fetch(results: tuple[Any, ...]) -> dict[str, np.ndarray]:
         return {name: value.detach().numpy() for name, value in zip(program.results, results, strict=True)}
@@ -44,14 +47,28 @@ Normal = Callable[..., Any]
 
 def _with_weights(module: Any, normal: Normal) -> Any:
     """The module in the numbers' dtype, with weights of the usual size drawn the same for every library."""
-    weights = {}
-    for key, value in module.state_dict().items():
-        shape = tuple(value.shape)
-        fan_in = max(int(np.prod(shape[1:])), 1) if len(shape) > 1 else 100
-        weights[key] = normal(*shape) * fan_in**-0.5
-    module = module.to(dtype=next(iter(weights.values())).dtype)
+    module = module.to(dtype=normal(1).dtype)
+    weights = module.state_dict()
+    for key, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            weights[key] = normal(*parameter.shape) * int(np.prod(parameter.shape[1:])) ** -0.5
+        elif key.endswith("bias"):
+            weights[key] = normal(*parameter.shape) * 0.1
     module.load_state_dict(weights)
     return module
+
+
+def _step(network: Any, optimizer: Any, criterion: Any, x: Any, y: Any) -> Call:
+    """A step of training."""
+
+    def call() -> tuple[Any, ...]:
+        optimizer.zero_grad()
+        loss = criterion(network(x), y)
+        loss.backward()
+        optimizer.step()
+        return (loss,)
+
+    return call
 
 
 def _digits_step(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
@@ -69,17 +86,20 @@ def _digits_step(library: Any, normal: Normal, rng: np.random.Generator) -> Call
     )
     network = _with_weights(network, normal)
     optimizer = library.optim.Adam(network.parameters(), lr=1e-5)
-    criterion = nn.CrossEntropyLoss()
     x, y = normal(64, 1, 8, 8), library.from_numpy(rng.integers(0, 10, 64))
+    return _step(network, optimizer, nn.CrossEntropyLoss(), x, y)
 
-    def call() -> tuple[Any, ...]:
-        optimizer.zero_grad()
-        loss = criterion(network(x), y)
-        loss.backward()
-        optimizer.step()
-        return (loss,)
 
-    return call
+def _network_step(found: Network, library: Any, normal: Normal, rng: np.random.Generator) -> Call:
+    network = _with_weights(found.build(library), normal)
+    optimizer = library.optim.SGD(network.parameters(), lr=1e-5, momentum=0.9)
+    x = normal(*found.shape)
+    if found.classes:
+        y = library.from_numpy(rng.integers(0, found.classes, found.shape[0]))
+        return _step(network, optimizer, library.nn.CrossEntropyLoss(), x, y)
+    with library.no_grad():
+        y = normal(*network(x).shape)
+    return _step(network, optimizer, library.nn.L1Loss(), x, y)
 
 
 def _tiny_forward(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
@@ -105,8 +125,14 @@ def _tiny_both(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
     return call
 
 
-PROGRAMS: dict[Program, Callable[[Any, Normal, np.random.Generator], Call]] = {
+Make = Callable[[Any, Normal, np.random.Generator], Call]
+
+PROGRAMS: dict[Program, Make] = {
     Program("digits train step, batch 64", ("loss",)): _digits_step,
     Program("Conv1d(1, 8, 3) on (4, 1, 16), no_grad", ("y",)): _tiny_forward,
     Program("Conv1d(1, 8, 3) on (4, 1, 16), forward+backward", ("y", "x", "w", "bias")): _tiny_both,
+}
+
+TRAININGS: dict[Program, Make] = {
+    Program(name, ("loss",)): partial(_network_step, network) for name, network in NETWORKS.items()
 }
