@@ -201,9 +201,12 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
 
 
 class PhaseRecord:
-    """A phase as numbers for native code, and the arrays that they point to."""
+    """A phase as numbers for native code, and the arrays that they point to.
 
-    def __init__(self, cut: Cut, shape: Shape, blocking: Blocking, packed: int) -> None:
+    ``in_place``: sums of neighbouring positions may be written to the result.
+    """
+
+    def __init__(self, cut: Cut, shape: Shape, blocking: Blocking, packed: int, in_place: bool) -> None:
         tile, layout = blocking.tile, cut.layout
         phase, gathered = layout.phase, layout.gathered
         z, y, x = phase
@@ -219,8 +222,7 @@ class PhaseRecord:
         scales = (y.out_size * x.out_size, x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
         start = z.out_start * scales[0] + y.out_start * scales[1]
-        in_place = int(shape.stored_whole and not tile.over_channels)
-        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, in_place)
+        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, int(in_place and not tile.over_channels))
         rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
         slot = channels * channel_stride
         single = blocking.channels >= shape.channels

@@ -219,7 +219,8 @@ class _Rates(NamedTuple):
         stored, weights = groups * tiles * tile.accumulators, groups * heights * tile.rows * steps
         home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes * groups else "memory"
         strided = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
-        leaving = {"round" if whole else strided: 0 if whole and sizes.stored_whole else stored * tile.lanes}
+        at_once = sizes.stored_whole or steps <= _STEPS[0]  # no sums wait for more channels before they are rounded
+        leaving = {"round" if whole else strided: 0 if whole and at_once else stored * tile.lanes}
         reads = sizes.elements * (_PAIR_READS if sizes.grain.depth > 1 else 1)
         rows = groups * layout.units * heights * steps
         samples = {

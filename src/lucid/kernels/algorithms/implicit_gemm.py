@@ -15,7 +15,8 @@ one for every residue of the stride. Residues of the last axis that meet the sam
 its own, beside the others of its channel, and they are interleaved on the way out.
 
 Where a tile's positions lie in one image and the result is contiguous, sums are written in place; all others go to
-``sums`` and from there, segment by segment, to the result.
+``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or where sums wait for
+more channels or for arrays of an epilogue, on the way from there.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ Array = np.ndarray[Any, Any]
 def bind(shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue) -> Launch:
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes."""
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
+    leaves = _leaves(shape, blocking, epilogue)
     packed, records = 0, []
     for cut in cuts:
-        records.append(PhaseRecord(cut, shape, blocking, packed))
+        records.append(PhaseRecord(cut, shape, blocking, packed, leaves == shape.grain.stored))
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    numbers |= parts(shape.grain, blocking.tile, read, shape.stack, epilogue)
+    numbers |= parts(shape.grain, blocking.tile, read, shape.stack, epilogue, leaves)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, blocking.tile)
     constants = (
@@ -91,6 +93,13 @@ def bind(shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, 
         if blocking.lazy
         else None,
     )
+
+
+def _leaves(shape: Shape, blocking: Blocking, epilogue: Epilogue) -> Type:
+    """The type of the sums as they leave their last tile: the result's, unless there is more to be done to them."""
+    grain, later = shape.grain, epilogue and not in_registers(epilogue)
+    waits = blocking.channels < shape.channels or blocking.tile.over_channels or later
+    return grain.sums if waits else grain.stored
 
 
 def driver(grain: Grain) -> jit.Code:
@@ -118,18 +127,27 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
     return {"table": table.address("table"), "pack": pack.address("pack")}
 
 
-def tile_parts(grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN) -> dict[str, int]:
+def tile_parts(
+    grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None
+) -> dict[str, int]:
     """Addresses of a tile of every width; what is widened shares them with what need not be."""
+    leaves = leaves or grain.sums
     if grain.depth == 1:
         grain = Grain(grain.sums)
     widths = range(1, tile.widths + 1)
-    tiles = alone(("dense tile", grain, tile, epilogue), lambda m, _: write_tiles(m, grain, tile, epilogue))
+    key = "dense tile", grain, tile, epilogue, leaves
+    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
-def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue) -> dict[str, int]:
-    """Addresses of what the loops call: modules of their own, since each depends on little."""
-    stored, element, lanes, turned = grain.stored, grain.sums, tile.lanes, tile.over_channels
+def parts(
+    grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue, leaves: Type
+) -> dict[str, int]:
+    """Addresses of what the loops call: modules of their own, since each depends on little.
+
+    Sums that ``leave`` the last tile in the result's type are put there as they are.
+    """
+    stored, lanes, turned = grain.stored, tile.lanes, tile.over_channels
     weave = packed_weights.woven(tile.rows, lanes, stack)
     early, late = (epilogue, PLAIN) if in_registers(epilogue) else (PLAIN, epilogue)
     code = {
@@ -138,24 +156,25 @@ def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epil
             lambda m, _: packed_weights.write_pack(m, grain, lanes, stack, weave),
         ),
         "finish": alone(
-            ("dense sums", stored, stack, turned, late),
-            lambda m, _: write_finish(m, element, lanes, stack, stored, turned, late),
+            ("dense sums", leaves, stored, stack, turned, late),
+            lambda m, isa: write_finish(m, leaves, isa.lanes(leaves), stack, stored, turned, late),
         ),
     }
-    if late and stored == element and not turned:
+    if late and leaves == stored and not turned:
         key = ("dense ending", stored, late)
-        code["ending"] = alone(key, lambda m, _: write_ending(m, element, lanes, late))
+        code["ending"] = alone(key, lambda m, _: write_ending(m, stored, lanes, late))
     own = {name: module.address(name) for name, module in code.items()}
-    return gather_parts(grain, lanes, read) | own | tile_parts(grain, tile, "last", early)
+    return gather_parts(grain, lanes, read) | own | tile_parts(grain, tile, "last", early, leaves)
 
 
-def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue) -> None:
+def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type) -> None:
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
         write_channel_tile(module, grain, tile, "tile_1", epilogue)
         return
     for v in range(1, tile.vectors + 1):
-        write_tile(module, grain, Tile(tile.rows, v, tile.lanes), None, f"tile_{v}", epilogue=epilogue)
+        narrower = Tile(tile.rows, v, tile.lanes)
+        write_tile(module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves)
 
 
 def _write(grain: Grain, isa: ISA) -> Module:

@@ -166,7 +166,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
-    epilogue: Epilogue = PLAIN, ahead: int = 0,
+    epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -175,13 +175,13 @@ def write_tile(
     others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
     ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies. ``w`` advances by the tile's rows,
     or by ``w_pitch``, and is asked for so many elements ``ahead``, which a stream from memory wants. Sums end with the
-    epilogue, which takes no arrays.
+    epilogue, which takes no arrays. Where they are rounded to another type, ``stored``, none are continued.
     """
-    data, sums_at = ptr(grain.packed), ptr(grain.sums)
+    data, sums_at, stored = ptr(grain.packed), ptr(grain.sums), stored or grain.sums
     table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
-        **table,
+        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=ptr(stored), stride=i64, rows=i64,
+        spare=ptr(stored), **table,
     )  # fmt: skip
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
     targets = [_row(a.to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
@@ -192,7 +192,8 @@ def write_tile(
     def earlier() -> list[Value]:
         return [to.load(v * lanes, lanes) for to in targets for v in across]
 
-    with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
+    begun = f.choose(a.again.eq(0), fresh, earlier) if stored == grain.sums else fresh()
+    with f.loop(0, a.steps, carry=begun) as k:
         panel = a.panel.at(a.offsets.load(k.i) if pitch is None else k.i * pitch)
         w, sums = a.w.at(k.i * (w_pitch or tile.rows)), iter(k.values)
         for line in range(0, tile.rows if ahead else 0, memory.ALIGN_BYTES // grain.packed.bytes):
