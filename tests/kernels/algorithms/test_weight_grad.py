@@ -10,7 +10,7 @@ from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
 from lucid.kernels.algorithms.weight_grad_split import Tile, split
-from lucid.kernels.isa import AVX512, SCALAR
+from lucid.kernels.isa import AVX512, AVX512_BF16, SCALAR
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import HALF
 from tests.kernels.algorithms.patches import Case, bound, check, check_both, expected, run, run_both
@@ -37,9 +37,12 @@ CASES = [
     Case(1, 3, 16, (5, 6, 7), (2, 3, 5), padding=2),
     Case(2, 1, 7, (90,), (65,)),
     Case(1, 7, 12, (6, 20), (3, 3), 1, (1, 2), padding=1),
+    Case(2, 3, 5, (9, 2), (3, 2), padding=1),
 ]
 #: Enough pixels for several chunks, and channels for several parts.
 CHUNKED = [Case(3, 3, 9, (30, 17), (3, 3), padding=1), Case(2, 130, 70, (12, 12), (2, 2))]
+#: Odd rows so long that they are cut, for pairs of pixels: what is cut short ends in one that is alone.
+CUT = [Case(1, 2, 40, (3001,), (5,), padding=2), Case(1, 40, 70, (2049,), (3,)), Case(1, 3, 64, (4501,), (10,), 5)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -80,7 +83,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(isa, dtype):
             np.testing.assert_allclose(gb.astype(np.float64), sum_of_g, rtol=unit, atol=1e-3)
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED)
+        run_guarded_cases(one, CASES + CHUNKED + CUT)
 
 
 @pytest.mark.parametrize("dtype", sorted(HALF))
@@ -110,6 +113,12 @@ def test_bits_do_not_depend_on_threads(case):
     for other in results[1:]:
         np.testing.assert_array_equal(results[0][0], other[0])
         np.testing.assert_array_equal(results[0][1], other[1])
+
+
+def test_pixels_of_cut_rows_are_paired():
+    splits = [split(case.typed("bfloat16").problem("grad_weight"), AVX512_BF16) for case in CUT]
+    assert all(made.grain.depth == 2 and made.cut.boxes > 1 and made.cut.box[3] % 2 == 0 for made in splits)
+    assert sum(made.tail > 0 for made in splits) > 1
 
 
 def test_several_chunks_are_tested():
@@ -147,6 +156,21 @@ def test_an_infinity_reaches_only_the_taps_that_read_it(isa):
     want = expected(case, "grad_weight", arrays)
     np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+@pytest.mark.parametrize("dtype", sorted(HALF))
+@pytest.mark.parametrize("isa", HALF_ISAS)
+@pytest.mark.parametrize("case", [
+    Case(1, 2, 3, (3, 7), (3, 3), padding=1), Case(1, 2, 3, (3, 8), (1, 3), 2), Case(1, 1, 2, (9,), (1,)),
+], ids=str)  # fmt: skip
+def test_an_infinity_in_half_precision_reaches_only_the_taps_that_read_it(case, isa, dtype):
+    for place in np.ndindex(case.size):
+        arrays = {name: a.astype(as_dtype(dtype).numpy) for name, a in case.arrays().items()}
+        arrays["x"][(0, 0, *place)] = np.inf
+        with target.using(isa):
+            got = run(weight_grad, case.typed(dtype), "grad_weight", arrays)
+        want = expected(case, "grad_weight", arrays)
+        np.testing.assert_array_equal(np.isfinite(got.astype(np.float32)), np.isfinite(want))
 
 
 def test_a_new_image_size_compiles_nothing():

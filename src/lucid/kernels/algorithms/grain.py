@@ -1,7 +1,8 @@
 """What a dense kernel multiplies: numbers widened to the type of their sums, or pairs of bfloats.
 
-An element of a panel, and of packed weights, holds the numbers of ``depth`` channels, at the same place in both. A
-channel that is missing from the last one is 0 in both.
+An element holds ``depth`` numbers along the axis that is summed, at the same place in both operands: of channels in
+panels and packed weights, of pixels where a weight gradient sums over them. A channel that is missing from the last
+element is 0 in both.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class Grain:
     depth: int = 1
 
     @classmethod
-    def of(cls, stored: Type, channels: int, isa: ISA) -> Grain:
-        """The one with most products to an instruction, for sums over so many channels."""
-        return cls(stored, 2 if stored == bf16 and isa.bf16_dot and channels > 1 else 1)
+    def of(cls, stored: Type, count: int, isa: ISA) -> Grain:
+        """The one with most products to an instruction, for sums over so many channels, or rows of so many pixels."""
+        return cls(stored, 2 if stored == bf16 and isa.bf16_dot and count > 1 else 1)
 
     @property
     def sums(self) -> Type:
@@ -36,12 +37,12 @@ class Grain:
         """The type of an element."""
         return self.sums if self.depth == 1 else i32
 
-    def count(self, channels: Any) -> Any:
-        """Elements that hold so many channels, numbers or values."""
-        return channels if self.depth == 1 else (channels + 1) // 2
+    def count(self, numbers: Any) -> Any:
+        """Elements that hold so many; numbers or values."""
+        return numbers if self.depth == 1 else (numbers + 1) // 2
 
     def element(self, numbers: Sequence[Value]) -> Value:
-        """The elements made of a vector of each channel."""
+        """The elements made of a vector of each number."""
         if self.depth == 1:
             return convert(numbers[0], self.packed)
         low, high = (convert(bitcast(v, vec(i16, v.type.lanes)), i32, signed=False) for v in numbers)

@@ -15,8 +15,8 @@ one for every residue of the stride. Residues of the last axis that meet the sam
 its own, beside the others of its channel, and they are interleaved on the way out.
 
 Where a tile's positions lie in one image and the result is contiguous, sums are written in place; all others go to
-``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or where sums wait for
-more channels or for arrays of an epilogue, on the way from there.
+``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or, where sums wait
+for more channels or for arrays of an epilogue, on the way from there.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def tile_parts(
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
-def parts(
-    grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue, leaves: Type
-) -> dict[str, int]:
+def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue, leaves: Type) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
     Sums that ``leave`` the last tile in the result's type are put there as they are.

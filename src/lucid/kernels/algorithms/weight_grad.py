@@ -17,6 +17,8 @@ in the frame, whatever the taps, strides and dilations are, and so is every pixe
 Tasks are (chunk of boxes) x (group, part of c_out, part of c_in). With several chunks each has a slice of its own, and
 a second pass adds them in order; the split depends on the shape alone, so the bits do not depend on the threads.
 
+Of bfloat16, where there is an instruction for it, p are pairs of pixels: see ``weight_grad_kernel``.
+
 The sums of g over its pixels, the gradient of a bias, are added up where the panels are made, if they are asked for.
 
 Where x is infinite or NaN, so is every dw that the definition says, and no other.
@@ -29,6 +31,7 @@ from math import ceil, prod
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_split import Room, asks, boxes, parts, places, split
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -75,15 +78,15 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 def bind(plan: Plan, isa: ISA) -> Executable:
     """Tables of pixels, taps and lines, and every number of the split, fixed for the shape."""
     problem = plan.problem
-    chosen, stored = split(problem, isa), BY_DTYPE[problem.dtype]
-    element, tile, cut, room = computed(stored), chosen.tile, chosen.cut, Room.of(problem, chosen)
+    chosen = split(problem, isa)
+    element, tile, cut, room = chosen.grain.sums, chosen.tile, chosen.cut, Room.of(problem, chosen)
     lines, asks_g, asks_x = asks(problem, chosen)
-    tables = (boxes(problem, cut), parts(problem, chosen), *places(problem, chosen), lines)
-    calls = ceil(cut.pixels / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
+    tables = (boxes(problem, chosen), parts(problem, chosen), *places(problem, chosen), lines)
+    calls = ceil(chosen.elements / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
     code = (
-        kernel.tile_address(element, tile.vectors, tile.rows, tile.columns),
-        kernel.turn_address(stored, element),
-        kernel.turn_address(element, element),
+        kernel.tile_address(chosen.grain, tile.vectors, tile.rows, tile.columns),
+        kernel.turn_address(chosen.grain),
+        kernel.turn_address(Grain(element)),
     )
     alone = chosen.chunks == 1  # then there are no slices to add up
     numbers = (
@@ -91,11 +94,12 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         problem.c_out * problem.pixels, problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps,
         tile.rows, cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
-        min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.box[0], *cut.frame,
+        min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.window.spec.stride[2], cut.box[0],
+        *cut.frame,
     )  # fmt: skip
     shared, own_slice = (size * element.bytes for size in (room.shared, room.private - room.slice))
     arrays = {"x": 0, "g": 1, "gw": 2, "gb": 3 if problem.bias else NOTHING, "slices": WORKSPACE, "own": WORKSPACE}
-    loops = kernel.loops_code(problem.dtype)
+    loops = kernel.loops_code(chosen.grain)
     tasks = chosen.parts * chosen.chunks
     steps = [(loops.address("accumulate"), tasks, 1)]
     if not alone:

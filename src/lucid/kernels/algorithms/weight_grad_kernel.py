@@ -3,6 +3,10 @@
 ``loops`` (element type) walk over tasks, boxes and blocks, make the frames and put the sums away; they call by address
 a ``tile`` (its size), the only code that computes, and ``turn`` (element type), which transposes: g on the way in, sums
 on the way out. ``Fields`` is all that they share.
+
+Elements of a panel and of a frame are those of a ``Grain``, of pixels: two neighbours of a row, and the samples that
+they meet at the same tap. The last of an odd row is paired with the one before it, whose g counts as 0 there: what it
+meets is met in any case, so an infinity does no harm that it would not do otherwise.
 """
 
 from __future__ import annotations
@@ -13,17 +17,18 @@ from types import SimpleNamespace
 from typing import Any
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import read_fields
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import (
-    BY_DTYPE,
     ENTRY,
     Function,
     Module,
     Pointer,
     Type,
+    Value,
+    bitcast,
+    constant,
     convert,
-    fma,
     i8,
     i32,
     i64,
@@ -36,6 +41,7 @@ from lucid.kernels.ir import (
     select,
     splat,
     transpose_blocks,
+    vec,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -53,14 +59,18 @@ CODE = ("tile", "turn_in", "turn_out")
 NUMBERS = (
     "has_bias", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
     "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
-    "d", "h", "w", "box_n", "frame_d", "frame_h", "frame_w",
+    "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
 )  # fmt: skip
 #: A row of ``boxes``: where its first image's x, its frame in it and its g begin, where the frame begins along every
-#: axis, its images and their pixels.
-BOX = ("x", "corner", "g", "top", "up", "left", "images", "per_image")
+#: axis, its images and their elements, pixels that follow each other as elements do, where its ``starts`` begin.
+BOX = ("x", "corner", "g", "top", "up", "left", "images", "per_image", "row", "starts")
 #: A row of ``parts``: its channels' place in x, g, gw and gb, how many c_out and c_in, where its ``offsets`` begin,
 #: whether the sums of g are its.
 PART = ("x", "g", "gw", "gb", "rows", "channels", "offsets", "sums_g")
+
+
+#: Two bfloats that are 1.
+_ONES = 0x3F803F80
 
 
 def _fields(stored: Type, element: Type) -> dict[str, Type]:
@@ -73,34 +83,35 @@ def _record(table: Pointer, names: tuple[str, ...], row: Any) -> Any:
     return SimpleNamespace(**{name: table.load(row * len(names) + k) for k, name in enumerate(names)})
 
 
-def loops_code(dtype: str) -> jit.Code:
+def loops_code(grain: Grain) -> jit.Code:
     """The entry points ``accumulate`` and ``finish``."""
-    return jit.kernel(("weight_grad loops", dtype), lambda isa: _write_loops(isa, BY_DTYPE[dtype]))
+    return jit.kernel(("weight_grad loops", grain), lambda isa: _write_loops(isa, grain))
 
 
-def tile_address(element: Type, vectors: int, rows: int, columns: int) -> int:
-    """Where a tile lies."""
-    key = ("weight_grad tile", str(element), vectors, rows, columns)
-    return jit.kernel(key, lambda isa: _write_tile(isa, element, vectors, rows, columns)).address("tile")
+def tile_address(grain: Grain, vectors: int, rows: int, columns: int) -> int:
+    """Where a tile lies; what is widened has that of what need not be."""
+    grain = Grain(grain.sums) if grain.depth == 1 else grain
+    key = ("weight_grad tile", grain, vectors, rows, columns)
+    return jit.kernel(key, lambda isa: _write_tile(isa, grain, vectors, rows, columns)).address("tile")
 
 
-def turn_address(source: Type, to: Type) -> int:
-    """Where the transposition lies that reads one type and writes another."""
-    key = ("weight_grad turn", str(source), str(to))
-    return jit.kernel(key, lambda isa: _write_turn(isa, source, to)).address("turn")
+def turn_address(grain: Grain) -> int:
+    """Where the transposition lies that reads numbers and writes elements."""
+    return jit.kernel(("weight_grad turn", grain), lambda isa: _write_turn(isa, grain)).address("turn")
 
 
-def _write_tile(isa: ISA, element: Type, vectors: int, rows: int, columns: int) -> Module:
+def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -> Module:
     """``tile(count, panel, frame, starts, offsets, to, again, asks, next)``: to[s][v] is begun, or added to ``again``.
 
-    It adds panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` pixels, for every s = (row, column), and
-    asks for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile is
-    so narrow that it waits for loads.
+    It adds panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` elements, for every s = (row, column),
+    and asks for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile
+    is so narrow that it waits for loads.
     """
-    lanes, data, module = isa.lanes(element), ptr(element), Module("weight_grad tile", isa)
+    element, data, module = grain.sums, ptr(grain.packed), Module("weight_grad tile", isa)
+    lanes = isa.lanes(element)
     f = module.function(
-        "tile", export=True, count=i64, panel=data, frame=data, starts=ptr(i64), offsets=ptr(i64), to=data, again=i64,
-        asks=ptr(i64), next=ptr(i8),
+        "tile", export=True, count=i64, panel=data, frame=data, starts=ptr(i64), offsets=ptr(i64), to=ptr(element),
+        again=i64, asks=ptr(i64), next=ptr(i8),
     )  # fmt: skip
     a = f.args
     offsets = [a.offsets.load(row) for row in range(rows)]
@@ -110,7 +121,7 @@ def _write_tile(isa: ISA, element: Type, vectors: int, rows: int, columns: int) 
         sums, following = iter(p.values), []
         for row, column in product(map(here.at, offsets), range(columns)):
             value = row.splat(column, lanes)
-            following += [fma(g, value, next(sums)) for g in upstream]
+            following += [grain.multiply_add(g, value, next(sums)) for g in upstream]
         if vectors > 1:
             a.next.prefetch(a.asks.load(p.i), locality=2)
         p.values = following
@@ -120,46 +131,78 @@ def _write_tile(isa: ISA, element: Type, vectors: int, rows: int, columns: int) 
     return module
 
 
-def _write_turn(isa: ISA, source: Type, target: Type) -> Module:
+def _write_turn(isa: ISA, grain: Grain) -> Module:
     """``turn(to, step, source, rows, last, stride, count, sums, again)``: to[p step + r] = source[r stride + p].
 
-    For r below ``rows``, of which those beyond ``last`` repeat it, and p below ``count``; what follows is written up to
-    the next multiple of 128 bits, and of the lanes. Unless ``again`` is negative, the ``sums`` over p are begun, or
-    added to if it is not 0.
+    For r below ``rows``, of which those beyond ``last`` repeat it, and elements p of ``count`` numbers; what follows is
+    written up to the next multiple of 128 bits, and of the lanes. Unless ``again`` is negative, the ``sums`` over p are
+    begun, or added to if it is not 0.
     """
-    element, module = computed(source), Module("weight_grad turn", isa)
+    element, module = grain.sums, Module("weight_grad turn", isa)
     lanes = isa.lanes(element)
     group = min(lanes, 128 // element.bits)  # turned within 128 bits, and put down in one piece
     f = module.function(
-        "turn", export=True, to=ptr(target), step=i64, source=ptr(source), rows=i64, last=i64, stride=i64, count=i64,
-        sums=ptr(element), again=i64,
+        "turn", export=True, to=ptr(grain.packed), step=i64, source=ptr(grain.stored), rows=i64, last=i64, stride=i64,
+        count=i64, sums=ptr(element), again=i64,
     )  # fmt: skip
-    a = f.args
+    a, depth = f.args, grain.depth
     with f.loop(0, a.rows, group) as r:
         rows = [a.source.at(minimum(r.i + k, a.last) * a.stride) for k in range(group)]
-        with f.loop(0, a.count, lanes, carry=[zeros(f, element, lanes)] * group) as p:
-            mask = lanes_below(f, a.count - p.i, lanes, i32) if lanes > 1 else None
+        with f.loop(0, grain.count(a.count), lanes, carry=[zeros(f, element, lanes)] * group) as p:
+            first = p.i * depth
+            mask = lanes_below(f, a.count - first, depth * lanes, i32) if lanes > 1 else None
             for row in rows:
-                row.prefetch(p.i + _AHEAD * lanes)
-            vectors = [convert(row.load(p.i, lanes, mask), element) for row in rows]
+                row.prefetch(first + _AHEAD * depth * lanes)
+            vectors = _elements(grain, [row.load(first, depth * lanes, mask) for row in rows], a.count // 2 - p.i)
             to = a.to.at(p.i * a.step + r.i)
             for column in transpose_blocks(vectors):
-                to.store(convert(column, target))
+                to.store(column)
                 to = to.at(a.step)
-            p.values = [total + vector for total, vector in zip(p.values, vectors, strict=True)]
+            p.values = [_added(grain, total, vector) for total, vector in zip(p.values, vectors, strict=True)]
         with f.when(a.again >= 0):
             begun = splat(a.again.ne(0), group)
             a.sums.store(a.sums.load(r.i, group, begun) + lane_sums(p.values), r.i)
     return module
 
 
+def _elements(grain: Grain, numbers: list[Value], odd: Value) -> list[Value]:
+    """Elements of numbers side by side; of one that is missing its second, ``odd``, the first becomes that."""
+    if grain.depth == 1:
+        return [convert(vector, grain.packed) for vector in numbers]
+    f, lanes = odd.fn, numbers[0].type.lanes // 2
+    alone = lane_numbers(f, lanes, element=i32).eq(splat(convert(odd, i32), lanes))
+    shift = select(alone, splat(constant(f, i32, 16), lanes), splat(constant(f, i32, 0), lanes))
+    return [bitcast(vector, vec(i32, lanes)) << shift for vector in numbers]
+
+
+def _added(grain: Grain, total: Value, vector: Value) -> Value:
+    """Sums with all numbers of a vector of elements."""
+    if grain.depth == 1:
+        return total + vector
+    return grain.multiply_add(vector, splat(constant(total.fn, i32, _ONES), total.type.lanes), total)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """What ``loops`` depend on."""
 
-    stored: Type
-    element: Type
+    grain: Grain
     lanes: int
+
+    @property
+    def stored(self) -> Type:
+        """The arrays' type."""
+        return self.grain.stored
+
+    @property
+    def element(self) -> Type:
+        """That of the sums."""
+        return self.grain.sums
+
+    @property
+    def packed(self) -> Type:
+        """That of panels and frames."""
+        return self.grain.packed
 
     @property
     def fields(self) -> dict[str, Type]:
@@ -167,16 +210,15 @@ class _Kind:
         return _fields(self.stored, self.element)
 
 
-def _write_loops(isa: ISA, stored: Type) -> Module:
-    element, module = computed(stored), Module("weight_grad loops", isa)
-    kind = _Kind(stored, element, isa.lanes(element))
+def _write_loops(isa: ISA, grain: Grain) -> Module:
+    module, kind = Module("weight_grad loops", isa), _Kind(grain, isa.lanes(grain.sums))
     fill, unpack = _write_fill(module, kind), _write_unpack(module, kind)
     multiply = _write_multiply(module, kind, _write_pack(module, kind))
     f = module.function("accumulate", export=True, **ENTRY)
     p = f.args
     a = read_fields(f, kind.fields, (
         "x", "g", "slices", "own", "boxes", "parts", "chunks", "box_count", "part_count", "slice", "private", "wide",
-        "in_place", "frame", "offsets",
+        "in_place", "frame", "starts", "offsets",
     ))  # fmt: skip
     with f.loop(p.begin, p.end) as task:
         chunk, number = task.i // a.part_count, task.i % a.part_count
@@ -188,10 +230,11 @@ def _write_loops(isa: ISA, stored: Type) -> Module:
             box, then = (_record(a.boxes, BOX, b.i + k) for k in (0, 1))
             position = (box.top, box.up, box.left)
             with f.when(a.in_place.eq(0)):
-                f.call(fill, p.fields, own, x.at(box.x), part.channels, box.images, *position)
+                f.call(fill, p.fields, own.cast(kind.packed), x.at(box.x), part.channels, box.images, *position)
             frame = select(a.in_place.eq(0), own, x.at(box.corner).cast(kind.element))
-            sizes = (part.rows, part.channels, box.per_image, box.images, b.i - first)
-            read = (frame, a.offsets.at(part.offsets), g.at(box.g), x.at(then.corner), g.at(then.g))
+            sizes = (part.rows, part.channels, box.per_image, box.row, box.images, b.i - first)
+            tables = (a.starts.at(box.starts), a.offsets.at(part.offsets))
+            read = (frame, *tables, g.at(box.g), x.at(then.corner), g.at(then.g))
             f.call(multiply, p.fields, own.at(a.frame), to, *sizes, *read)
         with f.when(a.chunks.eq(1)), f.loop(0, part.rows, a.wide) as k:
             f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
@@ -202,17 +245,19 @@ def _write_loops(isa: ISA, stored: Type) -> Module:
 def _write_fill(module: Module, kind: _Kind) -> Function:
     """Adds ``fill(fields, to, source, channels, images, top, up, left)``: the frames of a box that begin there in x.
 
-    to[channel][image][depth][row][column], 0 where x has nothing, and up to lanes - 1 zeros behind them.
+    to[channel][image][depth][row][column], 0 where x has nothing, and up to lanes - 1 zeros behind them. Numbers of an
+    element are ``apart``, as pixels are.
     """
     lanes = kind.lanes
     f = module.function(
-        "fill", fields=ptr(i64), to=ptr(kind.element), source=ptr(kind.stored), channels=i64, images=i64, top=i64,
+        "fill", fields=ptr(i64), to=ptr(kind.packed), source=ptr(kind.stored), channels=i64, images=i64, top=i64,
         up=i64, left=i64,
     )  # fmt: skip
     p = f.args
-    a = read_fields(f, kind.fields, ("x_image", "d", "h", "w", "box_n", "frame_d", "frame_h", "frame_w"))
+    a = read_fields(f, kind.fields, ("x_image", "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w"))
+    apart = splat(convert(a.apart, i32), lanes)
     begin = minimum(maximum(-p.left, 0), a.frame_w)
-    live = maximum(minimum(a.w - p.left, a.frame_w) - begin, 0)
+    live = maximum(minimum(a.w - p.left, a.frame_w + (kind.grain.depth - 1) * a.apart) - begin, 0)
     column = lane_numbers(f, lanes, element=i32) - splat(convert(begin, i32), lanes)
     with f.loop(0, p.channels) as c, f.loop(0, p.images) as n, f.loop(0, a.frame_d) as z, f.loop(0, a.frame_h) as y:
         depth, row = p.top + z.i, p.up + y.i
@@ -220,49 +265,53 @@ def _write_fill(module: Module, kind: _Kind) -> Function:
         source = p.source.at(n.i * a.x_image + ((c.i * a.d + depth) * a.h + row) * a.w + p.left)
         to = p.to.at((((c.i * a.box_n + n.i) * a.frame_d + z.i) * a.frame_h + y.i) * a.frame_w)
         with f.loop(0, a.frame_w, lanes, carry=[column]) as i:
-            to.store(convert(source.load(i.i, lanes, i.values[0].ult(there)), kind.element), i.i)
-            i.values = [i.values[0] + lanes]
+            numbers, (column,) = [source.load(i.i, lanes, i.values[0].ult(there))], i.values
+            if kind.grain.depth > 1:
+                numbers.append(source.load(i.i + a.apart, lanes, (column + apart).ult(there)))
+            to.store(kind.grain.element(numbers), i.i)
+            i.values = [column + lanes]
     return f
 
 
 def _write_pack(module: Module, kind: _Kind) -> Function:
-    """Adds ``pack(fields, panel, source, rows, first, pixel, count, per_image, sums, again)``: a panel of g.
+    """Adds ``pack(fields, panel, source, rows, first, begin, count, per_image, row, sums, again)``: a panel of g.
 
-    panel[pixel][lane] are ``count`` pixels of a box, of channels from ``first`` on; lanes beyond the last of ``rows``
+    panel[p][lane] are ``count`` elements of a box, of channels from ``first`` on; lanes beyond the last of ``rows``
     repeat it. The ``sums`` of each channel over the pixels are begun, or added to ``again``.
     """
-    data = ptr(kind.element)
+    grain = kind.grain
     f = module.function(
-        "pack", fields=ptr(i64), panel=data, source=ptr(kind.stored), rows=i64, first=i64, pixel=i64, count=i64,
-        per_image=i64, sums=data, again=i64,
+        "pack", fields=ptr(i64), panel=ptr(kind.packed), source=ptr(kind.stored), rows=i64, first=i64, begin=i64,
+        count=i64, per_image=i64, row=i64, sums=ptr(kind.element), again=i64,
     )  # fmt: skip
     p, a = f.args, read_fields(f, kind.fields, ("turn_in", "has_bias", "wide", "g_image", "g_channel"))
-    end = p.pixel + p.count
-    with f.loop(p.pixel, end) as run:  # its step is the length of the run
+    end, row_elements = p.begin + p.count, grain.count(p.row)
+    with f.loop(p.begin, end) as run:  # its step is the length of the run
         image, inside = run.i // p.per_image, run.i % p.per_image
-        length, again = minimum(end - run.i, p.per_image - inside), select(a.has_bias.ne(0), p.again + run.i, -1)
-        source = p.source.at(image * a.g_image + p.first * a.g_channel + inside)
-        to, last = p.panel.at((run.i - p.pixel) * a.wide), p.rows - p.first - 1
+        at = inside % row_elements * grain.depth
+        length = minimum((end - run.i) * grain.depth, p.row - at)
+        again = select(a.has_bias.ne(0), p.again + run.i, -1)
+        source = p.source.at(image * a.g_image + p.first * a.g_channel + inside // row_elements * p.row + at)
+        to, last = p.panel.at((run.i - p.begin) * a.wide), p.rows - p.first - 1
         f.call(a.turn_in, to, a.wide, source, a.wide, last, a.g_channel, length, p.sums, again)
-        run.step = length
+        run.step = grain.count(length)
     return f
 
 
 def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
-    """Adds ``multiply(fields, panel, to, rows, channels, per_image, images, again, frame, offsets, …)``: a box.
+    """Adds ``multiply(fields, panel, to, rows, channels, per_image, row, images, again, frame, starts, …)``: a box.
 
     Pieces of panels of ``g`` are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next
     box, which begins at ``next_x`` and ``next_g``.
     """
     data, stored = ptr(kind.element), ptr(kind.stored)
     f = module.function(
-        "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, images=i64, again=i64,
-        frame=data, offsets=ptr(i64), g=stored, next_x=stored, next_g=stored,
+        "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64, images=i64,
+        again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored, next_x=stored, next_g=stored,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, kind.fields, (
-        "starts", "asks", "tile", "wide", "steps", "taps", "sub", "asks_g", "asks_x", "asks_each",
-        "rows",
+        "asks", "tile", "wide", "steps", "taps", "sub", "asks_g", "asks_x", "asks_each", "rows",
     ))  # fmt: skip
     last, pixels = a.asks_g + a.asks_x - 1, p.images * p.per_image
     steps = (p.channels * a.taps + (a.steps - 1)) // a.steps
@@ -273,12 +322,13 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
         asked = ((k.i // a.wide * pieces) + pixel.i // a.sub) * steps * a.asks_each
         count, again = minimum(a.sub, pixels - pixel.i), p.again + pixel.i
         sums = to.at(steps * a.steps * a.wide)
-        f.call(pack, p.fields, p.panel, p.g, p.rows, k.i, pixel.i, count, p.per_image, sums, p.again)
+        here = (pixel.i, count, p.per_image, p.row)
+        f.call(pack, p.fields, p.panel.cast(kind.packed), p.g, p.rows, k.i, *here, sums, p.again)
         with f.loop(0, steps, carry=[asked]) as s:
             ask = minimum(s.values[0], last)
             of_g, first = ask < a.asks_g, s.i * a.steps
             ahead = (a.asks.at(ask + select(of_g, 0, a.sub)), select(of_g, p.next_g, p.next_x))
-            tables = (a.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
+            tables = (p.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
             f.call(a.tile, count, p.panel, p.frame, *tables, to.at(first * a.wide), again, *ahead)
             s.values = [s.values[0] + a.asks_each]
     return f

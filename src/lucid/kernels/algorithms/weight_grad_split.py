@@ -15,6 +15,7 @@ from lucid.kernels import target
 from lucid.kernels.algorithms.base import memory_cycles
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -82,6 +83,7 @@ class Split:
     """Channels of a part, pixels of a box, chunks of boxes; and what it costs."""
 
     tile: Tile
+    grain: Grain
     lanes: int
     k_part: int
     c_part: int
@@ -91,6 +93,17 @@ class Split:
     sub: int  #: pixels of a piece of a panel
     in_place: bool  #: whether x is read where it lies
     cycles: float = 0.0  #: of one thread
+
+    @property
+    def elements(self) -> int:
+        """Of a full box."""
+        return prod(self.cut.box[:3]) * int(self.grain.count(self.cut.box[3]))
+
+    @property
+    def tail(self) -> int:
+        """Pixels of a row that is cut short, if it ends in an element that no full one has there; else 0."""
+        left = self.cut.window.out[2] % self.cut.box[3]
+        return left if left % self.grain.depth else 0
 
     @property
     def wide(self) -> int:
@@ -135,18 +148,21 @@ class Room:
         return cls(slice_, shared, frame, frame + panel + (slice_ if alone else 0))
 
 
-def boxes(problem: Problem, cut: Cut) -> Array:
+def boxes(problem: Problem, split: Split) -> Array:
     """The rows of the kernel's ``BOX``, and the last again for what comes after it."""
-    window = cut.window
+    cut, window, grain = split.cut, split.cut.window, split.grain
     (depth, height, width), (d, h, w) = window.out, window.size
     n, z, y, x = (first.ravel() * size for first, size in zip(np.indices(cut.grid), cut.box, strict=True))
     lows, stride = [low for low, _ in window.spec.padding], window.spec.stride
     top, up, left = (at * s - low for at, s, low in zip((z, y, x), stride, lows, strict=True))
-    inside = np.prod([np.minimum(b, o - at) for b, o, at in zip(cut.box[1:], window.out, (z, y, x), strict=True)], 0)
+    *lines, row = (np.minimum(b, o - at) for b, o, at in zip(cut.box[1:], window.out, (z, y, x), strict=True))
+    elements, run = prod(lines) * grain.count(row), np.where(row % grain.depth, row, prod(lines) * row)
+    starts = (row < cut.box[3]) * bool(split.tail) * split.elements
     image = n * problem.c_in * d * h * w
     g = n * problem.c_out * depth * height * width + (z * height + y) * width + x
     corner = image + (top * h + up) * w + left
-    rows = np.stack([image, corner, g, top, up, left, np.minimum(cut.box[0], window.batch - n), inside], 1)
+    images = np.minimum(cut.box[0], window.batch - n)
+    rows = np.stack([image, corner, g, top, up, left, images, elements, run, starts], 1)
     table: Array = np.concatenate([rows, rows[-1:]]).astype(np.int64)
     return table
 
@@ -170,10 +186,10 @@ def parts(problem: Problem, split: Split) -> Array:
 
 
 def places(problem: Problem, split: Split) -> tuple[Array, Array]:
-    """Where each pixel of a full box starts, and how far from there each row of taps lies: in the frame, or in x.
+    """Where each element of a full box starts, and how far from there each row of taps lies: in the frame, or in x.
 
-    The rows of a part, then those of the last one if it has fewer channels; each list is filled up with its last row to
-    whole tiles, where what is read is not kept.
+    A full box's elements are followed by those of a ``tail``. The rows of a part, then those of the last one if it has
+    fewer channels; each list is filled up with its last row to whole tiles, where what is read is not kept.
     """
     cut, spec, tile = split.cut, split.cut.window.spec, split.tile
     size = cut.window.size if split.in_place else cut.frame
@@ -181,12 +197,19 @@ def places(problem: Problem, split: Split) -> tuple[Array, Array]:
     image = channel * problem.c_in
     if not split.in_place:
         image, channel = channel, channel * cut.box[0]
-    starts = grid(cut.box, (image, *(pitch * step for pitch, step in zip((plane, line, 1), spec.stride, strict=True))))
+    lines = grid(cut.box[:3], (image, plane * spec.stride[0], line * spec.stride[1]))
+    starts = [np.add.outer(lines, _firsts(split.grain, n) * spec.stride[2]) for n in (cut.box[3], split.tail)]
     apart = (pitch * step for pitch, step in zip((plane, line, 1), spec.dilation, strict=True))
     rows = grid((split.c_part, *spec.kernel), (channel, *apart))[:: tile.columns]
     last = rows[: problem.group_in % split.c_part * (spec.taps // tile.columns)]
     lists = [np.concatenate([n, np.repeat(n[-1:], -len(n) % tile.rows)]) for n in (rows, last)]
-    return starts, np.concatenate(lists)
+    return np.concatenate(starts, axis=None), np.concatenate(lists)
+
+
+def _firsts(grain: Grain, pixels: int) -> Array:
+    """The first pixel of each element of a row; that of an odd row's last one belongs to another element too."""
+    firsts: Array = np.minimum(np.arange(grain.count(pixels)) * grain.depth, max(pixels - grain.depth, 0))
+    return firsts
 
 
 def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
@@ -237,21 +260,21 @@ def split(problem: Problem, isa: ISA) -> Split:
 
 def splits(problem: Problem, isa: ISA) -> list[Split]:
     """All that are weighed."""
-    lanes = isa.lanes(computed(BY_DTYPE[problem.dtype]))
-    tile, window = _best_tile(problem, isa, lanes), Window.of(problem)
-    cut = cache(window.cut)
+    window = Window.of(problem)
+    grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
+    lanes = isa.lanes(grain.sums)
+    tile, cut = _best_tile(problem, isa, lanes), cache(lambda pixels: _of_elements(window.cut(pixels), grain))
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
     channels = product(_halvings(problem.group_out, tile.vectors * lanes), _halvings(problem.group_in, 1))
     pieces = [n for n in sorted({1, 2, 4, 8, 16, 32, 64, most}) if n <= most]
     options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
-    return [
-        s for option in options for s in [_split(problem, cut, window.pixels, tile, lanes, *option)] if s is not None
-    ]
+    made = (_split(problem, cut, window.pixels, tile, grain, lanes, *option) for option in options)
+    return [each for each in made if each is not None]
 
 
 def _split(
-    problem: Problem, cut_up: Callable[[int], Cut], pixels: int, tile: Tile, lanes: int, k_part: int, c_part: int,
-    pieces: int, finer: int,
+    problem: Problem, cut_up: Callable[[int], Cut], pixels: int, tile: Tile, grain: Grain, lanes: int, k_part: int,
+    c_part: int, pieces: int, finer: int,
 ) -> Split | None:  # fmt: skip
     """With boxes that leave room in the second cache for the next one, and for sums; or ``finer`` ones.
 
@@ -270,8 +293,16 @@ def _split(
     if slices * padded * sums * size > _SLICE_BYTES and not least:
         return None
     sub = max(16, min(256, cpu.l1_bytes * 2 // 3 // (wide * size)))
-    made = Split(tile, lanes, k_part, c_part, cut, parts, chunks, sub, in_place)
+    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, in_place)
     return replace(made, cycles=sum(_COST[unit] * count for unit, count in _work(problem, made).items()))
+
+
+def _of_elements(cut: Cut, grain: Grain) -> Cut:
+    """The cut with whole elements in a box's rows, and at least one in those that are cut short."""
+    wide, row = cut.box[3], cut.window.out[2]
+    while wide < row and (wide % grain.depth or 0 < row % wide < grain.depth):
+        wide += 1
+    return cut if wide == cut.box[3] else Cut(cut.window, (*cut.box[:3], wide))
 
 
 def _inside(problem: Problem) -> bool:
@@ -282,14 +313,17 @@ def _inside(problem: Problem) -> bool:
 
 def _work(problem: Problem, split: Split) -> dict[str, float]:
     """What one thread does, counted in the units of ``_COST``."""
-    cut, lanes, pixels = split.cut, split.lanes, split.cut.window.pixels
+    cut, lanes, (depth, height, row) = split.cut, split.lanes, split.cut.window.out
+    elements, runs = cut.window.batch * depth * height * split.grain.count(row), cut.box[0]
+    if row % split.grain.depth:
+        runs = prod(cut.box[:3])
     padded, passes = split.blocks * split.wide, ceil(split.c_part * problem.spec.taps / split.tile.steps)
-    pieces, sums = ceil(cut.pixels / split.sub) * cut.boxes, padded * passes * split.tile.steps / lanes
+    pieces, sums = ceil(split.elements / split.sub) * cut.boxes, padded * passes * split.tile.steps / lanes
     return {
-        "product": split.parts * pixels * split.blocks * passes * split.tile.cycles,
+        "product": split.parts * elements * split.blocks * passes * split.tile.cycles,
         "visit": split.parts * pieces * sums,
-        "pack": split.parts * pixels * padded / lanes,
-        "run": split.parts * padded / _TURNED * max(pieces, cut.boxes * cut.box[0]),
+        "pack": split.parts * elements * padded / lanes,
+        "run": split.parts * padded / _TURNED * max(pieces, cut.boxes * runs),
         "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
         "turn": split.parts * sums,
         "waiting": memory_cycles(problem.traffic_bytes)
