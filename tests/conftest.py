@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
-from lucid.kernels import jit
+from lucid.kernels import jit, ledger
 
 # The same examples on every run, and no time limit per example: the machines that run this are shared.
 settings.register_profile(
@@ -25,3 +28,11 @@ def _verify_quick_code() -> None:
 
 
 _verify_quick_code()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weighed_anew() -> Iterator[None]:
+    """No plan is from an earlier process, and none is left for a later one: some tests bend what weighs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "_path", lambda: None)
+        yield

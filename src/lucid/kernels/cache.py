@@ -22,6 +22,7 @@ from pathlib import Path
 
 _MAGIC = b"lucid kernel 1\n"
 LIMIT_BYTES = 256 << 20
+OBJECT, LEDGER = ".o", ".ledger"
 _UNFINISHED = ".new-"
 _ABANDONED_SECONDS = 3600
 
@@ -42,8 +43,18 @@ statistics = Statistics()
 def directory_path() -> Path:
     """Where objects are kept: ``LUCID_CACHE_DIR``, or ``lucid`` in the user's cache directory."""
     chosen = os.environ.get("LUCID_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    path = Path(chosen or Path(base, "lucid"))
+    return _expanded(chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lucid"))
+
+
+def usable_directory() -> Path | None:
+    """The same, if it can be used."""
+    path = directory_path()
+    return path if _usable(path) else None
+
+
+@lru_cache(maxsize=4)
+def _expanded(name: str) -> Path:
+    path = Path(name)
     try:
         return path.expanduser()
     except RuntimeError:  # a user without a home
@@ -119,11 +130,11 @@ def _states(directory: str) -> Iterator[str]:
 
 def load(name: str) -> bytes | None:
     """The object of that name, or None; a damaged file is removed."""
-    directory = directory_path()
-    if not _usable(directory):
+    directory = usable_directory()
+    if directory is None:
         statistics.misses += 1
         return None
-    path = directory / f"{name}.o"
+    path = directory / (name + OBJECT)
     try:
         blob = path.read_bytes()
     except OSError:
@@ -140,15 +151,15 @@ def load(name: str) -> bytes | None:
 
 def save(name: str, payload: bytes) -> None:
     """Keeps an object if the directory can be used and the disk has room."""
-    directory = directory_path()
-    if not _usable(directory):
+    directory = usable_directory()
+    if directory is None:
         return
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=directory, prefix=_UNFINISHED)
         with os.fdopen(handle, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
-        os.replace(temporary, directory / f"{name}.o")
+        os.replace(temporary, directory / (name + OBJECT))
         statistics.saved += 1
         if statistics.saved % 64 == 1:
             _trim(directory)
@@ -167,7 +178,7 @@ def _trim(directory: Path) -> None:
     entries = []
     for path in directory.iterdir():
         status = path.stat()
-        if path.suffix == ".o":
+        if path.suffix in (OBJECT, LEDGER):
             entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
         elif path.name.startswith(_UNFINISHED) and status.st_mtime < time.time() - _ABANDONED_SECONDS:
             _remove(path)

@@ -120,7 +120,7 @@ def _planned(asked: Problem) -> tuple[Problem, Executable]:
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
 
     wanted = settings.now.algorithm
-    if asked.dtype in _HALF and not asked.sums and not select.narrow_pays(asked, target.isa(), wanted):
+    if asked.dtype in _HALF and not asked.sums and not select.stays_narrow(asked, target.isa(), wanted):
         asked = replace(asked, dtype="float32")
         return asked, _widened(select.executable(asked, wanted))
     return asked, select.executable(asked, wanted)
@@ -354,4 +354,4 @@ def _sums_narrow(asked: Problem) -> bool:
     from lucid.kernels import select
 
     isa, wanted = target.isa(), settings.now.algorithm
-    return select.narrow_pays(asked, isa, wanted) and not select.choose(asked, isa, wanted).passes_after
+    return select.stays_narrow(asked, isa, wanted) and not select.decided(asked, isa, wanted).passes_after

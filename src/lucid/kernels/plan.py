@@ -7,9 +7,9 @@ bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from lucid.core.geometry import ConvSpec, Sizes
 
@@ -147,6 +147,17 @@ class Plan:
     why: str = field(default="", compare=False)
     sums_upstream: bool = False  #: the gradient of the bias comes from the same pass as the weight's
     passes_after: bool = False  #: the problem's epilogue, or the gradient of the bias, is a pass of its own
+
+    @classmethod
+    def recalled(cls, problem: Problem, isa: str, decision: dict[str, Any]) -> Plan:
+        """The plan for a problem that a ``decision`` was about, which may have been to JSON and back."""
+        pairs = {name: tuple((key, number) for key, number in decision[name]) for name in ("tile", "blocking")}
+        return cls(problem=problem, isa=isa, **(decision | pairs))
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """All but the question, as plain data."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("problem", "isa")}
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

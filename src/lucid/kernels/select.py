@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import ModuleType
 
 from lucid.core.errors import PlanError
-from lucid.kernels import epilogue, jit, precision, target, tuning, upstream
+from lucid.kernels import epilogue, jit, ledger, precision, target, tuning, upstream
 from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA
@@ -115,10 +115,26 @@ def _executable(
     return bound(problem, algorithm)
 
 
+def decided(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
+    """What ``choose`` says, now or in an earlier process: nothing is weighed that is on record."""
+    if tuning.in_force():
+        return choose(problem, isa, algorithm)
+    question = "plan", problem, isa.name, algorithm, precision.get_precision()
+    decision = ledger.decided(question, lambda: choose(problem, isa, algorithm).decision)
+    return Plan.recalled(problem, isa.name, decision)
+
+
+def stays_narrow(problem: Problem, isa: ISA, algorithm: str | None = None) -> bool:
+    """What ``narrow_pays`` says, now or in an earlier process."""
+    question = "narrow", problem, isa.name, algorithm, precision.get_precision()
+    stays: bool = ledger.decided(question, lambda: narrow_pays(problem, isa, algorithm))
+    return stays
+
+
 def bound(problem: Problem, algorithm: str | None = None) -> Executable:
     """The plan for a problem on the current instruction set, bound anew."""
     isa = target.isa()
-    plan = choose(problem, isa, algorithm)
+    plan = decided(problem, isa, algorithm)
     module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
     with jit.together():
         if not plan.passes_after:

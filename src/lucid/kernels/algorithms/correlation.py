@@ -191,8 +191,11 @@ class Correlation:
         return max(compute, memory_cycles(p.traffic_bytes))
 
 
-def correlation(problem: Problem, isa: ISA) -> Correlation:
-    """The cut and the tile: a frame that fits the first cache, rows of as many vectors as they need."""
+def correlation(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Correlation:
+    """The cut and the tile: a frame that fits the first cache, rows of as many vectors as they need.
+
+    The tile that takes least, unless one has been ``chosen``.
+    """
     element, spec, forward = computed(BY_DTYPE[problem.dtype]), problem.spec, problem.role == "forward"
     lanes = isa.lanes(element)
     size, source = (problem.out, problem.size) if forward else (problem.size, problem.out)
@@ -208,7 +211,7 @@ def correlation(problem: Problem, isa: ISA) -> Correlation:
     room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // element.bytes
     window = plain_window(source, positions, extents, stride_in, tuple(axis.low for axis in axes))
     cut = window.cut(max(64, room // (sources * prod(stride_in))))
-    tile = _tile(problem, isa, axes, cut, lanes)
+    tile = chosen or _tile(problem, isa, axes, cut, lanes)
     wide, step = tile.vectors * lanes, stride_in[2]
     columns = ceil(cut.box[3] / wide) * wide + (extents[2] - 1) // step + 1
     columns = ceil(columns / lanes) * lanes  # so that vectors of a phase begin alike in every row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lucid.kernels.algorithms import correlation, depthwise_grad
 from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.epilogue import is_short
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -13,6 +14,9 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _MOST_CHANNELS = 64  # of a group's c_in x c_out: beyond, a load should serve more than one result
 _GHZ = 4.0
+#: Of a tile, in its own order.
+_TILE_NUMBERS = ("rows", "vectors", "span", "step", "results", "phases", "taps", "group")
+_SUMS_NUMBERS = ("results", "lines", "columns", "down", "long")
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -38,9 +42,14 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The role's kernel with the geometry filled in."""
-    if plan.problem.role == "grad_weight":
-        return depthwise_grad.bind(depthwise_grad.sums(plan.problem, isa), isa)
-    return correlation.bind(correlation.correlation(plan.problem, isa), isa)
+    problem = plan.problem
+    if problem.role == "grad_weight":
+        results, lines, columns, down, long = (plan[name] for name in _SUMS_NUMBERS)
+        sums = depthwise_grad.Tile(results, lines, columns, down, bool(long))
+        return depthwise_grad.bind(depthwise_grad.sums(problem, isa, sums), isa)
+    rows, vectors, span, step, results, phases, taps, group = (plan[name] for name in _TILE_NUMBERS)
+    tile = Tile(rows, vectors, span, step, results, phases, taps, group)
+    return correlation.bind(correlation.correlation(problem, isa, tile), isa)
 
 
 def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
@@ -50,7 +59,7 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
         asked.problem,
         isa.name,
         expected_ns=asked.cycles / _GHZ,
-        tile=tuple((n, getattr(asked.tile, n)) for n in ("results", "rows", "vectors", "span", "taps")),
+        tile=tuple((n, getattr(asked.tile, n)) for n in _TILE_NUMBERS),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
         workspace_bytes=asked.private_elements * asked.element.bytes,
         why=f"pixels in lanes, a load serves {asked.tile.span} taps, {source}",
@@ -64,7 +73,7 @@ def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
         problem,
         isa.name,
         expected_ns=asked.cycles / _GHZ,
-        tile=(("results", tile.results), ("down", tile.down), ("lines", tile.lines), ("columns", tile.columns)),
+        tile=tuple((n, int(getattr(tile, n))) for n in _SUMS_NUMBERS),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
         workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,
         why=f"pixels in lanes, {tile.sums} sums in registers, {asked.passes * asked.blocks} passes over each box",

@@ -176,8 +176,8 @@ class Sums:
         return boxes * (fill + passes + 300) + finish + memory_cycles(p.traffic_bytes) / 2 + 2500
 
 
-def sums(problem: Problem, isa: ISA) -> Sums:
-    """The cut, a frame that fits the first cache; and the tile that fills the registers."""
+def sums(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Sums:
+    """The cut, a frame that fits the first cache; and the tile that fills the registers, unless one has been chosen."""
     spec, element = problem.spec, computed(BY_DTYPE[problem.dtype])
     lanes = isa.lanes(element)
     extents = tuple(map(window_extent, spec.kernel, spec.dilation))
@@ -185,7 +185,7 @@ def sums(problem: Problem, isa: ISA) -> Sums:
     small = problem.group_in == 1
     room = (target.cpu().l1_bytes // 3 if small else target.cpu().l2_bytes // 4) // element.bytes
     cut = window.cut(max(64, room // (problem.group_in * prod(spec.stride))))
-    tile = _tile(problem, isa, lanes)
+    tile = chosen or _tile(problem, isa, lanes)
     step = spec.stride[2]
     width = ceil(cut.box[3] / lanes) * lanes + (extents[2] - 1) // step + tile.columns * (lanes if tile.long else 1)
     if step > 1:

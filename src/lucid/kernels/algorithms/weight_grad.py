@@ -31,8 +31,9 @@ from math import ceil, prod
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
 from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.weight_grad_split import Room, asks, boxes, parts, places, split
+from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -43,6 +44,7 @@ roles = ("grad_weight",)
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _GHZ = 4.0
+_BOX = ("box_n", "box_d", "box_h", "box_w")
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -62,11 +64,11 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         problem,
         isa.name,
         expected_ns=chosen.cycles / _GHZ,
-        tile=(("vectors", tile.vectors), ("steps", tile.steps)),
+        tile=(("vectors", tile.vectors), ("steps", tile.steps), ("columns", tile.columns)),
         blocking=(
             ("k_part", chosen.k_part),
             ("c_part", chosen.c_part),
-            ("box_pixels", chosen.cut.pixels),
+            *zip(_BOX, chosen.cut.box, strict=True),
             ("chunks", chosen.chunks),
         ),
         workspace_bytes=computed(BY_DTYPE[problem.dtype]).bytes * (room.shared + room.private),
@@ -75,10 +77,19 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     )
 
 
+def _split(plan: Plan, isa: ISA) -> Split:
+    """The split that was chosen."""
+    problem, window = plan.problem, Window.of(plan.problem)
+    tile = Tile(plan["vectors"], plan["steps"] // plan["columns"], plan["columns"])
+    grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
+    cut = Cut(window, tuple(plan[name] for name in _BOX))
+    return split_as(problem, tile, grain, isa.lanes(grain.sums), plan["k_part"], plan["c_part"], cut, plan["chunks"])
+
+
 def bind(plan: Plan, isa: ISA) -> Executable:
     """Tables of pixels, taps and lines, and every number of the split, fixed for the shape."""
     problem = plan.problem
-    chosen = split(problem, isa)
+    chosen = _split(plan, isa)
     element, tile, cut, room = chosen.grain.sums, chosen.tile, chosen.cut, Room.of(problem, chosen)
     lines, asks_g, asks_x = asks(problem, chosen)
     tables = (boxes(problem, chosen), parts(problem, chosen), *places(problem, chosen), lines)

@@ -287,13 +287,19 @@ def _split(
     most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
     each = ceil(pixels / pieces / most_pixels) + finer  # boxes of a chunk
     cut = cut_up(ceil(pixels / pieces / each))
-    chunks = min(pieces, cut.boxes)
+    made = split_as(problem, tile, grain, lanes, k_part, c_part, cut, min(pieces, cut.boxes))
+    slices = made.parts * made.chunks if made.chunks > 1 else 1
+    least = made.chunks == 1 and k_part <= wide and c_part == 1
+    return None if slices * padded * sums * size > _SLICE_BYTES and not least else made
+
+
+def split_as(
+    problem: Problem, tile: Tile, grain: Grain, lanes: int, k_part: int, c_part: int, cut: Cut, chunks: int
+) -> Split:
+    """The split into these parts, boxes and chunks."""
     parts = problem.groups * ceil(problem.group_out / k_part) * ceil(problem.group_in / c_part)
-    slices, least = parts * chunks if chunks > 1 else 1, chunks == 1 and k_part <= wide and c_part == 1
-    if slices * padded * sums * size > _SLICE_BYTES and not least:
-        return None
-    sub = max(16, min(256, cpu.l1_bytes * 2 // 3 // (wide * size)))
-    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, in_place)
+    sub = max(16, min(256, target.cpu().l1_bytes * 2 // 3 // (tile.vectors * lanes * grain.sums.bytes)))
+    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, _inside(problem))
     return replace(made, cycles=sum(_COST[unit] * count for unit, count in _work(problem, made).items()))
 
 
