@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from itertools import product
+from itertools import product as every
 from math import prod
 from typing import Any
 
@@ -12,17 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import matmul as module
 from lucid.kernels import target
-from lucid.kernels.ir import f32, f64
+from lucid.kernels.algorithms import product
+from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.ir import bf16, f16, f32, f64
 from lucid.kernels.matmul import grid, matmul
+from tests.kernels.algorithms.dense_cases import HALF
 from tests.kernels.convolution_fuzz import tasks_backwards, using_threads
 from tests.kernels.guard import guarded, run_guarded_cases
 
 Array = np.ndarray[Any, Any]
 
 ISAS = [isa.name for isa in target.cpu().isas]
+DTYPES = [as_dtype(name).numpy for name in module.DTYPES]
+HALVES = [as_dtype(name).numpy for name in HALF]
 SIZES = [1, 2, 4, 7, 8, 15, 16, 17, 31, 33]
 
 
@@ -38,11 +44,18 @@ def numbers(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> A
 
 
 def check(got: Array, a: Array, b: Array, start: Array | float = 0.0) -> None:
-    """|got - exact| <= n u / (1 - n u) * sums of absolute values, with n = k + 1 roundings, one of them the start's."""
+    """|got - exact| <= n u / (1 - n u) * sums of absolute values, with n = k + 1 roundings, one of them the start's.
+
+    In half precision u is float32's, and what comes of that is rounded once.
+    """
     wide_a, wide_b, wide_start = (np.asarray(v, np.longdouble) for v in (a, b, start))
     exact, absolute = wide_a @ wide_b + wide_start, np.abs(wide_a) @ np.abs(wide_b) + np.abs(wide_start)
-    unit = (a.shape[-1] + 1) * np.finfo(got.dtype).eps / 2
-    excess = np.abs(got - exact) - unit / (1 - unit) * absolute
+    half = HALF.get(got.dtype.name)
+    unit = (a.shape[-1] + 1) * np.finfo(np.float32 if half else got.dtype).eps / 2
+    off = unit / (1 - unit) * absolute
+    if half:
+        off = off * (1 + half[0]) + half[0] * np.abs(exact) + half[1]
+    excess = np.abs(got.astype(np.longdouble) - exact) - off
     assert got.shape == exact.shape
     assert excess.size == 0 or excess.max() <= 0, f"{excess.max():.3g} over the bound at {np.argmax(excess)}"
 
@@ -62,21 +75,21 @@ def laid_out(a: Array, layout: str) -> Array:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_sizes_around_the_vector(isa: str, dtype: Any) -> None:
     rng = np.random.default_rng(1)
     with target.using(isa):
-        for m, n, k in product(SIZES, SIZES, [1, 8, 17, 33]):
+        for m, n, k in every(SIZES, SIZES, [1, 8, 17, 33]):
             a, b, bias = numbers(rng, m, k, dtype=dtype), numbers(rng, k, n, dtype=dtype), numbers(rng, n, dtype=dtype)
             check(matmul(a, b, bias), a, b, bias)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts(isa: str, dtype: Any) -> None:
     rng, layouts = np.random.default_rng(2), ["rows", "columns", "backwards", "spread"]
     with target.using(isa):
-        for (m, n, k), of_a, of_b in product([(40, 70, 37), (3, 50, 41), (50, 1, 41)], layouts, layouts):
+        for (m, n, k), of_a, of_b in every([(40, 70, 37), (3, 50, 41), (50, 1, 41)], layouts, layouts):
             a, b = numbers(rng, m, k, dtype=dtype), numbers(rng, k, n, dtype=dtype)
             check(matmul(laid_out(a, of_a), laid_out(b, of_b)), a, b)
 
@@ -101,22 +114,24 @@ def test_batches_of_uneven_strides() -> None:
     check(matmul(shared, b[0]), shared, b[0])
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), *HALVES])
 @pytest.mark.parametrize("isa", ISAS)
-def test_more_than_one_block_in_every_direction(isa: str) -> None:
+def test_more_than_one_block_in_every_direction(isa: str, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     with target.using(isa):
         for m, n, k in [(300, 400, 300), (20, 1100, 530), (1100, 20, 270), (17, 33, 3000)]:
-            a, b, bias = numbers(rng, m, k), numbers(rng, k, n), numbers(rng, n)
+            a, b, bias = (numbers(rng, *shape, dtype=dtype) for shape in ((m, k), (k, n), (n,)))
             check(matmul(a, b, bias), a, b, bias)
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(50, 60, 70), (30, 20, 20_000), (2, 300, 70), (300, 2, 70), (300, 1, 70)])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), *HALVES])
 @pytest.mark.parametrize("isa", ISAS)
-def test_adding_onto_out(m: int, n: int, k: int, isa: str) -> None:
+def test_adding_onto_out(m: int, n: int, k: int, isa: str, dtype: Any) -> None:
     rng = np.random.default_rng(6)
     with target.using(isa):
         for items in [(), (3,)]:
-            a, b, c = numbers(rng, *items, m, k), numbers(rng, *items, k, n), numbers(rng, *items, m, n)
+            a, b, c = (numbers(rng, *items, *shape, dtype=dtype) for shape in ((m, k), (k, n), (m, n)))
             before = c.copy()
             assert matmul(a, b, out=c) is c
             check(c, a, b, before)
@@ -138,22 +153,24 @@ def test_same_bits_on_any_number_of_threads(m: int, n: int, k: int) -> None:
 
 def test_long_sums_are_split_and_no_others() -> None:
     isa = target.cpu().isas[-1]
-    assert grid(64, 64, 100_000, 1, isa, f32).splits > 4
-    assert grid(2000, 2000, 2000, 1, isa, f32).splits == 1
-    assert grid(64, 64, 300, 1, isa, f64).splits == 1
+    assert grid(64, 64, 100_000, 1, isa, Grain(f32)).splits > 4
+    assert grid(2000, 2000, 2000, 1, isa, Grain(f32)).splits == 1
+    assert grid(64, 64, 300, 1, isa, Grain(f64)).splits == 1
 
 
 @given(
     st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 200_000), st.integers(1, 100),
-    st.sampled_from(target.cpu().isas), st.sampled_from([f32, f64]),
+    st.sampled_from(target.cpu().isas), st.sampled_from([Grain(f32), Grain(f64), Grain(f16), Grain(bf16, 2)]),
 )  # fmt: skip
-def test_a_grid_covers_all(m: int, n: int, k: int, items: int, isa: Any, element: Any) -> None:
-    g = grid(m, n, k, items, isa, element)
+def test_a_grid_covers_all(m: int, n: int, k: int, items: int, isa: Any, grain: Grain) -> None:
+    g = grid(m, n, k, items, isa, grain)
     for blocks, block, size in [
         (g.row_blocks, g.rows, m), (g.column_blocks, g.columns, n), (g.splits, g.split, k)
     ]:  # fmt: skip
         assert (blocks - 1) * block < size <= blocks * block
-    assert g.depth * (g.rows + g.columns) * element.bytes <= target.cpu().l2_bytes
+    assert g.split % grain.depth == 0 or g.splits == 1
+    panels = grain.count(g.depth) * (g.rows + g.columns) * grain.packed.bytes
+    assert panels + product.block_items(grain, g.rows, g.columns) * grain.sums.bytes <= target.cpu().l2_bytes
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -186,10 +203,7 @@ def test_stays_inside_its_arrays_and_its_workspace(isa: str, where: Any) -> None
 
     sizes = [(1, 1, 1), (1, 50, 33), (50, 1, 33), (3, 17, 9), (17, 33, 31), (15, 20, 7), (70, 40, 300), (5, 7, 3000)]
     layouts = ["rows", "columns"]
-    cases = [
-        (*size, of_a, of_b, dtype)
-        for size, of_a, of_b, dtype in product(sizes, layouts, layouts, (np.float32, np.float64))
-    ]
+    cases = [(*size, of_a, of_b, dtype) for size, of_a, of_b, dtype in every(sizes, layouts, layouts, DTYPES)]
     run_guarded_cases(run, cases)
 
 
@@ -240,7 +254,7 @@ ONES = np.ones((3, 4), np.float32)
     ((ONES, ONES), ShapeError, r"matmul: a \(3, 4\) has 4 columns and b \(3, 4\) has 3 rows; they must be equal"),
     ((ONES, np.float32(1)), ShapeError, "matmul: b is a single number"),
     ((ONES, ONES.T.astype(np.float64)), DTypeError, "matmul: a is float32 and b is float64; they must be the same"),
-    ((ONES.astype(int), ONES.T.astype(int)), DTypeError, "matmul: a is int64; it must be float32 or float64"),
+    ((ONES.astype(int), ONES.T.astype(int)), DTypeError, "matmul: a is int64; it must be float32, float64, float16 or"),
     ((ONES, ONES.T, ONES[0]), ShapeError, r"matmul: bias \(4,\) must have one number for each of 3 columns"),
     ((ONES, ONES.T, np.ones(3)), DTypeError, "matmul: bias is float64 and a is float32"),
     ((np.ones((2, 3, 4)), np.ones((3, 4, 5))), ShapeError, "do not broadcast"),

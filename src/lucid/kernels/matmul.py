@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil, isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,17 @@ from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import product, slim
-from lucid.kernels.ir import BY_DTYPE, Type
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.casting import as_type, cast
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory, threads
 
 Array = np.ndarray[Any, Any]
 
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 #: Up to so many multiplications NumPy is faster than a call of our own, and too small for BLAS to use threads.
 SMALL_PRODUCTS = 8192
 #: Multiplications that are worth a task of their own, some 20 us, and how many tasks are enough.
@@ -51,13 +55,17 @@ class Grid:
         return self.row_blocks * self.column_blocks * self.splits
 
 
-def grid(m: int, n: int, k: int, items: int, isa: ISA, element: Type) -> Grid:
+def grid(m: int, n: int, k: int, items: int, isa: ISA, grain: Grain) -> Grid:
     """The cut, from the sizes and the caches alone: the same bits on any number of threads."""
-    tile = product.tile_for(isa, element)
+    tile = product.tile_for(isa, grain.sums)
     cpu = target.cpu()
-    # A panel of B fills two thirds of the first level cache, the packed blocks two thirds of the second.
-    depth = min(k, max(64, cpu.l1_bytes * 2 // 3 // (tile.columns * element.bytes)))
-    room = cpu.l2_bytes * 2 // 3 // (depth * element.bytes)
+    # A panel of B fills two thirds of the first level cache, the packed blocks two thirds of the second, or half of it
+    # beside a block's sums in a quarter.
+    depth = min(k, max(64, cpu.l1_bytes * 2 // 3 // (tile.columns * grain.packed.bytes)) * grain.depth)
+    rounds = grain.stored != grain.sums
+    room = (cpu.l2_bytes // 2 if rounds else cpu.l2_bytes * 2 // 3) // (int(grain.count(depth)) * grain.packed.bytes)
+    if rounds:
+        room = min(room, isqrt(cpu.l2_bytes // 4 // grain.sums.bytes * 9 // 2))
     most_rows, most_columns = max(tile.rows, room // 3), max(tile.columns, room * 2 // 3)
     wanted = min(_MOST_TASKS, ceil(m * n * k * items / _TASK_PRODUCTS))
 
@@ -135,26 +143,27 @@ Run = Callable[[Array, Array, Array | None, Array, int], None]
 
 def _bind(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run:
     """Everything about a product but the addresses and what it starts from."""
-    element = BY_DTYPE[dtype.name]
     m, n, k, count = a.rows, b.columns, a.columns, prod(items)
-    g = grid(m, n, k, count, target.isa(), element)
-    code = jit.kernel(("matmul", dtype.name), lambda isa: product.write(isa, element))
+    grain = Grain.of(BY_DTYPE[dtype.name], k, target.isa())
+    g = grid(m, n, k, count, target.isa(), grain)
+    code = jit.kernel(("matmul", grain), lambda isa: product.write(isa, grain))
     multiply = code.address("multiply")
     combine = _combine(dtype) if g.splits > 1 else 0
-    work_items = product.work_items(target.isa(), element, g.rows, g.columns, g.depth)
+    work_items = product.work_items(target.isa(), grain, g.rows, g.columns, g.depth)
     shape = np.array(
         [m, n, k, a.row_step, a.column_step, b.row_step, b.column_step, g.rows, g.columns, g.row_blocks,
-         g.column_blocks, g.splits, g.split, g.depth, work_items]
+         g.column_blocks, g.splits, g.split, g.depth, work_items, product.block_items(grain, g.rows, g.columns)]
     )  # fmt: skip
     offsets = np.stack([a.offsets(items), b.offsets(items)], axis=1)
-    tasks, thread_bytes = g.blocks * count, work_items * element.bytes
+    tasks, thread_bytes = g.blocks * count, work_items * grain.sums.bytes
+    summed = np.dtype(f"f{grain.sums.bytes}")
     at_shape, at_offsets = address(shape), address(offsets)
 
     def run(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
         crew = min(threads.get_num_threads(), tasks)
         work = _workspace(thread_bytes, crew)
         at_bias = 0 if bias is None else address(bias)
-        sums = c if g.splits == 1 else memory.empty(count * g.splits * m * n, dtype)
+        sums = c if g.splits == 1 else memory.empty(count * g.splits * m * n, summed)
         fields = _Nine(
             address(a), address(b), address(c), at_bias, address(sums), -(-address(work) // 64) * 64, at_shape,
             at_offsets, start,
@@ -193,7 +202,7 @@ def _slim(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run | None:
     # Read once for every few rows: from memory the first time, from the second level cache after that.
     stays = 256 * a.columns <= target.cpu().l2_bytes // 2
     if many.row == 1 and out_column == 1 and (few.rows <= rows or stays):
-        name, unit = "across", 4 * isa.lanes(element)
+        name, unit = "across", 4 * isa.lanes(computed(element))
     elif many.k == few.k == 1:
         name, unit = "along", 4
     else:
@@ -249,11 +258,19 @@ def _small(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None
         c += bias
 
 
+def _copied(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
+    """Half precision that is too little for a kernel, or that the machine has no masks for: copies in float32."""
+    single = np.dtype(np.float32)
+    first, second = (as_type(x, single) for x in (a, b))
+    before = as_type(c, single) if start == product.EARLIER else None
+    cast(matmul(first, second, None if bias is None else as_type(bias, single), out=before), c)
+
+
 def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
     """The result's shape, and how to compute it."""
     for name, array in (("a", a), ("b", b)):
-        if array.dtype.name not in ("float32", "float64"):
-            raise DTypeError(f"matmul: {name} is {array.dtype}; it must be float32 or float64")
+        if array.dtype.name not in DTYPES:
+            raise DTypeError(f"matmul: {name} is {array.dtype}; it must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
         if array.ndim == 0:
             raise ShapeError(f"matmul: {name} is a single number; it must have at least one axis")
     if a.dtype != b.dtype:
@@ -265,8 +282,9 @@ def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
         )
     items = broadcast_shape(left.items, right.items)
     shape = items + (left.rows,) * (a.ndim > 1) + (right.columns,) * (b.ndim > 1)
-    if prod(items) * left.rows * left.columns * right.columns <= SMALL_PRODUCTS:
-        return shape, _small
+    small, half = prod(items) * left.rows * left.columns * right.columns <= SMALL_PRODUCTS, a.dtype.itemsize == 2
+    if small or (half and not target.isa().masks_halves):
+        return shape, _copied if half else _small
     left, right, items = _folded(left, right, items)
     return shape, _slim(left, right, items, a.dtype) or _bind(left, right, items, a.dtype)
 
@@ -276,7 +294,9 @@ _bound: dict[Any, tuple[Sizes, Run]] = {}
 
 
 def matmul(a: Array, b: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
-    """a @ b + bias, or added onto ``out`` if that is given; float32 or float64, any strides.
+    """a @ b + bias, or added onto ``out`` if that is given; any floats, any strides.
+
+    Half precision is summed in float32 and rounded once.
 
     Shape: a (..., M, K), b (..., K, N), bias (N,), result (..., M, N); leading axes broadcast, and a vector is a row on
     the left and a column on the right, as in NumPy.

@@ -22,9 +22,7 @@ Array = np.ndarray[Any, Any]
 
 
 def _matmul_forward(a: Array, b: Array) -> Array:
-    if a.dtype.itemsize == 2 and a.dtype.kind in "fV":
-        return _matmul_forward(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
-    return native_matmul()(a, b) if a.dtype.char in "fd" else np.matmul(a, b)
+    return native_matmul()(a, b) if a.dtype.kind in "fV" else np.matmul(a, b)
 
 
 @cache

@@ -20,10 +20,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _forward(x: Array, w: Array, bias: Array | None) -> Array:
-    if x.dtype.itemsize == 2:
-        wide = (None if a is None else a.astype(np.float32) for a in (x, w, bias))
-        return _forward(*wide).astype(x.dtype)  # type: ignore[arg-type]
-    if x.dtype.char in "fd":
+    if x.dtype.kind in "fV":
         return native_matmul()(x, w.T, bias)
     y = x @ w.T
     return y if bias is None else y + bias

@@ -48,6 +48,12 @@ class Grain:
         low, high = (convert(bitcast(v, vec(i16, v.type.lanes)), i32, signed=False) for v in numbers)
         return low | high << 16
 
+    def side_by_side(self, numbers: Value) -> Value:
+        """The elements made of a vector of numbers that follow each other."""
+        if self.depth == 1:
+            return convert(numbers, self.packed)
+        return bitcast(numbers, vec(self.packed, numbers.type.lanes // self.depth))
+
     def multiply_add(self, a: Value, b: Value, sums: Value) -> Value:
         """Sums of one more product, or two."""
         return fma(a, b, sums) if self.depth == 1 else bf16_dot(a, b, sums)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import (
     Function,
     Module,
+    Pointer,
     Type,
     Value,
-    convert,
     i64,
     interleave,
     lanes_below,
     minimum,
     ptr,
+    select,
     transpose,
 )
 from lucid.kernels.isa import ISA
@@ -29,21 +32,19 @@ def slack(isa: ISA, element: Type, width: int) -> int:
     return lanes * (width + 1)
 
 
-def write_packs(
-    m: Module, isa: ISA, element: Type, widths: Iterable[int], stored: Type | None = None
-) -> dict[int, Function]:
+def write_packs(m: Module, isa: ISA, grain: Grain, widths: Iterable[int]) -> dict[int, Function]:
     """By width, functions ``pack(source, row_step, k_step, rows, depth, panel)`` for panels of so many rows.
 
-    panel[k][r] = source[r row_step + k k_step] for r < rows and k < depth; what stands in further rows is any number.
-    The source is of type ``stored``, if that is another. Panels must be packed in the order of their addresses, with
-    ``slack`` behind the last.
+    panel[k][r] = source[r row_step + k k_step] for r < rows and k < depth, or elements made of neighbouring k; what
+    stands in further rows is any number. Panels must be packed in the order of their addresses, with ``slack`` behind
+    the last.
     """
-    lanes, packs = isa.lanes(element), {}
+    lanes, packs = isa.lanes(grain.packed), {}
     turn = None
     for width in sorted(set(widths)):
         if lanes > 1 and not _weaves(width, lanes):
-            turn = turn or write_turn(m, isa, element, stored)
-        packs[width] = _write_pack(m, isa, element, stored or element, width, turn)
+            turn = turn or write_turn(m, isa, grain)
+        packs[width] = _write_pack(m, isa, grain, width, turn)
     return packs
 
 
@@ -52,16 +53,16 @@ def _weaves(width: int, lanes: int) -> bool:
     return lanes > 1 and width <= lanes and width & (width - 1) == 0
 
 
-def _write_pack(m: Module, isa: ISA, element: Type, stored: Type, width: int, turn: Function | None) -> Function:
-    lanes = isa.lanes(element)
+def _write_pack(m: Module, isa: ISA, grain: Grain, width: int, turn: Function | None) -> Function:
+    lanes = isa.lanes(grain.packed)
     f = m.function(
-        f"pack{width}", source=ptr(stored), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(element)
+        f"pack{width}", source=ptr(grain.stored), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(grain.packed)
     )
     a = f.args
 
     def turns() -> None:
         if _weaves(width, lanes):
-            _weave_rows(f, lanes, width)
+            _weave_rows(f, grain, lanes, width)
             return
         assert turn is not None, "a machine without vectors has nothing to turn"
         # Last group first: its vectors reach into the next k's first rows, which are written after it.
@@ -72,11 +73,11 @@ def _write_pack(m: Module, isa: ISA, element: Type, stored: Type, width: int, tu
 
     def others() -> None:
         if lanes == 1:
-            _copy_elements(f, width)
+            _copy_elements(f, grain, width)
         else:
-            either(f, a.k_step.eq(1), turns, lambda: _copy_elements(f, width))
+            either(f, a.k_step.eq(1), turns, lambda: _copy_elements(f, grain, width))
 
-    either(f, a.row_step.eq(1), lambda: _copy_runs(f, lanes, width), others)
+    either(f, a.row_step.eq(1), lambda: _copy_runs(f, grain, lanes, width), others)
     return f
 
 
@@ -90,53 +91,63 @@ def either(f: Function, condition: Value, yes: Callable[[], None], no: Callable[
     f.choose(condition, lambda: nothing(yes), lambda: nothing(no))
 
 
-def _copy_runs(f: Function, lanes: int, width: int) -> None:
-    """Rows side by side in memory: vectors straight across."""
+def _copy_runs(f: Function, grain: Grain, lanes: int, width: int) -> None:
+    """Rows side by side in memory: vectors straight across, one of each k of an element."""
     a = f.args
-    masks = [lanes_below(f, a.rows - first, lanes) for first in range(0, width, lanes)]
-    with f.loop(0, a.depth) as k:
-        source, panel = a.source.at(k.i * a.k_step), a.panel.at(k.i * width)
-        for line in range(0, width, _LINE_BYTES // source.pointee.bytes):
-            source.at(a.k_step * _AHEAD).prefetch(line)
-        for v, mask in enumerate(masks):
-            panel.store(convert(source.load(v * lanes, lanes, mask), panel.pointee), v * lanes)
+    rows = [a.rows - first for first in range(0, width, lanes)]
+    with f.loop(0, grain.count(a.depth)) as k:
+        source, panel = a.source.at(k.i * grain.depth * a.k_step), a.panel.at(k.i * width)
+        for n, line in product(range(grain.depth), range(0, width, _LINE_BYTES // source.pointee.bytes)):
+            source.at(a.k_step * (_AHEAD * grain.depth + n)).prefetch(line)
+        for v, left in enumerate(rows):
+            counts = [left, select(k.i * grain.depth + 1 < a.depth, left, 0)][: grain.depth]
+            numbers = [
+                source.at(a.k_step * n).load(v * lanes, lanes, lanes_below(f, count, lanes))
+                for n, count in enumerate(counts)
+            ]
+            panel.store(grain.element(numbers), v * lanes)
 
 
-def _copy_elements(f: Function, width: int) -> None:
-    """Neither axis has unit steps: element by element."""
+def _copy_elements(f: Function, grain: Grain, width: int) -> None:
+    """Neither axis has unit steps: number by number."""
     a = f.args
-    with f.loop(0, a.depth) as k, f.loop(0, a.rows) as r:
-        number = a.source.load(k.i * a.k_step + r.i * a.row_step)
-        a.panel.store(convert(number, a.panel.pointee), k.i * width + r.i)
+    with f.loop(0, grain.count(a.depth)) as k, f.loop(0, a.rows) as r:
+        first = k.i * grain.depth
+        source = a.source.at(first * a.k_step + r.i * a.row_step)
+        there = [None, first + 1 < a.depth][: grain.depth]
+        numbers = [source.load(a.k_step * n, 1, exists) for n, exists in enumerate(there)]
+        a.panel.store(grain.element(numbers), k.i * width + r.i)
 
 
-def _weave_rows(f: Function, lanes: int, width: int) -> None:
+def _along(grain: Grain, starts: Sequence[Pointer], k: Value, depth: Value, lanes: int) -> list[Value]:
+    """Elements of rows that run along k, from the element ``k`` on; nothing beyond ``depth``."""
+    first = k * grain.depth
+    mask = lanes_below(depth.fn, depth - first, lanes * grain.depth)
+    return [grain.side_by_side(start.load(first, lanes * grain.depth, mask)) for start in starts]
+
+
+def _weave_rows(f: Function, grain: Grain, lanes: int, width: int) -> None:
     """Rows that run along k, a power of two of them: interleaved in registers, a third of the shuffles of a turn."""
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(width)]
-    with f.loop(0, a.depth, lanes) as k:
-        mask = lanes_below(f, a.depth - k.i, lanes)
-        for v, woven in enumerate(
-            interleave([convert(start.load(k.i, lanes, mask), a.panel.pointee) for start in starts])
-        ):
+    with f.loop(0, grain.count(a.depth), lanes) as k:
+        for v, woven in enumerate(interleave(_along(grain, starts, k.i, a.depth, lanes))):
             a.panel.store(woven, k.i * width + v * lanes)
 
 
-def write_turn(m: Module, isa: ISA, element: Type, stored: Type | None = None) -> Function:
+def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
     """Adds ``turn(source, row_step, rows, depth, panel, width)``: panel[k][r] = source[r][k] for as many r as lanes.
 
     One square after the other is turned in registers: what stands behind ``rows`` repeats the last row, and up to a
     vector's width of k is written behind ``depth``.
     """
-    lanes = isa.lanes(element)
+    lanes = isa.lanes(grain.packed)
     f = m.function(
-        "turn", source=ptr(stored or element), row_step=i64, rows=i64, depth=i64, panel=ptr(element), width=i64
+        "turn", source=ptr(grain.stored), row_step=i64, rows=i64, depth=i64, panel=ptr(grain.packed), width=i64
     )
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
-    with f.loop(0, a.depth, lanes) as k:
-        mask = lanes_below(f, a.depth - k.i, lanes)
-        columns = transpose([convert(start.load(k.i, lanes, mask), element) for start in starts])
-        for c, column in enumerate(columns):
+    with f.loop(0, grain.count(a.depth), lanes) as k:
+        for c, column in enumerate(transpose(_along(grain, starts, k.i, a.depth, lanes))):
             a.panel.store(column, (k.i + c) * a.width)
     return f

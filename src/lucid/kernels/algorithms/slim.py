@@ -10,11 +10,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.ir import (
     Function,
     Module,
     Type,
     Value,
+    convert,
     fma,
     i64,
     lane_sum,
@@ -54,7 +56,7 @@ def _write_entry(m: Module, isa: ISA, element: Type, name: str, tiles: dict[int,
         start_column=i64, shape=ptr(i64), offsets=ptr(i64),
     )  # fmt: skip
     s = SimpleNamespace(**{field: f.args.shape.load(slot) for slot, field in enumerate(SHAPE)})
-    unit = _VECTORS * (isa.lanes(element) if name == "across" else 1)
+    unit = _VECTORS * (isa.lanes(computed(element)) if name == "across" else 1)
     with f.loop(f.args.begin, f.args.end) as task:
         item, first = task.i // s.blocks, task.i % s.blocks * s.block
         at = f.args.offsets.at(item * 2)
@@ -90,7 +92,8 @@ def _tile_function(m: Module, name: str, element: Type) -> Function:
 
 def _write_across(m: Module, isa: ISA, element: Type, rows: int) -> Function:
     """rows x 4 vectors of neighbouring r."""
-    lanes = isa.lanes(element)
+    wide = computed(element)
+    lanes = isa.lanes(wide)
     f = _tile_function(m, f"across{rows}", element)
     a = f.args
     masks = [lanes_below(f, a.count - v * lanes, lanes) for v in range(_VECTORS)]
@@ -100,19 +103,20 @@ def _write_across(m: Module, isa: ISA, element: Type, rows: int) -> Function:
         vector = f.choose(
             a.start_column.eq(1), lambda: [at.load(0, lanes, masks[v])], lambda: [splat(at.load(), lanes)]
         )
-        return vector
+        return [convert(each, wide) for each in vector]
 
     sums = [value for i in range(rows) for v in range(_VECTORS) for value in first(i, v)]
     with f.loop(0, a.k, carry=sums) as k:
         line = a.many.at(k.i * a.many_k)
         for v in range(0, _VECTORS * lanes * element.bytes, 64):
             line.at(a.many_k * _AHEAD).prefetch(v // element.bytes)
-        columns = [line.load(v * lanes, lanes, mask) for v, mask in enumerate(masks)]
-        weights = [a.few.splat(a.few_row * i + k.i * a.few_k, lanes) for i in range(rows)]
+        columns = [convert(line.load(v * lanes, lanes, mask), wide) for v, mask in enumerate(masks)]
+        few = [a.few.load(a.few_row * i + k.i * a.few_k) for i in range(rows)]
+        weights = [splat(convert(number, wide), lanes) for number in few]
         k.values = _products(weights, columns, k.values)
     for i in range(rows):
         for v, mask in enumerate(masks):
-            a.out.store(k.values[i * _VECTORS + v], a.out_row * i + v * lanes, mask)
+            a.out.store(convert(k.values[i * _VECTORS + v], element), a.out_row * i + v * lanes, mask)
     return f
 
 
@@ -123,7 +127,8 @@ def _products(weights: list[Value], columns: list[Value], sums: list[Value]) -> 
 
 def _write_along(m: Module, isa: ISA, element: Type, rows: int) -> Function:
     """rows x 4 numbers, each a vector of partial sums until the end. Rows past the last are the last again."""
-    lanes = isa.lanes(element)
+    wide = computed(element)
+    lanes = isa.lanes(wide)
     f = _tile_function(m, f"along{rows}", element)
     a = f.args
     lefts = [a.few.at(a.few_row * i) for i in range(rows)]
@@ -131,10 +136,10 @@ def _write_along(m: Module, isa: ISA, element: Type, rows: int) -> Function:
     whole = a.k - a.k % lanes
 
     def step(at: Value, sums: list[Value], mask: Value | None) -> list[Value]:
-        left, right = ([x.load(at, lanes, mask) for x in side] for side in (lefts, rights))
+        left, right = ([convert(x.load(at, lanes, mask), wide) for x in side] for side in (lefts, rights))
         return _products(left, right, sums)
 
-    with f.loop(0, whole, lanes, carry=[zeros(f, element, lanes)] * (rows * _VECTORS)) as k:
+    with f.loop(0, whole, lanes, carry=[zeros(f, wide, lanes)] * (rows * _VECTORS)) as k:
         k.values = step(k.i, k.values, None)
     sums = k.values
     if lanes > 1:
@@ -142,6 +147,6 @@ def _write_along(m: Module, isa: ISA, element: Type, rows: int) -> Function:
     for n, total in enumerate(sums):
         i, r = divmod(n, _VECTORS)
         with f.when(a.count > r):
-            start = a.start.load(a.start_row * i + a.start_column * r)
-            a.out.store(start + lane_sum(total), a.out_row * i + a.out_column * r)
+            start = convert(a.start.load(a.start_row * i + a.start_column * r), wide)
+            a.out.store(convert(start + lane_sum(total), element), a.out_row * i + a.out_column * r)
     return f

@@ -26,7 +26,6 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
-    bitcast,
     constant,
     convert,
     i8,
@@ -41,7 +40,6 @@ from lucid.kernels.ir import (
     select,
     splat,
     transpose_blocks,
-    vec,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -167,12 +165,13 @@ def _write_turn(isa: ISA, grain: Grain) -> Module:
 
 def _elements(grain: Grain, numbers: list[Value], odd: Value) -> list[Value]:
     """Elements of numbers side by side; of one that is missing its second, ``odd``, the first becomes that."""
+    elements = [grain.side_by_side(vector) for vector in numbers]
     if grain.depth == 1:
-        return [convert(vector, grain.packed) for vector in numbers]
-    f, lanes = odd.fn, numbers[0].type.lanes // 2
+        return elements
+    f, lanes = odd.fn, elements[0].type.lanes
     alone = lane_numbers(f, lanes, element=i32).eq(splat(convert(odd, i32), lanes))
     shift = select(alone, splat(constant(f, i32, 16), lanes), splat(constant(f, i32, 0), lanes))
-    return [bitcast(vector, vec(i32, lanes)) << shift for vector in numbers]
+    return [element << shift for element in elements]
 
 
 def _added(grain: Grain, total: Value, vector: Value) -> Value:

@@ -92,7 +92,7 @@ def turn_address(stored: Type) -> int:
 
     def written(isa: ISA) -> Module:
         module = Module("turn", isa)
-        panels.write_turn(module, isa, f32, stored).export = True
+        panels.write_turn(module, isa, Grain(stored)).export = True
         return module
 
     return jit.kernel(("turn", stored), written).address("turn")

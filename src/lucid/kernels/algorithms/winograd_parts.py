@@ -66,7 +66,7 @@ def _pack_address(shape: Shape, tile: Tile, stored: Type) -> int:
     if shape.spread == (1, 1, 1):
         rows = [tile.rows]
         code = alone(
-            ("winograd weights", tile.rows, stored), lambda m, isa: panels.write_packs(m, isa, f32, rows, stored)
+            ("winograd weights", tile.rows, stored), lambda m, isa: panels.write_packs(m, isa, Grain(stored), rows)
         )
         return code.address(f"pack{tile.rows}")
     key = ("winograd weights", tile.rows, shape.kernel, shape.spread, stored)
