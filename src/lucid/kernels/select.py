@@ -9,7 +9,17 @@ from types import ModuleType
 
 from lucid.core.errors import PlanError
 from lucid.kernels import epilogue, jit, ledger, precision, target, tuning, upstream
-from lucid.kernels.algorithms import depthwise, fft, gemm, overlap_add, phase_split, reference, weight_grad, winograd
+from lucid.kernels.algorithms import (
+    depthwise,
+    fft,
+    gemm,
+    overlap_add,
+    phase_split,
+    reference,
+    sliding,
+    weight_grad,
+    winograd,
+)
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem, Role
@@ -17,7 +27,17 @@ from lucid.kernels.settings import Precision
 from lucid.kernels.tuning import Tuning
 
 #: Asked in this order; on a tie the first wins.
-ALGORITHMS: tuple[ModuleType, ...] = (depthwise, gemm, phase_split, overlap_add, weight_grad, winograd, fft, reference)
+ALGORITHMS: tuple[ModuleType, ...] = (
+    depthwise,
+    sliding,
+    gemm,
+    phase_split,
+    overlap_add,
+    weight_grad,
+    winograd,
+    fft,
+    reference,
+)
 
 #: What an algorithm computes that does not say so.
 _ALL_ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")

@@ -74,6 +74,15 @@ def _axis(role: str, size: int, kernel: int, stride: int, dilation: int, low: in
     return Axis(tuple(map(tuple, phases)), -first)
 
 
+def axes_of(problem: Problem) -> tuple[Axis, ...]:
+    """The three axes of a forward role or an input gradient."""
+    spec, size = problem.spec, problem.out if problem.role == "forward" else problem.size
+    return tuple(
+        _axis(problem.role, n, k, s, d, low)
+        for n, k, s, d, (low, _) in zip(size, spec.kernel, spec.stride, spec.dilation, spec.padding, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Correlation:
     """A problem as a correlation on a cut of positions q; ``results`` and ``sources`` are channels of one group."""
@@ -199,10 +208,7 @@ def correlation(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Corre
     element, spec, forward = computed(BY_DTYPE[problem.dtype]), problem.spec, problem.role == "forward"
     lanes = isa.lanes(element)
     size, source = (problem.out, problem.size) if forward else (problem.size, problem.out)
-    axes = tuple(
-        _axis(problem.role, n, k, s, d, low)
-        for n, k, s, d, (low, _) in zip(size, spec.kernel, spec.stride, spec.dilation, spec.padding, strict=True)
-    )
+    axes = axes_of(problem)
     one = (1,) * RANK
     stride_in, stride_out = (spec.stride, one) if forward else (one, spec.stride)
     positions = tuple(ceil(n / s) for n, s in zip(size, stride_out, strict=True))

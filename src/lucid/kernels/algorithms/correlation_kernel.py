@@ -68,7 +68,7 @@ def write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -
             call_fill_frame(f, element, fields, frame, source, a.sources, 1, 0, box.d, box.h, box.w)
         weights = a.weights.at(image_group % a.groups * a.w_group)
         if element != wide:
-            weights = _widened(f, weights, frame.at(a.own_weights), a.w_group, lanes)
+            weights = widened(f, weights, frame.at(a.own_weights), a.w_group, lanes)
         depth_boxes = minimum(a.box_d, a.od - box.d)
         with (
             f.loop(0, a.results, tile.results) as result,
@@ -98,7 +98,7 @@ def write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -
     return module
 
 
-def _widened(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int) -> Pointer:
+def widened(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int) -> Pointer:
     """Half precision as float32, once for all that read it again and again; whole vectors are written."""
     with f.loop(0, count, lanes) as i:
         to.store(convert(numbers.load(i.i, lanes, lanes_below(f, count - i.i, lanes)), to.pointee), i.i)

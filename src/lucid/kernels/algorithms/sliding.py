@@ -1,0 +1,240 @@
+"""Correlation by rows that slide through registers: small kernels and strides, depthwise or of small groups.
+
+The same sums as ``correlation``, of two axes, without frames: the source is read where it lies, once for every strip
+of columns and every few results. What does not fit in registers, or pads more than a window, is left to that one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.correlation import Axis, axes_of
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.sliding_kernel import Slide, write
+from lucid.kernels.epilogue import is_short, sources
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import Plan, Problem, Role
+
+Array = np.ndarray[Any, Any]
+
+name = "sliding"
+roles: tuple[Role, ...] = ("forward", "grad_input")
+dtypes = ("float32", "float64", "float16", "bfloat16")
+
+_TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
+_FEW_ROWS = 8  # in a box: with fewer, too many are read twice
+_LINE_BYTES = 64
+_GHZ = 4.0
+_MOST_PRODUCTS = 120  # that a step writes out: about 10 ms to compile
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """A problem with its tile and its boxes of ``box_h`` rows of positions."""
+
+    problem: Problem
+    axes: tuple[Axis, ...]
+    tile: Slide
+    lanes: int
+    box_h: int
+
+    @property
+    def forward(self) -> bool:
+        """Whether it is the forward role."""
+        return self.problem.role == "forward"
+
+    @property
+    def sources(self) -> int:
+        """Source channels of a group."""
+        return _channels(self.problem)[0]
+
+    @property
+    def results(self) -> int:
+        """Result channels of a group."""
+        return _channels(self.problem)[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        return (self.problem.out if self.forward else self.problem.size)[1:]  # type: ignore[return-value]
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Rows and columns of the source."""
+        return (self.problem.size if self.forward else self.problem.out)[1:]  # type: ignore[return-value]
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Rows and columns of positions, each with all phases of the result."""
+        return ceil(self.size[0] / len(self.tile.downs)), ceil(self.size[1] / len(self.tile.across))
+
+    @property
+    def boxes(self) -> int:
+        """Of a plane."""
+        return ceil(self.positions[0] / self.box_h)
+
+    @property
+    def tasks(self) -> int:
+        """Boxes of all images and groups."""
+        return self.problem.batch * self.problem.groups * self.boxes
+
+    @property
+    def spare_elements(self) -> int:
+        """A row of a strip, which a thread may throw away."""
+        return ceil(len(self.tile.across) * self.tile.vectors * self.lanes / 16) * 16
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's workspace: the spare row, and weights of a group where they are widened."""
+        weights = self.sources * self.results * self.problem.spec.taps if self.problem.itemsize < 4 else 0
+        return self.spare_elements + ceil(weights / 16) * 16
+
+    @property
+    def own_bytes(self) -> int:
+        """The same in bytes."""
+        return self.private_elements * computed(BY_DTYPE[self.problem.dtype]).bytes
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        strips = ceil(self.positions[1] / (self.tile.vectors * self.lanes)) * self.results / self.tile.results
+        reach = max(lags[-1] for lags in self.tile.lags)
+        steps = self.box_h + (reach if self.boxes > 1 else 0)
+        strip = steps * self.tile.cycles(self.sources, self.lanes) + 10
+        return max(self.tasks * (strips * strip + 40), memory_cycles(self.problem.traffic_bytes)) + 3000
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Volumes, lines, machines without masks, and what no tile holds."""
+    if "avx512f" not in isa.requires:
+        return f"it shifts registers and masks loads as {isa.name} cannot"
+    if problem.size[0] * problem.out[0] * problem.spec.kernel[0] != 1 or problem.spec.padding[0] != (0, 0):
+        return "it slides along one of two axes, not three"
+    if 1 in (problem.size[1], problem.out[1]):
+        return "one row does not slide, and what is set up for it takes longer than the row"
+    return None if tiles(problem, isa) else "the rows in flight do not fit in registers, or read nothing"
+
+
+def fuses(problem: Problem) -> bool:
+    """Short epilogues, as sums leave their registers."""
+    return is_short(problem.epilogue)
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tile that is expected to be fastest."""
+    asked = min(tiles(problem, isa), key=lambda option: (option.cycles, -option.tile.vectors))
+    tile = asked.tile
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        expected_ns=asked.cycles / _GHZ,
+        tile=(("results", tile.results), ("vectors", tile.vectors), ("rows", sum(map(len, tile.lags)))),
+        blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
+        workspace_bytes=asked.own_bytes,
+        why=f"pixels in lanes, rows slide through registers, {tile.products} products a step and source",
+    )
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernel with every number of the shape fixed."""
+    problem = plan.problem
+    return bound(_sliding(problem, isa, axes_of(problem), plan["results"], plan["vectors"]), isa)
+
+
+def tiles(problem: Problem, isa: ISA) -> list[Sliding]:
+    """All that the registers hold."""
+    axes, results = axes_of(problem), _channels(problem)[1]
+    if not all(phase for axis in axes for phase in axis.phases):
+        return []
+    every = [
+        _sliding(problem, isa, axes, k, vectors)
+        for k, vectors in product((1, 2, 3, 4, 8), (1, 2, 3, 4))
+        if results % k == 0
+    ]
+    skips = axes[1].low // every[0].tile.stride[0]  # steps that read nothing but zeros must not finish a row
+    return [
+        one
+        for one in every
+        if one.tile.registers(one.lanes) <= isa.registers
+        and one.tile.products <= _MOST_PRODUCTS
+        and all(skips <= lags[-1] for lags in one.tile.lags)
+    ]
+
+
+def _channels(problem: Problem) -> tuple[int, int]:
+    """Sources and results of a group."""
+    ends = problem.group_in, problem.group_out
+    return ends if problem.role == "forward" else ends[::-1]
+
+
+def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, vectors: int) -> Sliding:
+    spec = problem.spec
+    stride = (spec.stride[1], spec.stride[2]) if problem.role == "forward" else (1, 1)
+    across = tuple(tuple((t, at - axes[2].low) for t, at in phase) for phase in axes[2].phases)
+    several = _channels(problem)[0] > 1
+    tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several)
+    asked = Sliding(problem, axes, tile, isa.lanes(computed(BY_DTYPE[problem.dtype])), 1)
+    return replace(asked, box_h=_box_rows(asked))
+
+
+def _box_rows(asked: Sliding) -> int:
+    """Enough boxes for some threads, and rows that a cache holds from one strip to the next."""
+    rows, problem = asked.positions[0], asked.problem
+    row_bytes = asked.sources * asked.source[1] * asked.tile.stride[0] * problem.itemsize
+    held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes)
+    pieces = min(ceil(_TASKS / (problem.batch * problem.groups)), ceil(rows / _FEW_ROWS))
+    return ceil(rows / max(pieces, ceil(rows / held)))
+
+
+def _streams(asked: Sliding) -> bool:
+    """Whether results go past the caches: rows of whole lines, and more than the last cache holds."""
+    itemsize = asked.problem.itemsize
+    result_bytes = asked.problem.batch * asked.problem.groups * asked.results * prod(asked.size) * itemsize
+    return result_bytes > target.cpu().l3_bytes // 2 and asked.size[1] * itemsize % _LINE_BYTES == 0
+
+
+def bound(asked: Sliding, isa: ISA) -> Executable:
+    """One tile's kernel, likewise."""
+    problem, spec, tile = asked.problem, asked.problem.spec, asked.tile
+    element = BY_DTYPE[problem.dtype]
+    numbers = (
+        problem.groups, asked.sources, asked.results, asked.boxes, asked.box_h, *asked.positions, *asked.source,
+        *asked.size, asked.axes[1].low, asked.sources * asked.results * spec.taps,
+        spec.taps * (1 if asked.forward else asked.results), spec.taps * (asked.sources if asked.forward else 1),
+        int(problem.bias), asked.private_elements, asked.spare_elements,
+    )  # fmt: skip
+    no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
+    fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
+    chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
+
+    def launch(tile: Slide) -> Launch:
+        key = ("sliding", problem.dtype, tile, problem.epilogue)
+        code = jit.kernel(key, lambda isa: write(isa, element, tile, problem.epilogue))
+        return Launch(
+            [(code.address("slide"), asked.tasks, chunk)],
+            fields,
+            (0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), WORKSPACE, NOTHING),
+            own_bytes=asked.own_bytes,
+            most_threads=useful_threads(asked.cycles, asked.tasks),
+            keep=(no_bias, zeros),
+        )
+
+    plain = launch(tile)
+    if not _streams(asked):
+        return plain
+    streaming = launch(replace(tile, stream=True))
+
+    def run(x: Array, w: Array, bias: Array | None, y: Array, *more: Array | None) -> None:
+        (plain if address(y) % _LINE_BYTES else streaming)(x, w, bias, y, *more)
+
+    return run

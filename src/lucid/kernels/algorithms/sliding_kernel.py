@@ -1,0 +1,310 @@
+"""Rows that slide through registers: the native code of ``sliding``.
+
+A step reads the source rows of one row of results, once. A row of vectors meets every tap across by shifts between
+neighbours, in registers: a load that straddles two lines would cost more than the products it serves. It meets every
+tap down by the sums of several rows of results, which are held together; one is finished a step, and the others move
+up. Rows outside are left out, columns outside are lanes that are not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from lucid.kernels.algorithms.correlation_kernel import widened
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.epilogue import Arrays, parameters
+from lucid.kernels.ir import (
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    deinterleave,
+    fma,
+    i32,
+    i64,
+    interleave,
+    lanes_below,
+    lanes_inside,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    shuffle,
+    splat,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Epilogue
+
+#: Numbers of w that are held in registers through all steps; more are read where they are used.
+_HELD = 12
+
+_ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
+
+#: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
+_AHEAD_ROWS = 16
+
+_ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
+_NUMBERS = (
+    "groups", "sources", "results", "boxes", "box_h", "rows", "columns", "h", "w", "size_h", "size_w",
+    "low_h", "w_group", "w_source", "w_result", "bias_step", "private", "spare",
+)  # fmt: skip
+
+#: Sums by phase of rows and lag, each a list over results, phases of columns and vectors.
+Sums = dict[tuple[int, int], list[Value]]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """``results`` by ``vectors`` of sums for every phase and for every row of results that is in flight.
+
+    ``downs`` and ``across`` are, for every phase of the result's rows and columns, its taps as (tap, place in the
+    source): rows from the step's first on, columns from that of the first lane on, negative before it.
+    """
+
+    results: int
+    vectors: int
+    downs: tuple[tuple[tuple[int, int], ...], ...]
+    across: tuple[tuple[tuple[int, int], ...], ...]
+    stride: tuple[int, int]  #: steps in the source, of rows and columns
+    kernel_w: int
+    several: bool  #: a group has more than one source
+    stream: bool = False  #: whole vectors go past the caches
+
+    @cached_property
+    def lags(self) -> list[range]:
+        """For every phase of rows, in how many steps from now its rows in flight began, where the last is finished."""
+        found = [[place // self.stride[0] for _, place in phase] for phase in self.downs]
+        return [range(min(lags), max(lags) + 1) for lags in found]
+
+    @property
+    def each(self) -> int:
+        """Vectors of sums of one row."""
+        return self.results * len(self.across) * self.vectors
+
+    def places(self, lanes: int) -> list[int]:
+        """Vectors of a source row that are read, by number; pairs of them with a stride of two."""
+        step = self.stride[1]
+        firsts = {(at // step) // lanes for phase in self.across for _, at in phase}
+        lasts = {-(-(at // step) // lanes) for phase in self.across for _, at in phase}
+        return list(range(min(firsts), self.vectors + max(lasts)))
+
+    @property
+    def products(self) -> int:
+        """Of one step and source."""
+        return sum(map(len, self.downs)) * sum(map(len, self.across)) * self.results * self.vectors
+
+    @property
+    def numbers(self) -> int:
+        """Of w, that a step and source reads."""
+        return sum(map(len, self.downs)) * sum(map(len, self.across)) * self.results
+
+    def cycles(self, sources: int, lanes: int) -> float:
+        """Of a step; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
+        registers, parts = self.registers(lanes), len(self.places(lanes)) * self.stride[0] * self.stride[1]
+        split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
+        loaded = self.numbers if self.several or self.numbers > _HELD else 0
+        source = 0.29 * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
+        source += 0.72 * max(0, registers - _ROOMY)
+        moved = sum(len(lags) - 1 for lags in self.lags) * self.each
+        return sources * source + 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
+
+    def registers(self, lanes: int) -> int:
+        """How many a step holds."""
+        sums = sum(len(lags) for lags in self.lags) * self.each
+        return sums + len(self.places(lanes)) * self.stride[1] + min(self.numbers, 2)
+
+
+def fields(element: Type) -> dict[str, Type]:
+    """What the entry point ``slide`` reads."""
+    arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
+    return {**arrays, **dict.fromkeys(_NUMBERS, i64)}
+
+
+def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
+    """A task is a box of rows of the results of one image and group."""
+    module, lanes = Module("sliding", isa), isa.lanes(computed(element))
+    strip = _Strip(module, element, lanes, tile, epilogue).function
+    f = module.entry("slide", **fields(element))
+    a = f.args
+    arrays, plane, wide = Arrays.of(epilogue, a.y, a), a.size_h * a.size_w, tile.vectors * lanes
+    with f.loop(a.begin, a.end) as task:
+        image_group, first = task.i // a.boxes, task.i % a.boxes * a.box_h
+        group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
+        rows, spare = minimum(a.box_h, a.rows - first), a.own.at(a.thread * a.private)
+        weights = a.weights.at(group * a.w_group)
+        if element != computed(element):
+            weights = widened(f, weights, spare.at(a.spare), a.w_group, lanes)
+        with f.loop(0, a.results, tile.results) as result, f.loop(0, a.columns, wide) as column:
+            channel = group * a.results + result.i
+            to = arrays.at(channel, (image_group * a.results + result.i) * plane + column.i * len(tile.across))
+            f.call(
+                strip, spare.cast(element), source, a.sources, a.h, a.w, column.i * tile.stride[1], a.low_h,
+                weights.at(result.i * a.w_result), a.w_source, a.w_result,
+                a.bias.at(channel * a.bias_step), a.bias_step, a.zeros, to.y, a.size_h, a.size_w,
+                a.size_w - column.i * len(tile.across), first, rows, *to.given.values(),
+            )  # fmt: skip
+    return module
+
+
+class _Strip:
+    """Writes ``strip``: so many vectors of columns, all rows of a box.
+
+    ``column`` is that of the source's which tap 0 without padding meets first; ``y`` is the strip's place in the first
+    row, and ``left`` how many columns of it there are.
+    """
+
+    def __init__(self, module: Module, element: Type, lanes: int, tile: Slide, epilogue: Epilogue) -> None:
+        data = ptr(element)
+        self.tile, self.lanes, self.wide = tile, lanes, computed(element)
+        self.function = f = module.function(
+            "strip", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
+            weights=ptr(self.wide), w_source=i64, w_result=i64, bias=data, bias_step=i64, zeros=data, y=data,
+            size_h=i64, size_w=i64, left=i64, first=i64, rows=i64, **parameters(epilogue, element),
+        )  # fmt: skip
+        self.a = a = f.args
+        self.results = Arrays.of(epilogue, a.y, a)
+        self.plane = a.size_h * a.size_w
+        count = len(tile.across) * tile.vectors
+        self.start = [v for k in range(tile.results) for v in [self._number(a.bias, a.bias_step * k)] * count]
+        self.masks = {
+            i: lanes_inside(f, a.column + i * lanes, a.w, lanes)
+            for p in tile.places(lanes)
+            for i in range(p * tile.stride[1], (p + 1) * tile.stride[1])
+        }
+        self.stored = [lanes_below(f, a.left - n * lanes, lanes, i32) for n in range(count)]
+        self.held = self._weights(a.weights) if not tile.several and tile.numbers <= _HELD else None
+        self._write()
+
+    def _number(self, numbers: Pointer, index: Any) -> Value:
+        return splat(convert(numbers.load(index), self.wide), self.lanes)
+
+    def _weights(self, w: Pointer) -> dict[tuple[int, int, int], Value]:
+        """Every tap of every result, in all lanes, by (result, tap down, tap across)."""
+        taps = product(range(self.tile.results), self._taps(self.tile.downs), self._taps(self.tile.across))
+        return {(k, h, t): self._weight(w, k, h, t) for k, h, t in taps}
+
+    def _weight(self, w: Pointer, k: int, h: int, t: int) -> Value:
+        return self._number(w.at(self.a.w_result * k if k else 0), h * self.tile.kernel_w + t)
+
+    @staticmethod
+    def _taps(phases: tuple[tuple[tuple[int, int], ...], ...]) -> Iterator[int]:
+        return (tap for phase in phases for tap, _ in phase)
+
+    def _write(self) -> None:
+        """The steps that read rows, then those that only finish sums."""
+        f, a, tile = self.function, self.a, self.tile
+        stride, reach = tile.stride[0], max(lags[-1] for lags in tile.lags)
+        end = a.first + a.rows + reach
+        begin = maximum(a.first, a.low_h // stride)
+        below = minimum(end, (a.h + a.low_h + (stride - 1)) // stride)
+        keys = [(p, b) for p, lags in enumerate(tile.lags) for b in lags[1:]]
+        start = [value for _ in keys for value in self.start]
+        with f.loop(begin, below, carry=start) as steps:
+            steps.values = self._step(steps.i, keys, steps.values, read=True)
+        with f.loop(maximum(begin, below), end, carry=steps.values) as rest:
+            rest.values = self._step(rest.i, keys, rest.values, read=False)
+
+    def _step(self, m: Value, keys: list[tuple[int, int]], carried: list[Value], read: bool) -> list[Value]:
+        tile, each = self.tile, self.tile.each
+        sums = {(p, lags[0]): self.start for p, lags in enumerate(tile.lags)}
+        sums |= {key: carried[n * each : (n + 1) * each] for n, key in enumerate(keys)}
+        if read:
+            sums = self._added(m, sums)
+        for p, lags in enumerate(tile.lags):
+            self._finish(m - lags[-1], p, sums[p, lags[-1]])
+        return [value for p, b in keys for value in sums[p, b - 1]]
+
+    def _added(self, m: Value, sums: Sums) -> Sums:
+        """With the products of a step's source rows."""
+        f, a = self.function, self.a
+        if not self.tile.several:
+            return self._added_source(m, a.source, a.weights, sums)
+        flat = [value for values in sums.values() for value in values]
+        with f.loop(0, a.sources, carry=flat) as s:
+            each, w = self.tile.each, a.weights.at(s.i * a.w_source)
+            now = {key: s.values[n * each : (n + 1) * each] for n, key in enumerate(sums)}
+            added = self._added_source(m, a.source.at(s.i * (a.h * a.w)), w, now)
+            s.values = [value for values in added.values() for value in values]
+        return {key: s.values[n * each : (n + 1) * each] for n, key in enumerate(sums)}
+
+    def _added_source(self, m: Value, source: Pointer, w: Pointer, sums: Sums) -> Sums:
+        tile, stride = self.tile, self.tile.stride[0]
+        sums = {key: list(values) for key, values in sums.items()}
+        for e in range(stride):
+            shifted = self._shifts(self._row(source, m * stride + e - self.a.low_h))
+            downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
+            for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
+                for (p, lag, h), k in product(downs, range(tile.results)):
+                    weight = self.held[k, h, t] if self.held else self._weight(w, k, h, t)
+                    for v in range(tile.vectors):
+                        n = (k * len(tile.across) + c) * tile.vectors + v
+                        sums[p, lag][n] = fma(weight, shifted(at, v), sums[p, lag][n])
+        return sums
+
+    def _row(self, source: Pointer, row: Value) -> Pointer:
+        """A row of the source; with a stride one of a step's may lie outside."""
+        here = source.at(row * self.a.w)
+        if self.tile.stride[0] > 1:
+            there = select(row.ult(self.a.h), here, self.a.zeros)
+            assert isinstance(there, Pointer)
+            here = there
+        here = here.at(self.a.column)
+        for k in range(self.tile.vectors * self.tile.stride[1]):
+            here.prefetch(self.a.w * _AHEAD_ROWS + k * self.lanes)
+        return here
+
+    def _shifts(self, row: Pointer) -> Callable[[int, int], Value]:
+        """Reads a row once; gives its vector ``v`` from a place in it on, every ``stride`` columns."""
+        step, lanes = self.tile.stride[1], self.lanes
+        parts: dict[tuple[int, int], Value] = {}
+        for p in self.tile.places(lanes):
+            read = [
+                convert(row.load(i * lanes, lanes, self.masks[i]), self.wide) for i in range(p * step, (p + 1) * step)
+            ]
+            parts |= {(e, p): part for e, part in enumerate(deinterleave(read, step))}
+        made: dict[tuple[int, int], Value] = {}
+
+        def shifted(at: int, v: int) -> Value:
+            if (at, v) not in made:
+                e, (p, r) = at % step, divmod(at // step, lanes)
+                first = parts[e, v + p]
+                made[at, v] = shuffle(first, parts[e, v + p + 1], range(r, r + lanes)) if r else first
+            return made[at, v]
+
+        return shifted
+
+    def _finish(self, q: Value, phase: int, sums: list[Value]) -> None:
+        """Stores a phase's row of position ``q``, if it is one of the box and of the result."""
+        f, a, tile, lanes = self.function, self.a, self.tile, self.lanes
+        row = q * len(tile.downs) + phase
+        there = (q - a.first).ult(a.rows)
+        if len(tile.downs) > 1:
+            there = there & (row < a.size_h)
+        lines = [
+            (self.results.destination(k, row * a.size_w + (self.plane * k if k else 0)), self._line(sums, k))
+            for k in range(tile.results)
+        ]
+        if not tile.stream:  # without a branch, behind which LLVM would put products, far from what they read
+            for to, values in lines:
+                place = to.unless(~there, a.spare)
+                for n, value in enumerate(values):
+                    place.store(value, n * lanes, self.stored[n])
+            return
+        with f.when(there):
+            for n in range(len(lines[0][1])):
+                with f.when(a.left > n * lanes):  # a store of no lanes would fetch its line all the same
+                    for to, values in lines:
+                        to.store(values[n], n * lanes, nontemporal=True)
+
+    def _line(self, sums: list[Value], result: int) -> list[Value]:
+        """A result's row, its phases of columns side by side."""
+        vectors, across = self.tile.vectors, len(self.tile.across)
+        at = result * across * vectors
+        return [
+            value for v in range(vectors) for value in interleave([sums[at + c * vectors + v] for c in range(across)])
+        ]

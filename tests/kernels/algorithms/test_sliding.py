@@ -1,0 +1,117 @@
+"""Rows that slide through registers against the definitions, between guard pages."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms import sliding
+from tests.kernels.algorithms.patches import HALF, Case, check, expected, run
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
+pytestmark = pytest.mark.skipif(not ISAS, reason="slides on AVX-512 alone")
+ROLES = ["forward", "grad_input"]
+
+#: One strip and several, cut short by one column and by all but one; taps that reach over neighbours; padding that is
+#: uneven, missing, or as large as it may be; strides that leave rows and columns over; groups, and few rows.
+CASES = [
+    Case(2, 3, 3, (13, 19), (3, 3), padding=1, groups=3, bias=True),
+    Case(1, 2, 2, (5, 65), (3, 3), padding=1, groups=2),
+    Case(1, 2, 2, (4, 63), (3, 3), padding=((0, 2), (2, 0)), groups=2, bias=True),
+    Case(1, 2, 2, (9, 49), (7, 7), padding=3, groups=2),
+    Case(1, 1, 1, (2, 1), (5, 5), padding=2),
+    Case(1, 2, 2, (3, 40), (3, 20), padding=((1, 1), (19, 19)), groups=2),
+    Case(2, 4, 4, (17, 16), (5, 5), 2, padding=2, groups=4),
+    Case(2, 4, 4, (16, 17), (4, 4), 2, padding=1, groups=4, bias=True),
+    Case(1, 2, 2, (15, 34), (3, 3), 2, padding=((0, 1), (1, 0)), groups=2),
+    Case(1, 2, 2, (11, 50), (5, 3), (3, 3), padding=1, groups=2),
+    Case(1, 2, 2, (12, 20), (3, 5), (1, 2), (2, 1), padding=2, groups=2),
+    Case(2, 2, 2, (9, 10), (3, 3), 1, (1, 3), ((1, 1), (3, 3)), groups=2),
+    Case(1, 6, 8, (9, 21), (3, 3), padding=1, groups=2, bias=True),
+    Case(1, 3, 16, (8, 32), (3, 3), padding=1, bias=True),
+    Case(1, 4, 2, (9, 18), (4, 4), 2, padding=1, groups=2),
+    Case(2, 3, 6, (2, 40), (2, 3), padding=1, groups=3, bias=True),
+]
+#: Enough rows for several boxes of one plane.
+BOXED = [Case(1, 1, 1, (90, 41), (3, 3), padding=1, bias=True), Case(1, 1, 1, (90, 41), (4, 4), 2, padding=1)]
+TYPES = [*product(ISAS, ["float32", "float64", *HALF])]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+@pytest.mark.parametrize("role", ROLES)
+def test_definition(role, isa, dtype):
+    def one(case):
+        check(sliding, case.typed(dtype), role, "end")
+        check(sliding, case.typed(dtype), role, "start")
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES + BOXED)
+
+
+def test_every_tile_agrees():
+    """Whatever the number of results and of vectors: a sum has one order."""
+    isa = target.isa()
+    for case in (Case(2, 4, 4, (20, 70), (3, 3), padding=1), Case(2, 2, 2, (20, 70), (4, 4), 2, padding=1, groups=2)):
+        for role in ROLES:
+            problem, arrays, results = case.problem(role), case.arrays(), []
+            first, out = ("x", "g") if role == "forward" else ("g", "x")
+            for asked in sliding.tiles(problem, isa):
+                result = np.full_like(arrays[out], np.nan)
+                sliding.bound(asked, isa)(arrays[first], arrays["w"], None, result, None)
+                results.append(result)
+            assert len(results) > 2
+            assert all((result == results[0]).all() for result in results)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("case", BOXED, ids=str)
+def test_several_boxes(case, role):
+    assert sliding.plan(case.problem(role), target.isa())["boxes"] > 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_stores_past_the_caches(role, monkeypatch):
+    small = replace(target.cpu(), l3_bytes=0)
+    monkeypatch.setattr(target, "cpu", lambda: small)
+
+    def one(case):
+        for dtype in ("float32", "float64", "float16"):
+            check(sliding, case.typed(dtype), role, "start")  # aligned to the page
+            check(sliding, case.typed(dtype), role, "end")  # and if the size is
+
+    cases = [Case(1, 2, 2, (10, width), (3, 3), padding=1, groups=2, bias=True) for width in (16, 32, 80, 112)]
+    run_guarded_cases(one, [*cases, Case(1, 2, 2, (10, 64), (4, 4), 2, padding=1, groups=2)])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_infinity_reaches_only_what_reads_it(role):
+    case = Case(2, 2, 2, (6, 18), (3, 3), padding=1, groups=2)
+    arrays = case.arrays()
+    arrays["x" if role == "forward" else "g"][1, 1, 5, 16] = np.inf
+    got, want = run(sliding, case, role, arrays), expected(case, role, arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_image_size_compiles_nothing(role):
+    check(sliding, Case(1, 2, 2, (40, 40), (3, 3), padding=1, groups=2), role)
+    before = jit.kernel_count()
+    check(sliding, Case(3, 4, 4, (52, 44), (3, 3), padding=1, groups=4), role)
+    assert jit.kernel_count() == before
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (Case(1, 1, 1, (5, 5, 5), (3, 3, 3)), "it slides along one of two axes, not three"),
+        (Case(1, 1, 1, (40,), (3,)), "one row does not slide, and what is set up for it takes longer than the row"),
+        (Case(1, 1, 1, (40, 40), (31, 31)), "the rows in flight do not fit in registers, or read nothing"),
+        (Case(1, 1, 1, (9, 9), (3, 3), padding=5), "the rows in flight do not fit in registers, or read nothing"),
+    ],
+)
+def test_what_it_leaves_to_others(case, why):
+    assert sliding.refuses(case.problem("forward"), target.isa()) == why
