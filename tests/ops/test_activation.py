@@ -76,3 +76,35 @@ def test_integers() -> None:
     assert activation.relu(lucid.tensor([-1, 2])).tolist() == [0, 2]
     with pytest.raises(lucid.DTypeError, match="gelu: the input is int64"):
         activation.gelu(lucid.tensor([1]))
+
+
+@pytest.mark.parametrize("slope", [(1,), (3, 1, 1), (3, 1, 5)])
+def test_prelu_to_second_order(slope: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x, a = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal(slope)
+    leaves = [lucid.tensor(v, requires_grad=True) for v in (x, a)]
+    check_grads(activation.prelu, leaves)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (4, 3, 20, 30)], ids=["small", "native"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("slope", [(1,), (3, 1, 1)])
+def test_prelu_by_its_definition(slope: tuple[int, ...], dtype: type, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x, g, a = (rng.standard_normal(s).astype(dtype) for s in (shape, shape, slope))
+    x[0, :, 0, 0] = 0, -1, np.nan
+    leaf, weight = lucid.tensor(x, requires_grad=True), lucid.tensor(a, requires_grad=True)
+    y = activation.prelu(leaf, weight)
+    y.backward(lucid.tensor(g))
+    x, g, a = (v.astype(np.float64) for v in (x, g, a))
+    axes = (0, 1, 2, 3) if slope == (1,) else (0, 2, 3)
+    near = {"rtol": 4e-3, "atol": 1e-2} if dtype is np.float16 else {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(y.detach().numpy(), np.where(x > 0, x, a * x), **near)
+    np.testing.assert_allclose(leaf.grad.numpy(), np.where(x > 0, g, a * g), **near)
+    want = np.where(x > 0, 0, g * x).sum(axes).reshape(slope)
+    np.testing.assert_allclose(weight.grad.numpy(), want, **{**near, "atol": 1e-1 if dtype is np.float16 else 1e-4})
+
+
+def test_prelu_of_two_types() -> None:
+    with pytest.raises(lucid.DTypeError, match="prelu"):
+        activation.prelu(lucid.ones(3), lucid.ones(1, dtype=lucid.float64))

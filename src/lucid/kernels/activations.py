@@ -10,6 +10,7 @@ from math import pi, sqrt
 from lucid.kernels import functions as fn
 from lucid.kernels.elementwise import Elementwise
 from lucid.kernels.ir import Value, absolute, select
+from lucid.kernels.reduction import Reduction
 
 _DENSITY = 1.0 / sqrt(2.0 * pi)  # of the normal distribution at 0
 _TANH_GELU = sqrt(2.0 / pi)
@@ -98,6 +99,9 @@ hardtanh_grad = Elementwise(
 )
 leaky_relu = Elementwise("leaky_relu", lambda x, *, slope: select(x > 0.0, x, slope * x))
 leaky_relu_grad = Elementwise("leaky_relu_grad", lambda g, x, *, slope: select(x > 0.0, g, slope * g))
+prelu = Elementwise("prelu", lambda x, slope: select(x > 0.0, x, slope * x))
+prelu_pull = Elementwise("prelu_pull", lambda g, x, slope: select(x > 0.0, g, slope * g))
+prelu_pull_slope = Reduction("prelu_pull_slope", terms=lambda g, x: select(x > 0.0, 0.0, g * x))
 gelu = Elementwise("gelu", lambda x: x * fn.normal_cdf(x))
 gelu_grad = Elementwise("gelu_grad", _gelu_grad)
 gelu_tanh = Elementwise("gelu_tanh", lambda x: x * fn.sigmoid(_tanh_gelu_argument(x) * 2.0))

@@ -18,7 +18,8 @@ from lucid.core.errors import DTypeError
 from lucid.kernels import activations
 from lucid.kernels.elementwise import Elementwise
 from lucid.ops import elementwise, native, special
-from lucid.ops.common import method
+from lucid.ops.broadcast import sum_forward_to, sum_to
+from lucid.ops.common import method, same_dtype
 from lucid.ops.compare import where
 from lucid.tensor import Tensor
 
@@ -130,6 +131,48 @@ leaky_relu = _activation(
     lambda x, slope: np.where(x > 0, x, slope * x),
     lambda m, g, x, slope: m.where(x > 0, g, g * slope),
 )
+
+
+def _prelu_forward(x: Array, slope: Array) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x, slope):
+        y: Array = activations.prelu(x, slope)
+        return y
+    return _rounded_once(lambda x, slope: np.where(x > 0, x, slope * x), x, slope)
+
+
+def _prelu_pull(g: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    if not is_grad_enabled():
+        both: tuple[Tensor, Tensor] = apply(_prelu_grad, g, x, slope)
+        return both
+    return where(x > 0, g, g * slope), sum_to(where(x > 0, 0, g * x), slope.shape)
+
+
+def _prelu_grad_forward(g: Array, x: Array, slope: Array) -> tuple[Array, Array]:
+    if native.takes(native.SEVERAL_PASSES, g, x, slope):
+        lone = (1,) * (x.ndim - slope.ndim) + slope.shape
+        total = activations.prelu_pull_slope(g, x, axes=tuple(k for k, n in enumerate(lone) if n == 1))
+        return activations.prelu_pull(g, x, slope), total.reshape(slope.shape)
+    to_x = _rounded_once(lambda g, x, slope: np.where(x > 0, g, slope * g), g, x, slope)
+    return to_x, sum_forward_to(np.where(x > 0, 0, g * x), slope.shape)
+
+
+_prelu_grad = Op("prelu_grad", _prelu_grad_forward, outputs=("gx", "g_slope"))  # of what nobody differentiates again
+_prelu = Op("prelu", _prelu_forward, vjp={
+    ("x", "slope"): _prelu_pull,
+    "x": lambda g, x, slope: where(x > 0, g, g * slope),
+    "slope": lambda g, x, slope_shape: sum_to(where(x > 0, 0, g * x), slope_shape),
+})  # fmt: skip
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """x where positive, else slope x; the slope broadcasts to the shape of x.
+
+    Raises: DTypeError unless both have one element type.
+    """
+    same_dtype("prelu", x=x, slope=slope)
+    result: Tensor = apply(_prelu, x, slope)
+    return result
+
 
 elu = _activation(
     "elu",

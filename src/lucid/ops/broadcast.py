@@ -16,7 +16,8 @@ from lucid.ops.common import method, sizes_of
 Array = np.ndarray[Any, Any]
 
 
-def _sum_to(x: Array, *, shape: tuple[int, ...]) -> Array:
+def sum_forward_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """``sum_to`` of arrays."""
     lead = x.ndim - len(shape)
     grown = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
     wide = np.float32 if x.dtype.itemsize == 2 else None
@@ -27,7 +28,9 @@ def _sum_to(x: Array, *, shape: tuple[int, ...]) -> Array:
 _broadcast_to = Op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape), view=True, vjp={
     "x": lambda g, x_shape: sum_to(g, x_shape),
 })  # fmt: skip
-_sum = Op("sum_to", _sum_to, vjp={"x": lambda g, x_shape: broadcast_to(g, x_shape)})
+_sum = Op(
+    "sum_to", lambda x, *, shape: sum_forward_to(x, shape), vjp={"x": lambda g, x_shape: broadcast_to(g, x_shape)}
+)
 
 
 @method()

@@ -53,8 +53,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
             f"prelu: weight {weight.shape} must hold 1 number, or {channels}: one a channel of the input {input.shape}"
         )
     slope = weight.reshape(-1, *(1,) * (input.ndim - 2)) if weight.numel() > 1 else weight
-    result: Tensor = ops.relu(input) - slope * ops.relu(-input)
-    return result
+    return ops.prelu(input, slope)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
