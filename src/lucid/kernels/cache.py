@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 
-_MAGIC = b"lucid kernel 1\n"
+_MAGIC = b"lucid kernel 2\n"
 LIMIT_BYTES = 256 << 20
 OBJECT, LEDGER = ".o", ".ledger"
 _UNFINISHED = ".new-"
@@ -87,7 +87,7 @@ def package_version() -> str:
 
 def key(text: str, *circumstances: str) -> str:
     """The name of an object: everything its bytes depend on."""
-    digest = hashlib.sha256("\0".join((*circumstances, package_version(), text)).encode())
+    digest = hashlib.sha256("\0".join((*circumstances, _MAGIC.decode(), package_version(), text)).encode())
     return digest.hexdigest()[:40]
 
 

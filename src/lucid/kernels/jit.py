@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import json
 import os
 import re
 import threading
@@ -21,7 +22,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
-from lucid.kernels import cache, doors, target
+from lucid.kernels import cache, doors, image, target
 from lucid.kernels.ir import Module
 from lucid.kernels.isa import ISA
 from lucid.kernels.jobs import Ahead, Later
@@ -95,7 +96,9 @@ def _linker() -> Any:
 
 @lru_cache(maxsize=1)
 def _doors() -> doors.Doors:
-    return doors.Doors(target.isa().arch, lambda text: _linked(_generated(text, target.isa()), ["doors"])["doors"])
+    return doors.Doors(
+        target.isa().arch, lambda text: _loaded(_packed(_generated(text, target.isa()), ["doors"]))["doors"]
+    )
 
 
 _library_number = count()
@@ -139,20 +142,34 @@ def compile_text(text: str, isa: ISA | None = None) -> Code:
     """
     with _lock:
         isa = isa or target.isa()
-        name = _object_name(text, isa)
-        return Code(isa, _linked(_object(name, text, isa), _EXPORTED.findall(text)), lambda: text)
+        return Code(isa, _loaded(_kept(text, isa)), lambda: text)
 
 
 def _object_name(text: str, isa: ISA) -> str:
     return cache.key(text, isa.name, str(_CODEGEN_LEVEL), *_circumstances())
 
 
-def _object(name: str, text: str, isa: ISA) -> bytes:
-    binary = cache.load(name)
-    if binary is None:
-        binary = _generated(text, isa)
-        cache.save(name, binary)
-    return binary
+def _kept(text: str, isa: ISA) -> bytes:
+    """What the disk keeps of a text: its image, or where a linker is needed its object, behind a line that tells."""
+    name = _object_name(text, isa)
+    kept = cache.load(name)
+    if kept is None:
+        kept = _packed(_generated(text, isa), _EXPORTED.findall(text))
+        cache.save(name, kept)
+    return kept
+
+
+def _packed(binary: bytes, names: list[str]) -> bytes:
+    made = image.image_of(binary, names)
+    head = {"names": names} if made is None else {"entries": made.entries}
+    return json.dumps(head).encode() + b"\n" + (binary if made is None else made.code)
+
+
+def _loaded(kept: bytes) -> dict[str, int]:
+    """The addresses of the functions of what is kept."""
+    head, _, body = kept.partition(b"\n")
+    known = json.loads(head)
+    return image.load(image.Image(body, known["entries"])) if "entries" in known else _linked(body, known["names"])
 
 
 def _generated(text: str, isa: ISA, level: int = _CODEGEN_LEVEL) -> bytes:
@@ -221,12 +238,8 @@ def _shelf(key: Hashable, write: Callable[[ISA], Module], isa: ISA) -> str | Non
 def _found(key: Hashable, write: Callable[[ISA], Module], isa: ISA) -> Code | None:
     """A kernel that an earlier process has compiled."""
     shelf = _shelf(key, write, isa)
-    entry = shelf and cache.load(shelf)
-    if not entry:
-        return None
-    name, *exported = entry.decode().split()
-    binary = cache.load(name)
-    return Code(isa, _linked(binary, exported), lambda: str(write(isa))) if binary else None
+    kept = shelf and cache.load(shelf)
+    return Code(isa, _loaded(kept), lambda: str(write(isa))) if kept else None
 
 
 def _made(key: Hashable, write: Callable[[ISA], Module], isa: ISA, batch: _Batch) -> Code:
@@ -245,10 +258,10 @@ def _made(key: Hashable, write: Callable[[ISA], Module], isa: ISA, batch: _Batch
 
 
 def _well(text: str, isa: ISA, shelf: str | None) -> Code:
-    code = compile_text(text, isa)
+    kept = _kept(text, isa)
     if shelf:
-        cache.save(shelf, " ".join([_object_name(text, isa), *_EXPORTED.findall(text)]).encode())
-    return code
+        cache.save(shelf, kept)
+    return Code(isa, _loaded(kept), lambda: text)
 
 
 class _Quick:

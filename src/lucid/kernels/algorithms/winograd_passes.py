@@ -40,7 +40,7 @@ def lines(matrices: Matrices) -> int:
 
 def transform_address(dtype: str, matrices: Matrices) -> int:
     """Where a transform lies, see ``_write``; matrices are those of the axes z, y and x."""
-    spelled = tuple(tuple(tuple(map(str, row)) for row in matrix) for matrix in matrices)
+    spelled = tuple("; ".join(" ".join(map(str, row)) for row in matrix) for matrix in matrices)
     element = BY_DTYPE[dtype]
     return jit.kernel(("winograd transform", dtype, spelled), lambda isa: _write(element, matrices, isa)).address(
         "transform"

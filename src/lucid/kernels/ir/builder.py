@@ -194,7 +194,7 @@ class Function:
     def __str__(self) -> str:
         if not self._lines or not self._lines[-1].startswith("  ret"):
             self.ret()
-        kind = "" if self.export else "internal "
+        kind = "dso_local " if self.export else "internal "  # what is local needs no table of addresses
         parameters = ", ".join(f"{t} %{n}" for n, t in self.parameters.items())
         return "\n".join(
             [
