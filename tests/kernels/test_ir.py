@@ -568,7 +568,7 @@ def test_mistakes_are_type_errors() -> None:
 
 GOLDEN = """\
 ; saxpy
-define void @saxpy(ptr %fields, i64 %begin, i64 %end, i64 %thread) noinline nounwind {
+define dso_local void @saxpy(ptr %fields, i64 %begin, i64 %end, i64 %thread) noinline nounwind {
 entry:
   %v1 = load ptr, ptr %fields, align 8
   %v2 = getelementptr i64, ptr %fields, i64 1
