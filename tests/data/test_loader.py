@@ -254,8 +254,9 @@ def test_workers_are_told_their_number() -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, time
 from lucid.data import DataLoader, Dataset
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 class Slow(Dataset):
     def __len__(self): return 1000
     def __getitem__(self, index):
