@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
-from lucid.kernels.casting import as_type
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -59,11 +59,7 @@ BLOCK = 4096
 GRAIN = 16384
 _LINE_BYTES = 64
 _PLANS = 1024
-_RESULT_DTYPES: dict[Type, np.dtype[Any]] = {
-    f32: np.dtype(np.float32),
-    f64: np.dtype(np.float64),
-    i1: np.dtype(np.bool_),
-}
+_HALF = {"float16", "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,29 +149,44 @@ class Formula:
 
     def result_dtypes(self, dtypes: tuple[str, ...]) -> tuple[np.dtype[Any], ...]:
         """Dtypes of the results for arrays of these dtypes."""
-        return tuple(_RESULT_DTYPES[t] for t in self.result_types(dtypes))
+        stored = as_dtype(stored_name(dtypes)).numpy
+        return tuple(np.dtype(np.bool_) if t == i1 else stored for t in self.result_types(dtypes))
+
+
+def stored_name(dtypes: Sequence[str]) -> str:
+    """The dtype of a formula's results: that of its floating-point arrays, half precision where there is any."""
+    return min((d for d in dtypes if d != "bool"), key=lambda d: BY_DTYPE[d].bits)
 
 
 def compute_type(dtypes: Sequence[str]) -> Type:
-    """The element type that a formula computes in: that of its floating-point arrays."""
+    """The element type that a formula computes in: that of its floating-point arrays, float32 for half precision."""
     floating = {d for d in dtypes if d != "bool"}
-    if len(floating) != 1 or not floating <= {"float32", "float64"}:
-        raise DTypeError(f"elementwise: dtypes {', '.join(dtypes)}; all must be float32 or all float64 (or bool)")
-    return BY_DTYPE[floating.pop()]
+    half = floating & _HALF
+    if len(floating - {"float32"} if half else floating) != 1 or not floating <= {"float32", "float64", *half}:
+        raise DTypeError(
+            f"elementwise: dtypes {', '.join(dtypes)}; all must be float32 or all float64, or one half precision "
+            "beside float32 (or bool)"
+        )
+    return f32 if half else BY_DTYPE[floating.pop()]
 
 
 def read(pointer: Pointer, index: Any, lanes: int, mask: Value | None) -> Value:
-    """A vector of an array; one of booleans becomes a mask."""
+    """A vector of an array; one of booleans becomes a mask, half precision float32."""
     value = pointer.load(index, lanes, mask)
-    return value.ne(0) if pointer.pointee is i8 else value
+    if pointer.pointee is i8:
+        return value.ne(0)
+    return convert(value, f32) if pointer.pointee.bits == 16 else value
 
 
 def write(pointer: Pointer, value: Value, index: Any, mask: Value | None, stream: bool = False) -> None:
-    """Puts a vector; a mask becomes booleans. ``stream`` lets whole vectors of numbers go past the caches."""
+    """Puts a vector, rounded to the array's type; a mask becomes booleans.
+
+    ``stream`` lets whole vectors of numbers go past the caches.
+    """
     if value.type.element == i1:
         pointer.store(convert(value, i8, signed=False), index, mask)
     else:
-        pointer.store(value, index, mask, nontemporal=stream and mask is None)
+        pointer.store(convert(value, pointer.pointee), index, mask, nontemporal=stream and mask is None)
 
 
 def number_values(f: Function, element: Type, lanes: int, names: Sequence[str]) -> dict[str, Value]:
@@ -206,9 +217,6 @@ class Elementwise:
         key = (target.isa().name, *[(a.shape, a.strides, a.dtype) for a in arrays])
         plan = self._plans.get(key)
         if plan is None:
-            narrow = [a.dtype for a in arrays if a.dtype.name in ("float16", "bfloat16")]
-            if narrow:
-                return self._in_single(arrays, narrow[0], out, numbers)
             plan = self._plan(key, arrays)
         for k in plan.copies:
             arrays = (*arrays[:k], np.ascontiguousarray(np.broadcast_to(arrays[k], plan.shape)), *arrays[k + 1 :])
@@ -227,18 +235,6 @@ class Elementwise:
             if plan.streaming is not None and not out and not any(p % _LINE_BYTES for p in places):
                 entry = plan.streaming
             threads.run(entry, slots, plan.tasks, chunk=plan.chunk)
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _in_single(
-        self, arrays: Sequence[Array], narrow: np.dtype[Any], out: Sequence[Array], numbers: dict[str, float]
-    ) -> Any:
-        """Half precision computes in float32 and rounds once."""
-        given: dict[str, Any] = numbers
-        wide = self(*(a if a.dtype == bool else as_type(a, np.dtype(np.float32)) for a in arrays), **given)
-        results = [r if r.dtype == bool else as_type(r, narrow) for r in (wide if isinstance(wide, tuple) else (wide,))]
-        for theirs, ours in zip(out, results, strict=False):
-            theirs[...] = ours
-        results = list(out) or results
         return results[0] if len(results) == 1 else tuple(results)
 
     def _plan(self, key: Any, arrays: Sequence[Array]) -> _Plan:
@@ -271,8 +267,8 @@ class Elementwise:
 
     def _streaming(self, usual: _Kernel, rows: Layout) -> int | None:
         """The kernel for results of our own that will not stay in cache: written past it, they are not read first."""
-        element = compute_type(usual.dtypes)
-        lanes, large = target.isa().lanes(element), prod(rows.sizes) * element.bytes > target.cpu().l3_bytes // 2
+        lanes = target.isa().lanes(compute_type(usual.dtypes))
+        large = prod(rows.sizes) * BY_DTYPE[stored_name(usual.dtypes)].bytes > target.cpu().l3_bytes // 2
         if not large or lanes == 1 or (rows.sizes[2] % lanes and prod(rows.sizes[:2]) > 1):
             return None  # small, or vectors would straddle cache lines
         streaming = replace(usual, stream=True)
@@ -322,7 +318,8 @@ class _Kernel:
         element = compute_type(self.dtypes)
         lanes = isa.lanes(element)
         sources = {n: ptr(BY_DTYPE[d]) for n, d in zip(self.formula.arrays, self.dtypes, strict=True)}
-        results = {f"out{k}": ptr(i8 if t == i1 else t) for k, t in enumerate(self.formula.result_types(self.dtypes))}
+        stored, types = BY_DTYPE[stored_name(self.dtypes)], self.formula.result_types(self.dtypes)
+        results = {f"out{k}": ptr(i8 if t == i1 else stored) for k, t in enumerate(types)}
         steps = {f"{n}_{axis}": i64 for n in sources for axis in ("outer", "middle")}
         m = Module(f"{self.formula.name}_{'_'.join(self.dtypes)}", isa)
         numbers = dict.fromkeys(self.formula.numbers, f64)

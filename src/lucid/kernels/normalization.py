@@ -1,7 +1,8 @@
 """Normalization as kernels: statistics in one region of native code, and everything else in one pass.
 
-Statistics of float32 come from one pass, sums of x and of x^2 in float64: exact enough as long as the mean is below
-some 10^6 standard deviations, beyond which float32 itself cannot hold the differences. Those of float64 take two.
+Statistics of float32 and half precision come from one pass, sums of x and of x^2 in float64: exact enough as long as
+the mean is below some 10^6 standard deviations, beyond which float32 itself cannot hold the differences. Those of
+float64 take two.
 """
 
 from __future__ import annotations
@@ -37,15 +38,14 @@ def _finish_spread(q: Value, *, inverse: Value, eps: Value) -> tuple[Value, Valu
     return variance, 1.0 / sqrt(variance + eps)
 
 
-_moments = Reduction("moments", terms=lambda x: (x, x * x), finish=_finish_moments)
+_moments = Reduction("moments", terms=lambda x: (x, x * x), finish=_finish_moments, more=True)
 _mean = Reduction("mean", terms=lambda x: x, finish=lambda s, *, inverse: s * inverse)
 _spread = Reduction("spread", terms=lambda x, mean: (x - mean) * (x - mean), finish=_finish_spread)
-_grad_sums = Reduction("normalize_grad_sums", terms=lambda g, x, mean, rstd: (g, g * ((x - mean) * rstd)))
-
-_grad_sums = Reduction("standardize_grad_sums", terms=lambda g, x, mean, rstd: (g, g * ((x - mean) * rstd)))
+_grad_sums = Reduction("standardize_grad_sums", terms=lambda g, x, mean, rstd: (g, g * ((x - mean) * rstd)), more=True)
 _weighted_grad_sums = Reduction(
     "standardize_weighted_grad_sums",
     terms=lambda g, x, mean, rstd, w: (g * w, g * w * ((x - mean) * rstd)),
+    more=True,
 )
 _rows = Rows(
     "standardize_rows",
@@ -82,7 +82,7 @@ _grad = Elementwise(
 def statistics(x: Array, axes: Sizes, eps: float) -> tuple[Array, Array, Array]:
     """Mean, biased variance and 1 / sqrt(variance + eps) over ``axes``, which stay as axes of size 1."""
     shape, inverse = _kept(x.shape, axes), _inverse_count(x.shape, axes)
-    if x.dtype == np.float32:
+    if x.dtype != np.float64:
         mean, variance, rstd = _moments(x, axes=axes, inverse=inverse, eps=eps)
     else:
         mean = _mean(x, axes=axes, inverse=inverse)
@@ -95,7 +95,8 @@ def standardize(
 ) -> tuple[Array, Array, Array]:
     """(x - mean) / sqrt(var + eps) weight + bias, then mean and biased variance over ``axes``, kept as size 1.
 
-    ``weight`` and ``bias`` are taken as of ``affine_shape``, which broadcasts to x's. x is float32 or float64.
+    ``weight`` and ``bias`` are taken as of ``affine_shape``, which broadcasts to x's. Statistics of half precision are
+    float32.
     Cost: x is read twice (float64 three times), or once where rows stay in cache; the result is written.
     """
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
@@ -121,20 +122,21 @@ def standardize_grad(
     Cost: g and x are read twice (three times where the weight varies under a statistic of more than a row), and the
     gradient is written.
     """
-    rstd = (1.0 / np.sqrt(var + eps)).astype(x.dtype, copy=False)
+    rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
     w = _affine(weight, 1, affine_shape, x)
     padded = (1,) * (x.ndim - len(affine_shape)) + affine_shape
     folded = tuple(k for k, n in enumerate(padded) if n == 1)
     sum_g, sum_gx = _grad_sums(g, x, mean, rstd, axes=folded)
+    g_weight, g_bias = (s.reshape(affine_shape).astype(x.dtype, copy=False) for s in (sum_gx, sum_g))
     if _are_rows(x, axes) and _rows_grad.plan((g, x, w, mean, rstd), axes) is not None:
         rows: Array = _rows_grad(g, x, w, mean, rstd, axes=axes, inverse=_inverse_count(x.shape, axes))
-        return rows, sum_gx.reshape(affine_shape), sum_g.reshape(affine_shape)
+        return rows, g_weight, g_bias
     if folded == axes:
-        sums = [s.reshape(mean.shape) * w for s in (sum_g, sum_gx)]
+        sums = [s.reshape(mean.shape) * w.astype(s.dtype, copy=False) for s in (sum_g, sum_gx)]
     else:
         sums = [s.reshape(mean.shape) for s in _weighted_grad_sums(g, x, mean, rstd, w, axes=axes)]
     gx: Array = _grad(g, x, mean, rstd, w, *sums, inverse=_inverse_count(x.shape, axes))
-    return gx, sum_gx.reshape(affine_shape), sum_g.reshape(affine_shape)
+    return gx, g_weight, g_bias
 
 
 def _kept(shape: Sizes, axes: Sizes) -> Sizes:

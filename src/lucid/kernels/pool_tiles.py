@@ -17,7 +17,7 @@ import numpy as np
 
 from lucid.core.geometry import PoolSpec, Sizes
 from lucid.kernels import jit, target
-from lucid.kernels.elementwise import over_vectors
+from lucid.kernels.elementwise import compute_type, over_vectors, read, write
 from lucid.kernels.ir import (
     BY_DTYPE,
     Module,
@@ -67,7 +67,7 @@ def run(mode: Mode, spec: PoolSpec, size: Sizes, x: Array | None, h: Array | Non
     lead, out = given.shape[: given.ndim - len(size)], spec.out_size(size)
     result = empty((*lead, *(size if mode.endswith("grad") else out)), given.dtype)
     window = (spec.kernel[-2] if len(size) > 1 else 1, spec.kernel[-1])
-    lanes = target.isa().lanes(BY_DTYPE[given.dtype.name])
+    lanes = target.isa().lanes(compute_type((given.dtype.name,)))
     width, outputs = out[-1], prod(lead) * prod(out)
     shared = width < lanes and lanes % width == 0 and prod(window) <= _MOST
     kernel = _Kernel(mode, given.dtype.name, window, width if shared else 0)
@@ -92,9 +92,9 @@ class _Kernel:
 
     def write(self, isa: ISA) -> Module:
         """A task is a line: a row of outputs, or a block of them where rows share vectors."""
-        element = BY_DTYPE[self.dtype]
+        element = compute_type((self.dtype,))
         m = Module(f"pool_tiles_{self.mode}_{self.dtype}", isa)
-        p = ptr(element)
+        p = ptr(BY_DTYPE[self.dtype])
         f = m.entry("run", x=p, h=p, y=p, divisor=i64, line=i64, outputs=i64)
         a, lanes, taps = f.args, isa.lanes(element), self.window[0] * self.window[1]
         count = splat(convert(a.divisor, element), lanes)
@@ -106,16 +106,16 @@ class _Kernel:
             def group(i: Value, mask: Value | None) -> None:
                 inputs = _Inputs(self, n, i, lanes, mask is not None)
                 if self.mode == "max":
-                    y.store(_best(inputs.taps(x))[0], i, mask)
+                    write(y, _best(inputs.taps(x))[0], i, mask)
                 elif self.mode == "avg":
                     total = f.const(vec(element, lanes), 0.0)
                     for tap in inputs.taps(x):
                         total = total + tap
-                    y.store(total / count, i, mask)
+                    write(y, total / count, i, mask)
                 elif self.mode == "avg_grad":
-                    inputs.put(y, [h.load(i, lanes, mask) / count] * taps)
+                    inputs.put(y, [read(h, i, lanes, mask) / count] * taps)
                 else:
-                    winner, value = _best(inputs.taps(x))[1], h.load(i, lanes, mask)
+                    winner, value = _best(inputs.taps(x))[1], read(h, i, lanes, mask)
                     inputs.put(y, [select(winner.eq(k), value, 0.0) for k in range(taps)])
 
             over_vectors(f, n.fn.const(i64, 0), n, lanes, group)
@@ -158,7 +158,7 @@ class _Inputs:
     def taps(self, x: Pointer) -> list[Value]:
         """A vector of every tap, in row-major order."""
         loaded = [
-            [x.load(place, self.lanes, mask) for place, mask in zip(run, self.masks, strict=True)]
+            [read(x, place, self.lanes, mask) for place, mask in zip(run, self.masks, strict=True)]
             for run in self.places
         ]
         return [
@@ -176,7 +176,7 @@ class _Inputs:
             order = sorted(range(len(source)), key=lambda k, s=source: self._at(*s[k]))  # type: ignore[misc]
             own = taps[rows[0] * wide : (rows[-1] + 1) * wide]
             for v, (place, mask) in enumerate(zip(places, self.masks, strict=True)):
-                y.store(chosen(own, order[v * self.lanes : (v + 1) * self.lanes]), place, mask)
+                write(y, chosen(own, order[v * self.lanes : (v + 1) * self.lanes]), place, mask)
 
     def _at(self, row: int, column: int, output: int) -> int:
         """Where in its run a tap of an output of the group lies."""

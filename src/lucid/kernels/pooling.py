@@ -17,6 +17,7 @@ import numpy as np
 
 from lucid.core.geometry import PoolSpec, Sizes
 from lucid.kernels import jit, pool_tiles
+from lucid.kernels.casting import as_type
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -106,6 +107,11 @@ def _run(
     x, h = (a if a is None else np.ascontiguousarray(a) for a in (x, h))
     if mode != "indices" and mode != "max_pick" and given.size and pool_tiles.fit(spec, size):
         return pool_tiles.run(mode, spec, size, x, h, divisor or prod(spec.kernel))
+    if given.dtype.itemsize == 2:  # gradients are added up where they lie
+        single = np.dtype(np.float32)
+        x, h = (a if a is None else as_type(a, single) for a in (x, h))
+        wide = _run(mode, spec, size, x, h, count_include_pad, divisor)
+        return wide if mode == "indices" else as_type(wide, given.dtype)
     result = empty((*lead, *(size if mode in _SCATTERS else out)), np.int64 if mode == "indices" else given.dtype)
     if 0 in result.shape:
         return result

@@ -28,9 +28,10 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
-from lucid.kernels.elementwise import Array, Formula, compute_type, number_values, read
+from lucid.kernels.elementwise import Array, Formula, compute_type, number_values, read, stored_name
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -132,15 +133,22 @@ def _same(*sums: Value) -> tuple[Value, ...]:
 class Reduction:
     """A kernel that sums the terms of one formula and makes the results of another.
 
+    They have the dtype of the arrays, or where they are for ``more`` computing that in which these are computed with.
+
     >>> total = Reduction("total", terms=lambda x, y: x * y)
     >>> total(np.ones((2, 3), "f"), np.arange(3, dtype="f"), axes=(1,))
     array([3., 3.], dtype=float32)
     """
 
     def __init__(
-        self, name: str, terms: Callable[..., Any], finish: Callable[..., Any] | None = None, combine: str = "sum"
+        self,
+        name: str,
+        terms: Callable[..., Any],
+        finish: Callable[..., Any] | None = None,
+        combine: str = "sum",
+        more: bool = False,
     ) -> None:
-        self.terms, self.combine = Formula(name, terms), COMBINE[combine]
+        self.terms, self.combine, self.more = Formula(name, terms), COMBINE[combine], more
         self.finish = Formula(name, finish or _same)
         self.numbers = tuple(dict.fromkeys((*self.terms.numbers, *self.finish.numbers)))
         self._plans: dict[Any, _Plan] = {}
@@ -197,7 +205,7 @@ class Reduction:
             order=order,
             shape=shape,
             kept=kept,
-            dtype=np.dtype(f"float{element.bits}"),
+            dtype=as_dtype(made.result_dtype).numpy,
             results=made.results,
             scratch=made.terms * cut.segments * prod(kept),
             scratch_dtype=np.dtype(f"float{made.sums.bits}"),
@@ -286,6 +294,11 @@ class _Kernel:
         return compute_type(self.dtypes)
 
     @property
+    def result_dtype(self) -> str:
+        """Of the results."""
+        return f"float{self.element.bits}" if self.reduction.more else stored_name(self.dtypes)
+
+    @property
     def sums(self) -> Type:
         """The element type of the sums."""
         return self.element if self.reduction.combine.exact else f64
@@ -302,7 +315,7 @@ class _Kernel:
         m = Module(f"{self.reduction.terms.name}_{'_'.join(self.dtypes)}", isa)
         names = self.reduction.terms.arrays
         fields: dict[str, Type] = {n: ptr(BY_DTYPE[d]) for n, d in zip(names, self.dtypes, strict=True)}
-        fields |= {f"out{k}": ptr(self.element) for k in range(self.results)}
+        fields |= {f"out{k}": ptr(BY_DTYPE[self.result_dtype]) for k in range(self.results)}
         fields |= {"scratch": ptr(self.sums), **dict.fromkeys(self.reduction.numbers, f64)}
         axes = ("kept0", "outer", "kept1", "inner")[: 3 if self.along else 4]
         fields |= dict.fromkeys((*_GEOMETRY, *(f"{n}_{axis}" for n in names for axis in axes)), i64)
@@ -479,7 +492,8 @@ def _write_finish(kernel: _Kernel, f: Function, lanes: int) -> None:
         for total, lost in zip(loop.values[::2], loop.values[1::2], strict=True):
             sums.append(total if combine.exact else select(absolute(total) < np.inf, total + lost, total))
         for k, result in enumerate(kernel.reduction.finish(sums, numbers)):
-            getattr(a, f"out{k}").store(convert(result, kernel.element), at, mask)
+            out = getattr(a, f"out{k}")
+            out.store(convert(convert(result, kernel.element), out.pointee), at, mask)
 
 
 def _two_sum(a: Value, b: Value, lost: Value) -> list[Value]:

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core.dtypes import as_dtype
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
-from lucid.kernels.elementwise import Array, Formula, compute_type, number_values, read, write
+from lucid.kernels.elementwise import Array, Formula, compute_type, number_values, read, stored_name, write
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -73,7 +74,8 @@ class Stage:
 class Rows:
     """A kernel of stages and a formula. Called with arrays, which broadcast, and the axes that make a row.
 
-    The results are arrays of the whole shape, then the values of the stages listed in ``keep``, with the axes as 1.
+    The results are arrays of the whole shape, then the values of the stages listed in ``keep``, with the axes as 1,
+    which are float32 for half precision.
     ``once`` makes one value more of those that the stages found, for what would be costly for every element.
     """
 
@@ -111,7 +113,7 @@ class Rows:
             made = self(*moved, axes=last, **numbers)
             return made.transpose(back) if isinstance(made, np.ndarray) else tuple(r.transpose(back) for r in made)
         results = [empty(plan.shape, plan.dtype) for _ in range(plan.results)]
-        results += [empty(plan.kept, plan.dtype) for _ in self.keep]
+        results += [empty(plan.kept, plan.kept_dtype) for _ in self.keep]
         if plan.tasks:
             slots = plan.pack(
                 *[address(a) for a in arrays],
@@ -150,7 +152,8 @@ class Rows:
             geometry=(kept, n, across, bands, *(a.strides[k] for k in range(len(arrays)) for a in (kept0, first))),
             shape=shape,
             kept=tuple(1 if k in axes else size for k, size in enumerate(shape)),
-            dtype=np.dtype(f"float{element.bits}"),
+            dtype=as_dtype(stored_name(dtypes)).numpy,
+            kept_dtype=np.dtype(f"float{element.bits}"),
             results=made.results,
             tasks=kept0.size * kept * bands if prod(shape) else 0,
             chunk=max(1, GRAIN // work),
@@ -180,6 +183,7 @@ class _Plan:
     shape: Sizes
     kept: Sizes
     dtype: np.dtype[Any]
+    kept_dtype: np.dtype[Any]
     results: int
     tasks: int
     chunk: int
@@ -218,7 +222,8 @@ class _Kernel:
         fields: dict[str, Type] = {n: ptr(BY_DTYPE[d]) for n, d in zip(names, self.dtypes, strict=True)}
         outs = [f"out{k}" for k in range(self.results)]
         kept = [f"kept{k}" for k in range(len(self.rows.keep))]
-        fields |= dict.fromkeys((*outs, *kept), ptr(self.element)) | dict.fromkeys(self.rows.numbers, f64)
+        fields |= dict.fromkeys(outs, ptr(BY_DTYPE[stored_name(self.dtypes)]))
+        fields |= dict.fromkeys(kept, ptr(self.element)) | dict.fromkeys(self.rows.numbers, f64)
         fields |= dict.fromkeys((*_GEOMETRY, *(f"{n}_{axis}" for n in names for axis in ("outer", "inner"))), i64)
         f = m.entry("run", **fields)
         _Body(self, f, isa.lanes(self.element), outs, kept).write()

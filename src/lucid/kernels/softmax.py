@@ -40,7 +40,7 @@ def _cross_entropy_grad(x: Value, column: Value, target: Value, scale: Value, to
     return scale * select(column.eq(target), p - 1.0, p)
 
 
-#: -log_softmax(x) at the column that is ``target``; 0 where none is. Columns are counted in the dtype of x.
+#: -log_softmax(x) at the column that is ``target``; 0 where none is. Columns are counted in what x is computed in.
 cross_entropy = Rows(
     "cross_entropy",
     stages=[

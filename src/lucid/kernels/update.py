@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels import jit
-from lucid.kernels.elementwise import Array, Formula, number_values, over_vectors
+from lucid.kernels.elementwise import Array, Formula, compute_type, number_values, over_vectors, read, write
 from lucid.kernels.ir import BY_DTYPE, Module, Pointer, Value, convert, f64, i64, maximum, minimum, ptr, splat, sqrt
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
@@ -61,7 +61,7 @@ class Update:
     def __call__(
         self, arrays: Mapping[str, Arrays], rows: Mapping[str, Sequence[float]] | None = None, **numbers: float
     ) -> None:
-        """Entry i of every list belongs together. Arrays are C-contiguous, of one dtype, float32 or float64."""
+        """Entry i of every list belongs together. Arrays are C-contiguous, of one floating-point dtype."""
         lists = [arrays[n] for n in self.arrays]
         sizes = [a.size for a in lists[0]]
         starts = [0, *accumulate(-(-n // BLOCK) for n in sizes)]
@@ -94,7 +94,7 @@ class _Kernel:
 
     def write(self, isa: ISA) -> Module:
         """A task is a block of a parameter. Every row of the table is asked which of the tasks are its own."""
-        update, element = self.update, BY_DTYPE[self.dtype]
+        update, element = self.update, compute_type((self.dtype,))
         lanes, names = isa.lanes(element), self.update.arrays
         slots = len(names) + 2 + len(update.rows)
         m = Module(f"update_{update.formula.name}_{self.dtype}", isa)
@@ -114,9 +114,9 @@ class _Kernel:
                 numbers = {**shared, **own}
 
                 def vector(i: Value, mask: Value | None) -> None:
-                    values = [p.load(i, lanes, mask) for p in arrays.values()]
+                    values = [read(p, i, lanes, mask) for p in arrays.values()]
                     for name, value in zip(update.writes, update.formula(values, numbers), strict=True):
-                        arrays[name].store(value, i, mask)
+                        write(arrays[name], value, i, mask)
 
                 start = (begin - first) * BLOCK
                 over_vectors(f, start, minimum((end - first) * BLOCK, n), lanes, vector)

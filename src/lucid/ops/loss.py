@@ -153,7 +153,7 @@ def _cross_entropy_forward(x: Array, target: Array, weight: Array | None, *, ign
     if factors is not None:
         loss = loss * factors
     if reduction == "none":
-        return loss
+        return loss.astype(x.dtype, copy=False)
     total = loss.sum()
     return np.asarray(total / _taking_part(target, factors) if reduction == "mean" else total, x.dtype)
 
@@ -166,10 +166,12 @@ def _cross_entropy_grad_forward(
         g = _nll_grad_forward(h, target, weight, classes=x.shape[1], **options)
         return _log_softmax_grad_forward(g, _log_softmax_forward(x, axis=1), axis=1)
     classes, factors = _classes(x, target, weight, ignored)
-    scale = h / _taking_part(target, factors) if reduction == "mean" else h
+    scale = h.astype(_sum_dtype(h), copy=False)
+    if reduction == "mean":
+        scale = scale / _taking_part(target, factors)
     if factors is not None:
-        scale = np.where(classes.reshape(target.shape) < 0, h.dtype.type(0), scale * factors)
-    scale = np.asarray(scale, x.dtype)
+        scale = np.where(classes.reshape(target.shape) < 0, scale.dtype.type(0), scale * factors)
+    scale = np.asarray(scale, _sum_dtype(x))
     if scale.ndim:
         scale = scale.reshape(classes.shape)
     result: Array = kernels.cross_entropy_grad(x, _columns(x), classes, scale, axes=(1,))
@@ -177,12 +179,12 @@ def _cross_entropy_grad_forward(
 
 
 def _fused(x: Array, weight: Array | None) -> bool:
-    """Whether the kernels of cross entropy are for these arrays; they count classes in the dtype of x."""
+    """Whether the kernels of cross entropy are for these arrays; they count classes in float32 or float64."""
     return native.takes(1, x, weight) and x.shape[1] < _MOST_CLASSES
 
 
 def _classes(x: Array, target: Array, weight: Array | None, ignored: int) -> tuple[Array, Array | None]:
-    """The class of every position, -1 where it is ignored, as numbers of x's dtype along an axis 1 of one element.
+    """The class of every position, -1 where it is ignored, as numbers that count, along an axis 1 of one element.
 
     And the factors of the positions, None where all are 1.
     """
@@ -190,15 +192,15 @@ def _classes(x: Array, target: Array, weight: Array | None, ignored: int) -> tup
     count = x.shape[1]
     plain = weight is None and target.dtype == np.int64 and not 0 <= ignored < count
     if plain and target.size and target.view(np.uint64).max() < count:  # a negative number is a large one
-        return target.astype(x.dtype).reshape(along), None
+        return target.astype(_sum_dtype(x)).reshape(along), None
     where, kept = _positions(target, count, ignored, "cross_entropy")
-    classes = np.where(kept, where[1], -1).astype(x.dtype)
+    classes = np.where(kept, where[1], -1).astype(_sum_dtype(x))
     return classes.reshape(along), _factors(where, kept, weight, x.dtype).reshape(target.shape)
 
 
 def _taking_part(target: Array, factors: Array | None) -> Any:
     """What "mean" divides by."""
-    return target.size if factors is None else factors.sum()
+    return target.size if factors is None else factors.sum(dtype=_sum_dtype(factors))
 
 
 @lru_cache(maxsize=64)
@@ -207,7 +209,7 @@ def _counted(count: int, axes: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _columns(x: Array) -> Array:
-    return _counted(x.shape[1], x.ndim - 2, x.dtype)
+    return _counted(x.shape[1], x.ndim - 2, _sum_dtype(x))
 
 
 def _sum_dtype(x: Array) -> np.dtype[Any]:

@@ -1,4 +1,4 @@
-"""Which arrays go to native kernels: those of float32 or float64 that are large enough to be worth the call."""
+"""Which arrays go to native kernels: real floating-point ones that are large enough to be worth the call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from lucid.kernels.elementwise import Elementwise
 Array = np.ndarray[Any, Any]
 Forward = Callable[..., Array]
 
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+#: Of elements that kernels compute with. bfloat16 is one of NumPy's "V".
+_KINDS = "fV"
 
 #: Elements from which a kernel wins, where NumPy does the same in one pass, and where it takes several.
 ONE_PASS = 16384
@@ -22,9 +23,9 @@ _SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
 
 
 def takes(least: int, *arrays: Array | None) -> bool:
-    """Whether kernels are for these arrays: one dtype, float32 or float64, the first not small. None is passed over."""
+    """Whether kernels are for these arrays: one floating-point dtype, the first not small. None is passed over."""
     first = arrays[0]
-    if first is None or first.size < least or first.dtype not in _DTYPES:
+    if first is None or first.size < least or first.dtype.kind not in _KINDS:
         return False
     return all(a is None or a.dtype == first.dtype for a in arrays[1:])
 
@@ -44,7 +45,7 @@ def unary(name: str, plain: Forward) -> Forward:
     least = SEVERAL_PASSES if name in _SLOW_IN_NUMPY else ONE_PASS
 
     def forward(x: Array) -> Array:
-        result: Array = kernel(x) if x.size >= least and x.dtype in _DTYPES else plain(x)
+        result: Array = kernel(x) if x.size >= least and x.dtype.kind in _KINDS else plain(x)
         return result
 
     return forward
@@ -56,7 +57,7 @@ def binary(name: str, plain: Forward) -> Forward:
 
     def forward(a: Any, b: Any) -> Any:
         large = a if isinstance(a, np.ndarray) and a.size >= ONE_PASS else b
-        if not isinstance(large, np.ndarray) or large.size < ONE_PASS or large.dtype not in _DTYPES:
+        if not isinstance(large, np.ndarray) or large.size < ONE_PASS or large.dtype.kind not in _KINDS:
             return plain(a, b)
         if isinstance(a, float | int):
             a = np.asarray(a, large.dtype)

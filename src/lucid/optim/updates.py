@@ -2,7 +2,8 @@
 
 Everything here is element by element, so the bits depend on nothing but the values. Lists run in parallel: entry i of
 ``params``, ``grads`` and each state belong together. Where all arrays are of one dtype that kernels know, one native
-call does it all (``kernels.update``, whose bits are the same); the functions here are for the rest, half precision say.
+call does it all (``kernels.update``); the functions here are for the rest, and give the same bits, but for half
+precision, which the kernel rounds once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _unless_native(kernel: Step) -> Callable[[Step], Step]:
         def step(*lists: Any, **options: Any) -> None:
             arrays = [a for entries in lists if entries is not None for a in entries if isinstance(a, np.ndarray)]
             dtypes = {a.dtype for a in arrays}
-            known = dtypes == {np.dtype(np.float32)} or dtypes == {np.dtype(np.float64)}
+            known = len(dtypes) == 1 and next(iter(dtypes)).kind in "fV"  # bfloat16 is one of NumPy's "V"
             native = known and all(a.flags.c_contiguous for a in arrays)
             (kernel if native else plain)(*lists, **options)
 

@@ -9,6 +9,7 @@ import numpy as np
 from lucid.autograd.tracked import Array, Tracked
 from lucid.core.dtypes import DTypeLike, as_dtype, of_numpy
 from lucid.core.errors import DTypeError, ShapeError
+from lucid.kernels.casting import as_type
 
 _DEFAULTS = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.complex128): np.dtype(np.complex64)}
 
@@ -38,6 +39,8 @@ def cast_array(array: Array, dtype: np.dtype[Any]) -> Array:
     """The values in another dtype. A complex number becomes its real part, as a gradient of a real tensor must."""
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         array = array.real
+    if array.dtype.kind in "fV" and dtype.kind in "fV":
+        return as_type(array, dtype)
     with np.errstate(all="ignore"):
         return array.astype(dtype)
 

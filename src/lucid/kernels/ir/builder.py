@@ -33,6 +33,7 @@ class Module:
         self.name = name
         self.fma = isa.fma if isa else "fma"  #: the intrinsic for a * b + c: "fmuladd" without a fused instruction
         self.bf16_dot = bool(isa and isa.bf16_dot)  #: whether there are instructions for bfloat16
+        self.converts_f16 = isa is None or isa.converts_f16  #: and for float16 from float and back
         self.functions: list[Function] = []
         self._declared: dict[str, str] = {}
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from lucid.kernels.ir.types import Type, bf16, f32, i1, i16, i32, i64, ptr, vec
+from lucid.kernels.ir.types import Type, bf16, f16, f32, i1, i16, i32, i64, ptr, vec
 
 if TYPE_CHECKING:
     from lucid.kernels.ir.builder import Function
@@ -360,8 +360,7 @@ def select(condition: Value, yes: Any, no: Any) -> Value:
 def convert(value: Value, element: Type, signed: bool = True) -> Value:
     """The same numbers as another element type; floats to whole numbers truncate, to narrower floats round.
 
-    half converts to and from float only, and on machines that have an instruction for it: not on plain x86-64.
-    The instruction that rounds to bfloat takes subnormal numbers for 0.
+    half converts to and from float only. The instruction that rounds to bfloat takes subnormal numbers for 0.
     """
     source, target = value.type, vec(element, value.type.lanes)
     if source == target:
@@ -378,6 +377,10 @@ def convert(value: Value, element: Type, signed: bool = True) -> Value:
         return convert(_from_bfloat(value), element)
     elif target.element == bf16 and not value.fn.module.bf16_dot:
         return _to_bfloat(value)
+    elif source.element == f16 and not value.fn.module.converts_f16:
+        return convert(_from_half(value), element)
+    elif target.element == f16 and not value.fn.module.converts_f16:
+        return _to_half(value)
     else:
         name = "fptrunc" if target.bits < source.bits else "fpext"
     return value.fn.emit(target, f"{name} {source} {value.text} to {target}")
@@ -397,6 +400,29 @@ def _to_bfloat(value: Value) -> Value:
     rounded = bits + ((bits >> 16) & 1) + 0x7FFF
     quiet = bits | 0x400000
     return bitcast(convert(select(value.ne(value), quiet, rounded) >> 16, i16), vec(bf16, lanes))
+
+
+def _from_half(value: Value) -> Value:
+    """The float of a half without the instruction: exponents are 112 apart but at both ends."""
+    lanes = value.type.lanes
+    bits = convert(bitcast(value, vec(i16, lanes)), i32, signed=False)
+    size = bits & 0x7FFF
+    moved = size << 13
+    subnormal = bitcast(convert(size, f32) * 2.0**-24, bits.type)
+    whole = select(size < 0x400, subnormal, moved + (112 << 23))
+    return bitcast(select(size >= 0x7C00, moved | 0xFF << 23, whole) | (bits & 0x8000) << 16, vec(f32, lanes))
+
+
+def _to_half(value: Value) -> Value:
+    """float to half, ties to even, without the instruction: below 2^-14 adding 1/2 rounds to multiples of 2^-24."""
+    lanes = value.type.lanes
+    bits = bitcast(value, vec(i32, lanes))
+    size = bits & 0x7FFFFFFF
+    subnormal = bitcast(bitcast(size, value.type) + 0.5, bits.type) - (126 << 23)
+    rounded = (size + ((size >> 13) & 1) + (0xFFF - (112 << 23))) >> 13
+    finite = select(size < 113 << 23, subnormal, rounded)
+    most = select(size > 0xFF << 23, 0x7E00, select(size >= 143 << 23, 0x7C00, finite))
+    return bitcast(convert(most | (bits >> 16) & 0x8000, i16), vec(f16, lanes))
 
 
 def bitcast(value: Value, type: Type) -> Value:

@@ -34,6 +34,11 @@ class ISA:
         return self.triple.partition("-")[0]
 
     @property
+    def converts_f16(self) -> bool:
+        """Whether there are instructions between float16 and float32."""
+        return bool({"f16c", "avx512f", "neon"}.intersection(self.requires))
+
+    @property
     def masks_halves(self) -> bool:
         """Whether loads and stores of 16-bit elements take masks."""
         return "avx512bw" in self.requires
