@@ -45,10 +45,10 @@ def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...]) -> Case:
 
 
 def plans(case: Case, isa: str, number: int) -> list[Plan]:
-    """A plan for every form, each cut another way: several boxes, chunks and parts, operands prepared or not."""
+    """A plan for every third form, each cut another way: several boxes, chunks and parts, operands prepared or not."""
     machine, problem, found = ISAS[isa], case.problem, []
-    lanes = machine.vector_bytes // 4 or 1
-    for k, form in enumerate(winograd.forms(problem)):
+    lanes, every = machine.vector_bytes // 4 or 1, winograd.forms(case.problem)
+    for k, form in list(enumerate(every))[number % min(3, len(every)) :: 3]:
         tile = Tile({32: 8, 16: 4}[machine.registers], 1 + (k + number) % 2, lanes)
         k_part, c_part = min(tile.columns, problem.group_out), min(max(lanes, tile.rows), problem.group_in)
         boxes = winograd_grad.windows(problem, form)[0].cut(5).boxes
@@ -57,7 +57,7 @@ def plans(case: Case, isa: str, number: int) -> list[Plan]:
             Split(tile, 5, k_part, c_part, 1, True),
             Split(tile, 1000, problem.group_out, c_part, 1, False),
         ]
-        found.append(winograd_grad.planned(problem, machine, form, splits[(k + number) % 3]))
+        found.append(winograd_grad.planned(problem, machine, form, splits[(k + number // 3) % 3]))
     return found
 
 

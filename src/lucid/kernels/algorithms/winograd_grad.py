@@ -17,8 +17,8 @@ from lucid.kernels.algorithms import winograd_grad_kernel as kernel
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
-from lucid.kernels.algorithms.winograd_layout import Form
-from lucid.kernels.algorithms.winograd_passes import most_places, transform_address
+from lucid.kernels.algorithms.winograd_layout import MOST_GROWTH, MOST_POINTS, Form, outputs_of
+from lucid.kernels.algorithms.winograd_passes import most_places
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -35,9 +35,6 @@ _VECTORS = {32: (1, 2, 3), 16: (1, 2)}
 _MOST_BYTES = 2 * WORKSPACE_BYTES
 #: Tiles of outputs that are weighed, those of the least work; and tiles of a box.
 _FORMS, _BOXES = 2, (16, 64, 192)
-#: Beyond these sums over tiles outgrow the caches, or errors grow too large to be the default.
-_MOST_PRODUCTS, _MOST_GROWTH = 128, 256.0
-_OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
 _PARTS = (64, 128)
 _CHUNKS = (1, 2, 4, 8, 16)
 _WORKERS = (2, 4, 8)  # numbers of threads that a split is made for: all of them get the same tasks
@@ -109,16 +106,17 @@ def taps(spec: ConvSpec) -> Sizes:
 
 def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a gradient can be summed over."""
-    return _forms(taps(problem.spec))
+    kernel = taps(problem.spec)
+    axes = zip(kernel, problem.out, _apart(problem), strict=True)
+    return _forms(kernel, tuple(outputs_of(count, ceil(n / apart)) for count, n, apart in axes))
 
 
 @lru_cache(maxsize=64)
-def _forms(kernel: Sizes) -> tuple[Form, ...]:
+def _forms(kernel: Sizes, choices: tuple[Sizes, ...]) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
-    choices = product(*(_OUTPUTS.get(taps, ()) for taps in kernel))
-    every = [Form.of(outputs, kernel) for outputs in choices]
-    return tuple(form for form in every if form.products <= _MOST_PRODUCTS and growth(form) <= _MOST_GROWTH)
+    every = [Form.of(outputs, kernel) for outputs in product(*choices)]
+    return tuple(form for form in every if form.products <= MOST_POINTS and growth(form) <= MOST_GROWTH)
 
 
 def growth(form: Form) -> float:
@@ -399,16 +397,18 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     """Tables, records and every number of the split, fixed for the shape."""
     sizes, stored, lanes = Layout.of(problem, form, split, isa), BY_DTYPE[problem.dtype], split.tile.lanes
-    records, tables = [], []
+    records, tables, transforms = [], [], kernel.transforms(form)
     operands = (sizes.x_cut, sizes.x, "patch", problem.spec.stride), (sizes.g_cut, sizes.g, "gradient", (1, 1, 1))
     for cut, numbers, matrix, stride in operands:
         starts, firsts = _starts(cut, _apart(problem)) * lanes, _residues(stride, cut.frame) * lanes
-        transform = transform_address("float32", form.matrices(matrix))
+        tables += [starts, firsts]
         following = numbers["image_step"] * cut.box[0]
         records.append(
-            np.array([*cut.fields(following), transform, address(starts), address(firsts), *numbers.values()], np.int64)
+            np.array(
+                [*cut.fields(following), transforms.address(matrix), *map(address, tables[-2:]), *numbers.values()],
+                np.int64,
+            )
         )
-        tables += [starts, firsts]
     rows = np.arange(kernel.FINISHED, dtype=np.int64) * sizes.g["width"]
     none = np.zeros(split.tile.rows, np.float32)
     taps_at = _residues(problem.spec.stride, problem.spec.kernel) * lanes
@@ -421,7 +421,7 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
         "taps_at": address(taps_at), "fill": fill_frame_address(problem.dtype),
         "turn": kernel.turn_address(f32), "turn_in": kernel.turn_address(stored),
         "tile": kernel.tile_address(split.tile, sizes.x["width"]),
-        "collect": transform_address("float32", form.matrices("collect")),
+        "collect": transforms.address("collect"),
         **{name: parts.address(name) for name in ("prepare", "multiply", "results")}, **sizes.numbers,
     }  # fmt: skip
     steps = _steps(code, problem, split, sizes)

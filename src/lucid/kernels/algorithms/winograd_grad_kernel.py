@@ -27,7 +27,10 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.frames import GEOMETRY, open_box, read_fields
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.implicit_gemm import alone
 from lucid.kernels.algorithms.tile import Tile, write_tile
+from lucid.kernels.algorithms.winograd_layout import Form
+from lucid.kernels.algorithms.winograd_passes import write_transform
 from lucid.kernels.ir import (
     ENTRY,
     Function,
@@ -85,6 +88,16 @@ def tile_address(tile: Tile, width: int) -> int:
         return module
 
     return jit.kernel(("winograd grad tile", tile, width), written).address("tile")
+
+
+def transforms(form: Form) -> jit.Code:
+    """Of patches, of gradients of tiles, and of sums back to taps."""
+
+    def write(module: Module, isa: ISA) -> None:
+        for name in ("patch", "gradient", "collect"):
+            write_transform(module, name, form.matrices(name), isa.lanes(f32))
+
+    return alone(("winograd grad transforms", form), write)
 
 
 def turn_address(stored: Type) -> int:

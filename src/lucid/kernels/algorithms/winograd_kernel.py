@@ -16,7 +16,7 @@
 Filters are larger than patches where there are few tiles and many channels. The loops are then the other way round, and
 it is filters that never leave the cache::
 
-    for each span of tiles, group: v                            tasks of the first step
+    for each span of tiles, group, part of the channels: v      tasks of the first step
     for each group, tile of rows: filters, then                 tasks of the second
         for each span: m, y
 
@@ -108,7 +108,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: 
     filters, shared = ("transform_filters", by_rows), shared_bytes(form, cut, numbers)
     if not cut.rows_first:
         return region([filters, ("multiply_tiles", by_tiles * numbers["row_parts"])], numbers, shared, 0)
-    gathered = ("transform_patches", by_tiles)
+    gathered = ("transform_patches", by_tiles * numbers["source_parts"])
 
     def in_advance() -> Launch:
         whole = numbers_of(shape, form, replace(cut, chunk=shape.channels), slack)
@@ -139,9 +139,11 @@ def loops() -> jit.Code:
         with f.loop(f.args.begin, f.args.end) as task:
             to = a.kept.at(task.i * a.filters_size)
             f.call(a.filters, f.args.fields, f.args.thread, task.i, 0, a.sources, to)
-        f, a = _entry(module, "transform_patches", "shared span_patches v_size")
+        f, a = _entry(module, "transform_patches", "shared span_patches v_size sources source_parts part_sources")
         with f.loop(f.args.begin, f.args.end) as task:
-            f.call(a.span_patches, f.args.fields, f.args.thread, task.i, a.shared.at(task.i * a.v_size))
+            span, first = task.i // a.source_parts, task.i % a.source_parts * a.part_sources
+            last = minimum(first + a.part_sources, a.sources)
+            f.call(a.span_patches, f.args.fields, f.args.thread, span, a.shared.at(span * a.v_size), first, last)
         _write_multiply_tiles(module, lanes)
         for entry, in_advance in (("multiply_rows", False), ("multiply_kept", True)):
             _write_multiply_rows(module, entry, in_advance, lanes)
@@ -179,7 +181,7 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
     """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for a part of the rows."""
     f, a = _entry(
         module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept row_parts "
-        "groups v_at m_at part_rows rows row_block tile_rows blocks block channels",
+        "groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
@@ -187,7 +189,7 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
     with f.loop(p.begin, p.end) as task:
         part, number = task.i % a.row_parts, task.i // a.row_parts
         group = number % a.groups
-        f.call(a.span_patches, p.fields, p.thread, number, v)
+        f.call(a.span_patches, p.fields, p.thread, number, v, 0, a.sources)
         span = _span(a, number // a.groups, lanes)
         more = _table_of_stores(f, a, own, span, lanes)
         first = part * a.part_rows
@@ -292,11 +294,12 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
 
 
 def _write_patches(module: Module, lanes: int, stored: Type) -> None:
-    """Adds ``span_patches(fields, thread, span, v)``: v[f][c][tile] of a span of one group; ``span`` counts both.
+    """Adds ``span_patches(fields, thread, span, v, first, last)``: v[f][c][tile] of a span of one group.
 
-    A channel that is gathered is as many of v as there are residues of the stride.
+    ``span`` counts both. Of the channels that are gathered, those from ``first`` on: each is as many of v as there are
+    residues of the stride.
     """
-    f = module.function("span_patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32))
+    f = module.function("span_patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32), first=i64, last=i64)
     p = f.args
     a = read_fields(f, _fields(stored), [
         *_OWN.split(), *_SPAN.split(), "x", "groups", "sources", "steps", "gathered", "fills_at", "merges_at",
@@ -310,8 +313,8 @@ def _write_patches(module: Module, lanes: int, stored: Type) -> None:
     more = f.call(
         a.table, a.patches, fills, merges, a.x_image, span.begin, span.limit, span.vectors, run // lanes, 0, returns=i64
     )
-    with f.loop(0, a.sources, a.gathered) as c:
-        channels, channel_step = minimum(a.sources - c.i, a.gathered), a.steps * a.columns
+    with f.loop(p.first, p.last, a.gathered) as c:
+        channels, channel_step = minimum(p.last - c.i, a.gathered), a.steps * a.columns
         x, v = a.x.at((group * a.sources + c.i) * a.x_plane), p.v.at(c.i * channel_step)
         f.call(a.pack, fills, span.vectors * a.fills, merges, more, x, 1, panel, channels, a.x_plane, a.reads * run)
         with f.loop(0, a.steps) as residue:

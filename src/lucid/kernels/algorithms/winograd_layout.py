@@ -24,8 +24,29 @@ _ITEM_BYTES = 4
 _APART = 16
 #: Channels that are gathered, or whose filters are packed, at once: they stay in the first level cache.
 GATHERED, PACKED = 8, 32
+#: Tasks wanted of the gathering of all patches: of few spans, each is a part of the channels.
+_GATHERERS = 8
+
+#: Outputs of a tile along an axis, by the taps of a residue there.
+_OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
+#: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
+_MORE_OUTPUTS = {3: 5}
+#: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
+MOST_POINTS, MOST_GROWTH = 128, 256.0
 
 _minimal = lru_cache(maxsize=64)(Minimal)  # which keeps its matrices of fractions
+
+
+def outputs_of(taps: int, positions: int) -> tuple[int, ...]:
+    """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile."""
+    usual, more = _OUTPUTS.get(taps, ()), _MORE_OUTPUTS.get(taps)
+    if more is None:
+        return usual
+
+    def products(outputs: int) -> int:
+        return ceil(positions / outputs) * (outputs + taps - 1)
+
+    return (*usual, more) if products(more) < min(map(products, usual)) else usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +240,13 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
     part_rows = ceil(ceil(shape.rows / cut.row_parts) / tile.rows) * tile.rows
     row_block = tile.rows if cut.rows_first else min(cut.row_block, part_rows)
     v_step, m_step = planes.patch * v_plane + _APART, row_block * tile.columns + _APART
+    spans, gathered = ceil(tiles / tile.columns), max(4, GATHERED // prod(shape.step))
+    part_sources = ceil(shape.sources / ceil(_GATHERERS / (spans * shape.groups)) / gathered) * gathered
     numbers = {
-        "tiles_count": tiles, "spans": ceil(tiles / tile.columns), "groups": shape.groups, "rows": shape.rows,
+        "tiles_count": tiles, "spans": spans, "groups": shape.groups, "rows": shape.rows,
         "channels": shape.channels, "sources": shape.sources, "steps": prod(shape.step), "spreads": spreads,
-        "gathered": max(4, GATHERED // prod(shape.step)), "x_plane": x_size,
+        "gathered": gathered, "source_parts": ceil(shape.sources / part_sources), "part_sources": part_sources,
+        "x_plane": x_size,
         "x_image": shape.groups * shape.sources * x_size, "y_plane": y_size,
         "y_image": shape.groups * shape.rows // spreads * y_size, "row_step": shape.row_step,
         "channel_step": shape.channel_step, "group_step": shape.group_step, "blocks": blocks, "block": block,
@@ -354,7 +378,8 @@ TABLES = ("none", "patches", "results", "tiles", "starts", "panels", "lines")
 CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
 STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
-    "tiles_count", "spans", "groups", "rows", "channels", "sources", "steps", "spreads", "gathered", "x_plane",
+    "tiles_count", "spans", "groups", "rows", "channels", "sources", "steps", "spreads", "gathered",
+    "source_parts", "part_sources", "x_plane",
     "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "first_tap", "tap_z", "tap_y",
     "tap_x", "first_plane", "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",

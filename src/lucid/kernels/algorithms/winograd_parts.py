@@ -1,12 +1,11 @@
 """What the loops of Winograd convolution call by address: lanes are tiles here, so pixels are dealt out and back.
 
-Each is a module of its own, since it depends on little: pixels to patches and products to pixels on the form, the
-register tiles on their sizes, the way out on nothing. The transform of filters is that of ``winograd_passes``.
+Modules are cut by what they depend on: ways in (pixels to patches, filters) on the form, the way out on the epilogue
+too, register tiles on their sizes. The transform of filters is that of ``winograd_passes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import product
 from math import prod
@@ -17,7 +16,7 @@ from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, lane_mask, ranges, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form, Shape, reading
-from lucid.kernels.algorithms.winograd_passes import Grid, transform_address, write_axes
+from lucid.kernels.algorithms.winograd_passes import Grid, write_axes, write_transform
 from lucid.kernels.algorithms.winograd_transforms import IDENTITY, multiplied, split
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
@@ -44,20 +43,16 @@ def parts(shape: Shape, form: Form, tile: Tile, epilogue: Epilogue, stored: Type
     Sums end as they are collected, in whole vectors; with a residual, where they are spread out and lie beside it.
     """
     lanes, (_, _, step), (_, _, spread) = tile.lanes, shape.step, shape.spread
-    early, late = (PLAIN, epilogue) if epilogue.residual else (epilogue, PLAIN)
-    wanted: dict[str, tuple[tuple[object, ...], Callable[[Module, ISA], object]]] = {
-        "deal": (("winograd deal", form), lambda m, _: _write_deal(m, form, lanes)),
-        "collect": (("winograd collect", form, early), lambda m, _: _write_collect(m, form, lanes, early)),
-        "spread": (
-            ("winograd spread", late, spread, stored),
-            lambda m, _: _write_spread(m, lanes, late, spread, stored),
-        ),
-    }
+    inward = alone(("winograd form", form), lambda m, _: _write_inward(m, form, lanes))
+    outward = alone(
+        ("winograd out", form, epilogue, spread, stored),
+        lambda m, _: _write_outward(m, form, lanes, epilogue, spread, stored),
+    )
     return {
         **gather_parts(Grain(stored), lanes, reading(step, lanes)),
-        **{name: alone(key, write).address(name) for name, (key, write) in wanted.items()},
+        **{name: inward.address(name) for name in ("filter", "deal")},
+        **{name: outward.address(name) for name in ("collect", "spread")},
         "pack_weights": _pack_address(shape, tile, stored),
-        "filter": transform_address("float32", form.matrices("filter")),
     }
 
 
@@ -109,6 +104,17 @@ def tile_addresses(tile: Tile, ahead: int = 0) -> list[int]:
 
     code = alone(("winograd tile", tile, ahead), write)
     return [code.address(f"tile{width}") for width in range(1, tile.vectors + 1)]
+
+
+def _write_inward(module: Module, form: Form, lanes: int) -> None:
+    write_transform(module, "filter", form.matrices("filter"), lanes)
+    _write_deal(module, form, lanes)
+
+
+def _write_outward(module: Module, form: Form, lanes: int, epilogue: Epilogue, spread: int, stored: Type) -> None:
+    early, late = (PLAIN, epilogue) if epilogue.residual else (epilogue, PLAIN)
+    _write_collect(module, form, lanes, early)
+    _write_spread(module, lanes, late, spread, stored)
 
 
 def _write_deal(module: Module, form: Form, lanes: int) -> Function:

@@ -1,4 +1,4 @@
-"""One of Winograd's transforms as a kernel of its own, axis by axis: vectors in, vectors out, all strides at run time.
+"""One of Winograd's transforms as a function, axis by axis: vectors in, vectors out, all strides at run time.
 
 The lanes are channels. Nothing but three small matrices is in the text, and each axis is a loop over the lines along
 the other two, so that 36 numbers never want 36 registers and a form costs a few milliseconds to compile.
@@ -11,10 +11,8 @@ from contextlib import ExitStack
 from math import prod
 from typing import Any
 
-from lucid.kernels import jit
 from lucid.kernels.algorithms.winograd_transforms import IDENTITY, Matrix, multiplied
-from lucid.kernels.ir import BY_DTYPE, Function, Module, Pointer, Type, i64, ptr
-from lucid.kernels.isa import ISA
+from lucid.kernels.ir import Function, Module, Pointer, f32, i64, ptr
 
 Matrices = tuple[Matrix, Matrix, Matrix]
 
@@ -38,32 +36,23 @@ def lines(matrices: Matrices) -> int:
     return total
 
 
-def transform_address(dtype: str, matrices: Matrices) -> int:
-    """Where a transform lies, see ``_write``; matrices are those of the axes z, y and x."""
-    spelled = tuple("; ".join(" ".join(map(str, row)) for row in matrix) for matrix in matrices)
-    element = BY_DTYPE[dtype]
-    return jit.kernel(("winograd transform", dtype, spelled), lambda isa: _write(element, matrices, isa)).address(
-        "transform"
-    )
-
-
-def _write(element: Type, matrices: Matrices, isa: ISA) -> Module:
-    """``transform(source, starts, count, source_z, source_y, source_x, to, advance, to_z, to_y, to_x, spare)``.
+def write_transform(module: Module, name: str, matrices: Matrices, lanes: int) -> Function:
+    """Adds ``name(source, starts, count, source_z, source_y, source_x, to, advance, to_z, to_y, to_x, spare)``.
 
     For t below ``count``, the grid of vectors at ``source + starts[t]`` becomes the one at ``to + t advance``, both
     with strides of their own. ``spare`` has room for two grids of ``most_places``.
     """
-    module, data, lanes = Module("winograd_transform", isa), ptr(element), isa.lanes(element)
+    data = ptr(f32)
     strides = {f"{array}_{axis}": i64 for array in ("source", "to") for axis in "zyx"}
     f = module.function(
-        "transform", export=True, source=data, starts=ptr(i64), count=i64, to=data, advance=i64, spare=data, **strides
+        name, export=True, source=data, starts=ptr(i64), count=i64, to=data, advance=i64, spare=data, **strides
     )
     a: Any = f.args
     with f.loop(0, a.count) as t:
         source = a.source.at(a.starts.load(t.i)), [a.source_z, a.source_y, a.source_x]
         target = a.to.at(t.i * a.advance), [a.to_z, a.to_y, a.to_x]
         write_axes(f, matrices, (2, 1, 0), [len(matrix[0]) for matrix in matrices], source, target, a.spare, lanes)
-    return module
+    return f
 
 
 def write_axes(

@@ -18,7 +18,7 @@ from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
-from lucid.kernels.ir import Value, deinterleave, fma, shuffle
+from lucid.kernels.ir import Value, deinterleave, fma, picked, shuffle
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 Place = tuple[int, int, int]
@@ -26,9 +26,13 @@ Place = tuple[int, int, int]
 IDENTITY: Matrix = ((Fraction(1),),)
 
 #: Beside infinity, taken in this order: small numbers and their negatives make the smallest errors. Five are best
-#: without ±1, as numbers far from each other: that halves the growth of an axis.
+#: without ±1, as numbers far from each other: that halves the growth of an axis. Six are pairs without 0, of
+#: small fractions those with the smallest errors.
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
-_FIVE = (_POINTS[0], *_POINTS[3:])
+_BETTER = {
+    5: tuple(Fraction(p) for p in ("0", "2", "-2", "1/2", "-1/2")),
+    6: tuple(Fraction(p) for p in ("2", "-2", "3/4", "-3/4", "1/4", "-1/4")),
+}
 
 
 class Planes(NamedTuple):
@@ -68,7 +72,7 @@ class Minimal:
     @property
     def _points(self) -> tuple[Fraction, ...]:
         count = self.samples - 1
-        return _FIVE if count == len(_FIVE) else _POINTS[:count]
+        return _BETTER.get(count, _POINTS[:count])
 
     @cached_property
     def patch(self) -> Matrix:
@@ -210,13 +214,17 @@ def _dot(row: Sequence[Fraction], values: Sequence[Value]) -> Value:
 def split(vectors: Sequence[Value], together: int = 1) -> list[Value]:
     """As many vectors of samples as they are apart: sample k n + p in lane k of vector p of n.
 
-    Samples that are ``together``, a divisor of the lanes, are dealt out as one of a power of two.
+    Samples that are ``together``, a divisor of the lanes, are dealt out as one.
     """
-    if len(vectors) == 1 or vectors[0].type.lanes == 1:
+    lanes, n = vectors[0].type.lanes, len(vectors)
+    if n == 1 or lanes == 1:
         return list(vectors)
     if together == 1:
-        return deinterleave(vectors, len(vectors))
-    lanes = vectors[0].type.lanes
+        return deinterleave(vectors, n)
+    if n % 2:
+        blocks = range(lanes // together)
+        places = [(block * n + r) * together + k for r in range(n) for block in blocks for k in range(together)]
+        return picked(vectors, [divmod(place, lanes) for place in places])
     picks = [[k for k in range(2 * lanes) if k // together % 2 == p] for p in (0, 1)]
     pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
     halves = [split([shuffle(a, b, pick) for a, b in pairs], together) for pick in picks]

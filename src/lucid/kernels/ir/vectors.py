@@ -62,7 +62,7 @@ def _neighbours(a: Value, b: Value | None) -> Value:
 
 
 def interleave(vectors: Sequence[Value], together: int = 1) -> list[Value]:
-    """Vectors a, b, …: a0 b0 … a1 b1 … over as many vectors, ``together`` lanes of an even number standing as one.
+    """Vectors a, b, …: a0 b0 … a1 b1 … over as many vectors, ``together`` lanes standing as one.
 
     Source: the perfect shuffle, a round of two-way interleaves for every factor of 2.
     """
@@ -70,10 +70,11 @@ def interleave(vectors: Sequence[Value], together: int = 1) -> list[Value]:
     if n == 1 or lanes == 1:
         return list(vectors)
     if n % 2:
-        return picked(vectors, [(place % n, place // n) for place in range(n * lanes)])
+        places = (divmod(place, together) for place in range(n * lanes))
+        return picked(vectors, [(block % n, block // n * together + k) for block, k in places])
     even, odd, out = interleave(vectors[0::2], together), interleave(vectors[1::2], together), []
-    places = [(*divmod(k, 2 * together), k % together) for k in range(2 * lanes)]
-    picks = [block * together + k + lanes * (inner >= together) for block, inner, k in places]
+    pairs = [(*divmod(k, 2 * together), k % together) for k in range(2 * lanes)]
+    picks = [block * together + k + lanes * (inner >= together) for block, inner, k in pairs]
     for a, b in zip(even, odd, strict=True):
         for start in (0, lanes):
             out.append(shuffle(a, b, picks[start : start + lanes]))
