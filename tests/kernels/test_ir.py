@@ -603,6 +603,7 @@ def test_the_text_of_a_kernel() -> None:
 NEON_PROGRAM = """
 from lucid.kernels import jit
 from lucid.kernels.algorithms import product, slim
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import *
 from lucid.kernels.isa import NEON
 
@@ -618,8 +619,8 @@ def idioms():
     return m
 
 for module, symbol in [
-    (idioms(), "idioms"), (product.write(NEON, f32), "multiply"), (product.write_combine(NEON, f64), "combine"),
-    (slim.write(NEON, f32, "across"), "across"),
+    (idioms(), "idioms"), (product.write(NEON, Grain(f32)), "multiply"), (product.write_combine(NEON, f64), "combine"),
+    (slim.write(NEON, f32, "across"), "across"), (product.write(NEON, Grain(f16)), "multiply"),
 ]:
     assembly = jit.emit_elsewhere(str(module), NEON)
     assert symbol + ":" in assembly and ("fmla" in assembly or symbol == "combine"), assembly[:500]
