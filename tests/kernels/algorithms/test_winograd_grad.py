@@ -51,7 +51,7 @@ def plans(case: Case, isa: str, number: int) -> list[Plan]:
     for k, form in list(enumerate(every))[number % min(3, len(every)) :: 3]:
         tile = Tile({32: 8, 16: 4}[machine.registers], 1 + (k + number) % 2, lanes)
         k_part, c_part = min(tile.columns, problem.group_out), min(max(lanes, tile.rows), problem.group_in)
-        boxes = winograd_grad.windows(problem, form)[0].cut(5).boxes
+        boxes = winograd_grad._cuts(problem, form, 5)[0].boxes
         splits = [
             Split(tile, 5, k_part, problem.group_in, min(2, boxes), False),
             Split(tile, 5, k_part, c_part, 1, True),
@@ -79,6 +79,8 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
     cases += [dilated_case(rng, kernel) for kernel in [(3,), (5,), (3, 3), (3, 1), (5, 3), (3, 3, 3)] * 2]
     both = ConvSpec((4, 3), (2, 1), (1, 3), ((1, 2), (4, 0)))
     cases.append(Case("grad_weight", "float32", 2, 10, 20, (15, 17), both, True))
+    deep = [ConvSpec(kernel, (1,) * 3, (1, 1, d), ((2, 1),) * 3, 1) for kernel, d in (((5, 5, 5), 1), ((3, 3, 3), 2))]
+    cases += [Case("grad_weight", "float32", 2, 5, 9, (13, 9, 14), spec, True, k) for spec in deep for k in range(3)]
     assert {case.spec.groups for case in cases} == {1, 2}
 
     def check(run: tuple[int, Case]) -> None:
@@ -122,6 +124,14 @@ def test_bits_do_not_depend_on_threads_or_on_the_order_of_tasks(isa: str) -> Non
     for case in [*(gradient_case(rng) for _ in range(3)), layer(20, 40, 30, 3, "grad_weight"), strided]:
         outcome = run_case(case, isa, "winograd")
         assert outcome.right, str(outcome)
+
+
+def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
+    spec = ConvSpec((5, 5, 5), (1,) * 3, (1,) * 3, ((2, 2),) * 3)
+    problem = Case("grad_weight", "float32", 1, 16, 16, (16, 32, 32), spec, False).problem
+    plan = select.choose(problem, target.isa())
+    assert (plan.algorithm, plan["summed"], plan["outputs_z"]) == ("winograd", 1, 1)
+    assert {form.planes.filter for form in winograd.forms(problem)} == {5}, "F(2, 5) thrice grows too much"
 
 
 def test_few_tiles_are_prepared_and_many_are_cut_into_chunks() -> None:

@@ -19,6 +19,7 @@ from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_GROWTH, MOST_POINTS, Form, outputs_of
 from lucid.kernels.algorithms.winograd_passes import most_places
+from lucid.kernels.algorithms.winograd_transforms import Summed
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -33,8 +34,8 @@ _ROWS = {32: 8, 16: 4}
 _VECTORS = {32: (1, 2, 3), 16: (1, 2)}
 #: What all slices, or all transformed operands, may take together with one thread's own.
 _MOST_BYTES = 2 * WORKSPACE_BYTES
-#: Tiles of outputs that are weighed, those of the least work; and tiles of a box.
-_FORMS, _BOXES = 2, (16, 64, 192)
+#: Tiles of outputs that are weighed, those of the least work, and of those with a summed axis; and tiles of a box.
+_FORMS, _SUMMED_FORMS, _BOXES = 2, 1, (16, 64, 192)
 _PARTS = (64, 128)
 _CHUNKS = (1, 2, 4, 8, 16)
 _WORKERS = (2, 4, 8)  # numbers of threads that a split is made for: all of them get the same tasks
@@ -106,17 +107,21 @@ def taps(spec: ConvSpec) -> Sizes:
 
 def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a gradient can be summed over."""
-    kernel = taps(problem.spec)
+    kernel, spec = taps(problem.spec), problem.spec
     axes = zip(kernel, problem.out, _apart(problem), strict=True)
-    return _forms(kernel, tuple(outputs_of(count, ceil(n / apart)) for count, n, apart in axes))
+    summed = kernel[0] > 1 and kernel[1:] != (1, 1) and spec.dilation[0] == 1 and set(spec.stride) == {1}
+    return _forms(kernel, tuple(outputs_of(count, ceil(n / apart)) for count, n, apart in axes), summed)
 
 
 @lru_cache(maxsize=64)
-def _forms(kernel: Sizes, choices: tuple[Sizes, ...]) -> tuple[Form, ...]:
+def _forms(kernel: Sizes, choices: tuple[Sizes, ...], summed: bool) -> tuple[Form, ...]:
+    """With all axes transformed, and perhaps with the outer one ``summed`` as it is: a tile is then of one plane."""
     if set(kernel) == {1}:
         return ()
     every = [Form.of(outputs, kernel) for outputs in product(*choices)]
-    return tuple(form for form in every if form.products <= MOST_POINTS and growth(form) <= MOST_GROWTH)
+    if summed:
+        every += [Form.of((1, *outputs), kernel, summed=True) for outputs in product(*choices[1:])]
+    return tuple(form for form in every if form.points <= MOST_POINTS and growth(form) <= MOST_GROWTH)
 
 
 def growth(form: Form) -> float:
@@ -134,7 +139,35 @@ def tiles(problem: Problem, form: Form) -> int:
 def _cuts(problem: Problem, form: Form, box: int) -> tuple[Cut, Cut]:
     x, g = windows(problem, form)
     each = max(1, box // prod(_apart(problem)))
-    return x.cut(each), g.cut(each)
+    if form.planes.filter == 1:
+        return x.cut(each), g.cut(each)
+    planes = _column(x.out, each, form.planes.filter)
+    return Cut(x, planes), Cut(g, planes)
+
+
+def _column(tiles: Sizes, each: int, taps: int) -> Sizes:
+    """A box of about ``each`` tiles of one image, of several planes: x has ``taps - 1`` planes more than g.
+
+    Boxes that are cut short must have the first of a full one's tiles, so the inner axes are cut into equal parts.
+    """
+    depth = ceil(tiles[0] / ceil(tiles[0] / (2 * taps)))
+    across = _divisor(tiles[2], each // depth)
+    down = _divisor(tiles[1], each // depth // across) if across == tiles[2] else 1
+    return 1, depth, down, across
+
+
+def _divisor(number: int, most: int) -> int:
+    return next(part for part in range(max(1, min(most, number)), 0, -1) if number % part == 0)
+
+
+def _halo(cut: Cut, form: Form) -> int:
+    """Tiles of x that a box has beyond those of g: of the planes that its last ones meet."""
+    return (form.planes.filter - 1) * cut.box[2] * cut.box[3]
+
+
+def _residues_of(problem: Problem, form: Form) -> int:
+    """Sums of a product: of the residues of the stride, or of the taps of a summed axis."""
+    return prod(problem.spec.stride) * form.planes.filter
 
 
 def _row_width(isa: ISA, lanes: int) -> int:
@@ -163,19 +196,22 @@ class Layout:
         lanes, (x_cut, g_cut) = split.tile.lanes, _cuts(problem, form, split.box)
         k_parts, c_parts = ceil(problem.group_out / split.k_part), ceil(problem.group_in / split.c_part)
         k, c = (problem.group_out, problem.group_in) if split.prepared else (split.k_part, split.c_part)
-        stride, one, step, apart = problem.spec.stride, (1, 1, 1), prod(problem.spec.stride), _apart(problem)
-        x = _operand(x_cut, form, lanes, _row_width(isa, lanes), c, problem.c_in, problem.group_in, stride, apart)
+        stride, one, residues, apart = problem.spec.stride, (1, 1, 1), _residues_of(problem, form), _apart(problem)
+        width, halo = _row_width(isa, lanes), _halo(x_cut, form) * prod(apart)
+        x = _operand(x_cut, form, lanes, width, c, problem.c_in, problem.group_in, stride, apart, halo)
         g = _operand(g_cut, form, lanes, split.tile.columns, k, problem.c_out, problem.group_out, one, apart)
         wide, rows = (ceil(part / o["width"]) * o["width"] for part, o in ((split.k_part, g), (split.c_part, x)))
-        m_step, (_, kernel_y, kernel_x) = wide * rows * step + _APART, problem.spec.kernel
+        m_step, (_, kernel_y, kernel_x) = wide * rows * residues + _APART, problem.spec.kernel
+        taps_apart = halo // max(form.planes.filter - 1, 1) * width
         numbers = {
             "boxes": x_cut.boxes, "chunks": split.chunks, "groups": problem.groups, "group_in": problem.group_in,
             "group_out": problem.group_out, "taps": problem.spec.taps, "k_part": split.k_part, "c_part": split.c_part,
             "k_parts": k_parts, "c_parts": c_parts, "parts": problem.groups * k_parts * c_parts,
-            "products": form.products, "tile_rows": split.tile.rows, "m_step": m_step,
-            "m_block": rows * step * g["width"],
-            "m_size": form.products * m_step, "sums_step": g["vectors"] * lanes, "y_step": form.x.samples,
-            "z_step": form.x.samples * form.y.samples, "residues": step, "m_residue": rows * g["width"],
+            "products": form.points, "tile_rows": split.tile.rows, "m_step": m_step,
+            "m_block": rows * residues * g["width"],
+            "m_size": form.points * m_step, "sums_step": g["vectors"] * lanes, "y_step": form.x.samples,
+            "z_step": form.x.samples * form.y.samples, "residues": residues,
+            "m_residue": rows * g["width"], "v_residue": taps_apart or x["residue"],
             "taps_x": stride[2], "taps_y": stride[1] * kernel_x, "taps_z": stride[0] * kernel_y * kernel_x,
         }  # fmt: skip
         slots = x_cut.boxes * problem.groups
@@ -191,29 +227,32 @@ class Layout:
 
 
 def _operand(
-    cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int, stride: Sizes, apart: Sizes
-) -> dict[str, int]:
+    cut: Cut, form: Form, lanes: int, width: int, part: int, channels: int, in_group: int, stride: Sizes,
+    apart: Sizes, halo: int = 0,
+) -> dict[str, int]:  # fmt: skip
     """The numbers of an operand's record that ``Cut.fields`` does not have; each residue has channels of its own.
 
-    A place in a box is as many tiles as there are residues of the dilation.
+    A place in a box is as many tiles as there are residues of the dilation; ``halo`` tiles lie behind the last.
     """
     size, frame, places = prod(cut.window.size), cut.frame, prod(apart)
-    block, (z, y, x) = cut.pixels * places * width, _scaled(stride, apart)
+    block, (z, y, x) = (cut.pixels * places + halo) * width, _scaled(stride, apart)
     residue = ceil(part / width) * block
     step = prod(stride) * residue + _APART
     return {
         "image_step": channels * size, "channel_step": size, "plane": cut.plane, "image": prod(frame),
         "layer": z * frame[1] * frame[2] * lanes, "row": y * frame[2] * lanes, "pixel": x * lanes,
-        "residues": prod(stride), "residue": residue, "places": places,
+        "residues": prod(stride), "residue": residue, "places": places, "halo": halo,
         "each": form.outputs * places if _is_part(cut) else 0, "channels": channels,
         "vectors": ceil(in_group / lanes), "width": width, "block": block, "step": step,
-        "slot": form.products * step,
+        "slot": form.points * step,
     }  # fmt: skip
 
 
-def _starts(cut: Cut, apart: Sizes) -> Array:
-    """Where each tile of a full box starts in the frame, the residues of a place side by side."""
-    starts: Array = np.add.outer(cut.starts(), _residues(apart, cut.frame)).ravel()
+def _starts(cut: Cut, apart: Sizes, more: int = 0) -> Array:
+    """Where each tile of a full box and ``more`` planes starts in the frame, the residues of a place side by side."""
+    images, depth, *rest = cut.box
+    deeper = Cut(cut.window, (images, depth + more, *rest))
+    starts: Array = np.add.outer(deeper.starts(), _residues(apart, cut.frame)).ravel()
     return starts
 
 
@@ -265,6 +304,7 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
+            ("summed", int(isinstance(form.z, Summed))),
             ("box", split.box),
             ("k_part", split.k_part),
             ("c_part", split.c_part),
@@ -278,7 +318,8 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
 
 
 def _form(plan: Plan) -> Form:
-    return Form.of([plan[f"outputs_{axis}"] for axis in "zyx"], taps(plan.problem.spec))
+    outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
+    return Form.of(outputs, taps(plan.problem.spec), summed=bool(plan["summed"]))
 
 
 def error_growth(plan: Plan) -> float:
@@ -291,34 +332,38 @@ def error_growth(plan: Plan) -> float:
     return growth(form) * roundings / (problem.batch * problem.pixels)
 
 
-def _vector_products(sizes: Layout, problem: Problem, split: Split) -> float:
-    """Time of the steps of one tile of outputs and one product, all channels, in vector products at the full rate."""
-    tile = split.tile
-    rows = ceil(problem.group_in / tile.rows) * prod(problem.spec.stride)
-    return rows * ceil(problem.group_out / tile.columns) * tile.step_products
+def _vector_products(problem: Problem, tile: Tile) -> float:
+    """Time of the steps of one tile of outputs and one sum, all channels, in vector products at the full rate."""
+    return ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * tile.step_products
 
 
 def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str, float]:
     """What one thread does for all groups, counted in the units of ``_COST_NS``."""
     tile, count, lanes, n = split.tile, tiles(problem, form), split.tile.lanes, sizes.numbers
-    boxes, l2, step = n["boxes"], target.cpu().l2_bytes, prod(problem.spec.stride)
-    calls = step * ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * form.products * boxes
+    boxes, l2, step, multiplied = (
+        n["boxes"],
+        target.cpu().l2_bytes,
+        prod(problem.spec.stride),
+        form.points * n["residues"],
+    )
+    calls = ceil(problem.group_in / tile.rows) * ceil(problem.group_out / tile.columns) * multiplied * boxes
     again = 1 if split.prepared or not split.chunks else split.chunks
     x_passes, g_passes = (1, 1) if split.prepared else (n["k_parts"], n["c_parts"])
     x_vectors, g_vectors = sizes.x["vectors"] * x_passes, sizes.g["vectors"] * g_passes
-    stored = form.products * count * (x_vectors * step + g_vectors)
-    moved = count * (x_vectors * step * form.lines("patch") + g_vectors * form.lines("gradient"))
-    results = step * problem.group_in * ceil(problem.group_out / lanes)
+    patches = step * (1 + _halo(sizes.x_cut, form) / sizes.x_cut.pixels)  # of a tile of g
+    stored = form.points * count * (x_vectors * patches + g_vectors)
+    moved = count * (x_vectors * patches * form.lines("patch") + g_vectors * form.lines("gradient"))
+    results = n["residues"] * problem.group_in * ceil(problem.group_out / lanes)
     moved += results * form.lines("collect")
     sums = calls * tile.rows * tile.vectors * (2 - again / boxes)
     m_bytes, read = n["m_size"] * f32.bytes, 0.0
     if split.prepared:
-        rows_read = n["k_parts"] * step * problem.group_in + n["c_parts"] * problem.group_out
-        read = form.products * count * rows_read / lanes
+        rows_read = n["k_parts"] * patches * problem.group_in + n["c_parts"] * problem.group_out
+        read = form.points * count * rows_read / lanes
     operands = [(sizes.x, sizes.x_cut, x_vectors), (sizes.g, sizes.g_cut, g_vectors)]
     filled = [operand for operand in operands if not operand[0]["each"]]
     counts = {
-        "product": form.products * count * _vector_products(sizes, problem, split),
+        "product": multiplied * count * _vector_products(problem, tile),
         "tile": calls,
         "far sum" if m_bytes > l2 * 0.7 else "sum": sums,
         "line": moved,
@@ -328,8 +373,8 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
         "fill": boxes * sum(operand["plane"] * vectors for operand, _, vectors in filled),
         "dealt": problem.batch * prod(problem.size) * problem.group_in * x_passes if step > 1 else 0,
         "plane": lanes * boxes * sum(vectors * cut.box[0] * cut.frame[0] for _, cut, vectors in filled),
-        "slice": form.products * results * split.chunks if split.chunks > 1 else 0,
-        "result": results * n["taps"] // step,
+        "slice": form.points * results * split.chunks if split.chunks > 1 else 0,
+        "result": results * n["taps"] // n["residues"],
         "task": n["parts"] / problem.groups * split.chunks,
     }  # fmt: skip
     return {unit: problem.groups * number for unit, number in counts.items()}
@@ -357,14 +402,15 @@ def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
     )
     width, count = _row_width(isa, lanes), tiles(problem, form)
     k_parts = {_whole(part, tile.columns, problem.group_out) for part in (*_PARTS, problem.group_out)}
-    step = prod(problem.spec.stride)
-    c_parts = {_whole(part, width, problem.group_in) for part in (*(part // step for part in _PARTS), problem.group_in)}
+    residues, step = _residues_of(problem, form), prod(problem.spec.stride)
+    shares = (*(part // residues for part in _PARTS), problem.group_in)
+    c_parts = {_whole(part, width, problem.group_in) for part in shares}
     parts = sorted(product(k_parts, c_parts))
-    room = _MOST_BYTES // (problem.c_out * problem.group_in * step * form.products * f32.bytes)
+    room = _MOST_BYTES // (problem.c_out * problem.group_in * residues * form.points * f32.bytes)
     for box, (k_part, c_part) in product(sorted({min(box, count) for box in _BOXES}), parts):
         chunks = [n for n in _CHUNKS if n == 1 or n <= min(room, count // box)]
         yield from (Split(tile, box, k_part, c_part, n, False) for n in chunks)
-        if (problem.c_out + step * problem.c_in) * form.products * count * f32.bytes <= _MOST_BYTES:
+        if (problem.c_out + step * problem.c_in) * form.points * count * f32.bytes <= _MOST_BYTES:
             yield Split(tile, box, k_part, c_part, 1, True)
 
 
@@ -376,9 +422,9 @@ def _whole(part: int, step: int, channels: int) -> int:
 @lru_cache(maxsize=1024)
 def best(problem: Problem, isa: ISA) -> tuple[Form, Split] | None:
     """The form and the split that are expected to be fastest; none if all take too much."""
-    found = sorted(forms(problem), key=lambda form: form.products * tiles(problem, form))[:_FORMS]
-    options = []
-    for form in found:
+    every, options = sorted(forms(problem), key=lambda form: form.products * tiles(problem, form)), []
+    summed = [form for form in every if isinstance(form.z, Summed)]
+    for form in [form for form in every if form not in summed][:_FORMS] + summed[:_SUMMED_FORMS]:
         for split in _splits(problem, form, isa):
             sizes = Layout.of(problem, form, split, isa)
             if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * f32.bytes > _MOST_BYTES:
@@ -398,9 +444,13 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     """Tables, records and every number of the split, fixed for the shape."""
     sizes, stored, lanes = Layout.of(problem, form, split, isa), BY_DTYPE[problem.dtype], split.tile.lanes
     records, tables, transforms = [], [], kernel.transforms(form)
-    operands = (sizes.x_cut, sizes.x, "patch", problem.spec.stride), (sizes.g_cut, sizes.g, "gradient", (1, 1, 1))
-    for cut, numbers, matrix, stride in operands:
-        starts, firsts = _starts(cut, _apart(problem)) * lanes, _residues(stride, cut.frame) * lanes
+    planes, stride = form.planes.filter, problem.spec.stride
+    operands = (
+        (sizes.x_cut, sizes.x, "patch", stride, planes - 1),
+        (sizes.g_cut, sizes.g, "gradient", (1, 1, 1), 0),
+    )
+    for cut, numbers, matrix, steps, more in operands:
+        starts, firsts = _starts(cut, _apart(problem), more) * lanes, _residues(steps, cut.frame) * lanes
         tables += [starts, firsts]
         following = numbers["image_step"] * cut.box[0]
         records.append(
@@ -411,7 +461,7 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
         )
     rows = np.arange(kernel.FINISHED, dtype=np.int64) * sizes.g["width"]
     none = np.zeros(split.tile.rows, np.float32)
-    taps_at = _residues(problem.spec.stride, problem.spec.kernel) * lanes
+    taps_at = _residues((stride[0] * planes, *stride[1:]), problem.spec.kernel) * lanes
     code = kernel.loops(stored)
     parts = kernel.parts(stored)
     slots = kernel.fields(stored)
@@ -424,17 +474,17 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
         "collect": transforms.address("collect"),
         **{name: parts.address(name) for name in ("prepare", "multiply", "results")}, **sizes.numbers,
     }  # fmt: skip
-    steps = _steps(code, problem, split, sizes)
+    entries = _steps(code, problem, split, sizes)
     cycles = _expected_ns(problem, form, split, sizes) * _GHZ
     places = dict.fromkeys(("x", "g", "gw", "gb", "shared"), 0)
     places |= {"sums": sizes.shared * f32.bytes, "scratch": (sizes.shared + sizes.sums) * f32.bytes}
     return Launch(
-        steps,
+        entries,
         [(places | fixed)[name] for name in slots],
         (0, 1, 2, 3 if problem.bias else NOTHING, WORKSPACE, WORKSPACE, WORKSPACE),
         shared_bytes=places["scratch"],
         own_bytes=sizes.numbers["own"] * f32.bytes,
-        most_threads=useful_threads(cycles, max(tasks for _, tasks, _ in steps)),
+        most_threads=useful_threads(cycles, max(tasks for _, tasks, _ in entries)),
         keep=(records, tables, rows, none, taps_at),
     )
 

@@ -56,16 +56,16 @@ FINISHED = 16
 #: What ``prepare`` reads of an operand: addresses, then sizes in elements.
 OPERAND = (
     *GEOMETRY, "transform", "starts", "firsts", "image_step", "channel_step", "plane", "image", "layer", "row", "pixel",
-    "residues", "residue", "places", "each", "channels", "vectors", "width", "block", "step", "slot",
+    "residues", "residue", "places", "halo", "each", "channels", "vectors", "width", "block", "step", "slot",
 )  # fmt: skip
 _ADDRESSES = {"transform": i8, "starts": i64, "firsts": i64}
 
 _ARRAYS, _WORK = ("x", "g", "gw", "gb"), ("sums", "shared", "scratch", "none")
 _NUMBERS = (
     "has_bias", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts",
-    "parts", "products", "tile_rows", "m_step", "m_block", "m_residue", "m_size", "residues", "sums_step", "y_step",
-    "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at", "spare_at",
-    "line_at",
+    "parts", "products", "tile_rows", "m_step", "m_block", "m_residue", "m_size", "residues", "v_residue", "sums_step",
+    "y_step", "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at",
+    "spare_at", "line_at",
 )  # fmt: skip
 _CODE = ("fill", "turn", "turn_in", "tile", "collect", "prepare", "multiply", "results")
 
@@ -176,10 +176,11 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
         f, fields(stored), ["fill", "turn", "turn_in", "frame_at", "panel_at", "spare_at", "z_step", "y_step"]
     )
     sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row pixel width block step"
-    r = _operand(p.record, f"{_BOX} transform starts firsts residues residue places {sizes}")
+    r = _operand(p.record, f"{_BOX} transform starts firsts residues residue places halo {sizes}")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
     per_image = select(r.each.ne(0), box.per_image * r.each, r.image)
     pixels = box.images * per_image
+    tiles = box.pixels * r.places + r.halo
     with f.loop(0, p.count, lanes) as c:
         channels = minimum(p.count - c.i, lanes)
         source = p.data.at(box.n * r.image_step + (p.channel + c.i) * r.channel_step)
@@ -202,7 +203,7 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
         to = p.to.at(c.i // r.width * r.block + c.i % r.width)
         with f.loop(0, r.residues) as k:
             f.call(
-                r.transform, panel.at(r.firsts.load(k.i)), r.starts, box.pixels * r.places, to.at(k.i * r.residue),
+                r.transform, panel.at(r.firsts.load(k.i)), r.starts, tiles, to.at(k.i * r.residue),
                 r.width, spare, r.layer, r.row, r.pixel, r.step * a.z_step, r.step * a.y_step, r.step,
             )  # fmt: skip
 
@@ -212,14 +213,15 @@ def _write_multiply(module: Module) -> None:
     data = ptr(f32)
     f = module.function("multiply", fields=ptr(i64), v=data, u=data, m=data, rows=i64, columns=i64, box=i64, again=i64)
     p = f.args
-    names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "m_residue", "x_record", "g_record"]
+    names = ["tile", "none", "products", "tile_rows", "m_step", "m_block", "m_residue", "residues", "v_residue"]
+    names += ["x_record", "g_record"]
     a = read_fields(f, fields(f32), names)
     x_box = _operand(a.x_record, f"{_BOX} places")
     count = open_box(f, x_box, p.box).pixels * x_box.places
-    x, g = (_operand(record, "width block step residues residue") for record in (a.x_record, a.g_record))
+    x, g = (_operand(record, "width block step") for record in (a.x_record, a.g_record))
     columns, rows = (p.columns + (g.width - 1)) // g.width, (p.rows + (x.width - 1)) // x.width
-    with f.loop(0, a.products) as k, f.loop(0, columns) as column, f.loop(0, x.residues) as residue:
-        v, u = p.v.at(k.i * x.step + residue.i * x.residue), p.u.at(k.i * g.step + column.i * g.block)
+    with f.loop(0, a.products) as k, f.loop(0, columns) as column, f.loop(0, a.residues) as residue:
+        v, u = p.v.at(k.i * x.step + residue.i * a.v_residue), p.u.at(k.i * g.step + column.i * g.block)
         m = p.m.at(k.i * a.m_step + column.i * a.m_block + residue.i * a.m_residue)
         with f.loop(0, rows) as block:
             left = minimum(p.rows - block.i * x.width, x.width)

@@ -121,8 +121,8 @@ class Minimal:
 class Summed(Minimal):
     """An axis summed by definition, whose outputs share the transformed planes of their samples."""
 
-    patch = filter = inverse = IDENTITY
-    growth = 1.0
+    patch = filter = inverse = gradient = collect = IDENTITY
+    growth = gradient_growth = 1.0
 
     @property
     def planes(self) -> Planes:
