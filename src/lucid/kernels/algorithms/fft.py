@@ -50,7 +50,7 @@ _COST_NS = {
     "traffic": 0.0055,  # a byte of x, w and y, from the third level cache
     "traffic far": 0.028,  # from beyond, or from a quarter of it, which is shared
     "traffic beyond": 0.08,  # that quarter, in addition: rows of blocks are no streams
-    "filter read far": 0.2,  # a byte beyond that quarter, read again for every vector of pairs
+    "filter read far": 0.02,  # a byte beyond that quarter, read again for every vector of pairs
 }
 
 

@@ -171,7 +171,11 @@ class _Writer:
         return f
 
     def _write_sums(self, count: int) -> Function:
-        """Adds ``sums``: so many results at one frequency, each a sum over channels of a group, or ``more`` of them."""
+        """Adds ``sums``: so many results at one frequency, each a sum over channels of a group, or ``more`` of them.
+
+        Weights of the next frequency are asked for as it goes: they come from many places at once, a vector of rows
+        each, and nothing foresees them. A channel asks for one result's; a vector of rows has as many channels or more.
+        """
         data = ptr(self.element)
         f = self.module.function(f"sums{count}", fields=ptr(i64), source=data, row=i64, at=i64, to=data)
         p = f.args
@@ -182,6 +186,10 @@ class _Writer:
         with f.loop(0, a.channel_count, carry=before) as c:
             re, im = self._pair(p.source.at(c.i * a.region))
             sums = list(c.values)
+            if count > 1:
+                coming = self._weight(a, p.row + a.row_step * (c.i % count) + c.i * a.sum_step).at(p.at + self.pair)
+                coming.prefetch()
+                coming.prefetch(self.lanes)
             for k in range(count):
                 weight = self._weight(a, p.row + a.row_step * k + c.i * a.sum_step).at(p.at)
                 u, v = self._broadcast(weight)
