@@ -72,6 +72,7 @@ _FAR_BYTE_NS = 0.08  # beyond the quarter of the last cache that stays there, in
 _COST_NS = {
     "product": 0.123,  # of vectors
     "tile": 1.0,
+    "again": 2.0,  # a vector of sums that a later chunk of channels is added to
     "gather": 0.64,  # a vector of pixels
     "residue": 0.5,  # of those, where samples are dealt out by residue
     "line": 0.26,  # a vector read or written on the way through a transform
@@ -340,6 +341,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     return {
         "product": form.products * channels * heights * across,
         "tile": points * planes.result * heights * spans,
+        "again": (ceil(channels / cut.chunk) - 1) * points * planes.result * heights * tile.rows * vectors,
         "gather": gathered,
         "residue": gathered if sizes.sources < channels else 0,
         "line": passes * channels * vectors * planes.patch * form.lines("patch")
