@@ -21,6 +21,9 @@ from lucid.kernels.rows import Rows, Stage
 
 Array = np.ndarray[Any, Any]
 
+#: Elements that share a weight and a statistic from which their sums are made once, for both.
+_LEAST_SHARED = 128
+
 
 def _positive(variance: Value) -> Value:
     """Not below zero by rounding; NaN stays."""
@@ -119,24 +122,35 @@ def standardize_grad(
     """Gradients of ``standardize`` in x, weight and bias, the last two of ``affine_shape``.
 
     Source: Ioffe & Szegedy, arXiv:1502.03167, section 3, with the sums collected.
-    Cost: g and x are read twice (three times where the weight varies under a statistic of more than a row), and the
-    gradient is written.
+    Cost: g and x are read twice (three times where few elements share both a statistic and a weight, in more than a
+    row), and the gradient is written.
     """
     rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
     w = _affine(weight, 1, affine_shape, x)
     padded = (1,) * (x.ndim - len(affine_shape)) + affine_shape
     folded = tuple(k for k, n in enumerate(padded) if n == 1)
-    sum_g, sum_gx = _grad_sums(g, x, mean, rstd, axes=folded)
-    g_weight, g_bias = (s.reshape(affine_shape).astype(x.dtype, copy=False) for s in (sum_gx, sum_g))
+    shared = tuple(k for k in axes if k in folded)
+    once = folded == axes or prod(x.shape[k] for k in shared) >= _LEAST_SHARED
+    over = shared if once else folded
+    parts = [s.reshape(_kept(x.shape, over)) for s in _grad_sums(g, x, mean, rstd, axes=over)]
+    g_bias, g_weight = (_folded(s, folded).reshape(affine_shape).astype(x.dtype, copy=False) for s in parts)
     if _are_rows(x, axes) and _rows_grad.plan((g, x, w, mean, rstd), axes) is not None:
         rows: Array = _rows_grad(g, x, w, mean, rstd, axes=axes, inverse=_inverse_count(x.shape, axes))
         return rows, g_weight, g_bias
-    if folded == axes:
-        sums = [s.reshape(mean.shape) * w.astype(s.dtype, copy=False) for s in (sum_g, sum_gx)]
+    if once:
+        sums = [_folded(s * w.astype(s.dtype, copy=False), axes) for s in parts]
     else:
         sums = [s.reshape(mean.shape) for s in _weighted_grad_sums(g, x, mean, rstd, w, axes=axes)]
     gx: Array = _grad(g, x, mean, rstd, w, *sums, inverse=_inverse_count(x.shape, axes))
     return gx, g_weight, g_bias
+
+
+def _folded(sums: Array, axes: Sizes) -> Array:
+    """Sums of sums over those of the axes that are left."""
+    if all(sums.shape[k] == 1 for k in axes):
+        return sums
+    total: Array = sums.sum(axes, np.float64, keepdims=True).astype(sums.dtype)
+    return total
 
 
 def _kept(shape: Sizes, axes: Sizes) -> Sizes:
