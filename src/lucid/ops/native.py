@@ -16,16 +16,23 @@ Forward = Callable[..., Array]
 #: Of elements that kernels compute with. bfloat16 is one of NumPy's "V".
 _KINDS = "fV"
 
+#: NumPy takes at least so many times as long in half precision.
+_HALF_SLOWER = 16
 #: Elements from which a kernel wins, where NumPy does the same in one pass, and where it takes several.
 ONE_PASS = 16384
 SEVERAL_PASSES = 1024
 _SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
 
 
+def _worth(least: int, x: Array) -> bool:
+    """Whether an array is one of those, of which ``least`` elements of float32 or float64 are large enough."""
+    return x.dtype.kind in _KINDS and x.size >= (least if x.dtype.itemsize > 2 else least // _HALF_SLOWER)
+
+
 def takes(least: int, *arrays: Array | None) -> bool:
     """Whether kernels are for these arrays: one floating-point dtype, the first not small. None is passed over."""
     first = arrays[0]
-    if first is None or first.size < least or first.dtype.kind not in _KINDS:
+    if first is None or not _worth(least, first):
         return False
     return all(a is None or a.dtype == first.dtype for a in arrays[1:])
 
@@ -45,7 +52,7 @@ def unary(name: str, plain: Forward) -> Forward:
     least = SEVERAL_PASSES if name in _SLOW_IN_NUMPY else ONE_PASS
 
     def forward(x: Array) -> Array:
-        result: Array = kernel(x) if x.size >= least and x.dtype.kind in _KINDS else plain(x)
+        result: Array = kernel(x) if _worth(least, x) else plain(x)
         return result
 
     return forward
@@ -56,8 +63,8 @@ def binary(name: str, plain: Forward) -> Forward:
     kernel = arithmetic.BINARY[name]
 
     def forward(a: Any, b: Any) -> Any:
-        large = a if isinstance(a, np.ndarray) and a.size >= ONE_PASS else b
-        if not isinstance(large, np.ndarray) or large.size < ONE_PASS or large.dtype.kind not in _KINDS:
+        large = a if isinstance(a, np.ndarray) and _worth(ONE_PASS, a) else b
+        if not isinstance(large, np.ndarray) or not _worth(ONE_PASS, large):
             return plain(a, b)
         if isinstance(a, float | int):
             a = np.asarray(a, large.dtype)

@@ -155,7 +155,7 @@ def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epil
         ),
         "finish": alone(
             ("dense sums", leaves, stored, stack, turned, late),
-            lambda m, isa: write_finish(m, leaves, isa.lanes(leaves), stack, stored, turned, late),
+            lambda m, _: write_finish(m, leaves, lanes, stack, stored, turned, late),
         ),
     }
     if late and leaves == stored and not turned:

@@ -50,6 +50,6 @@ def _dropped(
         return x
     scale = 0.0 if p == 1.0 else 1 / (1 - p)
     kept = (generator or default_generator()).numpy.random(shape, np.float32) >= p
-    mask = Tensor((kept * scale).astype(x.dtype.numpy))
+    mask = Tensor(np.where(kept, *np.array([scale, 0.0]).astype(x.dtype.numpy)[:, None]))
     result: Tensor = x.mul_(mask) if inplace else x * mask
     return result
