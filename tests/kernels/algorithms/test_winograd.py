@@ -39,7 +39,7 @@ def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> C
 
 
 def strided_case(rng: np.random.Generator, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Case:
-    """A case of a stride that divides the kernel."""
+    """A case of a stride within the kernel."""
     case = random_case(rng, kernel)
     return replace(case, spec=replace(case.spec, stride=stride))
 
@@ -88,10 +88,11 @@ DILATED = [
 ]  # fmt: skip
 
 
-#: With one, two and three taps a residue, on some axes or all.
+#: With one, two and three taps a residue, on some axes or all, or different ones.
 STRIDED = [
     ((4,), (2,)), ((16,), (8,)), ((6,), (3,)), ((9,), (3,)), ((8,), (4,)), ((2,), (1,)), ((4, 4), (2, 2)),
     ((3, 4), (1, 2)), ((6, 2), (2, 1)), ((2, 4), (2, 2)), ((4, 4, 4), (2, 2, 2)), ((3, 4, 2), (3, 2, 1)),
+    ((3,), (2,)), ((7,), (4,)), ((3, 3), (2, 2)), ((5, 5), (2, 2)), ((3, 4), (2, 2)), ((4, 3, 1), (2, 2, 1)),
 ]  # fmt: skip
 
 
@@ -231,7 +232,10 @@ def test_errors_of_two_taps(role: Role, outputs: int, most: float) -> None:
     assert np.sqrt(np.mean((got - exact) ** 2) / np.mean(exact**2)) < most
 
 
-@pytest.mark.parametrize("case", [layer(24, 40, 19), replace(generator("forward"), size=(18, 18))])
+DOWN = replace(layer(24, 40, 19), spec=ConvSpec((3, 3), (2, 2), (1, 1), ((1, 1), (1, 1))))
+
+
+@pytest.mark.parametrize("case", [layer(24, 40, 19), replace(generator("forward"), size=(18, 18)), DOWN])
 def test_the_input_gradient_is_the_adjoint(case: Case) -> None:
     x, w, *_ = case.inputs()
     g = np.random.default_rng(1).standard_normal(case.y_shape).astype(np.float32)
@@ -279,6 +283,8 @@ def test_chosen_where_it_pays() -> None:
     assert chosen(layer(64, 64, 56)) == chosen(layer(128, 128, 28, 4)) == "winograd"
     assert chosen(layer(64, 64, 56, role="grad_input")) == "winograd"
     assert {chosen(generator(role)) for role in ROLES} == {"winograd"}
+    down = replace(DOWN, batch=4, c_in=128, c_out=128, size=(56, 56))
+    assert [chosen(replace(down, role=role)) for role in ROLES] == ["winograd", "winograd", "weight_grad"]
     assert "winograd" not in {chosen(layer(1, 16, 28)), chosen(layer(8, 8, 12))}
     plan = select.choose(layer(64, 64, 56).problem, isa)
     assert (plan["outputs_y"], plan["outputs_x"]) == (4, 4)
@@ -296,7 +302,8 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     ("change", "why"),
     [
         ({"dtype": "float64"}, "bfloat16, not float64"),
-        ({"spec": ConvSpec((3, 3), (1, 2), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
+        ({"spec": ConvSpec((3, 3), (1, 4), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
+        ({"spec": ConvSpec((7, 7), (2, 2), (1, 1), ((3, 3), (3, 3)))}, "no tiles for kernels of"),
         ({"role": "grad_input", "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "a row for each residue"),
         ({"c_in": 700, "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "more than its workspace"),
         ({"spec": ConvSpec((3, 3), (1, 1), (3, 3), ((3, 3), (3, 3)))}, "cannot take a dilation of"),

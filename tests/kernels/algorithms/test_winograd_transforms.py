@@ -2,12 +2,13 @@
 
 from fractions import Fraction
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lucid.kernels.algorithms import winograd_transforms
-from lucid.kernels.algorithms.winograd_transforms import Minimal
+from lucid.kernels.algorithms.winograd_transforms import Minimal, Spread, Strided
 
 
 @pytest.mark.parametrize(("outputs", "taps"), [(1, 1), (2, 3), (4, 3), (2, 5), (4, 5), (3, 2), (1, 3)])
@@ -19,6 +20,29 @@ def test_the_products_of_transforms_are_the_filter(outputs: int, taps: int) -> N
     w = np.array([Fraction(k - 2, 3) for k in range(taps)], object)
     y = inverse @ ((filter_ @ w) * (patch @ x))
     assert list(y) == [sum(w[t] * x[k + t] for t in range(taps)) for k in range(outputs)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "taps", "stride"), [(2, 3, 2), (4, 3, 2), (4, 5, 2), (3, 5, 3), (2, 7, 4), (1, 2, 2)]
+)
+def test_residues_of_a_stride_have_filters_of_their_own(outputs: int, taps: int, stride: int) -> None:
+    strided, spread = Strided(outputs, taps, stride), Spread(outputs * stride, taps, stride)
+    saved = sum(outputs + -(-(taps - r) // stride) - 1 for r in range(stride))
+    assert strided.products == spread.products == saved
+    w = np.array([Fraction(2 * k - 5, 3) for k in range(taps)], object)
+
+    def filtered(form: Minimal, w: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> list[Fraction]:
+        inverse, filter_, patch = (np.array(m, object) for m in (form.inverse, form.filter, form.patch))
+        return list(inverse @ ((filter_ @ w) * (patch @ x)))
+
+    x = np.array([Fraction(3 * k * k - 7, k + 2) for k in range(strided.samples)], object)
+    assert filtered(strided, w, x) == [x[k * stride : k * stride + taps] @ w for k in range(outputs)]
+    g = np.array([Fraction(5 * k - 2, k + 3) for k in range(spread.samples)], object)
+    spaced = np.zeros((len(g), stride), object)
+    spaced[:, 0] = g
+    first = (len(g) - outputs) * stride
+    whole = np.convolve(spaced.ravel(), w)[first : first + outputs * stride]
+    assert filtered(spread, w[::-1], g) == list(whole)
 
 
 def test_the_transforms_of_lavin_and_gray() -> None:

@@ -13,7 +13,7 @@ where it has no lanes, come first; those that add more segments to it are in a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
@@ -31,6 +31,7 @@ from lucid.kernels.ir import (
     convert,
     deinterleave,
     i1,
+    i16,
     i32,
     i64,
     lanes_below,
@@ -417,22 +418,42 @@ def read_entry(entry: Pointer) -> tuple[Value, Value, _Segments]:
     return first & 0xFFFFFFFF, second >> 32, segments
 
 
+_Read = Callable[[int, Sequence[Value | None]], list[Value]]
+
+
 def _load_lanes(
     grain: Grain, sources: list[list[_Channel]], places: list[Pointer], segments: _Segments, lanes: int, merging: bool
 ) -> None:
     """Vectors made of the lanes of each segment."""
-    masks = [lane_mask(lane_set, lanes) for _, lane_set in segments]
+    channels = list(chain(*sources))
 
-    def read(channel: _Channel) -> Value:
-        value: Value | None = None
-        for (offset, _), mask in zip(segments, masks, strict=True):
-            value = channel.x.load(offset, lanes, channel.masked(mask), value)
-        assert value is not None, "an entry has a segment"
-        return value
+    def read(number: int, vectors: Sequence[Value | None]) -> list[Value]:
+        offset, lane_set = segments[number]
+        mask = lane_mask(lane_set, lanes)
+        return [c.x.load(offset, lanes, c.masked(mask), v) for c, v in zip(channels, vectors, strict=True)]
 
-    for channels, to in zip(sources, places, strict=True):
-        value = grain.element([read(channel) for channel in channels])
+    values = iter(_in_turn(segments, read, len(channels)))
+    for several, to in zip(sources, places, strict=True):
+        value = grain.element([next(values) for _ in several])
         to.store(_merged(value, to.load(0, lanes)) if merging else value)
+
+
+def _in_turn(segments: _Segments, read: _Read, count: int) -> list[Value]:
+    """So many vectors with the lanes of the first segment, and with those of the second, which few entries have.
+
+    From one piece of code to another they go as whole numbers: LLVM would make floats of bfloats.
+    """
+    first, (_, lane_set) = read(0, [None] * count), segments[-1]
+    if len(segments) == 1:
+        return first
+    loaded = first[0].type
+    words = vec({16: i16, 32: i32, 64: i64}[loaded.bits], loaded.lanes)
+    alone = [bitcast(value, words) for value in first]
+
+    def both() -> list[Value]:
+        return [bitcast(value, words) for value in read(1, [bitcast(value, loaded) for value in alone])]
+
+    return [bitcast(value, loaded) for value in lane_set.fn.choose(lane_set.eq(0), lambda: alone, both)]
 
 
 def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None:
@@ -456,15 +477,19 @@ def _pack_apart(f: Function, grain: Grain, lanes: int, reading: Reading) -> None
                         ahead = channel.x.at(a.plane * _READ_CHANNELS + segments[0][0])
                         for v in range(reading.step):
                             ahead.prefetch(v * lanes)
-                rows = []
-                for channel in channels:
-                    vectors: list[Value | None] = [None] * reading.step
-                    for (offset, _), of_segment in zip(segments, masks, strict=True):
-                        row = channel.x.at(offset)
-                        vectors = [
-                            row.load(v * lanes, lanes, channel.masked(m), vectors[v]) for v, m in enumerate(of_segment)
+
+                def read(number: int, vectors: Sequence[Value | None]) -> list[Value]:
+                    old, loaded = iter(vectors), []
+                    for channel in channels:
+                        row = channel.x.at(segments[number][0])
+                        loaded += [
+                            row.load(v * lanes, lanes, channel.masked(mask), next(old))
+                            for v, mask in enumerate(masks[number])
                         ]
-                    rows.append([vector for vector in vectors if vector is not None])
+                    return loaded
+
+                vectors = _in_turn(segments, read, len(channels) * reading.step)
+                rows = [vectors[k : k + reading.step] for k in range(0, len(vectors), reading.step)]
                 elements_read = [grain.element(numbers) for numbers in zip(*rows, strict=True)]
                 for tap, value in enumerate(deinterleave(elements_read, reading.taps)):
                     place = panel.at(tap_step * tap)

@@ -2,7 +2,8 @@
 
 Convolutions of dilation d along an axis are d undilated ones: see ``_unfolded``, and ``winograd_grad``. Strides s that
 divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own, or in the
-input gradient, and so in a transposed convolution, each residue of the result a row of its own::
+input gradient, and so in a transposed convolution, each residue of the result a row of its own. Where residues have
+different numbers of taps, they are parts of one form: see ``winograd_transforms.Strided``. ::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -39,6 +40,7 @@ from lucid.kernels.algorithms.winograd_layout import (
     Form,
     Shape,
     Side,
+    divided,
     filter_bytes,
     outputs_of,
     workspace_bytes,
@@ -75,11 +77,13 @@ _COST_NS = {
     "again": 2.0,  # a vector of sums that a later chunk of channels is added to
     "gather": 0.64,  # a vector of pixels
     "residue": 0.5,  # of those, where samples are dealt out by residue
+    "uneven": 1.2,  # where a stride does not divide the taps, so that most of what is read twice is not used
     "line": 0.26,  # a vector read or written on the way through a transform
     "entry": 5.8,
     "filter to second cache": 0.025,  # an element of a transformed filter
     "filter to third cache": 0.055,
     "filter to memory": 0.32,
+    "uneven filter": 0.05,  # in addition
     "filter from second cache": 0.007,  # an element, read again for every span
     "filter from third cache": 0.016,
     "filter from memory": 0.05,
@@ -89,7 +93,7 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides, most dilations, kernels other than 3 and 5, strict precision; half precision without masks for it."""
+    """Strides beyond the kernel, most dilations, other taps than 2, 3 and 5, strict precision; halves without masks."""
     spec = problem.spec
     if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
@@ -124,9 +128,9 @@ def _refuses_gradient(problem: Problem, isa: ISA) -> str | None:
 
 
 def _whole(spec: ConvSpec) -> bool:
-    """Whether every stride is 1, or its residues have as many taps, undilated."""
+    """Whether every stride is 1, or its residues have taps, undilated."""
     axes = zip(spec.kernel, spec.stride, spec.dilation, strict=True)
-    return all(s == 1 or (k % s == 0 and d == 1 and s <= _MOST_STRIDE) for k, s, d in axes)
+    return all(s == 1 or (k >= s and d == 1 and s <= _MOST_STRIDE) for k, s, d in axes)
 
 
 def fuses(problem: Problem) -> bool:
@@ -138,9 +142,10 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
     if problem.role == "grad_weight":
         return winograd_grad.forms(problem)
-    lines = _lines(problem)
-    kernel = tuple(line.taps for line in lines)
-    return _forms(tuple(line.outputs for line in lines), kernel, lines[-1].dilation, set(problem.spec.stride) != {1})
+    lines, spreads = _lines(problem), problem.role == "grad_input"
+    kernel, strides = tuple(line.taps for line in lines), tuple(line.stride for line in lines)
+    choices = tuple(line.outputs(spreads) for line in lines)
+    return _forms(choices, kernel, strides, lines[-1].dilation, set(problem.spec.stride) != {1}, spreads)
 
 
 class _Line(NamedTuple):
@@ -149,16 +154,16 @@ class _Line(NamedTuple):
     taps: int
     dilation: int
     side: Side
+    stride: int = 1  #: one that does not divide the taps
 
     @property
-    def stride(self) -> int:
-        """Of the problem."""
+    def residues(self) -> int:
+        """Of the problem's stride, where they are channels or rows."""
         return self.side.step * self.side.spread
 
-    @property
-    def outputs(self) -> Sizes:
+    def outputs(self, spreads: bool) -> Sizes:
         """Of the tiles that it may be cut into."""
-        return outputs_of(self.taps, ceil(self.side.out / self.dilation))
+        return outputs_of(self.taps, ceil(self.side.out / self.dilation), self.stride, spreads)
 
     @property
     def single(self) -> bool:
@@ -187,9 +192,11 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     for axis, (kernel, size, out, stride, (low, _)) in enumerate(
         zip(spec.kernel, problem.size, problem.out, spec.stride, spec.padding, strict=True)
     ):
-        taps, dilation = kernel // stride, spec.dilation[axis] if kernel > 1 else 1
-        side = Side(size, out, low, stride) if forward else _backward(size, out, dilation * (taps - 1) + 1, stride, low)
-        line = _Line(taps, dilation, side)
+        residues, uneven = divided(kernel, stride)
+        taps, dilation = kernel // residues, spec.dilation[axis] if kernel > 1 else 1
+        extent = dilation * (ceil(taps / uneven) - 1) + 1
+        side = Side(size, out, low, residues) if forward else _backward(size, out, extent, residues, uneven, low)
+        line = _Line(taps, dilation, side, uneven)
         if dilation == 1 or (axis == len(spec.kernel) - 1 and dilation in _IN_A_VECTOR):
             lines += [] if line.single else [line]
         elif (folded := line.folded) is not None:
@@ -202,14 +209,16 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     return z, y, x
 
 
-def _backward(size: int, out: int, extent: int, stride: int, low: int) -> Side:
+def _backward(size: int, out: int, extent: int, residues: int, uneven: int, low: int) -> Side:
     """An axis of the input gradient: position j stands for the results where (i + low) // stride is j.
 
-    Each of them meets the samples j, j - 1 and so on of g, with taps of its own residue; see ``phase_split``.
+    Each of them meets the samples j, j - 1 and so on of g, with taps of its own residue; see ``phase_split``. Where
+    the stride is ``uneven``, results are positions of their own.
     """
+    stride = residues * uneven
     first, last = low // stride, (low + size - 1) // stride
     trim = low - first * stride, (last + 1) * stride - low - size
-    return Side(out, last - first + 1, extent - 1 - first, 1, stride, trim)
+    return Side(out, (last - first + 1) * uneven, extent - 1 - first, 1, residues, trim)
 
 
 def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
@@ -219,10 +228,12 @@ def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
 
 
 @lru_cache(maxsize=64)
-def _forms(choices: tuple[Sizes, ...], kernel: Sizes, dilation: int, strided: bool) -> tuple[Form, ...]:
+def _forms(
+    choices: tuple[Sizes, ...], kernel: Sizes, strides: Sizes, dilation: int, strided: bool, spreads: bool
+) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
-    every = [Form.of(outputs, kernel, dilation) for outputs in product(*choices)]
+    every = [Form.of(outputs, kernel, dilation, strides=strides, spreads=spreads) for outputs in product(*choices)]
     if kernel[0] > 1 and kernel[1:] != (1, 1) and not strided:
         every += [Form.of(outputs, kernel, dilation, summed=True) for outputs in product(_SUMMED, *choices[1:])]
     return tuple(form for form in every if form.points <= MOST_POINTS and growth(form) <= MOST_GROWTH)
@@ -255,13 +266,13 @@ def shape(problem: Problem) -> Shape:
     taps, forward = problem.spec.taps, problem.role == "forward"
     outward, inward = problem.group_in * taps, taps
     z, y, x = _lines(problem)
-    strides = prod(problem.spec.stride)
+    residues = z.residues * y.residues * x.residues
     rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
-    row_step, channel_step = (outward, inward) if forward else (inward // strides, outward)
+    row_step, channel_step = (outward, inward) if forward else (inward // residues, outward)
     return Shape(
-        (z.side, y.side, x.side), problem.batch, problem.groups, rows * (1 if forward else strides),
-        channels * (strides if forward else 1), row_step, channel_step, problem.group_out * outward,
-        (z.taps * z.stride, y.taps * y.stride, x.taps * x.stride), flipped=not forward,
+        (z.side, y.side, x.side), problem.batch, problem.groups, rows * (1 if forward else residues),
+        channels * (residues if forward else 1), row_step, channel_step, problem.group_out * outward,
+        (z.taps * z.residues, y.taps * y.residues, x.taps * x.residues), flipped=not forward,
     )  # fmt: skip
 
 
@@ -332,7 +343,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     whole, rest = divmod(vectors, tile.vectors)
     across = whole * tile.step_products + (Tile(tile.rows, rest, tile.lanes).step_products if rest else 0)
     rows_covered, passes = heights * tile.rows, cut.row_parts
-    gathered = passes * vectors * channels * form.reads * form.x.outputs
+    gathered = passes * vectors * channels * form.reads * form.x.advance
     patches, filters = points * planes.patch * channels, points * planes.filter * channels * rows_covered
     filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, patches * tile.columns * _ITEM_BYTES
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
@@ -344,12 +355,14 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
         "again": (ceil(channels / cut.chunk) - 1) * points * planes.result * heights * tile.rows * vectors,
         "gather": gathered,
         "residue": gathered if sizes.sources < channels else 0,
+        "uneven": gathered if form.uneven else 0,
+        "uneven filter": filters if form.uneven else 0,
         "line": passes * channels * vectors * planes.patch * form.lines("patch")
         + sizes.rows * vectors * planes.result * form.lines("inverse")
         + channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * form.lines("filter"),
         f"filter to {home}": filters,
         f"filter from {home}": filters * spans,
-        "entry": (passes * form.reads + blocks * form.outputs // form.x.outputs) * form.x.outputs * vectors,
+        "entry": (passes * form.reads * form.x.advance + blocks * form.outputs) * vectors,
         "patch from third cache": 0 if stays else patches * vectors * blocks,
         "task": passes * spans + heights,
     }
@@ -401,7 +414,8 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
 def _form(plan: Plan) -> Form:
     z, y, x = _lines(plan.problem)
     outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
-    return Form.of(outputs, (z.taps, y.taps, x.taps), x.dilation, bool(plan["summed"]))
+    taps, strides = (z.taps, y.taps, x.taps), (z.stride, y.stride, x.stride)
+    return Form.of(outputs, taps, x.dilation, bool(plan["summed"]), strides, plan.problem.role == "grad_input")
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:

@@ -173,8 +173,8 @@ def _entry(module: Module, name: str, names: str) -> tuple[Function, Any]:
 
 
 #: What the functions below read: of a thread's workspace, of a span, of the table of its stores.
-_OWN, _SPAN = "scratch own", "tiles_count columns across"
-_STORES = "table results y_image stores_at more_stores_at"
+_OWN, _SPAN = "scratch own", "tiles_count columns"
+_STORES = "across table results y_image stores_at more_stores_at"
 
 
 def _write_multiply_tiles(module: Module, lanes: int) -> None:
@@ -190,7 +190,7 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
         part, number = task.i % a.row_parts, task.i // a.row_parts
         group = number % a.groups
         f.call(a.span_patches, p.fields, p.thread, number, v, 0, a.sources)
-        span = _span(a, number // a.groups, lanes)
+        span = _span(a, number // a.groups, a.across, lanes)
         more = _table_of_stores(f, a, own, span, lanes)
         first = part * a.part_rows
         last = minimum(first + a.part_rows, a.rows)
@@ -219,7 +219,7 @@ def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: in
             if not in_advance:
                 f.call(a.filters, p.fields, p.thread, task.i, c.i // a.steps, channels // a.steps, filters)
             with f.loop(0, a.spans) as number:
-                span, here = _span(a, number.i, lanes), m.at(number.i * a.m_span)
+                span, here = _span(a, number.i, a.across, lanes), m.at(number.i * a.m_span)
                 v = a.shared.at((number.i * a.groups + group) * a.v_size + c.i * a.columns)
                 f.call(a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i)
                 with f.when((c.i + channels).eq(a.channels)):
@@ -238,9 +238,10 @@ class _Span:
     vectors: Value
 
 
-def _span(a: Any, span: Value, lanes: int) -> _Span:
+def _span(a: Any, span: Value, across: Value, lanes: int) -> _Span:
+    """Of tiles that are so many pixels wide."""
     count = minimum(a.tiles_count - span * a.columns, a.columns)
-    begin, length = span * (a.columns * a.across), count * a.across
+    begin, length = span * (a.columns * across), count * across
     return _Span(count, begin, begin + length, (length + (lanes - 1)) // lanes)
 
 
@@ -302,14 +303,14 @@ def _write_patches(module: Module, lanes: int, stored: Type) -> None:
     f = module.function("span_patches", fields=ptr(i64), thread=i64, span=i64, v=ptr(f32), first=i64, last=i64)
     p = f.args
     a = read_fields(f, _fields(stored), [
-        *_OWN.split(), *_SPAN.split(), "x", "groups", "sources", "steps", "gathered", "fills_at", "merges_at",
-        "spare_at", "table", "patches", "x_image", "x_plane", "pack", "reads", "fills", "deal", "v_step", "v_plane",
-        "panels", "panel_z", "panel_y", "panel_x",
+        *_OWN.split(), *_SPAN.split(), "advance", "x", "groups", "sources", "steps", "gathered", "fills_at",
+        "merges_at", "spare_at", "table", "patches", "x_image", "x_plane", "pack", "reads", "fills", "deal", "v_step",
+        "v_plane", "panels", "panel_z", "panel_y", "panel_x",
     ])  # fmt: skip
     own, group = a.scratch.at(p.thread * a.own), p.span % a.groups
     panel, spare = own.cast(f32), own.at(a.spare_at).cast(f32)
     fills, merges = own.at(a.fills_at).cast(i64), own.at(a.merges_at).cast(i64)
-    span, run = _span(a, p.span // a.groups, lanes), a.columns * a.across
+    span, run = _span(a, p.span // a.groups, a.advance, lanes), a.columns * a.advance
     more = f.call(
         a.table, a.patches, fills, merges, a.x_image, span.begin, span.limit, span.vectors, run // lanes, 0, returns=i64
     )

@@ -15,7 +15,7 @@ from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, lines, most_places
-from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Summed
+from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Spread, Strided, Summed
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory
 
@@ -27,18 +27,31 @@ GATHERED, PACKED = 8, 32
 #: Tasks wanted of the gathering of all patches: of few spans, each is a part of the channels.
 _GATHERERS = 8
 
-#: Outputs of a tile along an axis, by the taps of a residue there.
+#: Outputs of a tile along an axis, by the taps of a residue there, of that with the most.
 _OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
 #: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
 _MORE_OUTPUTS = {3: 5}
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
 MOST_POINTS, MOST_GROWTH = 128, 256.0
 
-_minimal = lru_cache(maxsize=64)(Minimal)  # which keeps its matrices of fractions
+
+@lru_cache(maxsize=64)
+def _minimal(outputs: int, taps: int, stride: int, spreads: bool) -> Minimal:
+    """An axis, which keeps its matrices of fractions."""
+    if stride == 1:
+        return Minimal(outputs, taps)
+    return Spread(outputs, taps, stride) if spreads else Strided(outputs, taps, stride)
 
 
-def outputs_of(taps: int, positions: int) -> tuple[int, ...]:
+def divided(kernel: int, stride: int) -> tuple[int, int]:
+    """A stride as one whose residues, with as many taps each, are channels of their own, and as one of the form's."""
+    return (stride, 1) if kernel % stride == 0 else (1, stride)
+
+
+def outputs_of(taps: int, positions: int, stride: int = 1, spreads: bool = False) -> tuple[int, ...]:
     """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile."""
+    if stride > 1:
+        return tuple(outputs * (stride if spreads else 1) for outputs in _OUTPUTS.get(ceil(taps / stride), ()))
     usual, more = _OUTPUTS.get(taps, ()), _MORE_OUTPUTS.get(taps)
     if more is None:
         return usual
@@ -59,15 +72,26 @@ class Form:
     apart: int = 1  #: along x, neighbouring samples of a tile: its dilation, a divisor of the lanes
 
     @classmethod
-    def of(cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1, summed: bool = False) -> Form:
-        """The form with so many outputs and taps on each axis, of which the first is ``summed``."""
-        z, y, x = map(_minimal, outputs, taps)
+    def of(
+        cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1, summed: bool = False,
+        strides: Sequence[int] = (1, 1, 1), spreads: bool = False,
+    ) -> Form:  # fmt: skip
+        """The form with so many outputs and taps on each axis, of which the first is ``summed``.
+
+        Strides are those that do not divide the taps: of the samples, or of the outputs if it ``spreads``.
+        """
+        z, y, x = (_minimal(*axis, spreads) for axis in zip(outputs, taps, strides, strict=True))
         return cls(Summed(z.outputs, z.taps) if summed else z, y, x, apart)
 
     @property
     def axes(self) -> tuple[Minimal, Minimal, Minimal]:
         """In the order of a grid's places."""
         return self.z, self.y, self.x
+
+    @property
+    def uneven(self) -> bool:
+        """Whether an axis has a stride that does not divide its taps."""
+        return any(axis.advance != axis.outputs for axis in self.axes)
 
     def matrices(self, name: str) -> Matrices:
         """The matrices of that name, see ``Minimal``."""
@@ -105,7 +129,7 @@ class Form:
 
     @property
     def reads(self) -> int:
-        """Runs of ``x.outputs`` samples that are gathered for a patch."""
+        """Runs of ``x.advance`` samples that are gathered for a patch."""
         return self.z.samples * self.y.samples * self.x.reads
 
 
@@ -139,7 +163,7 @@ class Side(NamedTuple):
 
     def runs_gathered(self, minimal: Minimal, apart: int) -> Axis:
         """Patches as runs of samples, with a position for each."""
-        each, count = minimal.outputs, self.tiles(minimal, apart)
+        each, count = minimal.advance, self.tiles(minimal, apart)
         starts = (k * each * apart * self.step - self.low for k in range(minimal.reads))
         offsets = tuple(start + residue for start in starts for residue in range(self.step))
         return Axis(count * each, self.size, self.step, offsets, (), 1)
@@ -153,7 +177,7 @@ class Side(NamedTuple):
         """Patches, with a position for each tile."""
         count = self.tiles(minimal, 1)
         offsets = tuple(k - self.low for k in range(minimal.samples * self.step))
-        return Axis(count, self.size, minimal.outputs * self.step, offsets, (), 1)
+        return Axis(count, self.size, minimal.advance * self.step, offsets, (), 1)
 
     def stored(self, minimal: Minimal) -> Axis:
         """Outputs, in the same positions."""
@@ -257,10 +281,11 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "filters_size": form.points * block if cut.rows_first else block, "filter_plane": filter_plane,
         "filter_planes": planes.filter, "result_planes": planes.result,
     }  # fmt: skip
-    own_operand, (_, y, x) = form.points * (block if cut.rows_first else v_step), (a.samples for a in form.axes)
+    own_operand, (_, y, x) = form.points * (block if cut.rows_first else v_step), (a.products for a in form.axes)
     numbers |= {
         "filter_y": numbers["filter_step"] * x, "filter_z": numbers["filter_step"] * x * y,
-        "points": form.points, "across": form.x.outputs, "tile_rows": tile.rows, "columns": tile.columns,
+        "points": form.points, "across": form.x.outputs, "advance": form.x.advance, "tile_rows": tile.rows,
+        "columns": tile.columns,
     }  # fmt: skip
     m_steps = m_step * (numbers["spans"] if numbers["m_span"] else 1)
     numbers |= _taps(shape, form) | _runs(shape, form, tile)
@@ -285,13 +310,14 @@ def _taps(shape: Shape, form: Form) -> dict[str, int]:
 
 def _runs(shape: Shape, form: Form, tile: Tile) -> dict[str, int]:
     """Runs of pixels of a channel: in a panel, on the way out, and steps to the next ones of the same residue."""
-    run, (_, step_y, step_x), (_, spread_y, spread_x) = tile.columns * form.x.outputs, shape.step, shape.spread
+    run, out, (_, step_y, step_x) = tile.columns * form.x.advance, tile.columns * form.x.outputs, shape.step
+    _, spread_y, spread_x = shape.spread
     reads, stores = form.reads * prod(shape.step), form.z.outputs * form.y.outputs * prod(shape.spread)
     row, line = form.x.reads * step_x, spread_x
     steps = {
         "panel_x": run * step_x, "panel_y": run * row * step_y,
         "panel_z": run * row * step_y * form.y.samples * shape.step[0],
-        "line_y": run * line * spread_y, "line_z": run * line * spread_y * form.y.outputs * shape.spread[0],
+        "line_y": out * line * spread_y, "line_z": out * line * spread_y * form.y.outputs * shape.spread[0],
     }  # fmt: skip
     fills, entries = (
         count // reading(s, tile.lanes).taps for count, s in ((reads, step_x), (stores, spread_x))
@@ -301,11 +327,11 @@ def _runs(shape: Shape, form: Form, tile: Tile) -> dict[str, int]:
 
 def residues(shape: Shape, form: Form, tile: Tile) -> tuple[list[int], list[int], list[int]]:
     """Where each residue starts: in a row's weights, in a panel, on the way out."""
-    run, (_, kernel_y, kernel_x) = tile.columns * form.x.outputs, shape.kernel
+    run, out, (_, kernel_y, kernel_x) = tile.columns * form.x.advance, tile.columns * form.x.outputs, shape.kernel
     (_, step_y, step_x), (_, spread_y, spread_x) = shape.step, shape.spread
     panel = _places(shape.step, step_y * form.y.samples, step_x * form.x.reads)
     line = _places(shape.spread, spread_y * form.y.outputs, spread_x)
-    return _places(shape.step, kernel_y, kernel_x), [place * run for place in panel], [place * run for place in line]
+    return _places(shape.step, kernel_y, kernel_x), [place * run for place in panel], [place * out for place in line]
 
 
 def _places(counts: tuple[int, int, int], y: int, x: int) -> list[int]:
@@ -321,9 +347,10 @@ def _scratch(
     ``own_operand`` elements at ``v_at`` are the patches of a span, or the filters of a tile of rows.
     """
     patches, results = shape.phases(form)
-    vectors = tile.vectors * form.x.outputs
-    run = vectors * tile.lanes
-    panel = max(numbers["gathered"] * numbers["reads"] * run, PACKED * shape.packed_taps * tile.rows + slack)
+    vectors, out_vectors = tile.vectors * form.x.advance, tile.vectors * form.x.outputs
+    panel = max(
+        numbers["gathered"] * numbers["reads"] * vectors * tile.lanes, PACKED * shape.packed_taps * tile.rows + slack
+    )
     lines = form.z.outputs * form.y.outputs * prod(shape.spread)
     most = max(most_places(form.matrices(name)) for name in ("patch", "filter", "inverse"))
     passes = pixel_panels.most_passes(patches, tile.lanes)
@@ -332,12 +359,12 @@ def _scratch(
         "v_at": panel * _ITEM_BYTES,
         "m_at": own_operand * _ITEM_BYTES,
         "line_at": form.points * form.planes.result * m_steps * _ITEM_BYTES,
-        "spare_at": lines * run * _ITEM_BYTES,
+        "spare_at": lines * out_vectors * tile.lanes * _ITEM_BYTES,
         "fills_at": 2 * most * tile.lanes * _ITEM_BYTES,
         "merges_at": vectors * numbers["fills"] * ENTRY_BYTES,
         "stores_at": vectors * numbers["fills"] * (passes - 1) * ENTRY_BYTES,
-        "more_stores_at": vectors * numbers["stores"] * ENTRY_BYTES,
-        "own": vectors * numbers["stores"] * more * ENTRY_BYTES,
+        "more_stores_at": out_vectors * numbers["stores"] * ENTRY_BYTES,
+        "own": out_vectors * numbers["stores"] * more * ENTRY_BYTES,
     }
     at, starts = 0, {}
     for name, size in sizes.items():
@@ -383,9 +410,9 @@ NUMBERS = (
     "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "first_tap", "tap_z", "tap_y",
     "tap_x", "first_plane", "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
-    "across", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows", "columns",
-    "v_step", "v_plane", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at", "spare_at", "fills_at",
-    "merges_at", "stores_at", "more_stores_at",
+    "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
+    "columns", "v_step", "v_plane", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at", "spare_at",
+    "fills_at", "merges_at", "stores_at", "more_stores_at",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, lane_mask, ranges, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form, Shape, reading
-from lucid.kernels.algorithms.winograd_passes import Grid, write_axes, write_transform
+from lucid.kernels.algorithms.winograd_passes import Grid, most_places, write_axes, write_transform
 from lucid.kernels.algorithms.winograd_transforms import IDENTITY, multiplied, split
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
@@ -123,20 +123,20 @@ def _write_deal(module: Module, form: Form, lanes: int) -> Function:
     v[f][c][tile], or v[f][plane][c][tile] where an axis is summed, of ``count`` tiles from panel[c][read][pixel]. Reads
     are z, y and x apart along the axes, channels ``step``, and in v ``advance``.
     """
-    data, across = ptr(f32), form.x.outputs
+    data, across = ptr(f32), form.x.advance
     f = module.function(
         "deal", panel=data, step=i64, z=i64, y=i64, x=i64, v=data, advance=i64, v_step=i64, v_plane=i64, channels=i64,
         count=i64, spare=data,
     )  # fmt: skip
     a, matrices = f.args, form.matrices("patch")
-    z, y, x = (len(matrix) for matrix in matrices)
-    to_steps = [a.v_step * (y * x), a.v_step * x, a.v_step]
+    (_, to_y, x), (z, y, _) = (len(matrix) for matrix in matrices), (len(matrix[0]) for matrix in matrices)
+    to_steps = [a.v_step * (to_y * x), a.v_step * x, a.v_step]
     with f.loop(0, a.channels) as c, f.loop(0, a.count, lanes) as t, f.loop(0, form.planes.patch) as plane:
         source: Grid = a.panel.at(c.i * a.step + plane.i * a.z + t.i * across), [a.z, a.y, a.x]
         target: Grid = a.v.at(plane.i * a.v_plane + c.i * a.advance + t.i), to_steps
         if matrices[2] != IDENTITY:
             only = matrices[0] == matrices[1] == IDENTITY
-            dealt = target if only else (a.spare.at(z * y * x * lanes), [y * x * lanes, x * lanes, lanes])
+            dealt = target if only else (a.spare.at(most_places(matrices) * lanes), [y * x * lanes, x * lanes, lanes])
             _deal_rows(f, form, (z, y), source, dealt, lanes)
             source = dealt
         write_axes(f, matrices, (1, 0), (z, y, x), source, target, a.spare, lanes)
@@ -154,7 +154,7 @@ def _deal_rows(f: Function, form: Form, rows: tuple[int, int], source: Grid, tar
         samples: list[Value] = []
         for read in range(form.x.reads):
             row = here.at(reads[2] * read)
-            samples += split([row.load(p * lanes, lanes) for p in range(form.x.outputs)], form.apart)
+            samples += split([row.load(p * lanes, lanes) for p in range(form.x.advance)], form.apart)
         for k, value in enumerate(multiplied(form.x.patch, samples[: form.x.samples])):
             to.store(value, k * steps[2])
 

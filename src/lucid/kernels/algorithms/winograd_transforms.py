@@ -56,13 +56,28 @@ class Minimal:
 
     @property
     def samples(self) -> int:
-        """Samples of a patch, and products."""
+        """Samples of a patch."""
         return self.outputs + self.taps - 1
 
     @property
+    def advance(self) -> int:
+        """Samples from a tile's patch to the next tile's."""
+        return self.outputs
+
+    @property
+    def products(self) -> int:
+        """Of a patch and a filter."""
+        return len(self.patch)
+
+    @property
+    def _met(self) -> Sequence[int]:
+        """Taps that each output meets a sample with."""
+        return [self.taps] * self.outputs
+
+    @property
     def reads(self) -> int:
-        """Times ``outputs`` samples that hold a patch."""
-        return -(-self.samples // self.outputs)
+        """Times ``advance`` samples that hold a patch."""
+        return -(-self.samples // self.advance)
 
     @property
     def planes(self) -> Planes:
@@ -114,8 +129,99 @@ class Minimal:
     def growth(self) -> float:
         """The most that |A^T| (|G| |w| * |B^T| |x|) is above the sum of |w| |x|, for |w| and |x| all alike."""
         sizes = [sum(map(abs, g)) * sum(map(abs, b)) for g, b in zip(self.filter, self.patch, strict=True)]
-        most = max(sum(abs(a) * s for a, s in zip(row, sizes, strict=True)) for row in self.inverse)
-        return float(most / self.taps)
+        sums = [sum(abs(a) * s for a, s in zip(row, sizes, strict=True)) for row in self.inverse]
+        return float(max(total / taps for total, taps in zip(sums, self._met, strict=True)))
+
+
+@dataclass(frozen=True)
+class Strided(Minimal):
+    """F(outputs, taps) of a stride that need not divide the taps: each residue of the samples has a filter of its own.
+
+    ::
+
+        stride 2, three taps, two outputs: F(2, 2) of a, c, e by taps 0, 2 and F(2, 1) of b, d by tap 1
+            a b c d e        5 products for 6, and 9 for 12 with four outputs
+    """
+
+    stride: int
+
+    @property
+    def samples(self) -> int:
+        """Of all residues, side by side."""
+        return self.advance + self.taps - self.stride
+
+    @property
+    def advance(self) -> int:
+        """A stride for every output."""
+        return self.outputs * self.stride
+
+    @property
+    def _parts(self) -> list[Minimal]:
+        return [Minimal(self.outputs, -(-(self.taps - r) // self.stride)) for r in range(self.stride)]
+
+    @cached_property
+    def patch(self) -> Matrix:
+        """Each residue's, of its samples."""
+        columns = [range(r, self.samples, self.stride) for r in range(self.stride)]
+        return _stacked([part.patch for part in self._parts], columns, self.samples)
+
+    @cached_property
+    def filter(self) -> Matrix:
+        """Each residue's, of its taps."""
+        columns = [range(r, self.taps, self.stride) for r in range(self.stride)]
+        return _stacked([part.filter for part in self._parts], columns, self.taps)
+
+    @cached_property
+    def inverse(self) -> Matrix:
+        """Residues are added up."""
+        return tuple(sum(rows, ()) for rows in zip(*(part.inverse for part in self._parts), strict=True))
+
+
+@dataclass(frozen=True)
+class Spread(Minimal):
+    """The adjoint of ``Strided`` in the samples: each residue of the outputs has a filter of its own, of one patch.
+
+    Output ``stride j + r`` meets samples j and before with taps r, r + stride and so on; as the patch runs forwards,
+    the taps are given backwards.
+    """
+
+    stride: int
+
+    @property
+    def samples(self) -> int:
+        """Those that the residue of most taps meets."""
+        return self.advance + self._parts[0].taps - 1
+
+    @property
+    def advance(self) -> int:
+        """One for every output of a residue."""
+        return self.outputs // self.stride
+
+    @property
+    def _met(self) -> Sequence[int]:
+        return [part.taps for part in self._parts] * self.advance
+
+    @property
+    def _parts(self) -> list[Minimal]:
+        return [Minimal(self.advance, -(-(self.taps - r) // self.stride)) for r in range(self.stride)]
+
+    @cached_property
+    def patch(self) -> Matrix:
+        """Each residue's, of the last samples."""
+        columns = [range(self.samples - part.samples, self.samples) for part in self._parts]
+        return _stacked([part.patch for part in self._parts], columns, self.samples)
+
+    @cached_property
+    def filter(self) -> Matrix:
+        """Each residue's, of its taps."""
+        columns = [range(self.taps - 1 - r, -1, -self.stride)[::-1] for r in range(self.stride)]
+        return _stacked([part.filter for part in self._parts], columns, self.taps)
+
+    @cached_property
+    def inverse(self) -> Matrix:
+        """Each residue's, one after the other for every position."""
+        rows = [range(r, self.outputs, self.stride) for r in range(self.stride)]
+        return _transposed(_stacked([part.gradient for part in self._parts], rows, self.outputs))
 
 
 class Summed(Minimal):
@@ -132,6 +238,14 @@ class Summed(Minimal):
 
 def _transposed(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix, strict=True))
+
+
+def _stacked(matrices: Sequence[Matrix], columns: Sequence[Sequence[int]], width: int) -> Matrix:
+    """Matrices one below the other, with their columns at those places of so many."""
+    rows = [
+        dict(zip(places, row, strict=True)) for matrix, places in zip(matrices, columns, strict=True) for row in matrix
+    ]
+    return tuple(tuple(row.get(k, Fraction(0)) for k in range(width)) for row in rows)
 
 
 def _last(size: int) -> tuple[Fraction, ...]:
