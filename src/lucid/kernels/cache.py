@@ -87,7 +87,7 @@ def package_version() -> str:
 
 def key(text: str, *circumstances: str) -> str:
     """The name of an object: everything its bytes depend on."""
-    digest = hashlib.sha256("\0".join((*circumstances, _MAGIC.decode(), package_version(), text)).encode())
+    digest = hashlib.sha256("\0".join((*circumstances, _MAGIC.decode(), text)).encode())
     return digest.hexdigest()[:40]
 
 
