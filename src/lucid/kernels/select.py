@@ -105,25 +105,50 @@ def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
 
     ``algorithm`` asks for one by name. Raises: PlanError if there is none of that name or it refuses the problem.
     """
-    plans, refusals = candidates(problem, isa)
-    if algorithm is None:
-        return _tuned(plans, isa) or plans[0]
-    for plan in plans:
-        if plan.algorithm == algorithm:
-            return plan
-    known = {a.name: _roles(a) for a in ALGORITHMS}
-    if algorithm not in known:
-        raise PlanError(f"lucid.kernels: algorithm={algorithm!r} does not exist; there are {', '.join(known)}")
-    other = f"it computes {' and '.join(known[algorithm])}, not {problem.role}"
-    raise PlanError(f"lucid.kernels: algorithm={algorithm!r} cannot compute this: {refusals.get(algorithm, other)}")
+    if algorithm is not None:
+        return _named(problem, isa, algorithm)
+    return _tuned(problem, isa) or _fastest(problem, isa)
 
 
-def _tuned(plans: list[Plan], isa: ISA) -> Plan | None:
+def _fastest(problem: Problem, isa: ISA) -> Plan:
+    """The first of ``candidates``. Who cannot be faster than another is not asked for a plan."""
+    found: list[tuple[float, int, Plan]] = []
+    for least, place in sorted((_least_ns(a, problem, isa), place) for place, a in enumerate(ALGORITHMS)):
+        algorithm = ALGORITHMS[place]
+        hopeless = any(least > ns for ns, *_ in found)
+        if problem.role in _roles(algorithm) and not hopeless and _refuses(algorithm, problem, isa) is None:
+            plan = _planned(algorithm, problem, isa)
+            found.append((plan.expected_ns, place, plan))
+    return min(found, key=lambda entry: entry[:2])[-1]
+
+
+def _least_ns(algorithm: ModuleType, problem: Problem, isa: ISA) -> float:
+    least: Callable[[Problem, ISA], float] | None = getattr(algorithm, "least_ns", None)
+    return least(problem.plain, isa) if least is not None else 0.0
+
+
+def _named(problem: Problem, isa: ISA, name: str) -> Plan:
+    known = {algorithm.name: algorithm for algorithm in ALGORITHMS}
+    if name not in known:
+        raise PlanError(f"lucid.kernels: algorithm={name!r} does not exist; there are {', '.join(known)}")
+    roles = _roles(known[name])
+    if problem.role not in roles:
+        reason: str | None = f"it computes {' and '.join(roles)}, not {problem.role}"
+    else:
+        reason = _refuses(known[name], problem, isa)
+    if reason is not None:
+        raise PlanError(f"lucid.kernels: algorithm={name!r} cannot compute this: {reason}")
+    return _planned(known[name], problem, isa)
+
+
+def _tuned(problem: Problem, isa: ISA) -> Plan | None:
     """The plan that was measured to be fastest, if the table in force has the problem and the plan is allowed now."""
     table = tuning.in_force()
-    found = table.choice(plans[0].problem, isa.name) if table else None
-    for plan in plans:
-        if table and found and plan.algorithm == found.algorithm:
+    found = table.choice(problem, isa.name) if table else None
+    if table is None or found is None:
+        return None
+    for plan in candidates(problem, isa)[0]:
+        if plan.algorithm == found.algorithm:
             return replace(plan, why=f"measured, says the tuning file {table.source}: {found}")
     return None
 

@@ -32,6 +32,9 @@ class Algorithm(Protocol):
     def fuses(self, problem: Problem) -> bool:
         """Whether its stores apply the problem's epilogue. One that does not say so is never asked to."""
 
+    def least_ns(self, problem: Problem, isa: ISA) -> float:
+        """No more than any plan is expected to take, before one is weighed. Who does not say so is always asked."""
+
     def plan(self, problem: Problem, isa: ISA) -> Plan:
         """Its best plan for a problem that it does not refuse."""
 

@@ -149,9 +149,8 @@ def _blockings(
     units = max(layout.units for layout in layouts)
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
     slack = panels.slack(isa, computed(BY_DTYPE[problem.dtype]), tile.rows)
-    for steps in _STEPS:
-        blocks = min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements)
-        elements = ceil(sizes.elements / blocks)
+    blocks = (min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements) for steps in _STEPS)
+    for elements in dict.fromkeys(ceil(sizes.elements / parts) for parts in blocks):
         room = target.cpu().l2_bytes // 2 // (elements * sizes.itemsize)
         fitting = min(_fitting(layout, tile, room // max(1, layout.gathered_taps)) for layout in layouts)
         if fitting < 1 and len(layouts[0].shared) > 1:
@@ -317,6 +316,13 @@ def traffic_ns(problem: Problem) -> float:
     """Time of one thread for x, w and y, beyond what the gather and the tiles take."""
     near = min(problem.traffic_bytes, target.cpu().l3_bytes // 2)
     return near * _NEAR_BYTE_NS + (problem.traffic_bytes - near) * _FAR_BYTE_NS
+
+
+def least_ns(problem: Problem, isa: ISA, pairs: int) -> float:
+    """What every plan takes where so many pairs of a position and a tap meet in an image and two channels."""
+    sizes = shape(problem, isa)
+    products = sizes.batch * sizes.groups * sizes.rows * sizes.elements * pairs / isa.lanes(sizes.grain.sums)
+    return _CALL_NS + traffic_ns(problem) + _ns({"product": products})
 
 
 class _Group(NamedTuple):

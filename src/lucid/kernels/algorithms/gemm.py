@@ -43,6 +43,11 @@ def phase(problem: Problem) -> Phase:
     return joined(axes)
 
 
+def least_ns(problem: Problem, isa: ISA) -> float:
+    """The time of its products at the full rate."""
+    return dense_plan.least_ns(problem, isa, problem.pixels * problem.spec.taps)
+
+
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that covers channels and pixels with least waste, blocks that fit the caches."""
     return dense_plan.plan(name, problem, isa, [phase(problem)])

@@ -78,8 +78,9 @@ def _bounds(problem: Problem, isa: ISA) -> Iterator[Bound]:
     """Ways to cut the problem up."""
     size = itemsize(problem.dtype)
     for geometry in (Geometry(problem, False), Geometry(problem, True)):
+        tiles = _tiles(geometry, isa, problem.dtype)
         for span in _spans(geometry, size):
-            for tile in _tiles(geometry, isa, problem.dtype):
+            for tile in tiles:
                 for cut in _cuts(geometry, span, tile, size):
                     bound = Bound(geometry, cut, size)
                     if bound.scratch()["scratch_bytes"] <= _WORKSPACE_BYTES:

@@ -19,6 +19,7 @@ Those of the last axis are then stacked as rows of one phase, x is packed once f
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable
@@ -104,6 +105,12 @@ def phases(problem: Problem, isa: ISA) -> list[Phase]:
     if stack(problem, isa) > 1:
         axes[2] = [stacked_axis(problem.size[2], problem.out[2], x, spec.stride[2], spec.padding[2][0])]
     return sorted((joined(phase) for phase in product(*axes)), key=taps, reverse=True)
+
+
+def least_ns(problem: Problem, isa: ISA) -> float:
+    """The time of its products at the full rate: an axis' phases have all taps, and are as long but for a position."""
+    axes = zip(problem.size, problem.spec.stride, problem.spec.kernel, strict=True)
+    return dense_plan.least_ns(problem, isa, prod(size // stride * kernel for size, stride, kernel in axes))
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:

@@ -7,6 +7,7 @@ of columns and every few results. What does not fit in registers, or pads more t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 from typing import Any
@@ -151,6 +152,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     return bound(_sliding(problem, isa, axes_of(problem), plan["results"], plan["vectors"]), isa)
 
 
+@lru_cache(maxsize=64)
 def tiles(problem: Problem, isa: ISA) -> list[Sliding]:
     """All that the registers hold."""
     axes, results = axes_of(problem), _channels(problem)[1]

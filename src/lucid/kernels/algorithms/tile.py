@@ -148,7 +148,8 @@ def fitting_channels(isa: ISA, element: Type, columns: int) -> list[ChannelTile]
     return found if lanes > 1 else []
 
 
-def fitting(isa: ISA, element: Type) -> list[Tile]:
+@lru_cache(maxsize=64)
+def fitting(isa: ISA, element: Type) -> tuple[Tile, ...]:
     """The widest tile of every number of rows that the registers hold: accumulators, one k of the panel, a broadcast.
 
     On AVX-512 among them are 4 x 5, 8 x 3 and 14 x 2, on AVX2 3 x 3 and 6 x 2. None is wider than 6: a kernel has a
@@ -156,7 +157,7 @@ def fitting(isa: ISA, element: Type) -> list[Tile]:
     """
     free = isa.registers - 1 - _SPARE
     lanes = isa.lanes(element)
-    return [Tile(m, min(_WIDEST, free // (m + 1)), lanes) for m in range(1, free)]
+    return tuple(Tile(m, min(_WIDEST, free // (m + 1)), lanes) for m in range(1, free))
 
 
 def cover_products(tile: AnyTile, rows: int, columns: int) -> float:

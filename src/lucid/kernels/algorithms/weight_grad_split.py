@@ -287,17 +287,23 @@ def _split(
     most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
     each = ceil(pixels / pieces / most_pixels) + finer  # boxes of a chunk
     cut = cut_up(ceil(pixels / pieces / each))
-    made = split_as(problem, tile, grain, lanes, k_part, c_part, cut, min(pieces, cut.boxes))
-    slices = made.parts * made.chunks if made.chunks > 1 else 1
-    least = made.chunks == 1 and k_part <= wide and c_part == 1
-    return None if slices * padded * sums * size > _SLICE_BYTES and not least else made
+    chunks = min(pieces, cut.boxes)
+    slices = _parts(problem, k_part, c_part) * chunks if chunks > 1 else 1
+    least = chunks == 1 and k_part <= wide and c_part == 1
+    if slices * padded * sums * size > _SLICE_BYTES and not least:
+        return None
+    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks)
+
+
+def _parts(problem: Problem, k_part: int, c_part: int) -> int:
+    return problem.groups * ceil(problem.group_out / k_part) * ceil(problem.group_in / c_part)
 
 
 def split_as(
     problem: Problem, tile: Tile, grain: Grain, lanes: int, k_part: int, c_part: int, cut: Cut, chunks: int
 ) -> Split:
     """The split into these parts, boxes and chunks."""
-    parts = problem.groups * ceil(problem.group_out / k_part) * ceil(problem.group_in / c_part)
+    parts = _parts(problem, k_part, c_part)
     sub = max(16, min(256, target.cpu().l1_bytes * 2 // 3 // (tile.vectors * lanes * grain.sums.bytes)))
     made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, _inside(problem))
     return replace(made, cycles=sum(_COST[unit] * count for unit, count in _work(problem, made).items()))

@@ -278,13 +278,18 @@ def shape(problem: Problem) -> Shape:
 
 def _tiles(sizes: Shape, isa: ISA) -> list[Tile]:
     """Tiles that waste least of the rows, whatever the pixels, one of each width; rows of a channel are in one."""
+    return _least_waste(isa, sizes.rows, prod(sizes.spread))
+
+
+@lru_cache(maxsize=256)
+def _least_waste(isa: ISA, rows: int, spread: int) -> list[Tile]:
     by_width: dict[int, Tile] = {}
     for tile in fitting(isa, f32):
-        if tile.rows % prod(sizes.spread):
+        if tile.rows % spread:
             continue
-        covered = ceil(sizes.rows / tile.rows) * tile.step_products / tile.vectors
+        covered = ceil(rows / tile.rows) * tile.step_products / tile.vectors
         best = by_width.get(tile.vectors)
-        if best is None or covered <= ceil(sizes.rows / best.rows) * best.step_products / best.vectors:
+        if best is None or covered <= ceil(rows / best.rows) * best.step_products / best.vectors:
             by_width[tile.vectors] = tile
     return [by_width[width] for width in sorted(by_width)[:_TILES]]
 
