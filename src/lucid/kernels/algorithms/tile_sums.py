@@ -14,6 +14,7 @@ from lucid.kernels.ir import (
     i64,
     interleave,
     lanes_below,
+    lanes_inside,
     maximum,
     minimum,
     ptr,
@@ -85,6 +86,8 @@ def write_finish(
                     _store_turned(source, a.pitch, a.line, to.at(first), run, step, lanes)
                 elif stack == 1:
                     _store_run(source, to.at(first), run, step, lanes)
+                elif _interleaves(stack, lanes) and not arrays.epilogue:
+                    _store_interleaved(source, a.pitch, to, first, run, r["store_width"], stack, lanes)
                 else:
                     _interleave_run(source, a.pitch, a.line, run, stack, lanes)
                     _store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
@@ -153,10 +156,39 @@ def _copy(source: Pointer, to: Destination, count: Value, lanes: int) -> None:
         to.store(source.load(lane.i, lanes, mask), lane.i, mask)
 
 
+def _interleaves(stack: int, lanes: int) -> bool:
+    """Whether rows side by side are interleaved in registers."""
+    return lanes > 1 and stack & (stack - 1) == 0
+
+
+def _store_interleaved(
+    source: Pointer, pitch: Value, to: Destination, first: Value, run: Value, width: Value, stack: int, lanes: int
+) -> None:
+    """Rows ``stack`` side by side become one line, that of sample 0 at ``first``; what lies in [0, width) is stored."""
+    f = run.fn
+    end = minimum(width, first + run * stack)
+    with f.loop(0, run, lanes) as lane:
+        mixed = interleave([source.load(lane.i + pitch * residue, lanes) for residue in range(stack)])
+        place = first + lane.i * stack
+
+        def inside(place: Value = place, mixed: list[Value] = mixed) -> list[Value]:
+            for v, value in enumerate(mixed):
+                to.store(value, place + v * lanes)
+            return []
+
+        def across(place: Value = place, mixed: list[Value] = mixed) -> list[Value]:
+            for v, value in enumerate(mixed):
+                at = place + v * lanes
+                to.store(value, at, lanes_inside(f, at, end, lanes))
+            return []
+
+        f.choose((place >= 0) & (place + stack * lanes <= end), inside, across)
+
+
 def _interleave_run(source: Pointer, pitch: Value, line: Pointer, run: Value, stack: int, lanes: int) -> None:
     """Rows ``stack`` side by side become one line, sample by sample; samples beyond the run are any number."""
     f = run.fn
-    if stack & (stack - 1) or lanes == 1:
+    if not _interleaves(stack, lanes):
         with f.loop(0, run) as lane:
             for residue in range(stack):
                 line.store(source.load(lane.i + pitch * residue), lane.i * stack + residue)
