@@ -57,6 +57,10 @@ CASES = {
     "transposed k8 s4": case(1, 6, 40, (80,), 8, stride=4, padding=2),
     "transposed k6 s3": case(1, 5, 8, (60,), 6, stride=3, padding=1),
     "transposed k2 s2": case(2, 9, 7, (12, 18), 2, stride=2),
+    "transposed k2 s2 under lanes": case(3, 3, 9, (14, 112), 2, stride=2),
+    "transposed k2 s2 volume": case(2, 5, 3, (4, 6, 10), 2, stride=2),
+    "windows side by side, rows left": case(2, 3, 5, (13, 22), (3, 4), stride=(3, 4), padding=((0, 0), (1, 1))),
+    "windows side by side, padded": case(2, 3, 5, (15, 22), (3, 4), stride=(3, 4), padding=((0, 0), (2, 0))),
     "transposed dilated": case(2, 4, 4, (30,), 3, stride=2, padding=2, dilation=3),
 }
 CASES |= {f"width {n}": case(2, 3, 4, (n,), 3, padding=1) for n in (1, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49)}

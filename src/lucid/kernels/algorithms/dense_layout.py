@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
+from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
@@ -33,7 +34,7 @@ FIELDS = ("x", "w", "bias", "y", "packed", "scratch", "scale", "shift", "residua
 PHASE = (
     "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
-    "store_y", "store_x", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
+    "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "whole", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
     "halved_below",
 )  # fmt: skip
@@ -56,7 +57,12 @@ class Shape:
     itemsize: int  #: of sums, panels and packed weights
     grain: Grain
     stored_whole: bool = True  #: whether sums may wait in the result, which has their type
-    stack: int = 1  #: residues of the last axis that are rows side by side; their weights are neighbours
+    residues: Sizes = (1, 1, 1)  #: of each axis, those that are rows side by side; their weights are neighbours
+
+    @property
+    def stack(self) -> int:
+        """Rows of a result channel."""
+        return prod(self.residues)
 
     @property
     def elements(self) -> int:
@@ -222,8 +228,8 @@ class PhaseRecord:
         scales = (y.out_size * x.out_size, x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
         start = z.out_start * scales[0] + y.out_start * scales[1]
-        one_row = (1, pixel_panels.positions(phase), 0, 0, 1, 0, 0, 0, int(in_place and not tile.over_channels))
-        rows = (y.positions, x.positions, *steps, start, x.out_start, x.out_size, 0)
+        one_row = (1, pixel_panels.positions(phase), 1, 0, 0, 1, 0, 0, 0, int(in_place and not tile.over_channels))
+        rows = (y.positions, x.positions, z.positions, *steps, start, x.out_start, x.out_size, 0)
         slot = channels * channel_stride
         single = blocking.channels >= shape.channels
         lines = (cut.span, 0, 0)  # all of a span is one

@@ -10,6 +10,7 @@ from itertools import count
 from math import ceil, inf, log2, prod
 from typing import NamedTuple
 
+from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import implicit_gemm, panels, pixel_panels
 from lucid.kernels.algorithms.dense_layout import (
@@ -29,6 +30,7 @@ from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
 
+ALONE = (1, 1, 1)  #: no residues of any axis are rows side by side
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 _STEPS = (1280, 640, 320)
@@ -65,7 +67,7 @@ _COST_NS = {
     "visit": 0.1,  # a vector of sums, to memory or from it
     "visit from third cache": 3.0,  # where they wait for more channels and do not fit the second
     "round": 0.07,  # an element on its way out
-    "interleave": 0.13,
+    "interleave": 0.07,
     "scatter": 0.35,
     "scatter turned": 0.2,
     "task": 90.0,
@@ -76,7 +78,7 @@ _COST_NS = {
 }
 
 
-def shape(problem: Problem, isa: ISA, stack: int = 1) -> Shape:
+def shape(problem: Problem, isa: ISA, residues: Sizes = ALONE) -> Shape:
     """The matrix product's rows, sum and strides for the problem's role."""
     taps = problem.spec.taps
     outward, inward = problem.group_in * taps, taps
@@ -89,8 +91,8 @@ def shape(problem: Problem, isa: ISA, stack: int = 1) -> Shape:
     stored = BY_DTYPE[problem.dtype]
     grain = Grain.of(stored, channels, isa)
     return Shape(
-        problem.batch, problem.groups, rows * stack, channels, plane, out_plane, row_step, channel_step,
-        problem.group_out * outward, grain.sums.bytes, grain, grain.sums == stored, stack,
+        problem.batch, problem.groups, rows * prod(residues), channels, plane, out_plane, row_step, channel_step,
+        problem.group_out * outward, grain.sums.bytes, grain, grain.sums == stored, residues,
     )  # fmt: skip
 
 
@@ -279,9 +281,9 @@ def _profile(layout: Layout) -> tuple[object, ...]:
     return layout.taps, layout.unit, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch
 
 
-def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], stack: int = 1) -> Plan:
+def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residues: Sizes = ALONE) -> Plan:
     """The cheapest tile with its blocks."""
-    sizes = shape(problem, isa, stack)
+    sizes = shape(problem, isa, residues)
     expected_ns, best, layouts = _best(problem, sizes, isa, phases)
     tile = best.tile
     packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * sizes.itemsize
@@ -374,11 +376,11 @@ def _why(sizes: Shape, blocking: Blocking) -> str:
     return f"products of {blocking.tile.rows} channels x {blocking.tile.columns} pixels in registers{shared}{stacked}"
 
 
-def bind(plan: Plan, phases: Sequence[Phase], stack: int = 1) -> Launch:
+def bind(plan: Plan, phases: Sequence[Phase], residues: Sizes = ALONE) -> Launch:
     """The kernel with the problem's numbers."""
     rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     asked = plan.problem
-    return implicit_gemm.bind(shape(asked, ISAS[plan.isa], stack), cut, phases, asked.bias, asked.epilogue)
+    return implicit_gemm.bind(shape(asked, ISAS[plan.isa], residues), cut, phases, asked.bias, asked.epilogue)

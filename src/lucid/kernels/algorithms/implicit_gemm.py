@@ -11,8 +11,8 @@
         store what could not be written in place
 
 A phase is a set of result positions that meet the same taps. A forward convolution is one phase; a transposed one has
-one for every residue of the stride. Residues of the last axis that meet the same samples are stacked: each is a row of
-its own, beside the others of its channel, and they are interleaved on the way out.
+one for every residue of the stride. Residues that meet the same samples are stacked: each is a row of its own, beside
+the others of its channel; on the way out those of the last axis are interleaved.
 
 Where a tile's positions lie in one image and the result is contiguous, sums are written in place; all others go to
 ``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or, where sums wait
@@ -24,11 +24,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
+from lucid.core.geometry import Sizes
 from lucid.kernels import jit
 from lucid.kernels.algorithms import packed_weights, pixel_panels
 from lucid.kernels.algorithms.dense_layout import (
@@ -69,7 +70,7 @@ def bind(shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, 
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    numbers |= parts(shape.grain, blocking.tile, read, shape.stack, epilogue, leaves)
+    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, blocking.tile)
     constants = (
@@ -140,12 +141,14 @@ def tile_parts(
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
-def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epilogue, leaves: Type) -> dict[str, int]:
+def parts(
+    grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type
+) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
     Sums that ``leave`` the last tile in the result's type are put there as they are.
     """
-    stored, lanes, turned = grain.stored, tile.lanes, tile.over_channels
+    stored, lanes, turned, stack = grain.stored, tile.lanes, tile.over_channels, prod(residues)
     weave = packed_weights.woven(tile.rows, lanes, stack)
     early, late = (epilogue, PLAIN) if in_registers(epilogue) else (PLAIN, epilogue)
     code = {
@@ -154,8 +157,8 @@ def parts(grain: Grain, tile: AnyTile, read: Reading, stack: int, epilogue: Epil
             lambda m, _: packed_weights.write_pack(m, grain, lanes, stack, weave),
         ),
         "finish": alone(
-            ("dense sums", leaves, stored, stack, turned, late),
-            lambda m, _: write_finish(m, leaves, lanes, stack, stored, turned, late),
+            ("dense sums", leaves, stored, residues, turned, late),
+            lambda m, _: write_finish(m, leaves, lanes, residues, stored, turned, late),
         ),
     }
     if late and leaves == stored and not turned:

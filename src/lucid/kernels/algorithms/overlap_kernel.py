@@ -33,7 +33,7 @@ from lucid.kernels.algorithms.overlap_layout import (
     SUMMED,
     Bound,
 )
-from lucid.kernels.algorithms.tile_sums import call_arrays
+from lucid.kernels.algorithms.tile_sums import call_arrays, next_line
 from lucid.kernels.epilogue import Destination, sources
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -317,7 +317,7 @@ def write_spread(module: Module, stored: Type, lanes: int, residues: int, epilog
                 f.call(add, a.numbers, source.at(line.i * r["samples"]), start, to.y, a.u_low, a.u_high, a.room)
                 if epilogue:
                     _end_line(f, to, low, high, lanes)
-            line.values = _next_line(image, at_z, at_y, lines_z, r["lines_y"])
+            line.values = next_line(image, at_z, at_y, lines_z, r["lines_y"])
     return f
 
 
@@ -326,14 +326,6 @@ def _end_line(f: Function, to: Destination, low: Value, high: Value, lanes: int)
     with f.loop(low, high, lanes) as i:
         mask = lanes_below(f, high - i.i, lanes)
         to.store(to.y.load(i.i, lanes, mask), i.i, mask)
-
-
-def _next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) -> list[Value]:
-    """The line behind another, counted without a division."""
-    last_y = (y + 1).eq(lines_y)
-    last_z = last_y & (z + 1).eq(lines_z)
-    further = [convert(last, i64, signed=False) for last in (last_z, last_y)]
-    return [image + further[0], select(last_z, 0, z + further[1]), select(last_y, 0, y + 1)]
 
 
 def _write_add_line(module: Module, element: Type, stored: Type, lanes: int, residues: int) -> Function:

@@ -14,6 +14,7 @@ A phase without taps is the bias. With stride 1 there is one phase, and the taps
 
 Where the kernel is a multiple of the stride, all residues of an axis meet the same samples, only with other weights.
 Those of the last axis are then stacked as rows of one phase, x is packed once for all, and the sums are interleaved.
+Where windows lie side by side (the kernel is the stride), so are those of the axes around it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 from itertools import product
 from math import prod
 
+from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.dense_layout import computed
@@ -67,9 +69,10 @@ def axis_phases(size: int, out: int, kernel: int, stride: int, dilation: int, lo
 
 
 def stacked_axis(size: int, out: int, kernel: int, stride: int, low: int) -> Axis:
-    """All residues of the last axis at once: position j stands for the results where (i + low) // stride is j.
+    """All residues of an axis at once, the last or one of a single tap.
 
-    Row r of a channel has the weights r further on, and writes r further on.
+    Position j stands for the results where (i + low) // stride is j. Row r of a channel has the weights r further on,
+    and writes r further on.
     """
     first, last = low // stride, (low + size - 1) // stride
     taps_each = range(kernel // stride)
@@ -85,11 +88,23 @@ def stacked_axis(size: int, out: int, kernel: int, stride: int, low: int) -> Axi
     )
 
 
-def stack(problem: Problem, isa: ISA) -> int:
-    """How many residues of the last axis become rows side by side: all or 1."""
-    kernel, stride, dilation = (axes[-1] for axes in (problem.spec.kernel, problem.spec.stride, problem.spec.dilation))
-    rows = max(tile.rows for tile in fitting(isa, computed(BY_DTYPE[problem.dtype])))
-    return stride if kernel % stride == 0 and dilation == 1 and 1 < stride <= rows // 2 else 1
+def stacked(problem: Problem, isa: ISA) -> Sizes:
+    """How many residues of each axis become rows side by side: all or 1, from the last axis outwards."""
+    spec = problem.spec
+    most = max(tile.rows for tile in fitting(isa, computed(BY_DTYPE[problem.dtype]))) // 2
+    x = spec.stride[2] if spec.kernel[2] % spec.stride[2] == 0 and spec.dilation[2] == 1 else 1
+    if not 1 < x <= most:
+        return dense_plan.ALONE
+    y = spec.stride[1] if x == spec.kernel[2] and _side_by_side(problem, 1) and x * spec.stride[1] <= most else 1
+    z = spec.stride[0] if y > 1 and _side_by_side(problem, 0) and x * y * spec.stride[0] <= most else 1
+    return z, y, x
+
+
+def _side_by_side(problem: Problem, axis: int) -> bool:
+    """Whether the windows of an axis around the last lie side by side and cover it."""
+    spec, stride = problem.spec, problem.spec.stride[axis]
+    covered = problem.size[axis] == problem.out[axis] * stride and spec.padding[axis][0] == 0
+    return spec.kernel[axis] == stride > 1 and spec.dilation[axis] == 1 and covered
 
 
 def phases(problem: Problem, isa: ISA) -> list[Phase]:
@@ -102,8 +117,10 @@ def phases(problem: Problem, isa: ISA) -> list[Phase]:
             problem.size, problem.out, spec.kernel, spec.stride, spec.dilation, spec.padding, (y * x, x, 1), strict=True
         )
     ]
-    if stack(problem, isa) > 1:
-        axes[2] = [stacked_axis(problem.size[2], problem.out[2], x, spec.stride[2], spec.padding[2][0])]
+    for axis, residues in enumerate(stacked(problem, isa)):
+        if residues > 1:
+            kernel, low = spec.kernel[axis], spec.padding[axis][0]
+            axes[axis] = [stacked_axis(problem.size[axis], problem.out[axis], kernel, residues, low)]
     return sorted((joined(phase) for phase in product(*axes)), key=taps, reverse=True)
 
 
@@ -115,10 +132,10 @@ def least_ns(problem: Problem, isa: ISA) -> float:
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that covers channels and positions with least waste, blocks that fit the caches."""
-    return dense_plan.plan(name, problem, isa, phases(problem, isa), stack(problem, isa))
+    return dense_plan.plan(name, problem, isa, phases(problem, isa), stacked(problem, isa))
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with the problem's numbers."""
     problem = plan.problem
-    return dense_plan.bind(plan, phases(problem, isa), stack(problem, isa))
+    return dense_plan.bind(plan, phases(problem, isa), stacked(problem, isa))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
+from math import prod
+
+from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.dense_layout import FIELDS, read_phase
 from lucid.kernels.algorithms.panels import either
 from lucid.kernels.epilogue import Arrays, Destination, operands
@@ -11,6 +15,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    convert,
     i64,
     interleave,
     lanes_below,
@@ -48,14 +53,15 @@ def write_ending(module: Module, element: Type, lanes: int, epilogue: Epilogue) 
 
 
 def write_finish(
-    module: Module, element: Type, lanes: int, stack: int, stored: Type, turned: bool, epilogue: Epilogue = PLAIN
+    module: Module, element: Type, lanes: int, residues: Sizes, stored: Type, turned: bool, epilogue: Epilogue = PLAIN
 ) -> Function:
     """Adds ``finish(fields, record, sums, pitch, channel, out_plane, out_image, position, room, rows, line)``.
 
     Rows of sums, or columns if they are ``turned``, ``pitch`` apart, end and go to their places in y, rounded to its
-    type; the first is of that channel. ``line`` has room for a row of every residue that is stacked.
+    type; the first is of that channel. ``line`` has room for a row of every residue that is stacked: those of the last
+    axis are interleaved, those of the others are lines of their own.
     """
-    data = ptr(element)
+    data, stack = ptr(element), prod(residues)
     f = module.function(
         "finish", fields=ptr(i64), record=ptr(i64), sums=data, pitch=i64, channel=i64, out_plane=i64, out_image=i64,
         position=i64, room=i64, rows=i64, line=data,
@@ -63,16 +69,17 @@ def write_finish(
     a, arrays = f.args, call_arrays(f.args.fields, stored, epilogue)
     r = read_phase(
         a.record,
-        "positions store_x store_y store_z_step store_y_step store_start store_x_start store_x_step store_width",
+        "positions store_x store_y store_z store_x_step store_y_step store_z_step store_start store_x_start "
+        "store_width",
     )
     if turned and epilogue and not epilogue.residual:
         _end_columns(a.sums, a.pitch, arrays, a.channel, a.rows, a.room, lanes)
         arrays = Arrays(PLAIN, arrays.y, {})
-    with f.loop(0, a.room) as segment:  # its step is the length of the segment
-        position = a.position + segment.i
-        image, inner = position // r["positions"], position % r["positions"]
-        row, ox = inner // r["store_x"], inner % r["store_x"]
-        oz, oy = row // r["store_y"], row % r["store_y"]
+    image, inner = a.position // r["positions"], a.position % r["positions"]
+    row, ox = inner // r["store_x"], inner % r["store_x"]
+    start = [image, row // r["store_y"], row % r["store_y"], ox]
+    with f.loop(0, a.room, carry=start) as segment:  # its step is the length of the segment
+        image, oz, oy, ox = segment.values
         run = minimum(r["store_x"] - ox, a.room - segment.i)
         place = image * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"]
         first, step = r["store_x_start"] + ox * r["store_x_step"], r["store_x_step"]
@@ -86,11 +93,16 @@ def write_finish(
                     _store_turned(source, a.pitch, a.line, to.at(first), run, step, lanes)
                 elif stack == 1:
                     _store_run(source, to.at(first), run, step, lanes)
-                elif _interleaves(stack, lanes) and not arrays.epilogue:
-                    _store_interleaved(source, a.pitch, to, first, run, r["store_width"], stack, lanes)
                 else:
-                    _interleave_run(source, a.pitch, a.line, run, stack, lanes)
-                    _store_clipped(a.line, to, first, run * stack, r["store_width"], lanes)
+                    by_residues(source, to)
+
+        def by_residues(source: Pointer, to: Destination) -> None:
+            depth, height, width = residues
+            steps = r["store_z_step"] // depth, r["store_y_step"] // height
+            for z, y in product(range(depth), range(height)):
+                rows = source.at(a.pitch * ((z * height + y) * width))
+                there = to.at(steps[0] * z + steps[1] * y)
+                _store_stacked(rows, a.pitch, there, first, run, r["store_width"], width, a.line, lanes)
 
         def by_squares() -> None:
             to = arrays.y.at(a.channel * a.out_plane + place + first)
@@ -101,7 +113,16 @@ def write_finish(
         else:
             by_rows()
         segment.step = run
+        segment.values = [*next_line(image, oz, oy, r["store_z"], r["store_y"]), f.const(i64, 0)]
     return f
+
+
+def next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) -> list[Value]:
+    """The line behind another, counted without a division."""
+    last_y = (y + 1).eq(lines_y)
+    last_z = last_y & (z + 1).eq(lines_z)
+    further = [convert(last, i64, signed=False) for last in (last_z, last_y)]
+    return [image + further[0], select(last_z, 0, z + further[1]), select(last_y, 0, y + 1)]
 
 
 def _store_turned(
@@ -157,14 +178,26 @@ def _copy(source: Pointer, to: Destination, count: Value, lanes: int) -> None:
 
 
 def _interleaves(stack: int, lanes: int) -> bool:
-    """Whether rows side by side are interleaved in registers."""
-    return lanes > 1 and stack & (stack - 1) == 0
+    """Whether rows side by side are interleaved in registers: others take too many shuffles."""
+    return lanes > 1 and (stack & (stack - 1) == 0 or stack == 3)
+
+
+def _store_stacked(
+    source: Pointer, pitch: Value, to: Destination, first: Value, run: Value, width: Value, stack: int, line: Pointer,
+    lanes: int,
+) -> None:  # fmt: skip
+    """Rows ``stack`` side by side become one line, that of sample 0 at ``first``; what lies in [0, width) is stored."""
+    if _interleaves(stack, lanes) and not to.epilogue:
+        _store_interleaved(source, pitch, to, first, run, width, stack, lanes)
+    else:
+        _interleave_run(source, pitch, line, run, stack, lanes)
+        _store_clipped(line, to, first, run * stack, width, lanes)
 
 
 def _store_interleaved(
     source: Pointer, pitch: Value, to: Destination, first: Value, run: Value, width: Value, stack: int, lanes: int
 ) -> None:
-    """Rows ``stack`` side by side become one line, that of sample 0 at ``first``; what lies in [0, width) is stored."""
+    """Straight from registers. Something is stored: ``first`` is above ``-stack``."""
     f = run.fn
     end = minimum(width, first + run * stack)
     with f.loop(0, run, lanes) as lane:
