@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from contextlib import nullcontext
 from math import prod
 
 from lucid.core.geometry import Sizes
@@ -99,9 +99,10 @@ def write_finish(
         def by_residues(source: Pointer, to: Destination) -> None:
             depth, height, width = residues
             steps = r["store_z_step"] // depth, r["store_y_step"] // height
-            for z, y in product(range(depth), range(height)):
-                rows = source.at(a.pitch * ((z * height + y) * width))
-                there = to.at(steps[0] * z + steps[1] * y)
+            with f.loop(0, depth * height) if depth * height > 1 else nullcontext() as outer:
+                row = outer.i if outer else f.const(i64, 0)
+                there = to.at(row // height * steps[0] + row % height * steps[1])
+                rows = source.at(row * width * a.pitch)
                 _store_stacked(rows, a.pitch, there, first, run, r["store_width"], width, a.line, lanes)
 
         def by_squares() -> None:
