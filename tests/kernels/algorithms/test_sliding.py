@@ -8,7 +8,7 @@ import pytest
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding
-from tests.kernels.algorithms.patches import HALF, Case, check, expected, run
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
@@ -51,6 +51,32 @@ def test_definition(role, isa, dtype):
         run_guarded_cases(one, CASES + BOXED)
 
 
+#: Kernels in one pass and in several, the last of one tap; strides that leave rows over; uneven padding, or as large as
+#: the window; few rows, none of them whole; more channels than one in a group.
+GRADIENTS = [
+    Case(2, 9, 9, (13, 19), (3, 3), padding=1, groups=9),
+    Case(1, 8, 8, (13, 40), (5, 5), padding=2, groups=8),
+    Case(2, 8, 8, (9, 33), (7, 7), padding=3, groups=8),
+    Case(1, 8, 8, (16, 17), (4, 4), 2, padding=1, groups=8),
+    Case(1, 8, 8, (15, 34), (5, 5), 2, padding=((2, 1), (0, 2)), groups=8),
+    Case(1, 8, 8, (11, 20), (2, 3), 3, padding=1, groups=8),
+    Case(1, 8, 8, (2, 3), (5, 5), padding=4, groups=8),
+    Case(1, 8, 8, (3, 16), (3, 3), padding=((5, 0), (1, 9)), groups=8),
+    Case(2, 6, 16, (8, 21), (3, 3), padding=1, groups=2),
+]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+def test_gradients_of_the_weight_and_the_bias(isa, dtype):
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case.typed(dtype), "grad_weight", where)
+            check_both(sliding, case.typed(dtype), where)
+
+    with target.using(isa):
+        run_guarded_cases(one, GRADIENTS)
+
+
 def test_every_tile_agrees():
     """Whatever the number of results and of vectors: a sum has one order."""
     isa = target.isa()
@@ -86,21 +112,22 @@ def test_stores_past_the_caches(role, monkeypatch):
     run_guarded_cases(one, [*cases, Case(1, 2, 2, (10, 64), (4, 4), 2, padding=1, groups=2)])
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_an_infinity_reaches_only_what_reads_it(role):
-    case = Case(2, 2, 2, (6, 18), (3, 3), padding=1, groups=2)
+@pytest.mark.parametrize("place", [(1, 1, 5, 16), (0, 0, 0, 0)])
+@pytest.mark.parametrize("role", [*ROLES, "grad_weight"])
+def test_an_infinity_reaches_only_what_reads_it(role, place):
+    case = Case(2, 8, 8, (6, 18), (3, 3), padding=1, groups=8)
     arrays = case.arrays()
-    arrays["x" if role == "forward" else "g"][1, 1, 5, 16] = np.inf
+    arrays["g" if role == "grad_input" else "x"][place] = np.inf
     got, want = run(sliding, case, role, arrays), expected(case, role, arrays)
     np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, "grad_weight"])
 def test_a_new_image_size_compiles_nothing(role):
-    check(sliding, Case(1, 2, 2, (40, 40), (3, 3), padding=1, groups=2), role)
+    check(sliding, Case(1, 8, 8, (40, 40), (3, 3), padding=1, groups=8), role)
     before = jit.kernel_count()
-    check(sliding, Case(3, 4, 4, (52, 44), (3, 3), padding=1, groups=4), role)
+    check(sliding, Case(3, 9, 9, (52, 44), (3, 3), padding=1, groups=9), role)
     assert jit.kernel_count() == before
 
 
@@ -115,3 +142,9 @@ def test_a_new_image_size_compiles_nothing(role):
 )
 def test_what_it_leaves_to_others(case, why):
     assert sliding.refuses(case.problem("forward"), target.isa()) == why
+
+
+def test_gradients_that_it_leaves_to_others():
+    few, apart = Case(1, 4, 4, (9, 9), (3, 3), groups=4), Case(1, 8, 8, (9, 9), (3, 3), dilation=2, groups=8)
+    assert sliding.refuses(few.problem("grad_weight"), target.isa()) == "4 channels are too few tasks"
+    assert sliding.refuses(apart.problem("grad_weight"), target.isa()) == "taps are apart"

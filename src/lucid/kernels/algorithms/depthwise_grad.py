@@ -255,7 +255,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
     code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
     weights, alone, itemsize = problem.group_in * problem.spec.taps, asked.alone, asked.element.bytes
-    rest = jit.kernel(("depthwise_sums", problem.dtype), lambda isa: _write_rest(isa, element))
+    rest = _rest(problem.dtype)
     tables = np.array(asked.lines, np.int64).T.copy()
     following = 1 if asked.chunks == problem.batch else problem.groups  # groups from one box to the next
     numbers = (
@@ -287,6 +287,15 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         most_threads=useful_threads(asked.cycles, tasks),
         keep=tables,
     )
+
+
+def _rest(dtype: str) -> jit.Code:
+    return jit.kernel(("depthwise_sums", dtype), lambda isa: _write_rest(isa, BY_DTYPE[dtype]))
+
+
+def rows_adder(dtype: str) -> int:
+    """Where ``add_rows(g, pitch, rows, width, to)`` lies, for kernels to call: to[lane] += all of the rows."""
+    return _rest(dtype).address("add_rows")
 
 
 # -- the kernel -------------------------------------------------------------------------------------------------------

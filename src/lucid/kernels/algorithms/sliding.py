@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels import jit, target
+from lucid.kernels.algorithms import sliding_grad
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.correlation import Axis, axes_of
 from lucid.kernels.algorithms.dense_layout import computed
@@ -23,12 +24,11 @@ from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
-from lucid.kernels.plan import Plan, Problem, Role
+from lucid.kernels.plan import Plan, Problem
 
 Array = np.ndarray[Any, Any]
 
 name = "sliding"
-roles: tuple[Role, ...] = ("forward", "grad_input")
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
@@ -122,6 +122,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "it slides along one of two axes, not three"
     if 1 in (problem.size[1], problem.out[1]):
         return "one row does not slide, and what is set up for it takes longer than the row"
+    if problem.role == "grad_weight":
+        return sliding_grad.refuses(problem, isa)
     return None if tiles(problem, isa) else "the rows in flight do not fit in registers, or read nothing"
 
 
@@ -132,6 +134,8 @@ def fuses(problem: Problem) -> bool:
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that is expected to be fastest."""
+    if problem.role == "grad_weight":
+        return _plan_grad(problem, isa)
     asked = min(tiles(problem, isa), key=lambda option: (option.cycles, -option.tile.vectors))
     tile = asked.tile
     return Plan(
@@ -149,7 +153,27 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with every number of the shape fixed."""
     problem = plan.problem
+    if problem.role == "grad_weight":
+        asked = sliding_grad.sliding_grad(problem, isa, plan["downs"])
+        assert asked is not None, "it was planned"
+        return sliding_grad.bind(asked, isa)
     return bound(_sliding(problem, isa, axes_of(problem), plan["results"], plan["vectors"]), isa)
+
+
+def _plan_grad(problem: Problem, isa: ISA) -> Plan:
+    asked = sliding_grad.sliding_grad(problem, isa)
+    assert asked is not None, "it is not refused"
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        expected_ns=asked.cycles / _GHZ,
+        tile=(("downs", asked.tile.downs), ("across", len(asked.tile.across))),
+        blocking=(("passes", len(asked.passes)),),
+        workspace_bytes=asked.own_bytes,
+        why="pixels in lanes, rows slide through registers",
+        sums_upstream=True,
+    )
 
 
 @lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ from lucid.kernels.algorithms.correlation_kernel import widened
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.epilogue import Arrays, parameters
 from lucid.kernels.ir import (
+    Function,
     Module,
     Pointer,
     Type,
@@ -58,6 +59,48 @@ _NUMBERS = (
 Sums = dict[tuple[int, int], list[Value]]
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that is read once, in ``vectors``, and met at ``shifts`` columns from each lane's own, ``step`` apart."""
+
+    shifts: tuple[int, ...]
+    step: int
+    vectors: int
+    lanes: int
+
+    @property
+    def places(self) -> range:
+        """Vectors of every ``step``-th column that are read, by number."""
+        firsts = min((at // self.step) // self.lanes for at in self.shifts)
+        lasts = max(-(-(at // self.step) // self.lanes) for at in self.shifts)
+        return range(firsts, self.vectors + lasts)
+
+    def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value]:
+        """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
+        reads = range(self.places.start * self.step, self.places.stop * self.step)
+        return {i: lanes_inside(f, column + i * self.lanes, width, self.lanes) for i in reads}
+
+    def read(self, row: Pointer, masks: dict[int, Value], wide: Type) -> Callable[[int, int], Value]:
+        """Loads it; gives its vector ``v`` from a shift on, by registers that are shifted when they are wanted."""
+        step, lanes = self.step, self.lanes
+        loaded = {i: convert(row.load(i * lanes, lanes, mask), wide) for i, mask in masks.items()}
+        parts = {
+            (e, p): part
+            for p in self.places
+            for e, part in enumerate(deinterleave([loaded[i] for i in range(p * step, (p + 1) * step)], step))
+        }
+        made: dict[tuple[int, int], Value] = {}
+
+        def shifted(at: int, v: int) -> Value:
+            if (at, v) not in made:
+                e, (p, r) = at % step, divmod(at // step, lanes)
+                first = parts[e, v + p]
+                made[at, v] = shuffle(first, parts[e, v + p + 1], range(r, r + lanes)) if r else first
+            return made[at, v]
+
+        return shifted
+
+
 @dataclass(frozen=True)
 class Slide:
     """``results`` by ``vectors`` of sums for every phase and for every row of results that is in flight.
@@ -86,12 +129,9 @@ class Slide:
         """Vectors of sums of one row."""
         return self.results * len(self.across) * self.vectors
 
-    def places(self, lanes: int) -> list[int]:
-        """Vectors of a source row that are read, by number; pairs of them with a stride of two."""
-        step = self.stride[1]
-        firsts = {(at // step) // lanes for phase in self.across for _, at in phase}
-        lasts = {-(-(at // step) // lanes) for phase in self.across for _, at in phase}
-        return list(range(min(firsts), self.vectors + max(lasts)))
+    def row(self, lanes: int) -> Row:
+        """How a row of the source is read."""
+        return Row(tuple(at for phase in self.across for _, at in phase), self.stride[1], self.vectors, lanes)
 
     @property
     def products(self) -> int:
@@ -105,7 +145,7 @@ class Slide:
 
     def cycles(self, sources: int, lanes: int) -> float:
         """Of a step; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
-        registers, parts = self.registers(lanes), len(self.places(lanes)) * self.stride[0] * self.stride[1]
+        registers, parts = self.registers(lanes), len(self.row(lanes).places) * self.stride[0] * self.stride[1]
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
         loaded = self.numbers if self.several or self.numbers > _HELD else 0
         source = 0.29 * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
@@ -116,7 +156,7 @@ class Slide:
     def registers(self, lanes: int) -> int:
         """How many a step holds."""
         sums = sum(len(lags) for lags in self.lags) * self.each
-        return sums + len(self.places(lanes)) * self.stride[1] + min(self.numbers, 2)
+        return sums + len(self.row(lanes).places) * self.stride[1] + min(self.numbers, 2)
 
 
 def fields(element: Type) -> dict[str, Type]:
@@ -171,11 +211,8 @@ class _Strip:
         self.plane = a.size_h * a.size_w
         count = len(tile.across) * tile.vectors
         self.start = [v for k in range(tile.results) for v in [self._number(a.bias, a.bias_step * k)] * count]
-        self.masks = {
-            i: lanes_inside(f, a.column + i * lanes, a.w, lanes)
-            for p in tile.places(lanes)
-            for i in range(p * tile.stride[1], (p + 1) * tile.stride[1])
-        }
+        self.reading = tile.row(lanes)
+        self.masks = self.reading.masks(f, a.column, a.w)
         self.stored = [lanes_below(f, a.left - n * lanes, lanes, i32) for n in range(count)]
         self.held = self._weights(a.weights) if not tile.several and tile.numbers <= _HELD else None
         self._write()
@@ -236,7 +273,7 @@ class _Strip:
         tile, stride = self.tile, self.tile.stride[0]
         sums = {key: list(values) for key, values in sums.items()}
         for e in range(stride):
-            shifted = self._shifts(self._row(source, m * stride + e - self.a.low_h))
+            shifted = self.reading.read(self._row(source, m * stride + e - self.a.low_h), self.masks, self.wide)
             downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
             for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
                 for (p, lag, h), k in product(downs, range(tile.results)):
@@ -257,26 +294,6 @@ class _Strip:
         for k in range(self.tile.vectors * self.tile.stride[1]):
             here.prefetch(self.a.w * _AHEAD_ROWS + k * self.lanes)
         return here
-
-    def _shifts(self, row: Pointer) -> Callable[[int, int], Value]:
-        """Reads a row once; gives its vector ``v`` from a place in it on, every ``stride`` columns."""
-        step, lanes = self.tile.stride[1], self.lanes
-        parts: dict[tuple[int, int], Value] = {}
-        for p in self.tile.places(lanes):
-            read = [
-                convert(row.load(i * lanes, lanes, self.masks[i]), self.wide) for i in range(p * step, (p + 1) * step)
-            ]
-            parts |= {(e, p): part for e, part in enumerate(deinterleave(read, step))}
-        made: dict[tuple[int, int], Value] = {}
-
-        def shifted(at: int, v: int) -> Value:
-            if (at, v) not in made:
-                e, (p, r) = at % step, divmod(at // step, lanes)
-                first = parts[e, v + p]
-                made[at, v] = shuffle(first, parts[e, v + p + 1], range(r, r + lanes)) if r else first
-            return made[at, v]
-
-        return shifted
 
     def _finish(self, q: Value, phase: int, sums: list[Value]) -> None:
         """Stores a phase's row of position ``q``, if it is one of the box and of the result."""

@@ -1,0 +1,263 @@
+"""Weight gradient of small kernels of planes by rows that slide through registers.
+
+The rows of g that meet a row of x at taps below each other are held in registers and age by a row a step, so both are
+read once for up to ``downs`` taps down and all across, where they lie::
+
+    for a row r of x, in vectors:                            one loop, its sums in registers
+        for every tap across:   x shifted out of neighbours
+            for every tap down:  sum[down][across] += g[r - down] * shifted
+
+Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add nothing:
+an infinity in x meets only the pixels it belongs to. A task is one channel of g with one group's channels of x, all
+images of it in order, so that bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+
+from lucid.kernels import jit
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms.depthwise_grad import rows_adder
+from lucid.kernels.algorithms.sliding_kernel import Row
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Type,
+    Value,
+    convert,
+    fma,
+    i32,
+    i64,
+    lane_sum,
+    lanes_below,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import Problem
+
+_LEAST_TASKS = 8
+_MOST_DOWN = 4
+_AHEAD_ROWS = 16
+_ROOMY = 26  # registers, as in ``sliding_kernel``
+_PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
+
+
+@dataclass(frozen=True)
+class GradTile:
+    """``downs`` taps down by all of ``across`` (places in the source from a lane's first column on)."""
+
+    downs: int
+    across: tuple[int, ...]
+    step: int  #: columns of the source from one lane to the next
+
+    def registers(self, lanes: int) -> int:
+        """Sums, rows of g, vectors of x and one that is shifted."""
+        return self.downs * (len(self.across) + 1) + len(self.row(lanes).places) * self.step + 1
+
+    def row(self, lanes: int) -> Row:
+        """How a row of x is read."""
+        return Row(self.across, self.step, 1, lanes)
+
+
+@dataclass(frozen=True)
+class SlidingGrad:
+    """A problem with its tile."""
+
+    problem: Problem
+    tile: GradTile
+    lanes: int
+
+    @cached_property
+    def passes(self) -> list[tuple[int, int, int]]:
+        """(row of a step, steps to the first tap, taps down) of every pass: of ``downs`` taps as long as there are."""
+        kernel, stride = self.problem.spec.kernel[1], self.problem.spec.stride[1]
+        found = []
+        for phase in range(min(stride, kernel)):
+            count = ceil((kernel - phase) / stride)
+            whole = count - count % self.tile.downs
+            found += [(phase, first, self.tile.downs) for first in range(0, whole, self.tile.downs)]
+            found += [(phase, first, 1) for first in range(whole, count)]
+        return found
+
+    @property
+    def sums(self) -> int:
+        """Of one channel of each, with that of g."""
+        return self.problem.spec.kernel[1] * self.problem.spec.kernel[2] + 1
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's sums, vectors of them, whole lines."""
+        return self.problem.group_in * self.sums * max(self.lanes, 16)
+
+    @property
+    def own_bytes(self) -> int:
+        """The same in bytes."""
+        return self.private_elements * computed(BY_DTYPE[self.problem.dtype]).bytes
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread; fitted to 86 tiles in the second cache, 76 % of them within 10 %."""
+        p, across = self.problem, len(self.tile.across)
+        crowded = 0.38 * max(0, self.tile.registers(self.lanes) - _ROOMY)
+        strip = 0.0
+        for *_, downs in self.passes:
+            row = 2.2 + 0.34 * across * downs + crowded + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
+            strip += p.out[1] * row + 2.7 * across * downs + 14
+        planes = p.batch * p.c_out * p.group_in
+        return planes * (ceil(p.out[2] / self.lanes) * strip + 33) + memory_cycles(p.traffic_bytes) / 2 + 4000
+
+
+def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> SlidingGrad | None:
+    """The tile that is expected to be fastest, if any fits; or that of so many taps down."""
+    spec, lanes = problem.spec, isa.lanes(computed(BY_DTYPE[problem.dtype]))
+    across = tuple(t - spec.padding[2][0] for t in range(spec.kernel[2]))
+    most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
+    tiles = [GradTile(n, across, spec.stride[2]) for n in range(1, most + 1) if downs in (None, n)]
+    options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
+    return min(options, key=lambda option: option.cycles, default=None)
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Dilations, few channels, long rows of taps."""
+    if problem.spec.dilation[1:] != (1, 1):
+        return "taps are apart"
+    if problem.c_out < _LEAST_TASKS:
+        return f"{problem.c_out} channels are too few tasks"
+    return None if sliding_grad(problem, isa) else "the rows in flight do not fit in registers"
+
+
+_ARRAYS = ("x", "g", "gw", "gb", "own")
+_NUMBERS = (
+    "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
+    "passes", "table", "add_rows", "has_bias",
+)  # fmt: skip
+
+
+def _fields(element: Type) -> dict[str, Type]:
+    fields = {**dict.fromkeys(_ARRAYS, ptr(element)), **dict.fromkeys(_NUMBERS, i64)}
+    return {**fields, "own": ptr(computed(element)), "table": ptr(i64), "add_rows": ptr(i64)}
+
+
+def bind(asked: SlidingGrad, isa: ISA) -> Executable:
+    """Every number of the shape is fixed."""
+    problem, spec, tile = asked.problem, asked.problem.spec, asked.tile
+    element = BY_DTYPE[problem.dtype]
+    code = jit.kernel(("sliding_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
+    table = np.array(asked.passes, np.int64)
+    numbers = (
+        problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
+        spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.private_elements, len(table), address(table),
+        rows_adder(problem.dtype), int(problem.bias),
+    )  # fmt: skip
+    return Launch(
+        [(code.address("slide_grad"), problem.c_out, max(1, problem.c_out // 64))],
+        (0, 0, 0, 0, 0, *numbers),
+        (0, 1, 2, 3 if problem.bias else NOTHING, WORKSPACE),
+        own_bytes=asked.own_bytes,
+        most_threads=useful_threads(asked.cycles, problem.c_out),
+        keep=table,
+    )
+
+
+def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
+    module, wide, fields = Module("sliding_grad", isa), computed(element), _fields(element)
+    lanes, across = isa.lanes(wide), len(tile.across)
+    runs = {downs: _write_run(module, element, tile, lanes, downs) for downs in sorted({1, tile.downs})}
+    f = module.entry("slide_grad", **fields)
+    a = f.args
+    plane, taps = a.h * a.w, a.kernel_h * across
+    with f.loop(a.begin, a.end) as task:
+        acc, bias_acc = a.own.at(a.thread * a.private), a.own.at(a.thread * a.private + a.group_in * taps * lanes)
+        with f.loop(0, a.group_in * taps + 1) as i:
+            acc.store(zeros(f, wide, lanes), i.i * lanes)
+        with f.loop(0, a.batch) as n:
+            g = a.g.at((n.i * a.groups * a.group_out + task.i) * (a.oh * a.ow))
+            group = task.i // a.group_out
+            with f.when(a.has_bias.ne(0)):
+                f.call(a.add_rows, g, a.ow, a.oh, a.ow, bias_acc)
+            with f.loop(0, a.group_in) as s, f.loop(0, a.ow, lanes) as column, f.loop(0, a.passes) as p:
+                x = a.x.at(((n.i * a.groups + group) * a.group_in + s.i) * plane + column.i * tile.step)
+                phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
+                # x's row r meets g's row q at tap (first + k) stride + phase: r = (q + first + k) stride + phase - low
+                step, low = a.stride_h * (across * lanes), a.low_h - phase
+                to = acc.at(s.i * taps * lanes + (phase + first * a.stride_h) * (across * lanes))
+                begin = maximum((low + (a.stride_h - 1)) // a.stride_h - first, 0)
+                end = minimum((a.h + low + (a.stride_h - 1)) // a.stride_h - first, a.oh + downs - 1)
+                source = x.at((first * a.stride_h - low) * a.w)
+                for count, run in runs.items():
+                    with f.when(downs.eq(count) & (begin < end)):
+                        f.call(
+                            run, source, g.at(column.i), to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
+                            a.ow - column.i, begin, end, a.oh,
+                        )  # fmt: skip
+        gw = a.gw.at(task.i * a.group_in * taps)
+        with f.loop(0, a.group_in * taps) as i:
+            gw.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), element), i.i)
+        with f.when(a.has_bias.ne(0)):
+            a.gb.store(convert(lane_sum(bias_acc.load(0, lanes)), element), task.i)
+    return module
+
+
+def _write_run(module: Module, element: Type, tile: GradTile, lanes: int, downs: int) -> Function:
+    """Adds a function: acc[k step][across] += the products of rows of x and those of g that they meet.
+
+    Row ``q`` of x, from ``begin`` to ``end``, meets row q of g, of which there are ``oh``, at tap 0 down, and at tap k
+    the one k rows before. Between rows for which some of these do not exist, each row of g is read once.
+    """
+    data, wide, across = ptr(element), computed(element), len(tile.across)
+    f = module.function(
+        f"run{downs}", x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64, g_row=i64, left=i64,
+        begin=i64, end=i64, oh=i64,
+    )  # fmt: skip
+    a, row = f.args, tile.row(lanes)
+    inside, masks = lanes_below(f, a.left, lanes, i32), row.masks(f, a.column, a.w)
+    places = [(a.step * k if k else 0, c * lanes) for k in range(downs) for c in range(across)]
+
+    def upstream(q: Value, k: int, there: Value) -> Value:
+        return convert(a.g.at((q - k) * a.g_row).load(0, lanes, there), wide)
+
+    def rows(first: Value, stop: Value, sums: list[Value], held: int) -> list[Value]:
+        """The sums after some rows; ``held`` rows of g stay in registers from one to the next, and all exist."""
+        some = lanes_below(f, select(first < stop, a.left, 0), lanes, i32)
+        older = [upstream(first, k, some) for k in range(1, held + 1)]
+        with f.loop(first, stop, carry=[*older, *sums]) as q:
+            older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
+            x.prefetch(a.x_row * _AHEAD_ROWS)
+            a.g.prefetch((q.i + _AHEAD_ROWS) * a.g_row)
+            live = [inside] * downs
+            if held < downs - 1:
+                live = [lanes_below(f, select((q.i - k).ult(a.oh), a.left, 0), lanes, i32) for k in range(downs)]
+            seen = [*(upstream(q.i, k, live[k]) for k in range(downs - held)), *older]
+            read = row.read(x, masks, wide)
+            for c, at in enumerate(tile.across):
+                value = read(at, 0)
+                for k, (one, mask) in enumerate(zip(seen, live, strict=True)):
+                    n = k * across + c
+                    sums[n] = select(mask, fma(one, value, sums[n]), sums[n])
+            q.values = [*seen[:held], *sums]
+        return q.values[held:]
+
+    sums = [a.acc.at(at).load(c, lanes) for at, c in places]
+    if downs == 1:
+        sums = rows(a.begin, a.end, sums, 0)
+    else:
+        whole = minimum(maximum(a.begin, downs - 1), a.end)
+        after = maximum(whole, minimum(a.end, a.oh))
+        sums = rows(a.begin, whole, sums, 0)
+        sums = rows(whole, after, sums, downs - 1)
+        sums = rows(after, a.end, sums, 0)
+    for total, (at, c) in zip(sums, places, strict=True):
+        a.acc.at(at).store(total, c)
+    return f
