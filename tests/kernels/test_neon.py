@@ -28,7 +28,7 @@ class Emitted:
         assert f"{name}:" in self.assembly, f"{name} is not exported"
         return 1
 
-jit.compile_text = lambda text, isa=None: Emitted(text)
+jit.compile_text = jit._well = lambda text, *_: Emitted(text)
 jit.doors.exist = lambda arch: False  # no quick code before it
 class Idle:
     run = run_steps = shrink = lambda *args: None

@@ -69,6 +69,7 @@ class Function:
         self._lines: list[str] = []
         self._count = 0
         self.block = "entry"
+        self.cast_of: dict[str, Value] = {}  #: what a value was before ``bitcast``, by the value's name
 
     # -- instructions -------------------------------------------------------------------------------------------------
 

@@ -325,6 +325,10 @@ def shuffle(a: Value, b: Value | None, lanes: Sequence[int]) -> Value:
     fn, other = a.fn, "poison" if b is None else b.text
     if a.type.lanes == 1 or len(lanes) == 1:
         raise TypeError("kernel IR: shuffle works on vectors; take lanes of scalars in Python")
+    if a.type.element == bf16:  # which go from one piece of code to another as whole numbers
+        words = bitcast(a, vec(i16, a.type.lanes))
+        more = None if b is None else bitcast(b, words.type)
+        return bitcast(shuffle(words, more, lanes), vec(bf16, len(lanes)))
     picks = ", ".join(f"i32 {n}" for n in lanes)
     return fn.emit(
         vec(a.type.element, len(lanes)),
@@ -426,8 +430,16 @@ def _to_half(value: Value) -> Value:
 
 
 def bitcast(value: Value, type: Type) -> Value:
-    """The same bits as another type of equal width."""
-    return value.fn.emit(type, f"bitcast {value.type} {value.text} to {type}")
+    """The same bits as another type of equal width; of a cast back, what was cast.
+
+    Words that are seen as bfloats and stored are never bfloats to LLVM, which has no moves of those on most machines.
+    """
+    cast = value.fn.cast_of
+    if value.text in cast and cast[value.text].type == type:
+        return cast[value.text]
+    made = value.fn.emit(type, f"bitcast {value.type} {value.text} to {type}")
+    cast[made.text] = value
+    return made
 
 
 def _same(name: str, *operands: Any) -> Value:
