@@ -54,11 +54,16 @@ FAMILIES: dict[str, tuple[str, Problem]] = {
     "overlap-add": ("overlap_add", asked("grad_input", (64, 128), (4, 4), 2, (28, 28))),
     "Winograd": ("winograd", asked("forward", (64, 64), (3, 3), 1, (56, 56))),
     "Winograd, gradient of w": ("winograd", asked("grad_weight", (64, 64), (3, 3), 1, (56, 56))),
+    "Winograd, stride 2": ("winograd", asked("forward", (64, 128), (3, 3), 2, (56, 56))),
+    "the same, gradient of x": ("winograd", asked("grad_input", (64, 128), (3, 3), 2, (56, 56))),
     "FFT": ("fft", asked("forward", (8, 8), (1023,), 1, (16384,))),
     "FFT, gradient of w": ("fft", asked("grad_weight", (8, 8), (1023,), 1, (16384,))),
     "depthwise": ("depthwise", asked("forward", (64, 64), (3, 3), 1, (28, 28), 64)),
     "depthwise, gradient of x": ("depthwise", asked("grad_input", (64, 64), (3, 3), 1, (28, 28), 64)),
     "depthwise, gradient of w": ("depthwise", asked("grad_weight", (64, 64), (3, 3), 1, (28, 28), 64)),
+    "sliding": ("sliding", asked("forward", (64, 64), (3, 3), 1, (28, 28), 64)),
+    "sliding, gradient of x": ("sliding", asked("grad_input", (64, 64), (3, 3), 1, (28, 28), 64)),
+    "sliding, gradient of w": ("sliding", asked("grad_weight", (64, 64), (3, 3), 1, (28, 28), 64)),
 }
 
 

@@ -26,7 +26,8 @@ _SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
 
 def _worth(least: int, x: Array) -> bool:
     """Whether an array is one of those, of which ``least`` elements of float32 or float64 are large enough."""
-    return x.dtype.kind in _KINDS and x.size >= (least if x.dtype.itemsize > 2 else least // _HALF_SLOWER)
+    large = x.size >= least or (x.dtype.itemsize == 2 and x.size >= least // _HALF_SLOWER)
+    return large and x.dtype.kind in _KINDS
 
 
 def takes(least: int, *arrays: Array | None) -> bool:

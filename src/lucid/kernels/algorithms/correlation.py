@@ -41,6 +41,7 @@ Array = np.ndarray[Any, Any]
 _POINTER_BYTES = 8
 _MOST_SPAN = 7
 _LINE_BYTES = 64
+_MOST_CHANNELS = 64  # of a group's c_in x c_out
 _MOST_LINES = 160  # of LLVM text, which taps that are written out may take: about 8 ms to compile
 
 
@@ -198,6 +199,13 @@ class Correlation:
         sums = tiles * phases * each + calls * 10
         compute = self.tasks * (fill + out + sums + 100)
         return max(compute, memory_cycles(p.traffic_bytes))
+
+
+def many_channels(problem: Problem) -> str | None:
+    """Why not, where a load should serve more results than one."""
+    if problem.group_in * problem.group_out > _MOST_CHANNELS:
+        return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"
+    return None
 
 
 def correlation(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Correlation:

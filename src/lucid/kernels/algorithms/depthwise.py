@@ -12,7 +12,6 @@ from lucid.kernels.plan import Plan, Problem
 name = "depthwise"
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
-_MOST_CHANNELS = 64  # of a group's c_in x c_out: beyond, a load should serve more than one result
 _GHZ = 4.0
 #: Of a tile, in its own order.
 _TILE_NUMBERS = ("rows", "vectors", "span", "step", "results", "phases", "taps", "group")
@@ -23,9 +22,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     """Groups of many channels; half precision without masks for its elements."""
     if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
-    if problem.group_in * problem.group_out > _MOST_CHANNELS:
-        return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"
-    return None
+    return correlation.many_channels(problem)
 
 
 def fuses(problem: Problem) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
-from lucid.kernels.algorithms.correlation import Axis, axes_of
+from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.sliding_kernel import Slide, write
 from lucid.kernels.epilogue import is_short, sources
@@ -115,13 +115,15 @@ class Sliding:
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Volumes, lines, machines without masks, and what no tile holds."""
+    """Volumes, lines, groups of many channels, machines without masks, and what no tile holds."""
     if "avx512f" not in isa.requires:
         return f"it shifts registers and masks loads as {isa.name} cannot"
     if problem.size[0] * problem.out[0] * problem.spec.kernel[0] != 1 or problem.spec.padding[0] != (0, 0):
         return "it slides along one of two axes, not three"
-    if 1 in (problem.size[1], problem.out[1]):
+    if 1 in (problem.size[1], problem.out[1], problem.spec.kernel[1]):
         return "one row does not slide, and what is set up for it takes longer than the row"
+    if many := many_channels(problem):
+        return many
     if problem.role == "grad_weight":
         return sliding_grad.refuses(problem, isa)
     return None if tiles(problem, isa) else "the rows in flight do not fit in registers, or read nothing"
