@@ -78,22 +78,24 @@ def _traffic_module(isa: ISA) -> Module:
     return module
 
 
-def _best_s(call: Callable[[], None], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
+def _best_s(call: Callable[[], None], seconds: float) -> float:
+    """The least time of a call, of all that begin in so many seconds."""
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def measure(dtype: str = "float32", repeats: int = 5) -> Roofline:
+def measure(dtype: str = "float32", seconds: float = 0.1) -> Roofline:
     """Measures all peaks with the pool's current number of threads.
 
     They belong to the moment: on a virtual machine two cores may share one path to memory now and have one each a
     minute later, which is a factor of two.
 
-    Cost: about 0.1 s. 64 MiB are copied with stores that go past the caches, and filled.
+    Cost: ``seconds`` for each of four kernels. Shorter ones are misled: threads that were asleep may wake on one core, and
+    it takes the system some ms to part them. 64 MiB are copied with stores that go past the caches, and filled.
     """
     element, workers = BY_DTYPE[dtype], threads.get_num_threads()
     code = jit.kernel(("roofline", dtype), _peak_module(element))
@@ -103,7 +105,7 @@ def measure(dtype: str = "float32", repeats: int = 5) -> Roofline:
     peak = code.address("peak")
     traffic = jit.kernel("roofline traffic", _traffic_module)
     jit.settle()
-    spent = _best_s(lambda: launch(peak, (address(factor), address(out), _TURNS), workers), repeats)
+    spent = _best_s(lambda: launch(peak, (address(factor), address(out), _TURNS), workers), seconds)
     flops = 2 * workers * _CHAINS * lanes * _TURNS
 
     count = _MOVED_BYTES // 4
@@ -111,7 +113,7 @@ def measure(dtype: str = "float32", repeats: int = 5) -> Roofline:
     x, y = (row[-(address(row) // 4) % 16 :][:count] for row in padded)
     fields = address(x), address(y), count // _TASKS
     moved = {
-        name: _best_s(partial(launch, traffic.address(name), fields, _TASKS), repeats)
+        name: _best_s(partial(launch, traffic.address(name), fields, _TASKS), seconds)
         for name in ("copy", "fill", "fill_past")
     }
     copy, fill = 2 * _MOVED_BYTES / moved["copy"], _MOVED_BYTES / min(moved["fill"], moved["fill_past"])

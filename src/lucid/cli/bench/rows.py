@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
@@ -18,10 +17,6 @@ from lucid.kernels.runtime import threads
 
 MODES = {"forward": False, "forward+backward": True}
 WITH_PLANS = ("lucid", "kernels")  #: the libraries that can say how much memory their plans take
-
-
-#: For how long the threads of a library may wait for its next call before they sleep.
-_WAITING_S = 0.3
 
 
 @dataclass(slots=True)
@@ -61,24 +56,18 @@ def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effo
     row.faults = check(layer, backward, able, lambda file: oracle.write(layer, backward, file))
     if base in row.faults:
         return row
-    before = _peaks()
+    before = roofline.measure()
     times = take_turns({name: worker for name, worker in able.items() if name not in row.faults}, effort)
     row.median_s = {name: median(values) for name, values in times.items()}
     row.rounds = len(times[base])
     row.ratio = ratios(times, base)
-    own = before.best(_peaks())
+    own = before.best(roofline.measure())
     row.peaks, row.reached = asdict(own), layer.reach_s(own, backward) / row.median_s[base]
     row.peak_gflop_per_s, row.copy_gb_per_s = own.gflop_per_s, own.copy_gb_per_s
     row.flop_per_byte = layer.flops / layer.traffic_bytes
     if base in WITH_PLANS:
         row.workspace_bytes = workers[base].ask("workspace_bytes")
     return row
-
-
-def _peaks() -> Roofline:
-    """The machine's peaks now, when no peer's thread waits in a loop any more: it would halve them."""
-    time.sleep(_WAITING_S)
-    return roofline.measure()
 
 
 def hold_to_best(rows: list[Row], layers: list[Layer], base: str) -> None:
