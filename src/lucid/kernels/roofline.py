@@ -94,7 +94,7 @@ def measure(dtype: str = "float32", seconds: float = 0.1) -> Roofline:
     They belong to the moment: on a virtual machine two cores may share one path to memory now and have one each a
     minute later, which is a factor of two.
 
-    Cost: ``seconds`` for each of four kernels. Shorter ones are misled: threads that were asleep may wake on one core, and
+    Cost: ``seconds`` for each of four kernels. Less would mislead: threads that were asleep may wake on one core, and
     it takes the system some ms to part them. 64 MiB are copied with stores that go past the caches, and filled.
     """
     element, workers = BY_DTYPE[dtype], threads.get_num_threads()
