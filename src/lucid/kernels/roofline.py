@@ -80,7 +80,8 @@ def _traffic_module(isa: ISA) -> Module:
 
 def _best_s(call: Callable[[], None], seconds: float) -> float:
     """The least time of a call, of all that begin in so many seconds."""
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
         call()
