@@ -15,7 +15,8 @@ from lucid.kernels.runtime.memory import address, empty
 
 Array = np.ndarray[Any, Any]
 
-_NAMES = ("float32", "float16", "bfloat16")
+HALF = ("float16", "bfloat16")
+_NAMES = ("float32", *HALF)
 #: Elements of a task; up to half as many are NumPy's.
 _TASK = 1 << 14
 

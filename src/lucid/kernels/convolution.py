@@ -14,7 +14,7 @@ import numpy as np
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import kept, settings, target
-from lucid.kernels.casting import as_type, cast
+from lucid.kernels.casting import HALF, as_type, cast
 from lucid.kernels.kept import Versions
 from lucid.kernels.launch import Keeper, Launch
 from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _FULL = ("float32", "float64")
-_HALF = ("float16", "bfloat16")
 
 
 @contextmanager
@@ -109,7 +108,7 @@ def _compute(
     if 0 in (*first, *second, *shape):
         return None if both else partial(_bias_ended, epilogue, shape, dtype)
     asked = problem(role, spec, x_shape, y_shape, name, bias, epilogue)
-    if both and name in _HALF and not _sums_narrow(asked):
+    if both and name in HALF and not _sums_narrow(asked):
         return None
     asked, run = _planned(asked)
     return _of_weights(asked, run, shape, dtype) if role == "grad_weight" else _of_pixels(asked, run, shape, dtype)
@@ -120,7 +119,7 @@ def _planned(asked: Problem) -> tuple[Problem, Executable]:
     from lucid.kernels import select  # brings all algorithms, which `import lucid` can do without
 
     wanted = settings.now.algorithm
-    if asked.dtype in _HALF and not asked.sums and not select.stays_narrow(asked, target.isa(), wanted):
+    if asked.dtype in HALF and not asked.sums and not select.stays_narrow(asked, target.isa(), wanted):
         asked = replace(asked, dtype="float32")
         return asked, _widened(select.executable(asked, wanted))
     return asked, select.executable(asked, wanted)
@@ -239,7 +238,7 @@ def _contiguous(a: Any) -> Any:
 
 
 def _name(dtype: np.dtype[Any]) -> str:
-    if dtype.name not in (*_FULL, *_HALF):
+    if dtype.name not in (*_FULL, *HALF):
         raise DTypeError(
             f"convolution: dtype {dtype.name} is not supported; use float32, float64, float16, bfloat16 or complex"
         )

@@ -28,6 +28,7 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
+from lucid.kernels.casting import HALF
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -59,7 +60,6 @@ BLOCK = 4096
 GRAIN = 16384
 _LINE_BYTES = 64
 _PLANS = 1024
-_HALF = {"float16", "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def stored_name(dtypes: Sequence[str]) -> str:
 def compute_type(dtypes: Sequence[str]) -> Type:
     """The element type that a formula computes in: that of its floating-point arrays, float32 for half precision."""
     floating = {d for d in dtypes if d != "bool"}
-    half = floating & _HALF
+    half = floating.intersection(HALF)
     if len(floating - {"float32"} if half else floating) != 1 or not floating <= {"float32", "float64", *half}:
         raise DTypeError(
             f"elementwise: dtypes {', '.join(dtypes)}; all must be float32 or all float64, or one half precision "

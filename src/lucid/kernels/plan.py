@@ -112,20 +112,21 @@ class Problem:
     @property
     def traffic_bytes(self) -> int:
         """x, w and y, each touched once."""
-        x = self.batch * self.c_in * prod(self.size)
-        y = self.batch * self.c_out * self.pixels
-        return self.itemsize * (x + y + self.c_out * self.group_in * self.spec.taps)
+        return self.itemsize * sum(self._result_elements.values())
 
     @property
     def written_bytes(self) -> int:
         """Of the traffic, the role's result."""
-        weights = self.c_out * self.group_in * self.spec.taps
-        sizes = {
+        return self.itemsize * self._result_elements[self.role]
+
+    @property
+    def _result_elements(self) -> dict[Role, int]:
+        """Elements of y, x and w, each the result of a role."""
+        return {
             "forward": self.batch * self.c_out * self.pixels,
             "grad_input": self.batch * self.c_in * prod(self.size),
-            "grad_weight": weights,
+            "grad_weight": self.c_out * self.group_in * self.spec.taps,
         }
-        return self.itemsize * sizes[self.role]
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def test_rows_are_held_to_the_best_peaks_of_the_run() -> None:
     (layer,) = suite("rn 3x3 64@56")
     rows = [Row(layer.short_name, "forward", 1.0, {"lucid": 0.01}) for _ in range(2)]
     for row, peak, copy in zip(rows, (100.0, 500.0), (50.0, 20.0), strict=True):
-        row.peak_gflop_per_s, row.copy_gb_per_s, row.peaks = peak, copy, {"fill_gb_per_s": copy}
+        row.peaks = Roofline(2, peak, copy, copy)
     hold_to_best(rows, [layer], "lucid")
     for row in rows:
         assert (row.peak_gflop_per_s, row.copy_gb_per_s) == (500.0, 50.0)

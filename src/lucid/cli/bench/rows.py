@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import reduce
 from statistics import median
 
 from lucid.cli.bench import oracle
@@ -13,7 +14,6 @@ from lucid.cli.bench.turns import Effort, Ratio, check, geometric_mean, ratios, 
 from lucid.cli.bench.worker import Worker
 from lucid.kernels import roofline
 from lucid.kernels.roofline import Roofline
-from lucid.kernels.runtime import threads
 
 MODES = {"forward": False, "forward+backward": True}
 WITH_PLANS = ("lucid", "kernels")  #: the libraries that can say how much memory their plans take
@@ -35,7 +35,7 @@ class Row:
     rounds: int = 0
     roofline: float | None = None
     reached: float | None = None
-    peaks: dict[str, float] = field(default_factory=dict)
+    peaks: Roofline | None = None
     workspace_bytes: int = 0
     flop_per_byte: float = 0.0
     peak_gflop_per_s: float = 0.0
@@ -62,8 +62,7 @@ def measure(layer: Layer, mode: str, workers: dict[str, Worker], base: str, effo
     row.rounds = len(times[base])
     row.ratio = ratios(times, base)
     own = before.best(roofline.measure())
-    row.peaks, row.reached = asdict(own), layer.reach_s(own, backward) / row.median_s[base]
-    row.peak_gflop_per_s, row.copy_gb_per_s = own.gflop_per_s, own.copy_gb_per_s
+    row.peaks, row.reached = own, layer.reach_s(own, backward) / row.median_s[base]
     row.flop_per_byte = layer.flops / layer.traffic_bytes
     if base in WITH_PLANS:
         row.workspace_bytes = workers[base].ask("workspace_bytes")
@@ -79,12 +78,7 @@ def hold_to_best(rows: list[Row], layers: list[Layer], base: str) -> None:
     timed = [row for row in rows if base in row.median_s]
     if not timed:
         return
-    peaks = Roofline(
-        threads.get_num_threads(),
-        max(row.peak_gflop_per_s for row in timed),
-        max(row.copy_gb_per_s for row in timed),
-        max(row.peaks["fill_gb_per_s"] for row in timed),
-    )
+    peaks = reduce(Roofline.best, (row.peaks for row in timed if row.peaks))
     for row in timed:
         row.peak_gflop_per_s, row.copy_gb_per_s = peaks.gflop_per_s, peaks.copy_gb_per_s
         row.roofline = by_name[row.layer].limit_s(peaks, MODES[row.mode]) / row.median_s[base]

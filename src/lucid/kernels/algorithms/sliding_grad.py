@@ -24,7 +24,7 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.depthwise_grad import rows_adder
-from lucid.kernels.algorithms.sliding_kernel import Row
+from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, Row
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -49,8 +49,6 @@ from lucid.kernels.plan import Problem
 
 _LEAST_TASKS = 8
 _MOST_DOWN = 4
-_AHEAD_ROWS = 16
-_ROOMY = 26  # registers, as in ``sliding_kernel``
 _PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
 
 
@@ -110,7 +108,7 @@ class SlidingGrad:
     def cycles(self) -> float:
         """Expected, of one thread; fitted to 86 tiles in the second cache, 76 % of them within 10 %."""
         p, across = self.problem, len(self.tile.across)
-        crowded = 0.38 * max(0, self.tile.registers(self.lanes) - _ROOMY)
+        crowded = 0.38 * max(0, self.tile.registers(self.lanes) - ROOMY)
         strip = 0.0
         for *_, downs in self.passes:
             row = 2.2 + 0.34 * across * downs + crowded + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
@@ -234,8 +232,8 @@ def _write_run(module: Module, element: Type, tile: GradTile, lanes: int, downs:
         older = [upstream(first, k, some) for k in range(1, held + 1)]
         with f.loop(first, stop, carry=[*older, *sums]) as q:
             older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
-            x.prefetch(a.x_row * _AHEAD_ROWS)
-            a.g.prefetch((q.i + _AHEAD_ROWS) * a.g_row)
+            x.prefetch(a.x_row * AHEAD_ROWS)
+            a.g.prefetch((q.i + AHEAD_ROWS) * a.g_row)
             live = [inside] * downs
             if held < downs - 1:
                 live = [lanes_below(f, select((q.i - k).ult(a.oh), a.left, 0), lanes, i32) for k in range(downs)]

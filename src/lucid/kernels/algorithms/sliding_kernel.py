@@ -44,10 +44,10 @@ from lucid.kernels.plan import Epilogue
 #: Numbers of w that are held in registers through all steps; more are read where they are used.
 _HELD = 12
 
-_ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
+ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
 
 #: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
-_AHEAD_ROWS = 16
+AHEAD_ROWS = 16
 
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
 _NUMBERS = (
@@ -149,7 +149,7 @@ class Slide:
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
         loaded = self.numbers if self.several or self.numbers > _HELD else 0
         source = 0.29 * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
-        source += 0.72 * max(0, registers - _ROOMY)
+        source += 0.72 * max(0, registers - ROOMY)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
         return sources * source + 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
 
@@ -292,7 +292,7 @@ class _Strip:
             here = there
         here = here.at(self.a.column)
         for k in range(self.tile.vectors * self.tile.stride[1]):
-            here.prefetch(self.a.w * _AHEAD_ROWS + k * self.lanes)
+            here.prefetch(self.a.w * AHEAD_ROWS + k * self.lanes)
         return here
 
     def _finish(self, q: Value, phase: int, sums: list[Value]) -> None:
