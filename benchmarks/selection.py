@@ -212,7 +212,7 @@ def main() -> int:
     print(table_text(header, tables, []))
     if options.out:
         data: dict[str, Any] = {"rows": records}
-        write_results(options.out, header, json.loads(json.dumps(data)), tables, [])
+        write_results(options.out, "Selection", header, json.loads(json.dumps(data)), tables, [])
     return 0
 
 

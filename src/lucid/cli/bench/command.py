@@ -31,6 +31,7 @@ from lucid.kernels.target import cores, using
 
 WRONG_RESULTS = 1
 INTERRUPTED = 130
+TITLES = {"layers": "Layers", "heldout": "Held-out layers"}  #: of the result files, by suite
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -121,7 +122,8 @@ def _write(
     """The result files; the picture too where Matplotlib is there to draw it."""
     records: list[dict[str, Any]] = [asdict(row) for row in rows]
     data = {"header": asdict(header), "base": options.base, "rows": records}
-    files = write_results(options.out, header, data, tables, faults)
+    title = TITLES[options.suite] + (f", held to {options.isa.upper()}" if options.isa else "")
+    files = write_results(options.out, title, header, data, tables, faults)
     if find_spec("matplotlib") is None:
         print("no picture without Matplotlib: pip install matplotlib", file=sys.stderr)
     elif any(row.ratio for row in rows):

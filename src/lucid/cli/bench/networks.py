@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,16 @@ class Network:
     build: Callable[[Any], Any]
     shape: tuple[int, ...]
     classes: int = 0
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "SGD", "momentum": 0.9})
+
+
+def _digits(library: Any) -> Any:
+    """As for scikit-learn's handwritten digits, of 8 by 8 pixels."""
+    nn = library.nn
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 4 * 4, 10),
+    )  # fmt: skip
 
 
 def _residual(library: Any, rank: int, kernel: int) -> type:
@@ -161,10 +171,18 @@ def _hifigan(library: Any) -> Any:
     )  # fmt: skip
 
 
+DIGITS = Network(_digits, (64, 1, 8, 8), 10, {"name": "Adam"})
+
 NETWORKS: dict[str, Network] = {
+    "digits, batch 64": DIGITS,
     "ResNet-18, batch 8, 224²": Network(_resnet18, (8, 3, 224, 224), 1000),
     "MobileNetV2, batch 8, 224²": Network(_mobilenet_v2, (8, 3, 224, 224), 1000),
     "Conv-TasNet-like, 4 × 1 s at 16 kHz": Network(_conv_tasnet, (4, 1, 16000)),
     "1-D ResNet, 32 × 5000": Network(_resnet_1d, (32, 12, 5000), 9),
     "HiFi-GAN generator, 100 frames": Network(_hifigan, (1, 80, 100)),
+}
+# As they serve: an image at a time.
+SINGLE: dict[str, Network] = {
+    "ResNet-18, one image, 224²": Network(_resnet18, (1, 3, 224, 224), 1000),
+    "MobileNetV2, one image, 224²": Network(_mobilenet_v2, (1, 3, 224, 224), 1000),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lucid.cli.bench.networks import NETWORKS, Network
+from lucid.cli.bench.networks import DIGITS, NETWORKS, SINGLE, Network
 from lucid.cli.bench.peers import Prepared
 
 # A training step differs between float32 and float64 by rounding, amplified by a few layers.
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One of ``PROGRAMS`` or ``TRAININGS``. ``results`` names what a call returns."""
+    """One of ``PROGRAMS``, ``TRAININGS`` or ``INFERENCES``. ``results`` names what a call returns."""
 
     name: str
     results: tuple[str, ...]
@@ -32,7 +32,7 @@ class Program:
 def prepare(program: Program, library: Any, dtype: type[np.floating[Any]] = np.float32) -> Prepared:
     """The program on ``library``, the module ``torch`` or ``lucid``, with the same numbers in both."""
     rng = np.random.default_rng(zlib.crc32(program.name.encode()))
-    make = (PROGRAMS | TRAININGS)[program]
+    make = (PROGRAMS | TRAININGS | INFERENCES)[program]
     call = make(library, lambda *shape: library.from_numpy(rng.standard_normal(shape).astype(dtype)), rng)
 
     def fetch(results: tuple[Any, ...]) -> dict[str, np.ndarray]:
@@ -71,28 +71,10 @@ def _step(network: Any, optimizer: Any, criterion: Any, x: Any, y: Any) -> Call:
     return call
 
 
-def _digits_step(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
-    nn = library.nn
-    network = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(64, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64 * 4 * 4, 10),
-    )
-    network = _with_weights(network, normal)
-    optimizer = library.optim.Adam(network.parameters(), lr=1e-5)
-    x, y = normal(64, 1, 8, 8), library.from_numpy(rng.integers(0, 10, 64))
-    return _step(network, optimizer, nn.CrossEntropyLoss(), x, y)
-
-
-def _network_step(found: Network, library: Any, normal: Normal, rng: np.random.Generator) -> Call:
+def _train(found: Network, library: Any, normal: Normal, rng: np.random.Generator) -> Call:
     network = _with_weights(found.build(library), normal)
-    optimizer = library.optim.SGD(network.parameters(), lr=1e-5, momentum=0.9)
+    options = dict(found.optimizer)
+    optimizer = getattr(library.optim, options.pop("name"))(network.parameters(), lr=1e-5, **options)
     x = normal(*found.shape)
     if found.classes:
         y = library.from_numpy(rng.integers(0, found.classes, found.shape[0]))
@@ -100,6 +82,16 @@ def _network_step(found: Network, library: Any, normal: Normal, rng: np.random.G
     with library.no_grad():
         y = normal(*network(x).shape)
     return _step(network, optimizer, library.nn.L1Loss(), x, y)
+
+
+def _infer(found: Network, library: Any, normal: Normal, rng: np.random.Generator) -> Call:
+    network, x = _with_weights(found.build(library), normal).eval(), normal(*found.shape)
+
+    def call() -> tuple[Any, ...]:
+        with library.inference_mode():
+            return (network(x),)
+
+    return call
 
 
 def _tiny_forward(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
@@ -128,11 +120,15 @@ def _tiny_both(library: Any, normal: Normal, rng: np.random.Generator) -> Call:
 Make = Callable[[Any, Normal, np.random.Generator], Call]
 
 PROGRAMS: dict[Program, Make] = {
-    Program("digits train step, batch 64", ("loss",)): _digits_step,
+    Program("digits train step, batch 64", ("loss",)): partial(_train, DIGITS),
     Program("Conv1d(1, 8, 3) on (4, 1, 16), no_grad", ("y",)): _tiny_forward,
     Program("Conv1d(1, 8, 3) on (4, 1, 16), forward+backward", ("y", "x", "w", "bias")): _tiny_both,
 }
 
+# What a network is asked for tells its inference from its training.
+INFERENCES: dict[Program, Make] = {
+    Program(name, ("y",)): partial(_infer, network) for name, network in (NETWORKS | SINGLE).items()
+}
 TRAININGS: dict[Program, Make] = {
-    Program(name, ("loss",)): partial(_network_step, network) for name, network in NETWORKS.items()
+    Program(name, ("loss",)): partial(_train, network) for name, network in NETWORKS.items()
 }

@@ -109,13 +109,13 @@ def _markdown(table: Table) -> str:
 
 
 def write_results(
-    path: Path, header: Header, data: dict[str, Any], tables: list[Table], faults: list[str]
+    path: Path, title: str, header: Header, data: dict[str, Any], tables: list[Table], faults: list[str]
 ) -> list[Path]:
     """The same figures twice: ``path`` with .json for programs, with .md for people."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     note = "× is another library's time over Lucid's, the median over rounds of taking turns: above 1, Lucid is faster."
-    parts = [f"# {path.stem}", header.line(), note, *map(_markdown, tables)]
+    parts = [f"# {title}", header.line(), note, *map(_markdown, tables)]
     if faults:
         parts.append("## failed\n\n" + "\n".join(f"- {fault}" for fault in faults))
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", "utf-8")
