@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lucid
-from lucid.core.dtypes import DTYPES, as_dtype, of_numpy, promote_types, weak_result_type
+from lucid.core.dtypes import DTYPES, as_dtype, is_floating, of_numpy, promote_types, weak_result_type, widened
 from lucid.core.errors import DTypeError
 
 
@@ -96,3 +96,12 @@ def test_promotion_is_a_lattice():
         for b in DTYPES:
             both = promote_types(a, b)
             assert promote_types(both, a) is both and promote_types(both, b) is both
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=repr)
+def test_half_precision_is_computed_in_float32_and_all_else_in_itself(dtype) -> None:
+    assert is_floating(dtype.numpy) == dtype.is_floating_point
+    array = np.ones(2, dtype.numpy)
+    wide = widened(array)
+    half = dtype in (lucid.float16, lucid.bfloat16)
+    assert wide.dtype == np.float32 if half else wide is array

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lucid.autograd import quiet
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, wrap
+from lucid.core import quiet
 from lucid.core.errors import GradientError, ShapeError
 
 _IMPLICIT = ("ones", "scalar")

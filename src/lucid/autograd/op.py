@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lucid.autograd import quiet
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Array, Edge, Node, Saved, Tracked, View, edge_of, placed, saved_array, wrap
+from lucid.core import quiet
 from lucid.core.errors import GradientError, ShapeError
 
 _HAS_VARIADIC = 0x04  # inspect.CO_VARARGS; inspect.signature would take 10 ms for all the rows there are

@@ -159,6 +159,21 @@ def weak_result_type(strong: DType, weak: DType) -> DType:
     return promote_types(strong, weak)
 
 
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether an array's elements are real floating point numbers. bfloat16 is one of NumPy's "V"."""
+    return dtype.kind in "fV"
+
+
+def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What an array's numbers are computed in: float32 for half precision."""
+    return float32.numpy if dtype.itemsize == 2 and is_floating(dtype) else dtype
+
+
+def widened(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array in the type that its numbers are computed in; itself where that is its own."""
+    return array.astype(computed(array.dtype), copy=False)
+
+
 def scalar_dtype(value: bool | int | float | complex) -> DType:
     """The type a Python scalar becomes."""
     return _BY_PYTHON[bool if isinstance(value, bool) else type(value)]

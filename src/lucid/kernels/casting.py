@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core import quiet
 from lucid.kernels import jit
 from lucid.kernels.ir import BY_DTYPE, Module, Type, convert, f32, i64, minimum, ptr
 from lucid.kernels.isa import ISA
@@ -38,7 +39,7 @@ def cast(source: Array, to: Array) -> None:
     """to[...] = source, for float32 and half precision on all threads, if both are large and contiguous."""
     plain = all(a.flags.c_contiguous and a.dtype.isnative and a.dtype.name in _NAMES for a in (source, to))
     if not plain or 2 * to.size <= _TASK:
-        with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+        with quiet.numpy():
             to[...] = source
         return
     pair = source.dtype.name, to.dtype.name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lucid.core import quiet
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import kept, settings, target
@@ -255,7 +256,7 @@ def _complex(
         return call.compute()(a, b, bias)  # type: ignore[no-any-return]
 
     more = (None, None) if bias is None else (bias.real, bias.imag)
-    with np.errstate(all="ignore"):  # infinities and NaN are values here, not events
+    with quiet.numpy():
         above = real(a.real, b.real, more[0]) - real(a.imag, b.imag)
         beside = real(a.real, b.imag, more[1]) + real(a.imag, b.real)
     result = memory.empty(above.shape, a.dtype)

@@ -36,8 +36,8 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
-    f32,
     f64,
     i1,
     i8,
@@ -167,7 +167,7 @@ def compute_type(dtypes: Sequence[str]) -> Type:
             f"elementwise: dtypes {', '.join(dtypes)}; all must be float32 or all float64, or one half precision "
             "beside float32 (or bool)"
         )
-    return f32 if half else BY_DTYPE[floating.pop()]
+    return computed(BY_DTYPE[stored_name(dtypes)])
 
 
 def read(pointer: Pointer, index: Any, lanes: int, mask: Value | None) -> Value:
@@ -175,7 +175,7 @@ def read(pointer: Pointer, index: Any, lanes: int, mask: Value | None) -> Value:
     value = pointer.load(index, lanes, mask)
     if pointer.pointee is i8:
         return value.ne(0)
-    return convert(value, f32) if pointer.pointee.bits == 16 else value
+    return convert(value, computed(pointer.pointee))
 
 
 def write(pointer: Pointer, value: Value, index: Any, mask: Value | None, stream: bool = False) -> None:

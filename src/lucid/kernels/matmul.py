@@ -14,10 +14,9 @@ from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import product, slim
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.casting import as_type, cast
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory, threads

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
+from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError
 from lucid.kernels import activations
 from lucid.kernels.elementwise import Elementwise
@@ -78,10 +79,7 @@ def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]
 
 def _rounded_once(function: Callable[..., Array], *arrays: Array) -> Array:
     """The 16-bit types go through float32."""
-    dtype = arrays[0].dtype
-    if dtype.itemsize == 2:
-        return function(*(a.astype(np.float32) for a in arrays)).astype(dtype)
-    return function(*arrays).astype(dtype, copy=False)
+    return function(*map(widened, arrays)).astype(arrays[0].dtype, copy=False)
 
 
 def _gelu(x: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.core.dtypes import computed
 from lucid.core.errors import ShapeError
 from lucid.ops.common import method, sizes_of
 
@@ -20,8 +21,7 @@ def sum_forward_to(x: Array, shape: tuple[int, ...]) -> Array:
     """``sum_to`` of arrays."""
     lead = x.ndim - len(shape)
     grown = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
-    wide = np.float32 if x.dtype.itemsize == 2 else None
-    total: Array = np.add.reduce(x, axis=grown, dtype=wide)
+    total: Array = np.add.reduce(x, axis=grown, dtype=computed(x.dtype))
     return total.astype(x.dtype, copy=False).reshape(shape)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from lucid.autograd import Op, apply
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import placed, wrap
+from lucid.core import quiet
 from lucid.core.errors import DTypeError, GradientError, ShapeError
 from lucid.ops import compare, elementwise, index
 from lucid.ops.common import cast, method, owns_alone
@@ -72,7 +73,7 @@ def _fits(name: str, x: Any, value: Array) -> None:
 
 
 def _write(x: Any, value: Array) -> None:
-    with np.errstate(all="ignore"):
+    with quiet.numpy():
         np.copyto(x._array, value, casting="unsafe")
     x._version[0] += 1
 
@@ -227,7 +228,7 @@ def setitem(x: Any, where: Any, value: Any) -> None:
             value = cast(value, x.dtype) if isinstance(value, Tensor) else value
             _move(x, "setitem", apply(index.write, _was(x), value, index=chosen))
         else:
-            with np.errstate(all="ignore"):
+            with quiet.numpy():
                 x._array[chosen] = value._array if isinstance(value, Tensor) else value
             x._version[0] += 1
     except ValueError as error:

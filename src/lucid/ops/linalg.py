@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.core.dtypes import is_floating, widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, axis, conj, method, same_dtype
@@ -22,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 def _matmul_forward(a: Array, b: Array) -> Array:
-    return native_matmul()(a, b) if a.dtype.kind in "fV" else np.matmul(a, b)
+    return native_matmul()(a, b) if is_floating(a.dtype) else np.matmul(a, b)
 
 
 @cache
@@ -174,9 +175,7 @@ def trace(x: Any) -> Any:
 
 
 def _einsum_forward(*xs: Array, equation: str) -> Array:
-    narrow = xs[0].dtype.itemsize == 2 and xs[0].dtype.kind in "fV"
-    arrays = [x.astype(np.float32) for x in xs] if narrow else xs
-    out = np.einsum(equation, *arrays, optimize=len(xs) > 1)
+    out = np.einsum(equation, *map(widened, xs), optimize=len(xs) > 1)
     return np.asarray(out).astype(xs[0].dtype, copy=False)
 
 

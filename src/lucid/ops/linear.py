@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.core.dtypes import is_floating
 from lucid.ops.linalg import matmul, native_matmul
 from lucid.tensor import Tensor
 
@@ -20,7 +21,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _forward(x: Array, w: Array, bias: Array | None) -> Array:
-    if x.dtype.kind in "fV":
+    if is_floating(x.dtype):
         return native_matmul()(x, w.T, bias)
     y = x @ w.T
     return y if bias is None else y + bias

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
+from lucid.core.dtypes import computed, widened
 from lucid.core.errors import DTypeError
 from lucid.kernels import softmax as kernels
 from lucid.kernels.rows import Rows
@@ -60,10 +61,6 @@ def _checked(caller: str, x: Tensor, dim: int) -> int:
     return axis(caller, dim, x.ndim)
 
 
-def _wide(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
-
-
 def _row(kernel: Rows, *arrays: Array, axis: int) -> Array:
     result: Array = kernel(*arrays, axes=(axis % arrays[0].ndim,))
     return result
@@ -72,7 +69,7 @@ def _row(kernel: Rows, *arrays: Array, axis: int) -> Array:
 def _softmax_forward(x: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, x):
         return _row(kernels.softmax, x, axis=axis)
-    wide = _wide(x)
+    wide = widened(x)
     y: Array = np.exp(wide - wide.max(axis, keepdims=True))
     y /= y.sum(axis, keepdims=True)
     return y.astype(x.dtype, copy=False)
@@ -81,7 +78,7 @@ def _softmax_forward(x: Array, *, axis: int) -> Array:
 def _log_softmax_forward(x: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, x):
         return _row(kernels.log_softmax, x, axis=axis)
-    wide = _wide(x)
+    wide = widened(x)
     y: Array = wide - wide.max(axis, keepdims=True)
     y -= np.log(np.exp(y).sum(axis, keepdims=True))
     return y.astype(x.dtype, copy=False)
@@ -90,8 +87,8 @@ def _log_softmax_forward(x: Array, *, axis: int) -> Array:
 def _log_softmax_grad_forward(h: Array, y: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, h, y):
         return _row(kernels.log_softmax_grad, h, y, axis=axis)
-    g = _wide(h)
-    result: Array = (g - np.exp(_wide(y)) * g.sum(axis, keepdims=True)).astype(h.dtype, copy=False)
+    g = widened(h)
+    result: Array = (g - np.exp(widened(y)) * g.sum(axis, keepdims=True)).astype(h.dtype, copy=False)
     return result
 
 
@@ -121,7 +118,7 @@ def _nll_forward(
     loss = np.where(kept, -factors * picked, log_p.dtype.type(0))
     if reduction == "none":
         return loss.reshape(target.shape)
-    total: Array = loss.sum(dtype=_sum_dtype(loss))
+    total: Array = loss.sum(dtype=computed(loss.dtype))
     return (total / factors.sum(dtype=total.dtype) if reduction == "mean" else total).astype(log_p.dtype)
 
 
@@ -132,7 +129,7 @@ def _nll_grad_forward(
     factors = _factors(where, kept, weight, h.dtype)
     scale = h.reshape(kept.shape) if reduction == "none" else h
     if reduction == "mean":
-        scale = (h / factors.sum(dtype=_sum_dtype(factors))).astype(h.dtype)
+        scale = (h / factors.sum(dtype=computed(factors.dtype))).astype(h.dtype)
     g = np.zeros((kept.shape[0], classes, kept.shape[1]), h.dtype)
     g[where] = np.where(kept, -factors * scale, h.dtype.type(0))
     return g.reshape(target.shape[0], classes, *target.shape[1:])
@@ -166,12 +163,12 @@ def _cross_entropy_grad_forward(
         g = _nll_grad_forward(h, target, weight, classes=x.shape[1], **options)
         return _log_softmax_grad_forward(g, _log_softmax_forward(x, axis=1), axis=1)
     classes, factors = _classes(x, target, weight, ignored)
-    scale = h.astype(_sum_dtype(h), copy=False)
+    scale = h.astype(computed(h.dtype), copy=False)
     if reduction == "mean":
         scale = scale / _taking_part(target, factors)
     if factors is not None:
         scale = np.where(classes.reshape(target.shape) < 0, scale.dtype.type(0), scale * factors)
-    scale = np.asarray(scale, _sum_dtype(x))
+    scale = np.asarray(scale, computed(x.dtype))
     if scale.ndim:
         scale = scale.reshape(classes.shape)
     result: Array = kernels.cross_entropy_grad(x, _columns(x), classes, scale, axes=(1,))
@@ -192,15 +189,15 @@ def _classes(x: Array, target: Array, weight: Array | None, ignored: int) -> tup
     count = x.shape[1]
     plain = weight is None and target.dtype == np.int64 and not 0 <= ignored < count
     if plain and target.size and target.view(np.uint64).max() < count:  # a negative number is a large one
-        return target.astype(_sum_dtype(x)).reshape(along), None
+        return target.astype(computed(x.dtype)).reshape(along), None
     where, kept = _positions(target, count, ignored, "cross_entropy")
-    classes = np.where(kept, where[1], -1).astype(_sum_dtype(x))
+    classes = np.where(kept, where[1], -1).astype(computed(x.dtype))
     return classes.reshape(along), _factors(where, kept, weight, x.dtype).reshape(target.shape)
 
 
 def _taking_part(target: Array, factors: Array | None) -> Any:
     """What "mean" divides by."""
-    return target.size if factors is None else factors.sum(dtype=_sum_dtype(factors))
+    return target.size if factors is None else factors.sum(dtype=computed(factors.dtype))
 
 
 @lru_cache(maxsize=64)
@@ -209,11 +206,7 @@ def _counted(count: int, axes: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _columns(x: Array) -> Array:
-    return _counted(x.shape[1], x.ndim - 2, _sum_dtype(x))
-
-
-def _sum_dtype(x: Array) -> np.dtype[Any]:
-    return np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
+    return _counted(x.shape[1], x.ndim - 2, computed(x.dtype))
 
 
 def _softmax_row(g: Tensor, out: Tensor, axis: int) -> Tensor:

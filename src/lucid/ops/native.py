@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core.dtypes import is_floating
 from lucid.kernels import arithmetic
 from lucid.kernels.elementwise import Elementwise
 
 Array = np.ndarray[Any, Any]
 Forward = Callable[..., Array]
-
-#: Of elements that kernels compute with. bfloat16 is one of NumPy's "V".
-_KINDS = "fV"
 
 #: NumPy takes at least so many times as long in half precision.
 _HALF_SLOWER = 16
@@ -27,7 +25,7 @@ _SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
 def _worth(least: int, x: Array) -> bool:
     """Whether an array is one of those, of which ``least`` elements of float32 or float64 are large enough."""
     large = x.size >= least or (x.dtype.itemsize == 2 and x.size >= least // _HALF_SLOWER)
-    return large and x.dtype.kind in _KINDS
+    return large and is_floating(x.dtype)
 
 
 def takes(least: int, *arrays: Array | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
+from lucid.core.dtypes import widened
 from lucid.core.geometry import Sizes
 from lucid.kernels import normalization
 from lucid.ops import native
@@ -56,7 +57,7 @@ def _forward(
 ) -> tuple[Array, Array, Array]:
     if native.takes(native.SEVERAL_PASSES, x, weight, bias):
         return normalization.standardize(x, weight, bias, axes, affine_shape, eps)
-    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    wide = widened(x)
     mean = _mean(wide, axes)
     y = wide - mean
     var = _mean(np.square(y), axes)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.core.dtypes import computed
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
 from lucid.kernels import pooling, reduction
 from lucid.ops import native
@@ -229,7 +230,7 @@ def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bo
         return pooling.avg_pool(x, spec, count_include_pad, divisor)
     around = _surrounded(x, spec, 0)
     taps = _taps(spec, spec.out_size(size))
-    total: Array = around[next(taps)].astype(_wide(x.dtype))
+    total: Array = around[next(taps)].astype(computed(x.dtype))
     for where in taps:
         total += around[where]
     total /= _divisors(size, spec, count_include_pad, divisor)
@@ -239,14 +240,9 @@ def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bo
 def _avg_grad_forward(h: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
     if native.takes(native.SEVERAL_PASSES // 4, h):
         return pooling.avg_pool_grad(h, spec, size, count_include_pad, divisor)
-    share = (h / _divisors(size, spec, count_include_pad, divisor)).astype(_wide(h.dtype), copy=False)
+    share = (h / _divisors(size, spec, count_include_pad, divisor)).astype(computed(h.dtype), copy=False)
     pieces = [share] * prod(spec.kernel)
     return _scattered(pieces, size, spec, spec.out_size(size)).astype(h.dtype, copy=False)
-
-
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type sums are kept in."""
-    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 _avg_pool = Op(
@@ -280,7 +276,7 @@ def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
         axes = tuple(range(x.ndim - len(size), x.ndim))
         mean: Array = reduction.scaled_sum(x, axes=axes, factor=1.0 / prod(size))
         return mean.reshape(*mean.shape, *out_size)
-    y = x.astype(_wide(x.dtype), copy=False)
+    y = x.astype(computed(x.dtype), copy=False)
     for axis, (n, o) in enumerate(zip(size, out_size, strict=True), start=-len(size)):
         y = np.concatenate([y[_along(axis, w)].mean(axis, keepdims=True) for w in adaptive_windows(n, o)], axis)
     return y.astype(x.dtype, copy=False)
@@ -289,7 +285,7 @@ def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
 def _adaptive_grad_forward(h: Array, *, size: Sizes, out_size: Sizes) -> Array:
     if native.takes(native.SEVERAL_PASSES // 4, h) and prod(out_size) > 1 and (windows := _even(size, out_size)):
         return pooling.avg_pool_grad(h, windows, size, True, None)
-    y = h.astype(_wide(h.dtype), copy=False)
+    y = h.astype(computed(h.dtype), copy=False)
     for axis, (n, o) in enumerate(zip(size, out_size, strict=True), start=-len(size)):
         shape = list(y.shape)
         shape[axis] = n

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucid.autograd import Op, apply
-from lucid.core.dtypes import DTypeLike, as_dtype
+from lucid.core.dtypes import DTypeLike, as_dtype, computed, widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import reduction
 from lucid.ops import native
@@ -55,7 +55,7 @@ def _wide(x: Array) -> Any:
     """The dtype to add up in: float32 for 16-bit floats, int64 for integers."""
     if x.dtype.kind in "biu":
         return np.int64
-    return np.float32 if x.dtype.itemsize == 2 else None
+    return computed(x.dtype)
 
 
 def _narrowed(out: Any, x: Array) -> Array:
@@ -83,7 +83,7 @@ def _mean_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
 
 
 def _var_forward(x: Array, *, dims: Axes, keepdim: bool, correction: float) -> Array:
-    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    wide = widened(x)
     count = _count(x.shape, dims)
     away = wide - np.add.reduce(wide, axis=dims, keepdims=True) / (count or 1)
     squares = (away * away.conj()).real if x.dtype.kind == "c" else away * away
@@ -130,7 +130,7 @@ _amin = Op(
 
 
 def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
-    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    wide = widened(x)
     top = np.maximum.reduce(wide, axis=dims, keepdims=True)
     top = np.where(np.isfinite(top), top, wide.dtype.type(0))
     out = np.log(np.add.reduce(np.exp(wide - top), axis=dims, keepdims=True)) + top
@@ -152,7 +152,7 @@ _norm = Op("norm", lambda x, *, dims, keepdim: _norm_forward(x, dims, keepdim), 
 
 
 def _norm_forward(x: Array, dims: Axes, keepdim: bool) -> Array:
-    wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    wide = widened(x)
     squares = (wide * wide.conj()).real if x.dtype.kind == "c" else wide * wide
     out = np.sqrt(np.add.reduce(squares, axis=dims, keepdims=keepdim))
     return np.asarray(out) if x.dtype.kind == "c" else _narrowed(out, x)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import enable_grad
+from lucid.core import quiet
 from lucid.core.errors import GradientError
 from lucid.tensor import Tensor
 
@@ -80,7 +81,7 @@ class Optimizer:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                with np.errstate(all="ignore"):
+                with quiet.numpy():
                     self._update(group, params)
                 for p in params:
                     p._version[0] += 1

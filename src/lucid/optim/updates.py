@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lucid.core.dtypes import is_floating
 from lucid.kernels import update
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +31,7 @@ def _unless_native(kernel: Step) -> Callable[[Step], Step]:
         def step(*lists: Any, **options: Any) -> None:
             arrays = [a for entries in lists if entries is not None for a in entries if isinstance(a, np.ndarray)]
             dtypes = {a.dtype for a in arrays}
-            known = len(dtypes) == 1 and next(iter(dtypes)).kind in "fV"  # bfloat16 is one of NumPy's "V"
+            known = len(dtypes) == 1 and is_floating(next(iter(dtypes)))
             native = known and all(a.flags.c_contiguous for a in arrays)
             (kernel if native else plain)(*lists, **options)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd.tracked import Array, Tracked
-from lucid.core.dtypes import DTypeLike, as_dtype, of_numpy
+from lucid.core import quiet
+from lucid.core.dtypes import DTypeLike, as_dtype, is_floating, of_numpy
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels.casting import as_type
 
@@ -39,9 +40,9 @@ def cast_array(array: Array, dtype: np.dtype[Any]) -> Array:
     """The values in another dtype. A complex number becomes its real part, as a gradient of a real tensor must."""
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         array = array.real
-    if array.dtype.kind in "fV" and dtype.kind in "fV":
+    if is_floating(array.dtype) and is_floating(dtype):
         return as_type(array, dtype)
-    with np.errstate(all="ignore"):
+    with quiet.numpy():
         return array.astype(dtype)
 
 

@@ -28,7 +28,7 @@ def test_one_layer_alone_is_checked_timed_and_written(tmp_path: Path, capsys: py
     for row in data["rows"]:
         assert row["median_s"]["lucid"] > 0 and row["roofline"] > 0 and row["reached"] > 0 and not row["faults"]
         assert row["flop_per_byte"] == pytest.approx(2 * 4 * 8 * 3 * 16 / (4 * (4 * 16 + 8 * 3 + 4 * 8 * 16)))
-    assert out.with_suffix(".md").read_text("utf-8").startswith("# tiny\n")
+    assert out.with_suffix(".md").read_text("utf-8").startswith("# Layers\n")
 
 
 def test_a_peer_that_is_not_installed_is_named_with_its_command(

@@ -13,6 +13,14 @@ def test_networks_are_those_of_their_papers(name, count):
     assert sum(p.numel() for p in network.build(lucid).parameters()) == count
 
 
+def test_inference_of_a_network_leaves_no_graph_and_says_the_same_twice():
+    program = next(p for p in programs.INFERENCES if p.name.startswith("digits"))
+    prepared = programs.prepare(program, lucid)
+    (y,) = prepared.call()
+    assert y.shape == (64, 10) and not y.requires_grad
+    assert (prepared.fetch((y,))["y"] == prepared.fetch(prepared.call())["y"]).all()
+
+
 def test_a_training_step():
     program = next(p for p in programs.TRAININGS if p.name.startswith("HiFi"))
     prepared = programs.prepare(program, lucid)

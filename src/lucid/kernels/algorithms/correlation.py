@@ -28,10 +28,9 @@ from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.correlation_kernel import write
 from lucid.kernels.algorithms.correlation_tile import Tile
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window
 from lucid.kernels.epilogue import sources
-from lucid.kernels.ir import BY_DTYPE, Type
+from lucid.kernels.ir import BY_DTYPE, Type, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import RANK, Problem

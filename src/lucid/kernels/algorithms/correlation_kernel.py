@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from lucid.kernels.algorithms.correlation_tile import Tile, source_type, write_tile
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import (
     GEOMETRY,
     call_fill_frame,
@@ -19,6 +18,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
     i64,
     lanes_below,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import product
 
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.epilogue import Arrays, Destination, parameters
 from lucid.kernels.ir import (
     Function,
@@ -23,6 +22,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     fma,
     i64,
     interleave,

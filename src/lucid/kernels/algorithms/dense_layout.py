@@ -14,7 +14,7 @@ from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
 from lucid.kernels.algorithms.tile import AnyTile
-from lucid.kernels.ir import Pointer, Type, Value, f32, i8, ptr
+from lucid.kernels.ir import Pointer, Value, i8, ptr
 
 #: Numbers of a problem that all its phases share, and where the kernel's parts are. Sizes are in elements but where
 #: they say bytes.
@@ -246,11 +246,6 @@ class PhaseRecord:
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)
-
-
-def computed(stored: Type) -> Type:
-    """The type that is computed in: half precision is widened as it is gathered and rounded once, on the way out."""
-    return f32 if stored.bits == 16 else stored
 
 
 def read_shape(shape: Pointer, names: str) -> dict[str, Value]:

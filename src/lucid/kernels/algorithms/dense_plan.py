@@ -17,7 +17,6 @@ from lucid.kernels.algorithms.dense_layout import (
     Blocking,
     Cut,
     Shape,
-    computed,
     packed_elements,
     row_blocks,
     scratch_layout,
@@ -25,7 +24,7 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
-from lucid.kernels.ir import BY_DTYPE, Type
+from lucid.kernels.ir import BY_DTYPE, Type, computed
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem

@@ -28,7 +28,6 @@ from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import (
     GEOMETRY,
     Cut,
@@ -44,6 +43,7 @@ from lucid.kernels.ir import (
     Module,
     Type,
     Value,
+    computed,
     convert,
     fma,
     i32,

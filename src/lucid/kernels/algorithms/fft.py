@@ -18,10 +18,9 @@ from math import ceil, log2, prod
 
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.base import Executable, far_bytes
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
 from lucid.kernels.algorithms.fft_region import FourierConvolution
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
 

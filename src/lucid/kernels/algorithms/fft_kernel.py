@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.fft_rows import ROW, write_load, write_place, write_store
 from lucid.kernels.algorithms.fft_transform import times, write_transform
 from lucid.kernels.algorithms.frames import read_fields
@@ -27,6 +26,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
     fma,
     i8,

@@ -22,7 +22,6 @@ import numpy as np
 
 from lucid.core.geometry import ConvSpec, Sizes, window_extent
 from lucid.kernels import jit
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -30,6 +29,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
     i64,
     lanes_below,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lucid.kernels.ir import Type, Value, bf16, bf16_dot, bitcast, convert, f32, fma, i16, i32, vec
+from lucid.kernels.ir import Type, Value, bf16, bf16_dot, bitcast, computed, convert, fma, i16, i32, vec
 from lucid.kernels.isa import ISA
 
 
@@ -30,7 +30,7 @@ class Grain:
     @property
     def sums(self) -> Type:
         """The type of the sums."""
-        return f32 if self.stored.bits == 16 else self.stored
+        return computed(self.stored)
 
     @property
     def packed(self) -> Type:

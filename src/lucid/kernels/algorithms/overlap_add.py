@@ -21,10 +21,9 @@ from math import ceil
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_plan, overlap_kernel
 from lucid.kernels.algorithms.base import Executable
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
 from lucid.kernels.algorithms.tile import Tile, fitting
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import implicit_gemm, pixel_panels
-from lucid.kernels.algorithms.dense_layout import FIELDS, computed
+from lucid.kernels.algorithms.dense_layout import FIELDS
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.overlap_layout import (
     ARRAYS,
@@ -42,6 +42,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
     i8,
     i32,

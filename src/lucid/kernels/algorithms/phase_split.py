@@ -25,10 +25,9 @@ from math import prod
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.pixel_panels import Axis, Phase, joined, taps
 from lucid.kernels.algorithms.tile import fitting
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 

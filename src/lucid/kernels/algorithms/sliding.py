@@ -18,10 +18,9 @@ from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.sliding_kernel import Slide, write
 from lucid.kernels.epilogue import is_short, sources
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Plan, Problem

@@ -22,7 +22,6 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.depthwise_grad import rows_adder
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, Row
 from lucid.kernels.ir import (
@@ -31,6 +30,7 @@ from lucid.kernels.ir import (
     Module,
     Type,
     Value,
+    computed,
     convert,
     fma,
     i32,

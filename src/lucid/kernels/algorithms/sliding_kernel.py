@@ -15,7 +15,6 @@ from itertools import product
 from typing import Any
 
 from lucid.kernels.algorithms.correlation_kernel import widened
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.epilogue import Arrays, parameters
 from lucid.kernels.ir import (
     Function,
@@ -23,6 +22,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
     deinterleave,
     fma,

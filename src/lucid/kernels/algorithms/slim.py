@@ -10,12 +10,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.ir import (
     Function,
     Module,
     Type,
     Value,
+    computed,
     convert,
     fma,
     i64,

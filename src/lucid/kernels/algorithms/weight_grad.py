@@ -30,11 +30,10 @@ from math import ceil, prod
 
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms.base import Executable, address, useful_threads
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Plan, Problem

@@ -13,11 +13,10 @@ import numpy as np
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
 from lucid.kernels.algorithms.base import memory_cycles
-from lucid.kernels.algorithms.dense_layout import computed
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
-from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Problem
 

@@ -1,7 +1,23 @@
 """A thin, typed layer that writes LLVM text: Python's operators are the instructions, ``with`` makes the loops."""
 
 from lucid.kernels.ir.builder import ENTRY, Function, Loop, Module
-from lucid.kernels.ir.types import BY_DTYPE, Type, bf16, f16, f32, f64, i1, i8, i16, i32, i64, ptr, vec, void
+from lucid.kernels.ir.types import (
+    BY_DTYPE,
+    Type,
+    bf16,
+    computed,
+    f16,
+    f32,
+    f64,
+    i1,
+    i8,
+    i16,
+    i32,
+    i64,
+    ptr,
+    vec,
+    void,
+)
 from lucid.kernels.ir.values import (
     Pointer,
     Value,
@@ -40,8 +56,8 @@ from lucid.kernels.ir.vectors import (
 
 __all__ = [
     "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bf16_dot",
-    "bitcast", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor", "fma", "i1",
-    "i8", "i16", "i32", "i64", "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below", "lanes_inside",
-    "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat", "sqrt", "transpose",
-    "transpose_blocks", "vec", "vector_of", "void", "zeros",
+    "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
+    "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below",
+    "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat", "sqrt",
+    "transpose", "transpose_blocks", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

@@ -53,6 +53,11 @@ def vec(element: Type, lanes: int) -> Type:
     return Type(element.name, element.kind, element.bits, lanes)
 
 
+def computed(stored: Type) -> Type:
+    """The type that numbers are computed in: half precision is widened when it is read, and rounded when written."""
+    return f32 if stored.bits == 16 else stored
+
+
 def ptr(pointee: Type) -> Type:
     """A pointer to values of ``pointee``."""
     return Type("ptr", "ptr", 64, 1, pointee)

@@ -5,6 +5,8 @@ NumPy keeps what it does about them in a context variable. Which one, and the va
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -37,3 +39,13 @@ _variable, _ignoring = _settings()
 begin = partial(_variable.set, _ignoring)
 #: As before ``begin``; call it whatever happens between.
 end = _variable.reset
+
+
+@contextmanager
+def numpy() -> Iterator[None]:
+    """Quiet inside a ``with``; what runs for every operation calls ``begin`` and ``end``."""
+    noise = begin()
+    try:
+        yield
+    finally:
+        end(noise)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from lucid.autograd import quiet
+from lucid.core import quiet
 
 
 def overflows() -> bool:
@@ -23,6 +23,13 @@ def test_numpy_is_quiet_between_begin_and_end() -> None:
     quiet.end(again)
     assert not overflows()
     quiet.end(noise)
+    assert overflows()
+
+
+def test_numpy_is_quiet_inside() -> None:
+    with pytest.raises(KeyError), quiet.numpy():
+        assert not overflows()
+        raise KeyError
     assert overflows()
 
 
