@@ -175,7 +175,7 @@ def packed_elements(shape: Shape, blocking: Blocking, taps: int) -> int:
     return shape.groups * row_blocks(shape, blocking.tile) * block_elements(shape, blocking, taps)
 
 
-def _weight_run(shape: Shape, weights: tuple[int, ...]) -> tuple[int, int]:
+def weight_run(shape: Shape, weights: tuple[int, ...]) -> tuple[int, int]:
     """How many weights of a row and channel lie in a regular run, and their step; none if taps are left out in between.
 
     A run goes on from channel to channel where the channels are as far apart as they are long.
@@ -241,7 +241,7 @@ class PhaseRecord:
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
-            *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *_weight_run(shape, weights),
+            *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
-from math import ceil, inf, log2, prod
+from math import ceil, inf, prod
 from typing import NamedTuple
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
-from lucid.kernels.algorithms import implicit_gemm, panels, pixel_panels
+from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels
+from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
     Cut,
@@ -31,8 +32,7 @@ from lucid.kernels.plan import Plan, Problem
 
 ALONE = (1, 1, 1)  #: no residues of any axis are rows side by side
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-#: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
-_STEPS = (1280, 640, 320)
+_STEPS = (MOST_STEPS, MOST_STEPS // 2, MOST_STEPS // 4)
 #: Spans for which weights are packed anew each, since the second reading costs as much.
 _LAZY_SPANS = 2
 _MANY_PIXELS = 60 << 10  # whole tiles of any width
@@ -47,34 +47,6 @@ _TASK_FLOPS = 1 << 20
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
-
-# Least squares over the plans of 39 layers, rounded, on a core at 4 GHz that issues two vector products a cycle; root
-# mean square of what they are off: 5 %.
-_CALL_NS = 2000.0
-#: A byte of x, w and y, up to half the third level cache and beyond.
-_NEAR_BYTE_NS, _FAR_BYTE_NS = 0.003, 0.023
-_PAIR_READS = 1.2  # two channels read at once, as so many
-_COST_NS = {
-    "product": 0.122,  # of vectors
-    "panel": 0.05,  # a vector of a panel, read for a tile
-    "gather": 0.7,  # a vector of a panel
-    "read": 0.33,  # a vector of x for it, and a shuffle
-    "pick": 0.5,  # a shuffle more for every doubling of the taps that are read at once
-    "copy": 3.5,  # a vector of single samples
-    "entry": 3.0,
-    "tile": 10.0,
-    "visit": 0.1,  # a vector of sums, to memory or from it
-    "visit from third cache": 3.0,  # where they wait for more channels and do not fit the second
-    "round": 0.07,  # an element on its way out
-    "interleave": 0.07,
-    "scatter": 0.35,
-    "scatter turned": 0.2,
-    "task": 90.0,
-    "weight from second cache": 0.016,
-    "weight from memory": 0.06,
-    "weight packed": 0.3,  # beforehand, to memory
-    "weight turned": 0.23,  # by the task that reads it next
-}
 
 
 def shape(problem: Problem, isa: ISA, residues: Sizes = ALONE) -> Shape:
@@ -177,107 +149,10 @@ def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
     return (width - layout.halo - tile.columns) // layout.pitch * ceil(layout.line / tile.columns)
 
 
-class _Times(NamedTuple):
-    """What a phase takes one thread, in ns: once, for every part of the rows, and if sums wait in the third cache."""
-
-    once: float
-    part: float
-    far: float
-    heights: int
-    waiting_bytes: int  #: of each height
-
-    def of(self, row_parts: int) -> float:
-        """With the rows in so many parts."""
-        far = self.waiting_bytes * ceil(self.heights / row_parts) > target.cpu().l2_bytes // 2
-        return self.once + row_parts * self.part + far * self.far
-
-
-class _Rates(NamedTuple):
-    """What a phase takes one thread with a tile, in ns, however its loops are cut."""
-
-    sizes: Shape
-    layout: Layout
-    tile: AnyTile
-    heights: int
-    once: float
-    across: float  #: a vector product of each row of tiles
-    block: float  #: a block of channels
-    far: float  #: the same, if sums wait in the third cache
-    gathered: float  #: a position of a line, or of a halo
-    span: float
-    lazy_span: float
-
-    @classmethod
-    def of(cls, sizes: Shape, layout: Layout, tile: AnyTile) -> _Rates:
-        """From the units of ``_COST_NS``."""
-        gathered_x, heights, groups = layout.gathered[2], row_blocks(sizes, tile), sizes.groups
-        tiles = layout.units * layout.lines * ceil(layout.line / tile.columns) * heights
-        passes = max(1.0, 0.5 + 0.5 * tile.lanes / gathered_x.positions)
-        entries = groups * layout.units * layout.gathered_taps * passes / tile.lanes
-        whole = not tile.over_channels and all(axis.contiguous for axis in layout.phase)
-        steps, read = sizes.elements * layout.taps, pixel_panels.reading(gathered_x, tile.lanes)
-        stored, weights = groups * tiles * tile.accumulators, groups * heights * tile.rows * steps
-        home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes * groups else "memory"
-        strided = "interleave" if sizes.stack > 1 else "scatter turned" if tile.over_channels else "scatter"
-        at_once = sizes.stored_whole or steps <= _STEPS[0]  # no sums wait for more channels before they are rounded
-        leaving = {"round" if whole else strided: 0 if whole and at_once else stored * tile.lanes}
-        reads = sizes.elements * (_PAIR_READS if sizes.grain.depth > 1 else 1)
-        rows = groups * layout.units * heights * steps
-        samples = {
-            "gather": 1.0,
-            "read": read.step / read.taps,
-            "pick": log2(read.taps),
-            "copy": 0.0 if read.step else 1.0,
-        }
-        return cls(
-            sizes,
-            layout,
-            tile,
-            heights,
-            once=_ns({"panel": rows * tile.loads(layout.unit), "visit": -stored, **leaving}),
-            across=_ns({"product": rows}),
-            block=_ns({"tile": groups * tiles, "visit": 2 * stored}),
-            far=_ns({"visit from third cache": stored}),
-            gathered=entries * (reads * _ns(samples) + _ns({"entry": 1 / read.taps})),
-            span=_ns({f"weight from {home}": weights}),
-            lazy_span=_ns({f"weight from {home}": weights, "weight turned": weights}),
-        )
-
-    @property
-    def least(self) -> float:
-        """What every cut takes."""
-        tile, layout = self.tile, self.layout
-        across = cover_products(tile, tile.rows, layout.unit)
-        samples = self.gathered * layout.lines * layout.pitch
-        return self.once + self.across * across + self.block + samples + self.span * layout.units
-
-    def times(self, cut_up: Blocking) -> _Times:
-        """Whatever the parts of the rows."""
-        tile, layout, cut, sizes = self.tile, self.layout, Cut.of(self.layout, cut_up), self.sizes
-        run, blocks = min(cut.span, layout.line), ceil(sizes.channels / cut_up.channels)
-        last = layout.unit - (cut.unit_spans - 1) * cut.span if run == cut.span else run
-        across = cover_products(tile, tile.rows, last)
-        across += (ceil(layout.unit / run) - 1) * cover_products(tile, tile.rows, run)
-        spans = cut.spans * (self.lazy_span if cut_up.lazy else self.span)
-        packed = packed_elements(sizes, cut_up, layout.taps) * _COST_NS["weight packed"]
-        samples = layout.lines * layout.pitch + cut.unit_spans * layout.halo
-        return _Times(
-            self.once + self.across * across + self.block * blocks + spans + packed,
-            self.gathered * samples + sizes.groups * cut.spans * _COST_NS["task"],
-            self.far * (blocks - 1),
-            self.heights,
-            cut.span * tile.rows * sizes.itemsize,
-        )
-
-
-def _ns(work: dict[str, float]) -> float:
-    """Time of one thread for so many of the units of ``_COST_NS``."""
-    return sum(count * _COST_NS[unit] for unit, count in work.items())
-
-
-def _profile(layout: Layout) -> tuple[object, ...]:
+def _profile(sizes: Shape, layout: Layout) -> tuple[object, ...]:
     """What the expected time depends on; phases of a stride are mostly alike in it."""
-    return layout.taps, layout.unit, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch
+    positions, packed = [axis.positions for axis in layout.phase], dense_cost.packed_by(sizes, layout)
+    return layout.taps, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch, *positions, packed
 
 
 def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residues: Sizes = ALONE) -> Plan:
@@ -313,17 +188,11 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residue
     )
 
 
-def traffic_ns(problem: Problem) -> float:
-    """Time of one thread for x, w and y, beyond what the gather and the tiles take."""
-    near = min(problem.traffic_bytes, target.cpu().l3_bytes // 2)
-    return near * _NEAR_BYTE_NS + (problem.traffic_bytes - near) * _FAR_BYTE_NS
-
-
 def least_ns(problem: Problem, isa: ISA, pairs: int) -> float:
     """What every plan takes where so many pairs of a position and a tap meet in an image and two channels."""
     sizes = shape(problem, isa)
     products = sizes.batch * sizes.groups * sizes.rows * sizes.elements * pairs / isa.lanes(sizes.grain.sums)
-    return _CALL_NS + traffic_ns(problem) + _ns({"product": products})
+    return dense_cost.CALL_NS + dense_cost.traffic_ns(problem) + dense_cost.ns({"product": products})
 
 
 class _Group(NamedTuple):
@@ -331,7 +200,7 @@ class _Group(NamedTuple):
 
     number: int
     layouts: Sequence[Layout]
-    rates: Sequence[tuple[int, _Rates]]
+    rates: Sequence[tuple[int, Rates]]
     least: float  #: ns that every cut takes
 
     @property
@@ -342,10 +211,10 @@ class _Group(NamedTuple):
 def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -> Iterator[_Group]:
     number = count()
     for layouts in _layouts(phases, sizes.batch):
-        kinds = {_profile(layout): layout for layout in layouts}
-        alike = Counter(_profile(layout) for layout in layouts)
+        kinds = {_profile(sizes, layout): layout for layout in layouts}
+        alike = Counter(_profile(sizes, layout) for layout in layouts)
         for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
-            rates = [(n, _Rates.of(sizes, kinds[profile], tile)) for profile, n in alike.items()]
+            rates = [(n, Rates.of(sizes, kinds[profile], tile)) for profile, n in alike.items()]
             yield _Group(next(number), layouts, rates, sum(n * each.least for n, each in rates))
 
 
@@ -353,7 +222,7 @@ def _best(
     problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]
 ) -> tuple[float, Blocking, Sequence[Layout]]:
     """The expected time, the blocks and the layouts of the cheapest plan."""
-    always_ns, found, fastest = _CALL_NS + traffic_ns(problem), [], inf
+    always_ns, found, fastest = dense_cost.CALL_NS + dense_cost.traffic_ns(problem), [], inf
     for group in sorted(_groups(problem, sizes, isa, phases), key=lambda group: group.least):
         if always_ns + group.least > fastest:
             break

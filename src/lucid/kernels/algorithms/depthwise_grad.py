@@ -66,6 +66,25 @@ _LONG_VECTORS = 3  # rows of at least so many vectors of taps are long
 _CHUNK_CYCLES = 40_000  # below this, more chunks cost more than they gain
 _PART_BYTES = 4 << 20  # all sums that wait to be added
 
+#: Cycles of one thread. Least squares over 118 random layers on a Zen 5 with AVX-512 at 4 GHz, rounded: half of them
+#: are within 15 %, four fifths within 30 %.
+_COST = {
+    "product": 1.1,  # what a tile takes in its loop
+    "long": 0.52,  # a lane of a vector of taps
+    "vector": 0.5,  # of pixels
+    "row": 2.9,  # of pixels, in a pass
+    "pass": 32.0,
+    "sum": 2.0,  # a vector of them, once a pass
+    "fill": 2.9,  # a vector of a frame
+    "fill split": 20.0,  # where single elements are dealt out by phase
+    "plane": 26.0,  # of a frame
+    "box": 36.0,
+    "finish": 14.0,  # a vector of sums, over its lanes
+    "byte": 0.021,  # of x, w and y, in the last cache
+    "waiting": 0.71,  # for memory
+    "call": 4800.0,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -166,14 +185,28 @@ class Sums:
     @property
     def cycles(self) -> float:
         """Expected, of one thread."""
-        p, box = self.problem, self.cut.box
-        vectors = ceil(box[3] / self.lanes) * box[2] * box[1]
-        each = 0.55 * self.lanes * self.tile.columns if self.tile.long else self.tile.cycles
-        passes = self.blocks * self.passes * (vectors * each + 2 * self.tile.sums + 40)
-        fill = p.group_in * self.cut.plane * (0.16 if p.spec.stride[2] <= 2 else 1.5) * 16 / self.lanes
-        boxes = p.batch * p.groups * self.cut.boxes
-        finish = p.groups * self.chunks * self.blocks * self.passes * self.tile.sums * 8
-        return boxes * (fill + passes + 300) + finish + memory_cycles(p.traffic_bytes) / 2 + 2500
+        return sum(_COST[unit] * count for unit, count in self._work().items())
+
+    def _work(self) -> dict[str, float]:
+        """What one thread does, counted in the units of ``_COST``."""
+        p, (_, deep, high, wide), tile = self.problem, self.cut.box, self.tile
+        boxes, groups = p.batch * p.groups * self.cut.boxes, self.blocks * self.passes
+        rows = boxes * groups * deep * high
+        vectors = rows * ceil(wide / self.lanes)
+        return {
+            **({"long": vectors * tile.columns * self.lanes} if tile.long else {"product": vectors * tile.cycles}),
+            "vector": vectors,
+            "row": rows,
+            "pass": boxes * groups,
+            "sum": boxes * groups * tile.sums,
+            "fill" if p.spec.stride[2] <= 2 else "fill split": boxes * p.group_in * self.cut.plane / self.lanes,
+            "plane": boxes * p.group_in * self.cut.frame[0],
+            "box": boxes,
+            "finish": p.groups * self.chunks * groups * tile.sums,
+            "byte": min(p.traffic_bytes, target.cpu().l3_bytes / 4),
+            "waiting": memory_cycles(p.traffic_bytes),
+            "call": 1,
+        }
 
 
 def sums(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Sums:

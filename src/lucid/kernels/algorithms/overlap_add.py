@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from math import ceil
 
 from lucid.kernels import target
-from lucid.kernels.algorithms import dense_plan, overlap_kernel
+from lucid.kernels.algorithms import dense_cost, dense_plan, overlap_kernel
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
 from lucid.kernels.algorithms.tile import Tile, fitting
@@ -41,20 +41,21 @@ _MOST_VECTORS = 4
 _LAZY_SPANS = 2
 _SUMS_BYTES = 1 << 17
 
-# Least squares over some 360 plans of 36 layers, rounded, beside the dense algorithms' own, on a core at 4 GHz with two
-# vector products a cycle: half of them were within 6 %, four fifths within 11 %.
-_CALL_NS = 2500.0
+# Least squares over 356 plans of random layers, rounded, beside the dense algorithms' own, on one thread of a core at
+# 4 GHz with two vector products a cycle: half of them are within 5 %, four fifths within 15 %.
+_CALL_NS = 1250.0
 _COST_NS = {
-    "product": 0.119,  # of vectors
-    "panel": 0.09,  # a vector of samples, read for a tile
-    "gather": 1.6,  # a vector of samples
-    "sum": 1.35,  # a vector of sums, stored and added to others
-    "line": 3.0,
-    "interleave": 0.07,  # a result
+    "product": 0.117,  # of vectors
+    "panel": 0.08,  # a vector of samples, read for a tile
+    "tile": 4.0,
+    "sum": 0.87,  # a vector of sums, stored and added to others
+    "line": 6.3,
+    "result": 0.018,
+    "interleave": 0.04,  # a result
     "scatter": 0.43,
-    "task": 60.0,
-    "weight": 0.2,
-    "run of weights": 1.2,
+    "task": 20.0,
+    "weight": 0.096,
+    "run of weights": 0.8,
 }
 
 
@@ -149,8 +150,7 @@ def _work(bound: Bound) -> dict[str, float]:
     columns = sum(count * span for count, span in spans)
     across = sum(count * tile.across(span) for count, span in spans)
     steps = sum(bound.steps)
-    vectors = sum(count * ceil((span + layout.halo) / tile.lanes) for count, span in spans) * layout.gathered_taps
-    passes = max(1.0, 0.5 + 0.5 * tile.lanes / layout.gathered[2].positions)
+    tiles = sum(count * ceil(span / tile.columns) for count, span in spans)
     members, channels = len(geometry.members), problem.group_in
     lines = members * problem.batch * geometry.z.positions * geometry.y.positions * channels * geometry.z.fold
     lines *= geometry.y.fold
@@ -162,9 +162,10 @@ def _work(bound: Bound) -> dict[str, float]:
     return {
         "product": groups * rows * across * steps,
         "panel": groups * rows * sum(count * tile.loads(span) for count, span in spans) * steps,
-        "gather": groups * vectors * passes * problem.group_out * bound.parts,
+        "tile": groups * rows * tiles * len(bound.steps),
         "sum": groups * members * channels * geometry.stack * columns / tile.lanes,
         "line": groups * lines * segments,
+        "result": results,
         outward: results if geometry.stride > 1 else 0,
         "task": bound.tasks,
         "weight": groups * weights * packings,
@@ -172,9 +173,17 @@ def _work(bound: Bound) -> dict[str, float]:
     }
 
 
+def _gathered_ns(bound: Bound) -> float:
+    """Time of one thread for the samples of all spans, each with its halo."""
+    problem, layout = bound.geometry.problem, bound.geometry.layout
+    again = (bound.unit_spans - 1) * bound.geometry.back + bound.unit_spans * layout.halo
+    samples = problem.groups * bound.parts * layout.units * (layout.unit + again)
+    return samples * dense_cost.gathered_ns(layout, bound.cut.tile.lanes, problem.group_out)
+
+
 def _expected_ns(bound: Bound) -> float:
-    work = sum(count * _COST_NS[unit] for unit, count in _work(bound).items())
-    return _CALL_NS + work + dense_plan.traffic_ns(bound.geometry.problem)
+    work = _gathered_ns(bound) + sum(count * _COST_NS[unit] for unit, count in _work(bound).items())
+    return _CALL_NS + work + dense_cost.traffic_ns(bound.geometry.problem)
 
 
 def _best(problem: Problem, isa: ISA) -> Bound:
