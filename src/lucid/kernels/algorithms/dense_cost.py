@@ -168,7 +168,7 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[st
         return {"round": 0 if at_once else tiles * tile.accumulators * tile.lanes}
     stretches = sizes.batch * sizes.groups * z.positions * y.positions
     lines = stretches * sizes.rows // sizes.stack
-    work = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}
+    work: dict[str, float] = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}
     vectors = ceil(x.positions / tile.lanes)
     if sizes.stack > 1:
         return work | {"interleaved": lines * x.positions * sizes.stack}

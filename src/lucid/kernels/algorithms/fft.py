@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import ceil, log2, prod
 
+from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.base import Executable, far_bytes
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
@@ -31,24 +32,25 @@ _SMALLEST, _LARGEST = 64, 1 << 14
 #: Sizes tried, from the smallest that holds the kernel; and from where on shorter ones, for pieces of the kernel.
 _DOUBLINGS, _PIECED_FROM = 6, 1024
 
-# Least squares over 363 plans of 30 problems, the quickest quarter of several runs, on one core: half are within 10 %.
-_CALL_NS = 6600.0
+# Least squares over 174 plans of random layers on one thread of a core at 4 GHz: half are within 12 %.
+_CALL_NS = 7600.0
 _COST_NS = {
     "butterfly": 0.43,  # a vector of pairs, one doubling of the size
-    "load": 2.4,  # a vector of pairs
-    "store": 1.6,
-    "scattered": 7.5,  # of either, sample by sample where there is a dilation
-    "multiply": 0.17,  # in place
-    "product": 0.64,  # of vectors of pairs, where they are summed
-    "lane sum": 0.64,
+    "load": 2.3,  # a vector of pairs
+    "store": 1.7,
+    "scattered": 4.0,  # of either, sample by sample where there is a dilation
+    "scattered beyond second cache": 8.0,  # in addition: each residue reads all lines
+    "multiply": 0.16,  # in place
+    "product": 0.6,  # of vectors of pairs, where they are summed
+    "lane sum": 0.6,
     "again": 5.5,  # a vector of sums, taken up again
-    "task": 75.0,
-    "step": 1380.0,  # of a region
-    "byte": 0.0071,  # of the workspace
-    "traffic": 0.0046,  # a byte of x, w and y, from the third level cache
-    "traffic far": 0.023,  # from beyond, or from a quarter of it, which is shared
-    "traffic beyond": 0.067,  # that quarter, in addition: rows of blocks are no streams
-    "filter read far": 0.017,  # a byte beyond that quarter, read again for every vector of pairs
+    "task": 90.0,
+    "step": 1600.0,  # of a region
+    "byte": 0.0072,  # of the workspace
+    "traffic": 0.006,  # a byte of x, w and y, from the third level cache
+    "traffic far": 0.02,  # from beyond, or from a quarter of it, which is shared
+    "traffic beyond": 0.06,  # that quarter, in addition: rows of blocks are no streams
+    "filter read far": 0.016,  # a byte beyond that quarter, read again for every vector of pairs
 }
 
 
@@ -133,13 +135,15 @@ def _work(cut: Cut) -> dict[str, float]:
         summed = 0 if forward and not cut.shares else cut.pairs * cut.rows * pieces
     multiplied = back if forward and not cut.shares else 0
     filters = cut.filters if forward else 0
+    scattered = n * (into + back * forward) if cut.dilation > 1 else 0
     far = " far" if far_bytes(problem.traffic_bytes) else ""
     far_filters = forward and cut.shares and far_bytes(cut.packed_bytes)
     return {
         "butterfly": n * bits * (into + back + filters),
         "load": n * (into + filters),
         "store": n * back,
-        "scattered": n * (into + back * forward) if cut.dilation > 1 else 0,
+        "scattered": scattered,
+        "scattered beyond second cache": scattered if problem.traffic_bytes > target.cpu().l2_bytes else 0,
         "multiply": n * (multiplied + filters),
         "product": n * summed,
         "lane sum": n * (lane_sums if cut.shares else cut.rows if not forward else 0),
