@@ -45,15 +45,15 @@ def strided_case(rng: np.random.Generator, kernel: tuple[int, ...], stride: tupl
 
 
 def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Case:
-    """A case of which only an axis that is not the last has sizes that are multiples of its dilation, or all have."""
-    case = random_case(rng, kernel)
-    low = tuple(int(rng.integers(0, k)) * d for k, d in zip(kernel, dilation, strict=True))
-    size = tuple(
-        d * int(rng.integers(k, 9)) if d not in (2, 4, 8) or axis < len(kernel) - 1 else int(rng.integers(k * d, 70))
-        for axis, (k, d) in enumerate(zip(kernel, dilation, strict=True))
-    )
+    """A case of which sizes and padding are multiples of the dilation, or, every second one, are not."""
+    case, even = random_case(rng, kernel), bool(rng.random() < 0.5)
+    low, size = [], []
+    for k, d in zip(kernel, dilation, strict=True):
+        each = d if even else 1
+        low.append(int(rng.integers(0, k * d // each + 1)) * each)
+        size.append(int(rng.integers(k * d // each, max(70 // each, k * d // each + 9))) * each)
     spec = ConvSpec(kernel, (1,) * len(kernel), dilation, tuple((p, p) for p in low), case.spec.groups)
-    return replace(case, size=size, spec=spec)
+    return replace(case, size=tuple(size), spec=spec)
 
 
 def plans(case: Case, isa: str, copy: int) -> list[Plan]:

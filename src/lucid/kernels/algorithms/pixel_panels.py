@@ -45,6 +45,7 @@ from lucid.kernels.ir import (
 
 ENTRY_BYTES = 32
 _SLOTS = 4
+_TAP = 4  #: numbers of a tap in its axis's table
 _TOGETHER = (4, 3, 1)  #: channels gathered for every look at an entry; an image has three
 
 
@@ -92,6 +93,9 @@ class Axis:
 
     Position p is written to ``out_start + p * out_step`` of ``out_size``; tap t's weight is ``weights[t]`` elements
     into the kernel.
+
+    An axis may be a piece of a ``line`` of so many samples, ``size`` of them for each of the axis around it. The last
+    piece may be short, and with an offset a piece begins in the one before.
     """
 
     positions: int
@@ -102,9 +106,12 @@ class Axis:
     out_size: int
     out_start: int = 0
     out_step: int = 1
+    line: int = 0
 
     def inside(self, offset: int) -> tuple[int, int]:
-        """Positions [first, end) whose sample at that offset lies in x."""
+        """Positions [first, end) whose sample at that offset lies in x, counted from the start of a line."""
+        if self.line:
+            return -offset, self.line - offset
         first = max(0, -(offset // self.step))
         end = min(self.positions, -((offset - self.size) // self.step))
         return first, max(first, end)
@@ -246,7 +253,7 @@ def most_passes(phase: Phase, lanes: int) -> int:
 #: What the table's writer reads of a gathered phase. Offsets and steps are in elements.
 GATHER = (
     "image_positions", "y_positions", "x_positions", "z_step", "y_step", "x_step", "z_taps", "y_taps", "x_taps",
-    "z_table", "y_table", "x_table", "scale", "read_taps",
+    "z_table", "y_table", "x_table", "scale", "read_taps", "z_along", "y_along",
 )  # fmt: skip
 _ARRAYS = {"z_table", "y_table", "x_table"}
 
@@ -254,23 +261,31 @@ _ARRAYS = {"z_table", "y_table", "x_table"}
 def gather_numbers(phase: Phase, table_at: Sequence[int], reading: Reading = SIDE_BY_SIDE) -> tuple[int, ...]:
     """The numbers of ``GATHER``; ``table_at`` says where the arrays of ``tap_tables`` lie."""
     z, y, x = phase
-    steps = (z.step * y.size * x.size, y.step * x.size, x.step)
+    steps = (z.step * (x.line or y.size * x.size), y.step * x.size, x.step)
     counts = len(z.offsets), len(y.offsets), len(x.offsets) // reading.taps
-    return positions(phase), y.positions, x.positions, *steps, *counts, *table_at, reading.scale, reading.taps
+    along = z.step * _piece(y), y.step * _piece(x)
+    return positions(phase), y.positions, x.positions, *steps, *counts, *table_at, reading.scale, reading.taps, *along
 
 
-def tap_tables(phase: Phase, reading: Reading = SIDE_BY_SIDE) -> list[list[tuple[int, int, int]]]:
+def _piece(axis: Axis) -> int:
+    """How far along its line the next piece begins."""
+    return axis.size if axis.line else 0
+
+
+def tap_tables(phase: Phase, reading: Reading = SIDE_BY_SIDE) -> list[list[tuple[int, int, int, int]]]:
     """For every tap of each axis: its offset in elements, and the positions [first, end) where it meets x.
 
+    Then how much further along its line it is, if the axis inside is a piece of one.
     On the last axis the taps that are read at once are one, and instead of positions the elements behind its first.
     """
     z, y, x = phase
     tables = [
-        [(o * scale, *axis.inside(o)) for o in axis.offsets] for axis, scale in ((z, y.size * x.size), (y, x.size))
+        [(o * scale, *axis.inside(o), o * _piece(inner)) for o in axis.offsets]
+        for axis, inner, scale in ((z, y, x.line or y.size * x.size), (y, x, x.size))
     ]
     if reading.step < 2:
-        return [*tables, [(o, *x.inside(o)) for o in x.offsets]]
-    return [*tables, [(o, max(0, -o), max(0, -o, x.size - o)) for o in x.offsets[:: reading.taps]]]
+        return [*tables, [(o, *x.inside(o), 0) for o in x.offsets]]
+    return [*tables, [(o, max(0, -o), max(0, -o, x.size - o), 0) for o in x.offsets[:: reading.taps]]]
 
 
 def read_numbers(record: Pointer, slots: Sequence[str], arrays: set[str], names: Sequence[str]) -> dict[str, Any]:
@@ -310,18 +325,20 @@ def write_table(module: Module, lanes: int) -> Function:
             target = select(in_fills, a.entries, a.merges)
             assert isinstance(target, Pointer)
             with f.loop(0, r["z_taps"], carry=[opened, panel_offset]) as z:
-                source_z, in_z = origin + z_table.load(z.i * 3), _within(oz, z_table, z.i)
+                source_z, in_z = origin + z_table.load(z.i * _TAP), _within(oz, z_table, z.i)
+                at_y = oy + oz * r["z_along"] + z_table.load(z.i * _TAP + 3)
                 with f.loop(0, r["y_taps"], carry=z.values) as y:
-                    source_y = source_z + y_table.load(y.i * 3)
-                    exists = in_z & _within(oy, y_table, y.i)
+                    source_y = source_z + y_table.load(y.i * _TAP)
+                    exists = in_z & _within(at_y, y_table, y.i)
                     end = select(exists, (lane + run) * scale, zero)
+                    at_x = ox + oy * r["y_along"] + y_table.load(y.i * _TAP + 3)
                     with f.loop(0, r["x_taps"], carry=y.values) as x:
                         index, to = x.values
-                        low = maximum(lane * scale, (lane - ox) * scale + x_table.load(x.i * 3 + 1))
-                        high = minimum(end, (lane - ox) * scale + x_table.load(x.i * 3 + 2))
+                        low = maximum(lane * scale, (lane - at_x) * scale + x_table.load(x.i * _TAP + 1))
+                        high = minimum(end, (lane - at_x) * scale + x_table.load(x.i * _TAP + 2))
                         lane_set = select(low < high, low | high << 16, zero)
                         entry = target.at(index * _SLOTS)
-                        _write_half(entry, second, source_y + x_table.load(x.i * 3), to, lane_set, tap_step)
+                        _write_half(entry, second, source_y + x_table.load(x.i * _TAP), to, lane_set, tap_step)
                         x.values = [index + 1, to + tap_step * r["read_taps"]]
                     y.values = x.values
                 z.values = y.values
@@ -343,7 +360,7 @@ def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_se
 
 
 def _within(position: Value, table: Pointer, tap: Value) -> Value:
-    return (position >= table.load(tap * 3 + 1)) & (position < table.load(tap * 3 + 2))
+    return (position >= table.load(tap * _TAP + 1)) & (position < table.load(tap * _TAP + 2))
 
 
 def write_pack(module: Module, grain: Grain, lanes: int, reading: Reading = SIDE_BY_SIDE) -> Function:

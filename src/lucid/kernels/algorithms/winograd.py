@@ -171,21 +171,19 @@ class _Line(NamedTuple):
         return self.taps == 1 and self.side == Side(1, 1, 0)
 
     @property
-    def folded(self) -> tuple[_Line, _Line] | None:
+    def folded(self) -> tuple[_Line, _Line]:
         """The axis as rows of a sample for each residue, which are no longer dilated."""
-        size, out, low, *_ = self.side
-        sizes, left = zip(*(divmod(number, self.dilation) for number in (size, out, low)), strict=True)
-        if any(left):
-            return None
-        return _Line(self.taps, 1, Side(*sizes)), _Line(1, 1, Side(self.dilation, self.dilation, 0))
+        each, (size, out, low, *_) = self.dilation, self.side
+        rows_before, before = divmod(low, each)
+        rows = Side(ceil((size + before) / each), ceil(out / each), rows_before)
+        return _Line(self.taps, 1, rows), _Line(1, 1, Side(each, each, before, lines=(size, out)))
 
 
 def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     """The problem's axes where only the last has a dilation, one that fits into a vector: None if there are no such.
 
-    A dilated axis whose sizes are multiples of its dilation is two: residues stand side by side, in rows, and the
-    kernel moves from row to row. So it takes the place of one of size 1. Beyond that, tiles of neighbouring residues
-    are neighbouring lanes of a vector.
+    A dilated axis is two: residues stand side by side, in rows, and the kernel moves from row to row. So it takes the
+    place of one of size 1. Beyond that, tiles of neighbouring residues are neighbouring lanes of a vector.
     """
     spec, forward = problem.spec, problem.role == "forward"
     lines: list[_Line] = []
@@ -199,10 +197,8 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
         line = _Line(taps, dilation, side, uneven)
         if dilation == 1 or (axis == len(spec.kernel) - 1 and dilation in _IN_A_VECTOR):
             lines += [] if line.single else [line]
-        elif (folded := line.folded) is not None:
-            lines += folded
         else:
-            return None
+            lines += line.folded
     if len(lines) > 3:
         return None
     z, y, x = [_Line(1, 1, Side(1, 1, 0))] * (3 - len(lines)) + lines
@@ -268,9 +264,11 @@ def shape(problem: Problem) -> Shape:
     z, y, x = _lines(problem)
     residues = z.residues * y.residues * x.residues
     rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
+    planes = prod(problem.size), problem.pixels
     row_step, channel_step = (outward, inward) if forward else (inward // residues, outward)
     return Shape(
-        (z.side, y.side, x.side), problem.batch, problem.groups, rows * (1 if forward else residues),
+        (z.side, y.side, x.side), planes if forward else planes[::-1], problem.batch, problem.groups,
+        rows * (1 if forward else residues),
         channels * (residues if forward else 1), row_step, channel_step, problem.group_out * outward,
         (z.taps * z.residues, y.taps * y.residues, x.taps * x.residues), flipped=not forward,
     )  # fmt: skip

@@ -151,6 +151,7 @@ class Side(NamedTuple):
     step: int = 1  #: samples from a position to the next
     spread: int = 1  #: results of a position
     trim: tuple[int, int] = (0, 0)  #: of them, those before the first and behind the last that there is
+    lines: tuple[int, int] = (0, 0)  #: gathered and result, of which it is a piece: see ``pixel_panels.Axis``
 
     @property
     def width(self) -> int:
@@ -166,23 +167,24 @@ class Side(NamedTuple):
         each, count = minimal.advance, self.tiles(minimal, apart)
         starts = (k * each * apart * self.step - self.low for k in range(minimal.reads))
         offsets = tuple(start + residue for start in starts for residue in range(self.step))
-        return Axis(count * each, self.size, self.step, offsets, (), 1)
+        return Axis(count * each, self.size, self.step, offsets, (), 1, line=self.lines[0])
 
     def runs_stored(self, minimal: Minimal, apart: int) -> Axis:
         """Outputs, in the same positions."""
         offsets = tuple(residue - self.trim[0] for residue in range(self.spread))
-        return Axis(self.tiles(minimal, apart) * minimal.outputs, self.width, self.spread, offsets, (), 1)
+        count = self.tiles(minimal, apart) * minimal.outputs
+        return Axis(count, self.width, self.spread, offsets, (), 1, line=self.lines[1])
 
     def gathered(self, minimal: Minimal) -> Axis:
         """Patches, with a position for each tile."""
         count = self.tiles(minimal, 1)
         offsets = tuple(k - self.low for k in range(minimal.samples * self.step))
-        return Axis(count, self.size, minimal.advance * self.step, offsets, (), 1)
+        return Axis(count, self.size, minimal.advance * self.step, offsets, (), 1, line=self.lines[0])
 
     def stored(self, minimal: Minimal) -> Axis:
         """Outputs, in the same positions."""
         count, each = self.tiles(minimal, 1), minimal.outputs * self.spread
-        return Axis(count, self.width, each, tuple(k - self.trim[0] for k in range(each)), (), 1)
+        return Axis(count, self.width, each, tuple(k - self.trim[0] for k in range(each)), (), 1, line=self.lines[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class Shape:
     """What the kernels must know of a problem, whichever its role."""
 
     sides: tuple[Side, Side, Side]
+    planes: tuple[int, int]  #: samples of a gathered channel, and of one of the result
     batch: int
     groups: int
     rows: int  #: result channels of a group, times ``spread``
@@ -257,7 +260,7 @@ def reading(stride: int, lanes: int) -> Reading:
 
 def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str, int]:
     """The values of ``NUMBERS``. Where a thread's parts start is in bytes, all other sizes are in elements."""
-    tile, (x_size, y_size) = cut.tile, (prod(s.size for s in shape.sides), prod(s.width for s in shape.sides))
+    tile, (x_size, y_size) = cut.tile, shape.planes
     tiles, blocks, spreads = shape.tiles(form), ceil(shape.rows / tile.rows), prod(shape.spread)
     planes, v_plane, filter_plane = form.planes, shape.channels * tile.columns, cut.chunk * tile.rows
     block = planes.filter * filter_plane + _APART
