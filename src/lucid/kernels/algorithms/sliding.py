@@ -204,13 +204,21 @@ def _channels(problem: Problem) -> tuple[int, int]:
     return ends if problem.role == "forward" else ends[::-1]
 
 
+def _widths(problem: Problem) -> tuple[int, int]:
+    """Columns of the source and of the result."""
+    ends = problem.size[2], problem.out[2]
+    return ends if problem.role == "forward" else ends[::-1]
+
+
 def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, vectors: int) -> Sliding:
     spec = problem.spec
     stride = (spec.stride[1], spec.stride[2]) if problem.role == "forward" else (1, 1)
     across = tuple(tuple((t, at - axes[2].low) for t, at in phase) for phase in axes[2].phases)
     several = _channels(problem)[0] > 1
-    tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several)
-    asked = Sliding(problem, axes, tile, isa.lanes(computed(BY_DTYPE[problem.dtype])), 1)
+    lanes, (source, result) = isa.lanes(computed(BY_DTYPE[problem.dtype])), _widths(problem)
+    whole = ceil(source / lanes) == vectors * stride[1] and ceil(result / lanes) == vectors * len(across)
+    tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole)
+    asked = Sliding(problem, axes, tile, lanes, 1)
     return replace(asked, box_h=_box_rows(asked))
 
 

@@ -37,6 +37,7 @@ from lucid.kernels.ir import (
     select,
     shuffle,
     splat,
+    zeros,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Epilogue
@@ -61,12 +62,16 @@ Sums = dict[tuple[int, int], list[Value]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row that is read once, in ``vectors``, and met at ``shifts`` columns from each lane's own, ``step`` apart."""
+    """A row that is read once, in ``vectors``, and met at ``shifts`` columns from each lane's own, ``step`` apart.
+
+    In a ``whole`` one they are all there is, and only the last has lanes that are not loaded.
+    """
 
     shifts: tuple[int, ...]
     step: int
     vectors: int
     lanes: int
+    whole: bool = False
 
     @property
     def places(self) -> range:
@@ -75,19 +80,28 @@ class Row:
         lasts = max(-(-(at // self.step) // self.lanes) for at in self.shifts)
         return range(firsts, self.vectors + lasts)
 
-    def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value]:
-        """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
-        reads = range(self.places.start * self.step, self.places.stop * self.step)
-        return {i: lanes_inside(f, column + i * self.lanes, width, self.lanes) for i in reads}
+    @property
+    def reads(self) -> range:
+        """Vectors in memory that are read, by number."""
+        places = range(self.vectors) if self.whole else self.places
+        return range(places.start * self.step, places.stop * self.step)
 
-    def read(self, row: Pointer, masks: dict[int, Value], wide: Type) -> Callable[[int, int], Value]:
+    def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value | None]:
+        """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
+        masked = self.reads[-1:] if self.whole else self.reads
+        masks = {i: lanes_inside(f, column + i * self.lanes, width, self.lanes) for i in masked}
+        return {i: masks.get(i) for i in self.reads}
+
+    def read(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
         """Loads it; gives its vector ``v`` from a shift on, by registers that are shifted when they are wanted."""
-        step, lanes = self.step, self.lanes
+        step, lanes, nothing = self.step, self.lanes, zeros(row.fn, wide, self.lanes)
         loaded = {i: convert(row.load(i * lanes, lanes, mask), wide) for i, mask in masks.items()}
         parts = {
             (e, p): part
             for p in self.places
-            for e, part in enumerate(deinterleave([loaded[i] for i in range(p * step, (p + 1) * step)], step))
+            for e, part in enumerate(
+                deinterleave([loaded.get(i, nothing) for i in range(p * step, (p + 1) * step)], step)
+            )
         }
         made: dict[tuple[int, int], Value] = {}
 
@@ -116,6 +130,7 @@ class Slide:
     stride: tuple[int, int]  #: steps in the source, of rows and columns
     kernel_w: int
     several: bool  #: a group has more than one source
+    whole: bool = False  #: one strip is a row of the source and of the result, and only its last vector is not full
     stream: bool = False  #: whole vectors go past the caches
 
     @cached_property
@@ -131,7 +146,8 @@ class Slide:
 
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
-        return Row(tuple(at for phase in self.across for _, at in phase), self.stride[1], self.vectors, lanes)
+        shifts = tuple(at for phase in self.across for _, at in phase)
+        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole)
 
     @property
     def products(self) -> int:
@@ -145,7 +161,7 @@ class Slide:
 
     def cycles(self, sources: int, lanes: int) -> float:
         """Of a step; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
-        registers, parts = self.registers(lanes), len(self.row(lanes).places) * self.stride[0] * self.stride[1]
+        registers, parts = self.registers(lanes), len(self.row(lanes).reads) * self.stride[0]
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
         loaded = self.numbers if self.several or self.numbers > _HELD else 0
         source = 0.29 * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
@@ -156,7 +172,7 @@ class Slide:
     def registers(self, lanes: int) -> int:
         """How many a step holds."""
         sums = sum(len(lags) for lags in self.lags) * self.each
-        return sums + len(self.row(lanes).places) * self.stride[1] + min(self.numbers, 2)
+        return sums + len(self.row(lanes).reads) + min(self.numbers, 2)
 
 
 def fields(element: Type) -> dict[str, Type]:
@@ -213,7 +229,9 @@ class _Strip:
         self.start = [v for k in range(tile.results) for v in [self._number(a.bias, a.bias_step * k)] * count]
         self.reading = tile.row(lanes)
         self.masks = self.reading.masks(f, a.column, a.w)
-        self.stored = [lanes_below(f, a.left - n * lanes, lanes, i32) for n in range(count)]
+        full = count - 1 if tile.whole else 0
+        cut = [lanes_below(f, a.left - n * lanes, lanes, i32) for n in range(full, count)]
+        self.stored = [*[None] * full, *cut]
         self.held = self._weights(a.weights) if not tile.several and tile.numbers <= _HELD else None
         self._write()
 
