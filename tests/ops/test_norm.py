@@ -7,7 +7,7 @@ import pytest
 
 import lucid
 from lucid.autograd import check_grads
-from lucid.ops.norm import standardize
+from lucid.ops.norm import folded, standardize
 
 CASES = [
     ((4, 3, 5), (0, 2), (1, 3, 1)),  # batch
@@ -73,3 +73,21 @@ def test_sixteen_bits_keep_float32_statistics(dtype: str) -> None:
     assert out.dtype == x.dtype and mean.dtype == var.dtype == lucid.float32
     out.backward()
     assert x.grad.dtype == x.dtype
+
+
+@pytest.mark.parametrize("parts", ["wb", "w", "b", ""])
+def test_fixed_statistics_as_a_scale_and_a_shift(parts: str) -> None:
+    mean, var, w, b = (lucid.tensor(np.abs(drawn(seed, 5)) + 0.5) for seed in range(4))
+    given = [w if "w" in parts else None, b if "b" in parts else None]
+
+    def run(mean, var, *rest):
+        rest = iter(rest)
+        return folded(mean, var, *(None if t is None else next(rest) for t in given), 1e-2, lucid.float64)
+
+    inputs = [mean, var, *(t for t in given if t is not None)]
+    scale, shift = (t.numpy() for t in run(*inputs))
+    gain, offset = w.numpy() if "w" in parts else 1, b.numpy() if "b" in parts else 0
+    np.testing.assert_allclose(scale, gain / np.sqrt(var.numpy() + 1e-2))
+    np.testing.assert_allclose(shift, offset - mean.numpy() * scale)
+    for chosen in (run, lambda *t: run(*t)[0], lambda *t: run(*t)[1]):
+        check_grads(chosen, [t.requires_grad_() for t in inputs])

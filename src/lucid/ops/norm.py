@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
-from lucid.core.dtypes import widened
+from lucid.core.dtypes import DType, widened
 from lucid.core.geometry import Sizes
 from lucid.kernels import normalization
 from lucid.ops import native
@@ -43,6 +43,42 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x scale + shift, in one pass; scale and shift broadcast against x and are of its dtype."""
     result: Tensor = apply(_affine, x, scale, shift)
     return result
+
+
+def folded(mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float, dtype: DType) -> tuple[Tensor, Tensor]:
+    """The scale and the shift that are (x - mean) / sqrt(var + eps) * weight + bias, in ``dtype``.
+
+    All have one value a channel and one shape.
+    """
+    scale, shift = apply(_fold, mean, var, weight, bias, eps=eps, dtype=dtype)
+    return scale, shift
+
+
+def _fold_forward(
+    mean: Array, var: Array, weight: Array | None, bias: Array | None, *, eps: float, dtype: DType
+) -> tuple[Array, Array]:
+    scale = widened(var) + eps
+    np.sqrt(scale, scale)
+    np.divide(1 if weight is None else weight, scale, scale)
+    shift = mean * scale
+    np.subtract(0 if bias is None else bias, shift, shift)
+    return scale.astype(dtype.numpy, copy=False), shift.astype(dtype.numpy, copy=False)
+
+
+def _fold_gradients(
+    g: tuple[Maybe, Maybe], mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float
+) -> tuple[Maybe, Maybe, Maybe, Maybe]:
+    """shift = bias - mean scale, scale = weight rstd."""
+    to_scale, to_shift = g
+    rstd = (var + eps) ** -0.5
+    scale = rstd if weight is None else rstd * weight
+    total = None if to_shift is None else to_shift * -mean
+    if to_scale is not None:
+        total = to_scale if total is None else total + to_scale
+    assert total is not None, "one of both is asked for"
+    to_mean = None if to_shift is None else to_shift * -scale
+    to_var = total * scale / (var + eps) * -0.5
+    return to_mean, to_var, None if weight is None else total * rstd, None if bias is None else to_shift
 
 
 def _affine_forward(x: Array, scale: Array, shift: Array) -> Array:
@@ -155,6 +191,8 @@ def _gradients_forward(
 
 
 _standardize = Op("standardize", _forward, vjp={("x", "weight", "bias"): _gradients}, outputs=("out", "mean", "var"))
+
+_fold = Op("fold", _fold_forward, vjp={("mean", "var", "weight", "bias"): _fold_gradients}, outputs=("scale", "shift"))
 
 _affine = Op("affine", _affine_forward, vjp={
     "x": lambda g, scale: g * scale,

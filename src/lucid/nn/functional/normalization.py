@@ -7,7 +7,7 @@ from math import prod
 from lucid.autograd import no_grad
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
-from lucid.ops.norm import affine, standardize
+from lucid.ops.norm import affine, folded, standardize
 from lucid.tensor import Tensor
 
 Maybe = Tensor | None
@@ -138,13 +138,8 @@ def _with_fixed_statistics(
     x: Tensor, mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, shape: Sizes, eps: float
 ) -> Tensor:
     """One pass with a multiplication and an addition a sample: everything of a channel is folded first."""
-    scale = (var + eps) ** -0.5
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
-    return affine(x, scale.to(x.dtype).reshape(shape), shift.to(x.dtype).reshape(shape))
+    scale, shift = folded(mean, var, weight, bias, eps, x.dtype)
+    return affine(x, scale.reshape(shape), shift.reshape(shape))
 
 
 def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> None:

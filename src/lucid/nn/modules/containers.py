@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from lucid.nn.modules.module import MODULE, PARAMETER, Module
+from lucid.nn.modules.runs import run
 from lucid.nn.parameter import Parameter
 from lucid.tensor import Tensor
 
@@ -83,7 +84,8 @@ class _Listed(Module):
 class Sequential(_Listed):
     """Modules one after the other, each fed with what the one before gives.
 
-    Takes the modules, or one dict of names to modules.
+    Takes the modules, or one dict of names to modules. Where no gradient is recorded, a convolution's kernel also does
+    what a batch norm and an activation right behind it would; modules with hooks are left alone.
 
     >>> Sequential(Sequential(), Sequential())
     Sequential(
@@ -104,9 +106,7 @@ class Sequential(_Listed):
 
     def forward(self, input: Any) -> Any:
         """The last module's result."""
-        for module in self._entries():
-            input = module(input)
-        return input
+        return run(self._entries(), input)
 
 
 class ModuleList(_Listed):

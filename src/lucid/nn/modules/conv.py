@@ -13,6 +13,7 @@ from lucid.nn.functional.convolution import convolve, convolve_transposed, targe
 from lucid.nn.modules._fresh import fresh_parameter
 from lucid.nn.modules.module import Module
 from lucid.nn.parameter import Parameter
+from lucid.ops.conv import Finish
 from lucid.tensor import Device, Tensor
 
 DeviceLike = Device | str | None
@@ -51,6 +52,10 @@ class _Convolution(Module):
         self.weight = fresh_parameter(shape, device, dtype)
         self.register_parameter("bias", fresh_parameter((self.out_channels,), device, dtype) if bias else None)
         self.reset_parameters()
+
+    def finished(self, input: Tensor, finish: Finish | None = None) -> Tensor:
+        """The layer's result, with what is to be done to it in the same kernel."""
+        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Draw weight and bias from U(-√k, √k), k = 1 / (weight.shape[1] · ∏ kernel_size)."""
@@ -97,9 +102,13 @@ class _Conv(_Convolution):
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution of ``input`` with the layer's weight, plus its bias."""
+        return self.finished(input)
+
+    def finished(self, input: Tensor, finish: Finish | None = None) -> Tensor:
+        """The same with what is to be done to it in the kernel."""
         return convolve(
             type(self).__name__, self.rank, input, self.weight, self.bias, self.stride, self.padding, self.dilation,
-            self.groups, self.padding_mode,
+            self.groups, self.padding_mode, finish,
         )  # fmt: skip
 
 
@@ -135,10 +144,14 @@ class _ConvTranspose(_Convolution):
 
     def forward(self, input: Tensor, output_size: SizeArgument | None = None) -> Tensor:
         """The transposed convolution; ``output_size`` picks among the sizes that ``output_padding`` can reach."""
+        return self.finished(input, None, output_size)
+
+    def finished(self, input: Tensor, finish: Finish | None = None, output_size: SizeArgument | None = None) -> Tensor:
+        """The same with what is to be done to it in the kernel."""
         name = type(self).__name__
         return convolve_transposed(
             name, self.rank, input, self.weight, self.bias, self.stride, self.padding, self.output_padding,
-            self.dilation, self.groups, self.padding_mode, target_size(name, self.rank, output_size),
+            self.dilation, self.groups, self.padding_mode, target_size(name, self.rank, output_size), finish,
         )  # fmt: skip
 
 

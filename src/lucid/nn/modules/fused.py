@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from lucid.nn.functional._arguments import SizeArgument
-from lucid.nn.functional.convolution import convolve, convolve_transposed, target_size
 from lucid.nn.functional.fused import finish_of
 from lucid.nn.modules import activation as layers
 from lucid.nn.modules.conv import (
@@ -40,6 +39,11 @@ FUSIBLE: dict[type[Module], tuple[str, tuple[str, ...]]] = {
     layers.Sigmoid: ("sigmoid", ()),
     layers.Tanh: ("tanh", ()),
 }
+
+
+def fusible_activation(layer: Module) -> bool:
+    """Whether a convolution can end with this layer, and nobody would notice."""
+    return type(layer) in FUSIBLE and not layer.is_watched
 
 
 class _Fused(_Convolution):
@@ -80,21 +84,13 @@ class _Fused(_Convolution):
 class _FusedConv(_Fused, _Conv):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(conv(input) + residual)."""
-        return convolve(
-            type(self).__name__, self.rank, input, self.weight, self.bias, self.stride, self.padding, self.dilation,
-            self.groups, self.padding_mode, self._finish(residual),
-        )  # fmt: skip
+        return self.finished(input, self._finish(residual))
 
 
 class _FusedConvTranspose(_Fused, _ConvTranspose):
     def forward(self, input: Tensor, output_size: SizeArgument | None = None, residual: Tensor | None = None) -> Tensor:
         """activation(conv_transpose(input) + residual); ``output_size`` as in the plain layer."""
-        name = type(self).__name__
-        return convolve_transposed(
-            name, self.rank, input, self.weight, self.bias, self.stride, self.padding, self.output_padding,
-            self.dilation, self.groups, self.padding_mode, target_size(name, self.rank, output_size),
-            self._finish(residual),
-        )  # fmt: skip
+        return self.finished(input, self._finish(residual), output_size)
 
 
 class FusedConv1d(_FusedConv):

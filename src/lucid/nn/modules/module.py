@@ -359,6 +359,11 @@ class Module:
         """
         return _hung(self._before, (hook, with_kwargs), prepend)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody listens to the module's calls, or has put a ``forward`` of its own in its place."""
+        return bool(self._before or self._after) or "forward" in self.__dict__
+
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lucid.nn.modules.containers import Sequential
 from lucid.nn.modules.conv import _Convolution
-from lucid.nn.modules.fused import FUSED, FUSIBLE, _Fused
+from lucid.nn.modules.fused import FUSED, _Fused, fusible_activation
 from lucid.nn.modules.linear import Identity
 from lucid.nn.modules.module import Module
 from lucid.nn.modules.normalization import _BatchNorm
@@ -158,13 +158,13 @@ def _fuse_run(container: Sequential, names: Sequence[str]) -> None:
 def _joined(layers: Sequence[Module]) -> tuple[int, Module | None]:
     """How many of the layers from the first on become one, and that one; none if it would be the first alone."""
     first, *rest = layers
-    if type(first) not in FUSED or _is_watched(first):
+    if type(first) not in FUSED or first.is_watched:
         return 1, None
     assert isinstance(first, _Convolution), "what can be fused is a convolution"
     conv, taken = first, 1
     if rest and _folds(conv, rest[0]):
         conv, taken, rest = fuse_conv_bn_eval(conv, rest[0]), 2, rest[1:]
-    if rest and type(rest[0]) in FUSIBLE and not _is_watched(rest[0]):
+    if rest and fusible_activation(rest[0]):
         fused: _Fused = FUSED[type(conv)].of(conv, rest[0])
         return taken + 1, fused
     return taken, conv if taken > 1 else None
@@ -172,9 +172,4 @@ def _joined(layers: Sequence[Module]) -> tuple[int, Module | None]:
 
 def _folds(conv: _Convolution, bn: Module) -> bool:
     known = isinstance(bn, _BatchNorm) and bn.running_mean is not None and bn.num_features == conv.out_channels
-    return known and not _is_watched(bn)
-
-
-def _is_watched(module: Module) -> bool:
-    """Whether somebody listens to the module's calls."""
-    return bool(module._before or module._after)
+    return known and not bn.is_watched

@@ -1,0 +1,64 @@
+"""Layers one after the other, where nobody sees what passes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lucid.autograd.mode import mode
+from lucid.nn.functional.fused import finish_of
+from lucid.nn.modules.conv import _Convolution
+from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
+from lucid.nn.modules.module import Module
+from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
+from lucid.ops.conv import Finish
+from lucid.ops.norm import folded
+from lucid.tensor import Tensor
+
+_BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+
+
+def run(layers: Sequence[Module], x: Any) -> Any:
+    """What the last layer gives, each fed with what the one before gives.
+
+    Where no gradient is recorded, a convolution's kernel also does what the layers behind it would: a batch norm in
+    evaluation, an activation, or both. Results differ by roundings only.
+    """
+    at = 0
+    while at < len(layers):
+        taken, x = _step(layers[at : at + 3], x)
+        at += taken
+    return x
+
+
+def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
+    """How many of the layers from the first on are done at once, and their result."""
+    first, *rest = layers
+    if mode.recording or type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
+        return 1, first(x)
+    assert isinstance(first, _Convolution), "what can be fused is a convolution"
+    norm = rest.pop(0) if rest and _folds(first, rest[0], x) else None
+    activation = rest[0] if rest and fusible_activation(rest[0]) else None
+    taken = 1 + (norm is not None) + (activation is not None)
+    return (1, first(x)) if taken == 1 else (taken, first.finished(x, _finish(first, norm, activation)))
+
+
+def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
+    """Whether the layer scales and shifts the channels that the convolution of ``x`` has, by numbers known before."""
+    if type(norm) not in _BATCH_NORMS or norm.is_watched or norm.training:
+        return False
+    assert isinstance(norm, _BatchNorm), "one of them"
+    known = norm.running_mean is not None and norm.num_features == conv.out_channels
+    fits = x.ndim == conv.rank + 2 and x.ndim in norm.ranks
+    return known and fits and all(t is None or t.dtype is x.dtype for t in (norm.weight, norm.bias))
+
+
+def _finish(conv: _Convolution, norm: Any, activation: Module | None) -> Finish:
+    scale = shift = None
+    if norm is not None:
+        parts = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        scale, shift = folded(*parts, norm.eps, conv.weight.dtype)
+    name, parameters = FUSIBLE[type(activation)] if activation is not None else (None, ())
+    finish = finish_of(type(conv).__name__, name, {p: getattr(activation, p) for p in parameters}, scale, shift)
+    assert finish is not None, "something follows"
+    return finish

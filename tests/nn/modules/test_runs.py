@@ -1,0 +1,95 @@
+"""Sequential layers computed at once are what they are one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid import nn
+from lucid.core.errors import DTypeError
+from lucid.kernels.convolution import observed
+from tests.nn.test_fusion import CONVS, lively
+
+ACTIVATIONS = [
+    nn.ReLU(inplace=True),
+    nn.ReLU6(),
+    nn.LeakyReLU(0.3),
+    nn.GELU("tanh"),
+    nn.PReLU(dtype=lucid.float64),
+    None,
+]
+
+
+def one_by_one(layers: Any, x: Any) -> np.ndarray:
+    for layer in layers:
+        x = layer(x)
+    return x.detach().numpy()
+
+
+def epilogues(layers: Any, x: Any) -> list[str]:
+    """What the convolutions' kernels were asked to end with."""
+    with lucid.no_grad(), observed() as problems:
+        layers(x)
+    return [str(problem.epilogue) for problem in problems]
+
+
+@pytest.mark.parametrize(("conv", "bn"), CONVS.items())
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("normed", [True, False])
+def test_at_once_as_one_by_one(conv: Any, bn: Any, activation: Any, normed: bool) -> None:
+    rest = [lively(bn(6, dtype=lucid.float64))] * normed + [activation] * (activation is not None)
+    layers = nn.Sequential(conv(4, 6, 3, stride=2, dtype=lucid.float64), *rest, conv(6, 2, 1, dtype=lucid.float64))
+    layers.eval()
+    x = lucid.randn(2, 4, *(7,) * conv.rank, dtype=lucid.float64)
+    with lucid.no_grad():
+        np.testing.assert_allclose(layers(x).numpy(), one_by_one(layers, x), rtol=1e-12, atol=1e-12)
+
+
+def test_the_kernel_is_asked_for_all_of_it() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.LeakyReLU(0.1))
+    x = lucid.randn(1, 3, 8, 8)
+    assert epilogues(layers.eval(), x) == ["scale and shift, relu", "leaky_relu(0.1)"]
+
+
+def test_while_a_gradient_is_recorded_layers_go_one_by_one() -> None:
+    layers = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU())
+    with observed() as problems:
+        layers(lucid.randn(1, 2, 9)).sum().backward()
+    assert not any(problem.epilogue for problem in problems) and layers[0].weight.grad is not None
+
+
+def test_statistics_of_the_batch_are_not_known_before() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    assert epilogues(layers, lucid.randn(2, 3, 8, 8)) == [""]
+    assert layers[1].num_batches_tracked.item() == 1
+
+
+def test_who_listens_hears_every_layer() -> None:
+    layers, seen = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), []
+    x = lucid.randn(1, 3, 8, 8)
+    with layers[1].register_forward_hook(lambda m, args, y: seen.append("norm")):
+        assert epilogues(layers, x) == [""]
+    with layers[0].register_forward_pre_hook(lambda m, args: seen.append("conv")):
+        assert epilogues(layers, x) == [""]
+    assert seen == ["norm", "conv"]
+    layers[2].forward = lambda y: y * 0.0  # type: ignore[method-assign]
+    assert epilogues(layers, x) == ["scale and shift"] and not layers(x).any()
+
+
+def test_one_signal_whose_channels_a_batch_norm_takes_for_samples() -> None:
+    layers = nn.Sequential(nn.Conv1d(2, 6, 3), lively(nn.BatchNorm1d(6)), nn.ReLU()).eval()
+    x = lucid.randn(2, 8)
+    with lucid.no_grad():
+        np.testing.assert_array_equal(layers(x).numpy(), one_by_one(layers, x))
+
+
+@pytest.mark.parametrize(
+    ("norm", "error"), [(nn.BatchNorm1d(8), ValueError), (nn.BatchNorm2d(8, dtype=lucid.float64), DTypeError)]
+)
+def test_layers_that_do_not_fit_say_so_themselves(norm: Any, error: type[Exception]) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), norm).eval()
+    with lucid.no_grad(), pytest.raises(error, match=type(norm).__name__):
+        layers(lucid.randn(1, 3, 8, 8))
