@@ -12,6 +12,8 @@ a place in the frame from which ``columns`` taps follow each other; with a dilat
 that do not fill a vector go through the same loop under a mask, so an infinity in x meets only the pixels it belongs
 to. At the end each vector is summed over its lanes, in a fixed order, and chunks are added in order.
 
+Half precision that several passes would read is widened before the first: a box's rows of g, as its frame of x is.
+
 If the gradient of a bias is wanted too, rows of g are added up while they are in the first cache.
 """
 
@@ -26,10 +28,9 @@ import numpy as np
 
 from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import toeplitz
+from lucid.kernels.algorithms import depthwise_sums, toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.frames import (
-    GEOMETRY,
     Cut,
     call_fill_frame,
     fill_frame_address,
@@ -128,9 +129,14 @@ class Sums:
         return computed(BY_DTYPE[self.problem.dtype])
 
     @property
+    def narrow(self) -> bool:
+        """Whether arrays have another type than sums."""
+        return self.element != BY_DTYPE[self.problem.dtype]
+
+    @property
     def alone(self) -> bool:
-        """Whether there are no parts to add up, or to round."""
-        return self.chunks == 1 and self.element == BY_DTYPE[self.problem.dtype]
+        """Whether there are no parts to add up, or sums of g to round."""
+        return self.chunks == 1 and not (self.narrow and self.problem.bias)
 
     @property
     def lines(self) -> list[tuple[int, int, int, int]]:
@@ -171,10 +177,20 @@ class Sums:
         return ceil((self.problem.group_in * self.cut.plane + slack) / 16) * 16
 
     @property
+    def widens(self) -> bool:
+        """Whether g is copied as it is computed with, since a box's is read again and again."""
+        return self.narrow and (self.tile.long or self.tile.down > 1 or self.passes > 1)
+
+    @property
+    def upstream_elements(self) -> int:
+        """The copy of g, rows of whole vectors."""
+        return self.tile.results * self.cut.box[2] * ceil(self.cut.box[3] / 16) * 16 if self.widens else 0
+
+    @property
     def private_elements(self) -> int:
-        """A thread's frames and sums, those of g behind the others."""
+        """A thread's frames and sums, those of g behind the others, and a copy of g behind them."""
         vectors = self.blocks * self.passes * self.tile.sums + self.problem.group_out
-        return self.frame_elements + vectors * ceil(self.lanes / 16) * 16
+        return self.frame_elements + vectors * ceil(self.lanes / 16) * 16 + self.upstream_elements
 
     @property
     def part_elements(self) -> int:
@@ -266,19 +282,6 @@ def _long_tile(isa: ISA, across: int) -> Tile:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_STORED, _COMPUTED = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
-_TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows", "reduce")
-_NUMBERS = (
-    "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
-    "private", "ahead_g", "dilation_h", "kernel_w", "has_bias",
-    "results", "lines", "columns", "down",
-)  # fmt: skip
-
-
-def _fields(element: Type) -> dict[str, Type]:
-    stored, wide = dict.fromkeys(_STORED, ptr(element)), dict.fromkeys(_COMPUTED, ptr(computed(element)))
-    return {**stored, **wide, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
-
 
 def bind(asked: Sums, isa: ISA) -> Executable:
     """Tables of lines, and every number of the cut, fixed for the shape."""
@@ -286,15 +289,16 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     element = BY_DTYPE[problem.dtype]
     step = problem.spec.stride[2]
     fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
-    code = jit.kernel(("depthwise_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
+    widens = asked.widens
+    code = jit.kernel(("depthwise_grad", problem.dtype, tile, widens), lambda isa: _write(isa, element, tile, widens))
     weights, alone, itemsize = problem.group_in * problem.spec.taps, asked.alone, asked.element.bytes
-    rest = _rest(problem.dtype)
+    rest = depthwise_sums.code(problem.dtype)
     tables = np.array(asked.lines, np.int64).T.copy()
     following = 1 if asked.chunks == problem.batch else problem.groups  # groups from one box to the next
     numbers = (
         problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
-        asked.private_elements,
+        asked.private_elements, asked.private_elements - asked.upstream_elements,
         asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
         problem.spec.dilation[1], problem.spec.kernel[2], int(problem.bias),
         tile.results, tile.lines, tile.columns, tile.down,
@@ -304,7 +308,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * itemsize
     fields = (
         0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *map(address, tables), fill,
-        rest.address("add_rows"), rest.address("reduce_long" if tile.long else "reduce"), *numbers,
+        rest.address("add_rows"), depthwise_sums.reducer(problem.dtype, tile.long, alone and asked.narrow), *numbers,
     )  # fmt: skip
     tasks = problem.groups * asked.chunks
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
@@ -322,23 +326,15 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     )
 
 
-def _rest(dtype: str) -> jit.Code:
-    return jit.kernel(("depthwise_sums", dtype), lambda isa: _write_rest(isa, BY_DTYPE[dtype]))
-
-
-def rows_adder(dtype: str) -> int:
-    """Where ``add_rows(g, pitch, rows, width, to)`` lies, for kernels to call: to[lane] += all of the rows."""
-    return _rest(dtype).address("add_rows")
-
-
 # -- the kernel -------------------------------------------------------------------------------------------------------
 
 
-def _write(isa: ISA, element: Type, tile: Tile) -> Module:
-    wide, fields = computed(element), _fields(element)
+def _write(isa: ISA, element: Type, tile: Tile, widens: bool) -> Module:
+    wide, fields = computed(element), depthwise_sums.fields(element)
     module, lanes = Module("depthwise_grad", isa), isa.lanes(wide)
     write_box = _write_long_box if tile.long else _write_box
-    add_box = write_box(module, isa, element, tile, fields)
+    add_box = write_box(module, isa, wide if widens else element, tile, fields)
+    widen = _write_widen(module, element, lanes) if widens else None
     f = module.entry("accumulate", **fields)
     a = f.args
     with f.loop(a.begin, a.end) as task:
@@ -359,10 +355,17 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
                 g = a.g.at((image * a.group_out + k.i) * plane + inside)
                 here = frame.at(depth.i * a.stride_d * (a.frame_h * a.frame_w))
                 to = acc.at(k.i // tile.results * a.passes * (tile.sums * lanes))
-                f.call(add_box, a.fields, g, here, to, rows, width, minimum(tile.results, a.group_out - k.i) - 1)
-                with f.when(a.has_bias.ne(0)), f.loop(0, minimum(tile.results, a.group_out - k.i)) as one:
+                results, upstream = minimum(tile.results, a.group_out - k.i), (g, plane, a.ow, a.ahead_g)
+                if widen is not None:
+                    pitch, copy = (a.box_w + 15) // 16 * 16, frame.at(a.upstream)
+                    with f.loop(0, results) as one:
+                        place = copy.at(one.i * a.box_h * pitch)
+                        f.call(widen, place, g.at(one.i * plane), pitch, a.ow, rows, width, a.ahead_g)
+                    upstream = copy, a.box_h * pitch, pitch, f.const(i64, 0)
+                f.call(add_box, a.fields, *upstream, here, to, rows, width, results - 1)
+                with f.when(a.has_bias.ne(0)), f.loop(0, results) as one:
                     f.call(a.add_rows, g.at(one.i * plane), a.ow, rows, width, bias_acc.at((k.i + one.i) * lanes))
-        f.call(a.reduce, a.fields, acc, a.parts.at(task.i * a.group_weights))
+        f.call(a.reduce, a.fields, acc, a.parts.cast(i64), task.i * a.group_weights)
         with f.loop(0, a.group_out * a.has_bias) as k:
             a.bias_parts[task.i * a.group_out + k.i] = lane_sum(bias_acc.load(k.i * lanes, lanes))
     return module
@@ -374,11 +377,31 @@ def _clear(f: Function, element: Type, lanes: int, to: Any, vectors: Value) -> N
 
 
 def _box_function(module: Module, element: Type) -> Function:
-    """``add_box(fields, g, frame, acc, rows, width, reach)``: a slice of a box, for results up to ``reach``."""
+    """``add_box(fields, g, plane, row, ahead, frame, acc, rows, width, reach)``: a slice of a box.
+
+    For results up to ``reach``, whose g are ``plane`` apart, and their rows ``row``.
+    """
     data, wide = ptr(element), ptr(computed(element))
     return module.function(
-        "add_box", fields=ptr(i64), g=data, frame=wide, acc=wide, rows=i64, width=i64, reach=i64
+        "add_box", fields=ptr(i64), g=data, plane=i64, row=i64, ahead=i64, frame=wide, acc=wide, rows=i64, width=i64,
+        reach=i64,
     )  # fmt: skip
+
+
+def _write_widen(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``widen(to, source, to_row, row, rows, width, ahead)``: rows as numbers that are computed with."""
+    wide = computed(element)
+    f = module.function("widen", to=ptr(wide), source=ptr(element), to_row=i64, row=i64, rows=i64, width=i64, ahead=i64)
+    a = f.args
+    full = a.width // lanes * lanes
+    with f.loop(0, a.rows) as y:
+        to, source = a.to.at(y.i * a.to_row), a.source.at(y.i * a.row)
+        with f.loop(0, full, lanes) as i:
+            source.prefetch(i.i + a.ahead, locality=2)
+            to.store(convert(source.load(i.i, lanes), wide), i.i)
+        with f.loop(full, a.width, lanes) as rest:
+            to.store(convert(source.load(rest.i, lanes, lanes_below(f, a.width - rest.i, lanes)), wide), rest.i)
+    return f
 
 
 def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict[str, Type]) -> Function:
@@ -388,8 +411,7 @@ def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict
     edge = _write_tile(module, element, lanes, tile, masked=True)
     f = _box_function(module, element)
     p = f.args
-    a = read_fields(f, fields, ["passes", "offsets", "od", "oh", "ow", "stride_h", "frame_w", "ahead_g", "dilation_h"])
-    plane, full = a.od * a.oh * a.ow, p.width // lanes
+    a, full = read_fields(f, fields, ["passes", "offsets", "stride_h", "frame_w", "dilation_h"]), p.width // lanes
     done, pitch = full * lanes, a.stride_h * a.frame_w
     over = a.dilation_h * (tile.down - 1)  # rows of x before the last tap down sees the first row of g
     with f.loop(0, a.passes) as turn:
@@ -397,8 +419,8 @@ def _write_box(module: Module, isa: ISA, element: Type, tile: Tile, fields: dict
 
         def add(tile: Function, column: Any, first: Any, last: Any, across: Any, live: Any) -> None:
             """The vectors of some rows of x from a column on."""
-            g, frame = p.g.at(first * a.ow + column), p.frame.at(first * pitch + column)
-            shared = (plane, p.reach, a.dilation_h, offsets, to, a.ow, pitch, a.ahead_g, p.rows)
+            g, frame = p.g.at(first * p.row + column), p.frame.at(first * pitch + column)
+            shared = (p.plane, p.reach, a.dilation_h, offsets, to, p.row, pitch, p.ahead, p.rows)
             f.call(tile, g, frame, *shared, first, (last - first) * across, across, live)
 
         begin = minimum(over, p.rows) if tile.down > 1 else f.const(i64, 0)
@@ -417,7 +439,7 @@ def _write_long_box(module: Module, isa: ISA, element: Type, tile: Tile, fields:
     """Adds ``add_box`` for taps in lanes: a row of g is the taps of a correlation, its results are dw."""
     lanes, wide = isa.lanes(computed(element)), ptr(computed(element))
     f = _box_function(module, element)
-    p, a = f.args, read_fields(f, fields, ["passes", "ow", "stride_h", "frame_w"])
+    p, a = f.args, read_fields(f, fields, ["passes", "stride_h", "frame_w"])
     add = module.function("add", frame=wide, g=ptr(element), count=i64, to=wide)
     t, across = add.args, [v * lanes for v in range(tile.columns)]
     start = [t.to.load(at, lanes) for at in across]
@@ -427,7 +449,7 @@ def _write_long_box(module: Module, isa: ISA, element: Type, tile: Tile, fields:
     with f.loop(0, p.rows) as row, f.loop(0, a.passes) as turn:
         first = turn.i * (tile.columns * lanes)
         x = p.frame.at(row.i * a.stride_h * a.frame_w + first)
-        f.call(add, x, p.g.at(row.i * a.ow), p.width, p.acc.at(first))
+        f.call(add, x, p.g.at(row.i * p.row), p.width, p.acc.at(first))
     return f
 
 
@@ -487,83 +509,3 @@ def _write_tile(module: Module, element: Type, lanes: int, tile: Tile, masked: b
     for k, total in enumerate(i.values[4:]):
         a.acc.store(total, k * lanes)
     return f
-
-
-def _write_rest(isa: ISA, element: Type) -> Module:
-    """What no tile is written into, a module of its own: ``add_rows``, both kinds of ``reduce``, and ``finish``."""
-    module = Module("depthwise_sums", isa)
-    lanes = isa.lanes(computed(element))
-    _write_reduce(module, element, lanes)
-    _write_long_reduce(module, element, lanes)
-    _write_add_rows(module, element, lanes)
-    _write_finish(module, element, lanes)
-    return module
-
-
-def _reduce_function(module: Module, element: Type, name: str) -> Function:
-    """``reduce(fields, acc, to)``: one group's sums to their places in w."""
-    data = ptr(computed(element))
-    return module.function(name, export=True, fields=ptr(i64), acc=data, to=data)
-
-
-def _write_reduce(module: Module, element: Type, lanes: int) -> None:
-    """Adds ``reduce``: each sum over its lanes."""
-    f = _reduce_function(module, element, "reduce")
-    p, a = f.args, read_fields(f, _fields(element), [
-        "group_out", "passes", "weights", "places", "taps_down", "counts", "kernel_w", "results", "lines", "columns",
-        "down",
-    ])  # fmt: skip
-    sums = a.results * a.down * a.lines * a.columns
-    with f.loop(0, a.group_out) as k, f.loop(0, a.passes * a.lines) as line:
-        block, row = k.i // a.results, k.i % a.results
-        first = (block * a.passes + line.i // a.lines) * sums
-        with f.loop(0, a.taps_down.load(line.i)) as down:
-            vector = first + ((row * a.down + down.i) * a.lines + line.i % a.lines) * a.columns
-            to = p.to.at(k.i * a.weights + a.places.load(line.i) + down.i * a.kernel_w)
-            with f.loop(0, a.counts.load(line.i)) as c:
-                to[c.i] = lane_sum(p.acc.load((vector + c.i) * lanes, lanes))
-
-
-def _write_long_reduce(module: Module, element: Type, lanes: int) -> None:
-    """Adds ``reduce_long``: taps are in lanes, so sums are what they should be."""
-    f = _reduce_function(module, element, "reduce_long")
-    p, a = f.args, read_fields(f, _fields(element), ["group_out", "passes", "weights", "columns"])
-    with f.loop(0, a.group_out) as k, f.loop(0, a.weights, lanes) as t:
-        value = p.acc.load(k.i * a.passes * (a.columns * lanes) + t.i, lanes)
-        p.to.store(value, k.i * a.weights + t.i, lanes_below(f, a.weights - t.i, lanes))
-
-
-def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
-    """Adds ``add_rows(g, pitch, rows, width, to)``: to[lane] += all of the rows, in two chains."""
-    wide = computed(element)
-    f = module.function("add_rows", export=True, g=ptr(element), pitch=i64, rows=i64, width=i64, to=ptr(wide))
-    a = f.args
-    pairs = a.width // (2 * lanes) * (2 * lanes)
-    with f.loop(0, a.rows, carry=[a.to.load(0, lanes)]) as row:
-        g = a.g.at(row.i * a.pitch)
-        with f.loop(0, pairs, 2 * lanes, carry=[*row.values, zeros(f, wide, lanes)]) as i:
-            i.values = [total + convert(g.load(i.i + k * lanes, lanes), wide) for k, total in enumerate(i.values)]
-        with f.loop(pairs, a.width, lanes, carry=i.values[:1]) as rest:
-            left = lanes_below(f, a.width - rest.i, lanes)
-            rest.values = [rest.values[0] + convert(g.load(rest.i, lanes, left), wide)]
-        row.values = [rest.values[0] + i.values[1]]
-    a.to.store(row.values[0])
-
-
-def _write_finish(module: Module, element: Type, lanes: int) -> None:
-    """The entry point ``finish``: a task adds the chunks of one group, in order."""
-    wide = computed(element)
-    add = module.function("add_chunks", to=ptr(element), parts=ptr(wide), count=i64, step=i64, chunks=i64)
-    p = add.args
-    with add.loop(0, p.count, lanes) as i:
-        mask = lanes_below(add, p.count - i.i, lanes)
-        with add.loop(0, p.chunks, carry=[zeros(add, wide, lanes)]) as j:
-            j.values = [j.values[0] + p.parts.load(i.i + j.i * p.step, lanes, mask)]
-        p.to.store(convert(j.values[0], element), i.i, mask)
-    f = module.entry("finish", **_fields(element))
-    a = f.args
-    with f.loop(a.begin, a.end) as group:
-        bias_count = a.group_out * a.has_bias
-        for to, parts, count in ((a.gw, a.parts, a.group_weights), (a.gb, a.bias_parts, bias_count)):
-            at = group.i * count
-            f.call(add, to.at(at), parts.at(at), count, a.groups * count, a.chunks)

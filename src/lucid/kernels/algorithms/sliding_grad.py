@@ -22,7 +22,7 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
-from lucid.kernels.algorithms.depthwise_grad import rows_adder
+from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, Row
 from lucid.kernels.ir import (
     BY_DTYPE,
