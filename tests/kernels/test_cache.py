@@ -173,6 +173,28 @@ def test_bounded_in_size(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [f.name for f in files(directory)] == [".new-lately", "2.o", "6.o", "7.o", "8.o", "9.o", "stranger"]
 
 
+def test_a_second_name_takes_no_room_and_outlives_the_first(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.save("a", b"object")
+    for _ in range(2):
+        cache.name_again("a", "b", b"object")
+    assert (directory / "a.o").samefile(directory / "b.o")
+    monkeypatch.setattr(cache, "LIMIT_BYTES", (directory / "a.o").stat().st_size)
+    cache._trim(directory)
+    assert len(files(directory)) == 2
+    (directory / "a.o").unlink()
+    assert cache.load("b") == b"object"
+
+
+def test_without_links_a_second_name_is_a_copy(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*names: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    cache.save("a", b"object")
+    cache.name_again("a", "b", b"object")
+    assert cache.load("b") == b"object" and not (directory / "a.o").samefile(directory / "b.o")
+
+
 def test_trimming_happens_while_saving(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "LIMIT_BYTES", 5000)
     for k in range(130):

@@ -131,6 +131,25 @@ def test_running_sums_and_products(dim):
     check_grads(lambda x: x.cumprod(dim), lucid.tensor(X, requires_grad=True), rtol=1e-4)
 
 
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("name", ["prod", "cumprod"])
+def test_products_of_zeros_have_gradients(dim: int, name: str) -> None:
+    x = X.copy()
+    x[0, 1], x[:, 2] = 0, 0
+    check_grads(lambda x: getattr(x, name)(dim), lucid.tensor(x, requires_grad=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 9])
+def test_the_gradient_of_cumprod_is_its_definition(count: int) -> None:
+    rng = np.random.default_rng(count)
+    x, g = rng.standard_normal((2, count))
+    x[1::3] = 0
+    given = lucid.tensor(x, requires_grad=True)
+    given.cumprod(0).backward(lucid.tensor(g))
+    others = [[np.prod(np.delete(x[: i + 1], k)) if k <= i else 0.0 for i in range(count)] for k in range(count)]
+    np.testing.assert_allclose(given.grad.numpy(), np.reshape(others, (count, count)) @ g, rtol=1e-12, atol=1e-15)
+
+
 def test_truth():
     x = lucid.tensor([[0.0, 1.0], [2.0, 3.0]])
     assert (x.any().item(), x.all().item(), x.any(1).tolist(), x.all(0).tolist()) == (

@@ -1,7 +1,7 @@
 """Object files of kernels on disk, so that the next process need not generate them.
 
-An object is named by the digest of its text. A second file, named by the digest of the kernel's key and of the sources
-that write it, holds the object's name and those of its functions: with it, not even the text need be written.
+An object is named by the digest of its text. A second name of the same file, the digest of the kernel's key and of the
+sources that write it, is there so that not even the text need be written.
 
 A file is a line of magic, the SHA-256 of the rest, and the object. It is written under a temporary name and renamed, so
 that a reader sees all of it or nothing. The directory must be ours alone (mode 0700, our user), or it is not used; what
@@ -168,6 +168,19 @@ def save(name: str, payload: bytes) -> None:
             _remove(Path(temporary))
 
 
+def name_again(name: str, other: str, payload: bytes) -> None:
+    """Gives an object that is kept a second name; where the file system knows no links, a second copy."""
+    directory = usable_directory()
+    if directory is None:
+        return
+    new = directory / (other + OBJECT)
+    _remove(new)
+    try:
+        os.link(directory / (name + OBJECT), new)
+    except OSError:
+        save(other, payload)
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink(missing_ok=True)
@@ -179,7 +192,7 @@ def _trim(directory: Path) -> None:
     for path in directory.iterdir():
         status = path.stat()
         if path.suffix in (OBJECT, LEDGER):
-            entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+            entries.append((max(status.st_atime, status.st_mtime), status.st_size / status.st_nlink, path))
         elif path.name.startswith(_UNFINISHED) and status.st_mtime < time.time() - _ABANDONED_SECONDS:
             _remove(path)
     total = sum(size for _, size, _ in entries)

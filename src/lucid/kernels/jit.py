@@ -260,7 +260,7 @@ def _made(key: Hashable, write: Callable[[ISA], Module], isa: ISA, batch: _Batch
 def _well(text: str, isa: ISA, shelf: str | None) -> Code:
     kept = _kept(text, isa)
     if shelf:
-        cache.save(shelf, kept)
+        cache.name_again(_object_name(text, isa), shelf, kept)
     return Code(isa, _loaded(kept), lambda: text)
 
 

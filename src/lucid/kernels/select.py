@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any
 
 from lucid.core.errors import PlanError
-from lucid.kernels import epilogue, jit, ledger, precision, target, tuning, upstream
+from lucid.kernels import algorithms, epilogue, jit, ledger, precision, target, tuning, upstream
 from lucid.kernels.algorithms import (
     depthwise,
     fft,
@@ -160,18 +162,34 @@ def _executable(
     return bound(problem, algorithm)
 
 
+@cache
+def _constants() -> tuple[list[tuple[dict[str, Any], str]], ...]:
+    """Where the algorithms keep numbers, and tables of numbers: the names of a module, and one of them."""
+    modules = [vars(m) for name, m in sorted(sys.modules.items()) if name.startswith(algorithms.__name__)]
+    places = [(names, name) for names in modules for name in names]
+    numbers = [(names, name) for names, name in places if type(names[name]) in (int, float)]
+    return numbers, [(names, name) for names, name in places if name.startswith("_COST")]
+
+
+def _circumstances(isa: ISA, algorithm: str | None) -> tuple[object, ...]:
+    """What an answer depends on beside the problem. Whoever fits the models bends their constants."""
+    numbers, tables = _constants()
+    constants = [names[name] for names, name in numbers], [tuple(names[name].values()) for names, name in tables]
+    return isa.name, algorithm, precision.get_precision(), hash(tuple(map(tuple, constants)))
+
+
 def decided(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
     """What ``choose`` says, now or in an earlier process: nothing is weighed that is on record."""
     if tuning.in_force():
         return choose(problem, isa, algorithm)
-    question = "plan", problem, isa.name, algorithm, precision.get_precision()
+    question = "plan", problem, *_circumstances(isa, algorithm)
     decision = ledger.decided(question, lambda: choose(problem, isa, algorithm).decision)
     return Plan.recalled(problem, isa.name, decision)
 
 
 def stays_narrow(problem: Problem, isa: ISA, algorithm: str | None = None) -> bool:
     """What ``narrow_pays`` says, now or in an earlier process."""
-    question = "narrow", problem, isa.name, algorithm, precision.get_precision()
+    question = "narrow", problem, *_circumstances(isa, algorithm)
     stays: bool = ledger.decided(question, lambda: narrow_pays(problem, isa, algorithm))
     return stays
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DTypeLike, as_dtype, computed, widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import reduction
@@ -144,7 +145,7 @@ _cumsum = Op("cumsum", lambda x, *, dim: _narrowed(np.cumsum(x, axis=dim, dtype=
     "x": lambda g, dim: flip(apply(_cumsum, flip(g, dim), dim=dim), dim),
 })  # fmt: skip
 _cumprod = Op("cumprod", lambda x, *, dim: np.cumprod(x, axis=dim), vjp={
-    "x": lambda g, out, x, dim: flip(apply(_cumsum, flip(g * conj(out), dim), dim=dim), dim) / conj(x),
+    "x": lambda g, x, dim: _products_before(conj(x), dim) * _later_products(g, conj(x), dim),
 })  # fmt: skip
 _norm = Op("norm", lambda x, *, dims, keepdim: _norm_forward(x, dims, keepdim), vjp={
     "x": lambda g, x, out, dims: x * _direction(_kept(g, x.shape, dims), _kept(out, x.shape, dims)),
@@ -165,14 +166,36 @@ def _direction(g: Any, length: Any) -> Any:
 
 def _product_of_others(x: Any, dim: int) -> Any:
     """For each element the product of all others along ``dim``: products from the left times those from the right."""
-    n = x._array.shape[dim]
-    ones = x.narrow(dim, 0, 1) * 0 + 1
+    return _products_before(x, dim) * flip(_products_before(flip(x, dim), dim), dim)
+
+
+def _products_before(x: Any, dim: int) -> Any:
+    """For each element the product of those before it."""
+    return apply(_cumprod, _shifted(x, dim, -1, 1), dim=dim)
+
+
+def _later_products(g: Any, x: Any, dim: int) -> Any:
+    """s[k] = g[k] + x[k + 1] s[k + 1], which divides by nothing.
+
+    In steps of doubled length: s[k] = s'[k] + f[k] s[k + step], where f is the product of ``step`` elements after k.
+    """
+    s, f, step = g, _shifted(x, dim, 1, 0), 1
+    while step < x.shape[dim]:
+        s = s + f * _shifted(s, dim, step, 0)
+        f = f * _shifted(f, dim, step, 0)
+        step *= 2
+    return s
+
+
+def _shifted(x: Any, dim: int, by: int, fill: int) -> Any:
+    """x[k + by] along ``dim``, and ``fill`` where there is none."""
     from lucid.ops.shape import cat
 
-    def before(y: Any) -> Any:
-        return apply(_cumprod, cat([ones, y.narrow(dim, 0, n - 1)], dim), dim=dim)
-
-    return before(x) * flip(before(flip(x, dim)), dim) if n else x
+    shape = x.shape
+    missing = abs(by) if shape[dim] else 0
+    kept = x.narrow(dim, missing if by > 0 else 0, shape[dim] - missing)
+    ends = wrap(np.full((*shape[:dim], missing, *shape[dim + 1 :]), fill, x._array.dtype))
+    return cat([kept, ends] if by > 0 else [ends, kept], dim)
 
 
 def _real_numbers(name: str, x: Any, dtype: DTypeLike) -> Any:
@@ -241,7 +264,7 @@ def cumsum(x: Any, dim: int) -> Any:
 
 @method()
 def cumprod(x: Any, dim: int) -> Any:
-    """Products of the first 1, 2, … elements along a dimension. The gradient is NaN where an element is 0."""
+    """Products of the first 1, 2, … elements along a dimension."""
     return apply(_cumprod, as_operand(x), dim=axis("cumprod", dim, x._array.ndim))
 
 
