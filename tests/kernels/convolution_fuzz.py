@@ -379,7 +379,7 @@ def run_case(case: Case, isa: str, algorithm: str, where: Literal["end", "start"
 
 def allowed(case: Case, algorithm: str, bound: Array) -> Array:
     """An algorithm's own bound: of the definition's, the largest nearby, as many times as it says its errors grow."""
-    module = next((module for module in select.ALGORITHMS if module.name == algorithm), None)
+    module = select.algorithm_named(algorithm) if algorithm in select.ALGORITHMS else None
     if not hasattr(module, "error_growth"):
         return bound
     plan = select.choose(case.problem, target.isa(), algorithm)

@@ -64,7 +64,7 @@ def test_the_fastest_expected_is_chosen(isa: Any, role: Any, dtype: str) -> None
     assert [p.expected_ns for p in plans] == sorted(p.expected_ns for p in plans)
     assert select.choose(asked(role, dtype), isa) == plans[0]
     assert {p.algorithm for p in plans} | set(refusals) == {
-        a.name for a in select.ALGORITHMS if role in getattr(a, "roles", [role])
+        name for name in select.ALGORITHMS if role in getattr(select.algorithm_named(name), "roles", [role])
     }
     assert plans[0].algorithm != "reference"
     assert all(p.isa == isa.name and p.problem == asked(role, dtype) for p in plans)
@@ -72,6 +72,10 @@ def test_the_fastest_expected_is_chosen(isa: Any, role: Any, dtype: str) -> None
     assert all(reason for reason in refusals.values())
     for plan in plans:
         assert select.choose(asked(role, dtype), isa, plan.algorithm) == plan
+
+
+def test_a_module_bears_its_algorithms_name() -> None:
+    assert tuple(select.algorithm_named(name).name for name in select.ALGORITHMS) == select.ALGORITHMS
 
 
 def algorithm(name: str, expected_ns: float, refusal: str | None = None) -> Any:
@@ -83,8 +87,10 @@ def algorithm(name: str, expected_ns: float, refusal: str | None = None) -> Any:
 
 def test_on_a_tie_the_first_wins_and_refusals_name_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     isa = target.cpu().isas[0]
-    algorithms = (algorithm("a", 2), algorithm("b", 1), algorithm("c", 1), algorithm("d", 0, "it is a Tuesday"))
-    monkeypatch.setattr(select, "ALGORITHMS", algorithms)
+    made = [algorithm("a", 2), algorithm("b", 1), algorithm("c", 1), algorithm("d", 0, "it is a Tuesday")]
+    algorithms = {a.name: a for a in made}
+    monkeypatch.setattr(select, "ALGORITHMS", tuple(algorithms))
+    monkeypatch.setattr(select, "algorithm_named", algorithms.__getitem__)
     assert select.choose(asked(), isa).algorithm == "b"
     assert select.choose(asked(), isa, "c").algorithm == "c"
     with pytest.raises(PlanError, match="algorithm='d' cannot compute this: it is a Tuesday"):

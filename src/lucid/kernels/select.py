@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, lru_cache
+from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 from lucid.core.errors import PlanError
-from lucid.kernels import algorithms, epilogue, jit, ledger, precision, target, tuning, upstream
-from lucid.kernels.algorithms import (
-    depthwise,
-    fft,
-    gemm,
-    overlap_add,
-    phase_split,
-    reference,
-    sliding,
-    weight_grad,
-    winograd,
-)
+from lucid.kernels import epilogue, jit, ledger, precision, target, tuning, upstream
 from lucid.kernels.algorithms.base import Executable
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem, Role
 from lucid.kernels.settings import Precision
 from lucid.kernels.tuning import Tuning
 
-#: Asked in this order; on a tie the first wins.
-ALGORITHMS: tuple[ModuleType, ...] = (
-    depthwise,
-    sliding,
-    gemm,
-    phase_split,
-    overlap_add,
-    weight_grad,
-    winograd,
-    fft,
-    reference,
-)
+#: Asked in this order; on a tie the first wins. Each is a module, loaded when it is first asked for: what is on record
+#: needs one of them.
+ALGORITHMS = (
+    "depthwise", "sliding", "gemm", "phase_split", "overlap_add", "weight_grad", "winograd", "fft", "reference",
+)  # fmt: skip
 
 #: What an algorithm computes that does not say so.
 _ALL_ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
@@ -47,10 +28,16 @@ _USUAL_DTYPES = ("float32", "float64")
 _WIDENED_BYTE_NS = 0.07  # of half precision, through a copy
 
 
+@cache
+def algorithm_named(name: str) -> ModuleType:
+    """The module of one of ``ALGORITHMS``."""
+    return import_module(f"lucid.kernels.algorithms.{name}")
+
+
 def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
     """The plans of all algorithms that accept the problem, fastest first, and why the others of its role refuse."""
     plans, refusals = [], {}
-    for algorithm in ALGORITHMS:
+    for algorithm in map(algorithm_named, ALGORITHMS):
         if problem.role not in _roles(algorithm):
             continue
         reason = _refuses(algorithm, problem, isa)
@@ -115,8 +102,9 @@ def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
 def _fastest(problem: Problem, isa: ISA) -> Plan:
     """The first of ``candidates``. Who cannot be faster than another is not asked for a plan."""
     found: list[tuple[float, int, Plan]] = []
-    for least, place in sorted((_least_ns(a, problem, isa), place) for place, a in enumerate(ALGORITHMS)):
-        algorithm = ALGORITHMS[place]
+    modules = list(map(algorithm_named, ALGORITHMS))
+    for least, place in sorted((_least_ns(module, problem, isa), place) for place, module in enumerate(modules)):
+        algorithm = modules[place]
         hopeless = any(least > ns for ns, *_ in found)
         if problem.role in _roles(algorithm) and not hopeless and _refuses(algorithm, problem, isa) is None:
             plan = _planned(algorithm, problem, isa)
@@ -130,17 +118,17 @@ def _least_ns(algorithm: ModuleType, problem: Problem, isa: ISA) -> float:
 
 
 def _named(problem: Problem, isa: ISA, name: str) -> Plan:
-    known = {algorithm.name: algorithm for algorithm in ALGORITHMS}
-    if name not in known:
-        raise PlanError(f"lucid.kernels: algorithm={name!r} does not exist; there are {', '.join(known)}")
-    roles = _roles(known[name])
+    if name not in ALGORITHMS:
+        raise PlanError(f"lucid.kernels: algorithm={name!r} does not exist; there are {', '.join(ALGORITHMS)}")
+    asked = algorithm_named(name)
+    roles = _roles(asked)
     if problem.role not in roles:
         reason: str | None = f"it computes {' and '.join(roles)}, not {problem.role}"
     else:
-        reason = _refuses(known[name], problem, isa)
+        reason = _refuses(asked, problem, isa)
     if reason is not None:
         raise PlanError(f"lucid.kernels: algorithm={name!r} cannot compute this: {reason}")
-    return _planned(known[name], problem, isa)
+    return _planned(asked, problem, isa)
 
 
 def _tuned(problem: Problem, isa: ISA) -> Plan | None:
@@ -162,34 +150,18 @@ def _executable(
     return bound(problem, algorithm)
 
 
-@cache
-def _constants() -> tuple[list[tuple[dict[str, Any], str]], ...]:
-    """Where the algorithms keep numbers, and tables of numbers: the names of a module, and one of them."""
-    modules = [vars(m) for name, m in sorted(sys.modules.items()) if name.startswith(algorithms.__name__)]
-    places = [(names, name) for names in modules for name in names]
-    numbers = [(names, name) for names, name in places if type(names[name]) in (int, float)]
-    return numbers, [(names, name) for names, name in places if name.startswith("_COST")]
-
-
-def _circumstances(isa: ISA, algorithm: str | None) -> tuple[object, ...]:
-    """What an answer depends on beside the problem. Whoever fits the models bends their constants."""
-    numbers, tables = _constants()
-    constants = [names[name] for names, name in numbers], [tuple(names[name].values()) for names, name in tables]
-    return isa.name, algorithm, precision.get_precision(), hash(tuple(map(tuple, constants)))
-
-
 def decided(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
     """What ``choose`` says, now or in an earlier process: nothing is weighed that is on record."""
     if tuning.in_force():
         return choose(problem, isa, algorithm)
-    question = "plan", problem, *_circumstances(isa, algorithm)
+    question = "plan", problem, isa.name, algorithm, precision.get_precision()
     decision = ledger.decided(question, lambda: choose(problem, isa, algorithm).decision)
     return Plan.recalled(problem, isa.name, decision)
 
 
 def stays_narrow(problem: Problem, isa: ISA, algorithm: str | None = None) -> bool:
     """What ``narrow_pays`` says, now or in an earlier process."""
-    question = "narrow", problem, *_circumstances(isa, algorithm)
+    question = "narrow", problem, isa.name, algorithm, precision.get_precision()
     stays: bool = ledger.decided(question, lambda: narrow_pays(problem, isa, algorithm))
     return stays
 
@@ -198,7 +170,7 @@ def bound(problem: Problem, algorithm: str | None = None) -> Executable:
     """The plan for a problem on the current instruction set, bound anew."""
     isa = target.isa()
     plan = decided(problem, isa, algorithm)
-    module = next(a for a in ALGORITHMS if a.name == plan.algorithm)
+    module = algorithm_named(plan.algorithm)
     with jit.together():
         if not plan.passes_after:
             made: Executable = module.bind(plan, isa)
