@@ -21,10 +21,10 @@ _WEIGHT_ARGUMENTS = (1, 2, _KEPT_ARGUMENT)
 KEPT = -3  #: the base of a field that lies in what is made of the weights
 
 
-def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1) -> None:
-    """Runs a native entry point over its tasks on the pool."""
+def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1, crew: int | None = None) -> None:
+    """Runs a native entry point over its tasks on the pool, or on a ``crew`` of so many threads."""
     slots = (ctypes.c_int64 * len(fields))(*fields)
-    threads.run(entry, slots, tasks, chunk=chunk)
+    threads.run(entry, slots, tasks, chunk=chunk, threads=crew)
 
 
 class Halves(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lucid.core.geometry import PoolSpec, Sizes
-from lucid.kernels import jit, pool_tiles
+from lucid.kernels import jit, pool_tiles, pool_windows
 from lucid.kernels.casting import as_type
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -42,6 +42,7 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
+from lucid.kernels.pool_windows import window_count
 from lucid.kernels.runtime.memory import empty
 
 Array = np.ndarray[Any, Any]
@@ -107,6 +108,8 @@ def _run(
     x, h = (a if a is None else np.ascontiguousarray(a) for a in (x, h))
     if mode != "indices" and mode != "max_pick" and given.size and pool_tiles.fit(spec, size):
         return pool_tiles.run(mode, spec, size, x, h, divisor or prod(spec.kernel))
+    if mode != "indices" and mode != "max_pick" and 0 not in (*given.shape, *size) and pool_windows.fit(spec, size):
+        return pool_windows.run(mode, spec, size, x, h, count_include_pad, divisor)
     if given.dtype.itemsize == 2:  # gradients are added up where they lie
         single = np.dtype(np.float32)
         x, h = (a if a is None else as_type(a, single) for a in (x, h))
@@ -391,15 +394,8 @@ class _Writer:
 
     def _count(self, place: Sequence[Value]) -> Value:
         """What the sums are divided by, in every lane."""
-        a, lanes = self.a, self.lanes
+        lanes = self.lanes
         if self.kernel.fixed:
-            return splat(convert(a.divisor, self.element), lanes)
-        ends = []
-        for axis, at in zip(("d", "h"), place, strict=False):
-            start = at * getattr(a, f"stride_{axis}")
-            first, last, k = (getattr(a, f"{n}_{axis}") for n in ("first", "last", "kernel"))
-            ends.append(minimum(start + k, last) - maximum(start, first))
-        start = self.along + splat(convert(place[2] * a.stride_w, i32), lanes)
-        first, last, k = (splat(convert(getattr(a, f"{n}_w"), i32), lanes) for n in ("first", "last", "kernel"))
-        count = (minimum(start + k, last) - maximum(start, first)) * splat(convert(ends[0] * ends[1], i32), lanes)
-        return convert(count, self.element)
+            return splat(convert(self.a.divisor, self.element), lanes)
+        d, h, w = place
+        return window_count(self.f, lanes, self.element, d=d, h=h, w=w)
