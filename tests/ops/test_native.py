@@ -13,6 +13,7 @@ from lucid.autograd import check_grads
 from lucid.core.geometry import PoolSpec
 from lucid.kernels import jit, normalization
 from lucid.ops import activation, loss, native, norm, pool
+from lucid.ops.broadcast import sum_to
 
 Array = np.ndarray[Any, Any]
 ROWS, COLUMNS = 96, 512  # more than native.ONE_PASS elements; a row is fewer than native.SEVERAL_PASSES
@@ -177,3 +178,16 @@ def test_even_adaptive_windows(out: tuple[int, int]) -> None:
     pool.adaptive_avg_pool(leaf, out).backward(g)
     want = np.broadcast_to(g.numpy()[:, :, :, None, :, None], blocks.shape) / (blocks.shape[3] * blocks.shape[5])
     np.testing.assert_allclose(leaf.grad.numpy(), want.reshape(x.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(40, 1, 1), (8, 1, 20, 30), (1, 1, 30), (1,), ()])
+def test_sums_what_broadcasting_repeated(shape: tuple[int, ...], dtype: str) -> None:
+    x = tensor(8, 40, 20, 30).to(getattr(lucid, dtype))
+    repeated = tuple(k for k in range(4) if k < 4 - len(shape) or shape[k - 4] == 1)
+    want = x.numpy().astype(np.float64).sum(repeated).reshape(shape)
+    got = sum_to(x, shape)
+    assert got.shape == shape and got.dtype is x.dtype
+    # Kept in float64, whose rounding is the second term, and rounded once.
+    unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}.get(dtype, 2.0**-53)
+    np.testing.assert_allclose(got.numpy().astype(np.float64), want, rtol=unit, atol=1e-9)

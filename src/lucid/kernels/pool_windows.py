@@ -1,9 +1,9 @@
-"""Pooling whose windows overlap, along a row without gaps between taps: ``MaxPool2d(3, 2, 1)`` and its like.
+"""Pooling whose windows overlap and leave no gaps: ``MaxPool2d(3, 2, 1)`` and its like.
 
-A group is as many outputs as a vector has lanes. Its inputs of one row are a few vectors, which fall apart into a vector
-for every tap. Gradients are gathered, so nothing is cleared or read again: an input belongs to the windows of one phase,
-its place modulo the stride, and what windows left of the group add is found from their winners, which are kept from the
-group before. Rows that the next window has too wait in workspace. Sums are rounded once, when a row is complete::
+A group is as many outputs as a vector has lanes. Its inputs of one row are a few vectors, which fall apart into a
+vector for every tap. Gradients are gathered, so nothing is cleared or read again: an input belongs to the taps of one
+phase, its place modulo the stride, and what windows left of the group give it is found from their winners, which are
+kept from the group before. Rows that the next window has too wait in workspace, so sums are rounded once::
 
     columns of a group, stride 2, 3 taps        rows of a window, stride 2, 3 taps
     0 1 2 3 4 5 6 …                             waiting + tap 0  ->  done
@@ -60,6 +60,7 @@ Mode = Literal["max", "max_grad", "avg", "avg_grad"]
 PER_AXIS = ("size", "out", "kernel", "stride", "low", "first", "last", "steps")
 _AXES = ("h", "w")
 _GRAIN = 8192  #: taps of a chunk of tasks, at least
+_AHEAD_ROWS = 8  #: how far from a row are those to ask memory for, which sees streams of a row's length
 _MOST_TAPS, _MOST_STRIDE = 7, 4  #: of a row, which are written out
 
 
@@ -204,7 +205,7 @@ class _Writer:
             self._in_group(column.i, a.out_w, made)
 
     def _in_group(self, at: Value, end: Value, made: Callable[[_Group], Sequence[Value]]) -> list[Value]:
-        """What is made of a group of outputs, of which those before ``end`` exist; whole ones have code of their own."""
+        """What is made of a group of outputs, of which those before ``end`` exist. Whole groups have their own code."""
         f, a, lanes = self.f, self.a, self.lanes
         start = at * self.kernel.stride - a.low_w
 
@@ -250,6 +251,8 @@ class _Writer:
             for place in vectors:
                 mask = group.inside.get(place)
                 value = read(row, group.start + place, self.lanes, mask)
+                if not taps:
+                    row.prefetch(group.start + place + self.a.size_w * _AHEAD_ROWS)
                 loaded.append(value if mask is None or not outside else select(mask, value, outside))
             taps += deinterleave(loaded, min(self.kernel.stride, self.kernel.taps - len(taps)))
         return taps
@@ -272,20 +275,15 @@ class _Writer:
         f, a = self.f, self.a
         nothing = [f.const(vec(i32, self.lanes), -1)] * (self.kernel.mode == "max_grad")
         nothing.append(f.const(vec(self.element, self.lanes), 0.0))
-        kept = len(nothing) * -(-self.shifts // self.lanes)
+        groups = -(-self.shifts // self.lanes)  # that hold as many windows
         with f.loop(0, a.steps_h) as line:
             end = select(line.i < a.out_h, a.out_w, 0)
-            earlier = nothing * (kept // len(nothing))
-            with f.loop(0, a.steps_w, self.lanes, carry=earlier) as column:
-
-                def made(group: _Group, line: Value = line.i) -> Sequence[Value]:
-                    return self._found(plane, line, group)
-
-                known = [*column.values, *self._in_group(column.i, end, made)]
-                self._give(
-                    plane, line.i, column.i, [self._shifted(known, len(nothing), m) for m in range(self.shifts + 1)]
-                )
-                column.values = known[len(known) - kept :]
+            with f.loop(0, a.steps_w, self.lanes, carry=nothing * groups) as column:
+                found = self._in_group(column.i, end, lambda group: self._found(plane, line.i, group))
+                known = [*column.values, *found]
+                shifted = [self._shifted(known, len(found), shift) for shift in range(self.shifts + 1)]
+                self._give(plane, line.i, column.i, shifted)
+                column.values = known[len(found) :] if groups else []
 
     def _found(self, plane: Value, line: Value, group: _Group) -> list[Value]:
         """What a group's windows give: h and the winner's number, or what every tap gets."""
@@ -312,13 +310,13 @@ class _Writer:
         with f.loop(0, a.kernel_h) as row:
             pieces = interleave([self._phase(found, row.i, phase) for phase in range(stride)])
             wait = a.waiting.at(a.thread * a.share + row.i * a.width + at * stride)
-
-            def with_earlier(pieces: Sequence[Value] = pieces, wait: Pointer = wait) -> list[Value]:
-                return [v + wait.load(k * lanes, lanes) for k, v in enumerate(pieces)]
-
-            sums = f.choose(row.i < before, with_earlier, lambda pieces=pieces: pieces)
+            sums = f.choose(
+                row.i < before,
+                lambda: [v + wait.load(k * lanes, lanes) for k, v in enumerate(pieces)],
+                lambda: pieces,
+            )
             done, place = row.i < a.stride_h, top + row.i
-            with f.when((row.i >= a.stride_h)):
+            with f.when(row.i >= a.stride_h):
                 for k, v in enumerate(sums):
                     wait.store(v, k * lanes - a.width * a.stride_h)
             with f.when(done & (place >= 0) & (place < a.size_h)):

@@ -12,6 +12,8 @@ import numpy as np
 from lucid.autograd import Op, apply
 from lucid.core.dtypes import computed
 from lucid.core.errors import ShapeError
+from lucid.kernels import reduction
+from lucid.ops import native
 from lucid.ops.common import method, sizes_of
 
 Array = np.ndarray[Any, Any]
@@ -21,6 +23,9 @@ def sum_forward_to(x: Array, shape: tuple[int, ...]) -> Array:
     """``sum_to`` of arrays."""
     lead = x.ndim - len(shape)
     grown = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
+    if native.takes(native.ONE_PASS, x):
+        summed: Array = reduction.scaled_sum(x, axes=grown, factor=1.0)
+        return summed.reshape(shape)
     total: Array = np.add.reduce(x, axis=grown, dtype=computed(x.dtype))
     return total.astype(x.dtype, copy=False).reshape(shape)
 
