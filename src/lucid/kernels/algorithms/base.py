@@ -10,7 +10,10 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
 
-__all__ = ["Algorithm", "Executable", "address", "far_bytes", "launch", "memory_cycles", "useful_threads"]
+__all__ = ["GHZ", "Algorithm", "Executable", "address", "far_bytes", "launch", "memory_cycles", "useful_threads"]
+
+#: What cycles are counted at.
+GHZ = 4.0
 
 #: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one of these is written:
 #: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). What there is not is None.

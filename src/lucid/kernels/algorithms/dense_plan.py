@@ -251,4 +251,5 @@ def bind(plan: Plan, phases: Sequence[Phase], residues: Sizes = ALONE) -> Launch
     shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     asked = plan.problem
-    return implicit_gemm.bind(shape(asked, ISAS[plan.isa], residues), cut, phases, asked.bias, asked.epilogue)
+    whole = shape(asked, ISAS[plan.isa], residues)
+    return implicit_gemm.bind(whole, cut, phases, asked.bias, asked.epilogue, plan.expected_ns)

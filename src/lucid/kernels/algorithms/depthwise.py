@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lucid.kernels.algorithms import correlation, depthwise_grad
-from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.base import GHZ, Executable
 from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.epilogue import is_short
 from lucid.kernels.isa import ISA
@@ -12,7 +12,6 @@ from lucid.kernels.plan import Plan, Problem
 name = "depthwise"
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
-_GHZ = 4.0
 #: Of a tile, in its own order.
 _TILE_NUMBERS = ("rows", "vectors", "span", "step", "results", "phases", "taps", "group")
 _SUMS_NUMBERS = ("results", "lines", "columns", "down", "long")
@@ -55,7 +54,7 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
         name,
         asked.problem,
         isa.name,
-        expected_ns=asked.cycles / _GHZ,
+        expected_ns=asked.cycles / GHZ,
         tile=tuple((n, getattr(asked.tile, n)) for n in _TILE_NUMBERS),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
         workspace_bytes=asked.private_elements * asked.element.bytes,
@@ -69,7 +68,7 @@ def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
         name,
         problem,
         isa.name,
-        expected_ns=asked.cycles / _GHZ,
+        expected_ns=asked.cycles / GHZ,
         tile=tuple((n, int(getattr(tile, n))) for n in _SUMS_NUMBERS),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
         workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,

@@ -32,6 +32,7 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit
 from lucid.kernels.algorithms import packed_weights, pixel_panels
+from lucid.kernels.algorithms.base import GHZ, useful_threads
 from lucid.kernels.algorithms.dense_layout import (
     FIELDS,
     SHAPE,
@@ -60,8 +61,13 @@ from lucid.kernels.runtime import memory
 Array = np.ndarray[Any, Any]
 
 
-def bind(shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue) -> Launch:
-    """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes."""
+def bind(
+    shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue, expected_ns: float
+) -> Launch:
+    """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes.
+
+    One thread is expected to take ``expected_ns``: of that depends how many are woken.
+    """
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
     leaves = _leaves(shape, blocking, epilogue)
     packed, records = 0, []
@@ -88,9 +94,9 @@ def bind(shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, 
         (0, 1, 2 if bias else NOTHING, 3, KEPT, WORKSPACE, *sources(epilogue, NOTHING)),
         kept_bytes=ceil(packed * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
         own_bytes=numbers["scratch_bytes"],
-        most_threads=tasks,
+        most_threads=useful_threads(expected_ns * GHZ, tasks),
         keep=(constants, records),
-        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, bias, epilogue)
+        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, bias, epilogue, expected_ns)
         if blocking.lazy
         else None,
     )

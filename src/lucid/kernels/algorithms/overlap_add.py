@@ -222,4 +222,5 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
     cut = Cut(tile, plan["span"], plan["chunk"], plan["parts"], bool(plan["lazy"]))
-    return overlap_kernel.bind(Bound(Geometry(problem, bool(plan["segmented"])), cut, itemsize(problem.dtype)))
+    bound = Bound(Geometry(problem, bool(plan["segmented"])), cut, itemsize(problem.dtype))
+    return overlap_kernel.bind(bound, plan.expected_ns)

@@ -22,6 +22,7 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import implicit_gemm, pixel_panels
+from lucid.kernels.algorithms.base import GHZ, useful_threads
 from lucid.kernels.algorithms.dense_layout import FIELDS
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.overlap_layout import (
@@ -65,8 +66,11 @@ from lucid.kernels.runtime import memory
 _INTERLEAVED = (1, 2, 4)
 
 
-def bind(bound: Bound) -> Launch:
-    """A problem under a cut, bound to its kernel: call it with (g, w, bias or None, y), and what an epilogue takes."""
+def bind(bound: Bound, expected_ns: float) -> Launch:
+    """A problem under a cut, bound to its kernel: call it with (g, w, bias or None, y), and what an epilogue takes.
+
+    One thread is expected to take ``expected_ns``: of that depends how many are woken.
+    """
     problem, tile, stride = bound.geometry.problem, bound.cut.tile, bound.geometry.stride
     dtype, stored = problem.dtype, BY_DTYPE[problem.dtype]
     residues = stride if stride in _INTERLEAVED else 0
@@ -88,9 +92,9 @@ def bind(bound: Bound) -> Launch:
         (0, 1, 2 if problem.bias else NOTHING, 3, KEPT, WORKSPACE, *sources(problem.epilogue, NOTHING)),
         kept_bytes=ceil(bound.packed * bound.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
         own_bytes=numbers["scratch_bytes"],
-        most_threads=bound.tasks,
+        most_threads=useful_threads(expected_ns * GHZ, bound.tasks),
         keep=(constants, arrays, more),
-        in_advance=partial(bind, bound.in_advance()) if bound.cut.lazy else None,
+        in_advance=partial(bind, bound.in_advance(), expected_ns) if bound.cut.lazy else None,
     )
 
 
