@@ -67,28 +67,32 @@ _FEW_TILES = 512
 #: What all patches and the filters of a tile of rows may take together; half of it, what those of a span may.
 _MOST_BYTES = WORKSPACE_BYTES * 7 // 4
 
-# Measured on one core at 4 GHz that issues two vector products a cycle.
-_CALL_NS = 2500.0
-_BYTE_NS = 0.03  # of x, w and y: rows of tiles are no streams
-_FAR_BYTE_NS = 0.08  # beyond the quarter of the last cache that stays there, in addition
+# Least squares over 301 plans of random layers, rounded, on one thread of a core at 4 GHz with two vector products a
+# cycle: half of them are within 7 %, four fifths within 17 %. What was too rare there is measured by itself.
+_CALL_NS = 3000.0
+_BYTE_NS = 0.009  # of x, w and y
+_FAR_BYTE_NS = 0.052  # beyond the quarter of the last cache that stays there, in addition: rows of tiles are no streams
 _COST_NS = {
-    "product": 0.123,  # of vectors
+    "product": 0.137,  # of vectors
     "tile": 1.0,
+    "sum": 0.11,  # a vector of them, from a tile
     "again": 2.0,  # a vector of sums that a later chunk of channels is added to
-    "gather": 0.64,  # a vector of pixels
+    "gather": 0.79,  # a vector of pixels
     "residue": 0.5,  # of those, where samples are dealt out by residue
-    "uneven": 1.2,  # where a stride does not divide the taps, so that most of what is read twice is not used
-    "line": 0.26,  # a vector read or written on the way through a transform
-    "entry": 5.8,
-    "filter to second cache": 0.025,  # an element of a transformed filter
+    "line": 0.3,  # a vector read or written on the way through a transform of samples or sums
+    "summed line": 0.1,  # in addition, where the outermost axis is summed
+    "filter line": 0.13,  # the same of filters
+    "entry": 4.5,
+    "output": 0.5,  # a vector
+    "row": 0.93,  # of outputs
+    "filter to second cache": 0.014,  # an element of a transformed filter
     "filter to third cache": 0.055,
     "filter to memory": 0.32,
-    "uneven filter": 0.05,  # in addition
-    "filter from second cache": 0.007,  # an element, read again for every span
-    "filter from third cache": 0.016,
+    "filter from second cache": 0.0063,  # an element, read again for every span
+    "filter from third cache": 0.0165,
     "filter from memory": 0.05,
-    "patch from third cache": 0.07,  # a vector, read again for every block of rows
-    "task": 265.0,
+    "patch from third cache": 0.075,  # a vector, read again for every block of rows
+    "task": 300.0,
 }
 
 
@@ -352,17 +356,21 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
     home = _home(filter_bytes / heights / sizes.groups * cut.chunk / channels if cut.rows_first else filter_bytes)
     stays = not cut.rows_first and _home(patch_bytes) == "second cache"
+    lines = passes * channels * vectors * planes.patch * form.lines("patch")
+    lines += sizes.rows * vectors * planes.result * form.lines("inverse")
+    outputs = sizes.rows * vectors * form.outputs
     return {
         "product": form.products * channels * heights * across,
         "tile": points * planes.result * heights * spans,
+        "sum": points * planes.result * heights * spans * tile.rows * tile.vectors,
         "again": (ceil(channels / cut.chunk) - 1) * points * planes.result * heights * tile.rows * vectors,
         "gather": gathered,
         "residue": gathered if sizes.sources < channels else 0,
-        "uneven": gathered if form.uneven else 0,
-        "uneven filter": filters if form.uneven else 0,
-        "line": passes * channels * vectors * planes.patch * form.lines("patch")
-        + sizes.rows * vectors * planes.result * form.lines("inverse")
-        + channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * form.lines("filter"),
+        "line": lines,
+        "summed line": lines if isinstance(form.z, Summed) else 0,
+        "filter line": channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * form.lines("filter"),
+        "output": outputs,
+        "row": outputs / form.x.outputs,
         f"filter to {home}": filters,
         f"filter from {home}": filters * spans,
         "entry": (passes * form.reads * form.x.advance + blocks * form.outputs) * vectors,
