@@ -25,7 +25,7 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, far_bytes, memory_cycles, useful_threads
 from lucid.kernels.algorithms.correlation_kernel import write
 from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window
@@ -148,6 +148,15 @@ class Correlation:
     def tasks(self) -> int:
         """Boxes of all images and groups."""
         return self.problem.batch * self.problem.groups * self.cut.boxes
+
+    @property
+    def ahead(self) -> int:
+        """How far on the next task's results lie, which are asked for; 0 where they stay in the caches.
+
+        There another thread may be writing them, and would have to hand over every line twice.
+        """
+        following = self.cut.ahead(self.size, self.stride_out) or self.results * prod(self.size)
+        return following if far_bytes(self.problem.traffic_bytes) else 0
 
     @property
     def spare_rows(self) -> int:
@@ -337,7 +346,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
         int(problem.bias), asked.frame_elements, asked.private_elements,
         asked.private_elements - asked.weight_elements,
-        asked.cut.ahead(asked.size, asked.stride_out) or asked.results * prod(asked.size), spec.kernel[2],
+        asked.ahead, spec.kernel[2],
         asked.spare_rows,
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
