@@ -25,9 +25,11 @@ def test_every_role_is_explained_in_the_order_it_runs():
 def test_a_whole_model_is_explained_layer_by_layer():
     model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.ConvTranspose1d(8, 4, 4, stride=2))
     told = lucid.explain(model, (1, 4, 30))
-    assert [part.problem.role for part in told.parts if part.problem.role != "grad_weight"] == [
-        "forward", "grad_input", "forward", "grad_input",
-    ]  # fmt: skip
+    told = [
+        (part.problem.role, str(part.problem.epilogue)) for part in told.parts if part.problem.role != "grad_weight"
+    ]
+    inferred = [("forward", "relu"), ("grad_input", "")]
+    assert told == [*inferred, ("forward", ""), ("forward", ""), ("grad_input", "")]
 
 
 def test_the_text_names_layer_machine_plan_and_limit():
@@ -85,10 +87,13 @@ def test_the_layer_is_left_as_it_was():
         assert value.grad is None
 
 
-def test_a_fused_layer_is_explained_as_it_runs_in_inference():
-    told = lucid.explain(nn.FusedConv2d(2, 4, 3, activation=nn.LeakyReLU(0.1)), (1, 2, 20, 20))
-    assert [part.problem.role for part in told.parts] == ["forward"]
+def test_a_fused_layer_is_explained_as_it_runs_in_inference_and_as_it_learns():
+    layer = nn.FusedConv2d(2, 4, 3, activation=nn.LeakyReLU(0.1))
+    told = lucid.explain(layer, (1, 2, 20, 20))
+    assert [part.problem.role for part in told.parts] == ["forward", "forward", "grad_input", "grad_weight"]
     assert "    epilogue: leaky_relu(0.1), in " in str(told)
+    frozen = lucid.explain(layer.requires_grad_(False), (1, 2, 20, 20))
+    assert [str(part.problem.epilogue) for part in frozen.parts] == ["leaky_relu(0.1)"]
 
 
 def test_a_shape_that_the_layer_cannot_take_is_the_layers_error():

@@ -132,8 +132,8 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
     """What ``layer`` runs on an input of ``input_shape``: every convolution, forward and both gradients.
 
     For each: the work and its bound, every algorithm's expected time and memory, the one taken and why, and the time
-    measured on random data. The layer's own gradients are left as they were. Where convolutions are fused with what
-    follows them, which is for inference, only the forward pass is explained.
+    measured on random data. The layer's own gradients are left as they were. Where convolutions end with what follows
+    them, which they do in inference, that comes first; where nothing is left to learn, it is all.
 
     With ``level="ir"`` the kernels of the plan that is taken follow as LLVM text, with ``"asm"`` as assembly.
 
@@ -151,17 +151,17 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
     parameters = list(layer.parameters())
     dtype = parameters[0].dtype if parameters else None
     x = randn(*input_shape, dtype=dtype, requires_grad=True)
-    with observed() as problems, no_grad():
+    with observed() as inferred, no_grad():
         layer(x)
-    inferred = set(problems)
-    if not any(p.epilogue for p in problems):
-        with observed() as problems:
-            y = layer(x)
-            grad(y, [x, *parameters], grad_outputs=[randn(*y.shape, dtype=y.dtype)], allow_unused=True)
+    learned = [p for p in parameters if p.requires_grad]
+    with observed() as trained:
+        y = layer(x)
+        grad(y, [x, *learned], grad_outputs=[randn(*y.shape, dtype=y.dtype)], allow_unused=True)
     machine, isa = roofline.measure(str(x.dtype.name)), target.isa()
     title = f"{layer!r} on {tuple(input_shape)}, {x.dtype.name}, {isa.name}, {machine.threads} threads"
     parts = []
-    for p in dict.fromkeys(problems):
+    ended = any(p.epilogue for p in inferred)
+    for p in dict.fromkeys([*inferred * ended, *trained * (bool(learned) or not ended)]):
         plans, refusals = select.candidates(p, isa)
         taken = select.choose(p, isa)
         measured = race(p, [taken.algorithm])
