@@ -139,7 +139,8 @@ def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
     """Adds ``turn(source, row_step, rows, depth, panel, width)``: panel[k][r] = source[r][k] for as many r as lanes.
 
     One square after the other is turned in registers: what stands behind ``rows`` repeats the last row, and up to a
-    vector's width of k is written behind ``depth``.
+    vector's width of k is written behind ``depth``. Of halves the rows behind these are asked for: the machine, which
+    looks for one stream a page, finds two.
     """
     lanes = isa.lanes(grain.packed)
     f = m.function(
@@ -148,6 +149,8 @@ def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
     with f.loop(0, grain.count(a.depth), lanes) as k:
+        for start in starts if grain.stored.bits == 16 else ():
+            start.prefetch(k.i * grain.depth + a.rows * a.row_step, locality=2)
         for c, column in enumerate(transpose(_along(grain, starts, k.i, a.depth, lanes))):
             a.panel.store(column, (k.i + c) * a.width)
     return f
