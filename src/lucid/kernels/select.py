@@ -19,7 +19,8 @@ from lucid.kernels.tuning import Tuning
 #: Asked in this order; on a tie the first wins. Each is a module, loaded when it is first asked for: what is on record
 #: needs one of them.
 ALGORITHMS = (
-    "depthwise", "sliding", "gemm", "phase_split", "overlap_add", "weight_grad", "winograd", "fft", "reference",
+    "depthwise", "sliding", "lines", "gemm", "phase_split", "overlap_add", "weight_grad", "winograd", "fft",
+    "reference",
 )  # fmt: skip
 
 #: What an algorithm computes that does not say so.

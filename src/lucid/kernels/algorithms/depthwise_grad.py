@@ -80,6 +80,7 @@ _COST = {
     "fill split": 20.0,  # where single elements are dealt out by phase
     "plane": 26.0,  # of a frame
     "box": 36.0,
+    "upstream": 2.2,  # a vector of g that is added up for the bias
     "finish": 14.0,  # a vector of sums, over its lanes
     "byte": 0.021,  # of x, w and y, in the last cache
     "waiting": 0.71,  # for memory
@@ -218,6 +219,7 @@ class Sums:
             "fill" if p.spec.stride[2] <= 2 else "fill split": boxes * p.group_in * self.cut.plane / self.lanes,
             "plane": boxes * p.group_in * self.cut.frame[0],
             "box": boxes,
+            "upstream": boxes * p.group_out * deep * high * ceil(wide / self.lanes) * p.bias,
             "finish": p.groups * self.chunks * groups * tile.sums,
             "byte": min(p.traffic_bytes, target.cpu().l3_bytes / 4),
             "waiting": memory_cycles(p.traffic_bytes),

@@ -1,0 +1,388 @@
+"""Weight gradient of kernels of one row on one channel: pixels in lanes, both arrays read where they lie.
+
+Filter banks and depthwise layers of long rows. A row of g is met by its row of x at every tap, a segment that the first
+cache holds at a time::
+
+    for rows, for segments of a row:
+        for taps, some at a time:                            sums in registers, kept in the first cache
+            for 16 pixels at a time:
+                sum[result][tap] += g[result][pixels] * x[pixels + tap]
+
+The first taps ask for what comes next in memory, the next segment or the first of the next row, so memory is read while
+products are made. Only where a window leaves x are lanes masked. A task is ``results`` channels of g and some of the
+images; parts are added in order, so bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+
+from lucid.kernels import jit
+from lucid.kernels.algorithms import toeplitz
+from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, useful_threads
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    computed,
+    convert,
+    fma,
+    i32,
+    i64,
+    lane_sum,
+    lanes_below,
+    lanes_inside,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import Plan, Problem, Role
+
+name = "lines"
+roles: tuple[Role, ...] = ("grad_weight",)
+dtypes = ("float32", "float64", "float16", "bfloat16")
+
+_MOST_TAPS = 32
+_MOST_RESULTS = 8
+_TASKS = 16  # wanted at least
+_SEGMENT_BYTES = 4096  # of each row that is read
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Sums in flight: ``results`` channels of g by up to the largest of ``passes``, numbers of taps."""
+
+    results: int
+    passes: tuple[int, ...]
+
+    @property
+    def registers(self) -> int:
+        """Sums, those of g, vectors of g, one of x."""
+        return self.results * (max(self.passes) + 2) + 1
+
+    @property
+    def sums(self) -> int:
+        """Vectors of them, of all taps."""
+        return self.results * sum(self.passes)
+
+    def cycles(self, vector_bytes: int) -> float:
+        """Of a vector of pixels of every result."""
+        touched = toeplitz.straddle(vector_bytes)
+        each = [max(self.results * taps, touched * (self.results + taps), 4) / 2 + 0.5 for taps in self.passes]
+        return sum(each)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A problem with its tile."""
+
+    problem: Problem
+    tile: Tile
+    lanes: int
+
+    @property
+    def element(self) -> Type:
+        """What is computed in."""
+        return computed(BY_DTYPE[self.problem.dtype])
+
+    @property
+    def blocks(self) -> int:
+        """Of results, in a group."""
+        return self.problem.group_out // self.tile.results
+
+    @property
+    def rows(self) -> int:
+        """Of an image's channel."""
+        return prod(self.problem.out[:2])
+
+    @cached_property
+    def chunks(self) -> int:
+        """Parts of the images. Where rows of g share one of x an image each, so that x stays in a cache."""
+        tasks = self.problem.groups * self.blocks
+        return self.problem.batch if self.blocks > 1 else min(self.problem.batch, ceil(_TASKS / tasks))
+
+    @property
+    def tasks(self) -> int:
+        """Blocks of all groups and chunks."""
+        return self.chunks * self.problem.groups * self.blocks
+
+    @property
+    def segment(self) -> int:
+        """Pixels of a row that are read at a time: whole vectors, and as even as may be."""
+        width = self.problem.out[2]
+        pieces = ceil(width * self.problem.itemsize / _SEGMENT_BYTES)
+        return ceil(width / pieces / self.lanes) * self.lanes
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are no parts to add, or to round."""
+        return self.chunks == 1 and self.element == BY_DTYPE[self.problem.dtype]
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's sums, with those of g, once and for passes where they are not wanted again; whole lines."""
+        return (self.tile.sums + 2 * self.tile.results) * max(self.lanes, 16)
+
+    @property
+    def part_elements(self) -> int:
+        """Results of all chunks, with those of the bias."""
+        return 0 if self.alone else ceil(self.chunks * self.problem.c_out * (sum(self.tile.passes) + 1) / 16) * 16
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        p, width = self.problem, self.problem.out[2]
+        vectors, segments = ceil(width / self.lanes), ceil(width / self.segment)
+        each = self.tile.cycles(self.lanes * self.element.bytes)
+        row = vectors * each + segments * (2 * self.tile.sums + 30 * len(self.tile.passes))
+        sums = p.batch * p.groups * self.blocks * self.rows * row + self.tasks * 6 * self.tile.sums
+        return max(1.05 * sums, memory_cycles(p.traffic_bytes)) + 3000
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Planes, strides, several channels, many taps."""
+    spec = problem.spec
+    if problem.itemsize == 2 and not isa.masks_halves:
+        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
+    rows = spec.kernel[:2] == (1, 1) and spec.padding[:2] == ((0, 0), (0, 0))
+    if not rows or spec.stride != (1, 1, 1):
+        return "a row of g meets several of x, or not every pixel of one"
+    if problem.group_in > 1:
+        return f"{problem.group_in} channels of x in a group"
+    return f"{spec.kernel[2]} taps are too many" if spec.kernel[2] > _MOST_TAPS else None
+
+
+def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
+    """The tile that is expected to be fastest, unless one has been chosen."""
+    element = computed(BY_DTYPE[problem.dtype])
+    lanes = isa.lanes(element)
+    taps = problem.spec.kernel[2]
+    tiles = [
+        Tile(results, _even(taps, count))
+        for results in range(1, _MOST_RESULTS + 1)
+        for count in range(1, taps + 1)
+        if problem.group_out % results == 0
+    ]
+    fitting = [tile for tile in tiles if tile.registers <= isa.registers]
+    best = chosen or min(fitting, key=lambda tile: tile.cycles(lanes * element.bytes) / tile.results)
+    return Lines(problem, best, lanes)
+
+
+def _even(taps: int, passes: int) -> tuple[int, ...]:
+    """As many numbers, as even as may be, the larger ones first."""
+    return tuple(sorted((taps * (k + 1) // passes - taps * k // passes for k in range(passes)), reverse=True))
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tile and the cut."""
+    asked = lines(problem, isa)
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        expected_ns=asked.cycles / GHZ,
+        tile=(("results", asked.tile.results), ("passes", len(asked.tile.passes))),
+        blocking=(("segment", asked.segment), ("chunks", asked.chunks)),
+        workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,
+        why=f"pixels in lanes, rows read in place, {max(asked.tile.passes)} taps at a time",
+        sums_upstream=True,
+    )
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernel with every number of the shape fixed."""
+    problem = plan.problem
+    tile = Tile(plan["results"], _even(problem.spec.kernel[2], plan["passes"]))
+    return bound(lines(problem, isa, tile), isa)
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+_STORED, _COMPUTED = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
+_NUMBERS = (
+    "batch", "groups", "blocks", "rows", "w", "ow", "chunks", "segment", "low", "dilation", "private",
+    "next_g", "next_x", "sharing", "has_bias", "weights", "channels",
+)  # fmt: skip
+
+
+def _fields(element: Type) -> dict[str, Type]:
+    stored, wide = dict.fromkeys(_STORED, ptr(element)), dict.fromkeys(_COMPUTED, ptr(computed(element)))
+    return {**stored, **wide, **dict.fromkeys(_NUMBERS, i64)}
+
+
+def bound(asked: Lines, isa: ISA) -> Executable:
+    """One tile's kernel, likewise."""
+    problem, spec, tile, rows = asked.problem, asked.problem.spec, asked.tile, asked.rows
+    element, itemsize = BY_DTYPE[problem.dtype], asked.element.bytes
+    code = jit.kernel(("lines", problem.dtype, tile), lambda isa: _write(isa, element, tile))
+    by_image = asked.chunks == problem.batch  # then blocks follow each other in memory
+    numbers = (
+        problem.batch, problem.groups, asked.blocks, rows, problem.size[2], problem.out[2],
+        asked.chunks, asked.segment, spec.padding[2][0], spec.dilation[2], asked.private_elements,
+        (tile.results if by_image else problem.c_out) * rows * problem.out[2],
+        (1 if by_image else problem.c_in) * rows * problem.size[2],
+        asked.blocks - 1 if by_image else 0, int(problem.bias), problem.c_out * spec.kernel[2], problem.c_out,
+    )  # fmt: skip
+    part_bytes, gb = asked.part_elements * itemsize, 3 if problem.bias else NOTHING
+    bias_parts = 0 if asked.alone else asked.chunks * problem.c_out * spec.kernel[2] * itemsize
+    steps = [(code.address("accumulate"), asked.tasks, max(1, asked.tasks // 64))]
+    if not asked.alone:
+        rest = jit.kernel(("lines_finish", problem.dtype), lambda isa: _write_finish(isa, element))
+        steps.append((rest.address("finish"), 1, 1))
+    return Launch(
+        steps,
+        (0, 0, 0, 0, 0, bias_parts, part_bytes, *numbers),
+        (0, 1, 2, gb, *((2, gb) if asked.alone else (WORKSPACE, WORKSPACE)), WORKSPACE),
+        shared_bytes=part_bytes,
+        own_bytes=asked.private_elements * itemsize,
+        most_threads=useful_threads(asked.cycles, asked.tasks),
+    )
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------------
+
+
+def _write(isa: ISA, element: Type, tile: Tile) -> Module:
+    module, wide, fields = Module("lines", isa), computed(element), _fields(element)
+    lanes = isa.lanes(wide)
+    add = _Segments(module, element, lanes, tile)
+    f = module.entry("accumulate", **fields)
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        block, rest = task.i % a.blocks, task.i // a.blocks
+        group, chunk = rest % a.groups, rest // a.groups
+        acc = a.own.at(a.thread * a.private)
+        bias_acc = acc.at(tile.sums * lanes)
+        with f.loop(0, tile.sums + tile.results) as i:
+            acc.store(zeros(f, wide, lanes), i.i * lanes)
+        channel, plane = (group * a.blocks + block) * tile.results, a.rows * a.ow
+        with f.loop(chunk * a.batch // a.chunks, (chunk + 1) * a.batch // a.chunks) as n, f.loop(0, a.rows) as row:
+            x = a.x.at(((n.i * a.groups + group) * a.rows + row.i) * a.w)
+            g = a.g.at((n.i * a.channels + channel) * plane + row.i * a.ow)
+            last = row.i.eq(a.rows - 1)
+            after_g, after_x = select(last, a.next_g - row.i * a.ow, a.ow), select(last, a.next_x - row.i * a.w, a.w)
+            after_x = select(last & (block < a.sharing), -(row.i * a.w), after_x)
+            with f.loop(0, a.ow, a.segment) as at:
+                stop = minimum(at.i + a.segment, a.ow)
+                ended = stop.eq(a.ow)
+                ahead_g = select(ended, after_g - at.i, a.segment)
+                ahead_x = select(ended, after_x - at.i, a.segment)
+                add(f, x, g, acc, plane, at.i, stop, ahead_g, ahead_x)
+        taps, first = sum(tile.passes), 0
+        to = a.parts.at(chunk * a.weights + channel * taps)
+        for count in tile.passes:
+            with f.loop(0, tile.results) as k, f.loop(0, count) as c:
+                total = acc.load((k.i * count + c.i + first * tile.results) * lanes, lanes)
+                to[k.i * taps + c.i + first] = lane_sum(total)
+            first += count
+        with f.loop(0, tile.results * a.has_bias) as k:
+            a.bias_parts[chunk * a.channels + channel + k.i] = lane_sum(bias_acc.load(k.i * lanes, lanes))
+    return module
+
+
+class _Segments:
+    """The functions that add a segment's products, for every number of taps; called, all passes."""
+
+    def __init__(self, module: Module, element: Type, lanes: int, tile: Tile) -> None:
+        self.tile, self.lanes = tile, lanes
+        self.edges = {taps: _write_sums(module, element, lanes, tile, taps, edge=True) for taps in {*tile.passes}}
+        self.first = _write_sums(module, element, lanes, tile, tile.passes[0], asks=True)
+        self.others = {taps: _write_sums(module, element, lanes, tile, taps) for taps in {*tile.passes[1:]}}
+
+    def __call__(
+        self, f: Function, x: Pointer, g: Pointer, acc: Pointer, plane: Value, start: Value, stop: Value,
+        ahead_g: Value, ahead_x: Value,
+    ) -> None:  # fmt: skip
+        """Columns from ``start`` to ``stop``: those whose windows leave x go under masks, the others as they are."""
+        a, lanes, first = f.args, self.lanes, 0
+        whole_lines = start + (stop - start) // lanes * lanes
+        for n, taps in enumerate(self.tile.passes):
+            low = first * a.dilation - a.low  # of x's column, from g's
+            high = low + (taps - 1) * a.dilation
+            inside = minimum(maximum(start, (lanes - 1 - low) // lanes * lanes), whole_lines)
+            outside = maximum(inside, minimum(whole_lines, (a.w - high) // lanes * lanes))
+            of_g = acc.at((self.tile.sums + self.tile.results * (n > 0)) * lanes)
+            shared = (x, g, acc.at(first * self.tile.results * lanes), of_g, plane, low, a.dilation)
+            whole = self.others[taps] if n else self.first
+            for function, begin, end in (
+                (self.edges[taps], start, inside), (whole, inside, outside), (self.edges[taps], outside, stop),
+            ):  # fmt: skip
+                with f.when(begin < end):
+                    f.call(function, *shared, begin, end, a.w, a.ow, ahead_g, ahead_x)
+            first += taps
+
+
+def _write_sums(
+    module: Module, element: Type, lanes: int, tile: Tile, taps: int, edge: bool = False, asks: bool = False
+) -> Function:
+    """Adds a function: acc[result][tap] += the products of the columns from ``begin`` to ``end``.
+
+    One that ``asks`` for the columns that are so much ahead in both arrays adds g itself to ``of_g`` too, as one does
+    for an ``edge``, where columns may be outside.
+    """
+    wide = computed(element)
+    kind = "edge" if edge else "first" if asks else "sums"
+    f = module.function(
+        f"{kind}{taps}", x=ptr(element), g=ptr(element), acc=ptr(wide), of_g=ptr(wide), plane=i64, low=i64,
+        dilation=i64, begin=i64, end=i64, w=i64, ow=i64, ahead_g=i64, ahead_x=i64,
+    )  # fmt: skip
+    a = f.args
+    planes = [a.plane * k if k else f.const(i64, 0) for k in range(tile.results)]
+    offsets = [a.low + a.dilation * c if c else a.low for c in range(taps)]
+    places = [a.acc.at(k * lanes) for k in range(tile.results * taps)]
+    if edge or asks:
+        places += [a.of_g.at(k * lanes) for k in range(tile.results)]
+    with f.loop(a.begin, a.end, lanes, carry=[place.load(0, lanes) for place in places]) as i:
+        live = lanes_below(f, a.ow - i.i, lanes, i32) if edge else None
+        rows = [a.g.at(plane).at(i.i) for plane in planes]
+        if asks:
+            a.x.prefetch(i.i + a.ahead_x)
+            for row in rows:
+                row.prefetch(a.ahead_g)
+        upstream = [convert(row.load(0, lanes, live), wide) for row in rows]
+        i.values = _products(f, a.x.at(i.i), i.i, offsets, upstream, i.values, live)
+    for place, total in zip(places, i.values, strict=True):
+        place.store(total)
+    return f
+
+
+def _products(
+    f: Function, x: Pointer, column: Value, offsets: Sequence[Value], upstream: Sequence[Value],
+    sums: Sequence[Value], live: Value | None,
+) -> list[Value]:  # fmt: skip
+    """The sums after a vector of pixels, of which some are ``live``, or all."""
+    lanes, taps, added = upstream[0].type.lanes, len(offsets), list(sums)
+    for c, offset in enumerate(offsets):
+        there = None if live is None else lanes_inside(f, column + offset, f.args.w, lanes)
+        value = convert(x.at(offset).load(0, lanes, there), upstream[0].type.element)
+        for k, one in enumerate(upstream):
+            n = k * taps + c
+            total = fma(one, value, added[n])
+            added[n] = total if live is None else select(live, total, added[n])
+    products = taps * len(upstream)
+    return added[:products] + [total + one for total, one in zip(added[products:], upstream, strict=False)]
+
+
+def _write_finish(isa: ISA, element: Type) -> Module:
+    """The entry point ``finish``: adds the chunks, in order."""
+    module, wide = Module("lines_finish", isa), computed(element)
+    lanes = isa.lanes(wide)
+    f = module.entry("finish", **_fields(element))
+    a = f.args
+    for to, parts, count in ((a.gw, a.parts, a.weights), (a.gb, a.bias_parts, a.channels * a.has_bias)):
+        with f.loop(0, count, lanes) as i:
+            mask = lanes_below(f, count - i.i, lanes)
+            with f.loop(0, a.chunks, carry=[zeros(f, wide, lanes)]) as j:
+                j.values = [j.values[0] + parts.load(i.i + j.i * count, lanes, mask)]
+            to.store(convert(j.values[0], element), i.i, mask)
+    return module

@@ -1,0 +1,96 @@
+"""Weight gradients of kernels of one row against the definition, between guard pages."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms import lines
+from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run, run_both
+from tests.kernels.guard import run_guarded_cases
+
+#: Rows of less than a vector, of one, of several segments; windows that leave x by a part of a vector, by several, by
+#: all of it; taps apart; passes that are uneven; blocks of results and of none; rows of planes and of volumes.
+CASES = [
+    Case(2, 3, 3, (37,), (3,), padding=1, groups=3),
+    Case(3, 1, 32, (70,), (15,), padding=7),
+    Case(1, 2, 2, (5,), (5,), padding=4, groups=2),
+    Case(1, 2, 10, (33,), (7,), padding=((0, 3),), groups=2),
+    Case(1, 2, 2, (100,), (3,), dilation=32, padding=32, groups=2),
+    Case(1, 2, 2, (20,), (3,), dilation=40, padding=((70, 10),), groups=2),
+    Case(2, 1, 7, (64,), (10,)),
+    Case(2, 1, 8, (3000,), (4,), padding=2),
+    Case(1, 20, 20, (1030,), (1,), groups=20),
+    Case(2, 1, 4, (5, 40), (1, 5), padding=((0, 0), (2, 2))),
+    Case(2, 2, 2, (2, 3, 19), (1, 1, 32), padding=((0, 0), (0, 0), (16, 15)), groups=2),
+]
+TYPES = [
+    (isa.name, dtype)
+    for isa, dtype in product(target.cpu().isas, ["float32", "float64", *HALF])
+    if dtype not in HALF or isa.masks_halves
+]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+def test_definition(isa, dtype):
+    def one(case):
+        for where in ("end", "start"):
+            check(lines, case.typed(dtype), "grad_weight", where)
+            check_both(lines, case.typed(dtype), where)
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES)
+
+
+@pytest.mark.parametrize(
+    "case", [Case(5, 1, 12, (300,), (9,), padding=4), Case(9, 3, 3, (700,), (3,), groups=3)], ids=str
+)
+def test_bits_do_not_depend_on_the_number_of_threads(case):
+    arrays, before = case.arrays(), threads.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            threads.set_num_threads(count)
+            found.append(run_both(lines, case, arrays))
+    finally:
+        threads.set_num_threads(before)
+    for gw, gb in found[1:]:
+        np.testing.assert_array_equal(gw, found[0][0])
+        np.testing.assert_array_equal(gb, found[0][1])
+
+
+@pytest.mark.parametrize("place", [(1, 1, 16), (0, 0, 0), (1, 0, 39)])
+def test_an_infinity_reaches_only_what_reads_it(place):
+    case = Case(2, 2, 4, (40,), (3,), padding=((0, 1),), groups=2)
+    arrays = case.arrays()
+    arrays["x"][place] = np.inf
+    got, want = run(lines, case, "grad_weight", arrays), expected(case, "grad_weight", arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+def test_a_new_image_size_compiles_nothing():
+    check(lines, Case(1, 8, 8, (400,), (3,), padding=1, groups=8), "grad_weight")
+    check(lines, Case(1, 2, 2, (400,), (3,), padding=1, groups=2), "grad_weight")
+    before = jit.kernel_count()
+    check(lines, Case(3, 9, 9, (529,), (3,), dilation=2, padding=1, groups=9), "grad_weight")
+    assert jit.kernel_count() == before
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (Case(1, 1, 1, (9, 9), (3, 3)), "a row of g meets several of x, or not every pixel of one"),
+        (Case(1, 1, 1, (9,), (3,), stride=2), "a row of g meets several of x, or not every pixel of one"),
+        (
+            Case(1, 1, 1, (9, 9), (1, 3), padding=((1, 0), (0, 0))),
+            "a row of g meets several of x, or not every pixel of one",
+        ),
+        (Case(1, 2, 1, (9,), (3,)), "2 channels of x in a group"),
+        (Case(1, 1, 1, (99,), (33,)), "33 taps are too many"),
+    ],
+)
+def test_what_it_leaves_to_others(case, why):
+    assert lines.refuses(case.problem("grad_weight"), target.isa()) == why
