@@ -94,7 +94,7 @@ def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
         epilog=TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("task", choices=list(TASKS), help="what to learn: " + ", or ".join(TASKS))
+    made.add_argument("task", choices=list(TASKS), help="what to learn")
     made.add_argument("--epochs", type=whole(1), metavar="N", help="passes over the data " + _defaults("epochs"))
     made.add_argument("--lr", type=rate, metavar="X", help="first learning rate " + _defaults("lr"))
     made.add_argument("--batch-size", type=whole(1), metavar="N", help="samples a step " + _defaults("batch_size"))
@@ -129,8 +129,8 @@ def _add_bench(commands: argparse._SubParsersAction[Parser]) -> None:
     made = commands.add_parser(
         "bench",
         help="time convolution layers beside other libraries",
-        description="Time convolution layers in Lucid and in PyTorch, ONNX Runtime and OpenVINO, in turns, results "
-        "checked. × is another library's time over Lucid's.",
+        description="Time convolution layers in Lucid and in PyTorch, ONNX Runtime and OpenVINO, in turns,\n"
+        "results checked. × is another library's time over Lucid's.",
         epilog=bench_options.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -294,14 +294,23 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: F.conv1d(X(1, 1, 4), W(1, 1, 2), W(1).double()),
         lucid.DTypeError,
-        r"the input is float32 and the bias float64",
+        r"the input is float32 and the bias float64.*: convert the bias with .to\(lucid.float32\)$",
+    ),
+    (
+        lambda: F.conv1d(X(1, 1, 4).long(), W(1, 1, 2)),
+        lucid.DTypeError,
+        r"the input is int64 and the weight float32.*: convert the input with .to\(lucid.float32\)$",
     ),
     (
         lambda: F.conv1d(X(1, 1, 4).long(), W(1, 1, 2).long()),
         lucid.DTypeError,
         r"int64; a convolution takes floating-point",
     ),
-    (lambda: F.conv1d(np.zeros((1, 1, 4)), W(1, 1, 2)), TypeError, r"the input must be a Tensor, not ndarray"),
+    (
+        lambda: F.conv1d(np.zeros((1, 1, 4)), W(1, 1, 2)),
+        TypeError,
+        r"must be a Tensor, not ndarray; lucid.tensor\(...\) makes one",
+    ),
     (
         lambda: F.conv_transpose1d(X(1, 1, 4), W(1, 1, 2), stride=3, output_padding=3),
         lucid.ShapeError,

@@ -26,6 +26,7 @@ LOOKS = {
 }
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 ROW_INCHES = 0.235
+PANEL_INCHES = 3.1  #: what a roofline needs for its labels
 
 Data = dict[str, Any]
 
@@ -42,7 +43,7 @@ def draw(data: Data) -> Figure:
     rows = [row for row in data["rows"] if row["ratio"]]
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     names = list(dict.fromkeys(row["layer"] for row in rows))
-    height = max(4.6, 1.9 + ROW_INCHES * len(names))
+    height = max(1.2 + PANEL_INCHES * len(modes), 1.9 + ROW_INCHES * len(names))
     figure = Figure(figsize=(4.6 + 4.1 * len(modes) + 1.6, height), facecolor=PAPER, layout="constrained")
     grid = figure.add_gridspec(len(modes), len(modes) + 1, width_ratios=[1] * len(modes) + [1.05])
     for place, mode in enumerate(modes):
@@ -88,7 +89,7 @@ def _ratios(axes: Axes, rows: dict[str, Data], names: list[str], mode: str, labe
     axes.set_xlabel("× Lucid's time (right of 1: Lucid is faster)", color=INK, fontsize=9)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
-        handles[::-1], labels[::-1], fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -1.8 / (len(names) + 3)),
+        handles[::-1], labels[::-1], fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5.5,
         ncols=2, frameon=False, labelcolor=INK, title="geometric means", title_fontsize=8,
     )  # fmt: skip
     _bare(axes)
@@ -125,10 +126,11 @@ def _roofline(axes: Axes, rows: list[Data], base: str, mode: str) -> None:
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(max(axes.get_ylim()[0], peak / 3000), peak * 3.2)
+    axes.set_ylim(max(axes.get_ylim()[0] / 4, peak / 3000), peak * 3.2)  # the legend lies below the points
     axes.set_title(f"roofline, {mode}", color=INK, fontsize=12, fontweight="bold", loc="left")
     axes.set_xlabel(f"flop for each byte that must move ({copy:.0f} GB/s)", color=INK, fontsize=9)
     axes.set_ylabel("GFLOP/s of the direct algorithm", color=INK, fontsize=9)

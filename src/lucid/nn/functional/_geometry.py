@@ -304,12 +304,20 @@ def _check_bias(caller: str, bias: Operand | None, channels: int) -> None:
         raise ShapeError(f"{caller}: the bias {bias.shape} must have the shape ({channels},), one per output channel")
 
 
+def _mended(x: Operand, w: Operand, other: Operand) -> str:
+    """How an element type that is unlike the input's is made like it."""
+    if other is not w:
+        return f"convert the bias with .to({x.dtype})"
+    layer = f" or the layer with .to({x.dtype})" if x.dtype.is_differentiable else ""
+    return f"convert the input with .to({w.dtype}){layer}"
+
+
 def _check_dtypes(caller: str, x: Operand, w: Operand, bias: Operand | None) -> None:
     for name, operand in (("weight", w), ("bias", bias)):
         if operand is not None and operand.dtype != x.dtype:
             raise DTypeError(
                 f"{caller}: the input is {x.dtype.name} and the {name} {operand.dtype.name}; they must be the same: "
-                f"convert the input with .to({operand.dtype}) or the layer with .to({x.dtype})"
+                + _mended(x, w, operand)
             )
     if not x.dtype.is_differentiable:
         raise DTypeError(

@@ -350,4 +350,4 @@ def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Known, Known
 
 def _no_tensor(caller: str, arguments: dict[str, Any]) -> TypeError:
     name, value = next((name, x) for name, x in arguments.items() if not isinstance(x, Tensor))
-    return TypeError(f"{caller}: the {name} must be a Tensor, not {type(value).__name__}")
+    return TypeError(f"{caller}: the {name} must be a Tensor, not {type(value).__name__}; lucid.tensor(...) makes one")

@@ -18,7 +18,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, caller:
     """
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and (tensor is not None or name != "bias"):
-            raise TypeError(f"{caller}: the {name} must be a Tensor, not {type(tensor).__name__}")
+            raise TypeError(
+                f"{caller}: the {name} must be a Tensor, not {type(tensor).__name__}; lucid.tensor(...) makes one"
+            )
     if weight.ndim != 2:
         raise ShapeError(f"{caller}: the weight {weight.shape} must have the shape (out_features, in_features)")
     if input.ndim == 0 or input.shape[-1] != weight.shape[1]:
