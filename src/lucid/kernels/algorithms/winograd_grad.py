@@ -33,13 +33,12 @@ _APART = 16
 #: Rows of the register tile, by the registers of the machine, and vectors, of which the problem takes what fits best.
 _ROWS = {32: 8, 16: 4}
 _VECTORS = {32: (1, 2, 3), 16: (1, 2)}
-#: What all slices, or all transformed operands, may take together with one thread's own.
-_MOST_BYTES = 2 * WORKSPACE_BYTES
 #: Tiles of outputs that are weighed, those of the least work, and of those with a summed axis; and tiles of a box.
-_FORMS, _SUMMED_FORMS, _BOXES = 2, 1, (16, 64, 192)
-_PARTS = (64, 128)
-_CHUNKS = (1, 2, 4, 8, 16)
-_WORKERS = (2, 4, 8)  # numbers of threads that a split is made for: all of them get the same tasks
+_FORMS, _SUMMED_FORMS, _BOXES = 2, 1, (32, 64, 192)
+_PARTS = (32, 64, 128)
+_CHUNKS = (1, 2, 4, 8)
+#: Numbers of threads that a split is made for, as far as there is so much work for each: all get the same tasks.
+_WORKERS, _SHARE_NS = (1, 2, 4, 8), 250_000.0
 
 # Nanoseconds of one thread of a core at 4 GHz that issues two vector products a cycle. Least squares over 103 plans of
 # random layers: half of them are within 9 %, four fifths within 20 %.
@@ -410,10 +409,11 @@ def _expected_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> f
     return _CALL_NS + waiting + sum(number * _COST_NS[unit] for unit, number in counts.items())
 
 
-def _waiting(sizes: Layout, split: Split) -> float:
-    """By how much the last thread's work is more than its share, on average over numbers of threads."""
-    tasks = sizes.numbers["parts"] * split.chunks
-    return sum(n * ceil(tasks / n) / tasks for n in _WORKERS) / len(_WORKERS)
+def _weighed_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> float:
+    """Time of all threads, of which the last has more than its share, on average over numbers of threads."""
+    expected, tasks = _expected_ns(problem, form, split, sizes), sizes.numbers["parts"] * split.chunks
+    workers = [n for n in _WORKERS if n == 1 or expected >= n * _SHARE_NS]
+    return expected * sum(n * ceil(tasks / n) / tasks for n in workers) / len(workers)
 
 
 def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
@@ -430,11 +430,11 @@ def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:
     shares = (*(part // residues for part in _PARTS), problem.group_in)
     c_parts = {_whole(part, width, problem.group_in) for part in shares}
     parts = sorted(product(k_parts, c_parts))
-    room = _MOST_BYTES // (problem.c_out * problem.group_in * residues * form.points * f32.bytes)
+    room = WORKSPACE_BYTES // (problem.c_out * problem.group_in * residues * form.points * f32.bytes)
     for box, (k_part, c_part) in product(sorted({min(box, count) for box in _BOXES}), parts):
         chunks = [n for n in _CHUNKS if n == 1 or n <= min(room, count // box)]
         yield from (Split(tile, box, k_part, c_part, n, False) for n in chunks)
-        if (problem.c_out + step * problem.c_in) * form.points * count * f32.bytes <= _MOST_BYTES:
+        if (problem.c_out + step * problem.c_in) * form.points * count * f32.bytes <= WORKSPACE_BYTES:
             yield Split(tile, box, k_part, c_part, 1, True)
 
 
@@ -451,9 +451,9 @@ def best(problem: Problem, isa: ISA) -> tuple[Form, Split] | None:
     for form in [form for form in every if form not in summed][:_FORMS] + summed[:_SUMMED_FORMS]:
         for split in _splits(problem, form, isa):
             sizes = Layout.of(problem, form, split, isa)
-            if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * f32.bytes > _MOST_BYTES:
+            if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * f32.bytes > WORKSPACE_BYTES:
                 continue
-            options.append((_expected_ns(problem, form, split, sizes) * _waiting(sizes, split), form, split))
+            options.append((_weighed_ns(problem, form, split, sizes), form, split))
     return min(options, key=lambda option: option[0])[1:] if options else None
 
 

@@ -49,6 +49,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
+from lucid.kernels.runtime import memory
 
 #: Channels of x whose results are made at once.
 FINISHED = 16
@@ -269,19 +270,22 @@ def _write_results(module: Module, stored: Type, lanes: int) -> None:
     to = a.gw.at(where.group * a.group_out * row_length + (where.c + p.row) * a.taps)
     with f.loop(0, minimum(width, where.columns - p.column), lanes) as v:
         m = p.m.at(p.column // width * a.m_block + p.row * width + v.i)
+        live = minimum(where.columns - p.column - v.i, lanes)
+        first = to.at((where.k + p.column + v.i) * row_length)
+        with f.loop(0, live) as k, f.loop(0, length, memory.ALIGN_BYTES // stored.bytes) as ahead:
+            first.prefetch(k.i * row_length + ahead.i, write=True)  # a row apart, which no machine would guess
         with f.loop(0, a.residues) as residue:
             f.call(
                 a.collect, m.at(residue.i * a.m_residue), a.rows, count, line.at(a.taps_at.load(residue.i)),
                 a.taps * lanes, p.own.at(a.spare_at), a.m_step * a.z_step, a.m_step * a.y_step, a.m_step,
                 a.taps_z * lanes, a.taps_y * lanes, a.taps_x * lanes,
             )  # fmt: skip
-        live = minimum(where.columns - p.column - v.i, lanes)
         with f.loop(0, length, lanes) as s:
             mask = lanes_below(f, length - s.i, lanes) if lanes > 1 else None
             f.call(a.turn, line.at(s.i * lanes), lanes, lanes, lanes, square, lanes)
             with f.loop(0, live) as k:
                 turned = convert(square.load(k.i * lanes, lanes), stored)
-                to.store(turned, (where.k + p.column + v.i + k.i) * row_length + s.i, mask)
+                first.store(turned, k.i * row_length + s.i, mask)
         with f.when(a.has_bias.ne(0) & (where.c + p.row).eq(0)):
             _write_bias(f, a, where, p.column + v.i, lanes)
 

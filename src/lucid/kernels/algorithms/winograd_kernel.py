@@ -276,13 +276,16 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
     source = a.w.at(group * a.group_step + first * a.row_step + p.channel * a.channel_step + a.first_plane)
     size = a.taps * a.tile_rows
     rows, together = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps)
-    taps = [tap * a.tile_rows for tap in (a.tap_z, a.tap_y, a.tap_x)]
+    taps, in_line = [tap * a.tile_rows for tap in (a.tap_z, a.tap_y, a.tap_x)], memory.ALIGN_BYTES // stored.bytes
     with f.loop(0, a.filter_planes) as plane, f.loop(0, p.channels, PACKED) as block:
         count = minimum(p.channels - block.i, PACKED)
         runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.taps)
+        next_run = source.at((block.i + count) * a.channel_step + plane.i * a.plane_step)
+        with f.loop(0, select(together, rows, 0)) as row, f.loop(0, depth, in_line) as line:
+            next_run.prefetch(row.i * a.row_step + line.i)
         with f.loop(0, runs) as c:
             start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
-            with f.loop(0, size, memory.ALIGN_BYTES // stored.bytes) as line:
+            with f.loop(0, select(together, 0, size), in_line) as line:
                 start.at(a.channel_step * _AHEAD + line.i).prefetch()
             f.call(a.pack_weights, start, a.row_step, 1, rows, depth, panel.at(c.i * size))
         with f.loop(0, a.tile_rows, lanes) as back:
@@ -374,6 +377,6 @@ def _write_results(module: Module, stored: Type) -> None:
                 a.collect, p.m.at((row.i + residue.i) * a.columns), a.m_step, p.count, *numbers,
                 line.at(a.lines.load(residue.i)), a.line_z, a.line_y, spare,
             )  # fmt: skip
-        to = (line, a.y.at(channel * a.y_plane), *numbers[1:], a.residual.at(channel * a.y_plane))
+        to = (line, a.y.at(channel * a.y_plane), a.y_plane, *numbers[1:], a.residual.at(channel * a.y_plane))
         f.call(a.spread, stores, p.vectors * a.stores, *to)
         f.call(a.spread, more_stores, p.more, *to)

@@ -190,19 +190,22 @@ def _write_collect(module: Module, form: Form, lanes: int, epilogue: Epilogue) -
 
 
 def _write_spread(module: Module, lanes: int, epilogue: Epilogue, residues: int, stored: Type) -> Function:
-    """Adds ``spread(entries, count, line, y, scale, shift, residual)`` for one channel.
+    """Adds ``spread(entries, count, line, y, plane, scale, shift, residual)`` for one channel.
 
-    A packer's entries read backwards, from a panel to where it was; an entry may stand for several residues.
+    A packer's entries read backwards, from a panel to where it was; an entry may stand for several residues. The next
+    channel's lines, a ``plane`` away, are asked for: no machine would guess them.
     """
     data = ptr(stored)
     f = module.function(
-        "spread", entries=ptr(i64), count=i64, line=ptr(f32), y=data, scale=f32, shift=f32, residual=data
+        "spread", entries=ptr(i64), count=i64, line=ptr(f32), y=data, plane=i64, scale=f32, shift=f32, residual=data
     )
     a, together = f.args, reading(residues, lanes).taps
     scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
     to = Destination(a.y, epilogue, scale, shift, a.residual if epilogue.residual else None)
     with f.loop(0, a.count) as t:
         place, step, segments = read_entry(a.entries.at(t.i * (ENTRY_BYTES // 8)))
+        for v in range(together):
+            a.y.at(a.plane + segments[0][0]).prefetch(v * lanes, write=True)
         values = interleave([a.line.load(place + step * residue, lanes) for residue in range(together)])
         for offset, lane_set in segments:
             with f.when(lane_set.ne(0)):
