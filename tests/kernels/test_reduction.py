@@ -10,7 +10,8 @@ import pytest
 
 from lucid.core.errors import DTypeError
 from lucid.kernels import jit, target
-from lucid.kernels.reduction import BAND, SEGMENT_BYTES, SEGMENT_ROWS, Reduction
+from lucid.kernels.reduction import SEGMENT_BYTES, SEGMENT_ROWS, Reduction
+from lucid.kernels.reduction_kernel import BAND
 from lucid.kernels.runtime import threads
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 

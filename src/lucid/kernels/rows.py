@@ -45,7 +45,8 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
-from lucid.kernels.reduction import COMBINE, Axis, across_lanes, arrange
+from lucid.kernels.reduction import Axis, arrange
+from lucid.kernels.reduction_kernel import COMBINE, across_lanes
 from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.memory import empty
 
