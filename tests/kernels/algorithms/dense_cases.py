@@ -64,6 +64,14 @@ CASES = {
     "transposed dilated": case(2, 4, 4, (30,), 3, stride=2, padding=2, dilation=3),
 }
 CASES |= {f"width {n}": case(2, 3, 4, (n,), 3, padding=1) for n in (1, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49)}
+#: Taps along the axis around a plain one, which may be cut into pieces.
+PIECES = {
+    "time": case(2, 5, 13, (6, 8, 32), (3, 1, 1)),
+    "time, padded": case(1, 6, 9, (5, 4, 48), (3, 1, 1), padding=(1, 0, 0)),
+    "time, groups": case(2, 4, 6, (4, 16, 16), (2, 1, 1), padding=((0, 1), (0, 0), (0, 0)), groups=2),
+    "columns": case(2, 3, 8, (9, 128), (3, 1), padding=(1, 0), dilation=(2, 1)),
+    "taps a line apart": case(2, 3, 8, (512,), 3, padding=128, dilation=128),
+}
 
 
 def operands(role, c, dtype, seed=0):

@@ -5,12 +5,11 @@ from itertools import product
 import pytest
 
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import dense_plan
-from lucid.kernels.algorithms.dense_layout import computed
+from lucid.kernels.algorithms import dense_plan, pixel_panels
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
-from lucid.kernels.ir import BY_DTYPE
-from tests.kernels.algorithms.dense_cases import CASES, check
+from lucid.kernels.ir import BY_DTYPE, computed
+from tests.kernels.algorithms.dense_cases import CASES, PIECES, check, operands
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -52,11 +51,33 @@ def test_tiles_over_channels_between_forbidden_pages(role, algorithm, isa, dtype
 def test_every_layout_between_forbidden_pages(role, algorithm, isa, shared, monkeypatch):
     """Whether it saves samples or not."""
     monkeypatch.setattr(
-        dense_plan, "_layouts", lambda phases, batch: [[Layout.of(phase, shared, batch) for phase in phases]]
+        dense_plan, "_layouts", lambda phases, batch, lanes: [[Layout.of(phase, shared, batch) for phase in phases]]
     )
     select._executable.cache_clear()
     with target.using(isa):
         run_guarded_cases(lambda name: check(role, algorithm, CASES[name], "float32"), CASES)
+    select._executable.cache_clear()
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(VECTOR_ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["bfloat16"]),
+])  # fmt: skip
+@pytest.mark.parametrize("most", [True, False])
+@BOTH
+def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monkeypatch):
+    """As many of them as there may be, and as few."""
+
+    def in_pieces(phases, batch, lanes):
+        layouts = [each for each in usual(phases, batch, lanes) if pixel_panels.pieces(each[0].phase) > 1]
+        return layouts[-1:] if most else layouts[:1]
+
+    usual = dense_plan._layouts
+    monkeypatch.setattr(dense_plan, "_layouts", in_pieces)
+    select._executable.cache_clear()
+    with target.using(isa):
+        for each in PIECES.values():
+            assert select.choose(operands(role, each, dtype)[1], target.isa(), algorithm)["pieces"] > 1
+        run_guarded_cases(lambda name: check(role, algorithm, PIECES[name], dtype), PIECES)
     select._executable.cache_clear()
 
 

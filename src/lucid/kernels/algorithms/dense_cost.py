@@ -163,7 +163,7 @@ def gathered_ns(layout: Layout, lanes: int, channels: int, pairs: bool = False) 
 def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:
     """How sums come from their tiles to the result."""
     z, y, x = layout.phase
-    if all(axis.contiguous for axis in layout.phase) and not tile.over_channels:
+    if pixel_panels.contiguous(layout.phase) and not tile.over_channels:
         at_once = sizes.stored_whole or sizes.elements * layout.taps <= MOST_STEPS
         return {"round": 0 if at_once else tiles * tile.accumulators * tile.lanes}
     stretches = sizes.batch * sizes.groups * z.positions * y.positions

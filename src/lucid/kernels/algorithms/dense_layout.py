@@ -224,8 +224,8 @@ class PhaseRecord:
         reads = [tap * cut.width + shift for tap, shift in layout.reads()]
         channels = shape.grain.count(blocking.channels)
         self._offsets = np.array([c * channel_stride + r for c in range(channels) for r in reads], np.int64)
-        whole = all(axis.contiguous for axis in phase)
-        scales = (y.out_size * x.out_size, x.out_size, 1)
+        whole = pixel_panels.contiguous(phase)
+        scales = (z.apart or y.out_size * x.out_size, y.apart or x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
         start = z.out_start * scales[0] + y.out_start * scales[1]
         one_row = (1, pixel_panels.positions(phase), 1, 0, 0, 1, 0, 0, 0, int(in_place and not tile.over_channels))

@@ -99,8 +99,11 @@ def waste(tile: Tile, rows: int) -> tuple[float, int]:
     return cover_products(tile, rows, _MANY_PIXELS), ceil(rows / tile.rows) * tile.loads(_MANY_PIXELS)
 
 
-def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
-    """The ways to lay out the phases' samples: no taps share any, or those along axes where that saves some."""
+def _layouts(phases: Sequence[Phase], batch: int, lanes: int) -> Iterator[list[Layout]]:
+    """The ways to lay out the phases' samples: no taps share any, or those along axes where that saves some.
+
+    Where the axis around the last is one of them, the last may be cut into pieces.
+    """
     fewest: dict[tuple[int, ...], int] = {}
     for shared in _SHARED:
         layouts = [Layout.of(phase, shared, batch) for phase in phases]
@@ -108,6 +111,9 @@ def _layouts(phases: Sequence[Phase], batch: int) -> Iterator[list[Layout]]:
         parts = [shared[:1], shared[1:]] if len(shared) > 1 else [()] * len(shared)
         if all(fewest[shared] < fewest[part] for part in parts):
             yield layouts
+    counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
+    for pieces in sorted(set.intersection(*counts)) if counts else ():
+        yield [Layout.of(pixel_panels.in_pieces(phase, pieces), (1,), batch) for phase in phases]
 
 
 def _blockings(
@@ -181,6 +187,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residue
             ("shared", _SHARED.index(best.shared)),
             ("lazy", int(best.lazy)),
             ("slack", best.slack),
+            ("pieces", pixel_panels.pieces(layouts[0].phase)),
         ),
         workspace_bytes=packed + scratch,
         packed_bytes=packed,
@@ -210,7 +217,7 @@ class _Group(NamedTuple):
 
 def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -> Iterator[_Group]:
     number = count()
-    for layouts in _layouts(phases, sizes.batch):
+    for layouts in _layouts(phases, sizes.batch, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
         for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
@@ -250,6 +257,6 @@ def bind(plan: Plan, phases: Sequence[Phase], residues: Sizes = ALONE) -> Launch
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
-    asked = plan.problem
+    asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in phases]
     whole = shape(asked, ISAS[plan.isa], residues)
     return implicit_gemm.bind(whole, cut, phases, asked.bias, asked.epilogue, plan.expected_ns)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 from lucid.kernels.algorithms.grain import Grain
@@ -67,6 +67,7 @@ class Reading(NamedTuple):
 SIDE_BY_SIDE, ONE_AT_A_TIME = Reading(1, 1), Reading(0, 1)
 #: Vectors that are read at once, at most, and for each tap: beyond, single samples are as fast.
 _MOST_READ, _MOST_READ_TAP = 16, 8
+_LEAST_PIECE, _MOST_PIECE = 4, 16  # vectors
 _READ_CHANNELS = 8  # for one look at all entries
 
 
@@ -96,6 +97,9 @@ class Axis:
 
     An axis may be a piece of a ``line`` of so many samples, ``size`` of them for each of the axis around it. The last
     piece may be short, and with an offset a piece begins in the one before.
+
+    Samples that lie otherwise than one after the other with the axes inside are so many elements ``apart``, and so are
+    the results.
     """
 
     positions: int
@@ -107,6 +111,7 @@ class Axis:
     out_start: int = 0
     out_step: int = 1
     line: int = 0
+    apart: int = 0
 
     def inside(self, offset: int) -> tuple[int, int]:
         """Positions [first, end) whose sample at that offset lies in x, counted from the start of a line."""
@@ -176,6 +181,52 @@ def joined(axes: Sequence[Axis]) -> Phase:
         axes.insert(0, axis)
     z, y, x = [_POINT] * (3 - len(axes)) + axes
     return z, y, x
+
+
+def in_pieces(phase: Phase, count: int) -> Phase:
+    """The same phase with the plain axis inside its taps cut into so many pieces, which come outermost.
+
+    All positions of the axis around it are then near each other, and each sample is gathered once for all of them::
+
+        time 0   a b c d e f g h i j k l        a b c d | time 0 e f g h | time 0 i j k l
+        time 1   m n o p q r s t u v w x        m n o p | time 1 q r s t | time 1 u v w x
+    """
+    if count == 1:
+        return phase
+    z, y, x = _parted(phase)
+    length = x.size // count
+    outer = replace(z, positions=count, size=count, out_size=count, apart=length)
+    return outer, replace(y, apart=x.size), replace(x, positions=length, size=length, out_size=length)
+
+
+def piece_counts(phase: Phase, lanes: int) -> list[int]:
+    """Into how many pieces of whole vectors a phase may be cut."""
+    z, y, x = _parted(phase)
+    if not (z.plain and z.size == 1 and x.plain and len(y.offsets) > 1) or lanes == 1:
+        return []
+    lengths = range(_LEAST_PIECE * lanes, min(_MOST_PIECE * lanes, x.size // 2) + 1, lanes)
+    return [x.size // length for length in lengths if x.size % length == 0]
+
+
+def _parted(phase: Phase) -> Phase:
+    """The phase as it was before a plain axis was merged into one with taps: they are whole lines of it apart."""
+    z, y, x = phase
+    line = gcd(x.positions, x.size, x.out_size, x.out_start, *x.offsets)
+    if not (z.size == y.size == x.step == x.out_step == 1 and len(x.offsets) > 1 and line > 1):
+        return phase
+    count, size, out_size, start = (n // line for n in (x.positions, x.size, x.out_size, x.out_start))
+    outer = Axis(count, size, 1, tuple(o // line for o in x.offsets), x.weights, out_size, start)
+    return z, outer, Axis(line, line, 1, (0,), (0,), line)
+
+
+def pieces(phase: Phase) -> int:
+    """How many the last axis is cut into."""
+    return phase[0].positions if phase[0].apart else 1
+
+
+def contiguous(phase: Phase) -> bool:
+    """Whether the positions, in their order, are the whole result."""
+    return all(axis.contiguous and not axis.apart for axis in phase)
 
 
 def taps(phase: Phase) -> int:
@@ -261,10 +312,16 @@ _ARRAYS = {"z_table", "y_table", "x_table"}
 def gather_numbers(phase: Phase, table_at: Sequence[int], reading: Reading = SIDE_BY_SIDE) -> tuple[int, ...]:
     """The numbers of ``GATHER``; ``table_at`` says where the arrays of ``tap_tables`` lie."""
     z, y, x = phase
-    steps = (z.step * (x.line or y.size * x.size), y.step * x.size, x.step)
     counts = len(z.offsets), len(y.offsets), len(x.offsets) // reading.taps
     along = z.step * _piece(y), y.step * _piece(x)
+    steps = (axis.step * n for axis, n in zip(phase, _apart(phase), strict=True))
     return positions(phase), y.positions, x.positions, *steps, *counts, *table_at, reading.scale, reading.taps, *along
+
+
+def _apart(phase: Phase) -> tuple[int, int, int]:
+    """Elements from one sample of each axis to the next."""
+    z, y, x = phase
+    return z.apart or x.line or y.size * x.size, y.apart or x.size, 1
 
 
 def _piece(axis: Axis) -> int:
@@ -281,7 +338,7 @@ def tap_tables(phase: Phase, reading: Reading = SIDE_BY_SIDE) -> list[list[tuple
     z, y, x = phase
     tables = [
         [(o * scale, *axis.inside(o), o * _piece(inner)) for o in axis.offsets]
-        for axis, inner, scale in ((z, y, x.line or y.size * x.size), (y, x, x.size))
+        for axis, inner, scale in zip((z, y), (y, x), _apart(phase), strict=False)
     ]
     if reading.step < 2:
         return [*tables, [(o, *x.inside(o), 0) for o in x.offsets]]
