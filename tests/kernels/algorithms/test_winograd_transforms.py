@@ -26,9 +26,9 @@ def test_the_products_of_transforms_are_the_filter(outputs: int, taps: int) -> N
     ("outputs", "taps", "stride"), [(2, 3, 2), (4, 3, 2), (4, 5, 2), (3, 5, 3), (2, 7, 4), (1, 2, 2)]
 )
 def test_residues_of_a_stride_have_filters_of_their_own(outputs: int, taps: int, stride: int) -> None:
-    strided, spread = Strided(outputs, taps, stride), Spread(outputs * stride, taps, stride)
+    strided = Strided(outputs, taps, stride)
     saved = sum(outputs + -(-(taps - r) // stride) - 1 for r in range(stride))
-    assert strided.products == spread.products == saved
+    assert strided.products == saved
     w = np.array([Fraction(2 * k - 5, 3) for k in range(taps)], object)
 
     def filtered(form: Minimal, w: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> list[Fraction]:
@@ -37,12 +37,14 @@ def test_residues_of_a_stride_have_filters_of_their_own(outputs: int, taps: int,
 
     x = np.array([Fraction(3 * k * k - 7, k + 2) for k in range(strided.samples)], object)
     assert filtered(strided, w, x) == [x[k * stride : k * stride + taps] @ w for k in range(outputs)]
-    g = np.array([Fraction(5 * k - 2, k + 3) for k in range(spread.samples)], object)
-    spaced = np.zeros((len(g), stride), object)
-    spaced[:, 0] = g
-    first = (len(g) - outputs) * stride
-    whole = np.convolve(spaced.ravel(), w)[first : first + outputs * stride]
-    assert filtered(spread, w[::-1], g) == list(whole)
+    for first in range(stride):
+        spread = Spread(outputs * stride, taps, stride, first)
+        g = np.array([Fraction(5 * k - 2, k + 3) for k in range(spread.samples)], object)
+        spaced = np.zeros((len(g), stride), object)
+        spaced[:, 0] = g
+        start = spread.before * stride + first
+        whole = np.convolve(spaced.ravel(), w)[start : start + outputs * stride]
+        assert spread.products == saved and filtered(spread, w[::-1], g) == list(whole)
 
 
 def test_the_transforms_of_lavin_and_gray() -> None:

@@ -45,7 +45,7 @@ from lucid.kernels.algorithms.winograd_layout import (
     outputs_of,
     workspace_bytes,
 )
-from lucid.kernels.algorithms.winograd_transforms import Summed
+from lucid.kernels.algorithms.winograd_transforms import Spread, Summed
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
@@ -146,10 +146,10 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     """The tiles that a problem can be cut into."""
     if problem.role == "grad_weight":
         return winograd_grad.forms(problem)
-    lines, spreads = _lines(problem), problem.role == "grad_input"
-    kernel, strides = tuple(line.taps for line in lines), tuple(line.stride for line in lines)
-    choices = tuple(line.outputs(spreads) for line in lines)
-    return _forms(choices, kernel, strides, lines[-1].dilation, set(problem.spec.stride) != {1}, spreads)
+    lines = _lines(problem)
+    kernel, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in lines), strict=True)
+    choices = tuple(line.outputs for line in lines)
+    return _forms(choices, kernel, strides, firsts, lines[-1].dilation, set(problem.spec.stride) != {1})
 
 
 class _Line(NamedTuple):
@@ -159,15 +159,17 @@ class _Line(NamedTuple):
     dilation: int
     side: Side
     stride: int = 1  #: one that does not divide the taps
+    first: int | None = None  #: residue of the first output, where those are strided
 
     @property
     def residues(self) -> int:
         """Of the problem's stride, where they are channels or rows."""
         return self.side.step * self.side.spread
 
-    def outputs(self, spreads: bool) -> Sizes:
+    @property
+    def outputs(self) -> Sizes:
         """Of the tiles that it may be cut into."""
-        return outputs_of(self.taps, ceil(self.side.out / self.dilation), self.stride, spreads)
+        return outputs_of(self.taps, ceil(self.side.out / self.dilation), self.stride, self.first is not None)
 
     @property
     def single(self) -> bool:
@@ -196,9 +198,13 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     ):
         residues, uneven = divided(kernel, stride)
         taps, dilation = kernel // residues, spec.dilation[axis] if kernel > 1 else 1
-        extent = dilation * (ceil(taps / uneven) - 1) + 1
-        side = Side(size, out, low, residues) if forward else _backward(size, out, extent, residues, uneven, low)
-        line = _Line(taps, dilation, side, uneven)
+        if forward:
+            line = _Line(taps, dilation, Side(size, out, low, residues), uneven)
+        elif uneven > 1:
+            before = Spread(uneven, taps, uneven, low % uneven).before
+            line = _Line(taps, dilation, Side(out, size, before - low // uneven), uneven, low % uneven)
+        else:
+            line = _Line(taps, dilation, _backward(size, out, dilation * (taps - 1) + 1, residues, low))
         if dilation == 1 or (axis == len(spec.kernel) - 1 and dilation in _IN_A_VECTOR):
             lines += [] if line.single else [line]
         else:
@@ -209,16 +215,14 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     return z, y, x
 
 
-def _backward(size: int, out: int, extent: int, residues: int, uneven: int, low: int) -> Side:
+def _backward(size: int, out: int, extent: int, stride: int, low: int) -> Side:
     """An axis of the input gradient: position j stands for the results where (i + low) // stride is j.
 
-    Each of them meets the samples j, j - 1 and so on of g, with taps of its own residue; see ``phase_split``. Where
-    the stride is ``uneven``, results are positions of their own.
+    Each of them meets the samples j, j - 1 and so on of g, with taps of its own residue; see ``phase_split``.
     """
-    stride = residues * uneven
     first, last = low // stride, (low + size - 1) // stride
     trim = low - first * stride, (last + 1) * stride - low - size
-    return Side(out, (last - first + 1) * uneven, extent - 1 - first, 1, residues, trim)
+    return Side(out, last - first + 1, extent - 1 - first, 1, stride, trim)
 
 
 def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
@@ -229,11 +233,16 @@ def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
 
 @lru_cache(maxsize=64)
 def _forms(
-    choices: tuple[Sizes, ...], kernel: Sizes, strides: Sizes, dilation: int, strided: bool, spreads: bool
+    choices: tuple[Sizes, ...],
+    kernel: Sizes,
+    strides: Sizes,
+    firsts: tuple[int | None, ...],
+    dilation: int,
+    strided: bool,
 ) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
-    every = [Form.of(outputs, kernel, dilation, strides=strides, spreads=spreads) for outputs in product(*choices)]
+    every = [Form.of(outputs, kernel, dilation, strides=strides, firsts=firsts) for outputs in product(*choices)]
     if kernel[0] > 1 and kernel[1:] != (1, 1) and not strided:
         every += [Form.of(outputs, kernel, dilation, summed=True) for outputs in product(_SUMMED, *choices[1:])]
     return tuple(form for form in every if form.points <= MOST_POINTS and growth(form) <= MOST_GROWTH)
@@ -425,8 +434,8 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
 def _form(plan: Plan) -> Form:
     z, y, x = _lines(plan.problem)
     outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
-    taps, strides = (z.taps, y.taps, x.taps), (z.stride, y.stride, x.stride)
-    return Form.of(outputs, taps, x.dilation, bool(plan["summed"]), strides, plan.problem.role == "grad_input")
+    taps, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in (z, y, x)), strict=True)
+    return Form.of(outputs, taps, x.dilation, bool(plan["summed"]), strides, firsts)
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:

@@ -36,11 +36,11 @@ MOST_POINTS, MOST_GROWTH = 128, 256.0
 
 
 @lru_cache(maxsize=64)
-def _minimal(outputs: int, taps: int, stride: int, spreads: bool) -> Minimal:
+def _minimal(outputs: int, taps: int, stride: int, first: int | None) -> Minimal:
     """An axis, which keeps its matrices of fractions."""
     if stride == 1:
         return Minimal(outputs, taps)
-    return Spread(outputs, taps, stride) if spreads else Strided(outputs, taps, stride)
+    return Strided(outputs, taps, stride) if first is None else Spread(outputs, taps, stride, first)
 
 
 def divided(kernel: int, stride: int) -> tuple[int, int]:
@@ -74,13 +74,14 @@ class Form:
     @classmethod
     def of(
         cls, outputs: Sequence[int], taps: Sequence[int], apart: int = 1, summed: bool = False,
-        strides: Sequence[int] = (1, 1, 1), spreads: bool = False,
+        strides: Sequence[int] = (1, 1, 1), firsts: Sequence[int | None] = (None, None, None),
     ) -> Form:  # fmt: skip
         """The form with so many outputs and taps on each axis, of which the first is ``summed``.
 
-        Strides are those that do not divide the taps: of the samples, or of the outputs if it ``spreads``.
+        Strides are those that do not divide the taps: of the samples, or of the outputs, of which the first is of the
+        given residue.
         """
-        z, y, x = (_minimal(*axis, spreads) for axis in zip(outputs, taps, strides, strict=True))
+        z, y, x = (_minimal(*axis) for axis in zip(outputs, taps, strides, firsts, strict=True))
         return cls(Summed(z.outputs, z.taps) if summed else z, y, x, apart)
 
     @property

@@ -181,16 +181,28 @@ class Strided(Minimal):
 class Spread(Minimal):
     """The adjoint of ``Strided`` in the samples: each residue of the outputs has a filter of its own, of one patch.
 
-    Output ``stride j + r`` meets samples j and before with taps r, r + stride and so on; as the patch runs forwards,
-    the taps are given backwards.
+    Output ``stride j + r - first`` meets samples j and before with taps r, r + stride and so on; as the patch runs
+    forwards, the taps are given backwards. With a ``first`` residue other than 0, those before it are a sample late.
     """
 
     stride: int
+    first: int = 0
 
     @property
     def samples(self) -> int:
-        """Those that the residue of most taps meets."""
-        return self.advance + self._parts[0].taps - 1
+        """Those that any residue meets."""
+        return max(columns.stop for columns in self._columns)
+
+    @property
+    def before(self) -> int:
+        """Samples of a patch before the one with the number of its first output."""
+        return max(part.taps - 1 - (r < self.first) for r, part in enumerate(self._parts))
+
+    @property
+    def _columns(self) -> list[range]:
+        """The samples of each residue."""
+        starts = [self.before + (r < self.first) + 1 - part.taps for r, part in enumerate(self._parts)]
+        return [range(start, start + part.samples) for start, part in zip(starts, self._parts, strict=True)]
 
     @property
     def advance(self) -> int:
@@ -199,7 +211,8 @@ class Spread(Minimal):
 
     @property
     def _met(self) -> Sequence[int]:
-        return [part.taps for part in self._parts] * self.advance
+        parts = self._parts[self.first :] + self._parts[: self.first]
+        return [part.taps for part in parts] * self.advance
 
     @property
     def _parts(self) -> list[Minimal]:
@@ -207,9 +220,8 @@ class Spread(Minimal):
 
     @cached_property
     def patch(self) -> Matrix:
-        """Each residue's, of the last samples."""
-        columns = [range(self.samples - part.samples, self.samples) for part in self._parts]
-        return _stacked([part.patch for part in self._parts], columns, self.samples)
+        """Each residue's, of its samples."""
+        return _stacked([part.patch for part in self._parts], self._columns, self.samples)
 
     @cached_property
     def filter(self) -> Matrix:
@@ -220,7 +232,7 @@ class Spread(Minimal):
     @cached_property
     def inverse(self) -> Matrix:
         """Each residue's, one after the other for every position."""
-        rows = [range(r, self.outputs, self.stride) for r in range(self.stride)]
+        rows = [range((r - self.first) % self.stride, self.outputs, self.stride) for r in range(self.stride)]
         return _transposed(_stacked([part.gradient for part in self._parts], rows, self.outputs))
 
 
