@@ -5,8 +5,11 @@ from __future__ import annotations
 from math import prod
 
 from lucid.autograd import no_grad
+from lucid.core import quiet
+from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
+from lucid.ops.inplace import overwrite
 from lucid.ops.norm import affine, folded, standardize
 from lucid.tensor import Tensor
 
@@ -144,9 +147,9 @@ def _with_fixed_statistics(
 
 def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> None:
     """running += momentum (factor batch - running), in place."""
-    with no_grad():
-        target = batch.detach().reshape(running.shape).to(running.dtype)
-        running.copy_(running * (1 - momentum) + target * (factor * momentum))
+    held, target = running._array, widened(batch._array.reshape(running.shape))
+    with no_grad(), quiet.numpy():
+        overwrite(running, "running statistics", held * (1 - momentum) + target * (factor * momentum))
 
 
 def _check_dtypes(caller: str, x: Tensor, weight: Maybe, bias: Maybe) -> None:
