@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from lucid.kernels.runtime import threads
+from lucid.kernels.runtime.bound_text import NOTHING, WORKSPACE
 from lucid.kernels.runtime.memory import address
-from lucid.kernels.runtime.pool_text import NOTHING, WORKSPACE
 
 __all__ = ["KEPT", "NOTHING", "WORKSPACE", "Halves", "Keeper", "Launch", "address", "launch"]
 

@@ -8,7 +8,8 @@ import sys
 import llvmlite.binding as llvm
 import pytest
 
-from lucid.kernels.runtime.pool_text import MACHINES, pool_text
+from lucid.kernels.runtime.machines import MACHINES
+from lucid.kernels.runtime.pool_text import pool_text
 
 
 @pytest.mark.parametrize("futex", [True, False])

@@ -27,7 +27,9 @@ import numpy as np
 
 from lucid.kernels import jit, target  # before the pool: at a fork its lock is taken first, the compiler's inside
 from lucid.kernels.runtime import memory
-from lucid.kernels.runtime.pool_text import MACHINES, NOTHING, STACK_BYTES, STEP_SLOTS, WORKSPACE, pool_text
+from lucid.kernels.runtime.bound_text import NOTHING, STACK_BYTES, WORKSPACE
+from lucid.kernels.runtime.machines import MACHINES
+from lucid.kernels.runtime.pool_text import STEP_SLOTS, pool_text
 
 Fields = int | ctypes.Array[Any]
 Step = tuple[int, Fields, int, int]
