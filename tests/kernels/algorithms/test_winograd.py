@@ -20,7 +20,7 @@ from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
 HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
-KERNELS = [(3,), (5,), (3, 3), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (5, 3, 1), (1, 3, 3), (3, 1, 1)]
+KERNELS = [(3,), (4,), (5,), (3, 3), (4, 4), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (5, 3, 1), (1, 3, 3), (3, 1, 1)]
 
 
 def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> Case:
@@ -92,7 +92,9 @@ DILATED = [
 STRIDED = [
     ((4,), (2,)), ((16,), (8,)), ((6,), (3,)), ((9,), (3,)), ((8,), (4,)), ((2,), (1,)), ((4, 4), (2, 2)),
     ((3, 4), (1, 2)), ((6, 2), (2, 1)), ((2, 4), (2, 2)), ((4, 4, 4), (2, 2, 2)), ((3, 4, 2), (3, 2, 1)),
-    ((3,), (2,)), ((7,), (4,)), ((3, 3), (2, 2)), ((5, 5), (2, 2)), ((3, 4), (2, 2)), ((4, 3, 1), (2, 2, 1)),
+    ((3,), (2,)), ((3, 3), (2, 2)), ((5, 5), (2, 2)), ((3, 4), (2, 2)), ((4, 3, 1), (2, 2, 1)),
+    ((7,), (4,)), ((5,), (3,)), ((7, 7), (2, 2)), ((11, 5), (4, 4)), ((3, 7), (1, 2)), ((9, 7), (8, 2)),
+    ((4, 3, 2), (3, 2, 1)),
 ]  # fmt: skip
 
 
@@ -303,7 +305,7 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     [
         ({"dtype": "float64"}, "bfloat16, not float64"),
         ({"spec": ConvSpec((3, 3), (1, 4), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
-        ({"spec": ConvSpec((7, 7), (2, 2), (1, 1), ((3, 3), (3, 3)))}, "no tiles for kernels of"),
+        ({"spec": ConvSpec((12, 12), (2, 2), (1, 1), ((5, 5), (5, 5)))}, "no tiles for kernels of"),
         ({"role": "grad_input", "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "a row for each residue"),
         ({"c_in": 700, "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "more than its workspace"),
         ({"spec": ConvSpec((3, 3), (1, 1), (3, 3), ((3, 3), (3, 3)))}, "cannot take a dilation of"),

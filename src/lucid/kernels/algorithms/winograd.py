@@ -3,7 +3,8 @@
 Convolutions of dilation d along an axis are d undilated ones: see ``_unfolded``, and ``winograd_grad``. Strides s that
 divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own, or in the
 input gradient, and so in a transposed convolution, each residue of the result a row of its own. Where residues have
-different numbers of taps, they are parts of one form: see ``winograd_transforms.Strided``. ::
+different numbers of taps, they are parts of one form, see ``winograd_transforms.Strided``, or the kernel is filled up
+with zeros: 7 taps of stride 2 are 8, four of each residue. ::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -40,9 +41,9 @@ from lucid.kernels.algorithms.winograd_layout import (
     Form,
     Shape,
     Side,
-    divided,
     filter_bytes,
     outputs_of,
+    taken_apart,
     workspace_bytes,
 )
 from lucid.kernels.algorithms.winograd_transforms import Spread, Summed
@@ -97,7 +98,7 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides beyond the kernel, most dilations, other taps than 2, 3 and 5, strict precision; halves without masks."""
+    """Strides beyond the kernel, most dilations, other taps than 2 to 5, strict precision; halves without masks."""
     spec = problem.spec
     if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
@@ -160,11 +161,17 @@ class _Line(NamedTuple):
     side: Side
     stride: int = 1  #: one that does not divide the taps
     first: int | None = None  #: residue of the first output, where those are strided
+    missing: int = 0  #: taps that are zero, behind those of the kernel
 
     @property
     def residues(self) -> int:
         """Of the problem's stride, where they are channels or rows."""
         return self.side.step * self.side.spread
+
+    @property
+    def kernel(self) -> int:
+        """Taps of all residues, those that are missing too."""
+        return self.taps * self.residues
 
     @property
     def outputs(self) -> Sizes:
@@ -196,15 +203,17 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     for axis, (kernel, size, out, stride, (low, _)) in enumerate(
         zip(spec.kernel, problem.size, problem.out, spec.stride, spec.padding, strict=True)
     ):
-        residues, uneven = divided(kernel, stride)
-        taps, dilation = kernel // residues, spec.dilation[axis] if kernel > 1 else 1
+        residues, uneven = taken_apart(kernel, stride)
+        taps, dilation = ceil(kernel / residues), spec.dilation[axis] if kernel > 1 else 1
+        missing = taps * residues - kernel
         if forward:
-            line = _Line(taps, dilation, Side(size, out, low, residues), uneven)
+            line = _Line(taps, dilation, Side(size, out, low, residues), uneven, missing=missing)
         elif uneven > 1:
             before = Spread(uneven, taps, uneven, low % uneven).before
             line = _Line(taps, dilation, Side(out, size, before - low // uneven), uneven, low % uneven)
         else:
-            line = _Line(taps, dilation, _backward(size, out, dilation * (taps - 1) + 1, residues, low))
+            side = _backward(size, out, dilation * (taps - 1) + 1, residues, low)
+            line = _Line(taps, dilation, side, missing=missing)
         if dilation == 1 or (axis == len(spec.kernel) - 1 and dilation in _IN_A_VECTOR):
             lines += [] if line.single else [line]
         else:
@@ -267,7 +276,8 @@ def error_growth(plan: Plan) -> float:
         return winograd_grad.error_growth(plan)
     form, sizes = _form(plan), shape(plan.problem)
     roundings = sizes.channels * form.planes.filter + sum(axis.taps + 2 * axis.samples for axis in form.axes)
-    return max(1.0, growth(form) * roundings / (sizes.sources * plan.problem.spec.taps))
+    filled = prod(sizes.kernel) / prod(sizes.stored_kernel)
+    return max(1.0, growth(form) * filled * roundings / (sizes.sources * plan.problem.spec.taps))
 
 
 def shape(problem: Problem) -> Shape:
@@ -278,12 +288,13 @@ def shape(problem: Problem) -> Shape:
     residues = z.residues * y.residues * x.residues
     rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
     planes = prod(problem.size), problem.pixels
-    row_step, channel_step = (outward, inward) if forward else (inward // residues, outward)
+    row_step, channel_step = (outward, inward) if forward else (inward, outward)
     return Shape(
         (z.side, y.side, x.side), planes if forward else planes[::-1], problem.batch, problem.groups,
         rows * (1 if forward else residues),
         channels * (residues if forward else 1), row_step, channel_step, problem.group_out * outward,
-        (z.taps * z.residues, y.taps * y.residues, x.taps * x.residues), flipped=not forward,
+        (z.kernel, y.kernel, x.kernel), (z.kernel - z.missing, y.kernel - y.missing, x.kernel - x.missing),
+        flipped=not forward,
     )  # fmt: skip
 
 

@@ -53,11 +53,28 @@ from lucid.kernels.algorithms.winograd_layout import (
     numbers_of,
     reading,
     residues,
+    run_places,
     shared_bytes,
 )
 from lucid.kernels.algorithms.winograd_parts import parts, tile_addresses
 from lucid.kernels.epilogue import sources
-from lucid.kernels.ir import ENTRY, Function, Module, Pointer, Type, Value, convert, f32, i8, i64, minimum, ptr, select
+from lucid.kernels.ir import (
+    ENTRY,
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    constant,
+    convert,
+    f32,
+    i8,
+    i64,
+    minimum,
+    ptr,
+    select,
+    vec,
+)
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import Epilogue
@@ -78,10 +95,11 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: 
     patches, results = map(Record, shape.phases(form), reads)
     none = np.zeros(tile.rows, np.float32)
     weights, panels_at, lines_at = (np.array(places, np.int64) for places in residues(shape, form, tile))
+    runs_at = np.array(run_places(shape, numbers), np.int64)
     starts = np.add.outer(np.arange(PACKED) * numbers["taps"], weights).ravel() * tile.rows
     fixed = {
         "none": address(none), "patches": patches.address, "results": results.address, "starts": address(starts),
-        "panels": address(panels_at), "lines": address(lines_at), **parts(shape, form, tile, epilogue, stored),
+        "run_places": address(runs_at), "panels": address(panels_at), "lines": address(lines_at), **parts(shape, form, tile, epilogue, stored),
         **steps(stored),
     }  # fmt: skip
     by_rows, by_tiles = (shape.groups * numbers[n] for n in ("blocks", "spans"))
@@ -102,7 +120,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: 
             ),
             kept_bytes=kept, shared_bytes=shared, own_bytes=numbers["own"],
             most_threads=max(tasks for _, tasks in entries),
-            keep=(none, patches, results, tiles, starts, panels_at, lines_at), in_advance=in_advance,
+            keep=(none, patches, results, tiles, starts, runs_at, panels_at, lines_at), in_advance=in_advance,
         )  # fmt: skip
 
     filters, shared = ("transform_filters", by_rows), shared_bytes(form, cut, numbers)
@@ -260,26 +278,26 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
 
     ``block`` counts both groups and tiles of rows.
 
-    Weights are first turned so that rows are lanes. Whole vectors are stored, the last rows' first: what lies beyond
+    Weights are first turned so that rows are lanes, run by run where zeros belong in between. Whole vectors are stored, the last rows' first: what lies beyond
     the tile's rows is stored over, or lies between blocks.
     """
     f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, channel=i64, channels=i64, to=ptr(f32))
     p = f.args
     a = read_fields(f, _fields(stored), [
-        "w", "scratch", "own", "blocks", "rows", "sources", "steps", "group_step", "row_step", "channel_step", "taps",
-        "first_tap", "tap_z", "tap_y", "tap_x", "first_plane", "plane_step", "tile_rows", "pack_weights", "filter",
+        "w", "scratch", "own", "blocks", "rows", "sources", "steps", "spreads", "group_step", "row_step", "channel_step",
+        "taps", "tap_runs", "run_taps", "run_places", "first_tap", "tap_z", "tap_y", "tap_x", "first_plane", "plane_step", "tile_rows", "pack_weights", "filter",
         "starts", "spare_at", "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes",
     ])  # fmt: skip
     group, first = p.block // a.blocks, p.block % a.blocks * a.tile_rows
     own = a.scratch.at(p.thread * a.own)
     panel, spare = own.cast(f32), own.at(a.spare_at).cast(f32)
-    source = a.w.at(group * a.group_step + first * a.row_step + p.channel * a.channel_step + a.first_plane)
+    source = a.w.at(group * a.group_step + first // a.spreads * a.row_step + p.channel * a.channel_step + a.first_plane)
     size = a.taps * a.tile_rows
-    rows, together = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps)
+    rows, together = minimum(a.rows - first, a.tile_rows), a.channel_step.eq(a.taps) & a.tap_runs.eq(1)
     taps, in_line = [tap * a.tile_rows for tap in (a.tap_z, a.tap_y, a.tap_x)], memory.ALIGN_BYTES // stored.bytes
     with f.loop(0, a.filter_planes) as plane, f.loop(0, p.channels, PACKED) as block:
         count = minimum(p.channels - block.i, PACKED)
-        runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.taps)
+        runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.run_taps)
         next_run = source.at((block.i + count) * a.channel_step + plane.i * a.plane_step)
         with f.loop(0, select(together, rows, 0)) as row, f.loop(0, depth, in_line) as line:
             next_run.prefetch(row.i * a.row_step + line.i)
@@ -287,7 +305,13 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
             start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
             with f.loop(0, select(together, 0, size), in_line) as line:
                 start.at(a.channel_step * _AHEAD + line.i).prefetch()
-            f.call(a.pack_weights, start, a.row_step, 1, rows, depth, panel.at(c.i * size))
+            with f.loop(0, a.tap_runs) as run:
+                to, at, end = panel.at(c.i * size), a.run_places.load(run.i), a.run_places.load(run.i + 1)
+                f.call(
+                    a.pack_weights, start.at(run.i * a.run_taps), a.row_step, 1, rows, depth, to.at(at * a.tile_rows)
+                )
+                with f.loop((at + a.run_taps) * a.tile_rows, end * a.tile_rows, lanes) as missing:
+                    to.store(constant(f, vec(f32, lanes), 0), missing.i)
         with f.loop(0, a.tile_rows, lanes) as back:
             lane = (a.tile_rows - 1) // lanes * lanes - back.i
             to = p.to.at(plane.i * a.filter_plane + block.i * a.steps * a.tile_rows + lane)

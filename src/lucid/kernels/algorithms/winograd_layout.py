@@ -28,7 +28,8 @@ GATHERED, PACKED = 8, 32
 _GATHERERS = 8
 
 #: Outputs of a tile along an axis, by the taps of a residue there, of that with the most.
-_OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 5: (2, 4)}
+_OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 4: (2, 3), 5: (2, 4)}
+_MOST_UNEVEN_TAPS = 3  #: of two residues that are one form: more are filled up
 #: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
 _MORE_OUTPUTS = {3: 5}
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
@@ -46,6 +47,11 @@ def _minimal(outputs: int, taps: int, stride: int, first: int | None) -> Minimal
 def divided(kernel: int, stride: int) -> tuple[int, int]:
     """A stride as one whose residues, with as many taps each, are channels of their own, and as one of the form's."""
     return (stride, 1) if kernel % stride == 0 else (1, stride)
+
+
+def taken_apart(kernel: int, stride: int) -> tuple[int, int]:
+    """As ``divided``, of a kernel that may be filled up with zeros: two residues of up to three taps have a form."""
+    return divided(kernel, stride) if stride == 2 and kernel <= 2 * _MOST_UNEVEN_TAPS else (stride, 1)
 
 
 def outputs_of(taps: int, positions: int, stride: int = 1, spreads: bool = False) -> tuple[int, ...]:
@@ -198,10 +204,11 @@ class Shape:
     groups: int
     rows: int  #: result channels of a group, times ``spread``
     channels: int  #: summed channels of a group, times ``step``
-    row_step: int  #: in the weights, from a row of a group to the next
+    row_step: int  #: in the weights, from a row's result channel to the next
     channel_step: int  #: from one that is gathered to the next
     group_step: int
-    kernel: tuple[int, int, int]
+    kernel: tuple[int, int, int]  #: filled up where strides do not divide it
+    stored_kernel: tuple[int, int, int]
     flipped: bool  #: taps run backwards
 
     @property
@@ -222,8 +229,13 @@ class Shape:
         return self.channels // prod(self.step)
 
     @property
+    def filled(self) -> bool:
+        """Whether the kernel has taps that no weight is stored for."""
+        return self.kernel != self.stored_kernel
+
+    @property
     def packed_taps(self) -> int:
-        """Numbers of a row and channel that lie side by side in the weights, or do once they are put in order."""
+        """Numbers of a row and channel that lie side by side in the weights once they are put in order."""
         return prod(self.kernel) // prod(self.spread)
 
     def tiles(self, form: Form) -> int:
@@ -292,10 +304,24 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "columns": tile.columns,
     }  # fmt: skip
     m_steps = m_step * (numbers["spans"] if numbers["m_span"] else 1)
-    numbers |= _taps(shape, form) | _runs(shape, form, tile)
+    numbers |= _stored_runs(shape, form) | _taps(shape, form) | _runs(shape, form, tile)
     numbers |= _scratch(shape, form, tile, numbers, own_operand, m_steps, slack)
     assert tuple(sorted(numbers)) == tuple(sorted(NUMBERS)), "every number has its slot"
     return numbers
+
+
+def _stored_runs(shape: Shape, form: Form) -> dict[str, int]:
+    """Weights of a channel that lie side by side and belong side by side: all, or a line of a kernel that is filled."""
+    if shape.filled and prod(shape.spread) == 1:
+        return {"tap_runs": prod(shape.stored_kernel[:2]), "run_taps": shape.stored_kernel[2]}
+    return {"tap_runs": 1, "run_taps": shape.packed_taps // form.planes.filter}
+
+
+def run_places(shape: Shape, numbers: dict[str, int]) -> list[int]:
+    """The tap that each of those runs starts at, and the one behind the last."""
+    (_, y, x), (stored_z, stored_y, _) = shape.kernel, shape.stored_kernel
+    starts = [(i * y + j) * x for i in range(stored_z) for j in range(stored_y)] if numbers["tap_runs"] > 1 else [0]
+    return [*starts, numbers["taps"]]
 
 
 def _taps(shape: Shape, form: Form) -> dict[str, int]:
@@ -353,7 +379,8 @@ def _scratch(
     patches, results = shape.phases(form)
     vectors, out_vectors = tile.vectors * form.x.advance, tile.vectors * form.x.outputs
     panel = max(
-        numbers["gathered"] * numbers["reads"] * vectors * tile.lanes, PACKED * shape.packed_taps * tile.rows + slack
+        numbers["gathered"] * numbers["reads"] * vectors * tile.lanes,
+        min(PACKED, shape.sources) * shape.packed_taps * tile.rows + slack,
     )
     lines = form.z.outputs * form.y.outputs * prod(shape.spread)
     most = max(most_places(form.matrices(name)) for name in ("patch", "filter", "inverse"))
@@ -405,13 +432,13 @@ def _whole_lines(elements: int) -> int:
 
 
 POINTERS = ("x", "w", "bias", "y", "kept", "shared", "scratch", "scale", "shift", "residual")
-TABLES = ("none", "patches", "results", "tiles", "starts", "panels", "lines")
+TABLES = ("none", "patches", "results", "tiles", "starts", "run_places", "panels", "lines")
 CODE = ("table", "pack", "pack_weights", "filter", "deal", "collect", "spread")
 STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
     "tiles_count", "spans", "groups", "rows", "channels", "sources", "steps", "spreads", "gathered",
     "source_parts", "part_sources", "x_plane",
-    "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "first_tap", "tap_z", "tap_y",
+    "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "tap_runs", "run_taps", "first_tap", "tap_z", "tap_y",
     "tap_x", "first_plane", "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",

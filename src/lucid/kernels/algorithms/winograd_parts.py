@@ -24,6 +24,7 @@ from lucid.kernels.ir import (
     Module,
     Type,
     Value,
+    constant,
     convert,
     f32,
     i64,
@@ -32,6 +33,7 @@ from lucid.kernels.ir import (
     picked,
     ptr,
     splat,
+    vec,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -64,33 +66,36 @@ def _pack_address(shape: Shape, tile: Tile, stored: Type) -> int:
             ("winograd weights", tile.rows, stored), lambda m, isa: panels.write_packs(m, isa, Grain(stored), rows)
         )
         return code.address(f"pack{tile.rows}")
-    key = ("winograd weights", tile.rows, shape.kernel, shape.spread, stored)
+    key = ("winograd weights", tile.rows, shape.kernel, shape.stored_kernel, shape.spread, stored)
     return alone(key, lambda m, _: _write_pack_residues(m, shape, tile, stored)).address("pack")
 
 
 def _write_pack_residues(module: Module, shape: Shape, tile: Tile, stored: Type) -> Function:
-    """Adds ``pack`` for weights of which a tile of rows, residues of whole channels, is one run."""
+    """Adds ``pack`` for weights of which a tile of rows, residues of whole channels, is one run; zeros fill it up."""
     f = module.function(
         "pack", source=ptr(stored), row_step=i64, k_step=i64, rows=i64, depth=i64, panel=ptr(f32)
     )  # fmt: skip
-    a, lanes, size = f.args, tile.lanes, shape.packed_taps * tile.rows
-    vectors = range(0, size, lanes)
-    masks = [lanes_below(f, a.rows * a.depth - v, lanes) for v in vectors]
-    run = [convert(a.source.load(v, lanes, mask), f32) for v, mask in zip(vectors, masks, strict=True)]
-    places = [divmod(place, lanes) for place in _residue_order(shape, tile.rows)]
-    places += [(0, 0)] * (-size % lanes)
-    for v, vector in zip(vectors, picked(run, places), strict=True):
+    a, lanes, spread, each = f.args, tile.lanes, prod(shape.spread), prod(shape.stored_kernel)
+    count = a.rows // spread * each
+    masks = {v: lanes_below(f, count - v, lanes) for v in range(0, tile.rows // spread * each, lanes)}
+    run = [convert(a.source.load(v, lanes, mask), f32) for v, mask in masks.items()]
+    zero = len(run), 0
+    places = [zero if place is None else divmod(place, lanes) for place in _residue_order(shape, tile.rows)]
+    places += [zero] * (-len(places) % lanes)
+    vectors = range(0, len(places), lanes)
+    for v, vector in zip(vectors, picked([*run, constant(f, vec(f32, lanes), 0)], places), strict=True):
         a.panel.store(vector, v)
     return f
 
 
-def _residue_order(shape: Shape, rows: int) -> list[int]:
-    """For every tap of a residue and row of a tile, its place among the weights of the tile's channels."""
-    (_, y, x), (sz, sy, sx) = shape.kernel, shape.spread
-    starts = range(0, rows // (sz * sy * sx) * prod(shape.kernel), prod(shape.kernel))
+def _residue_order(shape: Shape, rows: int) -> list[int | None]:
+    """For every tap of a residue and row of a tile, its place among the weights of the tile's channels, if any."""
+    stored, size = list(product(*map(range, shape.stored_kernel))), prod(shape.stored_kernel)
+    places = {tap: place for place, tap in enumerate(stored)}
     taps = product(*(range(0, kernel, step) for kernel, step in zip(shape.kernel, shape.spread, strict=True)))
-    each = list(product(starts, range(sz), range(sy), range(sx)))
-    return [start + ((tz + rz) * y + ty + ry) * x + tx + rx for tz, ty, tx in taps for start, rz, ry, rx in each]
+    each = list(product(range(rows // prod(shape.spread)), *map(range, shape.spread)))
+    found = [(channel * size, places.get((z + rz, y + ry, x + rx))) for z, y, x in taps for channel, rz, ry, rx in each]
+    return [None if place is None else start + place for start, place in found]
 
 
 def tile_addresses(tile: Tile, ahead: int = 0) -> list[int]:
