@@ -99,8 +99,8 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: 
     starts = np.add.outer(np.arange(PACKED) * numbers["taps"], weights).ravel() * tile.rows
     fixed = {
         "none": address(none), "patches": patches.address, "results": results.address, "starts": address(starts),
-        "run_places": address(runs_at), "panels": address(panels_at), "lines": address(lines_at), **parts(shape, form, tile, epilogue, stored),
-        **steps(stored),
+        "run_places": address(runs_at), "panels": address(panels_at), "lines": address(lines_at),
+        **parts(shape, form, tile, epilogue, stored), **steps(stored),
     }  # fmt: skip
     by_rows, by_tiles = (shape.groups * numbers[n] for n in ("blocks", "spans"))
 
@@ -278,15 +278,16 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
 
     ``block`` counts both groups and tiles of rows.
 
-    Weights are first turned so that rows are lanes, run by run where zeros belong in between. Whole vectors are stored, the last rows' first: what lies beyond
+    Weights are first turned so that rows are lanes. Whole vectors are stored, the last rows' first: what lies beyond
     the tile's rows is stored over, or lies between blocks.
     """
     f = module.function("filters", fields=ptr(i64), thread=i64, block=i64, channel=i64, channels=i64, to=ptr(f32))
     p = f.args
     a = read_fields(f, _fields(stored), [
-        "w", "scratch", "own", "blocks", "rows", "sources", "steps", "spreads", "group_step", "row_step", "channel_step",
-        "taps", "tap_runs", "run_taps", "run_places", "first_tap", "tap_z", "tap_y", "tap_x", "first_plane", "plane_step", "tile_rows", "pack_weights", "filter",
-        "starts", "spare_at", "filter_step", "filter_y", "filter_z", "filter_plane", "filter_planes",
+        "w", "scratch", "own", "blocks", "rows", "sources", "steps", "spreads", "group_step", "row_step",
+        "channel_step", "taps", "tap_runs", "run_taps", "run_places", "first_tap", "tap_z", "tap_y", "tap_x",
+        "first_plane", "plane_step", "tile_rows", "pack_weights", "filter", "starts", "spare_at", "filter_step",
+        "filter_y", "filter_z", "filter_plane", "filter_planes",
     ])  # fmt: skip
     group, first = p.block // a.blocks, p.block % a.blocks * a.tile_rows
     own = a.scratch.at(p.thread * a.own)
@@ -305,13 +306,7 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
             start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
             with f.loop(0, select(together, 0, size), in_line) as line:
                 start.at(a.channel_step * _AHEAD + line.i).prefetch()
-            with f.loop(0, a.tap_runs) as run:
-                to, at, end = panel.at(c.i * size), a.run_places.load(run.i), a.run_places.load(run.i + 1)
-                f.call(
-                    a.pack_weights, start.at(run.i * a.run_taps), a.row_step, 1, rows, depth, to.at(at * a.tile_rows)
-                )
-                with f.loop((at + a.run_taps) * a.tile_rows, end * a.tile_rows, lanes) as missing:
-                    to.store(constant(f, vec(f32, lanes), 0), missing.i)
+            _pack_runs(f, a, start, rows, depth, panel.at(c.i * size), lanes)
         with f.loop(0, a.tile_rows, lanes) as back:
             lane = (a.tile_rows - 1) // lanes * lanes - back.i
             to = p.to.at(plane.i * a.filter_plane + block.i * a.steps * a.tile_rows + lane)
@@ -319,6 +314,15 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
                 a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts, count * a.steps, to, a.tile_rows, spare,
                 *taps, a.filter_z, a.filter_y, a.filter_step,
             )  # fmt: skip
+
+
+def _pack_runs(f: Function, a: Any, start: Pointer, rows: Value, depth: Value, to: Pointer, lanes: int) -> None:
+    """The runs of a channel's weights, or one of several channels', with zeros from a run's end to the next's place."""
+    with f.loop(0, a.tap_runs) as run:
+        first, following = (a.run_places.load(run.i + k) * a.tile_rows for k in range(2))
+        f.call(a.pack_weights, start.at(run.i * a.run_taps), a.row_step, 1, rows, depth, to.at(first))
+        with f.loop(first + a.run_taps * a.tile_rows, following, lanes) as missing:
+            to.store(constant(f, vec(f32, lanes), 0), missing.i)
 
 
 def _write_patches(module: Module, lanes: int, stored: Type) -> None:

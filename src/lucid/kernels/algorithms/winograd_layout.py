@@ -438,8 +438,9 @@ STEPS = ("filters", "span_patches", "multiply", "span_results")
 NUMBERS = (
     "tiles_count", "spans", "groups", "rows", "channels", "sources", "steps", "spreads", "gathered",
     "source_parts", "part_sources", "x_plane",
-    "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "tap_runs", "run_taps", "first_tap", "tap_z", "tap_y",
-    "tap_x", "first_plane", "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
+    "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "tap_runs", "run_taps",
+    "first_tap", "tap_z", "tap_y", "tap_x", "first_plane",
+    "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
     "columns", "v_step", "v_plane", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at", "spare_at",
