@@ -1,4 +1,4 @@
-"""Weight gradients of kernels of one row against the definition, between guard pages."""
+"""Gradients of kernels of one row against the definitions, between guard pages."""
 
 from itertools import product
 
@@ -74,7 +74,9 @@ def test_an_infinity_reaches_only_what_reads_it(place):
 def test_a_new_image_size_compiles_nothing():
     check(lines, Case(1, 8, 8, (400,), (3,), padding=1, groups=8), "grad_weight")
     check(lines, Case(1, 2, 2, (400,), (3,), padding=1, groups=2), "grad_weight")
+    check(lines, Case(1, 1, 8, (400,), (9,), padding=4), "grad_input")
     before = jit.kernel_count()
+    check(lines, Case(2, 2, 12, (1529,), (9,), padding=1, groups=2), "grad_input")
     check(lines, Case(3, 9, 9, (529,), (3,), dilation=2, padding=1, groups=9), "grad_weight")
     assert jit.kernel_count() == before
 
@@ -94,3 +96,15 @@ def test_a_new_image_size_compiles_nothing():
 )
 def test_what_it_leaves_to_others(case, why):
     assert lines.refuses(case.problem("grad_weight"), target.isa()) == why
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (Case(1, 4, 4, (40,), (3,), groups=4), "g has 1 channels a group"),
+        (Case(1, 1, 8, (400,), (3,), dilation=150), "taps are far apart"),
+        (Case(1, 1, 8, (40,), (3,), dtype="float16"), "weights are read as they are"),
+    ],
+)
+def test_input_gradients_that_it_leaves_to_others(case, why):
+    assert lines.refuses(case.problem("grad_input"), target.isa()) == why

@@ -21,7 +21,7 @@ from functools import cached_property
 from math import ceil, prod
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms import toeplitz
+from lucid.kernels.algorithms import lines_input, toeplitz
 from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, useful_threads
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -49,7 +49,7 @@ from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Plan, Problem, Role
 
 name = "lines"
-roles: tuple[Role, ...] = ("grad_weight",)
+roles: tuple[Role, ...] = ("grad_input", "grad_weight")
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _MOST_TAPS = 32
@@ -159,7 +159,9 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "a row of g meets several of x, or not every pixel of one"
     if problem.group_in > 1:
         return f"{problem.group_in} channels of x in a group"
-    return f"{spec.kernel[2]} taps are too many" if spec.kernel[2] > _MOST_TAPS else None
+    if spec.kernel[2] > _MOST_TAPS:
+        return f"{spec.kernel[2]} taps are too many"
+    return lines_input.refuses(problem) if problem.role == "grad_input" else None
 
 
 def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
@@ -168,7 +170,7 @@ def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
     lanes = isa.lanes(element)
     taps = problem.spec.kernel[2]
     tiles = [
-        Tile(results, _even(taps, count))
+        Tile(results, lines_input.even(taps, count))
         for results in range(1, _MOST_RESULTS + 1)
         for count in range(1, taps + 1)
         if problem.group_out % results == 0
@@ -178,13 +180,10 @@ def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
     return Lines(problem, best, lanes)
 
 
-def _even(taps: int, passes: int) -> tuple[int, ...]:
-    """As many numbers, as even as may be, the larger ones first."""
-    return tuple(sorted((taps * (k + 1) // passes - taps * k // passes for k in range(passes)), reverse=True))
-
-
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile and the cut."""
+    if problem.role == "grad_input":
+        return _plan_input(problem, isa)
     asked = lines(problem, isa)
     return Plan(
         name,
@@ -199,11 +198,28 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     )
 
 
+def _plan_input(problem: Problem, isa: ISA) -> Plan:
+    asked = lines_input.lines_input(problem, isa)
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        expected_ns=asked.cycles / GHZ,
+        tile=(("vectors", asked.tile.vectors), ("passes", len(asked.tile.passes))),
+        blocking=(("segment", asked.segment),),
+        workspace_bytes=asked.private_elements * problem.itemsize,
+        why=f"rows read in place, {max(asked.tile.passes)} taps at a time, added up where they meet",
+    )
+
+
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with every number of the shape fixed."""
     problem = plan.problem
-    tile = Tile(plan["results"], _even(problem.spec.kernel[2], plan["passes"]))
-    return bound(lines(problem, isa, tile), isa)
+    if problem.role == "grad_input":
+        tile = lines_input.Tile(plan["vectors"], lines_input.even(problem.spec.kernel[2], plan["passes"]))
+        return lines_input.bound(lines_input.lines_input(problem, isa, tile))
+    sums = Tile(plan["results"], lines_input.even(problem.spec.kernel[2], plan["passes"]))
+    return bound(lines(problem, isa, sums), isa)
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,280 @@
+"""Input gradient of kernels of one row on one channel: a product of all taps, read in place, added up where taps meet.
+
+::
+
+    for a segment of a row of gx:
+        for columns of g that meet it, some vectors at a time, for taps, some at a time:     sums in registers
+            for channels of g:   sum[tap] += w[channel][tap] * g[channel][columns]
+        gx[i] = sum over taps of sum[tap][i + low - tap]                                     in the first caches
+
+The same as ``overlap_add`` for one result channel and a stride of 1, but nothing is gathered: rows of g are so few that
+they are read where they lie, while the next segment's are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import jit
+from lucid.kernels.algorithms import toeplitz
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.ir import (
+    BY_DTYPE,
+    Function,
+    Module,
+    Type,
+    Value,
+    fma,
+    i64,
+    lanes_below,
+    lanes_inside,
+    minimum,
+    ptr,
+    select,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import Problem
+
+_LEAST_CHANNELS = 4  # of g: with fewer, adding up takes as long as the products
+_MOST_CHANNELS = 64  # rows of g that are read side by side
+_MOST_HALO = 256  # columns that two segments both multiply
+_MOST_VECTORS = 4
+_SEGMENT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Sums in flight: ``vectors`` of columns by up to the largest of ``passes``, numbers of taps."""
+
+    vectors: int
+    passes: tuple[int, ...]
+
+    @property
+    def registers(self) -> int:
+        """Sums, vectors of g, a number of w."""
+        return self.vectors * (max(self.passes) + 1) + 1
+
+    def cycles(self, vector_bytes: int) -> float:
+        """Of a channel's vector of columns, at every tap."""
+        touched = toeplitz.straddle(vector_bytes)
+        each = [max(taps * self.vectors, touched * self.vectors + taps) / 2 for taps in self.passes]
+        return sum(each) / self.vectors
+
+
+@dataclass(frozen=True)
+class LinesInput:
+    """A problem with its tile."""
+
+    problem: Problem
+    tile: Tile
+    lanes: int
+
+    @property
+    def halo(self) -> int:
+        """Columns of g beyond a segment's own that meet it."""
+        return (self.problem.spec.kernel[2] - 1) * self.problem.spec.dilation[2]
+
+    @property
+    def wide(self) -> int:
+        """Columns of a tile."""
+        return self.tile.vectors * self.lanes
+
+    @property
+    def pieces(self) -> int:
+        """Segments of a row."""
+        return ceil(self.problem.size[2] / _SEGMENT)
+
+    @property
+    def segment(self) -> int:
+        """Columns of gx that are summed at a time: whole vectors, and as even as may be."""
+        return ceil(self.problem.size[2] / self.pieces / self.lanes) * self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """From one tap's sums of a segment to the next one's: whole tiles, and a vector that is read beyond them."""
+        return ceil((self.segment + self.halo) / self.wide) * self.wide + self.lanes
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's sums of a segment; whole lines."""
+        return ceil(self.problem.spec.kernel[2] * self.pitch / 16) * 16
+
+    @property
+    def tasks(self) -> int:
+        """Segments of all rows."""
+        return self.problem.batch * self.problem.groups * prod(self.problem.size[:2]) * self.pieces
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        p, taps = self.problem, self.problem.spec.kernel[2]
+        each = self.tile.cycles(self.lanes * BY_DTYPE[p.dtype].bytes)
+        tiles = ceil((self.segment + self.halo) / self.wide)
+        products = tiles * (self.tile.vectors * (p.group_out * each * 1.2 + 2 * taps) + 20 * len(self.tile.passes))
+        added = ceil(self.segment / self.lanes) * (1.5 * taps + 3)
+        return max(self.tasks * (products + added + 60), memory_cycles(p.traffic_bytes)) + 3000
+
+
+def refuses(problem: Problem) -> str | None:
+    """Half precision, few channels or very many, taps far apart."""
+    spec = problem.spec
+    if problem.itemsize == 2:
+        return "weights are read as they are"
+    if not _LEAST_CHANNELS <= problem.group_out <= _MOST_CHANNELS:
+        return f"g has {problem.group_out} channels a group"
+    return "taps are far apart" if (spec.kernel[2] - 1) * spec.dilation[2] > _MOST_HALO else None
+
+
+def lines_input(problem: Problem, isa: ISA, chosen: Tile | None = None) -> LinesInput:
+    """The tile that is expected to be fastest, unless one has been chosen."""
+    element = BY_DTYPE[problem.dtype]
+    lanes, taps = isa.lanes(element), problem.spec.kernel[2]
+    tiles = [
+        Tile(vectors, even(taps, count)) for vectors in range(1, _MOST_VECTORS + 1) for count in range(1, taps + 1)
+    ]
+    fitting = [tile for tile in tiles if tile.registers <= isa.registers]
+    best = chosen or min(fitting, key=lambda tile: (tile.cycles(lanes * element.bytes), len(tile.passes)))
+    return LinesInput(problem, best, lanes)
+
+
+def even(taps: int, passes: int) -> tuple[int, ...]:
+    """As many numbers, as even as may be, the larger ones first."""
+    return tuple(sorted((taps * (k + 1) // passes - taps * k // passes for k in range(passes)), reverse=True))
+
+
+_ARRAYS = ("g", "weights", "bias", "gx", "own")
+_NUMBERS = (
+    "groups", "channels", "rows", "w", "ow", "pieces", "segment", "low", "dilation", "taps", "pitch", "private",
+    "halo", "bias_step",
+)  # fmt: skip
+
+
+def _fields(element: Type) -> dict[str, Type]:
+    return {**dict.fromkeys(_ARRAYS, ptr(element)), **dict.fromkeys(_NUMBERS, i64)}
+
+
+def bound(asked: LinesInput) -> Executable:
+    """The kernel with every number of the shape fixed."""
+    problem, spec, tile = asked.problem, asked.problem.spec, asked.tile
+    element = BY_DTYPE[problem.dtype]
+    code = jit.kernel(("lines_input", problem.dtype, tile), lambda isa: _write(isa, element, tile))
+    no_bias = np.zeros(1)
+    numbers = (
+        problem.groups, problem.group_out, prod(problem.size[:2]), problem.size[2], problem.out[2], asked.pieces,
+        asked.segment, spec.padding[2][0], spec.dilation[2], spec.kernel[2], asked.pitch, asked.private_elements,
+        asked.halo, int(problem.bias),
+    )  # fmt: skip
+    return Launch(
+        [(code.address("add_up"), asked.tasks, max(1, asked.tasks // 64))],
+        (0, 0, 0 if problem.bias else address(no_bias), 0, 0, *numbers),
+        (0, 1, 2 if problem.bias else NOTHING, 3, WORKSPACE),
+        own_bytes=asked.private_elements * problem.itemsize,
+        most_threads=useful_threads(asked.cycles, asked.tasks),
+        keep=no_bias,
+    )
+
+
+def _write(isa: ISA, element: Type, tile: Tile) -> Module:
+    module, lanes = Module("lines_input", isa), isa.lanes(element)
+    edges = {taps: _write_tile(module, element, lanes, tile, taps, edge=True) for taps in {*tile.passes}}
+    first = _write_tile(module, element, lanes, tile, tile.passes[0], asks=True)
+    others = {taps: _write_tile(module, element, lanes, tile, taps) for taps in {*tile.passes[1:]}}
+    add_taps = _write_add_taps(module, element, lanes)
+    f = module.entry("add_up", **_fields(element))
+    a, wide = f.args, tile.vectors * lanes
+    with f.loop(a.begin, a.end) as task:
+        piece, line = task.i % a.pieces, task.i // a.pieces
+        row, channel = line % a.rows, line // a.rows
+        group, start = channel % a.groups, piece * a.segment
+        plane, own = a.rows * a.ow, a.own.at(a.thread * a.private)
+        g = a.g.at(channel * a.channels * plane + row * a.ow)
+        w = a.weights.at(group * a.channels * a.taps)
+        count = minimum(a.segment, a.w - start)
+        left = start + a.low - a.halo  # the first column of g that meets the segment
+        after = select(row.eq(a.rows - 1), a.channels * plane - row * a.ow, a.ow) - start
+        ahead = select(piece.eq(a.pieces - 1), after, a.segment)
+        with f.loop(0, count + a.halo, wide) as at:
+            column, tap = left + at.i, 0
+            inside = column.ult(a.ow) & (column + wide <= a.ow)
+            for n, taps in enumerate(tile.passes):
+                shared = (
+                    g,
+                    plane,
+                    w.at(tap),
+                    a.taps,
+                    a.channels,
+                    own.at(at.i + a.pitch * tap),
+                    a.pitch,
+                    column,
+                    a.ow,
+                    ahead,
+                )
+                whole = others[taps] if n else first
+                f.choose(inside, _calling(f, whole, shared), _calling(f, edges[taps], shared))
+                tap += taps
+        to = a.gx.at((channel * a.rows + row) * a.w + start)
+        f.call(add_taps, own.at(a.halo), a.pitch - a.dilation, a.taps, a.bias.at(group * a.bias_step), to, count)
+    return module
+
+
+def _calling(f: Function, function: Function, operands: tuple[Any, ...]) -> Callable[[], list[Value]]:
+    def call() -> list[Value]:
+        f.call(function, *operands)
+        return []
+
+    return call
+
+
+def _write_tile(
+    module: Module, element: Type, lanes: int, tile: Tile, taps: int, edge: bool = False, asks: bool = False
+) -> Function:
+    """Adds a function: to[tap][column] = the sum over ``channels`` of w[channel][tap] g[channel][column].
+
+    It ``asks`` for the columns that are so much ahead. At an ``edge`` columns may be outside, where sums are 0.
+    """
+    data, kind = ptr(element), "edge" if edge else "first" if asks else "tile"
+    f = module.function(
+        f"{kind}{taps}", g=data, plane=i64, w=data, w_step=i64, channels=i64, to=data, pitch=i64, column=i64, ow=i64,
+        ahead=i64,
+    )  # fmt: skip
+    a, zero = f.args, zeros(f, element, lanes)
+    vectors = range(tile.vectors)
+    masks = [lanes_inside(f, a.column + v * lanes, a.ow, lanes) if edge else None for v in vectors]
+    first = a.g.at(a.column)
+    with f.loop(0, a.channels, carry=[zero] * (taps * tile.vectors)) as c:
+        row, w, sums = first.at(c.i * a.plane), a.w.at(c.i * a.w_step), list(c.values)
+        if asks:
+            for v in vectors:
+                row.prefetch(a.ahead + v * lanes, locality=2)
+        values = [row.load(v * lanes, lanes, masks[v]) for v in vectors]
+        for t in range(taps):
+            weight = w.splat(t, lanes)
+            for v, value in enumerate(values):
+                sums[t * tile.vectors + v] = fma(weight, value, sums[t * tile.vectors + v])
+        c.values = sums
+    for t in range(taps):
+        for v, mask in enumerate(masks):
+            total = c.values[t * tile.vectors + v]
+            a.to.at(a.pitch * t if t else 0).store(total if mask is None else select(mask, total, zero), v * lanes)
+    return f
+
+
+def _write_add_taps(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``add_taps``: to[i] = bias + the sum over taps of sums[tap step + i], ``count`` of them."""
+    data = ptr(element)
+    f = module.function("add_taps", sums=data, step=i64, taps=i64, bias=data, to=data, count=i64)
+    a = f.args
+    start = a.bias.splat(0, lanes)
+    with f.loop(0, a.count, lanes) as i:
+        here = a.sums.at(i.i)
+        with f.loop(0, a.taps, carry=[start]) as t:
+            t.values = [t.values[0] + here.load(t.i * a.step, lanes)]
+        a.to.store(t.values[0], i.i, lanes_below(f, a.count - i.i, lanes))
+    return f
