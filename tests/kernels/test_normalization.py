@@ -117,6 +117,10 @@ def test_stays_between_guard_pages(isa: str) -> None:
                 grads = normalization.standardize_grad(gg, gx, gw, mean, var, axes, affine, EPS)
                 np.testing.assert_array_equal(y, normalization.standardize(x, w, w, axes, affine, EPS)[0])
                 assert not any(np.isnan(a).any() for a in grads)
+                if axes == (0, 2):
+                    normalization.standardize_clamped(gx, gw, gw, axes, affine, EPS, 0.0, 0.5)
+                    cut = gx, gw, gw, mean, var, axes, affine, EPS, 0.0, 0.5
+                    assert not any(np.isnan(a).any() for a in normalization.standardize_clamped_grad(gg, *cut))
 
     with target.using(isa):
         normalization.standardize(np.ones((2, 3, 4), "f"), None, None, (0, 2), (1, 3, 1), EPS)

@@ -7,7 +7,7 @@ import pytest
 
 import lucid
 from lucid.autograd import check_grads
-from lucid.ops.norm import folded, standardize
+from lucid.ops.norm import folded, standardize, standardize_clamped
 
 CASES = [
     ((4, 3, 5), (0, 2), (1, 3, 1)),  # batch
@@ -91,3 +91,21 @@ def test_fixed_statistics_as_a_scale_and_a_shift(parts: str) -> None:
     np.testing.assert_allclose(shift, offset - mean.numpy() * scale)
     for chosen in (run, lambda *t: run(*t)[0], lambda *t: run(*t)[1]):
         check_grads(chosen, [t.requires_grad_() for t in inputs])
+
+
+@pytest.mark.parametrize("parts", ["wb", "w", "b", ""])
+def test_gradients_between_limits(parts: str) -> None:
+    x, w, b = (lucid.tensor(drawn(seed, *shape)) for seed, shape in ((0, (4, 3, 5)), (1, (3,)), (2, (3,))))
+    given = [w if "w" in parts else None, b if "b" in parts else None]
+
+    def run(x, *rest):
+        rest = iter(rest)
+        return standardize_clamped(
+            x, *(None if t is None else next(rest) for t in given), (0, 2), (1, 3, 1), 1e-2, -0.5, 1.0
+        )
+
+    inputs = [t.requires_grad_() for t in (x, *given) if t is not None]
+    plain = standardize(x, *given, (0, 2), (1, 3, 1), 1e-2).out.detach().numpy()
+    np.testing.assert_allclose(run(*inputs).out.detach().numpy(), plain.clip(-0.5, 1.0))
+    check_grads(lambda *t: run(*t).out, inputs, rtol=1e-4)
+    check_grads(lambda *t: tuple(run(*t)), inputs, rtol=1e-4)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
+from lucid.kernels.activations import clamp
 from lucid.kernels.elementwise import Elementwise
 from lucid.kernels.ir import Value, select, sqrt
 from lucid.kernels.reduction import Reduction
@@ -82,6 +83,34 @@ _grad = Elementwise(
 )
 
 
+def _inside(g: Value, value: Value, low: Value, high: Value) -> Value:
+    """The gradient of a clamped value: none where a limit is reached."""
+    return select(value <= low, 0.0, select(value >= high, 0.0, g))
+
+
+def _clamped_terms(
+    g: Value, x: Value, mean: Value, rstd: Value, w: Value, b: Value, *, low: Value, high: Value
+) -> tuple[Value, Value]:
+    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    return h, h * ((x - mean) * rstd)
+
+
+def _clamped_slope(
+    g: Value, x: Value, mean: Value, rstd: Value, w: Value, b: Value, sum_g: Value, sum_gx: Value, *,
+    inverse: Value, low: Value, high: Value,
+) -> Value:  # fmt: skip
+    unit = (x - mean) * rstd
+    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    return (h * w - sum_g * inverse - unit * (sum_gx * inverse)) * rstd
+
+
+_clamped = Elementwise(
+    "standardize_clamped", lambda x, mean, rstd, w, b, *, low, high: clamp((x - mean) * (rstd * w) + b, low, high)
+)
+_clamped_grad_sums = Reduction("standardize_clamped_grad_sums", terms=_clamped_terms, more=True)
+_clamped_grad = Elementwise("standardize_clamped_grad", _clamped_slope)
+
+
 def statistics(x: Array, axes: Sizes, eps: float) -> tuple[Array, Array, Array]:
     """Mean, biased variance and 1 / sqrt(variance + eps) over ``axes``, which stay as axes of size 1."""
     shape, inverse = _kept(x.shape, axes), _inverse_count(x.shape, axes)
@@ -142,6 +171,34 @@ def standardize_grad(
     else:
         sums = [s.reshape(mean.shape) for s in _weighted_grad_sums(g, x, mean, rstd, w, axes=axes)]
     gx: Array = _grad(g, x, mean, rstd, w, *sums, inverse=_inverse_count(x.shape, axes))
+    return gx, g_weight, g_bias
+
+
+def standardize_clamped(
+    x: Array, weight: Array | None, bias: Array | None, axes: Sizes, affine_shape: Sizes, eps: float,
+    low: float, high: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """``standardize`` between two limits, as by an activation, in the same passes."""
+    w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
+    mean, variance, rstd = statistics(x, axes, eps)
+    return _clamped(x, mean, rstd, w, b, low=low, high=high), mean, variance
+
+
+def standardize_clamped_grad(
+    g: Array, x: Array, weight: Array | None, bias: Array | None, mean: Array, var: Array, axes: Sizes,
+    affine_shape: Sizes, eps: float, low: float, high: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Its gradients in x, weight and bias, which share the statistics' axes: those of batch norm.
+
+    Cost: g and x are read twice and the gradient is written; where a limit was reached is worked out again from x.
+    """
+    rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
+    w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
+    parts = [s.reshape(mean.shape) for s in _clamped_grad_sums(g, x, mean, rstd, w, b, axes=axes, low=low, high=high)]
+    sums = [s * w.astype(s.dtype, copy=False) for s in parts]
+    inverse = _inverse_count(x.shape, axes)
+    gx: Array = _clamped_grad(g, x, mean, rstd, w, b, *sums, inverse=inverse, low=low, high=high)
+    g_bias, g_weight = (s.reshape(affine_shape).astype(x.dtype, copy=False) for s in parts)
     return gx, g_weight, g_bias
 
 

@@ -39,6 +39,16 @@ def standardize(x: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape
     return Standardized(*apply(_standardize, x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps))
 
 
+def standardize_clamped(
+    x: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape: Sizes, eps: float, low: float, high: float
+) -> Standardized:
+    """``standardize`` and then all below ``low`` and above ``high`` cut off; ``affine_shape`` has 1 at ``axes``."""
+    limits = {"low": low, "high": high}
+    return Standardized(
+        *apply(_standardize_clamped, x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps, **limits)
+    )
+
+
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x scale + shift, in one pass; scale and shift broadcast against x and are of its dtype."""
     result: Tensor = apply(_affine, x, scale, shift)
@@ -103,6 +113,16 @@ def _forward(
     return y.astype(x.dtype, copy=False), mean, var
 
 
+def _clamped_forward(
+    x: Array, weight: Array | None, bias: Array | None, *, axes: Sizes, affine_shape: Sizes, eps: float,
+    low: float, high: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    if native.takes(native.SEVERAL_PASSES, x, weight, bias):
+        return normalization.standardize_clamped(x, weight, bias, axes, affine_shape, eps, low, high)
+    y, mean, var = _forward(x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps)
+    return np.clip(y, y.dtype.type(low), y.dtype.type(high)), mean, var
+
+
 def _mean(x: Array, axes: Sizes) -> Array:
     """Summed in float64: along an outer axis NumPy adds row to row, which loses digits."""
     result: Array = x.mean(axes, np.float64, keepdims=True).astype(x.dtype)
@@ -144,6 +164,38 @@ def _gradients(
         if extra is not None:
             grads[0] = extra.expand(x.shape) if grads[0] is None else grads[0] + extra
     return grads[0], grads[1], grads[2]
+
+
+def _clamped_gradients(
+    g: tuple[Maybe, Maybe, Maybe], x: Tensor, weight: Maybe, bias: Maybe, mean: Tensor, var: Tensor,
+    axes: Sizes, affine_shape: Sizes, eps: float, low: float, high: float,
+) -> tuple[Maybe, Maybe, Maybe]:  # fmt: skip
+    """One pass where nobody differentiates the result; otherwise those of ``standardize``, and nothing at a limit."""
+    g_out, g_mean, g_var = g
+    how: dict[str, Any] = {"axes": axes, "affine_shape": affine_shape, "eps": eps}
+    alone = not is_grad_enabled() and g_mean is None and g_var is None
+    if alone and g_out is not None and native.takes(native.SEVERAL_PASSES, g_out._array, x._array):
+        given = next((part.shape for part in (weight, bias) if part is not None), (-1,))
+        gradients: tuple[Tensor, ...] = apply(
+            _standardize_clamped_grad, g_out, x, weight, bias, mean, var, given_shape=given, low=low, high=high, **how
+        )
+        return gradients[0], gradients[1] if weight is not None else None, gradients[2] if bias is not None else None
+    if g_out is not None:
+        y = (x - mean) * (var + eps) ** -0.5
+        y = y if weight is None else y * weight.reshape(affine_shape)
+        y = y if bias is None else y + bias.reshape(affine_shape)
+        g_out = g_out.masked_fill((y <= low) | (y >= high), 0.0)
+    return _gradients((g_out, g_mean, g_var), x, weight, bias, mean, var, **how)
+
+
+def _clamped_gradients_forward(
+    h: Array, x: Array, weight: Array | None, bias: Array | None, mean: Array, var: Array, *, axes: Sizes,
+    affine_shape: Sizes, given_shape: Sizes, eps: float, low: float, high: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    gx, g_weight, g_bias = normalization.standardize_clamped_grad(
+        h, x, weight, bias, mean, var, axes, affine_shape, eps, low, high
+    )
+    return gx, g_weight.reshape(given_shape), g_bias.reshape(given_shape)
 
 
 def _folded(g: Tensor, affine_shape: Sizes, shape: Sizes) -> Tensor:
@@ -192,6 +244,11 @@ def _gradients_forward(
 
 _standardize = Op("standardize", _forward, vjp={("x", "weight", "bias"): _gradients}, outputs=("out", "mean", "var"))
 
+_standardize_clamped = Op(
+    "standardize_clamped", _clamped_forward, vjp={("x", "weight", "bias"): _clamped_gradients},
+    outputs=("out", "mean", "var"),
+)  # fmt: skip
+
 _fold = Op("fold", _fold_forward, vjp={("mean", "var", "weight", "bias"): _fold_gradients}, outputs=("scale", "shift"))
 
 _affine = Op("affine", _affine_forward, vjp={
@@ -202,3 +259,6 @@ _affine = Op("affine", _affine_forward, vjp={
 
 # Only for the pass that nobody differentiates again.
 _standardize_grad = Op("standardize_grad", _gradients_forward, outputs=("gx", "g_weight", "g_bias"))
+_standardize_clamped_grad = Op(
+    "standardize_clamped_grad", _clamped_gradients_forward, outputs=("gx", "g_weight", "g_bias")
+)

@@ -93,3 +93,35 @@ def test_layers_that_do_not_fit_say_so_themselves(norm: Any, error: type[Excepti
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), norm).eval()
     with lucid.no_grad(), pytest.raises(error, match=type(norm).__name__):
         layers(lucid.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.ReLU6()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(("norm", "shape"), [
+    (nn.BatchNorm1d, (40, 3)), (nn.BatchNorm1d, (4, 3, 200)), (nn.BatchNorm2d, (4, 3, 30, 20)),
+    (nn.BatchNorm3d, (2, 3, 2, 2, 2)),
+])  # fmt: skip
+@pytest.mark.parametrize("affine", [True, False])
+def test_training_at_once_as_one_by_one(activation: Any, norm: Any, shape: tuple[int, ...], affine: bool) -> None:
+    """The same bits: results, statistics and gradients."""
+    found, x, g = [], lucid.randn(*shape) * 3, lucid.randn(*shape)
+    for at_once in (True, False):
+        layers = nn.Sequential(norm(3, affine=affine), activation)
+        if affine:
+            lively(layers[0])
+        given = x.detach().requires_grad_()
+        y = layers(given) if at_once else layers[1](layers[0](given))
+        assert ("clamped" in y.grad_fn.name) == at_once
+        y.backward(g)
+        parts = [y, given.grad, *layers[0].buffers(), *(p.grad for p in layers.parameters())]
+        found.append([part.detach().numpy() for part in parts])
+    for at_once, apart in zip(*found, strict=True):
+        np.testing.assert_array_equal(at_once, apart)
+    assert (found[0][0] == 0).any() and (found[0][1] != 0).any()
+
+
+def test_in_training_too_who_listens_hears_every_layer() -> None:
+    layers, seen = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()), []
+    for layer, name in zip(layers, ("norm", "relu"), strict=True):
+        layer.register_forward_hook(lambda m, args, y, name=name: seen.append((name, bool((y < 0).any()))))
+    layers(lucid.randn(8, 3))
+    assert seen == [("norm", True), ("relu", False)]

@@ -10,7 +10,7 @@ from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
 from lucid.ops.inplace import overwrite
-from lucid.ops.norm import affine, folded, standardize
+from lucid.ops.norm import affine, folded, standardize, standardize_clamped
 from lucid.tensor import Tensor
 
 Maybe = Tensor | None
@@ -27,11 +27,12 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     caller: str = "batch_norm",
+    limits: tuple[float, float] | None = None,
 ) -> Tensor:
     """Each channel standardised over the batch and the spatial axes.
 
     In training with the batch's own mean and (biased) variance, which move the running ones by ``momentum`` (the
-    unbiased variance is what runs); otherwise with the running ones.
+    unbiased variance is what runs), and cut off at ``limits`` in the same passes; otherwise with the running ones.
 
     Shape:
         input (N, C, *size), the others (C,).
@@ -55,7 +56,10 @@ def batch_norm(
     count = prod(input.shape[a] for a in axes)
     if count <= 1:
         raise ShapeError(f"{caller}: training needs more than one value per channel, the input is {input.shape}")
-    result = standardize(input, weight, bias, axes, shape, eps)
+    if limits is None:
+        result = standardize(input, weight, bias, axes, shape, eps)
+    else:
+        result = standardize_clamped(input, weight, bias, axes, shape, eps, *limits)
     if running_mean is not None and running_var is not None:
         _move(running_mean, result.mean, momentum, 1.0)
         _move(running_var, result.var, momentum, count / (count - 1))

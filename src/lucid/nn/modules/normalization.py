@@ -94,12 +94,16 @@ class _RunningNorm(Module):
 class _BatchNorm(_RunningNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Standardised with the batch's statistics in training, with the running ones in evaluation."""
+        return self.clamped(input, None)
+
+    def clamped(self, input: Tensor, limits: tuple[float, float] | None) -> Tensor:
+        """The same; in training cut off at the limits, as by an activation."""
         self._check_input(input)
         uses_batch = self.training or self.running_mean is None
         momentum = self._next_momentum() if self.training else 0.0
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, uses_batch, momentum, self.eps,
-            caller=type(self).__name__,
+            caller=type(self).__name__, limits=limits,
         )  # fmt: skip
 
 

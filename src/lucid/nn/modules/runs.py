@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from lucid.autograd.mode import mode
+from lucid.core.dtypes import float32, float64
 from lucid.nn.functional.fused import finish_of
+from lucid.nn.modules.activation import ReLU, ReLU6
 from lucid.nn.modules.conv import _Convolution
 from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
 from lucid.nn.modules.module import Module
@@ -16,13 +19,17 @@ from lucid.ops.norm import folded
 from lucid.tensor import Tensor
 
 _BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+#: Activations that only cut off, and where. In half precision they do so after the sum is rounded.
+_LIMITS: dict[type[Module], tuple[float, float]] = {ReLU: (0.0, inf), ReLU6: (0.0, 6.0)}
+_WIDE = (float32, float64)
 
 
 def run(layers: Sequence[Module], x: Any) -> Any:
     """What the last layer gives, each fed with what the one before gives.
 
     Where no gradient is recorded, a convolution's kernel also does what the layers behind it would: a batch norm in
-    evaluation, an activation, or both. Results differ by roundings only.
+    evaluation, an activation, or both. Where one is, a batch norm in training also cuts off what a ReLU behind it
+    would. Results differ by roundings only.
     """
     at = 0
     while at < len(layers):
@@ -34,6 +41,9 @@ def run(layers: Sequence[Module], x: Any) -> Any:
 def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     """How many of the layers from the first on are done at once, and their result."""
     first, *rest = layers
+    if mode.recording and rest and _cuts_off(first, rest[0], x):
+        assert isinstance(first, _BatchNorm), "only those do"
+        return 2, first.clamped(x, _LIMITS[type(rest[0])])
     if mode.recording or type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
         return 1, first(x)
     assert isinstance(first, _Convolution), "what can be fused is a convolution"
@@ -41,6 +51,12 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     activation = rest[0] if rest and fusible_activation(rest[0]) else None
     taken = 1 + (norm is not None) + (activation is not None)
     return (1, first(x)) if taken == 1 else (taken, first.finished(x, _finish(first, norm, activation)))
+
+
+def _cuts_off(norm: Module, activation: Module, x: Any) -> bool:
+    """Whether the activation's limits can be the batch norm's."""
+    known = type(norm) in _BATCH_NORMS and norm.training and type(activation) in _LIMITS
+    return known and not norm.is_watched and not activation.is_watched and isinstance(x, Tensor) and x.dtype in _WIDE
 
 
 def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
