@@ -133,7 +133,7 @@ class Problem:
 class Plan:
     """How a problem is computed. ``tile`` and ``blocking`` are the algorithm's own (name, number) pairs.
 
-    ``expected_ns`` is for one thread; ``workspace_bytes`` is beyond inputs and outputs, shared plus one thread's part.
+    ``expected_ns`` is for one thread, whose work falls into ``tasks``; ``workspace_bytes`` is beyond inputs and outputs, shared plus one thread's part.
     ``packed_bytes`` of them hold weights, packed or transformed; the rest is at most ``WORKSPACE_BYTES``.
     """
 
@@ -141,6 +141,7 @@ class Plan:
     problem: Problem
     isa: str
     expected_ns: float
+    tasks: int = 0  #: that threads share; 0 where there are many, or too little work to wake a thread for
     tile: tuple[tuple[str, int], ...] = ()
     blocking: tuple[tuple[str, int], ...] = ()
     workspace_bytes: int = 0
@@ -159,6 +160,15 @@ class Plan:
     def decision(self) -> dict[str, Any]:
         """All but the question, as plain data."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("problem", "isa")}
+
+    @property
+    def shared_ns(self) -> float:
+        """What counts in a choice: time of one thread, times how long the odd task keeps others waiting.
+
+        On average over one thread and two, since the choice is the same for any number.
+        """
+        idle = self.tasks % 2
+        return self.expected_ns * (1 + idle / 2 / self.tasks if idle else 1)
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms.base import address, launch
-from lucid.kernels.ir import BY_DTYPE, Module, Type, fma, i64, ptr, splat
+from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.ir import BY_DTYPE, Module, Type, i64, ptr, splat
 from lucid.kernels.isa import ISA
 from lucid.kernels.runtime import threads
 
@@ -46,20 +47,27 @@ class Roofline:
         return Roofline(self.threads, *(max(pair) for pair in peaks))
 
 
-def _peak_module(element: Type) -> Callable[[ISA], Module]:
+def _peak_module(stored: Type) -> Callable[[ISA], Module]:
+    """What dense kernels do with numbers of a type: fused products, or pairs of them where the machine has those."""
+
     def write(isa: ISA) -> Module:
-        lanes = isa.lanes(element)
+        grain = _grain(stored, isa)
+        lanes = isa.lanes(grain.sums)
         module = Module("multiply-add peak", isa)
-        f = module.entry("peak", factor=ptr(element), out=ptr(element), turns=i64)
-        factor = splat(f.args.factor.load(), lanes)
+        f = module.entry("peak", factor=ptr(grain.packed), out=ptr(grain.sums), turns=i64)
+        factor, begun = splat(f.args.factor.load(), lanes), f.args.out.load(0, lanes)
         with f.loop(f.args.begin, f.args.end) as task:
-            with f.loop(0, f.args.turns, carry=[factor] * _CHAINS) as loop:
-                loop.values = [fma(v, factor, factor) for v in loop.values]
+            with f.loop(0, f.args.turns, carry=[begun] * _CHAINS) as loop:
+                loop.values = [grain.multiply_add(factor, factor, v) for v in loop.values]
             for k, value in enumerate(loop.values):
                 f.args.out.store(value, (task.i * _CHAINS + k) * lanes)
         return module
 
     return write
+
+
+def _grain(stored: Type, isa: ISA) -> Grain:
+    return Grain.of(stored, 2, isa)
 
 
 def _traffic_module(isa: ISA) -> Module:
@@ -100,14 +108,14 @@ def measure(dtype: str = "float32", seconds: float = 0.1) -> Roofline:
     """
     element, workers = BY_DTYPE[dtype], threads.get_num_threads()
     code = jit.kernel(("roofline", dtype), _peak_module(element))
-    lanes = code.isa.lanes(element)
-    factor = np.full(1, 0.5, dtype)
-    out = np.empty(workers * _CHAINS * lanes, dtype)
+    grain = _grain(element, code.isa)
+    lanes, factor = code.isa.lanes(grain.sums), np.zeros(1)
+    out = np.zeros(workers * _CHAINS * lanes)
     peak = code.address("peak")
     traffic = jit.kernel("roofline traffic", _traffic_module)
     jit.settle()
     spent = _best_s(lambda: launch(peak, (address(factor), address(out), _TURNS), workers), seconds)
-    flops = 2 * workers * _CHAINS * lanes * _TURNS
+    flops = 2 * grain.depth * workers * _CHAINS * lanes * _TURNS
 
     count = _MOVED_BYTES // 4
     padded = np.ones((2, count + 16), np.float32)  # written once, so that no page is the shared page of zeros

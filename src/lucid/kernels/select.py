@@ -46,7 +46,13 @@ def candidates(problem: Problem, isa: ISA) -> tuple[list[Plan], dict[str, str]]:
             plans.append(_planned(algorithm, problem, isa))
         else:
             refusals[algorithm.name] = reason
-    return sorted(plans, key=lambda plan: plan.expected_ns), refusals
+    return sorted(plans, key=lambda plan: plan.shared_ns), refusals
+
+
+def error_growth(plan: Plan) -> float:
+    """A result is within so many times the bound of direct summation, where that is largest in its channel."""
+    growth: Callable[[Plan], float] | None = getattr(algorithm_named(plan.algorithm), "error_growth", None)
+    return growth(plan) if growth is not None else 1.0
 
 
 def _roles(algorithm: ModuleType) -> tuple[Role, ...]:
@@ -109,7 +115,7 @@ def _fastest(problem: Problem, isa: ISA) -> Plan:
         hopeless = any(least > ns for ns, *_ in found)
         if problem.role in _roles(algorithm) and not hopeless and _refuses(algorithm, problem, isa) is None:
             plan = _planned(algorithm, problem, isa)
-            found.append((plan.expected_ns, place, plan))
+            found.append((plan.shared_ns, place, plan))
     return min(found, key=lambda entry: entry[:2])[-1]
 
 

@@ -13,13 +13,18 @@ from lucid.kernels.jit import Code
 from lucid.kernels.launch import Keeper
 from lucid.kernels.plan import Plan, Problem
 from lucid.kernels.roofline import Roofline
+from lucid.kernels.runtime.threads import get_num_threads
 from lucid.kernels.trial import HOPELESS, race
 
 if TYPE_CHECKING:
     from lucid.nn import Module
 
 _COLUMNS = 80
-_ROLES = {"forward": "forward", "grad_input": "input gradient", "grad_weight": "weight gradient"}
+_ROLES = {"forward": "a convolution", "grad_input": "a convolution's input gradient", "grad_weight": ""}
+_FORWARD, _INPUT_GRADIENT = "forward", "input gradient"
+#: What a layer's passes usually are; a transposed one's are the other way round.
+_USUAL = {"forward": _FORWARD, "grad_input": _INPUT_GRADIENT, "grad_weight": "weight gradient"}
+_HEADING = "    algorithm     expected   workspace  error bound"
 
 
 def _duration(ns: float) -> str:
@@ -40,10 +45,12 @@ def _size(count: float) -> str:
 class Weighed:
     """One problem: its plans, fastest expected first, the one taken, who refused and why, and the time it took.
 
+    ``part`` says which of the layer's passes it is: forward or one of the gradients.
     ``kernels`` has the text of each module that the one taken calls, by name, at the level asked for. In inference
     ``kept_bytes`` that are made of its weights stay from call to call.
     """
 
+    part: str
     problem: Problem
     plans: list[Plan]
     taken: Plan
@@ -54,7 +61,7 @@ class Weighed:
     kept_bytes: int = 0
 
     def __str__(self) -> str:
-        text = [self._work(), *map(self._plan, self.plans)]
+        text = [self._work(), _HEADING, *map(self._plan, self.plans)]
         text += [f"    {name:<12} refuses: {reason}" for name, reason in self.refusals.items()]
         text += [*self._reasons(), self._measured()]
         modules = [f"\n; {name}\n{module.strip()}" for name, module in self.kernels.items()]
@@ -73,34 +80,51 @@ class Weighed:
 
     def _work(self) -> str:
         p, limit = self.problem, self._limit_ns
-        intensity = p.flops / p.traffic_bytes
+        moved = f"{_size(p.traffic_bytes)} moved, {p.flops / p.traffic_bytes:.3g} flop/byte"
+        computed = "" if self.part == _USUAL[p.role] else f", as {_ROLES[p.role]}"
         return (
-            f"{_ROLES[p.role]}: {p.flops / 1e9:.3g} GFLOP, {_size(p.traffic_bytes)} moved, {intensity:.3g} flop/byte; "
+            f"{self.part}{computed}: {p.flops / 1e9:.3g} GFLOP, {moved}; "
             f"at best {_duration(limit)}, bound by {self._bound_by}"
         )
 
     def _plan(self, plan: Plan) -> str:
         if plan != self.taken and plan.expected_ns > HOPELESS * self.plans[0].expected_ns:
-            return f"    {plan.algorithm:<12} not worth it: {_duration(plan.expected_ns)} expected"
-        numbers = ", ".join(f"{name} {value}" for name, value in (*plan.tile, *plan.blocking))
-        taken = "->" if plan == self.taken else "  "
+            return f"    {plan.algorithm:<12} not worth it: {_duration(self._expected_ns(plan))} expected"
+        mark = "->" if plan == self.taken else "  "
         return (
-            f" {taken} {plan.algorithm:<12} {_duration(plan.expected_ns / self.machine.threads):>8} expected, "
-            f"{_size(plan.workspace_bytes)} workspace; {numbers}"
+            f" {mark} {plan.algorithm:<12} {_duration(self._expected_ns(plan)):>9} {_size(plan.workspace_bytes):>11}  "
+            f"{_error(select.error_growth(plan))}"
         )
 
+    def _expected_ns(self, plan: Plan) -> float:
+        return plan.expected_ns / self.machine.threads
+
     def _reasons(self) -> Iterator[str]:
+        """Why the plan taken is taken and what it is, in lines."""
         if self.problem.epilogue:
             place = "in a pass after it" if self.taken.passes_after else "in its stores"
             yield f"    epilogue: {self.problem.epilogue}, {place}"
-        if self.taken.why:
-            yield f"    why: {self.taken.why}"
+        yield f"    why: {self._choice()}"
+        for name, numbers in (("tile", self.taken.tile), ("blocks", self.taken.blocking)):
+            if numbers:
+                yield f"    {name}: " + ", ".join(f"{key} {value}" for key, value in numbers)
         if self.kept_bytes:
             yield f"    in inference, {_size(self.kept_bytes)} made of the weights are kept from call to call"
+
+    def _choice(self) -> str:
+        first, others = self.plans[0], self.plans[1:]
+        if self.taken.algorithm != first.algorithm or not others:
+            return self.taken.why or "there is no other"
+        share = first.expected_ns / others[0].expected_ns
+        return f"expected in {share:.0%} of {others[0].algorithm}'s time; {self.taken.why}"
 
     def _measured(self) -> str:
         rate, share = self.problem.flops / self.measured_ns, self._limit_ns / self.measured_ns
         return f"    measured {_duration(self.measured_ns)}, {rate:.3g} GFLOP/s, {share:.0%} of the roofline"
+
+
+def _error(growth: float) -> str:
+    return "direct summation's" if growth <= 1 else f"{growth:.2g} x direct summation's"
 
 
 def _wrapped(line: str) -> str:
@@ -154,21 +178,30 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
     with observed() as inferred, no_grad():
         layer(x)
     learned = [p for p in parameters if p.requires_grad]
-    with observed() as trained:
+    with observed() as forward:
         y = layer(x)
+    with observed() as backward:
         grad(y, [x, *learned], grad_outputs=[randn(*y.shape, dtype=y.dtype)], allow_unused=True)
-    machine, isa = roofline.measure(str(x.dtype.name)), target.isa()
-    title = f"{layer!r} on {tuple(input_shape)}, {x.dtype.name}, {isa.name}, {machine.threads} threads"
-    parts = []
     ended = any(p.epilogue for p in inferred)
-    for p in dict.fromkeys([*inferred * ended, *trained * (bool(learned) or not ended)]):
+    trained = [*forward, *backward] * (bool(learned) or not ended)
+    every, isa = list(dict.fromkeys([*inferred * ended, *trained])), target.isa()
+    machines = {dtype: roofline.measure(dtype) for dtype in dict.fromkeys(p.dtype for p in every)}
+    title = f"{layer!r} on {tuple(input_shape)}, {x.dtype.name}, {isa.name}, {get_num_threads()} threads"
+    parts = []
+    for p in every:
         plans, refusals = select.candidates(p, isa)
         taken = select.choose(p, isa)
-        measured = race(p, [taken.algorithm])
+        measured = race(p, [taken.algorithm])[taken.algorithm]
         kernels = _kernels(p, taken.algorithm, LEVELS[level])
+        part = _FORWARD if p in inferred or p in forward else _gradient(p)
         kept_bytes = _kept_bytes(p) if p in inferred else 0
-        parts.append(Weighed(p, plans, taken, refusals, measured[taken.algorithm], machine, kernels, kept_bytes))
+        parts.append(Weighed(part, p, plans, taken, refusals, measured, machines[p.dtype], kernels, kept_bytes))
     return Explanation(title, parts)
+
+
+def _gradient(problem: Problem) -> str:
+    """The name of a pass that is none forward."""
+    return _USUAL["grad_weight"] if problem.role == "grad_weight" else _INPUT_GRADIENT
 
 
 def _kept_bytes(problem: Problem) -> int:

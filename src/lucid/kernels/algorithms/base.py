@@ -10,7 +10,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
 
-__all__ = ["GHZ", "Algorithm", "Executable", "address", "far_bytes", "launch", "memory_cycles", "useful_threads"]
+__all__ = ["GHZ", "Algorithm", "Executable", "address", "far_bytes", "launch", "memory_cycles", "shared_tasks", "useful_threads"]
 
 #: What cycles are counted at.
 GHZ = 4.0
@@ -38,6 +38,9 @@ class Algorithm(Protocol):
     def least_ns(self, problem: Problem, isa: ISA) -> float:
         """No more than any plan is expected to take, before one is weighed. Who does not say so is always asked."""
 
+    def error_growth(self, plan: Plan) -> float:
+        """A result is within so many times the bound of direct summation. Who does not say so sums directly."""
+
     def plan(self, problem: Problem, isa: ISA) -> Plan:
         """Its best plan for a problem that it does not refuse."""
 
@@ -55,6 +58,14 @@ def memory_cycles(traffic_bytes: float) -> float:
     return far_bytes(traffic_bytes) / 6
 
 
+_WORTH_CYCLES = 20_000  #: 5 us of work, for which a thread is woken
+
+
 def useful_threads(cycles: float, tasks: int) -> int:
-    """The most threads that gain anything: one for every 5 us of work, and no more than tasks."""
-    return max(1, min(tasks, int(cycles / 20_000)))
+    """The most threads that gain anything, and no more than tasks."""
+    return max(1, min(tasks, int(cycles / _WORTH_CYCLES)))
+
+
+def shared_tasks(cycles: float, tasks: int) -> int:
+    """What a plan says of its tasks."""
+    return tasks if cycles >= 2 * _WORTH_CYCLES else 0

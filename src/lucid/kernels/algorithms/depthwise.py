@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lucid.kernels.algorithms import correlation, depthwise_grad
-from lucid.kernels.algorithms.base import GHZ, Executable
+from lucid.kernels.algorithms.base import GHZ, Executable, shared_tasks
 from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.epilogue import is_short
 from lucid.kernels.isa import ISA
@@ -55,6 +55,7 @@ def _plan_correlation(asked: correlation.Correlation, isa: ISA) -> Plan:
         asked.problem,
         isa.name,
         expected_ns=asked.cycles / GHZ,
+        tasks=shared_tasks(asked.cycles, asked.tasks),
         tile=tuple((n, getattr(asked.tile, n)) for n in _TILE_NUMBERS),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes)),
         workspace_bytes=asked.private_elements * asked.element.bytes,
@@ -69,6 +70,7 @@ def _plan_sums(asked: depthwise_grad.Sums, isa: ISA) -> Plan:
         problem,
         isa.name,
         expected_ns=asked.cycles / GHZ,
+        tasks=shared_tasks(asked.cycles, problem.groups * asked.chunks),
         tile=tuple((n, int(getattr(tile, n))) for n in _SUMS_NUMBERS),
         blocking=(("box_pixels", asked.cut.pixels), ("boxes", asked.cut.boxes), ("chunks", asked.chunks)),
         workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,

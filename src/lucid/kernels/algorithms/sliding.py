@@ -16,9 +16,9 @@ import numpy as np
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, shared_tasks, useful_threads
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
-from lucid.kernels.algorithms.sliding_kernel import Slide, write
+from lucid.kernels.algorithms.sliding_kernel import WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
@@ -34,6 +34,7 @@ _TASKS = 16  # wanted at least; planes are cut into boxes of rows until there ar
 _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
 _GHZ = 4.0
+_STRIP_CYCLES = 40  # to begin one
 _MOST_PRODUCTS = 120  # that a step writes out: about 10 ms to compile
 
 
@@ -109,8 +110,9 @@ class Sliding:
         strips = ceil(self.positions[1] / (self.tile.vectors * self.lanes)) * self.results / self.tile.results
         reach = max(lags[-1] for lags in self.tile.lags)
         steps = self.box_h + (reach if self.boxes > 1 else 0)
-        strip = steps * self.tile.cycles(self.sources, self.lanes) + 10
-        return max(self.tasks * (strips * strip + 40), memory_cycles(self.problem.traffic_bytes)) + 3000
+        strip = steps * self.tile.cycles(self.sources, self.lanes) + _STRIP_CYCLES
+        waiting = WAITING[self.sources > 1] * memory_cycles(self.problem.traffic_bytes)
+        return self.tasks * (strips * strip + 40) + waiting + 4200
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -144,6 +146,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         problem,
         isa.name,
         expected_ns=asked.cycles / _GHZ,
+        tasks=shared_tasks(asked.cycles, asked.tasks),
         tile=(("results", tile.results), ("vectors", tile.vectors), ("rows", sum(map(len, tile.lags)))),
         blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
         workspace_bytes=asked.own_bytes,
@@ -169,6 +172,7 @@ def _plan_grad(problem: Problem, isa: ISA) -> Plan:
         problem,
         isa.name,
         expected_ns=asked.cycles / _GHZ,
+        tasks=shared_tasks(asked.cycles, problem.c_out),
         tile=(("downs", asked.tile.downs), ("across", len(asked.tile.across))),
         blocking=(("passes", len(asked.passes)),),
         workspace_bytes=asked.own_bytes,

@@ -23,7 +23,7 @@ import numpy as np
 from lucid.kernels import jit
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
-from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, Row
+from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, WAITING, Row
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -114,7 +114,8 @@ class SlidingGrad:
             row = 2.2 + 0.34 * across * downs + crowded + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
             strip += p.out[1] * row + 2.7 * across * downs + 14
         planes = p.batch * p.c_out * p.group_in
-        return planes * (ceil(p.out[2] / self.lanes) * strip + 33) + memory_cycles(p.traffic_bytes) / 2 + 4000
+        waiting = WAITING[p.group_in > 1] * memory_cycles(p.traffic_bytes)
+        return planes * (ceil(p.out[2] / self.lanes) * strip + 33) + waiting + 4000
 
 
 def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> SlidingGrad | None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from math import ceil, prod
 
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
-from lucid.kernels.algorithms.base import Executable, address, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, shared_tasks, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
@@ -63,6 +63,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         problem,
         isa.name,
         expected_ns=chosen.cycles / _GHZ,
+        tasks=shared_tasks(chosen.cycles, chosen.parts * chosen.chunks),
         tile=(("vectors", tile.vectors), ("steps", tile.steps), ("columns", tile.columns)),
         blocking=(
             ("k_part", chosen.k_part),
