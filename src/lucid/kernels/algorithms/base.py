@@ -10,7 +10,17 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
 
-__all__ = ["GHZ", "Algorithm", "Executable", "address", "far_bytes", "launch", "memory_cycles", "shared_tasks", "useful_threads"]
+__all__ = [
+    "GHZ",
+    "Algorithm",
+    "Executable",
+    "address",
+    "far_bytes",
+    "launch",
+    "memory_cycles",
+    "shared_tasks",
+    "useful_threads",
+]
 
 #: What cycles are counted at.
 GHZ = 4.0

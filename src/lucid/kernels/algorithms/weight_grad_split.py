@@ -35,7 +35,7 @@ _COST = {
     "frame": 5.0,  # a vector of x
     "turn": 6.0,  # a vector of sums, on its way out
     "waiting": 0.2,  # for memory, and for the beginning of each run of pixels as for so many bytes more
-    "call": 4900.0,
+    "call": 6500.0,
 }
 _TURNED = 4  # channels of a run
 _RUN_BYTES = 4096

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import precision, target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
-from lucid.kernels.algorithms.base import Executable, far_bytes
+from lucid.kernels.algorithms.base import GHZ, Executable, far_bytes, shared_tasks
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import (
     MOST_GROWTH,
@@ -422,11 +422,14 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 
 def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
     sizes, tile = shape(problem), cut.tile
+    expected_ns = _expected_ns(sizes, form, cut, isa) + _moving_ns(problem.traffic_bytes)
+    parts = ceil(sizes.rows / tile.rows) if cut.rows_first else ceil(sizes.tiles(form) / tile.columns) * cut.row_parts
     return Plan(
         name,
         problem,
         isa.name,
-        _expected_ns(sizes, form, cut, isa) + _moving_ns(problem.traffic_bytes),
+        expected_ns,
+        tasks=shared_tasks(expected_ns * GHZ, sizes.groups * parts),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),

@@ -15,7 +15,7 @@ import numpy as np
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import winograd_grad_kernel as kernel
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, shared_tasks, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_GROWTH, MOST_POINTS, Form, divided, outputs_of
@@ -319,11 +319,13 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
     """A form and a split as a plan."""
     sizes, tile = Layout.of(problem, form, split, isa), split.tile
+    expected_ns = _expected_ns(problem, form, split, sizes)
     return Plan(
         "winograd",
         problem,
         isa.name,
-        _expected_ns(problem, form, split, sizes),
+        expected_ns,
+        tasks=shared_tasks(expected_ns * _GHZ, sizes.numbers["parts"] * split.chunks),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
