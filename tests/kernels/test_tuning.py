@@ -115,3 +115,11 @@ def test_a_race_times_every_contender_on_arrays_of_the_problems_shapes() -> None
     x, w, bias, y = trial.arrays(PROBLEM)
     assert [a is not None and a.shape[1:] for a in (x, w, bias, y)] == [(4, 1, 1, 20), (4, 1, 1, 3), (), (8, 1, 1, 19)]
     assert x is not None and x.dtype == np.float32 and abs(float(x.mean())) < 1
+
+
+def test_a_problem_that_this_version_does_not_know_is_a_format_error() -> None:
+    data = json.loads(tuning.to_text(table()))
+    data["choices"][0]["problem"]["tiling"] = 1
+    data["sha256"] = tuning._digest([json.dumps(row) for row in data["choices"]])
+    with pytest.raises(FormatError, match=r"odd\.json names a problem that this Lucid does not know.*tiling"):
+        tuning.from_text(json.dumps(data), "odd.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,19 @@ def test_a_whole_model_is_explained_layer_by_layer():
     ]
     inferred = [("forward", "relu"), ("grad_input", "")]
     assert told == [*inferred, ("forward", ""), ("forward", ""), ("grad_input", "")]
+
+
+def test_passes_have_the_layers_own_names():
+    text = str(lucid.explain(nn.ConvTranspose1d(8, 4, 4, stride=2), (1, 8, 30)))
+    starts = ["forward, as a convolution's input gradient: ", "input gradient, as a convolution: ", "weight gradient: "]
+    found = [line for line in text.splitlines() if "GFLOP, " in line]
+    assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
+
+
+def test_every_candidate_has_its_error_bound():
+    text = str(lucid.explain(nn.Conv2d(64, 64, 3, padding=1), (1, 64, 28, 28)))
+    assert re.search(r"\n -> winograd .* [\d.]+ x direct summation's\n", text)
+    assert re.search(r"\n    gemm .* KiB  direct summation's\n", text)
 
 
 def test_the_text_names_layer_machine_plan_and_limit():

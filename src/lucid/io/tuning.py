@@ -125,5 +125,8 @@ def _winner(problem: Problem, seconds: float) -> Choice:
 
 
 def _named(p: Problem) -> str:
-    size, kernel = ("x".join(map(str, sizes)) for sizes in (p.size, p.spec.kernel))
-    return f"{p.role} {p.c_in}-{p.c_out} k{kernel} on {p.batch} of {size}, {p.dtype}"
+    """What is being measured, in a line; axes that are not there are left out."""
+    first = next((k for k, n in enumerate(zip(p.size, p.out, p.spec.kernel, strict=True)) if max(n) > 1), 2)
+    size, kernel = ("x".join(map(str, sizes[first:])) for sizes in (p.size, p.spec.kernel))
+    ending = f", {p.epilogue}" if p.epilogue else ""
+    return f"{p.role} {p.c_in}-{p.c_out} k{kernel} on {p.batch} of {size}, {p.dtype}{ending}"

@@ -133,9 +133,9 @@ class Problem:
 class Plan:
     """How a problem is computed. ``tile`` and ``blocking`` are the algorithm's own (name, number) pairs.
 
-    ``expected_ns`` is for one thread, whose work falls into ``tasks``; ``workspace_bytes`` is beyond inputs and outputs,
-    shared plus one thread's part. ``packed_bytes`` of them hold weights, packed or transformed; the rest is at most
-    ``WORKSPACE_BYTES``.
+    ``expected_ns`` is for one thread, whose work falls into ``tasks``. ``workspace_bytes`` is beyond inputs and
+    outputs, shared plus one thread's part; ``packed_bytes`` of them hold weights, packed or transformed, the rest is at
+    most ``WORKSPACE_BYTES``.
     """
 
     algorithm: str

@@ -93,7 +93,10 @@ def from_text(text: str, source: str) -> Tuning:
             raise FormatError(f"load_tuning: {source} is for {name} {head[name]}, this is {value}; tune here again")
     if head["sha256"] != _digest([json.dumps(row) for row in rows]):
         raise FormatError(f"load_tuning: {source} is damaged: its choices do not have the digest it names")
-    choices = {_problem(row["problem"]): Choice(row["algorithm"], row["measured_ns"]) for row in rows}
+    try:
+        choices = {_problem(row["problem"]): Choice(row["algorithm"], row["measured_ns"]) for row in rows}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise FormatError(f"load_tuning: {source} names a problem that this Lucid does not know: {error}") from None
     return Tuning(head["cpu"], head["isa"], head["lucid"], choices, source)
 
 

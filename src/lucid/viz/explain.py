@@ -113,8 +113,8 @@ class Weighed:
 
     def _choice(self) -> str:
         first, others = self.plans[0], self.plans[1:]
-        if self.taken.algorithm != first.algorithm or not others:
-            return self.taken.why or "there is no other"
+        if self.taken.why != first.why or not others:  # measured, or alone
+            return self.taken.why
         share = first.expected_ns / others[0].expected_ns
         return f"expected in {share:.0%} of {others[0].algorithm}'s time; {self.taken.why}"
 
@@ -124,7 +124,8 @@ class Weighed:
 
 
 def _error(growth: float) -> str:
-    return "direct summation's" if growth <= 1 else f"{growth:.2g} x direct summation's"
+    times = f"{growth:.2g}" if growth < 100 else f"{growth:.0f}"
+    return "direct summation's" if growth <= 1 else f"{times} x direct summation's"
 
 
 def _wrapped(line: str) -> str:
