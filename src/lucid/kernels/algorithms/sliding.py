@@ -111,7 +111,7 @@ class Sliding:
         reach = max(lags[-1] for lags in self.tile.lags)
         steps = self.box_h + (reach if self.boxes > 1 else 0)
         strip = steps * self.tile.cycles(self.sources, self.lanes) + _STRIP_CYCLES
-        waiting = WAITING[self.sources > 1] * memory_cycles(self.problem.traffic_bytes)
+        waiting = WAITING * memory_cycles(self.problem.traffic_bytes)
         return self.tasks * (strips * strip + 40) + waiting + 4200
 
 

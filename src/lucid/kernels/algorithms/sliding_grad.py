@@ -114,7 +114,7 @@ class SlidingGrad:
             row = 2.2 + 0.34 * across * downs + crowded + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
             strip += p.out[1] * row + 2.7 * across * downs + 14
         planes = p.batch * p.c_out * p.group_in
-        waiting = WAITING[p.group_in > 1] * memory_cycles(p.traffic_bytes)
+        waiting = WAITING * memory_cycles(p.traffic_bytes)
         return planes * (ceil(p.out[2] / self.lanes) * strip + 33) + waiting + 4000
 
 

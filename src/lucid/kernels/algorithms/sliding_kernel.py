@@ -45,9 +45,7 @@ from lucid.kernels.plan import Epilogue
 #: Numbers of w that are held in registers through all steps; more are read where they are used.
 _HELD = 12
 
-#: How much of what a stream waits for memory rows that slide do: a plane's, or those of several planes by turns, which
-#: are more streams than the machine foresees.
-WAITING = (0.7, 3.0)
+WAITING = 0.8  #: for memory, of what one stream waits
 
 ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
 
