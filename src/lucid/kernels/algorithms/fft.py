@@ -55,18 +55,21 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Planes and volumes, strides; half precision without masks for it, or that an epilogue would round again."""
+    """Planes and volumes, strides; half precision without masks for it."""
     spec = problem.spec
     if problem.itemsize == 2 and not isa.masks_halves:
         return f"it loads {problem.dtype} with masks that {isa.name} does not have"
-    if problem.itemsize == 2 and problem.epilogue:
-        return f"it rounds to {problem.dtype} before the epilogue"
     if spec.stride[2] != 1:
         return f"it computes every sum, and the stride is {spec.stride[2]}"
     lines = {problem.size[:2], problem.out[:2], spec.kernel[:2]}
     if lines != {(1, 1)} or spec.padding[:2] != ((0, 0), (0, 0)):
         return f"it transforms lines, not {spec.kernel} over {problem.size}"
     return None
+
+
+def fuses(problem: Problem) -> bool:
+    """Every epilogue, as lanes become rows."""
+    return True
 
 
 def _cuts(problem: Problem, isa: ISA) -> Iterator[Cut]:

@@ -18,6 +18,7 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms.fft_rows import ROW, write_load, write_place, write_store
 from lucid.kernels.algorithms.fft_transform import times, write_transform
 from lucid.kernels.algorithms.frames import read_fields
+from lucid.kernels.epilogue import ARGUMENTS
 from lucid.kernels.ir import (
     BY_DTYPE,
     ENTRY,
@@ -40,13 +41,14 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
+from lucid.kernels.plan import PLAIN, Epilogue
 
 #: Result channels that are summed at once: 8 pairs of sums in registers.
 RESULTS = 8
 
 #: How samples lie: pointers in ``Field.POINTERS``, numbers below. See ``fft.Samples``.
 SAMPLES = ("plane", "image", "size", "offset", "more")
-_ARRAYS, _BLOCKS = ("x", "w", "bias", "y", "to"), ("filters", "spectra", "others")
+_ARRAYS, _BLOCKS = ("x", "w", "bias", "y", "to", *ARGUMENTS), ("filters", "spectra", "others")
 POINTERS = (*_ARRAYS, *_BLOCKS, "scratch")
 #: Of channels and results, those of a group, and of groups and pairs: where what a step works on begins, how many.
 CHOSEN = ("channel", "result", "group", "pair")
@@ -75,13 +77,14 @@ def rows_at_once(isa: ISA, element: Type) -> int:
     return min(isa.lanes(element), 8 if isa.registers >= 32 else 4)
 
 
-def address(name: str, dtype: str) -> int:
-    """Where an entry point or one of ``CODE`` lies, whatever the sizes.
+def address(name: str, dtype: str, epilogue: Epilogue = PLAIN) -> int:
+    """Where an entry point or one of ``CODE`` lies, whatever the sizes; an epilogue is for ``store`` alone.
 
     Each is a module of its own, made when it is first asked for: together they take 150 ms to compile.
     """
     kind = computed_name(dtype) if name in _OF_BLOCKS else dtype
-    return jit.kernel(("fft", name, kind), lambda isa: _write(name, kind, isa)).address(name)
+    ending = (epilogue,) if epilogue and name == "store" else ()
+    return jit.kernel(("fft", name, kind, *ending), lambda isa: _write(name, kind, isa, *ending)).address(name)
 
 
 def computed_name(dtype: str) -> str:
@@ -89,21 +92,21 @@ def computed_name(dtype: str) -> str:
     return "float32" if BY_DTYPE[dtype].bits == 16 else dtype
 
 
-def _write(name: str, dtype: str, isa: ISA) -> Module:
+def _write(name: str, dtype: str, isa: ISA, *ending: Epilogue) -> Module:
     module, stored = Module(f"fft {name}", isa), BY_DTYPE[dtype]
     if name in _CODE:
-        _CODE[name](module, stored, isa).export = True
+        _CODE[name](module, stored, isa, *ending).export = True
     else:
         _ENTRIES[name](_Writer(module, stored, isa))
     return module
 
 
-def _write_rows(write: Callable[[Module, Type, Type, int], Function], module: Module, stored: Type, isa: ISA) -> Any:
+def _write_rows(write: Callable[..., Function], module: Module, stored: Type, isa: ISA, *ending: Epilogue) -> Function:
     element = computed(stored)
-    return write(module, stored, element, isa.lanes(element))
+    return write(module, stored, element, isa.lanes(element), *ending)
 
 
-_CODE: dict[str, Callable[[Module, Type, ISA], Function]] = {
+_CODE: dict[str, Callable[..., Function]] = {
     "place": lambda module, element, isa: write_place(module, isa.lanes(element)),
     "load": partial(_write_rows, write_load),
     "store": partial(_write_rows, write_store),
@@ -117,7 +120,7 @@ _OF_BLOCKS = ("place", "forward", "inverse", "products", "correlations")
 #: What functions below read: a thread's part of the workspace, what transforms and stores, where rows lie.
 _OWN, _TRANSFORM, _PLACE = "scratch own", "n region step_count twiddles", "place blocks_each valid step blocks out"
 _TO, _BACK = f"load forward forward_steps {_TRANSFORM}", f"inverse inverse_steps store {_TRANSFORM}"
-_WEIGHT_ROWS = "taps tap k filters"
+_WEIGHT_ROWS, _ENDED = "taps tap k filters", f"to bias {' '.join(ARGUMENTS)}"
 
 
 def _samples(which: str) -> str:
@@ -217,9 +220,22 @@ class _Writer:
             more,
         )  # fmt: skip
 
-    def _bias(self, f: Function, a: Any, channel: Value) -> Value:
-        present = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
-        return convert(a.bias.load(channel, 1, present), self.element)
+    def _store(self, f: Function, a: Any, valid: Pointer, rows: Pointer, channel: Value, ahead: Any, next: Any) -> None:
+        """Ends a result's sums and puts them to their places."""
+        first = channel * a.y_plane
+        bias, scale, shift = (self._number(f, pointer, channel) for pointer in (a.bias, a.scale, a.shift))
+        f.call(
+            a.store, valid, rows, a.step, a.valid, bias, a.to.at(first), ahead, next, scale, shift, a.residual.at(first)
+        )
+
+    def _number(self, f: Function, pointer: Pointer, channel: Value) -> Value:
+        """A channel's number of an array that may not be there."""
+        present = f.emit(i64, f"ptrtoint ptr {pointer.text} to i64").ne(0)
+        return convert(pointer.load(channel, 1, present), self.element)
+
+    def _store_weights(self, f: Function, a: Any, block: Pointer, rows: Pointer) -> None:
+        nothing = f.const(self.element, 0)
+        f.call(a.store, block, rows, 1, a.k, nothing, a.to, 0, 0, nothing, nothing, a.to)
 
     def _weight_rows(
         self, f: Function, a: Any, rows: Pointer, first: Value, which: Callable[[Value], tuple[Value, Value]]
@@ -257,7 +273,7 @@ class _Writer:
         multiply = self._write_multiply()
         f, a = self._entry(
             "one_to_one",
-            f"{_OWN} {_TO} {_BACK} {_PLACE} {_samples('x')} {_samples('y')} x to bias filters first pairs results",
+            f"{_OWN} {_TO} {_BACK} {_PLACE} {_samples('x')} {_samples('y')} {_ENDED} x filters first pairs results",
         )
         inputs, outputs, block = self._own(a)
         with f.loop(a.begin, a.end) as task:
@@ -266,8 +282,7 @@ class _Writer:
             self._place_of(f, a, outputs, pair, "y")
             f.call(multiply, block, self._weight(a, result), a.n)
             f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            valid, to = block.at(a.first * self.pair), a.to.at(result * a.y_plane)
-            f.call(a.store, valid, outputs, a.step, a.valid, self._bias(f, a, result), to, 0, 0)
+            self._store(f, a, block.at(a.first * self.pair), outputs, result, 0, 0)
 
     def _chosen(self, a: Any, task: Value, which: str) -> tuple[Value, Value]:
         """The pair and the channel, x's or y's, of the task of so many among those chosen."""
@@ -312,8 +327,8 @@ class _Writer:
         """Adds the entry ``results``: a task transforms a vector of pairs of one result back and stores it."""
         f, a = self._entry(
             "results",
-            f"{_OWN} {_BACK} {_PLACE} {_samples('y')} {_ranges('pair', 'group', 'result')} results first others to "
-            "bias next",
+            f"{_OWN} {_BACK} {_PLACE} {_samples('y')} {_ranges('pair', 'group', 'result')} results first others "
+            f"next {_ENDED}",
         )
         rows, _, _ = self._own(a)
         with f.loop(a.begin, a.end) as task:
@@ -321,9 +336,8 @@ class _Writer:
             self._place_of(f, a, rows, pair, "y")
             block = a.others.at(task.i * a.region)
             f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
-            valid, to = block.at(a.first * self.pair), a.to.at(channel * a.y_plane)
             ahead = select(a.next.ne(0), a.y_plane, f.const(i64, 0))
-            f.call(a.store, valid, rows, a.step, a.valid, self._bias(f, a, channel), to, ahead, a.next)
+            self._store(f, a, block.at(a.first * self.pair), rows, channel, ahead, a.next)
 
     # -- the weight gradient ------------------------------------------------------------------------------------------
     #
@@ -404,7 +418,7 @@ class _Writer:
             block = a.filters.at(task.i * a.region)
             f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             self._weight_rows(f, a, rows, task.i * self.lanes, which)
-            f.call(a.store, block, rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
+            self._store_weights(f, a, block, rows)
 
     def _write_accumulate(self) -> Function:
         """Adds ``accumulate(x, g, sums, n)``: sums of conj(g) x, lane by lane."""
@@ -459,7 +473,7 @@ class _Writer:
                 f.call(add_lanes, sums, scale, a.n, block.at(row.i - first))
             f.call(a.inverse, block, a.inverse_steps, a.step_count, a.twiddles)
             self._weight_rows(f, a, x_rows, first, lambda row: (row, row < a.rows))
-            f.call(a.store, block, x_rows, 1, a.k, f.const(self.element, 0), a.to, 0, 0)
+            self._store_weights(f, a, block, x_rows)
 
     def _spectrum(
         self, f: Function, a: Any, which: str, channel: Value, pair: Value, rows: Pointer, to: Pointer, next: Any = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
@@ -14,6 +14,7 @@ from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.fft_cut import Cut, spans
 from lucid.kernels.algorithms.fft_transform import steps
+from lucid.kernels.epilogue import ARGUMENTS
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import Halves, address
@@ -58,7 +59,7 @@ class FourierConvolution:
         slots = list(fft_kernel.fields(BY_DTYPE[problem.dtype]))
         self._plan = steps(cut.n, isa.registers, cut.number_bytes, cut.dtype)
         self.keeps = problem.role != "grad_weight"
-        self._code = {name: fft_kernel.address(name, problem.dtype) for name in fft_kernel.CODE}
+        self._code = {name: fft_kernel.address(name, problem.dtype, problem.epilogue) for name in fft_kernel.CODE}
         made = list(self._result() if self.keeps else self._weight_gradient())
         self._rows = np.array([[step.numbers.get(slot, 0) for slot in slots] for step in made], np.int64)
         self._steps = [(fft_kernel.address(step.entry, problem.dtype), step.tasks, step.chunk) for step in made]
@@ -69,8 +70,8 @@ class FourierConvolution:
             x, g, gw, *_ = arrays
             self._run(slice(None), self._cut.packed_bytes, x=x, y=g, to=gw)
         else:
-            x, w, bias, y, *_ = arrays
-            self._run(slice(None), self._cut.packed_bytes, x=x, w=w, bias=bias, to=y)
+            x, w, bias, y, *rest = arrays
+            self._run(slice(None), self._cut.packed_bytes, x=x, w=w, bias=bias, to=y, **_ending(rest[1:]))
 
     def halves(self) -> Halves | None:
         """What makes the spectra of weights, and what computes from them."""
@@ -79,8 +80,8 @@ class FourierConvolution:
     def _make(self, x: Array | None, w: Array, bias: Array | None, y: Array | None, kept: Array) -> None:
         self._run(slice(self._made_first), 0, w=w, filters=kept)
 
-    def _compute(self, x: Array, w: Array, bias: Array | None, y: Array, kept: Array, *_: Array | None) -> None:
-        self._run(slice(self._made_first, None), 0, x=x, bias=bias, to=y, filters=kept)
+    def _compute(self, x: Array, w: Array, bias: Array | None, y: Array, kept: Array, *rest: Array | None) -> None:
+        self._run(slice(self._made_first, None), 0, x=x, bias=bias, to=y, filters=kept, **_ending(rest))
 
     def _numbers(self, piece: int = 0) -> dict[str, int]:
         """What the slots hold for a piece of the kernel but pointers into arrays, and what a step works on."""
@@ -193,6 +194,11 @@ class FourierConvolution:
         first, each = address(rows), rows.strides[0]
         placed = [(entry, first + k * each, tasks, chunk) for k, (entry, tasks, chunk) in enumerate(entries)]
         threads.run_steps(placed, threads=crew)
+
+
+def _ending(arrays: Sequence[Array | None]) -> dict[str, Array | None]:
+    """The arrays that an epilogue takes by name."""
+    return dict(zip(ARGUMENTS, arrays, strict=False))
 
 
 def _chosen(**spans: tuple[int, int]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lucid.kernels.epilogue import Destination, is_short
 from lucid.kernels.ir import (
     Function,
     Module,
@@ -23,7 +24,10 @@ from lucid.kernels.ir import (
     void,
     zeros,
 )
+from lucid.kernels.plan import PLAIN, Epilogue
 
+#: How many vectors of a residual's row to ask for before they are read: there are too many rows to be seen as streams.
+_AHEAD = 8
 #: Numbers of a row of samples: where it starts, and between which of its samples there are any.
 ROW = 3
 
@@ -75,19 +79,17 @@ def _row(rows: Pointer, number: Any) -> tuple[Value, Value, Value]:
     return at.load(0), at.load(1), at.load(2)
 
 
-def _vector(
-    f: Function, data: Pointer, row: tuple[Value, Value, Value], first: Value, lanes: int
-) -> tuple[Pointer, Value]:
+def _vector(f: Function, row: tuple[Value, Value, Value], first: Value, lanes: int) -> tuple[Value, Value]:
     """Where a row's samples from ``first`` on lie, and which of the lanes have one.
 
-    Where none has, the address is the row's begin: to touch nothing at an address that is not mapped takes
-    processors hundreds of cycles.
+    Where none has, that is the row's begin: to touch nothing at an address that is not mapped takes processors hundreds
+    of cycles.
     """
     start, low, high = row
     numbers = lane_numbers(f, lanes, element=i32)
     begin, end = (splat(convert(bound - first, i32), lanes) for bound in (low, high))
     some = (low < first + lanes) & (first < high)
-    return data.at(start + select(some, first, low)), (begin <= numbers) & (numbers < end)
+    return start + select(some, first, low), (begin <= numbers) & (numbers < end)
 
 
 def write_load(module: Module, stored: Type, element: Type, lanes: int) -> Function:
@@ -110,7 +112,8 @@ def _load_vectors(f: Function, lanes: int) -> list[Value]:
     with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
         rows, vectors = a.rows.at(part.i * (lanes * ROW)), []
         for lane in range(lanes):
-            at, mask = _vector(f, a.source, _row(rows, lane), first.i, lanes)
+            place, mask = _vector(f, _row(rows, lane), first.i, lanes)
+            at = a.source.at(place)
             vectors.append(convert(at.load(0, lanes, mask), a.block.pointee))
             at.prefetch(a.ahead)
         to = a.block.at(first.i * pair + part.i * lanes)
@@ -131,40 +134,64 @@ def _load_samples(f: Function, element: Type, lanes: int) -> list[Value]:
     return []
 
 
-def write_store(module: Module, stored: Type, element: Type, lanes: int) -> Function:
-    """Adds ``store(block, rows, step, n, bias, to, ahead, next)``: the first n numbers of every lane, into rows.
+def write_store(module: Module, stored: Type, element: Type, lanes: int, epilogue: Epilogue = PLAIN) -> Function:
+    """Adds ``store(block, rows, step, n, bias, to, ahead, next, …)``: the first n numbers of every lane, into rows.
 
-    The bias is a block's ``element``, and what is written is rounded to the type ``stored``. Asks for what is written
-    ``ahead`` and for the ``next`` block, which a following call may take.
+    The bias is a block's ``element``, and so are the channel's ``scale`` and ``shift``; with the ``residual``, which
+    lies as ``to`` does, they are for an epilogue that takes them. What is written is rounded to the type ``stored``.
+    Asks for what is written ``ahead`` and for the ``next`` block, which a following call may take.
     """
-    block, to = ptr(element), ptr(stored)
-    f = module.function("store", block=block, rows=ptr(i64), step=i64, n=i64, bias=element, to=to, ahead=i64, next=i64)
+    f = module.function(
+        "store", block=ptr(element), rows=ptr(i64), step=i64, n=i64, bias=element, to=ptr(stored), ahead=i64, next=i64,
+        scale=element, shift=element, residual=ptr(stored),
+    )  # fmt: skip
     if lanes == 1:
-        _store_samples(f, lanes)
+        _store_samples(f, epilogue, lanes)
     else:
-        f.choose(f.args.step.eq(1), lambda: _store_vectors(f, lanes), lambda: _store_samples(f, lanes))
+        f.choose(
+            f.args.step.eq(1), lambda: _store_vectors(f, epilogue, lanes), lambda: _store_samples(f, epilogue, lanes)
+        )
     return f
 
 
-def _store_vectors(f: Function, lanes: int) -> list[Value]:
+def _destination(a: Any, epilogue: Epilogue, place: Value) -> Destination:
+    scale, shift = (a.scale, a.shift) if epilogue.affine else (None, None)
+    return Destination(a.to, epilogue, scale, shift, a.residual if epilogue.residual else None).at(place)
+
+
+def _store_vectors(f: Function, epilogue: Epilogue, lanes: int) -> list[Value]:
+    """Long epilogues are written once, for samples that are turned and put back."""
     a, pair = f.args, 2 * lanes
     bias = splat(a.bias, lanes)
     with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
         rows, source = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * pair + part.i * lanes)
-        vectors = [source.load(k * pair, lanes) for k in range(lanes)]
-        for lane, vector in enumerate(transpose(vectors)):
+
+        def put(lane: Any, vector: Value) -> None:
             source.prefetch(a.next + lane * pair)
-            at, mask = _vector(f, a.to, _row(rows, lane), first.i, lanes)
-            at.store(convert(vector + bias, a.to.pointee), 0, mask)
-            at.prefetch(a.ahead, write=True)
+            place, mask = _vector(f, _row(rows, lane), first.i, lanes)
+            if epilogue.residual:
+                for further in (a.ahead, _AHEAD * lanes):
+                    a.residual.at(place).prefetch(further)
+            _destination(a, epilogue, place).store(vector + bias, 0, mask)
+            a.to.at(place).prefetch(a.ahead, write=True)
+
+        turned = transpose([source.load(k * pair, lanes) for k in range(lanes)])
+        if is_short(epilogue):
+            for lane, vector in enumerate(turned):
+                put(lane, vector)
+        else:
+            for lane, vector in enumerate(turned):
+                source.store(vector, lane * pair)
+            with f.loop(0, lanes) as each:
+                put(each.i, source.load(each.i * pair, lanes))
     return []
 
 
-def _store_samples(f: Function, lanes: int) -> list[Value]:
+def _store_samples(f: Function, epilogue: Epilogue, lanes: int) -> list[Value]:
     a, pair = f.args, 2 * lanes
     with f.loop(0, pair) as row:
         start, low, high = _row(a.rows, row.i)
         with f.loop(low, high) as k:
             value = a.block.load(k.i * pair + row.i) + a.bias
-            a.to.store(convert(value, a.to.pointee), start + k.i * a.step)
+            _destination(a, epilogue, start + k.i * a.step).store(value)
     return []
