@@ -350,7 +350,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
         asked.spare_rows,
         *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
     )  # fmt: skip
-    no_bias, zeros = np.zeros(1), np.zeros(asked.cut.window.size[2] * asked.tile.in_place, problem.dtype)
+    outside_bytes = asked.cut.window.size[2] * asked.tile.in_place * problem.itemsize
+    no_bias, zeros = np.zeros(1), np.zeros(outside_bytes, np.uint8)
     fields = (
         0, 0, 0 if problem.bias else address(no_bias), *[0] * 5, address(zeros), *map(address, tables),
         0 if asked.tile.in_place else fill_frame_address(problem.dtype, split), *numbers,
