@@ -35,7 +35,7 @@ PHASE = (
     "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
-    "store_width", "whole", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
+    "store_width", "in_place", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
     "halved_below",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
@@ -224,12 +224,12 @@ class PhaseRecord:
         reads = [tap * cut.width + shift for tap, shift in layout.reads()]
         channels = shape.grain.count(blocking.channels)
         self._offsets = np.array([c * channel_stride + r for c in range(channels) for r in reads], np.int64)
-        whole = pixel_panels.contiguous(phase)
+        whole, neighbours = pixel_panels.contiguous(phase), x.out_step == 1 and shape.stack == 1
         scales = (z.apart or y.out_size * x.out_size, y.apart or x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
         start = z.out_start * scales[0] + y.out_start * scales[1]
-        one_row = (1, pixel_panels.positions(phase), 1, 0, 0, 1, 0, 0, 0, int(in_place and not tile.over_channels))
-        rows = (y.positions, x.positions, z.positions, *steps, start, x.out_start, x.out_size, 0)
+        one_row = (1, pixel_panels.positions(phase), 1, 0, 0, 1, 0, 0, 0)
+        rows = (y.positions, x.positions, z.positions, *steps, start, x.out_start, x.out_size)
         slot = channels * channel_stride
         single = blocking.channels >= shape.channels
         lines = (cut.span, 0, 0)  # all of a span is one
@@ -241,7 +241,8 @@ class PhaseRecord:
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
-            *(one_row if whole else rows), block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
+            *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
+            block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]

@@ -14,7 +14,7 @@ A phase is a set of result positions that meet the same taps. A forward convolut
 one for every residue of the stride. Residues that meet the same samples are stacked: each is a row of its own, beside
 the others of its channel; on the way out those of the last axis are interleaved.
 
-Where a tile's positions lie in one image and the result is contiguous, sums are written in place; all others go to
+Where a tile's positions are neighbours in one row of the result, sums are written in place; all others go to
 ``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or, where sums wait
 for more channels or for arrays of an epilogue, on the way from there.
 """
@@ -302,13 +302,18 @@ def _write_panel_product(module: Module, grain: Grain) -> Function:
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending")
-    r = read_phase(a.record, "taps positions whole offsets")
+    r = read_phase(
+        a.record,
+        "taps positions in_place offsets store_x store_y store_z_step store_y_step store_x_start store_start",
+    )
     y = a.fields.at(FIELDS.index("y")).cast(ptr(grain.stored)).load()
     assert isinstance(y, Pointer)
     whole_rows = s["tile_rows"]
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
-    in_place = r["whole"].ne(0) & (covered <= a.room) & (inner + covered <= r["positions"])
-    place = image * s["out_image"] + a.channel * s["out_plane"] + inner
+    row, ox = inner // r["store_x"], inner % r["store_x"]
+    in_place = r["in_place"].ne(0) & (covered <= a.room) & (ox + covered <= r["store_x"])
+    place = image * s["out_image"] + a.channel * s["out_plane"] + r["store_start"] + r["store_x_start"] + ox
+    place += row // r["store_y"] * r["store_z_step"] + row % r["store_y"] * r["store_y_step"]
     to = select(in_place, y.at(place).cast(grain.sums), a.sums)
     step = select(in_place, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
