@@ -282,7 +282,7 @@ def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
     items = broadcast_shape(left.items, right.items)
     shape = items + (left.rows,) * (a.ndim > 1) + (right.columns,) * (b.ndim > 1)
     small, half = prod(items) * left.rows * left.columns * right.columns <= SMALL_PRODUCTS, a.dtype.itemsize == 2
-    if small or (half and not target.isa().masks_halves):
+    if small:
         return shape, _copied if half else _small
     left, right, items = _folded(left, right, items)
     return shape, _slim(left, right, items, a.dtype) or _bind(left, right, items, a.dtype)

@@ -10,13 +10,12 @@ from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
 from lucid.kernels.convolution import problem
-from lucid.kernels.isa import SCALAR
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import case, operands, wanted
 
 ISAS = [isa.name for isa in target.cpu().isas]
 
-HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 TYPES = [*product(ISAS, ["float32"]), *product(HALF_ISAS, ["bfloat16"])]
 
 
@@ -103,9 +102,6 @@ def test_refusals_are_told():
     _, asked, _ = operands("forward", case(1, 1, 1, (20000,), 17000), "float32")
     with pytest.raises(PlanError, match="at most 16384 taps, not 17000"):
         select.choose(asked, target.isa(), "gemm")
-    _, asked, _ = operands("forward", case(1, 1, 1, (20,), 3), "float16")
-    with pytest.raises(PlanError, match="loads float16 with masks that scalar does not have"):
-        select.choose(asked, SCALAR, "gemm")
     _, asked, _ = operands("grad_input", case(1, 1, 1, (20,), 3), "float32")
     with pytest.raises(PlanError, match="it computes forward, not grad_input"):
         select.choose(asked, target.isa(), "gemm")

@@ -26,11 +26,7 @@ CASES = [
     Case(2, 1, 4, (5, 40), (1, 5), padding=((0, 0), (2, 2))),
     Case(2, 2, 2, (2, 3, 19), (1, 1, 32), padding=((0, 0), (0, 0), (16, 15)), groups=2),
 ]
-TYPES = [
-    (isa.name, dtype)
-    for isa, dtype in product(target.cpu().isas, ["float32", "float64", *HALF])
-    if dtype not in HALF or isa.masks_halves
-]
+TYPES = [(isa.name, dtype) for isa, dtype in product(target.cpu().isas, ["float32", "float64", *HALF])]
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)

@@ -14,7 +14,7 @@ from tests.kernels.algorithms.dense_cases import CASES, case, check, operands, w
 from tests.kernels.guard import guarded, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
-HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 POINTWISE = ("one sample", "pointwise")
 ADDED = {
     "result line of one": case(2, 1, 20, (17,), 15, padding=7),

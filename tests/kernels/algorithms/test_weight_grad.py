@@ -10,14 +10,14 @@ from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
 from lucid.kernels.algorithms.weight_grad_split import Tile, split
-from lucid.kernels.isa import AVX512, AVX512_BF16, SCALAR
+from lucid.kernels.isa import AVX512, AVX512_BF16
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import HALF
 from tests.kernels.algorithms.patches import Case, bound, check, check_both, expected, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
-HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.masks_halves]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 
 CASES = [
     Case(1, 1, 1, (1,), (1,)),
@@ -84,13 +84,6 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(isa, dtype):
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CHUNKED + CUT)
-
-
-@pytest.mark.parametrize("dtype", sorted(HALF))
-def test_half_precision_wants_masks_for_its_elements(dtype):
-    problem = CASES[1].typed(dtype).problem("grad_weight")
-    reason = f"it loads {dtype} with masks that scalar does not have"
-    assert weight_grad.refuses(problem, SCALAR) == reason
 
 
 @pytest.mark.parametrize("isa", ISAS)

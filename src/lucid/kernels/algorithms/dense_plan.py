@@ -68,9 +68,7 @@ def shape(problem: Problem, isa: ISA, residues: Sizes = ALONE) -> Shape:
 
 
 def refuses(problem: Problem, isa: ISA, phases: Sequence[Phase]) -> str | None:
-    """Kernels so large that a panel of one channel would not fit; half precision without masks for its elements."""
-    if problem.itemsize == 2 and not isa.masks_halves:
-        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
+    """Kernels so large that a panel of one channel would not fit."""
     most = max(map(pixel_panels.taps, phases), default=0)
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 

@@ -18,9 +18,7 @@ _SUMS_NUMBERS = ("results", "lines", "columns", "down", "long")
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Groups of many channels; half precision without masks for its elements."""
-    if problem.itemsize == 2 and not isa.masks_halves:
-        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
+    """Groups of many channels."""
     return correlation.many_channels(problem)
 
 

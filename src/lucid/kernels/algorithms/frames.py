@@ -41,6 +41,7 @@ from lucid.kernels.ir import (
     shuffle,
     zeros,
 )
+from lucid.kernels.isa import ISA
 from lucid.kernels.plan import RANK, Problem
 
 Array = np.ndarray[Any, Any]
@@ -310,9 +311,7 @@ def fill_frame_address(dtype: str, stride: int = 1) -> int:
     A module of its own: every kernel needs it, and to compile it takes as long as a kernel's own part.
     """
     element = BY_DTYPE[dtype]
-    code = jit.kernel(
-        ("fill_frame", dtype, stride), lambda isa: _write_fill_frame(element, isa.lanes(computed(element)), stride)
-    )
+    code = jit.kernel(("fill_frame", dtype, stride), lambda isa: _write_fill_frame(isa, element, stride))
     return code.address("fill_frame")
 
 
@@ -324,10 +323,11 @@ def call_fill_frame(f: Function, element: Type, fields: dict[str, Type], *argume
     f.line(f"call void {f.args.fill.text}({', '.join(f'{v.type} {v.text}' for v in values)})")
 
 
-def _write_fill_frame(element: Type, lanes: int, stride: int) -> Module:
+def _write_fill_frame(isa: ISA, element: Type, stride: int) -> Module:
+    lanes = isa.lanes(computed(element))
     if lanes == 1 and stride == 2:
         stride = 0
-    module, fields = Module("fill_frame"), dict.fromkeys(GEOMETRY, i64)
+    module, fields = Module("fill_frame", isa), dict.fromkeys(GEOMETRY, i64)
     fill_row = _write_fill_row(module, element, lanes)
     split_row = _write_split_row(module, computed(element), lanes, stride) if stride != 1 else None
     fill_columns = _write_fill_columns(module, element, lanes, stride) if stride else None

@@ -152,8 +152,6 @@ class Lines:
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Planes, strides, several channels, many taps."""
     spec = problem.spec
-    if problem.itemsize == 2 and not isa.masks_halves:
-        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     rows = spec.kernel[:2] == (1, 1) and spec.padding[:2] == ((0, 0), (0, 0))
     if not rows or spec.stride != (1, 1, 1):
         return "a row of g meets several of x, or not every pixel of one"

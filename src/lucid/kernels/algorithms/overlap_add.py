@@ -60,7 +60,7 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Pointwise products; lines too long for the cache; half precision without masks for it."""
+    """Pointwise products; lines too long for the cache."""
     if problem.spec.taps == 1 and problem.spec.stride == (1, 1, 1):
         return "a kernel of one tap that moves by one has nothing to add up"
     reason = dense_plan.refuses(problem, isa, [])

@@ -47,9 +47,7 @@ _BOX = ("box_n", "box_d", "box_h", "box_w")
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Half precision without masks for its elements."""
-    if problem.itemsize == 2 and not isa.masks_halves:
-        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
+    """Nothing."""
     return None
 
 

@@ -98,10 +98,8 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides beyond the kernel, most dilations, other taps than 2 to 5, strict precision; halves without masks."""
+    """Strides beyond the kernel, most dilations, other taps than 2 to 5, strict precision."""
     spec = problem.spec
-    if problem.itemsize == 2 and not isa.masks_halves:
-        return f"it loads {problem.dtype} with masks that {isa.name} does not have"
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"
     if not _whole(spec):

@@ -231,7 +231,12 @@ class Pointer(Value):
             choice = self.fn.choose(mask, lambda: [p.load()], lambda: [other])
             return choice[0]
         name = f"llvm.masked.load.{type.suffix}.p0"
-        return self.fn.intrinsic(name, type, f"align {align}", p, mask, other)
+
+        def some() -> list[Value]:
+            return [self.fn.intrinsic(name, type, f"align {align}", p, mask, other)]
+
+        loaded = self.fn.choose(_all(mask), lambda: [p.load(0, lanes)], some) if self._one_by_one else some()
+        return loaded[0]
 
     def store(self, value: Any, index: Any = 0, mask: Value | None = None, nontemporal: bool = False) -> None:
         """Puts a scalar or vector; ``nontemporal`` goes past the caches and wants an address aligned to the vector."""
@@ -253,7 +258,24 @@ class Pointer(Value):
                 p.store(value)
         else:
             name = f"llvm.masked.store.{value.type.suffix}.p0"
-            self.fn.intrinsic(name, None, f"align {align}", value, p, mask, align_operand=1)
+
+            def whole() -> list[Value]:
+                p.store(value)
+                return []
+
+            def some() -> list[Value]:
+                self.fn.intrinsic(name, None, f"align {align}", value, p, mask, align_operand=1)
+                return []
+
+            if self._one_by_one:
+                self.fn.choose(_all(mask), whole, some)
+            else:
+                some()
+
+    @property
+    def _one_by_one(self) -> bool:
+        """Whether LLVM moves the elements under a mask one by one, which is only worth it where some are missing."""
+        return self.pointee.bits == 16 and not self.fn.module.masks_halves
 
     def __getitem__(self, index: Any) -> Value:
         return self.load(index)
@@ -284,6 +306,12 @@ class Pointer(Value):
         self.fn.intrinsic(
             "llvm.prefetch.p0", None, "", p, *(constant(self.fn, i32, n) for n in (int(write), locality, 1))
         )
+
+
+def _all(mask: Value) -> Value:
+    """Whether all lanes are on."""
+    every: Value = mask.fn.intrinsic(f"llvm.vector.reduce.and.{mask.type.suffix}", i1, "", mask)
+    return every
 
 
 def make(fn: Function, type: Type, text: str) -> Value:

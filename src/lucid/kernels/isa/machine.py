@@ -40,8 +40,8 @@ class ISA:
 
     @property
     def masks_halves(self) -> bool:
-        """Whether loads and stores of 16-bit elements take masks."""
-        return "avx512bw" in self.requires
+        """Whether loads and stores of 16-bit elements take masks, or are of one element."""
+        return "avx512bw" in self.requires or not self.vector_bytes
 
     def lanes(self, element: Type) -> int:
         """Elements of one vector register; 1 where there are no vectors."""
