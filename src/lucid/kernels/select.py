@@ -38,7 +38,7 @@ _OVER_MODEL: dict[int, dict[tuple[str, Role], float]] = {
         ("fft", "grad_weight"): 1.3,
     }
 }
-_WIDENED_BYTE_NS = 0.07  # of half precision, through a copy
+_WIDENED_NS, _WIDENED_BYTE_NS = 15_000.0, 0.07  # of half precision, through copies: their calls, a byte
 
 
 @cache
@@ -110,7 +110,7 @@ def narrow_pays(problem: Problem, isa: ISA, algorithm: str | None = None) -> boo
     wide = candidates(replace(problem, dtype="float32"), isa)[0][0]
     if any(plan.algorithm == wide.algorithm for plan in plans):
         return True
-    return plans[0].expected_ns <= wide.expected_ns + _WIDENED_BYTE_NS * problem.traffic_bytes
+    return plans[0].expected_ns <= wide.expected_ns + _WIDENED_NS + _WIDENED_BYTE_NS * problem.traffic_bytes
 
 
 def choose(problem: Problem, isa: ISA, algorithm: str | None = None) -> Plan:
