@@ -76,8 +76,8 @@ def test_windows_side_by_side_are_rows_and_others_are_phases():
 
 
 def test_few_channels_are_computed_by_it():
-    stem, frames = case(4, 3, 64, (224, 224), 7, stride=2, padding=3), case(1, 1, 1026, (66304,), 1024, stride=256)
-    for c in (stem, frames):
+    patches, frames = case(1, 3, 768, (224, 224), 16, stride=8), case(1, 1, 1026, (66304,), 1024, stride=256)
+    for c in (patches, frames):
         _, asked, _ = operands("grad_input", c, "float32")
         assert select.choose(asked, target.isa()).algorithm == "overlap_add" or not target.isa().vector_bytes
 

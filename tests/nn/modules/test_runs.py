@@ -101,11 +101,14 @@ def test_layers_that_do_not_fit_say_so_themselves(norm: Any, error: type[Excepti
     (nn.BatchNorm3d, (2, 3, 2, 2, 2)),
 ])  # fmt: skip
 @pytest.mark.parametrize("affine", [True, False])
-def test_training_at_once_as_one_by_one(activation: Any, norm: Any, shape: tuple[int, ...], affine: bool) -> None:
+@pytest.mark.parametrize("dtype", [lucid.float32, lucid.float16, lucid.bfloat16], ids=str)
+def test_training_at_once_as_one_by_one(
+    activation: Any, norm: Any, shape: tuple[int, ...], affine: bool, dtype: Any
+) -> None:
     """The same bits: results, statistics and gradients."""
-    found, x, g = [], lucid.randn(*shape) * 3, lucid.randn(*shape)
+    found, x, g = [], (lucid.randn(*shape) * 3).to(dtype), lucid.randn(*shape).to(dtype)
     for at_once in (True, False):
-        layers = nn.Sequential(norm(3, affine=affine), activation)
+        layers = nn.Sequential(norm(3, affine=affine, dtype=dtype), activation)
         if affine:
             lively(layers[0])
         given = x.detach().requires_grad_()

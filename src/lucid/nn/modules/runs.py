@@ -7,7 +7,6 @@ from math import inf
 from typing import Any
 
 from lucid.autograd.mode import mode
-from lucid.core.dtypes import float32, float64
 from lucid.nn.functional.fused import finish_of
 from lucid.nn.modules.activation import ReLU, ReLU6
 from lucid.nn.modules.conv import _Convolution
@@ -19,9 +18,8 @@ from lucid.ops.norm import folded
 from lucid.tensor import Tensor
 
 _BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
-#: Activations that only cut off, and where. In half precision they do so after the sum is rounded.
+#: Activations that only cut off, and where: numbers that every precision has, so rounding changes nothing about it.
 _LIMITS: dict[type[Module], tuple[float, float]] = {ReLU: (0.0, inf), ReLU6: (0.0, 6.0)}
-_WIDE = (float32, float64)
 
 
 def run(layers: Sequence[Module], x: Any) -> Any:
@@ -56,7 +54,7 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
 def _cuts_off(norm: Module, activation: Module, x: Any) -> bool:
     """Whether the activation's limits can be the batch norm's."""
     known = type(norm) in _BATCH_NORMS and norm.training and type(activation) in _LIMITS
-    return known and not norm.is_watched and not activation.is_watched and isinstance(x, Tensor) and x.dtype in _WIDE
+    return known and not norm.is_watched and not activation.is_watched and isinstance(x, Tensor)
 
 
 def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
