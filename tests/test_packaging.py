@@ -52,7 +52,7 @@ def test_wheel_is_pure_python(wheel: Path) -> None:
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "lucid").rglob("*.py")}
-    sources |= {f"lucid/cli/bench/{suite}.json" for suite in ("suite", "heldout")}
+    sources |= {f"lucid/cli/bench/{suite}.json" for suite in ("suite", "heldout", "drawn")}
     assert {name for name in names if not name.split("/")[0].endswith(".dist-info")} == sources | {"lucid/py.typed"}
 
 

@@ -69,18 +69,26 @@ def test_what_cannot_be_done_is_said(
     assert complaint in capsys.readouterr().err
 
 
-def test_the_list_names_every_held_out_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--list", "--suite", "heldout"]) == 0
-    assert capsys.readouterr().out.splitlines() == [layer.name for layer in suite(name="heldout")]
+OTHERS = pytest.mark.parametrize("others", [name for name in SUITES if name != "layers"])
 
 
-def test_held_out_layers_are_others_and_say_where_they_are_from() -> None:
-    rows = json.loads(SUITES["heldout"].read_text("utf-8"))["layers"]
-    assert len(rows) >= 20
-    assert all(row["from"] for row in rows)
-    geometry = [{key: value for key, value in row.items() if key not in ("name", "from")} for row in rows]
-    tuned = json.loads(SUITES["layers"].read_text("utf-8"))["layers"]
-    assert not [row for row in tuned if {key: value for key, value in row.items() if key != "name"} in geometry]
+@OTHERS
+def test_the_list_names_every_layer_of_another_suite(others: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list", "--suite", others]) == 0
+    assert capsys.readouterr().out.splitlines() == [layer.name for layer in suite(name=others)]
+
+
+@OTHERS
+def test_other_suites_have_other_layers_and_say_where_they_are_from(others: str) -> None:
+    rows = {name: json.loads(file.read_text("utf-8"))["layers"] for name, file in SUITES.items()}
+    assert len(rows[others]) >= 20
+    assert all(row["from"] for row in rows[others])
+    known = [_geometry(row) for name in rows if name != others for row in rows[name]]
+    assert not [row["name"] for row in rows[others] if _geometry(row) in known]
+
+
+def _geometry(row: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in row.items() if key not in ("name", "from")}
 
 
 def test_the_picture_of_many_rows_is_drawn(tmp_path: Path) -> None:

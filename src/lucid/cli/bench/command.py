@@ -31,7 +31,11 @@ from lucid.kernels.target import cores, using
 
 WRONG_RESULTS = 1
 INTERRUPTED = 130
-TITLES = {"layers": "Layers", "heldout": "Held-out layers"}  #: of the result files, by suite
+TITLES = {
+    "layers": "Layers",
+    "heldout": "Held-out layers",
+    "drawn": "Layers drawn at random",
+}  #: of the result files, by suite
 
 
 def bench(options: argparse.Namespace) -> int:

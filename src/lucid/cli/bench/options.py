@@ -12,7 +12,7 @@ EXAMPLES = """\
 examples:
   lucid bench --quick                           every layer for a moment: for a look, not for a figure
   lucid bench --only resnet --peers torch       layers whose name contains a text, beside PyTorch alone
-  lucid bench --suite heldout --forward-only    layers that no kernel was tuned on
+  lucid bench --suite drawn --forward-only      layers that no kernel was tuned on
   lucid bench --out runs/bench                  runs/bench.json, runs/bench.md and runs/bench.png
 """
 
