@@ -204,7 +204,7 @@ def _planned(cut: Cut, isa: ISA) -> Plan:
 
 
 def error_growth(plan: Plan) -> float:
-    """A result is within so many times the bound of direct summation, where that is largest in its channel.
+    """A result is within so many times the bound of direct summation, where that is largest in or beside its channel.
 
     The error of a transform is within log2(n) times some 3 units of its norm; so the sum's is within 9 log2(n) + 3 of
     |x| |w|, the product of a block's and the kernel's norms over all channels, whereas direct summation's bound has as

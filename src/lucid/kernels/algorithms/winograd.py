@@ -265,7 +265,7 @@ def growth(form: Form) -> float:
 
 
 def error_growth(plan: Plan) -> float:
-    """A result is within so many times the bound of direct summation, where that is largest in its channel.
+    """A result is within so many times the bound of direct summation, where that is largest in or beside its channel.
 
     A sum of C products and its transforms' sums take the place of one of C taps products. It is never less than one:
     a result in half precision is rounded once more, as that of direct summation is.
