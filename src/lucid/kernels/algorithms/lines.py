@@ -205,7 +205,7 @@ def _plan_input(problem: Problem, isa: ISA) -> Plan:
         expected_ns=asked.cycles / GHZ,
         tile=(("vectors", asked.tile.vectors), ("passes", len(asked.tile.passes))),
         blocking=(("segment", asked.segment),),
-        workspace_bytes=asked.private_elements * problem.itemsize,
+        workspace_bytes=asked.private_elements * asked.element.bytes,
         why=f"rows read in place, {max(asked.tile.passes)} taps at a time, added up where they meet",
     )
 

@@ -8,7 +8,8 @@
         gx[i] = sum over taps of sum[tap][i + low - tap]                                     in the first caches
 
 The same as ``overlap_add`` for one result channel and a stride of 1, but nothing is gathered: rows of g are so few that
-they are read where they lie, while the next segment's are asked for.
+they are read where they lie, while the next segment's are asked for. Half precision is widened as it is loaded, rows of
+w once a segment, and rounded as gx is stored: taps are added up in float32.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import numpy as np
 from lucid.kernels import jit
 from lucid.kernels.algorithms import toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.correlation_kernel import widened
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
     Module,
     Type,
     Value,
+    computed,
+    convert,
     fma,
     i64,
     lanes_below,
@@ -36,6 +40,7 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
     select,
+    splat,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -62,7 +67,7 @@ class Tile:
         return self.vectors * (max(self.passes) + 1) + 1
 
     def cycles(self, vector_bytes: int) -> float:
-        """Of a channel's vector of columns, at every tap."""
+        """Of a channel's vector of columns, at every tap; it lies in so many bytes, and is widened beside products."""
         touched = toeplitz.straddle(vector_bytes)
         each = [max(taps * self.vectors, touched * self.vectors + taps) / 2 for taps in self.passes]
         return sum(each) / self.vectors
@@ -75,6 +80,11 @@ class LinesInput:
     problem: Problem
     tile: Tile
     lanes: int
+
+    @property
+    def element(self) -> Type:
+        """What is computed in."""
+        return computed(BY_DTYPE[self.problem.dtype])
 
     @property
     def halo(self) -> int:
@@ -102,9 +112,15 @@ class LinesInput:
         return ceil((self.segment + self.halo) / self.wide) * self.wide + self.lanes
 
     @property
+    def weight_elements(self) -> int:
+        """A group's weights, where they are widened; whole lines."""
+        narrow = self.element.bytes > self.problem.itemsize
+        return ceil(self.problem.group_out * self.problem.spec.kernel[2] / 16) * 16 if narrow else 0
+
+    @property
     def private_elements(self) -> int:
-        """A thread's sums of a segment; whole lines."""
-        return ceil(self.problem.spec.kernel[2] * self.pitch / 16) * 16
+        """A thread's weights, and its sums of a segment; whole lines."""
+        return self.weight_elements + ceil(self.problem.spec.kernel[2] * self.pitch / 16) * 16
 
     @property
     def tasks(self) -> int:
@@ -115,18 +131,17 @@ class LinesInput:
     def cycles(self) -> float:
         """Expected, of one thread."""
         p, taps = self.problem, self.problem.spec.kernel[2]
-        each = self.tile.cycles(self.lanes * BY_DTYPE[p.dtype].bytes)
+        each = self.tile.cycles(self.lanes * p.itemsize)
         tiles = ceil((self.segment + self.halo) / self.wide)
         products = tiles * (self.tile.vectors * (p.group_out * each * 1.2 + 2 * taps) + 20 * len(self.tile.passes))
         added = ceil(self.segment / self.lanes) * (1.5 * taps + 3)
-        return max(self.tasks * (products + added + 60), memory_cycles(p.traffic_bytes)) + 3000
+        weights = 3 * self.weight_elements / self.lanes
+        return max(self.tasks * (weights + products + added + 60), memory_cycles(p.traffic_bytes)) + 3000
 
 
 def refuses(problem: Problem) -> str | None:
-    """Half precision, few channels or very many, taps far apart."""
+    """Few channels or very many, taps far apart."""
     spec = problem.spec
-    if problem.itemsize == 2:
-        return "weights are read as they are"
     if not _LEAST_CHANNELS <= problem.group_out <= _MOST_CHANNELS:
         return f"g has {problem.group_out} channels a group"
     return "taps are far apart" if (spec.kernel[2] - 1) * spec.dilation[2] > _MOST_HALO else None
@@ -134,13 +149,12 @@ def refuses(problem: Problem) -> str | None:
 
 def lines_input(problem: Problem, isa: ISA, chosen: Tile | None = None) -> LinesInput:
     """The tile that is expected to be fastest, unless one has been chosen."""
-    element = BY_DTYPE[problem.dtype]
-    lanes, taps = isa.lanes(element), problem.spec.kernel[2]
+    lanes, taps = isa.lanes(computed(BY_DTYPE[problem.dtype])), problem.spec.kernel[2]
     tiles = [
         Tile(vectors, even(taps, count)) for vectors in range(1, _MOST_VECTORS + 1) for count in range(1, taps + 1)
     ]
     fitting = [tile for tile in tiles if tile.registers <= isa.registers]
-    best = chosen or min(fitting, key=lambda tile: (tile.cycles(lanes * element.bytes), len(tile.passes)))
+    best = chosen or min(fitting, key=lambda tile: (tile.cycles(lanes * problem.itemsize), len(tile.passes)))
     return LinesInput(problem, best, lanes)
 
 
@@ -149,15 +163,15 @@ def even(taps: int, passes: int) -> tuple[int, ...]:
     return tuple(sorted((taps * (k + 1) // passes - taps * k // passes for k in range(passes)), reverse=True))
 
 
-_ARRAYS = ("g", "weights", "bias", "gx", "own")
+_ARRAYS = ("g", "weights", "bias", "gx")
 _NUMBERS = (
     "groups", "channels", "rows", "w", "ow", "pieces", "segment", "low", "dilation", "taps", "pitch", "private",
-    "halo", "bias_step",
+    "own_weights", "halo", "bias_step",
 )  # fmt: skip
 
 
 def _fields(element: Type) -> dict[str, Type]:
-    return {**dict.fromkeys(_ARRAYS, ptr(element)), **dict.fromkeys(_NUMBERS, i64)}
+    return {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element)), **dict.fromkeys(_NUMBERS, i64)}
 
 
 def bound(asked: LinesInput) -> Executable:
@@ -169,20 +183,20 @@ def bound(asked: LinesInput) -> Executable:
     numbers = (
         problem.groups, problem.group_out, prod(problem.size[:2]), problem.size[2], problem.out[2], asked.pieces,
         asked.segment, spec.padding[2][0], spec.dilation[2], spec.kernel[2], asked.pitch, asked.private_elements,
-        asked.halo, int(problem.bias),
+        asked.weight_elements, asked.halo, int(problem.bias),
     )  # fmt: skip
     return Launch(
         [(code.address("add_up"), asked.tasks, max(1, asked.tasks // 64))],
         (0, 0, 0 if problem.bias else address(no_bias), 0, 0, *numbers),
         (0, 1, 2 if problem.bias else NOTHING, 3, WORKSPACE),
-        own_bytes=asked.private_elements * problem.itemsize,
+        own_bytes=asked.private_elements * asked.element.bytes,
         most_threads=useful_threads(asked.cycles, asked.tasks),
         keep=no_bias,
     )
 
 
 def _write(isa: ISA, element: Type, tile: Tile) -> Module:
-    module, lanes = Module("lines_input", isa), isa.lanes(element)
+    module, lanes = Module("lines_input", isa), isa.lanes(computed(element))
     edges = {taps: _write_tile(module, element, lanes, tile, taps, edge=True) for taps in {*tile.passes}}
     first = _write_tile(module, element, lanes, tile, tile.passes[0], asks=True)
     others = {taps: _write_tile(module, element, lanes, tile, taps) for taps in {*tile.passes[1:]}}
@@ -193,9 +207,11 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
         piece, line = task.i % a.pieces, task.i // a.pieces
         row, channel = line % a.rows, line // a.rows
         group, start = channel % a.groups, piece * a.segment
-        plane, own = a.rows * a.ow, a.own.at(a.thread * a.private)
+        plane, private = a.rows * a.ow, a.own.at(a.thread * a.private)
         g = a.g.at(channel * a.channels * plane + row * a.ow)
-        w = a.weights.at(group * a.channels * a.taps)
+        w, own = a.weights.at(group * a.channels * a.taps), private.at(a.own_weights)
+        if element != computed(element):
+            w = widened(f, w, private, a.channels * a.taps, lanes)
         count = minimum(a.segment, a.w - start)
         left = start + a.low - a.halo  # the first column of g that meets the segment
         after = select(row.eq(a.rows - 1), a.channels * plane - row * a.ow, a.ow) - start
@@ -239,12 +255,12 @@ def _write_tile(
 
     It ``asks`` for the columns that are so much ahead. At an ``edge`` columns may be outside, where sums are 0.
     """
-    data, kind = ptr(element), "edge" if edge else "first" if asks else "tile"
+    wide, kind = computed(element), "edge" if edge else "first" if asks else "tile"
     f = module.function(
-        f"{kind}{taps}", g=data, plane=i64, w=data, w_step=i64, channels=i64, to=data, pitch=i64, column=i64, ow=i64,
-        ahead=i64,
+        f"{kind}{taps}", g=ptr(element), plane=i64, w=ptr(wide), w_step=i64, channels=i64, to=ptr(wide), pitch=i64,
+        column=i64, ow=i64, ahead=i64,
     )  # fmt: skip
-    a, zero = f.args, zeros(f, element, lanes)
+    a, zero = f.args, zeros(f, wide, lanes)
     vectors = range(tile.vectors)
     masks = [lanes_inside(f, a.column + v * lanes, a.ow, lanes) if edge else None for v in vectors]
     first = a.g.at(a.column)
@@ -253,7 +269,7 @@ def _write_tile(
         if asks:
             for v in vectors:
                 row.prefetch(a.ahead + v * lanes, locality=2)
-        values = [row.load(v * lanes, lanes, masks[v]) for v in vectors]
+        values = [convert(row.load(v * lanes, lanes, masks[v]), wide) for v in vectors]
         for t in range(taps):
             weight = w.splat(t, lanes)
             for v, value in enumerate(values):
@@ -268,13 +284,15 @@ def _write_tile(
 
 def _write_add_taps(module: Module, element: Type, lanes: int) -> Function:
     """Adds ``add_taps``: to[i] = bias + the sum over taps of sums[tap step + i], ``count`` of them."""
-    data = ptr(element)
-    f = module.function("add_taps", sums=data, step=i64, taps=i64, bias=data, to=data, count=i64)
+    wide = computed(element)
+    f = module.function(
+        "add_taps", sums=ptr(wide), step=i64, taps=i64, bias=ptr(element), to=ptr(element), count=i64
+    )  # fmt: skip
     a = f.args
-    start = a.bias.splat(0, lanes)
+    start = splat(convert(a.bias.load(), wide), lanes)
     with f.loop(0, a.count, lanes) as i:
         here = a.sums.at(i.i)
         with f.loop(0, a.taps, carry=[start]) as t:
             t.values = [t.values[0] + here.load(t.i * a.step, lanes)]
-        a.to.store(t.values[0], i.i, lanes_below(f, a.count - i.i, lanes))
+        a.to.store(convert(t.values[0], element), i.i, lanes_below(f, a.count - i.i, lanes))
     return f
