@@ -72,6 +72,16 @@ PIECES = {
     "columns": case(2, 3, 8, (9, 128), (3, 1), padding=(1, 0), dilation=(2, 1)),
     "taps a line apart": case(2, 3, 8, (512,), 3, padding=128, dilation=128),
 }
+#: Samples that may be read where they lie: whole vectors, ends of planes within one, several spans, groups.
+IN_PLACE = {
+    "whole vectors": case(2, 5, 9, (8, 24), 1),
+    "one sample more": case(3, 16, 24, (193,), 1),
+    "one sample less": case(2, 7, 13, (127,), 1),
+    "squeeze": case(2, 33, 16, (23, 23), 1),
+    "groups": case(2, 12, 8, (7, 31), 1, groups=4),
+    "spans": case(1, 60, 3, (4099,), 1),
+    "volume": case(1, 4, 5, (3, 7, 11), 1),
+}
 
 
 def operands(role, c, dtype, seed=0):

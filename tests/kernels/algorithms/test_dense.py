@@ -9,7 +9,9 @@ from lucid.kernels.algorithms import dense_plan, pixel_panels
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.ir import BY_DTYPE, computed
-from tests.kernels.algorithms.dense_cases import CASES, PIECES, check, operands
+from lucid.kernels.plan import Epilogue
+from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, PIECES, check, operands
+from tests.kernels.convolution_fuzz import Case, run_case
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -52,7 +54,9 @@ def test_tiles_over_channels_between_forbidden_pages(role, algorithm, isa, dtype
 def test_every_layout_between_forbidden_pages(role, algorithm, isa, shared, monkeypatch):
     """Whether it saves samples or not."""
     monkeypatch.setattr(
-        dense_plan, "_layouts", lambda phases, batch, lanes: [[Layout.of(phase, shared, batch) for phase in phases]]
+        dense_plan,
+        "_layouts",
+        lambda phases, sizes, lanes: [[Layout.of(phase, shared, sizes.batch) for phase in phases]],
     )
     select._executable.cache_clear()
     with target.using(isa):
@@ -68,8 +72,8 @@ def test_every_layout_between_forbidden_pages(role, algorithm, isa, shared, monk
 def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monkeypatch):
     """As many of them as there may be, and as few."""
 
-    def in_pieces(phases, batch, lanes):
-        layouts = [each for each in usual(phases, batch, lanes) if pixel_panels.pieces(each[0].phase) > 1]
+    def in_pieces(phases, sizes, lanes):
+        layouts = [each for each in usual(phases, sizes, lanes) if pixel_panels.pieces(each[0].phase) > 1]
         return layouts[-1:] if most else layouts[:1]
 
     usual = dense_plan._layouts
@@ -79,6 +83,30 @@ def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monke
         for each in PIECES.values():
             assert select.choose(operands(role, each, dtype)[1], target.isa(), algorithm)["pieces"] > 1
         run_guarded_cases(lambda name: check(role, algorithm, PIECES[name], dtype), PIECES)
+    select._executable.cache_clear()
+
+
+@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", ISAS)
+@BOTH
+def test_samples_read_in_place_between_forbidden_pages(role, algorithm, isa, dtype, epilogue, monkeypatch):
+    """No sample behind a plane, and none twice into a sum or an epilogue where tiles meet; on 1, 2 and 3 threads."""
+    usual = dense_plan._layouts
+    monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
+    select._executable.cache_clear()
+
+    def check(name):
+        n, c_in, c_out, size, spec = IN_PLACE[name]
+        each = Case(role, dtype, n, c_in, c_out, size, spec, True, epilogue=epilogue)
+        plan = select.choose(each.problem, target.isa(), algorithm)
+        assert dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
+        for where in ("end", "start"):
+            outcome = run_case(each, isa, algorithm, where)
+            assert outcome.right, outcome
+
+    with target.using(isa):
+        run_guarded_cases(check, IN_PLACE)
     select._executable.cache_clear()
 
 

@@ -21,6 +21,7 @@ _PAIR_READS = 1.2  # two channels read at once, as so many
 _COST_NS = {
     "product": 0.116,  # of vectors
     "panel": 0.043,  # a vector of a panel, read for a tile
+    "plane": 0.09,  # the same of x itself: each channel lies in pages of its own
     "vector": 8.0,  # of positions: where it lies in the result, by division
     "piece": 5.0,  # a row's part of a vector
     "entry": 3.8,  # of the table of samples: a piece and a tap
@@ -108,7 +109,11 @@ class Rates(NamedTuple):
             tile,
             heights,
             once=ns(
-                {"panel": rows * tile.loads(layout.unit), "visit": -stored, **_leaving(sizes, layout, tile, tiles)}
+                {
+                    "plane" if layout.in_place else "panel": rows * tile.loads(layout.unit),
+                    "visit": -stored,
+                    **_leaving(sizes, layout, tile, tiles),
+                }
             ),
             across=ns({"product": rows}),
             block=ns({"tile": tiles, "visit": 2 * stored}),

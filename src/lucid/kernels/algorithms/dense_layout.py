@@ -36,7 +36,7 @@ PHASE = (
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "in_place", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
-    "halved_below",
+    "halved_below", "reads_x",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
 
@@ -74,8 +74,9 @@ class Shape:
 class Blocking:
     """How the loops are cut: ``channels`` a block, ``panels`` a span, ``row_parts`` tasks to a span's rows.
 
-    ``shared`` are the axes whose taps share samples. With ``lazy`` a task packs the weights of a tile when it
-    comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed weights.
+    ``shared`` are the axes whose taps share samples, or ``IN_PLACE``. With ``lazy`` a task packs the weights of a
+    tile when it comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed
+    weights.
     """
 
     tile: AnyTile
@@ -111,7 +112,7 @@ class Cut:
         if not layout.shared and not tile.over_channels:
             return cls(layout, span, unit_spans, tile.columns, tiles, span, tiles)
         width = ceil((span + layout.halo) / tile.lanes) * tile.lanes
-        return cls(layout, span, unit_spans, width, 1, span, tiles)
+        return cls(layout, span, unit_spans, width, 1, 0 if layout.in_place else span, tiles)
 
     @classmethod
     def _of_lines(cls, layout: Layout, blocking: Blocking) -> Cut:
@@ -128,6 +129,11 @@ class Cut:
     def spans(self) -> int:
         """Spans of all units."""
         return self.layout.units * self.unit_spans
+
+    @property
+    def shortest(self) -> int:
+        """Positions of a unit's last span."""
+        return self.layout.unit - (self.unit_spans - 1) * self.span
 
     @property
     def gathered_positions(self) -> int:
@@ -220,7 +226,7 @@ class PhaseRecord:
         self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered, read)]
         weights = tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights)
         self._weights = np.array(weights, np.int64)
-        channel_stride = layout.gathered_taps * cut.width
+        channel_stride = shape.plane if layout.in_place else layout.gathered_taps * cut.width
         reads = [tap * cut.width + shift for tap, shift in layout.reads()]
         channels = shape.grain.count(blocking.channels)
         self._offsets = np.array([c * channel_stride + r for c in range(channels) for r in reads], np.int64)
@@ -243,7 +249,7 @@ class PhaseRecord:
             0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
-            cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns,
+            cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)

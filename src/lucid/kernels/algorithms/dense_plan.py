@@ -23,7 +23,7 @@ from lucid.kernels.algorithms.dense_layout import (
     scratch_layout,
 )
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.pixel_panels import Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import IN_PLACE, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE, Type, computed
 from lucid.kernels.isa import ISA, ISAS
@@ -47,6 +47,7 @@ _TASK_FLOPS = 1 << 20
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
+_ARRANGED = (*_SHARED, IN_PLACE)  #: as a plan numbers them
 
 
 def shape(problem: Problem, isa: ISA, residues: Sizes = ALONE) -> Shape:
@@ -97,11 +98,12 @@ def waste(tile: Tile, rows: int) -> tuple[float, int]:
     return cover_products(tile, rows, _MANY_PIXELS), ceil(rows / tile.rows) * tile.loads(_MANY_PIXELS)
 
 
-def _layouts(phases: Sequence[Phase], batch: int, lanes: int) -> Iterator[list[Layout]]:
+def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list[Layout]]:
     """The ways to lay out the phases' samples: no taps share any, or those along axes where that saves some.
 
-    Where the axis around the last is one of them, the last may be cut into pieces.
+    Where the axis around the last is one of them, the last may be cut into pieces. Plain phases may be read from x.
     """
+    batch = sizes.batch
     fewest: dict[tuple[int, ...], int] = {}
     for shared in _SHARED:
         layouts = [Layout.of(phase, shared, batch) for phase in phases]
@@ -109,6 +111,8 @@ def _layouts(phases: Sequence[Phase], batch: int, lanes: int) -> Iterator[list[L
         parts = [shared[:1], shared[1:]] if len(shared) > 1 else [()] * len(shared)
         if all(fewest[shared] < fewest[part] for part in parts):
             yield layouts
+    if all(map(pixel_panels.plain, phases)) and sizes.grain.packed == sizes.grain.stored:
+        yield [Layout.of(phase, IN_PLACE, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():
         yield [Layout.of(pixel_panels.in_pieces(phase, pieces), (1,), batch) for phase in phases]
@@ -141,9 +145,20 @@ def _blockings(
             most_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
             parts = sorted({most_parts, ceil(most_parts / 2), ceil(most_parts / 4)})
             cut_up = Blocking(tile, elements * sizes.grain.depth, width, 1, layouts[0].shared, lazy, slack)
-            yield cut_up, {row_parts: min(wanted, others * row_parts) for row_parts in parts}
+            if not layouts[0].in_place or _readable(sizes, cut_up, layouts):
+                yield cut_up, {row_parts: min(wanted, others * row_parts) for row_parts in parts}
             if others >= wanted or width == 1:
                 break
+
+
+def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bool:
+    """Whether tiles may read x itself: the last of a span moves back to end with it, so it must be the first to do so.
+
+    Sums that wait for more channels would be continued twice where tiles meet.
+    """
+    if blocking.tile.over_channels or blocking.channels < sizes.channels:
+        return False
+    return all(Cut.of(layout, blocking).shortest >= blocking.tile.columns for layout in layouts)
 
 
 def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
@@ -182,7 +197,7 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residue
             ("channels", best.channels),
             ("panels", best.panels),
             ("row_parts", best.row_parts),
-            ("shared", _SHARED.index(best.shared)),
+            ("shared", _ARRANGED.index(best.shared)),
             ("lazy", int(best.lazy)),
             ("slack", best.slack),
             ("pieces", pixel_panels.pieces(layouts[0].phase)),
@@ -215,7 +230,7 @@ class _Group(NamedTuple):
 
 def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -> Iterator[_Group]:
     number = count()
-    for layouts in _layouts(phases, sizes.batch, isa.lanes(sizes.grain.sums)):
+    for layouts in _layouts(phases, sizes, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
         for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
@@ -245,6 +260,8 @@ def _best(
 def _why(sizes: Shape, blocking: Blocking) -> str:
     axes = " and ".join(f"axis {axis - 3}" for axis in blocking.shared)
     shared = f", taps along {axes} read the same samples" if axes else ""
+    if blocking.shared == IN_PLACE:
+        shared = ", read where they lie"
     stacked = "" if sizes.stack == 1 else f", {sizes.stack} phases side by side"
     return f"products of {blocking.tile.rows} channels x {blocking.tile.columns} pixels in registers{shared}{stacked}"
 
@@ -253,7 +270,7 @@ def bind(plan: Plan, phases: Sequence[Phase], residues: Sizes = ALONE) -> Launch
     """The kernel with the problem's numbers."""
     rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
-    shared, lazy = _SHARED[plan["shared"]], bool(plan["lazy"])
+    shared, lazy = _ARRANGED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in phases]
     whole = shape(asked, ISAS[plan.isa], residues)

@@ -15,8 +15,11 @@ one for every residue of the stride. Residues that meet the same samples are sta
 the others of its channel; on the way out those of the last axis are interleaved.
 
 Where a tile's positions are neighbours in one row of the result, sums are written in place; all others go to
-``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or, where sums wait
-for more channels or for arrays of an epilogue, on the way from there.
+``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or, where sums
+wait for more channels or for arrays of an epilogue, on the way from there.
+
+Of a 1 x 1 convolution x itself may be the panel. The last tile of a span then moves back to end with it, so that none
+reads on: what two tiles have in common is written twice, by one thread, the same bits.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish
 from lucid.kernels.epilogue import in_registers, sources
-from lucid.kernels.ir import Function, Module, Pointer, Type, i8, i64, minimum, ptr, select
+from lucid.kernels.ir import Function, Module, Pointer, Type, i8, i64, maximum, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -215,7 +218,8 @@ def _write_run(module: Module, grain: Grain, lanes: int, fields: dict[str, Type]
         record = phase_record(a.phases, phase)
         r = read_phase(
             record,
-            "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride",
+            "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride "
+            "reads_x",
         )
         unit, number = span // r["unit_spans"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
@@ -236,8 +240,9 @@ def _write_run(module: Module, grain: Grain, lanes: int, fields: dict[str, Type]
                     pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
                     r["channel_stride"],
                 )  # fmt: skip
+                source = select(r["reads_x"].ne(0), x.at(unit * s["image"] + start).cast(grain.packed), panel)
                 f.call(
-                    multiply, a.fields, record, panel, group, unit * r["unit"] + start, count,
+                    multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
                     row_part * s["task_rows"], c.i, channels, own,
                 )  # fmt: skip
 
@@ -261,7 +266,9 @@ def _write_multiply(module: Module, grain: Grain) -> Function:
     s = read_shape(
         shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns widths unit"
     )
-    r = read_phase(a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below")
+    r = read_phase(
+        a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x"
+    )
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(grain.sums)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
@@ -284,10 +291,11 @@ def _write_multiply(module: Module, grain: Grain) -> Function:
                 halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
                 width = minimum(select(halved, (units + 1) // 2, units), s["widths"])
                 place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i)
+                back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
                 f.call(
-                    panel_product, a.fields, shape, a.record, weights, start, panel.at(place), channel,
-                    row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i, room, width,
-                    s["rows"] - o.i, a.c, a.channels,
+                    panel_product, a.fields, shape, a.record, weights, start, panel.at(place - back), channel,
+                    row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i - back,
+                    room + back, width, s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
                 j.step, j.values = width * s["unit"], [number + 1]
     return f

@@ -167,6 +167,9 @@ _POINT = Axis(1, 1, 1, (0,), (0,), 1)
 
 Phase = tuple[Axis, Axis, Axis]
 
+#: Instead of axes whose taps share samples: samples are read where they lie in x.
+IN_PLACE = (-1,)
+
 
 def joined(axes: Sequence[Axis]) -> Phase:
     """The same phase with plain inner axes merged into the ones around them, so that rows are long.
@@ -229,6 +232,12 @@ def contiguous(phase: Phase) -> bool:
     return all(axis.contiguous and not axis.apart for axis in phase)
 
 
+def plain(phase: Phase) -> bool:
+    """Whether every position meets its own sample and nothing else, in one row: a 1 x 1 convolution of stride 1."""
+    z, y, x = phase
+    return z == y == _POINT and x.plain and not x.line
+
+
 def taps(phase: Phase) -> int:
     """Taps of all axes together."""
     return prod(len(axis.offsets) for axis in phase)
@@ -247,6 +256,8 @@ class Layout:
     taps along that axis share them, and a unit is what lies inside the axis: no span crosses its end. With two axes,
     neighbours, a span is whole lines of the inner one, each followed in the panel by the samples that only its last
     positions meet.
+
+    Of a plain phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image.
     """
 
     phase: Phase
@@ -268,6 +279,8 @@ class Layout:
             z, y, x = phase
             gathered = z, y, _in_groups(x)
             return cls(phase, shared, gathered, count, taps(gathered), 1, unit, 0, unit, unit)
+        if shared == IN_PLACE:
+            return cls(phase, shared, phase, 1, 0, batch, positions(phase), 0, positions(phase), 0)
         z, y, x = (axis.shared()[0] if k in shared else axis for k, axis in enumerate(phase))
         gathered = z, y, _in_groups(x)
         first, last = shared[0], shared[-1]
@@ -283,6 +296,11 @@ class Layout:
     def lines(self) -> int:
         """Lines of a unit."""
         return self.unit // self.line
+
+    @property
+    def in_place(self) -> bool:
+        """Whether x is the panel."""
+        return self.shared == IN_PLACE
 
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
