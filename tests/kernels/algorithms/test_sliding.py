@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lucid.kernels import jit, target
+from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import sliding
 from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
 from tests.kernels.guard import run_guarded_cases
@@ -152,3 +152,17 @@ def test_gradients_that_it_leaves_to_others():
     few, apart = Case(1, 4, 4, (9, 9), (3, 3), groups=4), Case(1, 8, 8, (9, 9), (3, 3), dilation=2, groups=8)
     assert sliding.refuses(few.problem("grad_weight"), target.isa()) == "4 channels are too few tasks"
     assert sliding.refuses(apart.problem("grad_weight"), target.isa()) == "taps are apart"
+
+
+def test_gradients_of_halves_in_groups_of_several_channels_are_left_to_who_widens_once():
+    groups, alone = (
+        Case(16, 128, 128, (28, 28), (3, 3), padding=1, groups=32),
+        Case(1, 96, 96, (56, 56), (3, 3), padding=1, groups=96),
+    )
+
+    def chosen(case):
+        with target.using(ISAS[0]):
+            return select.choose(case.problem("grad_weight"), target.isa()).algorithm
+
+    assert chosen(groups) == chosen(alone) == chosen(alone.typed("float16")) == "sliding"
+    assert chosen(groups.typed("float16")) == "depthwise"

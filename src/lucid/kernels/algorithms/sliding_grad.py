@@ -49,6 +49,7 @@ from lucid.kernels.plan import Problem
 
 _LEAST_TASKS = 8
 _MOST_DOWN = 4
+_WIDENING = 0.25  # cycles to widen a vector of halves, which every channel of g does to x again
 _PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
 
 
@@ -109,9 +110,11 @@ class SlidingGrad:
         """Expected, of one thread; fitted to 86 tiles in the second cache, 76 % of them within 10 %."""
         p, across = self.problem, len(self.tile.across)
         crowded = 0.38 * max(0, self.tile.registers(self.lanes) - ROOMY)
+        vectors = len(self.tile.row(self.lanes).places) * self.tile.step + 1  # of x, and one of g
+        widening = _WIDENING * vectors * (p.itemsize < computed(BY_DTYPE[p.dtype]).bytes)
         strip = 0.0
         for *_, downs in self.passes:
-            row = 2.2 + 0.34 * across * downs + crowded + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
+            row = 2.2 + 0.34 * across * downs + crowded + widening + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
             strip += p.out[1] * row + 2.7 * across * downs + 14
         planes = p.batch * p.c_out * p.group_in
         waiting = WAITING * memory_cycles(p.traffic_bytes)
