@@ -383,16 +383,14 @@ def allowed(case: Case, algorithm: str, inputs: list[Array | None], bound: Array
     if not hasattr(module, "error_growth"):
         return bound
     plan = select.choose(case.problem, target.isa(), algorithm)
-    _, everywhere = expected(_met(case), inputs[:3])
-    largest = np.maximum(*(b.max(axis=tuple(range(2, b.ndim)), keepdims=True) for b in (bound, everywhere)))
+    bounds = [bound] if case.role == "grad_weight" else [bound, expected(_met(case), inputs[:3])[1]]
+    largest = np.max([b.max(axis=tuple(range(2, b.ndim)), keepdims=True) for b in bounds], axis=0)
     return np.broadcast_to(largest * module.error_growth(plan), bound.shape)
 
 
 def _met(case: Case) -> Case:
     """The case on the same inputs, with results wherever a tap meets a sample: transforms see those taps too."""
     spec, plain = case.spec, replace(case, epilogue=PLAIN)
-    if case.role == "grad_weight":
-        return plain
     extents = [window_extent(k, d) for k, d in zip(spec.kernel, spec.dilation, strict=True)]
     if case.role == "forward":
         return replace(
