@@ -100,10 +100,11 @@ def _write_across(m: Module, isa: ISA, element: Type, rows: int) -> Function:
 
     def first(i: int, v: int) -> list[Value]:
         at = a.start.at(a.start_row * i + a.start_column * (v * lanes))
-        vector = f.choose(
-            a.start_column.eq(1), lambda: [at.load(0, lanes, masks[v])], lambda: [splat(at.load(), lanes)]
+        return f.choose(
+            a.start_column.eq(1),
+            lambda: [convert(at.load(0, lanes, masks[v]), wide)],
+            lambda: [splat(convert(at.load(), wide), lanes)],
         )
-        return [convert(each, wide) for each in vector]
 
     sums = [value for i in range(rows) for v in range(_VECTORS) for value in first(i, v)]
     with f.loop(0, a.k, carry=sums) as k:
