@@ -1,4 +1,4 @@
-"""What the kernels of ``depthwise_grad`` share, a module of its own: rows added up, sums over lanes, chunks."""
+"""What kernels of weight gradients with pixels in lanes share: rows added up, sums over lanes, chunks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 
-_STORED, _COMPUTED = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
 _TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows", "reduce")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
@@ -29,10 +28,15 @@ _NUMBERS = (
 )  # fmt: skip
 
 
+def arrays(element: Type) -> dict[str, Type]:
+    """A weight gradient's, and what sums wait in."""
+    stored, wide = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
+    return dict.fromkeys(stored, ptr(element)) | dict.fromkeys(wide, ptr(computed(element)))
+
+
 def fields(element: Type) -> dict[str, Type]:
     """What the entry points read."""
-    stored, wide = dict.fromkeys(_STORED, ptr(element)), dict.fromkeys(_COMPUTED, ptr(computed(element)))
-    return {**stored, **wide, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
+    return {**arrays(element), **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
 
 
 def code(dtype: str) -> jit.Code:
@@ -120,8 +124,8 @@ def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
     a.to.store(row.values[0])
 
 
-def _write_finish(module: Module, element: Type, lanes: int) -> None:
-    """The entry point ``finish``: a task adds the chunks of one group, in order."""
+def write_add_chunks(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``add_chunks(to, parts, count, step, chunks)``: to[i] = the sum of parts[i + chunk step], in order."""
     wide = computed(element)
     add = module.function("add_chunks", to=ptr(element), parts=ptr(wide), count=i64, step=i64, chunks=i64)
     p = add.args
@@ -130,6 +134,12 @@ def _write_finish(module: Module, element: Type, lanes: int) -> None:
         with add.loop(0, p.chunks, carry=[zeros(add, wide, lanes)]) as j:
             j.values = [j.values[0] + p.parts.load(i.i + j.i * p.step, lanes, mask)]
         p.to.store(convert(j.values[0], element), i.i, mask)
+    return add
+
+
+def _write_finish(module: Module, element: Type, lanes: int) -> None:
+    """The entry point ``finish``: a task adds the chunks of one group."""
+    add = write_add_chunks(module, element, lanes)
     f = module.entry("finish", **fields(element))
     a = f.args
     with f.loop(a.begin, a.end) as group:

@@ -23,6 +23,7 @@ from math import ceil, prod
 from lucid.kernels import jit
 from lucid.kernels.algorithms import lines_input, toeplitz
 from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, useful_threads
+from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -222,7 +223,6 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 
 # -- calls ------------------------------------------------------------------------------------------------------------
 
-_STORED, _COMPUTED = ("x", "g", "gw", "gb"), ("parts", "bias_parts", "own")
 _NUMBERS = (
     "batch", "groups", "blocks", "rows", "w", "ow", "chunks", "segment", "low", "dilation", "private",
     "next_g", "next_x", "sharing", "has_bias", "weights", "channels",
@@ -230,8 +230,7 @@ _NUMBERS = (
 
 
 def _fields(element: Type) -> dict[str, Type]:
-    stored, wide = dict.fromkeys(_STORED, ptr(element)), dict.fromkeys(_COMPUTED, ptr(computed(element)))
-    return {**stored, **wide, **dict.fromkeys(_NUMBERS, i64)}
+    return arrays(element) | dict.fromkeys(_NUMBERS, i64)
 
 
 def bound(asked: Lines, isa: ISA) -> Executable:
@@ -388,15 +387,11 @@ def _products(
 
 
 def _write_finish(isa: ISA, element: Type) -> Module:
-    """The entry point ``finish``: adds the chunks, in order."""
-    module, wide = Module("lines_finish", isa), computed(element)
-    lanes = isa.lanes(wide)
+    """The entry point ``finish``: adds the chunks."""
+    module = Module("lines_finish", isa)
+    add = write_add_chunks(module, element, isa.lanes(computed(element)))
     f = module.entry("finish", **_fields(element))
     a = f.args
     for to, parts, count in ((a.gw, a.parts, a.weights), (a.gb, a.bias_parts, a.channels * a.has_bias)):
-        with f.loop(0, count, lanes) as i:
-            mask = lanes_below(f, count - i.i, lanes)
-            with f.loop(0, a.chunks, carry=[zeros(f, wide, lanes)]) as j:
-                j.values = [j.values[0] + parts.load(i.i + j.i * count, lanes, mask)]
-            to.store(convert(j.values[0], element), i.i, mask)
+        f.call(add, to, parts, count, count, a.chunks)
     return module

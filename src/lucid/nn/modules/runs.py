@@ -59,12 +59,17 @@ def _cuts_off(norm: Module, activation: Module, x: Any) -> bool:
 
 def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
     """Whether the layer scales and shifts the channels that the convolution of ``x`` has, by numbers known before."""
-    if type(norm) not in _BATCH_NORMS or norm.is_watched or norm.training:
+    if type(norm) not in _BATCH_NORMS or norm.training or not foldable(conv, norm):
         return False
     assert isinstance(norm, _BatchNorm), "one of them"
-    known = norm.running_mean is not None and norm.num_features == conv.out_channels
     fits = x.ndim == conv.rank + 2 and x.ndim in norm.ranks
-    return known and fits and all(t is None or t.dtype is x.dtype for t in (norm.weight, norm.bias))
+    return fits and all(t is None or t.dtype is x.dtype for t in (norm.weight, norm.bias))
+
+
+def foldable(conv: _Convolution, norm: Module) -> bool:
+    """Whether a batch norm in evaluation can be taken into the convolution before it, and nobody would notice."""
+    known = isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.num_features == conv.out_channels
+    return known and not norm.is_watched
 
 
 def _finish(conv: _Convolution, norm: Any, activation: Module | None) -> Finish:

@@ -14,6 +14,7 @@ from lucid.nn.modules.fused import FUSED, _Fused, fusible_activation
 from lucid.nn.modules.linear import Identity
 from lucid.nn.modules.module import Module
 from lucid.nn.modules.normalization import _BatchNorm
+from lucid.nn.modules.runs import foldable
 from lucid.nn.parameter import Parameter
 from lucid.tensor import Tensor
 
@@ -162,14 +163,9 @@ def _joined(layers: Sequence[Module]) -> tuple[int, Module | None]:
         return 1, None
     assert isinstance(first, _Convolution), "what can be fused is a convolution"
     conv, taken = first, 1
-    if rest and _folds(conv, rest[0]):
+    if rest and foldable(conv, rest[0]):
         conv, taken, rest = fuse_conv_bn_eval(conv, rest[0]), 2, rest[1:]
     if rest and fusible_activation(rest[0]):
         fused: _Fused = FUSED[type(conv)].of(conv, rest[0])
         return taken + 1, fused
     return taken, conv if taken > 1 else None
-
-
-def _folds(conv: _Convolution, bn: Module) -> bool:
-    known = isinstance(bn, _BatchNorm) and bn.running_mean is not None and bn.num_features == conv.out_channels
-    return known and not bn.is_watched
