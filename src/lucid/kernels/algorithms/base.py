@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from lucid.kernels import target
+from lucid.kernels.ir import BY_DTYPE, Type, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
 from lucid.kernels.plan import Plan, Problem
@@ -19,6 +20,7 @@ __all__ = [
     "launch",
     "memory_cycles",
     "shared_tasks",
+    "sum_type",
     "useful_threads",
 ]
 
@@ -56,6 +58,11 @@ class Algorithm(Protocol):
 
     def bind(self, plan: Plan, isa: ISA) -> Executable:
         """Compiles, or finds, the kernels and fixes every number that does not change from call to call."""
+
+
+def sum_type(problem: Problem) -> Type:
+    """What a problem's sums are in."""
+    return computed(BY_DTYPE[problem.dtype])
 
 
 def far_bytes(traffic_bytes: float) -> float:

@@ -25,12 +25,12 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.base import Executable, address, far_bytes, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, far_bytes, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.correlation_kernel import write
 from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window
 from lucid.kernels.epilogue import sources
-from lucid.kernels.ir import BY_DTYPE, Type, computed
+from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import RANK, Problem
@@ -112,7 +112,7 @@ class Correlation:
     @property
     def element(self) -> Type:
         """What is computed in."""
-        return computed(BY_DTYPE[self.problem.dtype])
+        return sum_type(self.problem)
 
     @property
     def forward(self) -> bool:
@@ -247,7 +247,7 @@ def correlation(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Corre
 
     The tile that takes least, unless one has been ``chosen``.
     """
-    element, spec, forward = computed(BY_DTYPE[problem.dtype]), problem.spec, problem.role == "forward"
+    element, spec, forward = sum_type(problem), problem.spec, problem.role == "forward"
     lanes = isa.lanes(element)
     size, source = (problem.out, problem.size) if forward else (problem.size, problem.out)
     axes = axes_of(problem)
@@ -277,7 +277,7 @@ def _span(axis: Axis) -> int:
 
 def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: int) -> Tile:
     _, _, height, width = cut.box
-    element = computed(BY_DTYPE[problem.dtype])
+    element = sum_type(problem)
     spec, forward = problem.spec, problem.role == "forward"
     sources, results = problem.group_in, problem.group_out
     if not forward:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels
+from lucid.kernels.algorithms.base import sum_type
 from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
@@ -25,7 +26,7 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import IN_PLACE, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
-from lucid.kernels.ir import BY_DTYPE, Type, computed
+from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.launch import Launch
 from lucid.kernels.plan import Plan, Problem
@@ -79,7 +80,7 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
 
     All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too.
     """
-    element = computed(BY_DTYPE[problem.dtype])
+    element = sum_type(problem)
     best: list[AnyTile] = [*_least_waste(isa, element, sizes.rows, sizes.stack)]
     if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
         turned = fitting_channels(isa, element, unit)
@@ -129,7 +130,7 @@ def _blockings(
     unit = max(layout.lines * ceil(layout.line / tile.columns) for layout in layouts)
     units = max(layout.units for layout in layouts)
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS))
-    slack = panels.slack(isa, computed(BY_DTYPE[problem.dtype]), tile.rows)
+    slack = panels.slack(isa, sum_type(problem), tile.rows)
     blocks = (min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements) for steps in _STEPS)
     for elements in dict.fromkeys(ceil(sizes.elements / parts) for parts in blocks):
         room = target.cpu().l2_bytes // 2 // (elements * sizes.itemsize)

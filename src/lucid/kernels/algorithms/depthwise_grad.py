@@ -29,7 +29,7 @@ import numpy as np
 from lucid.core.geometry import window_extent
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import depthwise_sums, toeplitz
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.frames import (
     Cut,
     call_fill_frame,
@@ -127,7 +127,7 @@ class Sums:
     @property
     def element(self) -> Type:
         """What is computed in."""
-        return computed(BY_DTYPE[self.problem.dtype])
+        return sum_type(self.problem)
 
     @property
     def narrow(self) -> bool:
@@ -229,7 +229,7 @@ class Sums:
 
 def sums(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Sums:
     """The cut, a frame that fits the first cache; and the tile that fills the registers, unless one has been chosen."""
-    spec, element = problem.spec, computed(BY_DTYPE[problem.dtype])
+    spec, element = problem.spec, sum_type(problem)
     lanes = isa.lanes(element)
     extents = tuple(map(window_extent, spec.kernel, spec.dilation))
     window = plain_window(problem.size, problem.out, extents, spec.stride, tuple(low for low, _ in spec.padding))

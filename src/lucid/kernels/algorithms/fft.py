@@ -18,10 +18,9 @@ from math import ceil, log2, prod
 
 from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
-from lucid.kernels.algorithms.base import Executable, far_bytes
+from lucid.kernels.algorithms.base import Executable, far_bytes, sum_type
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
 from lucid.kernels.algorithms.fft_region import FourierConvolution
-from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
 
@@ -103,7 +102,7 @@ def _for_pairs(cut: Cut, pairs: int, room: int) -> Shares | None:
 
 def _sizes(problem: Problem, isa: ISA) -> Iterator[Cut]:
     """Blocks that hold the whole kernel, then shorter ones for its pieces."""
-    taps, element = problem.spec.kernel[2], computed(BY_DTYPE[problem.dtype])
+    taps, element = problem.spec.kernel[2], sum_type(problem)
     lanes, width = isa.lanes(element), fft_kernel.rows_at_once(isa, element)
     first = max(_SMALLEST, 1 << taps.bit_length())
     for n in (first << doubling for doubling in range(_DOUBLINGS)):

@@ -22,7 +22,7 @@ from math import ceil, prod
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import lines_input, toeplitz
-from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -94,7 +94,7 @@ class Lines:
     @property
     def element(self) -> Type:
         """What is computed in."""
-        return computed(BY_DTYPE[self.problem.dtype])
+        return sum_type(self.problem)
 
     @property
     def blocks(self) -> int:
@@ -165,7 +165,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 
 def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
     """The tile that is expected to be fastest, unless one has been chosen."""
-    element = computed(BY_DTYPE[problem.dtype])
+    element = sum_type(problem)
     lanes = isa.lanes(element)
     taps = problem.spec.kernel[2]
     tiles = [

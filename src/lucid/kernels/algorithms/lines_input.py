@@ -23,7 +23,7 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.correlation_kernel import widened
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -84,7 +84,7 @@ class LinesInput:
     @property
     def element(self) -> Type:
         """What is computed in."""
-        return computed(BY_DTYPE[self.problem.dtype])
+        return sum_type(self.problem)
 
     @property
     def halo(self) -> int:
@@ -149,7 +149,7 @@ def refuses(problem: Problem) -> str | None:
 
 def lines_input(problem: Problem, isa: ISA, chosen: Tile | None = None) -> LinesInput:
     """The tile that is expected to be fastest, unless one has been chosen."""
-    lanes, taps = isa.lanes(computed(BY_DTYPE[problem.dtype])), problem.spec.kernel[2]
+    lanes, taps = isa.lanes(sum_type(problem)), problem.spec.kernel[2]
     tiles = [
         Tile(vectors, even(taps, count)) for vectors in range(1, _MOST_VECTORS + 1) for count in range(1, taps + 1)
     ]

@@ -24,10 +24,9 @@ from math import prod
 
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import dense_plan
-from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.base import Executable, sum_type
 from lucid.kernels.algorithms.pixel_panels import Axis, Phase, joined, taps
 from lucid.kernels.algorithms.tile import fitting
-from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
 
@@ -90,7 +89,7 @@ def stacked_axis(size: int, out: int, kernel: int, stride: int, low: int) -> Axi
 def stacked(problem: Problem, isa: ISA) -> Sizes:
     """How many residues of each axis become rows side by side: all or 1, from the last axis outwards."""
     spec = problem.spec
-    most = max(tile.rows for tile in fitting(isa, computed(BY_DTYPE[problem.dtype]))) // 2
+    most = max(tile.rows for tile in fitting(isa, sum_type(problem))) // 2
     x = spec.stride[2] if spec.kernel[2] % spec.stride[2] == 0 and spec.dilation[2] == 1 else 1
     if not 1 < x <= most:
         return dense_plan.ALONE

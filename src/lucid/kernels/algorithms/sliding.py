@@ -16,11 +16,11 @@ import numpy as np
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, shared_tasks, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, shared_tasks, sum_type, useful_threads
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
 from lucid.kernels.algorithms.sliding_kernel import WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
-from lucid.kernels.ir import BY_DTYPE, computed
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Plan, Problem
@@ -102,7 +102,7 @@ class Sliding:
     @property
     def own_bytes(self) -> int:
         """The same in bytes."""
-        return self.private_elements * computed(BY_DTYPE[self.problem.dtype]).bytes
+        return self.private_elements * sum_type(self.problem).bytes
 
     @property
     def cycles(self) -> float:
@@ -219,7 +219,7 @@ def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, v
     stride = (spec.stride[1], spec.stride[2]) if problem.role == "forward" else (1, 1)
     across = tuple(tuple((t, at - axes[2].low) for t, at in phase) for phase in axes[2].phases)
     several = _channels(problem)[0] > 1
-    lanes, (source, result) = isa.lanes(computed(BY_DTYPE[problem.dtype])), _widths(problem)
+    lanes, (source, result) = isa.lanes(sum_type(problem)), _widths(problem)
     whole = ceil(source / lanes) == vectors * stride[1] and ceil(result / lanes) == vectors * len(across)
     tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole)
     asked = Sliding(problem, axes, tile, lanes, 1)

@@ -21,7 +21,7 @@ from math import ceil
 import numpy as np
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, WAITING, Row
 from lucid.kernels.ir import (
@@ -103,7 +103,7 @@ class SlidingGrad:
     @property
     def own_bytes(self) -> int:
         """The same in bytes."""
-        return self.private_elements * computed(BY_DTYPE[self.problem.dtype]).bytes
+        return self.private_elements * sum_type(self.problem).bytes
 
     @property
     def cycles(self) -> float:
@@ -111,7 +111,7 @@ class SlidingGrad:
         p, across = self.problem, len(self.tile.across)
         crowded = 0.38 * max(0, self.tile.registers(self.lanes) - ROOMY)
         vectors = len(self.tile.row(self.lanes).places) * self.tile.step + 1  # of x, and one of g
-        widening = _WIDENING * vectors * (p.itemsize < computed(BY_DTYPE[p.dtype]).bytes)
+        widening = _WIDENING * vectors * (p.itemsize < sum_type(p).bytes)
         strip = 0.0
         for *_, downs in self.passes:
             row = 2.2 + 0.34 * across * downs + crowded + widening + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
@@ -123,7 +123,7 @@ class SlidingGrad:
 
 def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> SlidingGrad | None:
     """The tile that is expected to be fastest, if any fits; or that of so many taps down."""
-    spec, lanes = problem.spec, isa.lanes(computed(BY_DTYPE[problem.dtype]))
+    spec, lanes = problem.spec, isa.lanes(sum_type(problem))
     across = tuple(t - spec.padding[2][0] for t in range(spec.kernel[2]))
     most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
     tiles = [GradTile(n, across, spec.stride[2]) for n in range(1, most + 1) if downs in (None, n)]

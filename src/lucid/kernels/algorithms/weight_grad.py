@@ -29,11 +29,11 @@ from __future__ import annotations
 from math import ceil, prod
 
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
-from lucid.kernels.algorithms.base import Executable, address, shared_tasks, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, shared_tasks, sum_type, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
-from lucid.kernels.ir import BY_DTYPE, computed
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Plan, Problem
@@ -69,7 +69,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
             *zip(_BOX, chosen.cut.box, strict=True),
             ("chunks", chosen.chunks),
         ),
-        workspace_bytes=computed(BY_DTYPE[problem.dtype]).bytes * (room.shared + room.private),
+        workspace_bytes=sum_type(problem).bytes * (room.shared + room.private),
         why=f"c_out in lanes ({filled:.0%} filled), {tile.steps} taps a pass, pixels in {chosen.chunks} chunks",
         sums_upstream=True,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
-from lucid.kernels.algorithms.base import memory_cycles
+from lucid.kernels.algorithms.base import memory_cycles, sum_type
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
@@ -136,7 +136,7 @@ class Room:
     def of(cls, problem: Problem, split: Split) -> Room:
         """Frames have a vector behind them, since whole ones are written; sums are turned where they lie."""
         wide, lanes = split.wide, split.lanes
-        line = _LINE // computed(BY_DTYPE[problem.dtype]).bytes
+        line = _LINE // sum_type(problem).bytes
         sums = ceil(split.c_part * problem.spec.taps / split.tile.steps) * split.tile.steps
         frame = max(0 if split.in_place else split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)
         frame, panel, slice_ = (
@@ -279,7 +279,7 @@ def _split(
 
     None if the slices take too much memory.
     """
-    cpu, size, wide = target.cpu(), computed(BY_DTYPE[problem.dtype]).bytes, tile.vectors * lanes
+    cpu, size, wide = target.cpu(), sum_type(problem).bytes, tile.vectors * lanes
     padded, sums = ceil(k_part / wide) * wide, ceil(c_part * problem.spec.taps / tile.steps) * tile.steps
     in_place = _inside(problem)
     room = cpu.l2_bytes // 2 // size
