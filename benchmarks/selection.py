@@ -97,11 +97,8 @@ MODEL_COLUMNS = [
 
 def problems(layer: Layer) -> Iterator[Problem]:
     """What the layer computes, forward first; a transposed layer's forward is an input gradient."""
-    rank = len(layer.size)
-    pads, ones = ((layer.padding,) * 2,) * rank, (1,) * rank
-    spec = ConvSpec(
-        layer.kernel, tuple(layer.stride * i for i in ones), tuple(layer.dilation * i for i in ones), pads, layer.groups
-    )
+    pads = tuple((p, p) for p in layer.padding)
+    spec = ConvSpec(layer.kernel, layer.stride, layer.dilation, pads, layer.groups)
     ends = (layer.shapes["g"], layer.shapes["x"]) if layer.transposed else (layer.shapes["x"], layer.shapes["g"])
     for role in ROLES:
         bias = role == ("grad_input" if layer.transposed else "forward")
@@ -128,8 +125,9 @@ def synthetic(count: int, seed: int = 0) -> Iterator[Layer]:
         op = f"conv{'_transpose' if rng.random() < 0.15 else ''}{rank}d"
         name = f"{op[:4]}{'T' * ('_' in op)}{rank}d {c_in}-{c_out} k{kernel} s{stride} d{dilation} g{groups} @{size}"
         padding = dilation * (kernel - 1) // 2
-        fields = (one_of(1, 4, 16), c_in, (size,) * rank, c_out, (kernel,) * rank, stride, padding, dilation, groups)
-        layer = Layer(name, op, *fields)
+        shape = {"n": one_of(1, 4, 16), "c_in": c_in, "size": (size,) * rank, "c_out": c_out}
+        axes = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+        layer = Layer(name, op, **shape, **{key: (value,) * rank for key, value in axes.items()}, groups=groups)
         if min(layer.out_size) >= 1 and layer.flops <= MOST_FLOPS and layer.traffic_bytes <= 200e6:
             made += 1
             yield layer

@@ -41,8 +41,8 @@ def test_output_sizes_invert_each_other(layer: Layer) -> None:
     if not layer.transposed:
         assert all(size >= 1 for size in layer.out_size)
         return
-    s, p, d = layer.stride, layer.padding, layer.dilation
-    back = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k in zip(layer.out_size, layer.kernel, strict=True))
+    axes = zip(layer.out_size, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    back = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
     assert back == layer.size
 
 

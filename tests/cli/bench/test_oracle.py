@@ -11,11 +11,11 @@ from lucid.cli.bench.oracle import results
 from lucid.cli.bench.problem import Layer
 
 LAYERS = [
-    Layer("a", "conv1d", 2, 4, (9,), 6, (3,), 2, 1, 2, 2),
-    Layer("b", "conv2d", 1, 3, (5, 6), 4, (3, 2), 1, 1, 1, 1),
-    Layer("c", "conv3d", 1, 2, (3, 4, 3), 2, (2, 1, 3), 1, 1, 1, 2),
-    Layer("d", "conv_transpose1d", 2, 4, (5,), 6, (4,), 3, 1, 2, 2),
-    Layer("e", "conv_transpose2d", 1, 2, (3, 2), 3, (2, 3), 2, 0, 1, 1),
+    Layer("a", "conv1d", 2, 4, (9,), 6, (3,), (2,), (1,), (2,), 2),
+    Layer("b", "conv2d", 1, 3, (5, 6), 4, (3, 2), (1, 2), (1, 0), (1, 2), 1),
+    Layer("c", "conv3d", 1, 2, (3, 4, 3), 2, (2, 1, 3), (1, 1, 1), (1, 0, 1), (1, 1, 1), 2),
+    Layer("d", "conv_transpose1d", 2, 4, (5,), 6, (4,), (3,), (1,), (2,), 2),
+    Layer("e", "conv_transpose2d", 1, 2, (3, 2), 3, (2, 3), (2, 2), (0, 0), (1, 1), 1),
 ]
 
 
@@ -29,7 +29,8 @@ def pairs(layer: Layer):
     for (n, group, c, o), at, tap in itertools.product(
         list(itertools.product(*spaces)), list(np.ndindex(small)), list(np.ndindex(layer.kernel))
     ):
-        to = tuple(p * layer.stride + t * layer.dilation - layer.padding for p, t in zip(at, tap, strict=True))
+        axes = zip(at, tap, layer.stride, layer.dilation, layer.padding, strict=True)
+        to = tuple(i * s + t * d - p for i, t, s, d, p in axes)
         if all(0 <= i < size for i, size in zip(to, large, strict=True)):
             x_at, y_at = (at, to) if layer.transposed else (to, at)
             first = (group * inner + c, o) if layer.transposed else (group * outer + o, c)

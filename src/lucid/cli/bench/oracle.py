@@ -36,15 +36,14 @@ def _taps(layer: Layer) -> Iterator[tuple[Index, Index]]:
     """Each tap's index in the kernel, and the elements of the padded large side that it meets."""
     small = layer.size if layer.transposed else layer.out_size
     for tap in np.ndindex(layer.kernel):
-        starts = [t * layer.dilation for t in tap]
-        spans = [(n - 1) * layer.stride + 1 for n in small]
-        yield (..., *tap), (..., *(slice(a, a + n, layer.stride) for a, n in zip(starts, spans, strict=True)))
+        axes = zip(tap, small, layer.stride, layer.dilation, strict=True)
+        yield (..., *tap), (..., *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, n, s, d in axes))
 
 
 def _sides(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sizes of the side that a convolution reads, padded, and of the side that it writes."""
     large, small = (layer.out_size, layer.size) if layer.transposed else (layer.size, layer.out_size)
-    return tuple(n + 2 * layer.padding for n in large), small
+    return tuple(n + 2 * p for n, p in zip(large, layer.padding, strict=True)), small
 
 
 def _grouped(layer: Layer, w: Array) -> Array:
@@ -52,7 +51,7 @@ def _grouped(layer: Layer, w: Array) -> Array:
 
 
 def _padded(layer: Layer, x: Array) -> Array:
-    return np.pad(x, [(0, 0), (0, 0), *[(layer.padding,) * 2] * len(layer.size)])
+    return np.pad(x, [(0, 0), (0, 0), *((p, p) for p in layer.padding)])
 
 
 def _columns(layer: Layer, x: Array) -> Array:
@@ -76,7 +75,7 @@ def _adjoint(layer: Layer, g: Array, w: Array) -> Array:
     x = np.zeros((g.shape[0], layer.groups * w.shape[2], *large))
     for tap, where in _taps(layer):
         x[where] += (w[tap].swapaxes(1, 2) @ columns).reshape(*x.shape[:2], *small)
-    inside: Index = (..., *(slice(layer.padding, n - layer.padding) for n in large))
+    inside: Index = (..., *(slice(p, n - p) for n, p in zip(large, layer.padding, strict=True)))
     return x[inside]
 
 

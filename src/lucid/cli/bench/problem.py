@@ -20,13 +20,17 @@ _FILES = {"layers": "suite.json", "heldout": "heldout.json", "drawn": "drawn.jso
 #: better kernels; and one layer of each of 22 networks, drawn at random from all of theirs and looked at by nobody.
 SUITES = {name: Path(__file__).with_name(file) for name, file in _FILES.items()}
 FLOAT32_ROUNDING = 2.0**-24
+AXES = ("size", "kernel", "stride", "padding", "dilation")  #: the fields with a number an axis
 # Rows that touch more bytes than this do not stay in a cache between calls, so memory bounds them too.
 CACHE_BYTES = 24 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One row of the suite. ``op`` is the functional's name, conv1d … conv_transpose3d; scalars hold for every axis."""
+    """One row of the suite. ``op`` is the functional's name, conv1d … conv_transpose3d.
+
+    In a file, a scalar for one of ``AXES`` holds for every axis.
+    """
 
     name: str
     op: str
@@ -35,16 +39,16 @@ class Layer:
     size: tuple[int, ...]
     c_out: int
     kernel: tuple[int, ...]
-    stride: int
-    padding: int
-    dilation: int
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Layer:
         """A row of a suite's file; ``from``, the network it was drawn from, is for its readers."""
         plain = {key: value for key, value in row.items() if key != "from"}
-        return cls(**plain | {"size": tuple(row["size"]), "kernel": tuple(row["kernel"])})
+        return cls(**plain | {name: _an_axis(row[name], len(row["size"])) for name in AXES})
 
     @property
     def transposed(self) -> bool:
@@ -56,16 +60,16 @@ class Layer:
         return self.name.replace("conv_transpose", "convT")
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """Keyword arguments of the functional."""
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     @property
     def out_size(self) -> tuple[int, ...]:
-        s, p, d = self.stride, self.padding, self.dilation
+        axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         if self.transposed:
-            return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k in zip(self.size, self.kernel, strict=True))
-        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k in zip(self.size, self.kernel, strict=True))
+            return tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in axes)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -120,6 +124,10 @@ class Layer:
         taps = prod(self.kernel)
         terms = {"y": inner * taps, "x": out * taps, "w": pixels, "bias": self.n * prod(self.out_size)}
         return {name: 64 * FLOAT32_ROUNDING * sqrt(count) for name, count in terms.items()}
+
+
+def _an_axis(value: int | list[int], rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
 def suite(only: str | None = None, name: str = "layers") -> Iterator[Layer]:

@@ -22,12 +22,11 @@ def start(threads: int) -> None:
 
 
 def _spec(layer: Layer) -> ConvSpec:
-    rank = len(layer.size)
     return ConvSpec(
         kernel=layer.kernel,
-        stride=(layer.stride,) * rank,
-        dilation=(layer.dilation,) * rank,
-        padding=((layer.padding, layer.padding),) * rank,
+        stride=layer.stride,
+        dilation=layer.dilation,
+        padding=tuple((p, p) for p in layer.padding),
         groups=layer.groups,
     )
 

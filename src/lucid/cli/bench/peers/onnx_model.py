@@ -16,9 +16,9 @@ def layer_model(layer: Layer) -> bytes:
         ["x", "w", "bias"],
         ["y"],
         kernel_shape=layer.kernel,
-        strides=[layer.stride] * len(layer.size),
-        pads=[layer.padding] * 2 * len(layer.size),
-        dilations=[layer.dilation] * len(layer.size),
+        strides=layer.stride,
+        pads=layer.padding * 2,
+        dilations=layer.dilation,
         group=layer.groups,
     )
     graph = helper.make_graph(
