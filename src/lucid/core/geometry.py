@@ -51,6 +51,18 @@ class ConvSpec:
             for n, k, s, d, (low, high) in zip(size, self.kernel, self.stride, self.dilation, self.padding, strict=True)
         )
 
+    def pairs(self, size: Sizes) -> int:
+        """Pairs of an output position and a tap that meet in a sample, those in padding left out.
+
+        >>> ConvSpec((3,), (1,), (1,), ((1, 1),)).pairs((4,))
+        10
+        """
+        axes = zip(size, self.out_size(size), self.kernel, self.stride, self.dilation, self.padding, strict=True)
+        return prod(
+            sum(max(0, min(out, -((t * d - low - n) // s)) - max(0, -((t * d - low) // s))) for t in range(k))
+            for n, out, k, s, d, (low, _) in axes
+        )
+
     def transposed_size(self, size: Sizes) -> Sizes:
         """Smallest input that gives ``size`` outputs, (n - 1)s - low - high + d(k - 1) + 1 per axis.
 

@@ -105,6 +105,11 @@ class Problem:
         return 2 * self.batch * self.c_out * self.group_in * self.spec.taps * self.pixels
 
     @property
+    def met_flops(self) -> int:
+        """Those of them that are not with padding."""
+        return 2 * self.batch * self.c_out * self.group_in * self.spec.pairs(self.size)
+
+    @property
     def itemsize(self) -> int:
         """Bytes of an element."""
         return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[self.dtype]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lucid.nn import Module
 
 _COLUMNS = 80
+_MOSTLY = 0.9  # of the products are with samples: how many is not worth a word
 _ROLES = {"forward": "a convolution", "grad_input": "a convolution's input gradient", "grad_weight": ""}
 _FORWARD, _INPUT_GRADIENT = "forward", "input gradient"
 #: What a layer's passes usually are; a transposed one's are the other way round.
@@ -70,20 +71,21 @@ class Weighed:
     @property
     def _limit_ns(self) -> float:
         p = self.problem
-        return self.machine.bound_ns(p.flops, p.traffic_bytes, p.written_bytes)
+        return self.machine.bound_ns(p.met_flops, p.traffic_bytes, p.written_bytes)
 
     @property
     def _bound_by(self) -> str:
         p, machine = self.problem, self.machine
-        causes = {"arithmetic": p.flops / machine.gflop_per_s, "writing": p.written_bytes / machine.fill_gb_per_s}
+        causes = {"arithmetic": p.met_flops / machine.gflop_per_s, "writing": p.written_bytes / machine.fill_gb_per_s}
         return next((cause for cause, ns in causes.items() if ns >= self._limit_ns), "memory traffic")
 
     def _work(self) -> str:
         p, limit = self.problem, self._limit_ns
         moved = f"{_size(p.traffic_bytes)} moved, {p.flops / p.traffic_bytes:.3g} flop/byte"
         computed = "" if self.part == _USUAL[p.role] else f", as {_ROLES[p.role]}"
+        met = f" ({p.met_flops / p.flops:.0%} not with padding)" if p.met_flops < _MOSTLY * p.flops else ""
         return (
-            f"{self.part}{computed}: {p.flops / 1e9:.3g} GFLOP, {moved}; "
+            f"{self.part}{computed}: {p.flops / 1e9:.3g} GFLOP{met}, {moved}; "
             f"at best {_duration(limit)}, bound by {self._bound_by}"
         )
 

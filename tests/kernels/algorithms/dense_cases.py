@@ -72,6 +72,20 @@ PIECES = {
     "columns": case(2, 3, 8, (9, 128), (3, 1), padding=(1, 0), dilation=(2, 1)),
     "taps a line apart": case(2, 3, 8, (512,), 3, padding=128, dilation=128),
 }
+#: Where padding is large beside the size: positions need different taps, some none, some taps are never needed.
+REGIONS = {
+    "taps of nothing": case(2, 5, 9, (6,), 5, padding=8, dilation=4),
+    "centre": case(1, 9, 13, (5, 6), 3, padding=7, dilation=7),
+    "corners": case(2, 6, 9, (7, 9), 3, padding=4, dilation=4, groups=3),
+    "long kernel": case(2, 8, 20, (13,), 32, padding=16, groups=2),
+    "strided": case(2, 5, 6, (9, 8), (5, 3), stride=(2, 3), padding=(6, 3), dilation=3),
+    "alike however far on": case(1, 4, 3, (24,), 6, stride=2, padding=12, dilation=3),
+    "one side": case(2, 3, 8, (4, 5), (4, 3), padding=((6, 0), (0, 4)), dilation=2),
+    "plain inside": case(1, 7, 5, (5, 24), (3, 1), padding=(3, 0), dilation=3),
+    "volume": case(2, 3, 4, (3, 4, 2), 3, padding=(2, 3, 1), dilation=(2, 3, 1)),
+    "one sample": case(2, 9, 24, (4, 4), 4),
+    "one sample stacked": case(1, 6, 5, (5, 6), (4, 4), stride=(1, 2), padding=(0, 1)),
+}
 #: Samples that may be read where they lie: whole vectors, ends of planes within one, several spans, groups.
 IN_PLACE = {
     "whole vectors": case(2, 5, 9, (8, 24), 1),

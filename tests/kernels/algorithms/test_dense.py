@@ -5,12 +5,12 @@ from itertools import product
 import pytest
 
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import dense_plan, pixel_panels
+from lucid.kernels.algorithms import dense_plan, pixel_panels, regions
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.plan import Epilogue
-from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, PIECES, check, operands
+from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, PIECES, REGIONS, check, operands
 from tests.kernels.convolution_fuzz import Case, run_case
 from tests.kernels.guard import run_guarded_cases
 
@@ -64,6 +64,23 @@ def test_every_layout_between_forbidden_pages(role, algorithm, isa, shared, monk
     select._executable.cache_clear()
 
 
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["bfloat16"])])
+@BOTH
+def test_regions_between_forbidden_pages(role, algorithm, isa, dtype, monkeypatch):
+    """As many of them as there may be, whether that pays or not."""
+
+    def apart(problem, sizes, isa, axes):
+        cut = list(regions.cuts(axes))[-1][0]
+        return dense_plan._best(problem, sizes, isa, regions.phases(axes, cut)), cut
+
+    monkeypatch.setattr(dense_plan, "_cheapest", apart)
+    monkeypatch.setattr(regions, "_SAVES", 0.01)
+    select._executable.cache_clear()
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, REGIONS[name], dtype), REGIONS)
+    select._executable.cache_clear()
+
+
 @pytest.mark.parametrize(("isa", "dtype"), [
     *product(VECTOR_ISAS, ["float32", "float64"]), *product(VECTOR_HALF_ISAS, ["bfloat16"]),
 ])  # fmt: skip
@@ -78,6 +95,7 @@ def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monke
 
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", in_pieces)
+    monkeypatch.setattr(regions, "_SAVES", 1.0)  # no axis is cut into regions
     select._executable.cache_clear()
     with target.using(isa):
         for each in PIECES.values():

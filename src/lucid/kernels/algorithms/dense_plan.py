@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
-from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels
+from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels, regions
 from lucid.kernels.algorithms.base import sum_type
 from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
@@ -24,7 +24,7 @@ from lucid.kernels.algorithms.dense_layout import (
     scratch_layout,
 )
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.pixel_panels import IN_PLACE, Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import IN_PLACE, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
@@ -49,6 +49,7 @@ _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
 _ARRANGED = (*_SHARED, IN_PLACE)  #: as a plan numbers them
+_REGIONS = ("z_regions", "y_regions", "x_regions")
 
 
 def shape(problem: Problem, isa: ISA, residues: Sizes = ALONE) -> Shape:
@@ -69,9 +70,9 @@ def shape(problem: Problem, isa: ISA, residues: Sizes = ALONE) -> Shape:
     )  # fmt: skip
 
 
-def refuses(problem: Problem, isa: ISA, phases: Sequence[Phase]) -> str | None:
+def refuses(axes: Sequence[Sequence[Axis]]) -> str | None:
     """Kernels so large that a panel of one channel would not fit."""
-    most = max(map(pixel_panels.taps, phases), default=0)
+    most = max(map(pixel_panels.taps, regions.phases(axes)), default=0)
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
@@ -175,10 +176,10 @@ def _profile(sizes: Shape, layout: Layout) -> tuple[object, ...]:
     return layout.taps, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch, *positions, packed
 
 
-def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residues: Sizes = ALONE) -> Plan:
-    """The cheapest tile with its blocks."""
+def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) -> Plan:
+    """The cheapest tile with its blocks, and regions; each axis comes as those of all phases."""
     sizes = shape(problem, isa, residues)
-    expected_ns, best, layouts = _best(problem, sizes, isa, phases)
+    (expected_ns, best, layouts), cut = _cheapest(problem, sizes, isa, axes)
     tile = best.tile
     packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * sizes.itemsize
     scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts])["scratch_bytes"]
@@ -202,16 +203,17 @@ def plan(name: str, problem: Problem, isa: ISA, phases: Sequence[Phase], residue
             ("lazy", int(best.lazy)),
             ("slack", best.slack),
             ("pieces", pixel_panels.pieces(layouts[0].phase)),
+            *zip(_REGIONS, cut, strict=True),
         ),
         workspace_bytes=packed + scratch,
         packed_bytes=packed,
-        why=_why(sizes, best),
+        why=_why(sizes, best, cut),
     )
 
 
-def least_ns(problem: Problem, isa: ISA, pairs: int) -> float:
-    """What every plan takes where so many pairs of a position and a tap meet in an image and two channels."""
-    sizes = shape(problem, isa)
+def least_ns(problem: Problem, isa: ISA) -> float:
+    """What every plan takes: the products that are not with padding, at the full rate."""
+    sizes, pairs = shape(problem, isa), problem.spec.pairs(problem.size)
     products = sizes.batch * sizes.groups * sizes.rows * sizes.elements * pairs / isa.lanes(sizes.grain.sums)
     return dense_cost.CALL_NS + dense_cost.traffic_ns(problem) + dense_cost.ns({"product": products})
 
@@ -239,6 +241,20 @@ def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -
             yield _Group(next(number), layouts, rates, sum(n * each.least for n, each in rates))
 
 
+def _cheapest(
+    problem: Problem, sizes: Shape, isa: ISA, axes: Sequence[Sequence[Axis]]
+) -> tuple[tuple[float, Blocking, Sequence[Layout]], Sizes]:
+    """The cheapest plan, and how it cuts the axes: not at all, or in the way of fewest products and weights."""
+    lanes, rows = isa.lanes(sizes.grain.sums), sizes.groups * sizes.rows * sizes.elements
+    rough = {
+        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, "weight picked": rows * weights})
+        for cut, products, weights in regions.cuts(axes)
+    }
+    tried = dict.fromkeys((regions.WHOLE, min(rough, key=rough.__getitem__)))
+    plans = ((_best(problem, sizes, isa, regions.phases(axes, cut)), cut) for cut in tried)
+    return min(plans, key=lambda entry: entry[0][0])
+
+
 def _best(
     problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]
 ) -> tuple[float, Blocking, Sequence[Layout]]:
@@ -258,21 +274,24 @@ def _best(
     return time, replace(cut_up, row_parts=row_parts), layouts
 
 
-def _why(sizes: Shape, blocking: Blocking) -> str:
+def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
     axes = " and ".join(f"axis {axis - 3}" for axis in blocking.shared)
     shared = f", taps along {axes} read the same samples" if axes else ""
     if blocking.shared == IN_PLACE:
         shared = ", read where they lie"
     stacked = "" if sizes.stack == 1 else f", {sizes.stack} phases side by side"
-    return f"products of {blocking.tile.rows} channels x {blocking.tile.columns} pixels in registers{shared}{stacked}"
+    apart = "" if cut == regions.WHOLE else f", {' x '.join(map(str, cut))} regions without taps that meet only padding"
+    tile = f"{blocking.tile.rows} channels x {blocking.tile.columns} pixels"
+    return f"products of {tile} in registers{shared}{stacked}{apart}"
 
 
-def bind(plan: Plan, phases: Sequence[Phase], residues: Sizes = ALONE) -> Launch:
+def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) -> Launch:
     """The kernel with the problem's numbers."""
     rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
     tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared, lazy = _ARRANGED[plan["shared"]], bool(plan["lazy"])
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
-    asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in phases]
+    apart = regions.phases(axes, tuple(plan[name] for name in _REGIONS))
+    asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in apart]
     whole = shape(asked, ISAS[plan.isa], residues)
     return implicit_gemm.bind(whole, cut, phases, asked.bias, asked.epilogue, plan.expected_ns)

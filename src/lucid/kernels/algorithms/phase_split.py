@@ -19,13 +19,10 @@ Where windows lie side by side (the kernel is the stride), so are those of the a
 
 from __future__ import annotations
 
-from itertools import product
-from math import prod
-
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable, sum_type
-from lucid.kernels.algorithms.pixel_panels import Axis, Phase, joined, taps
+from lucid.kernels.algorithms.pixel_panels import Axis
 from lucid.kernels.algorithms.tile import fitting
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Plan, Problem
@@ -37,7 +34,7 @@ dtypes = dense_plan.DTYPES
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """What the dense plan refuses."""
-    return dense_plan.refuses(problem, isa, phases(problem, isa))
+    return dense_plan.refuses(axes(problem, isa))
 
 
 def fuses(problem: Problem) -> bool:
@@ -105,11 +102,11 @@ def _side_by_side(problem: Problem, axis: int) -> bool:
     return spec.kernel[axis] == stride > 1 and spec.dilation[axis] == 1 and covered
 
 
-def phases(problem: Problem, isa: ISA) -> list[Phase]:
-    """All phases, those with most taps first, so that threads end together."""
+def axes(problem: Problem, isa: ISA) -> list[list[Axis]]:
+    """The phases of every axis, or all that are stacked as one."""
     spec = problem.spec
     _, y, x = spec.kernel
-    axes = [
+    found = [
         axis_phases(size, out, kernel, stride, dilation, low, weight_step)
         for size, out, kernel, stride, dilation, (low, _), weight_step in zip(
             problem.size, problem.out, spec.kernel, spec.stride, spec.dilation, spec.padding, (y * x, x, 1), strict=True
@@ -118,22 +115,21 @@ def phases(problem: Problem, isa: ISA) -> list[Phase]:
     for axis, residues in enumerate(stacked(problem, isa)):
         if residues > 1:
             kernel, low = spec.kernel[axis], spec.padding[axis][0]
-            axes[axis] = [stacked_axis(problem.size[axis], problem.out[axis], kernel, residues, low)]
-    return sorted((joined(phase) for phase in product(*axes)), key=taps, reverse=True)
+            found[axis] = [stacked_axis(problem.size[axis], problem.out[axis], kernel, residues, low)]
+    return found
 
 
 def least_ns(problem: Problem, isa: ISA) -> float:
-    """The time of its products at the full rate: an axis' phases have all taps, and are as long but for a position."""
-    axes = zip(problem.size, problem.spec.stride, problem.spec.kernel, strict=True)
-    return dense_plan.least_ns(problem, isa, prod(size // stride * kernel for size, stride, kernel in axes))
+    """The time of its products at the full rate."""
+    return dense_plan.least_ns(problem, isa)
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that covers channels and positions with least waste, blocks that fit the caches."""
-    return dense_plan.plan(name, problem, isa, phases(problem, isa), stacked(problem, isa))
+    return dense_plan.plan(name, problem, isa, axes(problem, isa), stacked(problem, isa))
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with the problem's numbers."""
     problem = plan.problem
-    return dense_plan.bind(plan, phases(problem, isa), stacked(problem, isa))
+    return dense_plan.bind(plan, axes(problem, isa), stacked(problem, isa))

@@ -74,7 +74,7 @@ _READ_CHANNELS = 8  # for one look at all entries
 def reading(axis: Axis, lanes: int) -> Reading:
     """How the samples of the last axis are read."""
     step, offsets = axis.step, axis.offsets
-    if lanes == 1 or step == 1:
+    if lanes == 1 or step == 1 or not offsets:
         return SIDE_BY_SIDE
     neighbours = offsets == tuple(range(offsets[0], offsets[0] + len(offsets)))
     taps = min(step, len(offsets)) if neighbours else 1
