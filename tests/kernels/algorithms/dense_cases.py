@@ -96,6 +96,8 @@ IN_PLACE = {
     "spans": case(1, 60, 3, (4099,), 1),
     "volume": case(1, 4, 5, (3, 7, 11), 1),
 }
+#: Sums that wait for more channels, which those of a turned tile may.
+LONG_IN_PLACE = {"long sums": case(2, 1291, 5, (3, 19), 1), "two tiles meet": case(1, 1320, 18, (53,), 1)}
 
 
 def operands(role, c, dtype, seed=0):

@@ -10,7 +10,7 @@ from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.plan import Epilogue
-from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, PIECES, REGIONS, check, operands
+from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, LONG_IN_PLACE, PIECES, REGIONS, check, operands
 from tests.kernels.convolution_fuzz import Case, run_case
 from tests.kernels.guard import run_guarded_cases
 
@@ -110,12 +110,30 @@ def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monke
 @BOTH
 def test_samples_read_in_place_between_forbidden_pages(role, algorithm, isa, dtype, epilogue, monkeypatch):
     """No sample behind a plane, and none twice into a sum or an epilogue where tiles meet; on 1, 2 and 3 threads."""
+    _check_in_place(IN_PLACE, role, algorithm, isa, dtype, epilogue, monkeypatch)
+
+
+@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
+@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize("vectors", [1, 2])
+@BOTH
+def test_turned_tiles_in_place_between_forbidden_pages(role, algorithm, isa, dtype, vectors, epilogue, monkeypatch):
+    """The same for tiles over channels, which wait for more channels in a buffer."""
+    monkeypatch.setattr(
+        dense_plan,
+        "_tiles",
+        lambda asked, sizes, isa, unit: fitting_channels(isa, BY_DTYPE[dtype], unit)[vectors - 1 : vectors],
+    )
+    _check_in_place(IN_PLACE | LONG_IN_PLACE, role, algorithm, isa, dtype, epilogue, monkeypatch)
+
+
+def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
     select._executable.cache_clear()
 
     def check(name):
-        n, c_in, c_out, size, spec = IN_PLACE[name]
+        n, c_in, c_out, size, spec = cases[name]
         each = Case(role, dtype, n, c_in, c_out, size, spec, True, epilogue=epilogue)
         plan = select.choose(each.problem, target.isa(), algorithm)
         assert dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
@@ -124,7 +142,7 @@ def test_samples_read_in_place_between_forbidden_pages(role, algorithm, isa, dty
             assert outcome.right, outcome
 
     with target.using(isa):
-        run_guarded_cases(check, IN_PLACE)
+        run_guarded_cases(check, cases)
     select._executable.cache_clear()
 
 

@@ -156,9 +156,10 @@ def _blockings(
 def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bool:
     """Whether tiles may read x itself: the last of a span moves back to end with it, so it must be the first to do so.
 
-    Sums that wait for more channels would be continued twice where tiles meet.
+    Sums that wait for more channels in the result would be continued twice where tiles meet; a turned tile's have a
+    buffer of their own.
     """
-    if blocking.tile.over_channels or blocking.channels < sizes.channels:
+    if blocking.channels < sizes.channels and not blocking.tile.over_channels:
         return False
     return all(Cut.of(layout, blocking).shortest >= blocking.tile.columns for layout in layouts)
 
