@@ -309,10 +309,10 @@ def _write_panel_product(module: Module, grain: Grain) -> Function:
         sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy")
     r = read_phase(
         a.record,
-        "taps positions in_place offsets store_x store_y store_z_step store_y_step store_x_start store_start",
+        "taps positions in_place block offsets store_x store_y store_z_step store_y_step store_x_start store_start",
     )
     y = a.fields.at(FIELDS.index("y")).cast(ptr(grain.stored)).load()
     assert isinstance(y, Pointer)
@@ -329,7 +329,20 @@ def _write_panel_product(module: Module, grain: Grain) -> Function:
     last = a.c + a.channels >= s["channels"]
     ends = f.const(i64, SHAPE.index("last_1") - SHAPE.index("tile_1"))
     tile = part(a.shape.at(select(last, ends, 0) + a.width - 1), "tile_1")
-    f.call(tile, steps, a.weights, a.panel, a.start, a.c, to, step, exist, a.spare, r["offsets"])
+    f.call(
+        tile,
+        steps,
+        a.weights,
+        a.panel,
+        a.start,
+        a.c,
+        to,
+        step,
+        exist,
+        a.spare,
+        r["offsets"],
+        select(s["lazy"].ne(0), 0, r["block"]),
+    )
     with f.when(last & ~in_place):
         f.call(
             part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],

@@ -15,6 +15,7 @@ an axis may also be cut into fewer pieces than it has regions: each then has all
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
@@ -89,10 +90,12 @@ def _all_pieces(along: Sequence[Axis], count: int) -> list[Axis]:
 
 def _pieces(axis: Axis, count: int) -> list[Axis]:
     """The axis in so many pieces, or as many as it has regions, with the fewest products."""
-    edges, met = _edges(axis), _met(axis)
+    edges = _edges(axis)
+    met = [span for span in _met(axis) if span[0] < span[1]]
+    firsts, ends = (sorted(places) for places in (zip(*met, strict=True) if met else ((), ())))
 
     def products(first: int, end: int) -> int:
-        return (end - first) * sum(a < end and b > first for a, b in met)
+        return (end - first) * (bisect_left(firsts, end) - bisect_right(ends, first))
 
     ways: dict[int, tuple[int, Sizes]] = {0: (0, (0,))}
     for _ in range(min(count, len(edges) - 1)):

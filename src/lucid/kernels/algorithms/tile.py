@@ -174,12 +174,13 @@ def write_tile(
     ``start`` has an initial value for each of the tile's rows, as a bias; if ``again`` is not 0, the sums in ``to`` are
     continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
     others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
-    ``pitch``; if that is None, a last parameter ``offsets`` says where each k lies. ``w`` advances by the tile's rows,
-    or by ``w_pitch``, and is asked for so many elements ``ahead``, which a stream from memory wants. Sums end with the
-    epilogue, which takes no arrays. Where they are rounded to another type, ``stored``, none are continued.
+    ``pitch``; if that is None, a parameter ``offsets`` says where each k lies, and another, ``next_w``, how far on the
+    weights of the next tile do, which are asked for one by one. ``w`` advances by the tile's rows, or by ``w_pitch``,
+    and is asked for so many elements ``ahead``, which a stream from memory wants. Sums end with the epilogue, which
+    takes no arrays. Where they are rounded to another type, ``stored``, none are continued.
     """
     data, sums_at, stored = ptr(grain.packed), ptr(grain.sums), stored or grain.sums
-    table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64)}
+    table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64), "next_w": i64}
     f = module.function(
         name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=ptr(stored), stride=i64, rows=i64,
         spare=ptr(stored), **table,
@@ -197,8 +198,8 @@ def write_tile(
     with f.loop(0, a.steps, carry=begun) as k:
         panel = a.panel.at(a.offsets.load(k.i) if pitch is None else k.i * pitch)
         w, sums = a.w.at(k.i * (w_pitch or tile.rows)), iter(k.values)
-        for line in range(0, tile.rows if ahead else 0, memory.ALIGN_BYTES // grain.packed.bytes):
-            w.prefetch(ahead + line)
+        for line in range(0, tile.rows if ahead or pitch is None else 0, memory.ALIGN_BYTES // grain.packed.bytes):
+            w.prefetch((ahead if pitch is not None else a.next_w) + line)
         columns = [panel.load(v * lanes, lanes) for v in across]
         following: list[Value] = []
         for m in range(tile.rows):
@@ -218,12 +219,12 @@ def write_channel_tile(
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
     ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
-    All rows and columns are stored, whatever ``rows`` says, and ``spare`` is not touched.
+    All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
     """
     data, sums_at = ptr(grain.packed), ptr(grain.sums)
     f = module.function(
         name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
-        offsets=ptr(i64),
+        offsets=ptr(i64), next_w=i64,
     )  # fmt: skip
     a, lanes, along = f.args, tile.lanes, range(tile.vectors)
     targets = [a.to.at(a.stride * n) for n in range(tile.columns)]
