@@ -21,7 +21,7 @@ _PAIR_READS = 1.2  # two channels read at once, as so many
 _COST_NS = {
     "product": 0.116,  # of vectors
     "panel": 0.043,  # a vector of a panel, read for a tile
-    "plane": 0.09,  # the same of x itself: each channel lies in pages of its own
+    "plane": 0.05,  # the same of x itself: each channel lies in pages of its own
     "vector": 8.0,  # of positions: where it lies in the result, by division
     "piece": 5.0,  # a row's part of a vector
     "entry": 3.8,  # of the table of samples: a piece and a tap
@@ -38,7 +38,7 @@ _COST_NS = {
     "line": 0.6,  # a row of the result
     "interleaved": 0.07,  # an element of a line of stacked phases
     "single": 0.27,  # an element that is stored alone, as its neighbours belong to other phases
-    "square": 0.2,  # a vector of a turned tile
+    "square": 1.0,  # a vector of a turned tile: part of a line in each of as many rows
     "copied": 1.0,  # a vector of any other
     "line from third cache": 0.26,  # one that another phase has written to, met again
     "line from memory": 1.2,
