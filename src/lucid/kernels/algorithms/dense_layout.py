@@ -12,7 +12,8 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Layout
+from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
+from lucid.kernels.algorithms.pixel_panels import GATHER, Layout
 from lucid.kernels.algorithms.tile import AnyTile
 from lucid.kernels.ir import Pointer, Value, i8, ptr
 

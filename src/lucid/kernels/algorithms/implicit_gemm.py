@@ -3,7 +3,7 @@
 ::
 
     for each phase, span of positions, group, part of the rows:     tasks, in any order, on any thread
-        write the table of the span                                 all geometry: see pixel_panels
+        write the table of the span                                 all geometry: see pixel_gather
         for each block of channels c:                               in this order on any number of threads
             pack the span's panels                                  in the second level cache
             for each tile of rows, for each panel:                  weights of the tile in the first level cache
@@ -34,7 +34,7 @@ import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit
-from lucid.kernels.algorithms import packed_weights, pixel_panels
+from lucid.kernels.algorithms import packed_weights, pixel_gather, pixel_panels
 from lucid.kernels.algorithms.base import GHZ, useful_threads
 from lucid.kernels.algorithms.dense_layout import (
     FIELDS,
@@ -132,8 +132,8 @@ def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> ji
 
 def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
     """Addresses of ``table`` and ``pack``, which gather samples."""
-    table = alone(("dense table", lanes), lambda m, _: pixel_panels.write_table(m, lanes))
-    pack = alone(("dense gather", grain, read), lambda m, _: pixel_panels.write_pack(m, grain, lanes, read))
+    table = alone(("dense table", lanes), lambda m, _: pixel_gather.write_table(m, lanes))
+    pack = alone(("dense gather", grain, read), lambda m, _: pixel_gather.write_pack(m, grain, lanes, read))
     return {"table": table.address("table"), "pack": pack.address("pack")}
 
 

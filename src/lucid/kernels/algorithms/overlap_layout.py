@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, GATHER, Axis, Layout, joined
+from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
+from lucid.kernels.algorithms.pixel_panels import GATHER, Axis, Layout, joined
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.plan import Problem

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, SIDE_BY_SIDE, Axis, Phase, Reading
+from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
+from lucid.kernels.algorithms.pixel_panels import SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, lines, most_places
 from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Spread, Strided, Summed

@@ -13,7 +13,7 @@ from math import prod
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
-from lucid.kernels.algorithms.pixel_panels import ENTRY_BYTES, lane_mask, ranges, read_entry
+from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES, lane_mask, ranges, read_entry
 from lucid.kernels.algorithms.tile import Tile, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form, Shape, reading
 from lucid.kernels.algorithms.winograd_passes import Grid, most_places, write_axes, write_transform
