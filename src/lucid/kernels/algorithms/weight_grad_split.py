@@ -330,6 +330,7 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         runs = prod(cut.box[:3])
     padded, passes = split.blocks * split.wide, ceil(split.c_part * problem.spec.taps / split.tile.steps)
     pieces, sums = ceil(split.elements / split.sub) * cut.boxes, padded * passes * split.tile.steps / lanes
+    run_bytes = cut.pixels // cut.box[0] * problem.itemsize
     return {
         "product": split.parts * elements * split.blocks * passes * split.tile.cycles,
         "visit": split.parts * pieces * sums,
@@ -337,7 +338,11 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         "run": split.parts * padded / _TURNED * max(pieces, cut.boxes * runs),
         "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
         "turn": split.parts * sums,
-        "waiting": memory_cycles(problem.traffic_bytes)
-        * (1 + _RUN_BYTES / (cut.pixels // cut.box[0] * problem.itemsize)),
+        "waiting": memory_cycles(problem.traffic_bytes) * (1 + _read_share(problem) * _RUN_BYTES / run_bytes),
         "call": 1,
     }
+
+
+def _read_share(problem: Problem) -> float:
+    """Of the traffic, x and g, which alone are read in runs of pixels: gw is written in rows."""
+    return 1 - problem.written_bytes / problem.traffic_bytes

@@ -58,6 +58,7 @@ _COST_NS = {
     "plane": 2.4,  # a channel's plane of a frame
     "slice": 0.78,  # a vector of a slice added up
     "result": 2.0,  # a vector of gw
+    "dealt result": 1.5,  # more for one whose taps are dealt out to residues
     "task": 195.0,
 }
 _CALL_NS = 6000.0  # 3150 alone; two threads wait for each other
@@ -401,6 +402,7 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
         "plane": lanes * boxes * sum(vectors * cut.box[0] * cut.frame[0] for _, cut, vectors in filled),
         "slice": form.points * results * split.chunks if split.chunks > 1 else 0,
         "result": results * n["taps"] // n["residues"],
+        "dealt result": results * n["taps"] // n["residues"] if step > 1 else 0,
         "task": n["parts"] / problem.groups * split.chunks,
     }  # fmt: skip
     return {unit: problem.groups * number for unit, number in counts.items()}
