@@ -84,6 +84,7 @@ _COST_NS = {
     "summed line": 0.1,  # in addition, where the outermost axis is summed
     "filter line": 0.13,  # the same of filters
     "entry": 4.5,
+    "merge": 1.2,  # a vector gathered or stored, for every two pieces of rows that it has beyond the first two
     "output": 0.5,  # a vector
     "row": 0.93,  # of outputs
     "filter to second cache": 0.014,  # an element of a transformed filter
@@ -361,6 +362,12 @@ def _home(size_bytes: float) -> str:
     return "third cache" if size_bytes < cpu.l3_bytes // 3 else "memory"
 
 
+def _merges(row: int, lanes: int) -> float:
+    """Entries of a table beyond its first that a vector of positions takes, where a row has so many."""
+    pieces = lanes / row if lanes % row == 0 else 1 + (lanes - 1) / row
+    return max(0.0, pieces / 2 - 1)
+
+
 def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]:
     """What one thread does for one group, counted in the units of ``_COST_NS``."""
     tile, tiles, channels, points, planes = cut.tile, sizes.tiles(form), sizes.channels, form.points, form.planes
@@ -377,6 +384,9 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     lines = passes * channels * vectors * planes.patch * form.lines("patch")
     lines += sizes.rows * vectors * planes.result * form.lines("inverse")
     outputs = sizes.rows * vectors * form.outputs
+    across_x = sizes.sides[2].tiles(form.x, form.apart)
+    merges_in, merges_out = (_merges(across_x * run, tile.lanes) for run in (form.x.advance, form.x.outputs))
+    entries_in, entries_out = passes * form.reads * form.x.advance, blocks * form.outputs
     return {
         "product": form.products * channels * heights * across,
         "tile": points * planes.result * heights * spans,
@@ -391,7 +401,8 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
         "row": outputs / form.x.outputs,
         f"filter to {home}": filters,
         f"filter from {home}": filters * spans,
-        "entry": (passes * form.reads * form.x.advance + blocks * form.outputs) * vectors,
+        "entry": (entries_in * (1 + merges_in) + entries_out * (1 + merges_out)) * vectors,
+        "merge": gathered * merges_in + outputs * merges_out,
         "patch from third cache": 0 if stays else patches * vectors * blocks,
         "task": passes * spans + heights,
     }
