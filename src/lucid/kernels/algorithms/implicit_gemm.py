@@ -232,15 +232,16 @@ def _write_run(module: Module, grain: Grain, lanes: int, fields: dict[str, Type]
                 table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"],
                 returns=i64,
             )  # fmt: skip
-            fills = r["fills"] * vectors
+            fills, reads_x = r["fills"] * vectors, r["reads_x"].ne(0)
             with f.loop(0, s["channels"], s["channel_block"]) as c:
                 channels = minimum(s["channel_block"], s["channels"] - c.i)
                 x = a.x.at(group * s["group_input"] + c.i * s["plane"])
-                f.call(
-                    pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
-                    r["channel_stride"],
-                )  # fmt: skip
-                source = select(r["reads_x"].ne(0), x.at(unit * s["image"] + start).cast(grain.packed), panel)
+                with f.when(~reads_x):
+                    f.call(
+                        pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
+                        r["channel_stride"],
+                    )  # fmt: skip
+                source = select(reads_x, x.at(unit * s["image"] + start).cast(grain.packed), panel)
                 f.call(
                     multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
                     row_part * s["task_rows"], c.i, channels, own,
