@@ -85,7 +85,7 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
     best: list[AnyTile] = [*_least_waste(isa, element, sizes.rows, sizes.stack)]
     if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
         turned = fitting_channels(isa, element, unit)
-        best += sorted(turned, key=lambda tile: cover_products(tile, sizes.rows, unit))[:_TURNED_TILES]
+        best += sorted(turned, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))[:_TURNED_TILES]
     return best
 
 
@@ -122,8 +122,8 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
 
 def _blockings(
     problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: AnyTile, isa: ISA
-) -> Iterator[tuple[Blocking, dict[int, int]]]:
-    """Ways to cut the loops, with parts that the rows may have, and how many tasks each makes of those wanted.
+) -> Iterator[tuple[Blocking, dict[int, float]]]:
+    """Ways to cut the loops, with parts that the rows may have, and how much longer threads wait for each at the end.
 
     Panels fit half the second level cache, or are smaller so that there are more of them.
     """
@@ -144,13 +144,26 @@ def _blockings(
             unit_spans = ceil(unit / width)
             others = len(layouts) * sizes.groups * units * unit_spans
             lazy = units * unit_spans <= _LAZY_SPANS
-            most_parts = min(row_blocks(sizes, tile), ceil(wanted / others))
-            parts = sorted({most_parts, ceil(most_parts / 2), ceil(most_parts / 4)})
+            heights = row_blocks(sizes, tile)
+            most_parts = min(heights, ceil(wanted / others))
+            parts = sorted({ceil(heights / ceil(heights / ceil(most_parts / n))) for n in (1, 2, 4)})
             cut_up = Blocking(tile, elements * sizes.grain.depth, width, 1, layouts[0].shared, lazy, slack)
             if not layouts[0].in_place or _readable(sizes, cut_up, layouts):
-                yield cut_up, {row_parts: min(wanted, others * row_parts) for row_parts in parts}
+                yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
             if others >= wanted or width == 1:
                 break
+
+
+def _waiting(others: int, heights: int, row_parts: int, wanted: int) -> float:
+    """How much of the time threads wait for the last task, where ``others`` have their rows in so many parts each.
+
+    A part is as high as the first or, the last one, less. On average over one thread and two, which share evenly unless
+    others are odd, and half of a task for more threads than that.
+    """
+    height = ceil(heights / row_parts)
+    most = (row_parts + 1) // 2 * height - row_parts % 2 * (row_parts * height - heights)  # of the odd one
+    idle = (2 * most / heights - 1) / others if wanted > 1 and others % 2 else 0.0
+    return idle / 2 + 0.5 / min(wanted, others * row_parts)
 
 
 def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bool:
@@ -266,9 +279,9 @@ def _best(
             break
         for cut_up, parts in _blockings(problem, sizes, group.layouts, group.tile, isa):
             times = [(n, rates.times(cut_up)) for n, rates in group.rates]
-            for row_parts, tasks in parts.items():
+            for row_parts, waiting in parts.items():
                 time = always_ns + sum(n * each.of(row_parts) for n, each in times)
-                weighed = time * (1 + 0.5 / tasks)  # the last task keeps others waiting
+                weighed = time * (1 + waiting)
                 fastest = min(fastest, weighed)
                 found.append((weighed, group.number, time, cut_up, row_parts, group.layouts))
     _, _, time, cut_up, row_parts, layouts = min(found, key=lambda entry: entry[:2])

@@ -32,6 +32,10 @@ _BUSY = 12
 _SPARE = 1
 _WIDEST = 6
 _MOST_CHANNEL_VECTORS = 4
+#: What a load takes where a turned tile does little else: its samples are far apart, some in two lines of the cache.
+_SAMPLE_PRODUCTS = 1.1
+#: What a vector of weights from the second level cache holds up a turned tile, in vector products.
+_WEIGHTS_PRODUCTS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,13 @@ class ChannelTile:
 
     def across(self, columns: int) -> float:
         """Time of one k over a row of tiles."""
-        step = max(self.columns * self.vectors, self.columns + self.vectors + 1, 2 * self.vectors, _BUSY)
+        loads = self.columns + self.vectors + 1
+        step = max(self.columns * self.vectors, _SAMPLE_PRODUCTS * loads, 2 * self.vectors, _BUSY)
         return ceil(columns / self.columns) * step
+
+    def read(self, columns: int) -> float:
+        """The same with weights that come from the second level cache for each tile."""
+        return self.across(columns) + _WEIGHTS_PRODUCTS * self.loads(columns)
 
 
 AnyTile = Tile | ChannelTile
@@ -144,7 +153,7 @@ def fitting_channels(isa: ISA, element: Type, columns: int) -> list[ChannelTile]
     free, lanes, found = isa.registers - 1 - _SPARE, isa.lanes(element), []
     for vectors in range(1, _MOST_CHANNEL_VECTORS + 1):
         tiles = [ChannelTile(n, vectors, lanes) for n in range(1, (free - vectors) // vectors + 1)]
-        found.append(min(tiles, key=lambda tile: (tile.across(columns), tile.loads(columns))))
+        found.append(min(tiles, key=lambda tile: tile.read(columns)))
     return found if lanes > 1 else []
 
 
