@@ -72,10 +72,10 @@ def test_rows_of_tiles_end_in_two_alike():
     assert cover_products(wide, 8, 7 * 16) == 24 + 16 + 16
 
 
-def test_fitting_over_channels_divides_the_columns():
+def test_fitting_over_channels_nearly_divides_the_columns_and_reads_few_weights():
     tiles = fitting_channels(AVX512, f32, 49)
     assert [tile.vectors for tile in tiles] == [1, 2, 3, 4]
-    assert ChannelTile(7, 2, 16) in tiles and ChannelTile(7, 3, 16) in tiles
+    assert ChannelTile(10, 2, 16) in tiles and ChannelTile(7, 3, 16) in tiles
     assert all((t.columns + 1) * t.vectors + 1 < AVX512.registers for t in tiles)
     assert all((t.columns + 1) * t.vectors + 1 < AVX2.registers for t in fitting_channels(AVX2, f32, 49))
     assert fitting_channels(SCALAR, f32, 49) == []
