@@ -16,7 +16,7 @@ from lucid.kernels import jit, target
 from lucid.kernels.algorithms import product, slim
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.casting import as_type, cast
-from lucid.kernels.ir import BY_DTYPE, computed
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory, threads
@@ -201,13 +201,14 @@ def _slim(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run | None:
     # Read once for every few rows: from memory the first time, from the second level cache after that.
     stays = 256 * a.columns <= target.cpu().l2_bytes // 2
     if many.row == 1 and out_column == 1 and (few.rows <= rows or stays):
-        name, unit = "across", 4 * isa.lanes(computed(element))
+        name = "alone" if few.rows == 1 else "across"
     elif many.k == few.k == 1:
-        name, unit = "along", 4
+        name = "along"
     else:
         return None
     code = jit.kernel(("matmul", name, dtype.name), lambda isa: slim.write(isa, element, name))
     entry, depth, count = code.address(name), a.columns, prod(items)
+    unit = slim.unit(isa, element, name)
     block = ceil(_SLIM_TASK_PRODUCTS / (few.rows * depth) / unit) * unit
     blocks = ceil(many.rows / block)
     shape = np.array([few.rows, many.rows, depth, few.row, few.k, many.k, many.row, out_row, out_column, block, blocks])
@@ -306,15 +307,7 @@ def matmul(a: Array, b: Array, bias: Array | None = None, *, out: Array | None =
     array([[11., 22.],
            [13., 24.]])
     """
-    key = (a.shape, a.strides, b.shape, b.strides, a.dtype, b.dtype, target.isa().name)
-    found = _bound.get(key)
-    if found is None:
-        a, b = _native(a), _native(b)
-        found = _plan(a, b)
-        if len(_bound) >= _MOST_BOUND:
-            _bound.clear()
-        _bound[key[0], a.strides, key[2], b.strides, a.dtype, b.dtype, key[-1]] = found
-    shape, run = found
+    a, b, shape, run = _ready(a, b)
     start = product.FRESH
     if bias is not None:
         bias, start = _checked_bias(bias, b.shape[-1] if b.ndim > 1 else 1, a.dtype), product.BIAS
@@ -325,6 +318,25 @@ def matmul(a: Array, b: Array, bias: Array | None = None, *, out: Array | None =
         start = product.EARLIER
     run(a, b, bias, out, start)
     return out
+
+
+def matmul_into(out: Array, a: Array, b: Array, bias: Array | None = None) -> None:
+    """``matmul`` whose result is put into a contiguous array of its shape and type."""
+    a, b, _, run = _ready(a, b)
+    run(a, b, bias, out, product.FRESH if bias is None else product.BIAS)
+
+
+def _ready(a: Array, b: Array) -> tuple[Array, Array, Sizes, Run]:
+    """The operands in native order, the result's shape, and how to compute it."""
+    key = (a.shape, a.strides, b.shape, b.strides, a.dtype, b.dtype, target.isa().name)
+    found = _bound.get(key)
+    if found is None:
+        a, b = _native(a), _native(b)
+        found = _plan(a, b)
+        if len(_bound) >= _MOST_BOUND:
+            _bound.clear()
+        _bound[key[0], a.strides, key[2], b.strides, a.dtype, b.dtype, key[-1]] = found
+    return a, b, *found
 
 
 def _native(array: Array) -> Array:

@@ -19,7 +19,7 @@ from lucid.kernels.tuning import Tuning
 #: Asked in this order; on a tie the first wins. Each is a module, loaded when it is first asked for: what is on record
 #: needs one of them.
 ALGORITHMS = (
-    "depthwise", "sliding", "lines", "gemm", "phase_split", "overlap_add", "weight_grad", "winograd", "fft",
+    "depthwise", "sliding", "lines", "gemm", "whole", "phase_split", "overlap_add", "weight_grad", "winograd", "fft",
     "reference",
 )  # fmt: skip
 

@@ -36,14 +36,25 @@ SHAPE = (
 #: Rows of the few that are done at a time, by registers: each has 4 accumulators.
 ROWS = {32: 4, 16: 2}
 _VECTORS = 4
+#: Vectors of a single row across, by registers: each k may be a page of its own, of which more is read at once.
+_ALONE = {32: 16, 16: 8}
 _AHEAD = 12  # rows of ``many`` asked for in advance: their distance is no pattern that the machine would guess
 
 
+def unit(isa: ISA, element: Type, name: str) -> int:
+    """How many r are done at a time."""
+    wide = isa.lanes(computed(element))
+    return {"along": _VECTORS, "across": _VECTORS * wide, "alone": _ALONE[isa.registers] * wide}[name]
+
+
 def write(isa: ISA, element: Type, name: str) -> Module:
-    """The module with the entry point ``across`` or ``along``."""
+    """The module with the entry point ``across``, ``along``, or ``alone``, which is a single row across."""
     m = Module(f"slim product of {element}, {name}", isa)
-    tile = {"across": _write_across, "along": _write_along}[name]
-    tiles = {rows: tile(m, isa, element, rows) for rows in sorted({1, ROWS[isa.registers]}, reverse=True)}
+    if name == "alone":
+        tiles = {1: _write_across(m, isa, element, 1, _ALONE[isa.registers])}
+    else:
+        tile = {"across": _write_across, "along": _write_along}[name]
+        tiles = {rows: tile(m, isa, element, rows) for rows in sorted({1, ROWS[isa.registers]}, reverse=True)}
     _write_entry(m, isa, element, name, tiles)
     return m
 
@@ -56,7 +67,6 @@ def _write_entry(m: Module, isa: ISA, element: Type, name: str, tiles: dict[int,
         start_column=i64, shape=ptr(i64), offsets=ptr(i64),
     )  # fmt: skip
     s = SimpleNamespace(**{field: f.args.shape.load(slot) for slot, field in enumerate(SHAPE)})
-    unit = _VECTORS * (isa.lanes(computed(element)) if name == "across" else 1)
     with f.loop(f.args.begin, f.args.end) as task:
         item, first = task.i // s.blocks, task.i % s.blocks * s.block
         at = f.args.offsets.at(item * 2)
@@ -73,7 +83,7 @@ def _write_entry(m: Module, isa: ISA, element: Type, name: str, tiles: dict[int,
             )  # fmt: skip
 
         end = minimum(first + s.block, s.many_rows)
-        with f.loop(first, end, unit) as r:
+        with f.loop(first, end, unit(isa, element, name)) as r:
             done: Any = 0
             for rows, function in tiles.items():
                 stop = s.few_rows - s.few_rows % rows
@@ -90,13 +100,13 @@ def _tile_function(m: Module, name: str, element: Type) -> Function:
     )  # fmt: skip
 
 
-def _write_across(m: Module, isa: ISA, element: Type, rows: int) -> Function:
-    """rows x 4 vectors of neighbouring r."""
+def _write_across(m: Module, isa: ISA, element: Type, rows: int, vectors: int = _VECTORS) -> Function:
+    """Rows by vectors of neighbouring r."""
     wide = computed(element)
     lanes = isa.lanes(wide)
     f = _tile_function(m, f"across{rows}", element)
     a = f.args
-    masks = [lanes_below(f, a.count - v * lanes, lanes) for v in range(_VECTORS)]
+    masks = [lanes_below(f, a.count - v * lanes, lanes) for v in range(vectors)]
 
     def first(i: int, v: int) -> list[Value]:
         at = a.start.at(a.start_row * i + a.start_column * (v * lanes))
@@ -106,10 +116,10 @@ def _write_across(m: Module, isa: ISA, element: Type, rows: int) -> Function:
             lambda: [splat(convert(at.load(), wide), lanes)],
         )
 
-    sums = [value for i in range(rows) for v in range(_VECTORS) for value in first(i, v)]
+    sums = [value for i in range(rows) for v in range(vectors) for value in first(i, v)]
     with f.loop(0, a.k, carry=sums) as k:
         line = a.many.at(k.i * a.many_k)
-        for v in range(0, _VECTORS * lanes * element.bytes, 64):
+        for v in range(0, vectors * lanes * element.bytes, 64):
             line.at(a.many_k * _AHEAD).prefetch(v // element.bytes)
         columns = [convert(line.load(v * lanes, lanes, mask), wide) for v, mask in enumerate(masks)]
         few = [a.few.load(a.few_row * i + k.i * a.few_k) for i in range(rows)]
@@ -117,7 +127,7 @@ def _write_across(m: Module, isa: ISA, element: Type, rows: int) -> Function:
         k.values = _products(weights, columns, k.values)
     for i in range(rows):
         for v, mask in enumerate(masks):
-            a.out.store(convert(k.values[i * _VECTORS + v], element), a.out_row * i + v * lanes, mask)
+            a.out.store(convert(k.values[i * vectors + v], element), a.out_row * i + v * lanes, mask)
     return f
 
 
