@@ -19,8 +19,8 @@ from lucid.kernels.tuning import Tuning
 #: Asked in this order; on a tie the first wins. Each is a module, loaded when it is first asked for: what is on record
 #: needs one of them.
 ALGORITHMS = (
-    "depthwise", "sliding", "lines", "gemm", "whole", "phase_split", "overlap_add", "weight_grad", "winograd", "fft",
-    "reference",
+    "depthwise", "sliding", "channel_lanes", "lines", "gemm", "whole", "phase_split", "overlap_add", "weight_grad",
+    "winograd", "fft", "reference",
 )  # fmt: skip
 
 #: What an algorithm computes that does not say so.

@@ -1,0 +1,206 @@
+"""Depthwise correlation with channels in lanes: the native code of ``channel_lanes``, and what its gradient shares.
+
+Planes are turned in registers, squares of pixels by channels, on their way into a frame of vectors and out of the sums.
+In between a vector is one pixel of as many channels as there are lanes: rows and taps outside are not visited, no lane
+is masked, and no load straddles a line. Where pixels lie, and which rows of a frame meet which taps, are tables of
+numbers. Lanes beyond the last channel repeat it, and store its results again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from lucid.kernels.epilogue import Arrays, parameters
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    computed,
+    convert,
+    fma,
+    i32,
+    i64,
+    lanes_below,
+    maximum,
+    minimum,
+    ptr,
+    transpose,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import PLAIN, Epilogue
+
+_ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual")
+_TABLES = ("pixels", "taps_at", "results_at", "depths", "slices", "rows", "lines")
+_NUMBERS = (
+    "channels", "blocks", "images", "each", "plane", "volume", "out_plane", "out_volume", "out_depth", "out_rows",
+    "positions", "slot", "ring", "frame", "sums", "private", "result_row", "taps", "bias_step",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTile:
+    """``columns`` positions of a row, each with all phases of the result.
+
+    ``across`` has the taps of every phase, as (tap, column of the frame from that of the position on).
+    """
+
+    columns: int
+    across: tuple[tuple[tuple[int, int], ...], ...]
+    stride: int  #: columns of the frame from one position to the next
+
+    @property
+    def products(self) -> int:
+        """Of a row of taps."""
+        return self.columns * sum(map(len, self.across))
+
+    @property
+    def registers(self) -> int:
+        """Sums, a row of taps, a pixel."""
+        return self.columns * len(self.across) + sum(map(len, self.across)) + 1
+
+    @property
+    def pixels(self) -> list[int]:
+        """Columns of the frame that are read, from the first position's on."""
+        places = {q * self.stride + at for q in range(self.columns) for _, at in chain(*self.across)}
+        return sorted(places)
+
+    @property
+    def cycles(self) -> float:
+        """Of a row of taps: two products or two loads a cycle."""
+        return max(self.products, len(self.pixels) + sum(map(len, self.across))) / 2
+
+
+def fields(element: Type) -> dict[str, Type]:
+    """What the entry point ``correlate`` reads."""
+    arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
+    return {**arrays, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS, i64)}
+
+
+def write(isa: ISA, element: Type, tile: LaneTile, epilogue: Epilogue) -> Module:
+    """A task is a block of channels of some images."""
+    module, wide = Module("channel_lanes", isa), computed(element)
+    lanes = isa.lanes(wide)
+    turn, back = write_turn(module, element, lanes), write_back(module, element, lanes, epilogue)
+    add = _write_slice(module, wide, lanes, tile)
+    f = module.entry("correlate", **fields(element))
+    a = f.args
+    arrays = Arrays.of(epilogue, a.y, a)
+    with f.loop(a.begin, a.end) as task:
+        channel, first = task.i % a.blocks * lanes, task.i // a.blocks * a.each
+        last, frame = minimum(a.channels - channel, lanes) - 1, a.own.at(a.thread * a.private)
+        sums = frame.at(a.frame)
+        weights = sums.at(a.sums)
+        bias = weights.at((a.taps + 1) * lanes)
+        clear(f, frame, a.frame, lanes)
+        f.call(turn, weights, a.weights.at(channel * a.taps), a.taps, a.taps_at, a.taps, last)
+        with f.loop(0, lanes) as k:
+            bias.store(convert(a.bias.load((channel + minimum(k.i, last)) * a.bias_step), wide), k.i)
+        with f.loop(first, minimum(first + a.each, a.images)) as image:
+            planes = image.i * a.channels + channel
+            source, to = a.x.at(planes * a.volume), arrays.at(channel, planes * a.out_volume)
+            with f.loop(0, a.out_depth, carry=[f.const(i64, 0)]) as d:
+                begin, end, needed = (a.depths.load(d.i * 3 + k) for k in range(3))
+                fill(f, turn, a, frame, source, d.values[0], needed, last)
+                d.values = [maximum(d.values[0], needed)]
+                f.call(
+                    add, frame, weights, bias, sums, a.slices.at(begin * 2), end - begin, a.rows, a.lines, a.out_rows,
+                    a.positions, a.result_row,
+                )  # fmt: skip
+                here = to.at(0, d.i * a.out_plane)
+                f.call(back, sums, a.results_at, here.y, a.out_volume, a.out_plane, last, *here.given.values())
+    return module
+
+
+def clear(f: Function, to: Pointer, count: Any, lanes: int) -> None:
+    """Zeros, so many numbers of them."""
+    with f.loop(0, count, lanes) as i:
+        to.store(zeros(f, to.pointee, lanes), i.i)
+
+
+def fill(
+    f: Function, turn: Function, a: Any, frame: Pointer, source: Pointer, done: Value, needed: Value, last: Value
+) -> None:
+    """Turns the slices that are needed next, each into its place in the ring."""
+    with f.loop(maximum(done, needed - a.ring), needed) as s:
+        f.call(turn, frame.at(s.i % a.ring * a.slot), source.at(s.i * a.plane), a.volume, a.pixels, a.plane, last)
+
+
+def write_turn(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``turn``: ``count`` numbers of every channel, ``pitch`` apart, become vectors at their ``places``."""
+    wide = computed(element)
+    f = module.function(
+        "turn", to=ptr(wide), source=ptr(element), pitch=i64, places=ptr(i64), count=i64, last=i64
+    )  # fmt: skip
+    a = f.args
+    channels = [a.source.at(minimum(a.last, k) * a.pitch) for k in range(lanes)]
+    with f.loop(0, a.count, lanes) as p:
+        some = lanes_below(f, a.count - p.i, lanes, i32)
+        columns = transpose([convert(channel.at(p.i).load(0, lanes, some), wide) for channel in channels])
+        places = a.places.at(p.i)
+        for k, column in enumerate(columns):
+            a.to.at(places.load(k)).store(column)
+    return f
+
+
+def write_back(module: Module, element: Type, lanes: int, epilogue: Epilogue = PLAIN) -> Function:
+    """Adds ``back``: vectors at their ``places`` become ``count`` numbers of every channel, which end on the way."""
+    f = module.function(
+        "back", sums=ptr(computed(element)), places=ptr(i64), y=ptr(element), pitch=i64, count=i64, last=i64,
+        **parameters(epilogue, element),
+    )  # fmt: skip
+    a = f.args
+    arrays, channels = Arrays.of(epilogue, a.y, a), [minimum(a.last, k) for k in range(lanes)]
+    results = [arrays.destination(channel, channel * a.pitch) for channel in channels]
+    with f.loop(0, a.count, lanes) as p:
+        some, places = lanes_below(f, a.count - p.i, lanes, i32), a.places.at(p.i)
+        rows = transpose([a.sums.at(places.load(k)).load(0, lanes) for k in range(lanes)])
+        for result, value in zip(results, rows, strict=True):
+            result.at(p.i).store(value, 0, some)
+    return f
+
+
+def _write_slice(module: Module, wide: Type, lanes: int, tile: LaneTile) -> Function:
+    """Adds ``add``: a slice of results. ``slices`` and ``lines`` are pairs of a place in the frame and one in w.
+
+    The last tile of a row begins where it ends with the row, and repeats what the one before has done.
+    """
+    data = ptr(wide)
+    f = module.function(
+        "add", frame=data, weights=data, bias=data, to=data, slices=ptr(i64), deep=i64, rows=ptr(i64), lines=ptr(i64),
+        high=i64, positions=i64, result_row=i64,
+    )  # fmt: skip
+    a, phases = f.args, len(tile.across)
+    start = [a.bias.load(0, lanes)] * (tile.columns * phases)
+    with f.loop(0, a.high) as row, f.loop(0, a.positions, tile.columns) as q:
+        first = minimum(q.i, a.positions - tile.columns)
+        frame, lines = a.frame.at(first * (tile.stride * lanes)), a.rows.at(row.i * 2)
+        with f.loop(0, a.deep, carry=start) as d:
+            plane, w_plane = frame.at(a.slices.load(d.i * 2)), a.weights.at(a.slices.load(d.i * 2 + 1))
+            with f.loop(lines.load(0), lines.load(1), carry=d.values) as line:
+                x, w = plane.at(a.lines.load(line.i * 2)), w_plane.at(a.lines.load(line.i * 2 + 1))
+                line.values = _added(tile, lanes, x, w, line.values)
+            d.values = line.values
+        to = a.to.at(row.i * a.result_row + first * (phases * lanes))
+        for n, total in enumerate(d.values):
+            to.store(total, n * lanes)
+    return f
+
+
+def _added(tile: LaneTile, lanes: int, x: Pointer, w: Pointer, sums: list[Value]) -> list[Value]:
+    """With the products of a row of taps: every pixel is loaded once, and meets all that it belongs to."""
+    sums, phases = list(sums), len(tile.across)
+    weights = {t: w.load(t * lanes, lanes) for t, _ in chain(*tile.across)}
+    for place in tile.pixels:
+        pixel = x.load(place * lanes, lanes)
+        for phase, taps in enumerate(tile.across):
+            for t, at in taps:
+                q, beyond = divmod(place - at, tile.stride)
+                if not beyond and 0 <= q < tile.columns:
+                    n = q * phases + phase
+                    sums[n] = fma(weights[t], pixel, sums[n])
+    return sums

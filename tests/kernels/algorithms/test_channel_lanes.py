@@ -1,0 +1,115 @@
+"""Depthwise convolution with channels in lanes against the definitions, between guard pages."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lucid.kernels import jit, select, target
+from lucid.kernels.algorithms import channel_lanes, channel_lanes_frame
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas if isa.name != "scalar"]
+pytestmark = pytest.mark.skipif(not ISAS, reason="a scalar has no lanes")
+ROLES = ["forward", "grad_input", "grad_weight"]
+
+#: Full and partial blocks of channels; fewer pixels than lanes, as many, some more; padding that is uneven, missing, or
+#: wider than the plane; rows in several tiles; strides that skip slices and leave pixels over; dilations; volumes,
+#: whose slices come round in the ring; lines; more images than one for a task.
+CASES = [
+    Case(1, 16, 16, (7, 7), (7, 7), padding=3, groups=16, bias=True),
+    Case(2, 5, 5, (3, 2), (3, 3), padding=1, groups=5),
+    Case(3, 33, 33, (4, 4), (3, 3), padding=1, groups=33, bias=True),
+    Case(1, 18, 18, (5, 17), (3, 3), padding=((0, 2), (2, 0)), groups=18, bias=True),
+    Case(2, 17, 17, (14, 14), (5, 5), 2, padding=2, groups=17, bias=True),
+    Case(1, 16, 16, (8, 9), (4, 4), 2, padding=1, groups=16),
+    Case(1, 16, 16, (11, 13), (2, 3), 3, padding=1, groups=16),
+    Case(1, 16, 16, (2, 3), (5, 5), padding=4, groups=16, bias=True),
+    Case(1, 16, 16, (9, 10), (3, 3), 1, (2, 3), ((2, 2), (3, 3)), groups=16),
+    Case(2, 20, 20, (5, 4, 3), (3, 3, 3), padding=1, groups=20, bias=True),
+    Case(1, 16, 16, (9, 4, 5), (2, 3, 3), (3, 2, 2), padding=1, groups=16),
+    Case(1, 16, 16, (8, 5, 5), (3, 2, 3), (2, 1, 1), (3, 1, 1), padding=((3, 2), (1, 0), (1, 1)), groups=16),
+    Case(2, 16, 16, (40,), (16,), padding=((7, 8),), groups=16),
+]
+TYPES = [*product(ISAS, ["float32", "float64", *HALF])]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+@pytest.mark.parametrize("role", ROLES)
+def test_definition(role, isa, dtype):
+    def one(case):
+        typed = case.typed(dtype)
+        if channel_lanes.refuses(typed.problem(role), target.isa()) is None:
+            check(channel_lanes, typed, role, "end")
+            check(channel_lanes, typed, role, "start")
+            if role == "grad_weight":
+                check_both(channel_lanes, typed)
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_it_takes_the_cases(role):
+    """With as many registers as the widest vectors have, all of them."""
+    with target.using(ISAS[-1] if "avx512f" not in target.cpu().isas[0].requires else target.cpu().isas[0].name):
+        if target.isa().registers == 32:
+            assert [channel_lanes.refuses(case.problem(role), target.isa()) for case in CASES] == [None] * len(CASES)
+
+
+def test_every_tile_agrees():
+    """Whatever the columns of a tile: a sum has one order."""
+    case = Case(2, 20, 20, (9, 14), (3, 3), padding=1, groups=20, bias=True)
+    for role, (source, bias, out) in {"forward": ("x", "b_out", "g"), "grad_input": ("g", "b_in", "x")}.items():
+        problem, arrays, results = case.problem(role), case.arrays(), []
+        plan = channel_lanes.plan(problem, target.isa())
+        for columns in (n for n in channel_lanes_frame.COLUMNS if n <= 8):
+            result = np.full_like(arrays[out], np.nan)
+            bound = channel_lanes.bind(replace(plan, tile=(("columns", columns),)), target.isa())
+            bound(arrays[source], arrays["w"], arrays[bias], result)
+            results.append(result)
+        assert all((result == results[0]).all() for result in results)
+
+
+@pytest.mark.parametrize("place", [(1, 1, 5, 6), (0, 0, 0, 0)])
+@pytest.mark.parametrize("role", ROLES)
+def test_an_infinity_reaches_only_what_reads_it(role, place):
+    case = Case(2, 18, 18, (6, 7), (3, 3), padding=1, groups=18)
+    arrays = case.arrays()
+    arrays["g" if role == "grad_input" else "x"][place] = np.inf
+    got, want = run(channel_lanes, case, role, arrays), expected(case, role, arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_image_size_compiles_nothing(role):
+    check(channel_lanes, Case(1, 16, 16, (14, 14), (3, 3), padding=1, groups=16), role)
+    before = jit.kernel_count()
+    check(channel_lanes, Case(3, 40, 40, (9, 28), (3, 3), padding=1, groups=40), role)
+    assert jit.kernel_count() == before
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (Case(1, 16, 32, (7, 7), (3, 3), groups=16), "groups of 1 x 2 channels are not depthwise"),
+        (Case(1, 3, 3, (7, 7), (3, 3), groups=3), "3 channels do not fill the lanes of a vector"),
+        (Case(1, 16, 16, (3, 90), (1, 65), groups=16), "a row of taps does not fit in registers"),
+        (Case(1, 16, 16, (90, 400), (3, 3), groups=16), "its planes do not fit in the second cache"),
+    ],
+)
+@pytest.mark.parametrize("role", ROLES)
+def test_what_it_leaves_to_others(role, case, why):
+    assert channel_lanes.refuses(case.problem(role), target.isa()) == why
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_small_planes_and_short_volumes_are_its(role):
+    small = Case(1, 768, 768, (7, 7), (7, 7), padding=3, groups=768)
+    volume = Case(1, 64, 64, (8, 7, 7), (3, 3, 3), padding=1, groups=64)
+    if target.isa().registers == 32:
+        chosen = [select.choose(case.problem(role), target.isa()).algorithm for case in (small, volume)]
+        assert chosen == ["channel_lanes"] * 2
