@@ -37,6 +37,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Problem
 
+_LATENCY = 4.0  # cycles of a product
 _CHAINS = 8  # of sums that depend on each other, which two products a cycle of four cycles each want
 _ARRAYS = ("x", "g", "gw", "gb")
 _TABLES = ("pixels", "upstream_pixels", "taps_at", "depths", "slices", "lines")
@@ -45,12 +46,12 @@ _NUMBERS = (
     "private", "taps", "kernel_h", "columns", "x_row", "g_row", "has_bias",
 )  # fmt: skip
 
-#: Cycles of one thread; of 15 problems on a Zen 5 with AVX-512, 13 are within 15 %.
+#: Cycles of one thread; of 15 problems on a Zen 5 with AVX-512, 12 are within 15 %.
 _COST = {
-    "square": 85.0,  # of 16 pixels by 16 channels, turned
-    "product": 0.6,  # a vector
-    "row": 1.0,  # of g, at a row of taps
-    "line": 24.0,  # a row of taps, in a slice
+    "square": 95.0,  # of 16 pixels by 16 channels, turned
+    "tile": 1.03,  # of what its products take
+    "row": 0.5,  # of g, at a row of taps
+    "line": 2.0,  # a row of taps, in a slice
     "task": 100.0,
     "waiting": 0.8,  # for memory
     "call": 3000.0,
@@ -75,6 +76,17 @@ class LaneGradTile:
     def registers(self) -> int:
         """Sums, pixels of g, one of x."""
         return len(self.across) * self.copies + self.columns + 1
+
+    @property
+    def pixels(self) -> list[int]:
+        """Columns of the frame that are read, from the first pixel's on."""
+        return sorted({q * self.stride + at for q in range(self.columns) for at in self.across})
+
+    @property
+    def cycles(self) -> float:
+        """Two products or two loads a cycle, or as long as the sums of a copy wait for each other."""
+        waiting = _LATENCY * ceil(self.columns / self.copies)
+        return max(self.products / 2, (len(self.pixels) + self.columns) / 2, waiting)
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ class ChannelLanesGrad:
         p, frame, tile, lanes = self.problem, self.frame, self.tile, self.frame.lanes
         squares = sum(sizes[0] * ceil(prod(sizes[1:]) / lanes) for sizes in (p.size, p.out)) * lanes / 16
         depths, rows = frame.meetings(0, p.out[0]), frame.meetings(1, p.out[1])
-        row = p.out[2] // tile.columns * (_COST["product"] * tile.products + 0.5 * tile.columns) + _COST["row"]
+        row = p.out[2] // tile.columns * (_COST["tile"] * tile.cycles + 1) + _COST["row"]
         image = squares * _COST["square"] + depths * (rows * row + p.spec.kernel[1] * _COST["line"])
         task = _COST["task"] + frame.elements / lanes + ceil(p.spec.taps / lanes) * _COST["square"] * lanes / 16
         waiting = _COST["waiting"] * memory_cycles(p.traffic_bytes)
@@ -237,7 +249,6 @@ def _write_add(module: Module, wide: Type, lanes: int, tile: LaneGradTile) -> Fu
         "add", x=data, g=data, sums=data, count=i64, columns=i64, x_row=i64, g_row=i64
     )  # fmt: skip
     a = f.args
-    places = sorted({q * tile.stride + at for q in range(tile.columns) for at in tile.across})
     start = [a.sums.load(t * lanes, lanes) for t in range(taps)]
     start += [zeros(f, wide, lanes)] * (taps * (tile.copies - 1))
     with f.loop(0, a.count, carry=start) as row:
@@ -245,7 +256,7 @@ def _write_add(module: Module, wide: Type, lanes: int, tile: LaneGradTile) -> Fu
             x = a.x.at(row.i * a.x_row + column.i * (tile.stride * lanes))
             g = a.g.at(row.i * a.g_row + column.i * lanes)
             pixels, sums = [g.load(q * lanes, lanes) for q in range(tile.columns)], list(column.values)
-            for place in places:
+            for place in tile.pixels:
                 value = x.load(place * lanes, lanes)
                 for t, at in enumerate(tile.across):
                     q, beyond = divmod(place - at, tile.stride)
