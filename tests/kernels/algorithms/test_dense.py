@@ -1,5 +1,6 @@
 """Dense convolution in both roles that gather pixels: every geometry, tile and element type between forbidden pages."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -17,6 +18,7 @@ from tests.kernels.guard import run_guarded_cases
 ISAS = [isa.name for isa in target.cpu().isas]
 VECTOR_ISAS = [isa.name for isa in target.cpu().isas if isa.vector_bytes]
 HALF_ISAS = [isa.name for isa in target.cpu().runnable]
+PAIRLESS_ISAS = [isa.name for isa in target.cpu().runnable if not isa.bf16_dot]
 VECTOR_HALF_ISAS = [isa.name for isa in target.cpu().runnable if isa.vector_bytes]
 BOTH = pytest.mark.parametrize(("role", "algorithm"), [("forward", "gemm"), ("grad_input", "phase_split")])
 
@@ -105,8 +107,9 @@ def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monke
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16"]), *product(PAIRLESS_ISAS, ["bfloat16"]),
+])  # fmt: skip
 @BOTH
 def test_samples_read_in_place_between_forbidden_pages(role, algorithm, isa, dtype, epilogue, monkeypatch):
     """No sample behind a plane, and none twice into a sum or an epilogue where tiles meet; on 1, 2 and 3 threads."""
@@ -114,7 +117,9 @@ def test_samples_read_in_place_between_forbidden_pages(role, algorithm, isa, dty
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
-@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(VECTOR_ISAS, ["float32", "float64"]), *product(VECTOR_HALF_ISAS, ["float16"]),
+])  # fmt: skip
 @pytest.mark.parametrize("vectors", [1, 2])
 @BOTH
 def test_turned_tiles_in_place_between_forbidden_pages(role, algorithm, isa, dtype, vectors, epilogue, monkeypatch):
@@ -122,7 +127,7 @@ def test_turned_tiles_in_place_between_forbidden_pages(role, algorithm, isa, dty
     monkeypatch.setattr(
         dense_plan,
         "_tiles",
-        lambda asked, sizes, isa, unit: fitting_channels(isa, BY_DTYPE[dtype], unit)[vectors - 1 : vectors],
+        lambda asked, sizes, isa, unit: fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors],
     )
     _check_in_place(IN_PLACE | LONG_IN_PLACE, role, algorithm, isa, dtype, epilogue, monkeypatch)
 
@@ -135,7 +140,7 @@ def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
     def check(name):
         n, c_in, c_out, size, spec = cases[name]
         each = Case(role, dtype, n, c_in, c_out, size, spec, True, epilogue=epilogue)
-        plan = select.choose(each.problem, target.isa(), algorithm)
+        plan = select.choose(replace(each.problem, dtype=dtype), target.isa(), algorithm)
         assert dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
         for where in ("end", "start"):
             outcome = run_case(each, isa, algorithm, where)

@@ -40,7 +40,7 @@ CASES = [
     Case(2, 3, 5, (9, 2), (3, 2), padding=1),
 ]
 #: Enough pixels for several chunks, and channels for several parts.
-CHUNKED = [Case(3, 3, 9, (30, 17), (3, 3), padding=1), Case(2, 130, 70, (12, 12), (2, 2))]
+CHUNKED = [Case(3, 3, 9, (30, 57), (3, 3), padding=1), Case(2, 130, 70, (12, 12), (2, 2))]
 #: Odd rows so long that they are cut, for pairs of pixels: what is cut short ends in one that is alone.
 CUT = [Case(1, 2, 40, (3001,), (5,), padding=2), Case(1, 40, 70, (2049,), (3,)), Case(1, 3, 64, (4501,), (10,), 5)]
 

@@ -113,7 +113,7 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
         parts = [shared[:1], shared[1:]] if len(shared) > 1 else [()] * len(shared)
         if all(fewest[shared] < fewest[part] for part in parts):
             yield layouts
-    if all(map(pixel_panels.plain, phases)) and sizes.grain.packed == sizes.grain.stored:
+    if all(map(pixel_panels.plain, phases)) and sizes.grain.depth == 1:
         yield [Layout.of(phase, IN_PLACE, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():

@@ -18,8 +18,8 @@ Where a tile's positions are neighbours in one row of the result, sums are writt
 ``sums`` and from there, segment by segment, to the result. Half precision is rounded by the tile, or, where sums
 wait for more channels or for arrays of an epilogue, on the way from there.
 
-Of a 1 x 1 convolution x itself may be the panel. The last tile of a span then moves back to end with it, so that none
-reads on: what two tiles have in common is written twice, by one thread, the same bits.
+Of a 1 x 1 convolution x itself may be the panel; tiles widen half precision then. The last tile of a span moves back
+to end with it, so that none reads on: what two tiles have in common is written twice, by one thread, the same bits.
 """
 
 from __future__ import annotations
@@ -79,15 +79,16 @@ def bind(
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves)
+    samples = shape.grain.stored if blocking.shared == pixel_panels.IN_PLACE else shape.grain.packed
+    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples)
     if blocking.channels < shape.channels:  # sums wait for more
-        numbers |= tile_parts(shape.grain, blocking.tile)
+        numbers |= tile_parts(shape.grain, blocking.tile, samples=samples)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
     )
     tasks = len(cuts) * numbers["spans"] * shape.groups * numbers["row_parts"]
-    code = driver(shape.grain)
+    code = driver(shape.grain, samples)
     steps = [(code.address("run"), tasks, 1)]
     if not blocking.lazy:
         steps.insert(0, (code.address("weights"), len(cuts) * shape.groups * numbers["row_blocks"], 1))
@@ -112,9 +113,9 @@ def _leaves(shape: Shape, blocking: Blocking, epilogue: Epilogue) -> Type:
     return grain.sums if waits else grain.stored
 
 
-def driver(grain: Grain) -> jit.Code:
-    """The loops, for tiles of any size: they call a tile, and all else that differs, by address."""
-    return jit.kernel(("dense driver", grain), lambda isa: _write(grain, isa))
+def driver(grain: Grain, samples: Type) -> jit.Code:
+    """The loops, for tiles of any size over panels of ``samples``: they call a tile, and all else, by address."""
+    return jit.kernel(("dense driver", grain, samples), lambda isa: _write(grain, samples, isa))
 
 
 def alone(key: tuple[object, ...], write: Callable[[Module, ISA], object]) -> jit.Code:
@@ -138,20 +139,21 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
 
 
 def tile_parts(
-    grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None
-) -> dict[str, int]:
-    """Addresses of a tile of every width; what is widened shares them with what need not be."""
-    leaves = leaves or grain.sums
+    grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None,
+    samples: Type | None = None,
+) -> dict[str, int]:  # fmt: skip
+    """Addresses of a tile of every width; what is widened before shares them with what need not be."""
+    leaves, samples = leaves or grain.sums, samples or grain.packed
     if grain.depth == 1:
         grain = Grain(grain.sums)
     widths = range(1, tile.widths + 1)
-    key = "dense tile", grain, tile, epilogue, leaves
-    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves))
+    key = "dense tile", grain, tile, epilogue, leaves, samples
+    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
 def parts(
-    grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type
+    grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type
 ) -> dict[str, int]:
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
@@ -174,33 +176,33 @@ def parts(
         key = ("dense ending", stored, late)
         code["ending"] = alone(key, lambda m, _: write_ending(m, stored, lanes, late))
     own = {name: module.address(name) for name, module in code.items()}
-    return gather_parts(grain, lanes, read) | own | tile_parts(grain, tile, "last", early, leaves)
+    return gather_parts(grain, lanes, read) | own | tile_parts(grain, tile, "last", early, leaves, samples)
 
 
-def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type) -> None:
+def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type) -> None:
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
-        write_channel_tile(module, grain, tile, "tile_1", epilogue)
+        write_channel_tile(module, grain, tile, "tile_1", epilogue, samples)
         return
     for v in range(1, tile.vectors + 1):
         narrower = Tile(tile.rows, v, tile.lanes)
-        write_tile(module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves)
+        write_tile(module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples)
 
 
-def _write(grain: Grain, isa: ISA) -> Module:
+def _write(grain: Grain, samples: Type, isa: ISA) -> Module:
     module = Module("dense_driver", isa)
     data, p64 = ptr(grain.stored), ptr(i64)
     fields = dict.fromkeys(FIELDS, data) | {
         "packed": ptr(grain.packed), "scratch": ptr(i8), "shape": p64, "phases": p64,
     }  # fmt: skip
     packed_weights.write_entry(module, fields)
-    _write_run(module, grain, isa.lanes(grain.sums), fields)
+    _write_run(module, grain, samples, isa.lanes(grain.sums), fields)
     return module
 
 
-def _write_run(module: Module, grain: Grain, lanes: int, fields: dict[str, Type]) -> None:
+def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: dict[str, Type]) -> None:
     """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows."""
-    multiply = _write_multiply(module, grain)
+    multiply = _write_multiply(module, grain, samples)
     f = module.entry("run", **fields)
     a = f.args
     s = read_shape(
@@ -241,22 +243,22 @@ def _write_run(module: Module, grain: Grain, lanes: int, fields: dict[str, Type]
                         pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
                         r["channel_stride"],
                     )  # fmt: skip
-                source = select(reads_x, x.at(unit * s["image"] + start).cast(grain.packed), panel)
+                source = select(reads_x, x.at(unit * s["image"] + start).cast(samples), panel.cast(samples))
                 f.call(
                     multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
                     row_part * s["task_rows"], c.i, channels, own,
                 )  # fmt: skip
 
 
-def _write_multiply(module: Module, grain: Grain) -> Function:
+def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
     """
     data, p64 = ptr(grain.packed), ptr(i64)
-    panel_product = _write_panel_product(module, grain)
+    panel_product = _write_panel_product(module, grain, samples)
     f = module.function(
-        "multiply", fields=p64, record=p64, panel=data, group=i64, position=i64, count=i64, first=i64, c=i64,
+        "multiply", fields=p64, record=p64, panel=ptr(samples), group=i64, position=i64, count=i64, first=i64, c=i64,
         channels=i64, own=ptr(i8),
     )  # fmt: skip
     a = f.args
@@ -302,12 +304,12 @@ def _write_multiply(module: Module, grain: Grain) -> Function:
     return f
 
 
-def _write_panel_product(module: Module, grain: Grain) -> Function:
+def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Function:
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist."""
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
-        "panel_product", fields=p64, shape=p64, record=p64, weights=data, start=data, panel=data, channel=i64,
-        sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
+        "panel_product", fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
+        channel=i64, sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy")

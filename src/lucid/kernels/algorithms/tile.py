@@ -21,7 +21,7 @@ from typing import Any
 
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.epilogue import Destination
-from lucid.kernels.ir import Function, Module, Pointer, Type, Value, i64, ptr, select, splat
+from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
@@ -176,7 +176,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
-    epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None,
+    epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None, samples: Type | None = None,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -186,12 +186,13 @@ def write_tile(
     ``pitch``; if that is None, a parameter ``offsets`` says where each k lies, and another, ``next_w``, how far on the
     weights of the next tile do, which are asked for one by one. ``w`` advances by the tile's rows, or by ``w_pitch``,
     and is asked for so many elements ``ahead``, which a stream from memory wants. Sums end with the epilogue, which
-    takes no arrays. Where they are rounded to another type, ``stored``, none are continued.
+    takes no arrays. Where they are rounded to another type, ``stored``, none are continued. Panels of another type,
+    ``samples``, are widened as they are loaded.
     """
-    data, sums_at, stored = ptr(grain.packed), ptr(grain.sums), stored or grain.sums
+    data, sums_at, stored, panels = ptr(grain.packed), ptr(grain.sums), stored or grain.sums, samples or grain.packed
     table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64), "next_w": i64}
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=ptr(stored), stride=i64, rows=i64,
+        name, steps=i64, w=data, panel=ptr(panels), start=sums_at, again=i64, to=ptr(stored), stride=i64, rows=i64,
         spare=ptr(stored), **table,
     )  # fmt: skip
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
@@ -209,7 +210,7 @@ def write_tile(
         w, sums = a.w.at(k.i * (w_pitch or tile.rows)), iter(k.values)
         for line in range(0, tile.rows if ahead or pitch is None else 0, memory.ALIGN_BYTES // grain.packed.bytes):
             w.prefetch((ahead if pitch is not None else a.next_w) + line)
-        columns = [panel.load(v * lanes, lanes) for v in across]
+        columns = [convert(panel.load(v * lanes, lanes), grain.packed) for v in across]
         following: list[Value] = []
         for m in range(tile.rows):
             weight = splat(w.load(m), lanes)  # folds into the product if it is used once
@@ -223,17 +224,18 @@ def write_tile(
 
 
 def write_channel_tile(
-    module: Module, grain: Grain, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN
-) -> Function:
+    module: Module, grain: Grain, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN,
+    samples: Type | None = None,
+) -> Function:  # fmt: skip
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
     ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
     """
-    data, sums_at = ptr(grain.packed), ptr(grain.sums)
+    data, sums_at, panels = ptr(grain.packed), ptr(grain.sums), ptr(samples or grain.packed)
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
-        offsets=ptr(i64), next_w=i64,
+        name, steps=i64, w=data, panel=panels, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64,
+        spare=sums_at, offsets=ptr(i64), next_w=i64,
     )  # fmt: skip
     a, lanes, along = f.args, tile.lanes, range(tile.vectors)
     targets = [a.to.at(a.stride * n) for n in range(tile.columns)]
@@ -249,7 +251,7 @@ def write_channel_tile(
         weights = [w.load(v * lanes, lanes) for v in along]
         following: list[Value] = []
         for n in range(tile.columns):
-            sample = panel.splat(n, lanes)
+            sample = convert(panel.splat(n, lanes), grain.packed)
             following += [grain.multiply_add(weight, sample, next(sums)) for weight in weights]
         k.values = following
     results = iter(k.values)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
-from lucid.kernels.algorithms.base import memory_cycles, sum_type
+from lucid.kernels.algorithms.base import memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
@@ -119,7 +119,8 @@ class Split:
         """Of all threads until the last is done, on average over numbers of threads."""
         tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
         uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
-        waiting = sum(n * (ceil(tasks / n) + uneven) / tasks for n in _WORKERS) / len(_WORKERS)
+        workers = [useful_threads(self.cycles, n) for n in _WORKERS]
+        waiting = sum(n * (ceil(tasks / n) + uneven) / tasks for n in workers) / len(workers)
         return waiting * self.cycles + _STEP_CYCLES * (self.chunks > 1)
 
 
