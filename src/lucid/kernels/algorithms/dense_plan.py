@@ -170,9 +170,13 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
     """Whether tiles may read x itself: the last of a span moves back to end with it, so it must be the first to do so.
 
     Sums that wait for more channels in the result would be continued twice where tiles meet; a turned tile's have a
-    buffer of their own.
+    buffer of their own, but it would widen every sample alone.
     """
-    if blocking.channels < sizes.channels and not blocking.tile.over_channels:
+    if blocking.tile.over_channels:
+        refused = sizes.grain.packed != sizes.grain.stored
+    else:
+        refused = blocking.channels < sizes.channels
+    if refused:
         return False
     return all(Cut.of(layout, blocking).shortest >= blocking.tile.columns for layout in layouts)
 

@@ -82,7 +82,7 @@ def bind(
     samples = shape.grain.stored if blocking.shared == pixel_panels.IN_PLACE else shape.grain.packed
     numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples)
     if blocking.channels < shape.channels:  # sums wait for more
-        numbers |= tile_parts(shape.grain, blocking.tile, samples=samples)
+        numbers |= tile_parts(shape.grain, blocking.tile)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -182,7 +182,7 @@ def parts(
 def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type) -> None:
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
-        write_channel_tile(module, grain, tile, "tile_1", epilogue, samples)
+        write_channel_tile(module, grain, tile, "tile_1", epilogue)
         return
     for v in range(1, tile.vectors + 1):
         narrower = Tile(tile.rows, v, tile.lanes)
