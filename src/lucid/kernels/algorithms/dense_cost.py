@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lucid.kernels import target
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, row_blocks, weight_run
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Axis, Layout
 from lucid.kernels.algorithms.tile import AnyTile, cover_products
 from lucid.kernels.plan import Problem
@@ -26,6 +27,7 @@ _COST_NS = {
     "piece": 5.0,  # a row's part of a vector
     "entry": 3.8,  # of the table of samples: a piece and a tap
     "gather": 0.8,  # a vector of a panel
+    "widen": 1.2,  # the same of half precision, before it is one of numbers
     "read": 0.39,  # a vector of x for it, and a shuffle
     "pick": 0.32,  # a shuffle more for every doubling of the taps that are read at once
     "copy": 3.5,  # a vector of single samples
@@ -118,7 +120,7 @@ class Rates(NamedTuple):
             across=ns({"product": rows}),
             block=ns({"tile": tiles, "visit": 2 * stored}),
             far=ns({"visit from third cache": stored}),
-            gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain.depth > 1),
+            gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
             span=ns({f"weight from {home}": weights}),
             packing=ns({f"weight {packed_by(sizes, layout)}": weights}),
         )
@@ -149,12 +151,13 @@ class Rates(NamedTuple):
         )
 
 
-def gathered_ns(layout: Layout, lanes: int, channels: int, pairs: bool = False) -> float:
-    """Time for all samples of a position: its part of the table, then every tap of so many channels, or ``pairs``."""
+def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> float:
+    """Time for all samples of a position: its part of the table, then every tap of so many channels, or pairs."""
     x = layout.gathered[2]
     read = pixel_panels.reading(x, lanes)
     samples = {
         "gather": 1.0,
+        "widen": float(grain.depth == 1 and grain.packed != grain.stored),
         "read": read.step / read.taps,
         "pick": log2(read.taps),
         "copy": 0.0 if read.step else 1.0,
@@ -162,7 +165,7 @@ def gathered_ns(layout: Layout, lanes: int, channels: int, pairs: bool = False) 
     passes = max(1.0, 0.5 + 0.5 * lanes / x.positions)
     entries = layout.gathered_taps * passes / lanes
     table = ns({"vector": 1 / lanes, "piece": 1 / x.positions, "entry": entries / read.taps})
-    return table + entries * channels * (_PAIR_READS if pairs else 1) * ns(samples)
+    return table + entries * elements * (_PAIR_READS if grain.depth > 1 else 1) * ns(samples)
 
 
 def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:

@@ -21,6 +21,7 @@ from math import ceil
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_cost, dense_plan, overlap_kernel
 from lucid.kernels.algorithms.base import Executable
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.ir import BY_DTYPE, computed
@@ -177,7 +178,9 @@ def _gathered_ns(bound: Bound) -> float:
     problem, layout = bound.geometry.problem, bound.geometry.layout
     again = (bound.unit_spans - 1) * bound.geometry.back + bound.unit_spans * layout.halo
     samples = problem.groups * bound.parts * layout.units * (layout.unit + again)
-    return samples * dense_cost.gathered_ns(layout, bound.cut.tile.lanes, problem.group_out)
+    return samples * dense_cost.gathered_ns(
+        layout, bound.cut.tile.lanes, problem.group_out, Grain(BY_DTYPE[problem.dtype])
+    )
 
 
 def _expected_ns(bound: Bound) -> float:
