@@ -1,15 +1,19 @@
 """The native half of the thread pool, as LLVM text: a region, the workers that come to help, and one way to wait.
 
 A region is a list of steps, eight 64-bit slots each. Its owner opens the gate, works, shuts the gate and waits until
-everyone inside has left. **Nobody waits for a worker that has not come in**: work is handed out a chunk at a time by an
-atomic counter, so a worker that sleeps, was never started, or was lost in a fork only leaves more chunks to the others.
+everyone inside has left. **Nobody waits for a worker that has not come in**: work is handed out a chunk at a time by
+atomic counters, so a worker that sleeps, was never started, or was lost in a fork only leaves more chunks to the others.
+
+Each thread begins with the same share of every step, a run of its chunks, and helps with the others' when its own are
+done. So where steps, and regions, go through the same data in the same order, a thread finds in its caches what it left
+there; read from another core's, it is several times as far where cores have last caches of their own.
 
 =====  ========================================================================
 slot   meaning
 =====  ========================================================================
 0, 1   kernel, fields
 2, 3   tasks, chunk
-4, 5   chunks there are, chunks handed out
+4, 5   chunks there are, a line for each share: how many of its chunks are handed out
 6, 7   the event "chunks finished", for the barrier between two steps
 =====  ========================================================================
 
@@ -99,8 +103,8 @@ end:
   ret i64 %value
 }
 
-; Helps with every step, in order. Returns the chunks done.
-define internal i64 @work(ptr %steps, i64 %count, i64 %thread) {
+; Helps with every step, in order, beginning with the share `home` of so many. Returns the chunks done.
+define internal i64 @work(ptr %steps, i64 %count, i64 %thread, i64 %home, i64 %shares) {
 entry:
   %budget = alloca i64
   store i64 $spins, ptr %budget
@@ -115,26 +119,49 @@ step:
   %tasks_at = getelementptr i64, ptr %at, i64 2
   %chunk_at = getelementptr i64, ptr %at, i64 3
   %chunks_at = getelementptr i64, ptr %at, i64 4
-  %given_at = getelementptr i64, ptr %at, i64 5
+  %lines_at = getelementptr i64, ptr %at, i64 5
   %finished = getelementptr i64, ptr %at, i64 6
   %kernel = load ptr, ptr %kernel_at
   %fields = load ptr, ptr %fields_at
   %tasks = load i64, ptr %tasks_at
   %chunk = load i64, ptr %chunk_at
   %chunks = load i64, ptr %chunks_at
-  br label %take
+  %lines = load ptr, ptr %lines_at
+  br label %share
+share:
+  %visited = phi i64 [0, %step], [%visits, %over]
+  %before = phi i64 [0, %step], [%mine, %over]
+  %far_share = add i64 %home, %visited
+  %which = urem i64 %far_share, %shares
+  %behind = add i64 %which, 1
+  %from_scaled = mul i64 %which, %chunks
+  %to_scaled = mul i64 %behind, %chunks
+  %from = udiv i64 %from_scaled, %shares
+  %to = udiv i64 %to_scaled, %shares
+  %size = sub i64 %to, %from
+  %given_at = getelementptr [8 x i64], ptr %lines, i64 %which
+  br label %look
+look:
+  %mine = phi i64 [%before, %share], [%more, %run]
+  %gone = load atomic i64, ptr %given_at monotonic, align 8 ; what is over is looked at, and no longer written
+  %left = icmp ult i64 %gone, %size
+  br i1 %left, label %take, label %over
 take:
-  %mine = phi i64 [0, %step], [%more, %run]
-  %n = atomicrmw add ptr %given_at, i64 1 monotonic
-  %some = icmp ult i64 %n, %chunks
-  br i1 %some, label %run, label %done
+  %k = atomicrmw add ptr %given_at, i64 1 monotonic
+  %some = icmp ult i64 %k, %size
+  br i1 %some, label %run, label %over
+over:
+  %visits = add i64 %visited, 1
+  %all = icmp eq i64 %visits, %shares
+  br i1 %all, label %done, label %share
 run:
+  %n = add i64 %from, %k
   %begin = mul i64 %n, %chunk
   %far = add i64 %begin, %chunk
   %end = call i64 @llvm.umin.i64(i64 %far, i64 %tasks)
   call void %kernel(ptr %fields, i64 %begin, i64 %end, i64 %thread)
   %more = add i64 %mine, 1
-  br label %take
+  br label %look
 done:
   %sum = add i64 %total, %mine
   %was_last = icmp eq i64 %index, %last
@@ -156,8 +183,10 @@ leave:
   ret i64 %sum
 }
 
-define ptr @worker(ptr %unused) {
+; A worker, and its number, from 1: the caller of a region has the share 0.
+define ptr @worker(ptr %number) {
 entry:
+  %own = ptrtoint ptr %number to i64
   %budget = alloca i64
   store i64 $spins, ptr %budget
   call void @set_control(i64 $flush)
@@ -167,8 +196,8 @@ wait:
   %now = call i64 @await(ptr @epoch, i64 %seen, ptr %budget)
   %leave_at = getelementptr i64, ptr @crew, i64 1
   %leave = load atomic i64, ptr %leave_at acquire, align 8
-  %home = icmp ne i64 %leave, 0
-  br i1 %home, label %end, label %enter
+  %over = icmp ne i64 %leave, 0
+  br i1 %over, label %end, label %enter
 enter:
   %before = load atomic i64, ptr @gate acquire, align 8
   %is_open = icmp uge i64 %before, $open
@@ -190,7 +219,8 @@ in:
 help:
   %steps = load ptr, ptr %steps_at
   %count = load i64, ptr %count_at
-  %chunks = call i64 @work(ptr %steps, i64 %count, i64 %slot)
+  %home = urem i64 %own, %slots
+  %chunks = call i64 @work(ptr %steps, i64 %count, i64 %slot, i64 %home, i64 %slots)
   %useful = icmp ne i64 %chunks, 0
   %rest = load i64, ptr %budget
   %renewed = select i1 %useful, i64 $spins, i64 %rest       ; who finds no work for long goes to sleep
@@ -203,7 +233,7 @@ end:
   ret ptr null
 }
 
-; Fills in slots 4 to 7 and returns the most chunks that a step has.
+; Fills in slots 4, 6 and 7 and returns the most chunks that a step has.
 define internal i64 @prepare(ptr %steps, i64 %count) {
 entry:
   br label %step
@@ -214,7 +244,6 @@ step:
   %tasks_at = getelementptr i64, ptr %at, i64 2
   %chunk_at = getelementptr i64, ptr %at, i64 3
   %chunks_at = getelementptr i64, ptr %at, i64 4
-  %given_at = getelementptr i64, ptr %at, i64 5
   %finished_at = getelementptr i64, ptr %at, i64 6
   %asleep_at = getelementptr i64, ptr %at, i64 7
   %tasks = load i64, ptr %tasks_at
@@ -223,7 +252,6 @@ step:
   %last = sub i64 %up, 1
   %chunks = udiv i64 %last, %chunk
   store i64 %chunks, ptr %chunks_at
-  store i64 0, ptr %given_at
   store i64 0, ptr %finished_at
   store i64 0, ptr %asleep_at
   %more = call i64 @llvm.umax.i64(i64 %most, i64 %chunks)
@@ -232,6 +260,32 @@ step:
   br i1 %again, label %step, label %end
 end:
   ret i64 %more
+}
+
+; Nothing of any share is handed out yet: fills in slot 5, of so many lines for each step.
+define internal void @deal(ptr %steps, i64 %count, ptr %lines, i64 %shares) {
+entry:
+  %all = mul i64 %count, %shares
+  br label %line
+line:
+  %i = phi i64 [0, %entry], [%next_line, %line]
+  %given_at = getelementptr [8 x i64], ptr %lines, i64 %i
+  store i64 0, ptr %given_at
+  %next_line = add i64 %i, 1
+  %more_lines = icmp ult i64 %next_line, %all
+  br i1 %more_lines, label %line, label %step
+step:
+  %index = phi i64 [0, %line], [%next, %step]
+  %first = mul i64 %index, %shares
+  %first_line = getelementptr [8 x i64], ptr %lines, i64 %first
+  %at = getelementptr [$slots x i64], ptr %steps, i64 %index
+  %lines_at = getelementptr i64, ptr %at, i64 5
+  store ptr %first_line, ptr %lines_at
+  %next = add i64 %index, 1
+  %more_steps = icmp ult i64 %next, %count
+  br i1 %more_steps, label %step, label %end
+end:
+  ret void
 }
 
 ; Every step as one range, on this thread.
@@ -313,6 +367,9 @@ parallel:
   %count_at = getelementptr i64, ptr @region, i64 1
   %slots_at = getelementptr i64, ptr @region, i64 2
   %given_at = getelementptr i64, ptr @region, i64 3
+  %needed = mul i64 %count, %slots
+  %lines = alloca [8 x i64], i64 %needed, align 64
+  call void @deal(ptr %steps, i64 %count, ptr %lines, i64 %slots)
   store ptr %steps, ptr %steps_at
   store i64 %count, ptr %count_at
   store i64 %slots, ptr %slots_at
@@ -322,7 +379,7 @@ parallel:
   %excess = sub i64 %workers, %helpers
   %spare = call i64 @llvm.smax.i64(i64 %excess, i64 0)
   %now = call i64 @signal(ptr @epoch, i64 1, i64 %spare)
-  %mine = call i64 @work(ptr %steps, i64 %count, i64 0)
+  %mine = call i64 @work(ptr %steps, i64 %count, i64 0, i64 0, i64 %slots)
   %before = atomicrmw sub ptr @gate, i64 $open acq_rel
   %others = sub i64 %before, $open
   br label %check

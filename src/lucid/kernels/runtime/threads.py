@@ -186,7 +186,8 @@ class NativePool:
 
     def _start_worker(self) -> bool:
         libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
-        error = libc.pthread_create(ctypes.byref(thread), None, self._native["worker"], None)
+        number = _ptr(len(self._crew) + 1)
+        error = libc.pthread_create(ctypes.byref(thread), None, self._native["worker"], number)
         if error:
             self._most = len(self._crew) + 1
             warnings.warn(f"lucid: {self._most} threads and no more: {os.strerror(error)}", RuntimeWarning, 2)
