@@ -96,12 +96,19 @@ SCALE = """
   %to = getelementptr float, ptr %y, i64 %i
   store float %z, ptr %to
 """
+# Which slot did a task, of as many as there are threads: each waits for the others', so a thread does one.
+SEAT = """
+  call void @meet(ptr %fields, i64 0, i64 1, i64 %thread)
+  %slot = getelementptr i64, ptr %slots, i64 %i
+  store i64 %thread, ptr %slot
+"""
 ROOM = ("ptr count", "i64 many", "ptr missed")
 KERNELS = (
     REST
     + entry("mark", "ptr counts", "ptr slots", "i64 pauses", body=MARK)
     + entry("meet", *ROOM, body=MEET)
     + entry("mix", "ptr source", "ptr target", "i64 many", body=MIX)
+    + entry("seat", *ROOM, "ptr slots", body=SEAT)
     + entry("scale", *ROOM, "ptr x", "ptr y", body=SCALE)
 )
 
@@ -250,6 +257,17 @@ def test_a_step_sees_all_of_the_one_before(many, chunk, workers):
     mix = kernels().address("mix")
     threads.run_steps([(mix, table, many, chunk) for table in tables], threads=workers)
     np.testing.assert_array_equal(buffers[0], mixed(first, 6))
+
+
+@native
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_thread_begins_with_the_same_share_of_every_step(pool, workers):
+    count, missed = np.zeros((50, 8), np.int64), np.zeros(1, np.int64)
+    slots = np.full((50, workers), -1)
+    seats = [fields(place, workers, missed, row) for place, row in zip(count, slots, strict=True)]
+    threads.run_steps([(kernels().address("seat"), seat, workers, 1) for seat in seats], threads=workers)
+    assert not missed[0]
+    assert slots[0, 0] == 0 and (slots == slots[0]).all()
 
 
 @pytest.mark.parametrize("pauses", [100, 20_000])  # short enough to spin, long enough to sleep

@@ -358,20 +358,27 @@ def _write_finish(module: Module, lanes: int) -> None:
 
 
 def _write_prepare_all(module: Module, stored: Type, lanes: int) -> None:
-    """The entry ``prepare_all``: a task is a vector of channels of x or g, in one group and box."""
+    """The entry ``prepare_all``: a task is a vector of channels of x or g, in one group and box.
+
+    They are in the order of ``multiply_parts``, those of x spread evenly among those of g: so who has a share of both
+    steps prepares what it multiplies of g, and as much of x as the others.
+    """
     f, a = _entry(
-        module, "prepare_all", stored, "prepare x g sums shared scratch x_record g_record has_bias groups group_in "
-        "group_out sums_step u_shared own",
+        module, "prepare_all", stored, "prepare x g sums shared scratch x_record g_record has_bias boxes groups "
+        "group_in group_out sums_step u_shared own",
     )  # fmt: skip
     p, own = f.args, a.scratch.at(f.args.thread * a.own)
     vectors = _operand(a.x_record, "vectors").vectors
     each = vectors + _operand(a.g_record, "vectors").vectors
     with f.loop(p.begin, p.end) as task:
-        vector, number = task.i % each, task.i // each
-        of_x, group, box = vector < vectors, number % a.groups, number // a.groups
+        box, rest = task.i % a.boxes, task.i // a.boxes
+        turn, group = rest % each, rest // each
+        before = turn * vectors // each
+        of_x, number = before < (turn + 1) * vectors // each, box * a.groups + group
+        vector = select(of_x, before, turn - before)
         record, data = select(of_x, a.x_record, a.g_record), select(of_x, a.x, a.g)
         to, in_group = select(of_x, a.shared, a.shared.at(a.u_shared)), select(of_x, a.group_in, a.group_out)
-        r, c = _operand(record, "slot width block"), select(of_x, vector, vector - vectors) * lanes
+        r, c = _operand(record, "slot width block"), vector * lanes
         f.call(
             a.prepare, p.fields, record, data, own, box, group * in_group + c, minimum(in_group - c, lanes),
             to.at(number * r.slot + c // r.width * r.block + c % r.width), a.sums.at(number * a.sums_step + c),

@@ -1,8 +1,8 @@
 """The native half of the thread pool, as LLVM text: a region, the workers that come to help, and one way to wait.
 
 A region is a list of steps, eight 64-bit slots each. Its owner opens the gate, works, shuts the gate and waits until
-everyone inside has left. **Nobody waits for a worker that has not come in**: work is handed out a chunk at a time by
-atomic counters, so a worker that sleeps, was never started, or was lost in a fork only leaves more chunks to the others.
+everyone inside has left. **Nobody waits for a worker that has not come in**: atomic counters hand out work a chunk at a
+time, so a worker that sleeps, was never started, or was lost in a fork only leaves more chunks to the others.
 
 Each thread begins with the same share of every step, a run of its chunks, and helps with the others' when its own are
 done. So where steps, and regions, go through the same data in the same order, a thread finds in its caches what it left
