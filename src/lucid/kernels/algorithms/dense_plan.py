@@ -43,6 +43,8 @@ _TURNED_TILES = 2
 _TILES = 3
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
 _TASKS = 16
+#: Part of the usual wait for the last task where all are alike and each thread has as many.
+_EVEN_WAIT = 0.2
 #: Work below which a task is not worth a hand-over.
 _TASK_FLOPS = 1 << 20
 _MOST_TAPS = 16384
@@ -282,14 +284,27 @@ def _best(
         if always_ns + group.least > fastest:
             break
         for cut_up, parts in _blockings(problem, sizes, group.layouts, group.tile, isa):
-            times = [(n, rates.times(cut_up)) for n, rates in group.rates]
-            for row_parts, waiting in parts.items():
-                time = always_ns + sum(n * each.of(row_parts) for n, each in times)
-                weighed = time * (1 + waiting)
-                fastest = min(fastest, weighed)
-                found.append((weighed, group.number, time, cut_up, row_parts, group.layouts))
-    _, _, time, cut_up, row_parts, layouts = min(found, key=lambda entry: entry[:2])
-    return time, replace(cut_up, row_parts=row_parts), layouts
+            phases_times = [(n, rates.times(cut_up)) for n, rates in group.rates]
+            times = {n: always_ns + sum(alike * each.of(n) for alike, each in phases_times) for n in parts}
+            weighed = min(times[n] * (1 + waiting) for n, waiting in parts.items())
+            fastest = min(fastest, weighed)
+            found.append((weighed, group.number, cut_up, parts, times, group.layouts))
+    _, _, cut_up, parts, times, layouts = min(found, key=lambda entry: entry[:2])
+    usual = min(parts, key=lambda n: times[n] * (1 + parts[n]))
+    cuts = {n: replace(cut_up, row_parts=n) for n in parts if n <= usual}
+    row_parts = min(cuts, key=lambda n: times[n] * (1 + parts[n] * _wait(sizes, cuts[n], layouts)))
+    return times[row_parts], cuts[row_parts], layouts
+
+
+def _wait(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
+    """What part of the usual wait for the last task there is: little where two or four threads share alike ones evenly.
+
+    Only for fewer row parts, each of which gathers its samples anew: what else differs matters more than this.
+    """
+    cuts, heights = [Cut.of(layout, blocking) for layout in layouts], row_blocks(sizes, blocking.tile)
+    tasks = sizes.groups * sum(cut.spans for cut in cuts) * blocking.row_parts
+    alike = heights % blocking.row_parts == 0 and all(cut.span - cut.shortest < blocking.tile.columns for cut in cuts)
+    return _EVEN_WAIT if alike and tasks % 4 == 0 else 1.0
 
 
 def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
