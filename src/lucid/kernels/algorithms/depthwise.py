@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucid.kernels.algorithms import correlation, depthwise_grad
+from lucid.kernels.algorithms import correlation, depthwise_grad, depthwise_grad_kernel
 from lucid.kernels.algorithms.base import GHZ, Executable, shared_tasks
 from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.epilogue import is_short
@@ -39,7 +39,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     if problem.role == "grad_weight":
         results, lines, columns, down, long = (plan[name] for name in _SUMS_NUMBERS)
-        sums = depthwise_grad.Tile(results, lines, columns, down, bool(long))
+        sums = depthwise_grad_kernel.Tile(results, lines, columns, down, bool(long))
         return depthwise_grad.bind(depthwise_grad.sums(problem, isa, sums), isa)
     rows, vectors, span, step, results, phases, taps, group = (plan[name] for name in _TILE_NUMBERS)
     tile = Tile(rows, vectors, span, step, results, phases, taps, group)
