@@ -10,6 +10,7 @@ from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
 from lucid.kernels.algorithms.weight_grad_split import Tile, split
+from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512, AVX512_BF16
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import HALF
@@ -94,6 +95,16 @@ def test_sizes_about_the_vector_width(isa, width):
         check(weight_grad, Case(1, width, 3, (3, width), (2, 1)), "grad_weight")
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("vectors", [5, 6, 7])
+def test_several_vectors_of_channels(isa, vectors):
+    """Panels wider than four vectors, the last one cut short."""
+    with target.using(isa):
+        channels = vectors * max(target.isa().lanes(f32), 4) - 1
+        check(weight_grad, Case(2, 5, channels, (9, 13), (3, 3), padding=1), "grad_weight")
+        check(weight_grad, Case(1, 26, channels, (11,), (1,)), "grad_weight")
+
+
 @pytest.mark.parametrize("case", CHUNKED, ids=str)
 def test_bits_do_not_depend_on_threads(case):
     arrays, results, before = case.arrays(), [], threads.get_num_threads()
@@ -127,6 +138,14 @@ def test_neighbouring_taps_share_an_offset_in_tiles_of_one_vector():
     assert tile(Case(1, 16, 16, (64, 64), (5, 5), padding=2)) == Tile(1, 5, 5)
     assert tile(Case(1, 16, 16, (64, 64), (5, 5), 1, 2, padding=4)).columns == 1
     assert tile(Case(1, 16, 32, (64, 64), (5, 5), padding=2)).columns == 1
+
+
+def test_an_odd_vector_joins_a_wide_tile():
+    def tile(c_in, c_out):
+        return split(Case(1, c_in, c_out, (14, 14), (1, 1)).problem("grad_weight"), AVX512).tile
+
+    assert [tile(480, c_out) for c_out in (64, 80, 112)] == [Tile(4, 6), Tile(5, 4), Tile(7, 3)]
+    assert tile(100, 160).vectors < 5, "wider panels cost more than the few products that they save"
 
 
 def test_x_is_read_in_place_where_there_is_neither_padding_nor_another_type():

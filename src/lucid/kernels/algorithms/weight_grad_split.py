@@ -22,6 +22,8 @@ from lucid.kernels.plan import Problem
 
 _SLICE_BYTES = 2 << 20  # all slices that wait to be added, or a thread's own
 _WORKERS = (2, 4, 8)  # numbers of threads that the split is made for: all of them get the same tasks
+_USUAL_VECTORS, _MOST_VECTORS = 4, 7  # of a tile
+_WIDER = 1.06  # what a wider one's panels cost, since fewer of their pixels stay in the first cache
 _MOST_ROWS = 9  # offsets live in general registers, of which there are 15
 _LINE = 64
 
@@ -66,7 +68,7 @@ class Tile:
 
 def _tiles(isa: ISA, spec: ConvSpec) -> Iterator[Tile]:
     """Tiles of one vector wait for loads, one a product and those beside: the more sums, the less of those."""
-    for vectors, rows in product(range(2, 5), range(1, _MOST_ROWS + 1)):
+    for vectors, rows in product(range(2, _MOST_VECTORS + 1), range(1, _MOST_ROWS + 1)):
         # LLVM reads the steps of a pixel first; beyond this it moves sums about.
         if vectors * rows + vectors + rows <= isa.registers + 2:
             yield Tile(vectors, rows)
@@ -239,7 +241,8 @@ def _best_tile(problem: Problem, isa: ISA, lanes: int) -> Tile:
 
     def cost(tile: Tile) -> tuple[float, int]:
         blocks = ceil(problem.group_out / (tile.vectors * lanes)) * ceil(sums / tile.steps)
-        return blocks * (tile.cycles + 0.3), -tile.vectors
+        panels = _WIDER if tile.vectors > _USUAL_VECTORS else 1
+        return blocks * (tile.cycles + 0.3) * panels, -tile.vectors
 
     return min(_tiles(isa, problem.spec), key=cost)
 
