@@ -39,8 +39,8 @@ def write_place(module: Module, lanes: int) -> Function:
     f = module.function("place", void, export=False, **parameters)
     a = f.args
     begin_block = a.first * 2
-    sequence = begin_block // a.blocks_each
-    place = [begin_block % a.blocks_each, sequence % a.step, sequence // a.step]
+    among = begin_block // a.step
+    place = [among % a.blocks_each, begin_block % a.step, among // a.blocks_each]
     with f.loop(0, 2 * lanes, carry=place) as number:
         inside, phase, image = number.values
         begin = inside * a.valid * a.step + phase
@@ -66,12 +66,12 @@ def _steps_to(f: Function, distance: Value, step: Value) -> Value:
 
 
 def _next_place(f: Function, inside: Value, phase: Value, image: Value, a: Any) -> list[Value]:
-    """The block after one: in its sequence, or the first of the image's next, or of the next image."""
-    zero, inside = f.const(i64, 0), inside + 1
-    wraps = inside.eq(a.blocks_each)
-    phase = select(wraps, phase + 1, phase)
-    ends = phase.eq(a.step)
-    return [select(wraps, zero, inside), select(ends, zero, phase), select(ends, image + 1, image)]
+    """The block after one: of the next sequence, which has the same lines, or the sequences' next, or an image's first."""
+    zero, phase = f.const(i64, 0), phase + 1
+    wraps = phase.eq(a.step)
+    inside = select(wraps, inside + 1, inside)
+    ends = inside.eq(a.blocks_each)
+    return [select(ends, zero, inside), select(wraps, zero, phase), select(ends, image + 1, image)]
 
 
 def _row(rows: Pointer, number: Any) -> tuple[Value, Value, Value]:
