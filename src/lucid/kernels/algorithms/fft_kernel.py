@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.fft_rows import ROW, write_load, write_place, write_store
+from lucid.kernels.algorithms.fft_rows import MOST_APART, ROW, write_load, write_place, write_store
 from lucid.kernels.algorithms.fft_transform import times, write_transform
 from lucid.kernels.algorithms.frames import read_fields
-from lucid.kernels.epilogue import ARGUMENTS
+from lucid.kernels.epilogue import ARGUMENTS, is_short
 from lucid.kernels.ir import (
     BY_DTYPE,
     ENTRY,
@@ -77,14 +77,24 @@ def rows_at_once(isa: ISA, element: Type) -> int:
     return min(isa.lanes(element), 8 if isa.registers >= 32 else 4)
 
 
-def address(name: str, dtype: str, epilogue: Epilogue = PLAIN) -> int:
+def address(name: str, dtype: str, epilogue: Epilogue = PLAIN, step: int = 1) -> int:
     """Where an entry point or one of ``CODE`` lies, whatever the sizes; an epilogue is for ``store`` alone.
 
-    Each is a module of its own, made when it is first asked for: together they take 150 ms to compile.
+    Each is a module of its own, made when it is first asked for: together they take 150 ms to compile. ``load`` and
+    ``store`` are another for every ``step`` from a sample to the next that is dealt out in registers.
     """
     kind = computed_name(dtype) if name in _OF_BLOCKS else dtype
-    ending = (epilogue,) if epilogue and name == "store" else ()
-    return jit.kernel(("fft", name, kind, *ending), lambda isa: _write(name, kind, isa, *ending)).address(name)
+    how: tuple[int | Epilogue, ...] = ()
+    if name in _OF_ROWS:
+        how = (step if deals(dtype, step) and (name == "load" or is_short(epilogue)) else 1,)
+    if epilogue and name == "store":
+        how += (epilogue,)
+    return jit.kernel(("fft", name, kind, *how), lambda isa: _write(name, kind, isa, *how)).address(name)
+
+
+def deals(dtype: str, step: int) -> bool:
+    """Whether samples so far apart are dealt out in registers; those of half precision are moved one by one."""
+    return 1 < step <= MOST_APART and BY_DTYPE[dtype].bits > 16
 
 
 def computed_name(dtype: str) -> str:
@@ -92,18 +102,20 @@ def computed_name(dtype: str) -> str:
     return "float32" if BY_DTYPE[dtype].bits == 16 else dtype
 
 
-def _write(name: str, dtype: str, isa: ISA, *ending: Epilogue) -> Module:
+def _write(name: str, dtype: str, isa: ISA, *how: int | Epilogue) -> Module:
     module, stored = Module(f"fft {name}", isa), BY_DTYPE[dtype]
     if name in _CODE:
-        _CODE[name](module, stored, isa, *ending).export = True
+        _CODE[name](module, stored, isa, *how).export = True
     else:
         _ENTRIES[name](_Writer(module, stored, isa))
     return module
 
 
-def _write_rows(write: Callable[..., Function], module: Module, stored: Type, isa: ISA, *ending: Epilogue) -> Function:
+def _write_rows(
+    write: Callable[..., Function], module: Module, stored: Type, isa: ISA, *how: int | Epilogue
+) -> Function:
     element = computed(stored)
-    return write(module, stored, element, isa.lanes(element), *ending)
+    return write(module, stored, element, isa.lanes(element), *how)
 
 
 _CODE: dict[str, Callable[..., Function]] = {
@@ -115,6 +127,7 @@ _CODE: dict[str, Callable[..., Function]] = {
 }
 #: Which know nothing of arrays: one for all types that are computed in the same.
 _OF_BLOCKS = ("place", "forward", "inverse", "products", "correlations")
+_OF_ROWS = ("load", "store")
 
 
 #: What functions below read: a thread's part of the workspace, what transforms and stores, where rows lie.

@@ -59,7 +59,9 @@ class FourierConvolution:
         slots = list(fft_kernel.fields(BY_DTYPE[problem.dtype]))
         self._plan = steps(cut.n, isa.registers, cut.number_bytes, cut.dtype)
         self.keeps = problem.role != "grad_weight"
-        self._code = {name: fft_kernel.address(name, problem.dtype, problem.epilogue) for name in fft_kernel.CODE}
+        self._code = {
+            name: fft_kernel.address(name, problem.dtype, problem.epilogue, cut.dilation) for name in fft_kernel.CODE
+        }
         made = list(self._result() if self.keeps else self._weight_gradient())
         self._rows = np.array([[step.numbers.get(slot, 0) for slot in slots] for step in made], np.int64)
         self._steps = [(fft_kernel.address(step.entry, problem.dtype), step.tasks, step.chunk) for step in made]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lucid.kernels.epilogue import Destination, is_short
@@ -12,15 +13,18 @@ from lucid.kernels.ir import (
     Type,
     Value,
     convert,
+    deinterleave,
     i32,
     i64,
     lane_numbers,
     maximum,
     minimum,
+    picked,
     ptr,
     select,
     splat,
     transpose,
+    vector_of,
     void,
     zeros,
 )
@@ -28,6 +32,9 @@ from lucid.kernels.plan import PLAIN, Epilogue
 
 #: How many vectors of a residual's row to ask for before they are read: there are too many rows to be seen as streams.
 _AHEAD = 8
+#: Steps from a row's sample to its next, at most, where all between them is read too and dealt out in registers.
+MOST_APART = 8
+_NO_LANE = -(1 << 30)  # below any lane's number
 #: Numbers of a row of samples: where it starts, and between which of its samples there are any.
 ROW = 3
 
@@ -66,7 +73,7 @@ def _steps_to(f: Function, distance: Value, step: Value) -> Value:
 
 
 def _next_place(f: Function, inside: Value, phase: Value, image: Value, a: Any) -> list[Value]:
-    """The block after one: of the next sequence, which has the same lines, or the sequences' next, or an image's first."""
+    """The block after one: of the next sequence, in the same lines, or the next of the first, or the next image's."""
     zero, phase = f.const(i64, 0), phase + 1
     wraps = phase.eq(a.step)
     inside = select(wraps, inside + 1, inside)
@@ -92,18 +99,37 @@ def _vector(f: Function, row: tuple[Value, Value, Value], first: Value, lanes: i
     return start + select(some, first, low), (begin <= numbers) & (numbers < end)
 
 
-def write_load(module: Module, stored: Type, element: Type, lanes: int) -> Function:
+def _vectors_apart(
+    f: Function, row: tuple[Value, Value, Value], first: Value, lanes: int, apart: int, alone: bool
+) -> tuple[Value, list[Value]]:
+    """Where the samples from ``first`` on begin, and which lanes of the vectors that they are spread over to take.
+
+    All from the first that there is to the last; or, ``alone``, those that are the row's.
+    """
+    start, low, high = row
+    some = (low < first + lanes) & (first < high)
+    begin, last = (splat(convert((bound - first) * apart, i32), lanes) for bound in (low, high - 1))
+    masks = []
+    for vector in range(apart):
+        places = range(vector * lanes, (vector + 1) * lanes)
+        numbers = vector_of(f, i32, [_NO_LANE if alone and place % apart else place for place in places])
+        masks.append((begin <= numbers) & (numbers <= last))
+    return start + select(some, first, low) * apart, masks
+
+
+def write_load(module: Module, stored: Type, element: Type, lanes: int, apart: int = 1) -> Function:
     """Adds ``load(source, rows, step, n, block, ahead, next)``: rows become lanes, zeros where there is no sample.
 
     Samples are of the type ``stored``, and widened to a block's ``element``. Asks for what is read ``ahead`` and for
-    the ``next`` block, which a following call may take.
+    the ``next`` block, which a following call may take. The step is 1 or ``apart``, or any if that is 1.
     """
     source, block = ptr(stored), ptr(element)
     f = module.function("load", source=source, rows=ptr(i64), step=i64, n=i64, block=block, ahead=i64, next=i64)
     if lanes == 1:
         _load_samples(f, element, lanes)
     else:
-        f.choose(f.args.step.eq(1), lambda: _load_vectors(f, lanes), lambda: _load_samples(f, element, lanes))
+        others = partial(_load_samples, f, element, lanes) if apart == 1 else partial(_load_apart, f, lanes, apart)
+        f.choose(f.args.step.eq(1), lambda: _load_vectors(f, lanes), others)
     return f
 
 
@@ -123,6 +149,26 @@ def _load_vectors(f: Function, lanes: int) -> list[Value]:
     return []
 
 
+def _load_apart(f: Function, lanes: int, apart: int) -> list[Value]:
+    """A row's samples are picked from whole vectors, which other rows' come with, and turned where they will lie."""
+    a, pair = f.args, 2 * lanes
+    with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
+        rows, to = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * pair + part.i * lanes)
+        with f.loop(0, lanes) as lane:
+            place, masks = _vectors_apart(f, _row(rows, lane.i), first.i, lanes, apart, alone=False)
+            vectors = [a.source.at(place).load(v * lanes, lanes, mask) for v, mask in enumerate(masks)]
+            to.store(convert(deinterleave(vectors, 1)[0], a.block.pointee), lane.i * pair)
+        _turn(to, lanes)
+    return []
+
+
+def _turn(square: Pointer, lanes: int) -> None:
+    """A square of a block, rows for columns."""
+    pair = 2 * lanes
+    for k, vector in enumerate(transpose([square.load(k * pair, lanes) for k in range(lanes)])):
+        square.store(vector, k * pair)
+
+
 def _load_samples(f: Function, element: Type, lanes: int) -> list[Value]:
     a, pair = f.args, 2 * lanes
     with f.loop(0, a.n * 2) as k:
@@ -134,7 +180,9 @@ def _load_samples(f: Function, element: Type, lanes: int) -> list[Value]:
     return []
 
 
-def write_store(module: Module, stored: Type, element: Type, lanes: int, epilogue: Epilogue = PLAIN) -> Function:
+def write_store(
+    module: Module, stored: Type, element: Type, lanes: int, apart: int = 1, epilogue: Epilogue = PLAIN
+) -> Function:
     """Adds ``store(block, rows, step, n, bias, to, ahead, next, …)``: the first n numbers of every lane, into rows.
 
     The bias is a block's ``element``, and so are the channel's ``scale`` and ``shift``; with the ``residual``, which
@@ -148,9 +196,11 @@ def write_store(module: Module, stored: Type, element: Type, lanes: int, epilogu
     if lanes == 1:
         _store_samples(f, epilogue, lanes)
     else:
-        f.choose(
-            f.args.step.eq(1), lambda: _store_vectors(f, epilogue, lanes), lambda: _store_samples(f, epilogue, lanes)
+        one_by_one, dealt = (
+            partial(_store_samples, f, epilogue, lanes),
+            partial(_store_apart, f, epilogue, lanes, apart),
         )
+        f.choose(f.args.step.eq(1), lambda: _store_vectors(f, epilogue, lanes), one_by_one if apart == 1 else dealt)
     return f
 
 
@@ -184,6 +234,21 @@ def _store_vectors(f: Function, epilogue: Epilogue, lanes: int) -> list[Value]:
                 source.store(vector, lane * pair)
             with f.loop(0, lanes) as each:
                 put(each.i, source.load(each.i * pair, lanes))
+    return []
+
+
+def _store_apart(f: Function, epilogue: Epilogue, lanes: int, apart: int) -> list[Value]:
+    a, pair = f.args, 2 * lanes
+    bias = splat(a.bias, lanes)
+    with f.loop(0, a.n, lanes) as first, f.loop(0, 2) as part:
+        rows, source = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * pair + part.i * lanes)
+        _turn(source, lanes)
+        with f.loop(0, lanes) as lane:
+            place, masks = _vectors_apart(f, _row(rows, lane.i), first.i, lanes, apart, alone=True)
+            spread = [(0, place // apart) for place in range(lanes * apart)]
+            to, sums = _destination(a, epilogue, place), source.load(lane.i * pair, lanes) + bias
+            for v, (vector, mask) in enumerate(zip(picked([sums], spread), masks, strict=True)):
+                to.store(vector, v * lanes, mask)
     return []
 
 
