@@ -40,8 +40,9 @@ _COST_NS = {
     "butterfly": 0.43,  # a vector of pairs, one doubling of the size
     "load": 2.3,  # a vector of pairs
     "store": 1.7,
-    "scattered": 4.0,  # of either, sample by sample where there is a dilation
-    "scattered beyond second cache": 8.0,  # in addition: each residue reads all lines
+    "dealt": 0.9,  # of those that the samples of either are spread over by a dilation, and picked from
+    "scattered": 4.0,  # a vector of either, where its samples are not picked, but come one by one
+    "apart beyond second cache": 8.0,  # a vector of either, picked or not
     "multiply": 0.16,  # in place
     "product": 0.6,  # of vectors of pairs, where they are summed
     "lane sum": 0.6,
@@ -138,15 +139,17 @@ def _work(cut: Cut) -> dict[str, float]:
         summed = 0 if forward and not cut.shares else cut.pairs * cut.rows * pieces
     multiplied = back if forward and not cut.shares else 0
     filters = cut.filters if forward else 0
-    scattered = n * (into + back * forward) if cut.dilation > 1 else 0
+    apart = n * (into + back * forward) if cut.dilation > 1 else 0
+    dealt = apart if fft_kernel.deals(problem.dtype, cut.dilation) else 0
     far = " far" if far_bytes(problem.traffic_bytes) else ""
     far_filters = forward and cut.shares and far_bytes(cut.packed_bytes)
     return {
         "butterfly": n * bits * (into + back + filters),
         "load": n * (into + filters),
         "store": n * back,
-        "scattered": scattered,
-        "scattered beyond second cache": scattered if problem.traffic_bytes > target.cpu().l2_bytes else 0,
+        "dealt": dealt * cut.dilation,
+        "scattered": apart - dealt,
+        "apart beyond second cache": apart if problem.traffic_bytes > target.cpu().l2_bytes else 0,
         "multiply": n * (multiplied + filters),
         "product": n * summed,
         "lane sum": n * (lane_sums if cut.shares else cut.rows if not forward else 0),

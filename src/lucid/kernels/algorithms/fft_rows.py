@@ -156,7 +156,9 @@ def _load_apart(f: Function, lanes: int, apart: int) -> list[Value]:
         rows, to = a.rows.at(part.i * (lanes * ROW)), a.block.at(first.i * pair + part.i * lanes)
         with f.loop(0, lanes) as lane:
             place, masks = _vectors_apart(f, _row(rows, lane.i), first.i, lanes, apart, alone=False)
-            vectors = [a.source.at(place).load(v * lanes, lanes, mask) for v, mask in enumerate(masks)]
+            at = a.source.at(place)
+            vectors = [at.load(v * lanes, lanes, mask) for v, mask in enumerate(masks)]
+            at.prefetch(a.ahead + (lane.i + part.i) % apart * lanes)  # together, neighbours ask for all lines
             to.store(convert(deinterleave(vectors, 1)[0], a.block.pointee), lane.i * pair)
         _turn(to, lanes)
     return []
@@ -249,6 +251,7 @@ def _store_apart(f: Function, epilogue: Epilogue, lanes: int, apart: int) -> lis
             to, sums = _destination(a, epilogue, place), source.load(lane.i * pair, lanes) + bias
             for v, (vector, mask) in enumerate(zip(picked([sums], spread), masks, strict=True)):
                 to.store(vector, v * lanes, mask)
+            to.y.prefetch(a.ahead + (lane.i + part.i) % apart * lanes, write=True)
     return []
 
 
