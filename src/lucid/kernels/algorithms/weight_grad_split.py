@@ -123,6 +123,7 @@ class Split:
         uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
         workers = [useful_threads(self.cycles, n) for n in _WORKERS]
         waiting = sum(n * (ceil(tasks / n) + uneven) / tasks for n in workers) / len(workers)
+        waiting *= _WORKERS[0] / workers[0]  # of two, one waits for nothing where work is too little to wake it
         return waiting * self.cycles + _STEP_CYCLES * (self.chunks > 1)
 
 
