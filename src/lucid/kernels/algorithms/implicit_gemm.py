@@ -2,7 +2,7 @@
 
 ::
 
-    for each phase, span of positions, group, part of the rows:     tasks, in any order, on any thread
+    for each phase, group, part of the rows, span of positions:     tasks, in any order, on any thread
         write the table of the span                                 all geometry: see pixel_gather
         for each block of channels c:                               in this order on any number of threads
             pack the span's panels                                  in the second level cache
@@ -201,7 +201,10 @@ def _write(grain: Grain, samples: Type, isa: ISA) -> Module:
 
 
 def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: dict[str, Type]) -> None:
-    """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows."""
+    """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows.
+
+    Spans are side by side: a thread, whose share of the tasks is a run of them, reads few parts' weights.
+    """
     multiply = _write_multiply(module, grain, samples)
     f = module.entry("run", **fields)
     a = f.args
@@ -214,9 +217,9 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
     panel, entries, merges = own.cast(grain.packed), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
     table, pack = part(a.shape, "table"), part(a.shape, "pack")
     with f.loop(a.begin, a.end) as task:
-        row_part, rest = task.i % s["row_parts"], task.i // s["row_parts"]
-        group, rest = rest % s["groups"], rest // s["groups"]
-        span, phase = rest % s["spans"], rest // s["spans"]
+        span, rest = task.i % s["spans"], task.i // s["spans"]
+        row_part, rest = rest % s["row_parts"], rest // s["row_parts"]
+        group, phase = rest % s["groups"], rest // s["groups"]
         record = phase_record(a.phases, phase)
         r = read_phase(
             record,
