@@ -36,6 +36,9 @@ _OVER_MODEL: dict[int, dict[tuple[str, Role], float]] = {
         ("fft", "forward"): 1.3,
         ("fft", "grad_input"): 1.3,
         ("fft", "grad_weight"): 1.3,
+        ("channel_lanes", "forward"): 0.7,
+        ("channel_lanes", "grad_input"): 0.7,
+        ("channel_lanes", "grad_weight"): 0.55,
     }
 }
 _WIDENED_NS, _WIDENED_BYTE_NS = 15_000.0, 0.07  # of half precision, through copies: their calls, a byte
