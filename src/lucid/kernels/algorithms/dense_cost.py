@@ -173,7 +173,8 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[st
     z, y, x = layout.phase
     if pixel_panels.contiguous(layout.phase) and not tile.over_channels:
         at_once = sizes.stored_whole or sizes.elements * layout.taps <= MOST_STEPS
-        return {"round": 0 if at_once else tiles * tile.accumulators * tile.lanes}
+        rounded = 0 if at_once else tiles * tile.accumulators * tile.lanes
+        return {"round": rounded, **_over_ends(layout, tile, tiles)}
     stretches = sizes.batch * sizes.groups * z.positions * y.positions
     lines = stretches * sizes.rows // sizes.stack
     work: dict[str, float] = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}
@@ -185,6 +186,15 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[st
     if tile.over_channels:
         return work | {"square": stretches * ceil(sizes.rows / tile.lanes) * tile.lanes * vectors}
     return work | {"copied": lines * vectors}
+
+
+def _over_ends(layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:
+    """What tiles cost that positions of two images share, where a unit is the whole batch."""
+    image = pixel_panels.positions(layout.phase)
+    if layout.unit <= image:
+        return {}
+    over = tiles * min(1.0, tile.columns / image)
+    return {"ending": over, "stretch": 2 * over, "copied": over * (tile.accumulators + tile.rows)}
 
 
 def _met_again(sizes: Shape, lines: int, x: Axis) -> dict[str, float]:
