@@ -29,6 +29,8 @@ Role = Literal["forward", "grad_input", "grad_weight"]
 
 ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
 _DTYPES = ["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16", "complex64"]
+#: One of so many cases has a single window that is all of x, which hardly any size drawn at random is.
+_ONE_WINDOW = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,16 @@ def random_case(rng: np.random.Generator, limits: Limits = SMALL) -> Case:
     rank = int((1, 1, 2, 2, 2, 3)[rng.integers(6)])
     while True:
         case = _any_case(rng, limits, rank)
+        if case.seed % _ONE_WINDOW == 0:
+            case = _of_one_window(case)
         if valid(case) and case.products <= limits.products:
             return case
+
+
+def _of_one_window(case: Case) -> Case:
+    """The case with a single window, which is all of x."""
+    kernel, each = case.spec.kernel, (1,) * len(case.size)
+    return replace(case, size=kernel, spec=ConvSpec(kernel, case.spec.stride, each, ((0, 0),) * len(each)))
 
 
 def _any_case(rng: np.random.Generator, limits: Limits, rank: int) -> Case:
