@@ -286,7 +286,7 @@ def test_chosen_where_it_pays() -> None:
     assert chosen(layer(64, 64, 56, role="grad_input")) == "winograd"
     assert {chosen(generator(role)) for role in ROLES} == {"winograd"}
     down = replace(DOWN, batch=4, c_in=128, c_out=128, size=(56, 56))
-    assert [chosen(replace(down, role=role)) for role in ROLES] == ["winograd", "winograd", "weight_grad"]
+    assert {chosen(replace(down, role=role)) for role in ROLES} == {"winograd"}
     stem = replace(DOWN, c_in=3, c_out=64, size=(112, 112), spec=replace(DOWN.spec, kernel=(7, 7)))
     assert {chosen(replace(stem, role=role)) for role in ("forward", "grad_input")} == {"winograd"}
     assert "winograd" not in {chosen(layer(1, 16, 28)), chosen(layer(8, 8, 12))}
