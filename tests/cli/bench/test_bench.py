@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lucid.cli.bench import machine
 from lucid.cli.bench.problem import Layer, errors, suite
 from lucid.cli.bench.report import Column, Table, table_lines
 from lucid.cli.bench.rows import Row, hold_to_best
@@ -121,3 +122,11 @@ def test_rows_are_held_to_the_best_peaks_of_the_run() -> None:
     for row in rows:
         assert (row.peak_gflop_per_s, row.copy_gb_per_s) == (500.0, 50.0)
         assert row.roofline == pytest.approx(layer.flops / 500e9 / 0.01)
+
+
+def test_busy_cores_are_those_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 400 ticks of all cores, 100 idle and 100 waiting for a disk: half the cores' time is work."""
+    lines = iter(["cpu  10 0 0 50 0 0 0 0 0 0", "cpu  150 20 20 150 100 5 5 10 7 7"])
+    monkeypatch.setattr(machine.Path, "read_text", lambda *_: next(lines) + "\ncpu0 0\n")
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 8)
+    assert machine.busy_cores(0.0) == pytest.approx(4.0)

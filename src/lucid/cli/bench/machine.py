@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -19,6 +21,27 @@ def cpu_name() -> str:
         if line.startswith("model name"):
             return f"{line.partition(':')[2].strip()} ({llvm.get_host_cpu_name()}, {vectors})"
     return f"{platform.machine()} ({llvm.get_host_cpu_name()}, {vectors})"
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """How many cores' time others take, seen over some seconds of rest; elsewhere than on Linux, the load average.
+
+    The load average of a minute still holds what ended a minute ago, such as the benchmark before this one.
+    """
+    try:
+        idle, total = _ticks()
+        time.sleep(seconds)
+        idle_after, total_after = _ticks()
+    except FileNotFoundError:
+        return os.getloadavg()[0]
+    share = (idle_after - idle) / max(1, total_after - total)
+    return (1 - share) * (os.cpu_count() or 1)
+
+
+def _ticks() -> tuple[int, int]:
+    """Time that all cores spent idle or waiting for disks, and in all."""
+    counts = [int(word) for word in Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:9]]
+    return counts[3] + counts[4], sum(counts)
 
 
 def commit() -> str:

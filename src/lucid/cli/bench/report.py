@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lucid.cli.bench.machine import commit, cpu_name
+from lucid.cli.bench.machine import busy_cores, commit, cpu_name
 
 # With others at work a thread pool's barrier waits for a core, and times of small layers grow a hundredfold.
-BUSY = 1.0
+BUSY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +50,14 @@ class Header:
 
     @classmethod
     def of(cls, threads: int, versions: dict[str, str], isa: str | None = None) -> Header:
-        """Taken before the work begins: ``load`` is what others do on the machine; all are held to ``isa``."""
-        load = round(os.getloadavg()[0], 2)
+        """Taken before the work begins: ``load`` is how many cores others keep busy; all are held to ``isa``."""
+        load = round(busy_cores(), 2)
         cpu = cpu_name() + (f", held to {isa}" if isa else "")
         return cls(cpu, threads, versions, commit(), datetime.now(UTC).date().isoformat(), load)
 
     def line(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        place = f"{self.cpu}, {self.threads} threads, load {self.load} before"
+        place = f"{self.cpu}, {self.threads} threads, {self.load} cores busy before"
         doubt = "" if self.load < BUSY else "; THE MACHINE WAS BUSY, these figures do not hold"
         return f"{place}; {versions}; commit {self.commit}; {self.date}{doubt}"
 
