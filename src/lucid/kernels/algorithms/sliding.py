@@ -16,7 +16,15 @@ import numpy as np
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, shared_tasks, sum_type, useful_threads
+from lucid.kernels.algorithms.base import (
+    GHZ,
+    Executable,
+    address,
+    memory_cycles,
+    shared_tasks,
+    sum_type,
+    useful_threads,
+)
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
 from lucid.kernels.algorithms.sliding_kernel import WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
@@ -33,7 +41,6 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 _TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
 _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
-_GHZ = 4.0
 _STRIP_CYCLES = 40  # to begin one
 _MOST_PRODUCTS = 120  # that a step writes out: about 10 ms to compile
 
@@ -145,7 +152,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         name,
         problem,
         isa.name,
-        expected_ns=asked.cycles / _GHZ,
+        expected_ns=asked.cycles / GHZ,
         tasks=shared_tasks(asked.cycles, asked.tasks),
         tile=(("results", tile.results), ("vectors", tile.vectors), ("rows", sum(map(len, tile.lags)))),
         blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
@@ -171,7 +178,7 @@ def _plan_grad(problem: Problem, isa: ISA) -> Plan:
         name,
         problem,
         isa.name,
-        expected_ns=asked.cycles / _GHZ,
+        expected_ns=asked.cycles / GHZ,
         tasks=shared_tasks(asked.cycles, problem.c_out),
         tile=(("downs", asked.tile.downs), ("across", len(asked.tile.across))),
         blocking=(("passes", len(asked.passes)),),

@@ -29,7 +29,7 @@ from __future__ import annotations
 from math import ceil, prod
 
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
-from lucid.kernels.algorithms.base import Executable, address, shared_tasks, sum_type, useful_threads
+from lucid.kernels.algorithms.base import GHZ, Executable, address, shared_tasks, sum_type, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
@@ -42,7 +42,6 @@ name = "weight_grad"
 roles = ("grad_weight",)
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
-_GHZ = 4.0
 _BOX = ("box_n", "box_d", "box_h", "box_w")
 
 
@@ -60,7 +59,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         name,
         problem,
         isa.name,
-        expected_ns=chosen.cycles / _GHZ,
+        expected_ns=chosen.cycles / GHZ,
         tasks=shared_tasks(chosen.cycles, chosen.parts * chosen.chunks),
         tile=(("vectors", tile.vectors), ("steps", tile.steps), ("columns", tile.columns)),
         blocking=(

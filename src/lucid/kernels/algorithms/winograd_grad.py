@@ -15,7 +15,7 @@ import numpy as np
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import winograd_grad_kernel as kernel
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, shared_tasks, useful_threads
+from lucid.kernels.algorithms.base import GHZ, Executable, address, memory_cycles, shared_tasks, useful_threads
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_GROWTH, MOST_POINTS, Form, divided, outputs_of
@@ -62,7 +62,6 @@ _COST_NS = {
     "task": 195.0,
 }
 _CALL_NS = 6000.0  # 3150 alone; two threads wait for each other
-_GHZ = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +326,7 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
         problem,
         isa.name,
         expected_ns,
-        tasks=shared_tasks(expected_ns * _GHZ, sizes.numbers["parts"] * split.chunks),
+        tasks=shared_tasks(expected_ns * GHZ, sizes.numbers["parts"] * split.chunks),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
@@ -410,7 +409,7 @@ def work(problem: Problem, form: Form, split: Split, sizes: Layout) -> dict[str,
 
 def _expected_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> float:
     counts = work(problem, form, split, sizes)
-    waiting = _WAITING * memory_cycles(problem.traffic_bytes) / _GHZ
+    waiting = _WAITING * memory_cycles(problem.traffic_bytes) / GHZ
     return _CALL_NS + waiting + sum(number * _COST_NS[unit] for unit, number in counts.items())
 
 
@@ -504,7 +503,7 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
         **{name: parts.address(name) for name in ("prepare", "multiply", "results")}, **sizes.numbers,
     }  # fmt: skip
     entries = _steps(code, problem, split, sizes)
-    cycles = _expected_ns(problem, form, split, sizes) * _GHZ
+    cycles = _expected_ns(problem, form, split, sizes) * GHZ
     places = dict.fromkeys(("x", "g", "gw", "gb", "shared"), 0)
     places |= {"sums": sizes.shared * f32.bytes, "scratch": (sizes.shared + sizes.sums) * f32.bytes}
     return Launch(
