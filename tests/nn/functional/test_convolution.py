@@ -12,6 +12,7 @@ import lucid
 from lucid import nn
 from lucid.autograd import check_grads
 from lucid.nn import functional as F
+from lucid.nn.functional import convolution
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -353,3 +354,15 @@ def test_the_layer_names_itself() -> None:
         nn.Conv1d(3, 4, 3)(X(1, 2, 8))
     with pytest.raises(lucid.ShapeError, match=r"^ConvTranspose2d: the input"):
         nn.ConvTranspose2d(3, 4, 3)(X(1, 2, 8, 8))
+
+
+@pytest.mark.parametrize("one", [1, (1,)], ids=["integer", "tuple"])
+def test_a_call_is_looked_up_the_second_time(one: Any) -> None:
+    """Checking the arguments takes longer than a small layer; but True is no 1 and 1.0 is an error, cached or not."""
+    x, w = lucid.ones(1, 2, 5), lucid.ones(3, 2, 2)
+    F.conv1d(x, w, stride=one, padding=one, dilation=one)
+    before = convolution._call_again.cache_info().hits
+    F.conv1d(x, w, stride=one, padding=one, dilation=one)
+    assert convolution._call_again.cache_info().hits == before + 1
+    with pytest.raises(TypeError, match="stride"):
+        F.conv1d(x, w, stride=(1.0,), padding=one, dilation=one)

@@ -61,8 +61,10 @@ class Layer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the functional."""
-        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        """Keyword arguments of the functional, as they are mostly written: one number for axes that are alike."""
+        axes = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        alike = {name: values[0] if len(set(values)) == 1 else values for name, values in axes.items()}
+        return alike | {"groups": self.groups}
 
     @property
     def out_size(self) -> tuple[int, ...]:

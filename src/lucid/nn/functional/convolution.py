@@ -291,7 +291,7 @@ def conv_transpose_of(
     output_padding: Any, groups: Any, dilation: Any, mode: Any, output_size: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
     """A transposed convolution of arguments as users write them."""
-    plain = _plain(stride, dilation, groups, padding, mode) and type(output_padding) is int and output_size is None
+    plain = _plain(stride, dilation, groups, padding, mode) and _integers(output_padding) and output_size is None
     find = _transposed_call_again if plain else _transposed_call_of
     call = find(
         caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups, mode,
@@ -302,8 +302,13 @@ def conv_transpose_of(
 
 def _plain(stride: Any, dilation: Any, groups: Any, padding: Any, mode: Any) -> bool:
     """Whether a cache may tell arguments apart: it takes 1.0 and True for 1, and no list."""
-    integers = type(stride) is type(dilation) is type(groups) is int
-    return integers and type(padding) in (int, str) and type(mode) is str
+    told = type(groups) is int and type(mode) is str and (type(padding) is str or _integers(padding))
+    return told and _integers(stride) and _integers(dilation)
+
+
+def _integers(value: Any) -> bool:
+    """An integer, or a tuple of them and of nothing else."""
+    return type(value) is int or (type(value) is tuple and set(map(type, value)) == {int})
 
 
 def _call_of(
