@@ -78,7 +78,7 @@ class LaneFrame:
     def met(self, axis: int, count: int) -> list[list[tuple[int, int]]]:
         """For every result along an axis, the (place in the source, tap) pairs inside, in their order."""
         phases, low, stride = self.axes[axis].phases, self.axes[axis].low, self.stride[axis]
-        every = [(divmod(n, len(phases))) for n in range(count)]
+        every = (divmod(n, len(phases)) for n in range(count))
         places = [[(q * stride + at - low, t) for t, at in phases[phase]] for q, phase in every]
         return [[(at, t) for at, t in pairs if 0 <= at < self.source[axis]] for pairs in places]
 

@@ -198,11 +198,9 @@ def write_store(
     if lanes == 1:
         _store_samples(f, epilogue, lanes)
     else:
-        one_by_one, dealt = (
-            partial(_store_samples, f, epilogue, lanes),
-            partial(_store_apart, f, epilogue, lanes, apart),
-        )
-        f.choose(f.args.step.eq(1), lambda: _store_vectors(f, epilogue, lanes), one_by_one if apart == 1 else dealt)
+        common = f, epilogue, lanes
+        others = partial(_store_samples, *common) if apart == 1 else partial(_store_apart, *common, apart)
+        f.choose(f.args.step.eq(1), partial(_store_vectors, *common), others)
     return f
 
 
