@@ -13,6 +13,7 @@ from lucid.kernels.plan import Plan, Problem
 
 __all__ = [
     "GHZ",
+    "MOST_PRODUCTS",
     "Algorithm",
     "Executable",
     "address",
@@ -26,6 +27,8 @@ __all__ = [
 
 #: What cycles are counted at.
 GHZ = 4.0
+#: Products that a tile or a step writes out at most: about 10 ms to compile.
+MOST_PRODUCTS = 120
 
 #: A bound plan. Arrays are C-contiguous and of the problem's sizes; the last one of these is written:
 #: forward (x, w, bias, y); grad_input (g, w, bias, gx); grad_weight (x, g, gw). What there is not is None.

@@ -27,6 +27,7 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms import channel_lanes_grad
 from lucid.kernels.algorithms.base import (
     GHZ,
+    MOST_PRODUCTS,
     Executable,
     address,
     memory_cycles,
@@ -34,7 +35,7 @@ from lucid.kernels.algorithms.base import (
     sum_type,
     useful_threads,
 )
-from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, MOST_PRODUCTS, LaneFrame, most_bytes
+from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes
 from lucid.kernels.algorithms.channel_lanes_kernel import LaneTile, write
 from lucid.kernels.algorithms.correlation import axes_of
 from lucid.kernels.epilogue import is_short, sources

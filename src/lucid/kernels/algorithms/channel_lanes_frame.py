@@ -17,7 +17,6 @@ Array = np.ndarray[Any, Any]
 
 #: Pixels of a row that a tile may have: enough for rows of most lengths, and few kernels.
 COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
-MOST_PRODUCTS = 120  #: that a tile writes out: about 10 ms to compile
 
 
 @dataclass(frozen=True)

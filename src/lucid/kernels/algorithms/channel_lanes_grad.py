@@ -13,8 +13,8 @@ from math import ceil, prod
 import numpy as np
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
-from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, MOST_PRODUCTS, LaneFrame, most_bytes
+from lucid.kernels.algorithms.base import MOST_PRODUCTS, Executable, address, memory_cycles, sum_type, useful_threads
+from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes
 from lucid.kernels.algorithms.channel_lanes_kernel import clear, fill, write_back, write_turn
 from lucid.kernels.algorithms.correlation import axes_of
 from lucid.kernels.ir import (

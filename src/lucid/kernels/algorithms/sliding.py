@@ -18,6 +18,7 @@ from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
 from lucid.kernels.algorithms.base import (
     GHZ,
+    MOST_PRODUCTS,
     Executable,
     address,
     memory_cycles,
@@ -42,7 +43,6 @@ _TASKS = 16  # wanted at least; planes are cut into boxes of rows until there ar
 _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
 _STRIP_CYCLES = 40  # to begin one
-_MOST_PRODUCTS = 120  # that a step writes out: about 10 ms to compile
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def tiles(problem: Problem, isa: ISA) -> list[Sliding]:
         one
         for one in every
         if one.tile.registers(one.lanes) <= isa.registers
-        and one.tile.products <= _MOST_PRODUCTS
+        and one.tile.products <= MOST_PRODUCTS
         and all(skips <= lags[-1] for lags in one.tile.lags)
     ]
 
