@@ -10,7 +10,7 @@ import pytest
 from lucid.kernels import jit
 from lucid.kernels.launch import KEPT, WORKSPACE, Launch, address
 from lucid.kernels.runtime import threads
-from tests.kernels.convolution_fuzz import tasks_backwards
+from tests.kernels.convolution_fuzz import tasks_backwards, using_threads
 from tests.kernels.entry import entry
 
 
@@ -131,8 +131,8 @@ def test_arrays_of_derived_types_are_taken() -> None:
 @pytest.mark.usefixtures("pool")
 @pytest.mark.parametrize("size", ["small", "large", "shared"])
 def test_a_method_runs_what_the_region_runs_and_leaves_the_rest_to_another(size: str) -> None:
-    """Small regions of one thread run in native code alone; of others nothing runs but what is called otherwise."""
-    region = bound(50, *{"small": (64, 1), "large": (1 << 16, 1), "shared": (64, 3)}[size])
+    """Regions that find workers and workspace run in native code alone; of others nothing but what is called."""
+    region = bound(50, *{"small": (64, 1), "large": (1 << 18, 1), "shared": (64, 3)}[size])
     others: list[Any] = []
 
     def otherwise(*arrays: Any) -> None:
@@ -141,9 +141,11 @@ def test_a_method_runs_what_the_region_runs_and_leaves_the_rest_to_another(size:
 
     run = region.method(otherwise)
     w, bias, y = np.arange(50), np.ones(50, np.int64), np.zeros(50, np.int64)
+    region(None, w, bias, y)  # hires
+    y[...] = 0
     run(None, w, bias, y)
     assert (y == FACTOR * (w + 1)).all()
-    assert len(others) == (size != "small" or isinstance(threads._pool, threads.PythonPool))
+    assert len(others) == (size == "large" or isinstance(threads._pool, threads.PythonPool))
     others.clear()
     run(None, np.arange(100)[::2], bias, y)
     assert len(others) == 1
@@ -151,6 +153,26 @@ def test_a_method_runs_what_the_region_runs_and_leaves_the_rest_to_another(size:
     for wrong in ((None, w, bias), (None, w, bias, None)):
         with pytest.raises(TypeError, match="launch: "):
             run(*wrong)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_method_follows_the_number_of_threads(count: int) -> None:
+    """Who must hire first is Python, after a change of number as after a fork; then native code goes on alone."""
+    others: list[Any] = []
+    region = bound(50)
+
+    def otherwise(*arrays: Any) -> None:
+        others.append(arrays)
+        region(*arrays)
+
+    run = region.method(otherwise)
+    w, bias, y = np.arange(50), np.ones(50, np.int64), np.zeros(50, np.int64)
+    with using_threads(1), using_threads(count):  # by one thread fewer, the workers go home
+        for _ in range(3):
+            y[...] = 0
+            run(None, w, bias, y)
+            assert (y == FACTOR * (w + 1)).all()
+    assert len(others) == (count > 1)
 
 
 def test_a_method_holds_no_more_than_it_is_given() -> None:

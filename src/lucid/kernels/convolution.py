@@ -17,7 +17,7 @@ from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import kept, settings, target
 from lucid.kernels.casting import HALF, as_type, cast
 from lucid.kernels.kept import Versions
-from lucid.kernels.launch import Keeper, Launch
+from lucid.kernels.launch import Keeper, of_any_layout
 from lucid.kernels.plan import PLAIN, RANK, Epilogue, Problem, Role
 from lucid.kernels.runtime import memory
 from lucid.kernels.settings import Settings
@@ -128,7 +128,7 @@ def _planned(asked: Problem) -> tuple[Problem, Executable]:
 
 def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The executable with a result of its own around it, forward or in the input."""
-    fast, region, size_bytes = _of_any_layout(run), _keeper(run), prod(shape) * dtype.itemsize
+    fast, region, size_bytes = of_any_layout(run), _keeper(run), prod(shape) * dtype.itemsize
 
     def compute(
         a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None, *extras: Array | None
@@ -136,26 +136,21 @@ def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[An
         if _observers:
             _observe(asked)
         result = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
-        if extras or (versions and region):
-            through(versions, result, a, b, bias, *extras)
+        ready = kept.ready(region, b, bias, versions) if versions and region else None
+        if ready is not None:
+            ready.compute(a, b, bias, result, ready.kept, *extras)
+        elif extras:
+            fast(a, b, bias, result, None, *extras)
         else:
             fast(a, b, bias, result)
         return result
-
-    def through(versions: Versions | None, result: Array, *arrays: Any) -> None:
-        a, b, bias, *extras = map(_contiguous, arrays)
-        ready = kept.ready(region, b, bias, versions) if region and versions else None
-        if ready is not None:
-            ready.compute(a, b, bias, result, ready.kept, *extras)
-        else:
-            run(a, b, bias, result, *((None, *extras) if extras else ()))
 
     return compute
 
 
 def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The same for the gradient of the weights, or both gradients."""
-    fast, both, size_bytes = _of_any_layout(run), asked.sums, prod(shape) * dtype.itemsize
+    fast, both, size_bytes = of_any_layout(run), asked.sums, prod(shape) * dtype.itemsize
 
     def compute(a: Array, b: Array, *nothing: object) -> Array | tuple[Array, Array]:
         if _observers:
@@ -169,15 +164,6 @@ def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[A
         return gw, gb
 
     return compute
-
-
-def _of_any_layout(run: Executable) -> Executable:
-    """The executable, of contiguous copies of the arrays where need be; the results are contiguous."""
-
-    def careful(*arrays: Array | None) -> None:
-        run(*map(_contiguous, arrays))
-
-    return run.method(careful) if isinstance(run, Launch) else careful
 
 
 def _keeper(run: Executable) -> Keeper | None:
@@ -232,10 +218,6 @@ def problem(
         bias,
         epilogue,
     )
-
-
-def _contiguous(a: Any) -> Any:
-    return a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a)
 
 
 def _name(dtype: np.dtype[Any]) -> str:

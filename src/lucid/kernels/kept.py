@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lucid.kernels.launch import Keeper, address
+from lucid.kernels.launch import Keeper, address, of_any_layout
 from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
@@ -90,12 +90,17 @@ def ready(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> R
 def _meet(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> None:
     with _lock:
         _drop(id(w))
-        if id(w) in _excluded or id(bias) in _excluded:
+        if id(w) in _excluded or id(bias) in _excluded or not _as_kernels_read(w, bias):
             return
         _known[id(w)] = new = _Weights(w, bias, versions)
         new.made[region] = None
         for part in new.parts:
             _users.setdefault(part, set()).add(id(w))
+
+
+def _as_kernels_read(w: Array, bias: Array | None) -> bool:
+    """Whether they lie in memory in order; else a kernel is given copies, new ones every time."""
+    return w.flags.c_contiguous and (bias is None or bias.flags.c_contiguous)
 
 
 def _make(known: _Weights, region: Keeper, w: Array, bias: Array | None) -> Ready | None:
@@ -107,7 +112,7 @@ def _make(known: _Weights, region: Keeper, w: Array, bias: Array | None) -> Read
         return None
     block = memory.empty(halves.kept_bytes + memory.ALIGN_BYTES, np.uint8)
     first = -address(block) % memory.ALIGN_BYTES
-    made = Ready(halves.compute, block[first : first + halves.kept_bytes])
+    made = Ready(of_any_layout(halves.compute), block[first : first + halves.kept_bytes])
     halves.make(None, w, bias, None, made.kept)
     with _lock:
         if _known.get(id(w)) is known and not known.made[region]:

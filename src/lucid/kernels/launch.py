@@ -12,7 +12,7 @@ from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.bound_text import NOTHING, WORKSPACE
 from lucid.kernels.runtime.memory import address
 
-__all__ = ["KEPT", "NOTHING", "WORKSPACE", "Halves", "Keeper", "Launch", "address", "launch"]
+__all__ = ["KEPT", "NOTHING", "WORKSPACE", "Halves", "Keeper", "Launch", "address", "launch", "of_any_layout"]
 
 Array = np.ndarray[Any, Any]
 
@@ -98,7 +98,9 @@ class Launch:
         self.steps = steps
         self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
         self.fields: Sequence[int] = [*places, *rest]
-        numbers = (len(steps), len(self.fields), len(sources), *(n for step in steps for n in step))
+        lengths = len(steps), len(self.fields), len(sources)
+        needs = most_threads, self.shared_bytes, own_bytes
+        numbers = *lengths, *needs, *(n for step in steps for n in step)
         record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
         self.bound: tuple[Array, type] = record, np.ndarray
 
@@ -124,3 +126,16 @@ class Launch:
 
     __call__ = threads.launch
     method = threads.method
+
+
+def of_any_layout(run: Callable[..., None]) -> Callable[..., None]:
+    """A bound plan for arrays of any strides: it is given contiguous copies where need be. Results are contiguous."""
+
+    def careful(*arrays: Array | None) -> None:
+        run(*map(_contiguous, arrays))
+
+    return run.method(careful) if isinstance(run, Launch) else careful
+
+
+def _contiguous(a: Any) -> Any:
+    return a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a)

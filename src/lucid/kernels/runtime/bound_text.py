@@ -8,7 +8,7 @@ from __future__ import annotations
 # Beside the position of an array: what a field of a bound region is relative to.
 WORKSPACE, NOTHING = -1, -2
 
-STACK_BYTES = 32 << 10  # of workspace that a bound region has on its caller's stack
+STACK_BYTES = 128 << 10  # of workspace that a bound region has on its caller's stack
 
 BOUND = """
 ; Runs a bound region (`bound` is the tuple that threads.Launched describes, the record's layout is in launch.py) on
@@ -22,7 +22,7 @@ entry:
   %class = load ptr, ptr %class_at
   %sizes_at = getelementptr i64, ptr %record, i64 1
   %sources_at = getelementptr i64, ptr %record, i64 2
-  %from = getelementptr i64, ptr %record, i64 3
+  %from = getelementptr i64, ptr %record, i64 6
   %count = load i64, ptr %record
   %size = load i64, ptr %sizes_at
   %patched = load i64, ptr %sources_at
@@ -127,13 +127,34 @@ declare void @PyEval_RestoreThread(ptr)
 declare ptr @PyObject_Vectorcall(ptr, ptr, i64, ptr)
 declare ptr @PyLong_FromLong(i64)
 
-; A bound region of one thread, with $stack bytes to work in, as a function of Python's own: the interpreter calls it
-; with the arrays as they are, in a tenth of the time of a foreign function. `self` is the region's tuple with a
-; callable as its third item, which is given arrays that the region cannot take.
+; A bound region that finds the workers it may have, and room for its workspace on the stack, as a function of Python's
+; own: the interpreter calls it with the arrays as they are, in a tenth of the time of a foreign function. `self` is the
+; region's tuple with a callable as its third item, which is given what this cannot do.
 define ptr @method(ptr %self, ptr %items, i64 %there) {
 entry:
+  %record = call ptr @numbers(ptr %self)
+  %most_at = getelementptr i64, ptr %record, i64 3
+  %shared_at = getelementptr i64, ptr %record, i64 4
+  %each_at = getelementptr i64, ptr %record, i64 5
+  %most = load i64, ptr %most_at
+  %shared = load i64, ptr %shared_at
+  %each = load i64, ptr %each_at
+  %allowed_at = getelementptr i64, ptr @crew, i64 2
+  %allowed = load atomic i64, ptr %allowed_at monotonic, align 8
+  %workers = load atomic i64, ptr @crew monotonic, align 8
+  %threads = call i64 @llvm.umin.i64(i64 %allowed, i64 %most)
+  %known = icmp ne i64 %allowed, 0
+  %present = add i64 %workers, 1
+  %enough = icmp ule i64 %threads, %present
+  %own = mul i64 %threads, %each
+  %bytes = add i64 %shared, %own
+  %fits = icmp ule i64 %bytes, $stack
+  %ready = and i1 %known, %enough
+  %can = and i1 %ready, %fits
+  br i1 %can, label %run, label %other
+run:
   %thread = call ptr @PyEval_SaveThread()
-  %wrong = call i64 @launch_on(ptr %self, ptr %items, i64 %there, ptr null, i64 $stack, i64 1)
+  %wrong = call i64 @launch_on(ptr %self, ptr %items, i64 %there, ptr null, i64 %bytes, i64 %threads)
   call void @PyEval_RestoreThread(ptr %thread)
   %fine = icmp slt i64 %wrong, 0
   br i1 %fine, label %done, label %other

@@ -48,7 +48,8 @@ _POOL = """
 @gate = internal global [8 x i64] zeroinitializer, align 64     ; event: threads inside, plus $open while it is open
 @region = internal global [8 x i64] zeroinitializer, align 64   ; steps, how many, slots there are, slots given out
 @owner = internal global [8 x i64] zeroinitializer, align 64    ; 1 while someone has the pool
-@crew = internal global [8 x i64] zeroinitializer, align 64     ; workers there are; 1 when they should go home
+@crew = internal global [8 x i64] zeroinitializer, align 64     ; workers there are; 1 when they should go home; threads
+                                                                ; that a region may have, 0 while nobody has said
 
 declare i64 @syscall(i64, ...)
 
@@ -329,6 +330,13 @@ define void @release() {
 ; How many workers there are now.
 define void @hire(i64 %count) {
   store atomic i64 %count, ptr @crew release, align 8
+  ret void
+}
+
+; How many threads a region may have from now on.
+define void @allow(i64 %threads) {
+  %allowed_at = getelementptr i64, ptr @crew, i64 2
+  store atomic i64 %threads, ptr %allowed_at release, align 8
   ret void
 }
 

@@ -96,7 +96,10 @@ class Pool(Protocol):
         """
 
     def method(self, region: Launched, otherwise: Callable[..., Any]) -> Callable[..., Any]:
-        """A region of one thread, and of no more workspace than the stack has, as a function of its arrays."""
+        """A region as a function of its arrays, which leaves what it cannot do to ``otherwise``."""
+
+    def allow(self, threads: int) -> None:
+        """Says how many threads a ``method`` uses."""
 
     def shrink(self) -> None:
         """Sends the workers home; a later region calls new ones."""
@@ -110,6 +113,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # of the pool's text: result, argum
     "hold": (_i64,),
     "release": (None,),
     "hire": (None, _i64),
+    "allow": (None, _i64),
     "dismiss": (None, _i64),
     "worker": (_ptr, _ptr),
 }
@@ -127,6 +131,7 @@ class NativePool:
         self._crew: list[ctypes.c_ulong] = []
         self._most = sys.maxsize
         self._ready = 0  # threads that a region can have right away
+        self._allowed = 0
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork)
 
     def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
@@ -151,6 +156,12 @@ class NativePool:
         made: Callable[..., Any] = _new_function(ctypes.byref(self._method), (*region.bound, otherwise), None)
         return made
 
+    def allow(self, threads: int) -> None:
+        with self._guard:
+            self._allowed = threads
+            if self._native:
+                self._native["allow"](threads)
+
     def shrink(self) -> None:
         with self._guard:
             if self._crew:
@@ -169,6 +180,7 @@ class NativePool:
     def _load(self) -> None:
         self._native = _functions(True, _SIGNATURES)
         self._run, self._run_steps, self._launch = (self._native[name] for name in ("run", "run_steps", "launch"))
+        self._native["allow"](self._allowed)
         self._method = _MethodDef(b"region", ctypes.cast(self._native["method"], _ptr), _METH_FASTCALL, None)
         self._ready = 1
 
@@ -266,6 +278,9 @@ class PythonPool:
     def method(self, region: Launched, otherwise: Callable[..., Any]) -> Callable[..., Any]:
         return otherwise
 
+    def allow(self, threads: int) -> None:
+        """Nothing to say: every call brings its number of threads."""
+
     def shrink(self) -> None:
         with self._guard:
             self._end()
@@ -360,12 +375,13 @@ def _plain(arrays: Sequence[Any], needed: Sequence[int]) -> list[Any]:
 
 
 def method(region: Launched, otherwise: Callable[..., Any]) -> Callable[..., Any]:
-    """A region as a function of its arrays, for one to be called often; ``otherwise`` gets those that it cannot take.
+    """A region as a function of its arrays, for one to be called often; ``otherwise`` does what it cannot do.
 
-    Cost: 0.2 us, if it is a region of one thread that needs little workspace; any other is left to ``otherwise``.
+    That is to take arrays that are not contiguous, to hire workers, and to find more workspace than the stack has.
+
+    Cost: 0.2 us alone.
     """
-    small = region.most_threads == 1 and region.shared_bytes + region.own_bytes <= STACK_BYTES
-    return _pool.method(region, otherwise) if small else otherwise
+    return _pool.method(region, otherwise) if region.shared_bytes + region.own_bytes <= STACK_BYTES else otherwise
 
 
 def get_num_threads() -> int:
@@ -373,6 +389,7 @@ def get_num_threads() -> int:
     global _threads
     if not _threads:
         _threads = _default_threads()
+        _pool.allow(_threads)
     return _threads
 
 
@@ -384,6 +401,7 @@ def set_num_threads(threads: int) -> None:
     if threads < get_num_threads():
         _pool.shrink()
     _threads = threads
+    _pool.allow(threads)
 
 
 def _crew(caller: str, threads: int | None) -> int:
