@@ -39,6 +39,7 @@ from lucid.kernels.ir import (
     i32,
     i64,
     interleave,
+    joined,
     lane_numbers,
     lane_sum,
     lanes_below,
@@ -290,6 +291,8 @@ def test_lanes(isa: ISA) -> None:
     np.testing.assert_array_equal(lanewise(lambda x, y: shuffle(x, y, picks), a, b), np.concatenate([a, b])[picks])
     np.testing.assert_array_equal(lanewise(lambda x: shuffle(x, None, picks[::-1][:1] * 8), a), np.full(8, a[1]))
     np.testing.assert_array_equal(lanewise(lambda x: splat(extract(x, 5), 8), a), np.full(8, a[5]))
+    turned = lanewise(lambda x: joined([extract(x, 7 - k) for k in range(8)]), a)
+    np.testing.assert_array_equal(turned, a[::-1])
     np.testing.assert_array_equal(lanewise(lambda x: x + splat(x.fn.const(f32, 2), 8), a), a + 2)
     np.testing.assert_array_equal(
         lanewise(lambda x: x * vector_of(x.fn, f32, range(8)), a), a * np.arange(8, dtype="f")

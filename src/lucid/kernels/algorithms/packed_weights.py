@@ -5,6 +5,7 @@ c counts elements of the grain: each holds the weights of its channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lucid.kernels.algorithms.dense_layout import part, phase_record, read_phase, read_shape
@@ -22,6 +23,7 @@ from lucid.kernels.ir import (
     i32,
     i64,
     interleave,
+    joined,
     lanes_below,
     minimum,
     ptr,
@@ -167,7 +169,7 @@ def _pack_taps(
     grain: Grain, source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any],
     stack: int, weave: int,
 ) -> None:  # fmt: skip
-    """Weights tap by tap, of a known number of rows or of any; the residues of a channel lie side by side already."""
+    """Weights tap by tap, of a known number of rows at once, or of any; the residues of a channel lie side by side."""
     f, rows, step = to.fn, s["tile_rows"], s["channel_step"]
     starts = [source.at(minimum(last, m) * s["row_step"]) for m in range(weave)]
     with f.loop(0, grain.count(channels)) as c, f.loop(0, r["taps"]) as t:
@@ -175,18 +177,18 @@ def _pack_taps(
         offset, two = first * step + r["weight_offsets"].load(t.i), first + 1 < channels
         place = to.at((c.i * r["taps"] + t.i) * rows)
 
-        def element(row: Pointer, lanes: int) -> Value:
-            numbers = [row.load(offset, lanes)]
+        def element(read: Callable[[Value], Value]) -> Value:
+            numbers = [read(offset)]
             if grain.depth > 1:  # of a channel that is missing, the one before is read
-                second = row.load(offset + select(two, step, 0), lanes)
-                numbers.append(select(two, second, 0))
+                numbers.append(select(two, read(offset + select(two, step, 0)), 0))
             return grain.element(numbers)
 
-        for known, row in enumerate(starts):
-            place.store(element(row, 1), known)
-        if not starts:
+        if starts:
+            place.store(element(lambda at: joined([row.load(at) for row in starts])))
+        else:
             with f.loop(0, rows, stack) as m:
-                place.store(element(source.at(minimum(last, m.i) // stack * s["row_step"]), stack), m.i)
+                row = source.at(minimum(last, m.i) // stack * s["row_step"])
+                place.store(element(lambda at: row.load(at, stack)), m.i)
 
 
 def write_entry(module: Module, fields: dict[str, Type]) -> Function:

@@ -30,6 +30,7 @@ from lucid.kernels.ir.values import (
     extract,
     floor,
     fma,
+    joined,
     lift,
     maximum,
     minimum,
@@ -57,7 +58,7 @@ from lucid.kernels.ir.vectors import (
 __all__ = [
     "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bf16_dot",
     "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
-    "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "lane_numbers", "lane_sum", "lane_sums", "lanes_below",
-    "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat", "sqrt",
-    "transpose", "transpose_blocks", "vec", "vector_of", "void", "zeros",
+    "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum", "lane_sums",
+    "lanes_below", "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat",
+    "sqrt", "transpose", "transpose_blocks", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

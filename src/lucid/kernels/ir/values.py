@@ -371,6 +371,20 @@ def extract(value: Value, lane: int) -> Value:
     return value.fn.emit(value.type.element, f"extractelement {value.type} {value.text}, i32 {lane}")
 
 
+def joined(scalars: Sequence[Value]) -> Value:
+    """The vector whose lanes they are."""
+    first, *_ = scalars
+    if len(scalars) == 1:
+        return first
+    if first.type in (f16, bf16):  # which are joined as whole numbers wherever they are not computed with
+        return bitcast(joined([bitcast(scalar, i16) for scalar in scalars]), vec(first.type, len(scalars)))
+    type = vec(first.type, len(scalars))
+    vector = make(first.fn, type, "poison")
+    for lane, scalar in enumerate(scalars):
+        vector = first.fn.emit(type, f"insertelement {type} {vector.text}, {scalar.type} {scalar.text}, i32 {lane}")
+    return vector
+
+
 @overload
 def select(condition: Value, yes: Pointer, no: Pointer) -> Pointer: ...
 @overload
