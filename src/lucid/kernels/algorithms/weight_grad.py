@@ -92,7 +92,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     tables = (boxes(problem, chosen), parts(problem, chosen), *places(problem, chosen), lines)
     calls = ceil(chosen.elements / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
     code = (
-        kernel.tile_address(chosen.grain, tile.vectors, tile.rows, tile.columns),
+        kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns),
         kernel.turn_address(chosen.grain),
         kernel.turn_address(Grain(element)),
     )

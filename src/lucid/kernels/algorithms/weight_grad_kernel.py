@@ -86,9 +86,9 @@ def loops_code(grain: Grain) -> jit.Code:
     return jit.kernel(("weight_grad loops", grain), lambda isa: _write_loops(isa, grain))
 
 
-def tile_address(grain: Grain, vectors: int, rows: int, columns: int) -> int:
-    """Where a tile lies; what is widened has that of what need not be."""
-    grain = Grain(grain.sums) if grain.depth == 1 else grain
+def tile_address(grain: Grain, in_place: bool, vectors: int, rows: int, columns: int) -> int:
+    """Where a tile lies; one that reads frames of what was widened is that of what need not be."""
+    grain = grain if grain.depth > 1 or in_place else Grain(grain.sums)
     key = ("weight_grad tile", grain, vectors, rows, columns)
     return jit.kernel(key, lambda isa: _write_tile(isa, grain, vectors, rows, columns)).address("tile")
 
@@ -103,13 +103,13 @@ def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -
 
     It adds panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` elements, for every s = (row, column),
     and asks for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile
-    is so narrow that it waits for loads.
+    is so narrow that it waits for loads. Numbers of the frame, which may be x itself, are widened on their way.
     """
-    element, data, module = grain.sums, ptr(grain.packed), Module("weight_grad tile", isa)
-    lanes = isa.lanes(element)
+    element, module = grain.sums, Module("weight_grad tile", isa)
+    lanes, framed = isa.lanes(element), grain.stored if grain.depth == 1 else grain.packed
     f = module.function(
-        "tile", export=True, count=i64, panel=data, frame=data, starts=ptr(i64), offsets=ptr(i64), to=ptr(element),
-        again=i64, asks=ptr(i64), next=ptr(i8),
+        "tile", export=True, count=i64, panel=ptr(grain.packed), frame=ptr(framed), starts=ptr(i64), offsets=ptr(i64),
+        to=ptr(element), again=i64, asks=ptr(i64), next=ptr(i8),
     )  # fmt: skip
     a = f.args
     offsets = [a.offsets.load(row) for row in range(rows)]
@@ -118,7 +118,7 @@ def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -
         upstream = [pixel.load(v * lanes, lanes) for v in range(vectors)]
         sums, following = iter(p.values), []
         for row, column in product(map(here.at, offsets), range(columns)):
-            value = row.splat(column, lanes)
+            value = convert(row.splat(column, lanes), grain.packed)
             following += [grain.multiply_add(g, value, next(sums)) for g in upstream]
         if vectors > 1:
             a.next.prefetch(a.asks.load(p.i), locality=2)

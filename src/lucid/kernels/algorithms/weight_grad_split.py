@@ -16,7 +16,7 @@ from lucid.kernels.algorithms.base import memory_cycles, sum_type, useful_thread
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
-from lucid.kernels.ir import BY_DTYPE, computed
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Problem
 
@@ -39,6 +39,7 @@ _COST = {
     "waiting": 0.2,  # for memory, and for the beginning of each run of pixels as for so many bytes more
     "call": 6500.0,
 }
+_WIDENING = 3  # vectors of products that hide that their factor is widened
 _TURNED = 4  # channels of a run
 _RUN_BYTES = 4096
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
@@ -286,7 +287,7 @@ def _split(
     """
     cpu, size, wide = target.cpu(), sum_type(problem).bytes, tile.vectors * lanes
     padded, sums = ceil(k_part / wide) * wide, ceil(c_part * problem.spec.taps / tile.steps) * tile.steps
-    in_place = _inside(problem)
+    in_place = _inside(problem, tile, grain, lanes)
     room = cpu.l2_bytes // 2 // size
     most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
     each = ceil(pixels / pieces / most_pixels) + finer  # boxes of a chunk
@@ -309,7 +310,7 @@ def split_as(
     """The split into these parts, boxes and chunks."""
     parts = _parts(problem, k_part, c_part)
     sub = max(16, min(256, target.cpu().l1_bytes * 2 // 3 // (tile.vectors * lanes * grain.sums.bytes)))
-    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, _inside(problem))
+    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, _inside(problem, tile, grain, lanes))
     return replace(made, cycles=sum(_COST[unit] * count for unit, count in _work(problem, made).items()))
 
 
@@ -321,10 +322,11 @@ def _of_elements(cut: Cut, grain: Grain) -> Cut:
     return cut if wide == cut.box[3] else Cut(cut.window, (*cut.box[:3], wide))
 
 
-def _inside(problem: Problem) -> bool:
-    """Whether all that is read are numbers of x as they are: there is no padding, and none is widened."""
-    stored = BY_DTYPE[problem.dtype]
-    return set(problem.spec.padding) == {(0, 0)} and computed(stored) == stored
+def _inside(problem: Problem, tile: Tile, grain: Grain, lanes: int) -> bool:
+    """Whether a tile reads x itself: there is no padding, and none is widened, or each for enough products."""
+    if set(problem.spec.padding) != {(0, 0)} or grain.depth > 1:
+        return False
+    return grain.packed == grain.stored or (tile.vectors >= _WIDENING and lanes > 1)
 
 
 def _work(problem: Problem, split: Split) -> dict[str, float]:
