@@ -32,6 +32,10 @@ from lucid.kernels.ir import (
     vec,
 )
 
+_LINE_BYTES = 64
+#: Channels asked for before they are read: the next one's weights are pages away where rows lie side by side.
+_AHEAD = 8
+
 
 def woven(rows: int, lanes: int, stack: int) -> int:
     """How many rows are interleaved whole vectors at a time, a third of the shuffles of a turn; 0 if they are turned.
@@ -104,7 +108,10 @@ def _pack_runs(
         together = together & length.eq(1)
     runs, groups = select(together, one, elements), (exist + (lanes - 1)) // lanes
     with f.loop(0, runs) as c:
-        start = source.at(c.i * grain.depth * second + r["weight_offsets"].load())
+        channel = source.at(c.i * grain.depth * second)
+        start = channel.at(r["weight_offsets"].load())
+        with f.when(~together):
+            _ask(channel, s, grain.depth)
         panel, two = to.at(c.i * length * rows), c.i * grain.depth + 1 < channels
         run = _Run(
             select(together, elements * length, length),
@@ -172,23 +179,33 @@ def _pack_taps(
     """Weights tap by tap, of a known number of rows at once, or of any; the residues of a channel lie side by side."""
     f, rows, step = to.fn, s["tile_rows"], s["channel_step"]
     starts = [source.at(minimum(last, m) * s["row_step"]) for m in range(weave)]
-    with f.loop(0, grain.count(channels)) as c, f.loop(0, r["taps"]) as t:
+    with f.loop(0, grain.count(channels)) as c:
         first = c.i * grain.depth
-        offset, two = first * step + r["weight_offsets"].load(t.i), first + 1 < channels
-        place = to.at((c.i * r["taps"] + t.i) * rows)
+        two = first + 1 < channels
+        _ask(source.at(first * step), s, grain.depth)
+        with f.loop(0, r["taps"]) as t:
+            offset, place = first * step + r["weight_offsets"].load(t.i), to.at((c.i * r["taps"] + t.i) * rows)
 
-        def element(read: Callable[[Value], Value]) -> Value:
-            numbers = [read(offset)]
-            if grain.depth > 1:  # of a channel that is missing, the one before is read
-                numbers.append(select(two, read(offset + select(two, step, 0)), 0))
-            return grain.element(numbers)
+            def element(read: Callable[[Value], Value]) -> Value:
+                numbers = [read(offset)]
+                if grain.depth > 1:  # of a channel that is missing, the one before is read
+                    numbers.append(select(two, read(offset + select(two, step, 0)), 0))
+                return grain.element(numbers)
 
-        if starts:
-            place.store(element(lambda at: joined([row.load(at) for row in starts])))
-        else:
-            with f.loop(0, rows, stack) as m:
-                row = source.at(minimum(last, m.i) // stack * s["row_step"])
-                place.store(element(lambda at: row.load(at, stack)), m.i)
+            if starts:
+                place.store(element(lambda at: joined([row.load(at) for row in starts])))
+            else:
+                with f.loop(0, rows, stack) as m:
+                    row = source.at(minimum(last, m.i) // stack * s["row_step"])
+                    place.store(element(lambda at: row.load(at, stack)), m.i)
+
+
+def _ask(channel: Pointer, s: dict[str, Value], channels: int) -> None:
+    """Asks for the rows' weights of so many channels, some ahead: where rows lie side by side they are far."""
+    step, row_step, line_elements = s["channel_step"], s["row_step"], _LINE_BYTES // channel.pointee.bytes
+    with channel.fn.loop(0, select(row_step < step, s["tile_rows"] * row_step, 0), line_elements) as line:
+        for n in range(channels):
+            channel.prefetch((_AHEAD + n) * step + line.i)
 
 
 def write_entry(module: Module, fields: dict[str, Type]) -> Function:
