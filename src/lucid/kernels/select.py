@@ -20,7 +20,7 @@ from lucid.kernels.tuning import Tuning
 #: needs one of them.
 ALGORITHMS = (
     "depthwise", "sliding", "channel_lanes", "lines", "gemm", "whole", "phase_split", "overlap_add", "weight_grad",
-    "winograd", "fft", "reference",
+    "tap_by_tap", "winograd", "fft", "reference",
 )  # fmt: skip
 
 #: What an algorithm computes that does not say so.

@@ -89,7 +89,12 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     chosen = _split(plan, isa)
     element, tile, cut, room = chosen.grain.sums, chosen.tile, chosen.cut, Room.of(problem, chosen)
     lines, asks_g, asks_x = asks(problem, chosen)
-    tables = (boxes(problem, chosen), parts(problem, chosen), *places(problem, chosen), lines)
+    tables = (
+        boxes(problem, chosen),
+        parts(problem, tile, chosen.k_part, chosen.c_part, problem.spec.taps),
+        *places(problem, chosen),
+        lines,
+    )
     calls = ceil(chosen.elements / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
     code = (
         kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns),
@@ -100,7 +105,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     numbers = (
         int(problem.bias), int(chosen.in_place), chosen.wide, tile.steps, problem.c_in * prod(problem.size),
         problem.c_out * problem.pixels, problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps,
-        tile.rows, cut.boxes, chosen.parts, chosen.chunks,
+        problem.spec.taps, 1, tile.rows, cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.window.spec.stride[2], cut.box[0],
         *cut.frame,

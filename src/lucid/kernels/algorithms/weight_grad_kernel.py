@@ -56,12 +56,14 @@ TABLES = ("boxes", "parts", "starts", "offsets", "asks")
 CODE = ("tile", "turn_in", "turn_out")
 NUMBERS = (
     "has_bias", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
+    "together", "lists",
     "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
 )  # fmt: skip
 #: A row of ``boxes``: where its first image's x, its frame in it and its g begin, where the frame begins along every
-#: axis, its images and their elements, pixels that follow each other as elements do, where its ``starts`` begin.
-BOX = ("x", "corner", "g", "top", "up", "left", "images", "per_image", "row", "starts")
+#: axis, its images and their elements, pixels that follow each other as elements do and how far apart such runs are,
+#: where its ``starts`` begin, which list of taps it is for, and 0 if it is that one's first, else -1.
+BOX = ("x", "corner", "g", "top", "up", "left", "images", "per_image", "row", "pitch", "starts", "list", "goes_on")
 #: A row of ``parts``: its channels' place in x, g, gw and gb, how many c_out and c_in, where its ``offsets`` begin,
 #: whether the sums of g are its.
 PART = ("x", "g", "gw", "gb", "rows", "channels", "offsets", "sums_g")
@@ -99,17 +101,18 @@ def turn_address(grain: Grain) -> int:
 
 
 def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -> Module:
-    """``tile(count, panel, frame, starts, offsets, to, again, asks, next)``: to[s][v] is begun, or added to ``again``.
+    """``tile(count, panel, frame, starts, offsets, to, apart, again, asks, next)``: to[s][v] is begun, or added to.
 
-    It adds panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` elements, for every s = (row, column),
-    and asks for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile
-    is so narrow that it waits for loads. Numbers of the frame, which may be x itself, are widened on their way.
+    Sums of a step are ``apart`` from the next one's; they are begun unless they go on ``again``. It adds
+    panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` elements, for every s = (row, column), and asks
+    for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile is so
+    narrow that it waits for loads. Numbers of the frame, which may be x itself, are widened on their way.
     """
     element, module = grain.sums, Module("weight_grad tile", isa)
     lanes, framed = isa.lanes(element), grain.stored if grain.depth == 1 else grain.packed
     f = module.function(
         "tile", export=True, count=i64, panel=ptr(grain.packed), frame=ptr(framed), starts=ptr(i64), offsets=ptr(i64),
-        to=ptr(element), again=i64, asks=ptr(i64), next=ptr(i8),
+        to=ptr(element), apart=i64, again=i64, asks=ptr(i64), next=ptr(i8),
     )  # fmt: skip
     a = f.args
     offsets = [a.offsets.load(row) for row in range(rows)]
@@ -124,8 +127,10 @@ def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -
             a.next.prefetch(a.asks.load(p.i), locality=2)
         p.values = following
     again = splat(a.again.ne(0), lanes)
-    for k, total in enumerate(p.values):
-        a.to.store(a.to.load(k * lanes, lanes, again) + total, k * lanes)
+    for step in range(rows * columns):
+        to = a.to.at(a.apart * step)
+        for v, total in enumerate(p.values[step * vectors : (step + 1) * vectors]):
+            to.store(to.load(v * lanes, lanes, again) + total, v * lanes)
     return module
 
 
@@ -231,10 +236,11 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
             with f.when(a.in_place.eq(0)):
                 f.call(fill, p.fields, own.cast(kind.packed), x.at(box.x), part.channels, box.images, *position)
             frame = select(a.in_place.eq(0), own, x.at(box.corner).cast(kind.element))
-            sizes = (part.rows, part.channels, box.per_image, box.row, box.images, b.i - first)
+            sizes = (part.rows, part.channels, box.per_image, box.row, box.pitch, box.images, box.list)
+            again = (b.i - first) & box.goes_on
             tables = (a.starts.at(box.starts), a.offsets.at(part.offsets))
             read = (frame, *tables, g.at(box.g), x.at(then.corner), g.at(then.g))
-            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, *read)
+            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, again, *read)
         with f.when(a.chunks.eq(1)), f.loop(0, part.rows, a.wide) as k:
             f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
     _write_finish(module, kind, unpack)
@@ -273,7 +279,7 @@ def _write_fill(module: Module, kind: _Kind) -> Function:
 
 
 def _write_pack(module: Module, kind: _Kind) -> Function:
-    """Adds ``pack(fields, panel, source, rows, first, begin, count, per_image, row, sums, again)``: a panel of g.
+    """Adds ``pack(fields, panel, source, rows, first, begin, count, per_image, row, pitch, …)``: a panel of g.
 
     panel[p][lane] are ``count`` elements of a box, of channels from ``first`` on; lanes beyond the last of ``rows``
     repeat it. The ``sums`` of each channel over the pixels are begun, or added to ``again``.
@@ -281,7 +287,7 @@ def _write_pack(module: Module, kind: _Kind) -> Function:
     grain = kind.grain
     f = module.function(
         "pack", fields=ptr(i64), panel=ptr(kind.packed), source=ptr(kind.stored), rows=i64, first=i64, begin=i64,
-        count=i64, per_image=i64, row=i64, sums=ptr(kind.element), again=i64,
+        count=i64, per_image=i64, row=i64, pitch=i64, sums=ptr(kind.element), again=i64,
     )  # fmt: skip
     p, a = f.args, read_fields(f, kind.fields, ("turn_in", "has_bias", "wide", "g_image", "g_channel"))
     end, row_elements = p.begin + p.count, grain.count(p.row)
@@ -290,7 +296,7 @@ def _write_pack(module: Module, kind: _Kind) -> Function:
         at = inside % row_elements * grain.depth
         length = minimum((end - run.i) * grain.depth, p.row - at)
         again = select(a.has_bias.ne(0), p.again + run.i, -1)
-        source = p.source.at(image * a.g_image + p.first * a.g_channel + inside // row_elements * p.row + at)
+        source = p.source.at(image * a.g_image + p.first * a.g_channel + inside // row_elements * p.pitch + at)
         to, last = p.panel.at((run.i - p.begin) * a.wide), p.rows - p.first - 1
         f.call(a.turn_in, to, a.wide, source, a.wide, last, a.g_channel, length, p.sums, again)
         run.step = grain.count(length)
@@ -298,37 +304,40 @@ def _write_pack(module: Module, kind: _Kind) -> Function:
 
 
 def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
-    """Adds ``multiply(fields, panel, to, rows, channels, per_image, row, images, again, frame, starts, …)``: a box.
+    """Adds ``multiply(fields, panel, to, rows, channels, per_image, row, pitch, images, list, again, …)``: a box.
 
+    The sums of its list of taps are every so many of all, and are begun even if it has no pixels.
     Pieces of panels of ``g`` are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next
     box, which begins at ``next_x`` and ``next_g``.
     """
     data, stored = ptr(kind.element), ptr(kind.stored)
     f = module.function(
-        "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64, images=i64,
-        again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored, next_x=stored, next_g=stored,
+        "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64, pitch=i64,
+        images=i64, list=i64, again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored, next_x=stored,
+        next_g=stored,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, kind.fields, (
-        "asks", "tile", "wide", "steps", "taps", "sub", "asks_g", "asks_x", "asks_each", "rows",
+        "asks", "tile", "wide", "steps", "together", "lists", "sub", "asks_g", "asks_x", "asks_each", "rows",
     ))  # fmt: skip
     last, pixels = a.asks_g + a.asks_x - 1, p.images * p.per_image
-    steps = (p.channels * a.taps + (a.steps - 1)) // a.steps
-    block = (steps * a.steps + 1) * a.wide  # its sums and those of g
+    steps, apart = (p.channels * a.together + (a.steps - 1)) // a.steps, a.lists * a.wide
+    block = steps * a.steps * apart + a.wide  # its sums and those of g
     pieces = (pixels + (a.sub - 1)) // a.sub
-    with f.loop(0, p.rows, a.wide) as k, f.loop(0, pixels, a.sub) as pixel:
+    with f.loop(0, p.rows, a.wide) as k, f.loop(0, maximum(pixels, 1), a.sub) as pixel:
         to = p.to.at(k.i // a.wide * block)
         asked = ((k.i // a.wide * pieces) + pixel.i // a.sub) * steps * a.asks_each
         count, again = minimum(a.sub, pixels - pixel.i), p.again + pixel.i
-        sums = to.at(steps * a.steps * a.wide)
-        here = (pixel.i, count, p.per_image, p.row)
+        sums = to.at(steps * a.steps * apart)
+        here = (pixel.i, count, p.per_image, p.row, p.pitch)
         f.call(pack, p.fields, p.panel.cast(kind.packed), p.g, p.rows, k.i, *here, sums, p.again)
         with f.loop(0, steps, carry=[asked]) as s:
             ask = minimum(s.values[0], last)
             of_g, first = ask < a.asks_g, s.i * a.steps
             ahead = (a.asks.at(ask + select(of_g, 0, a.sub)), select(of_g, p.next_g, p.next_x))
             tables = (p.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
-            f.call(a.tile, count, p.panel, p.frame, *tables, to.at(first * a.wide), again, *ahead)
+            own = to.at(first * apart + p.list * a.wide)
+            f.call(a.tile, count, p.panel, p.frame, *tables, own, apart, again, *ahead)
             s.values = [s.values[0] + a.asks_each]
     return f
 
@@ -343,10 +352,12 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
         "unpack", fields=ptr(i64), part=i64, first=i64, source=data, slices=i64, stride=i64, scratch=data
     )
     p = f.args
-    a = read_fields(f, kind.fields, ("gw", "gb", "parts", "turn_out", "has_bias", "wide", "steps", "taps", "gw_row"))
+    a = read_fields(f, kind.fields, (
+        "gw", "gb", "parts", "turn_out", "has_bias", "wide", "steps", "taps", "together", "lists", "gw_row",
+    ))  # fmt: skip
     part = _record(a.parts, PART, p.part)
     count, rows = part.channels * a.taps, minimum(a.wide, part.rows - p.first)
-    padded = (count + (a.steps - 1)) // a.steps * a.steps
+    padded = (part.channels * a.together + (a.steps - 1)) // a.steps * a.steps * a.lists
     source = p.source.at(p.first * (padded + 1))
     with f.loop(0, select(p.slices.eq(1), 0, (padded + 1) * a.wide), lanes) as v:
         with f.loop(1, p.slices, carry=[source.load(v.i, lanes)]) as j:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
@@ -20,7 +20,7 @@ from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Problem
 
-_SLICE_BYTES = 2 << 20  # all slices that wait to be added, or a thread's own
+SLICE_BYTES = 2 << 20  #: all slices that wait to be added, or a thread's own
 _WORKERS = (2, 4, 8)  # numbers of threads that the split is made for: all of them get the same tasks
 _USUAL_VECTORS, _MOST_VECTORS = 4, 7  # of a tile
 _WIDER = 1.06  # what a wider one's panels cost, since fewer of their pixels stay in the first cache
@@ -40,7 +40,7 @@ _COST = {
     "call": 6500.0,
 }
 _WIDENING = 3  # vectors of products that hide that their factor is widened
-_TURNED = 4  # channels of a run
+TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
 
@@ -67,8 +67,8 @@ class Tile:
         return max(self.vectors * self.steps, self.vectors + self.steps + (3 if self.vectors > 1 else 2), 8) / 2
 
 
-def _tiles(isa: ISA, spec: ConvSpec) -> Iterator[Tile]:
-    """Tiles of one vector wait for loads, one a product and those beside: the more sums, the less of those."""
+def tiles(isa: ISA, spec: ConvSpec) -> Iterator[Tile]:
+    """All that fit. Those of one vector wait for loads, one a product and some beside: the more sums, the fewer."""
     for vectors, rows in product(range(2, _MOST_VECTORS + 1), range(1, _MOST_ROWS + 1)):
         # LLVM reads the steps of a pixel first; beyond this it moves sums about.
         if vectors * rows + vectors + rows <= isa.registers + 2:
@@ -122,10 +122,7 @@ class Split:
         """Of all threads until the last is done, on average over numbers of threads."""
         tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
         uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
-        workers = [useful_threads(self.cycles, n) for n in _WORKERS]
-        waiting = sum(n * (ceil(tasks / n) + uneven) / tasks for n in workers) / len(workers)
-        waiting *= _WORKERS[0] / workers[0]  # of two, one waits for nothing where work is too little to wake it
-        return waiting * self.cycles + _STEP_CYCLES * (self.chunks > 1)
+        return waiting(self.cycles, tasks, uneven) * self.cycles + _STEP_CYCLES * (self.chunks > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,29 +158,33 @@ def boxes(problem: Problem, split: Split) -> Array:
     top, up, left = (at * s - low for at, s, low in zip((z, y, x), stride, lows, strict=True))
     *lines, row = (np.minimum(b, o - at) for b, o, at in zip(cut.box[1:], window.out, (z, y, x), strict=True))
     elements, run = prod(lines) * grain.count(row), np.where(row % grain.depth, row, prod(lines) * row)
-    starts = (row < cut.box[3]) * bool(split.tail) * split.elements
+    starts, list_ = (row < cut.box[3]) * bool(split.tail) * split.elements, np.zeros_like(x)
     image = n * problem.c_in * d * h * w
     g = n * problem.c_out * depth * height * width + (z * height + y) * width + x
     corner = image + (top * h + up) * w + left
     images = np.minimum(cut.box[0], window.batch - n)
-    rows = np.stack([image, corner, g, top, up, left, images, elements, run, starts], 1)
+    rows = np.stack([image, corner, g, top, up, left, images, elements, run, run, starts, list_, list_ - 1], 1)
     table: Array = np.concatenate([rows, rows[-1:]]).astype(np.int64)
     return table
 
 
-def parts(problem: Problem, split: Split) -> Array:
-    """The rows of the kernel's ``PART``."""
-    ks, cs = (
-        np.arange(0, n, step)
-        for n, step in ((problem.group_out, split.k_part), (problem.group_in, split.c_part))
-    )  # fmt: skip
+def waiting(cycles: float, tasks: int, uneven: float) -> float:
+    """How much longer threads wait for the last task than one works, on average over numbers of threads."""
+    workers = [useful_threads(cycles, n) for n in _WORKERS]
+    longer = sum(n * (ceil(tasks / n) + uneven) / tasks for n in workers) / len(workers)
+    return longer * _WORKERS[0] / workers[0]  # of two, one waits for nothing where work is too little to wake it
+
+
+def parts(problem: Problem, tile: Tile, k_part: int, c_part: int, together: int) -> Array:
+    """The rows of the kernel's ``PART``, for lists of so many taps."""
+    ks, cs = np.arange(0, problem.group_out, k_part), np.arange(0, problem.group_in, c_part)
     group, k, c = (axis.ravel() for axis in np.meshgrid(np.arange(problem.groups), ks, cs, indexing="ij"))
     row, taps = group * problem.group_out + k, problem.spec.taps
-    whole = ceil(split.c_part * taps / split.tile.steps) * split.tile.rows
+    whole = ceil(c_part * together / tile.steps) * tile.rows
     columns = [
         (group * problem.group_in + c) * prod(problem.size), row * problem.pixels,
-        row * problem.group_in * taps + c * taps, row, np.minimum(split.k_part, problem.group_out - k),
-        np.minimum(split.c_part, problem.group_in - c), (c + split.c_part > problem.group_in) * whole, c == 0,
+        row * problem.group_in * taps + c * taps, row, np.minimum(k_part, problem.group_out - k),
+        np.minimum(c_part, problem.group_in - c), (c + c_part > problem.group_in) * whole, c == 0,
     ]  # fmt: skip
     table: Array = np.stack(columns, 1).astype(np.int64)
     return table
@@ -238,18 +239,18 @@ def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
     return table, len(lists[0]), len(lists[1])
 
 
-def _best_tile(problem: Problem, isa: ISA, lanes: int) -> Tile:
-    sums = problem.group_in * problem.spec.taps
+def best_tile(tiles: Iterable[Tile], lanes: int, group_out: int, sums: int) -> Tile:
+    """The one that takes least for so many sums of each result channel of a group."""
 
     def cost(tile: Tile) -> tuple[float, int]:
-        blocks = ceil(problem.group_out / (tile.vectors * lanes)) * ceil(sums / tile.steps)
+        blocks = ceil(group_out / (tile.vectors * lanes)) * ceil(sums / tile.steps)
         panels = _WIDER if tile.vectors > _USUAL_VECTORS else 1
         return blocks * (tile.cycles + 0.3) * panels, -tile.vectors
 
-    return min(_tiles(isa, problem.spec), key=cost)
+    return min(tiles, key=cost)
 
 
-def _halvings(size: int, step: int) -> list[int]:
+def halvings(size: int, step: int) -> list[int]:
     """The size and its halves, quarters, …, rounded up to steps."""
     found = [size]
     while found[-1] > step:
@@ -268,9 +269,10 @@ def splits(problem: Problem, isa: ISA) -> list[Split]:
     window = Window.of(problem)
     grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
     lanes = isa.lanes(grain.sums)
-    tile, cut = _best_tile(problem, isa, lanes), cache(lambda pixels: _of_elements(window.cut(pixels), grain))
+    tile = best_tile(tiles(isa, problem.spec), lanes, problem.group_out, problem.group_in * problem.spec.taps)
+    cut = cache(lambda pixels: _of_elements(window.cut(pixels), grain))
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
-    channels = product(_halvings(problem.group_out, tile.vectors * lanes), _halvings(problem.group_in, 1))
+    channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
     pieces = [n for n in sorted({1, 2, 4, 8, 16, 32, 64, most}) if n <= most]
     options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
     made = (_split(problem, cut, window.pixels, tile, grain, lanes, *option) for option in options)
@@ -295,7 +297,7 @@ def _split(
     chunks = min(pieces, cut.boxes)
     slices = _parts(problem, k_part, c_part) * chunks if chunks > 1 else 1
     least = chunks == 1 and k_part <= wide and c_part == 1
-    if slices * padded * sums * size > _SLICE_BYTES and not least:
+    if slices * padded * sums * size > SLICE_BYTES and not least:
         return None
     return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks)
 
@@ -309,9 +311,19 @@ def split_as(
 ) -> Split:
     """The split into these parts, boxes and chunks."""
     parts = _parts(problem, k_part, c_part)
-    sub = max(16, min(256, target.cpu().l1_bytes * 2 // 3 // (tile.vectors * lanes * grain.sums.bytes)))
+    sub = panel_pixels(tile.vectors * lanes * grain.sums.bytes)
     made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, _inside(problem, tile, grain, lanes))
-    return replace(made, cycles=sum(_COST[unit] * count for unit, count in _work(problem, made).items()))
+    return replace(made, cycles=cycles(_work(problem, made)))
+
+
+def panel_pixels(pixel_bytes: int) -> int:
+    """Pixels of a piece of a panel: what the first cache holds beside other things."""
+    return max(16, min(256, target.cpu().l1_bytes * 2 // 3 // pixel_bytes))
+
+
+def cycles(work: dict[str, float]) -> float:
+    """Of one thread for so many of the units of ``_COST``."""
+    return sum(_COST[unit] * count for unit, count in work.items())
 
 
 def _of_elements(cut: Cut, grain: Grain) -> Cut:
@@ -342,14 +354,15 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         "product": split.parts * elements * split.blocks * passes * split.tile.cycles,
         "visit": split.parts * pieces * sums,
         "pack": split.parts * elements * padded / lanes,
-        "run": split.parts * padded / _TURNED * max(pieces, cut.boxes * runs),
+        "run": split.parts * padded / TURNED * max(pieces, cut.boxes * runs),
         "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
         "turn": split.parts * sums,
-        "waiting": memory_cycles(problem.traffic_bytes) * (1 + _read_share(problem) * _RUN_BYTES / run_bytes),
+        "waiting": memory_wait(problem, run_bytes),
         "call": 1,
     }
 
 
-def _read_share(problem: Problem) -> float:
-    """Of the traffic, x and g, which alone are read in runs of pixels: gw is written in rows."""
-    return 1 - problem.written_bytes / problem.traffic_bytes
+def memory_wait(problem: Problem, run_bytes: float) -> float:
+    """Cycles for the traffic, of which x and g alone are read in runs of pixels: gw is written in rows."""
+    read_share = 1 - problem.written_bytes / problem.traffic_bytes
+    return memory_cycles(problem.traffic_bytes) * (1 + read_share * _RUN_BYTES / run_bytes)
