@@ -32,23 +32,23 @@ _SMALLEST, _LARGEST = 64, 1 << 14
 _DOUBLINGS, _PIECED_FROM = 6, 1024
 
 # Least squares over 174 plans of random layers on one thread of a core at 4 GHz: half are within 12 %.
-_CALL_NS = 7600.0
+_CALL_NS = 9800.0
 #: What one thread transforms another multiplies, from the third cache. Beyond the second ones two threads take 1.05 to
 #: 1.25 times half of the time of one, gradients of weights 1.2 to 1.35; where each has a third cache of its own, all.
-_SHARED: dict[Role, float] = {"forward": 1.2, "grad_input": 1.2, "grad_weight": 1.35}
+_SHARED: dict[Role, float] = {"forward": 1.2, "grad_input": 1.2, "grad_weight": 1.25}
 _COST_NS = {
-    "butterfly": 0.43,  # a vector of pairs, one doubling of the size
+    "butterfly": 0.48,  # a vector of pairs, one doubling of the size
     "load": 2.3,  # a vector of pairs
     "store": 1.7,
-    "dealt": 0.9,  # of those that the samples of either are spread over by a dilation, and picked from
+    "dealt": 0.7,  # of those that the samples of either are spread over by a dilation, and picked from
     "scattered": 4.0,  # a vector of either, where its samples are not picked, but come one by one
-    "apart beyond second cache": 8.0,  # a vector of either, picked or not
+    "apart beyond second cache": 5.5,  # a vector of either, picked or not
     "multiply": 0.16,  # in place
-    "product": 0.6,  # of vectors of pairs, where they are summed
-    "lane sum": 0.6,
+    "product": 0.55,  # of vectors of pairs, where they are summed
+    "lane sum": 0.52,
     "again": 5.5,  # a vector of sums, taken up again
-    "task": 90.0,
-    "step": 1600.0,  # of a region
+    "task": 125.0,
+    "step": 2000.0,  # of a region
     "byte": 0.0072,  # of the workspace
     "traffic": 0.006,  # a byte of x, w and y, from the third level cache
     "traffic far": 0.02,  # from beyond, or from a quarter of it, which is shared
