@@ -16,7 +16,7 @@ images; parts are added in order, so bits do not depend on the number of threads
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 
@@ -179,11 +179,18 @@ def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
     return Lines(problem, best, lanes)
 
 
+def _in_rows(problem: Problem) -> Problem:
+    """With all of a channel's pixels in one row, where each meets but one."""
+    if problem.spec.taps > 1 or problem.spec.padding[2] != (0, 0):
+        return problem
+    return replace(problem, size=(1, 1, prod(problem.size)), out=(1, 1, prod(problem.out)))
+
+
 def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile and the cut."""
     if problem.role == "grad_input":
         return _plan_input(problem, isa)
-    asked = lines(problem, isa)
+    asked = lines(_in_rows(problem), isa)
     return Plan(
         name,
         problem,
@@ -198,7 +205,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 
 
 def _plan_input(problem: Problem, isa: ISA) -> Plan:
-    asked = lines_input.lines_input(problem, isa)
+    asked = lines_input.lines_input(_in_rows(problem), isa)
     return Plan(
         name,
         problem,
@@ -213,7 +220,7 @@ def _plan_input(problem: Problem, isa: ISA) -> Plan:
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with every number of the shape fixed."""
-    problem = plan.problem
+    problem = _in_rows(plan.problem)
     if problem.role == "grad_input":
         tile = lines_input.Tile(plan["vectors"], lines_input.even(problem.spec.kernel[2], plan["passes"]))
         return lines_input.bound(lines_input.lines_input(problem, isa, tile))
