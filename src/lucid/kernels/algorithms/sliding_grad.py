@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
-from lucid.kernels import jit
+from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, WAITING, Row
@@ -49,6 +49,7 @@ from lucid.kernels.plan import Problem
 
 _LEAST_TASKS = 8
 _MOST_DOWN = 4
+_AGAIN = 2.2  # cycles for a row of planes that are read for every pair of channels and leave the first cache
 _WIDENING = 0.25  # cycles to widen a vector of halves, which every channel of g does to x again
 _PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
 
@@ -112,9 +113,12 @@ class SlidingGrad:
         crowded = 0.38 * max(0, self.tile.registers(self.lanes) - ROOMY)
         vectors = len(self.tile.row(self.lanes).places) * self.tile.step + 1  # of x, and one of g
         widening = _WIDENING * vectors * (p.itemsize < sum_type(p).bytes)
+        planes_bytes = p.itemsize * (prod(p.size) + prod(p.out))
+        again = p.group_in * p.group_out > 1 and planes_bytes > target.cpu().l1_bytes
         strip = 0.0
         for *_, downs in self.passes:
             row = 2.2 + 0.34 * across * downs + crowded + widening + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
+            row += _AGAIN * again
             strip += p.out[1] * row + 2.7 * across * downs + 14
         planes = p.batch * p.c_out * p.group_in
         waiting = WAITING * memory_cycles(p.traffic_bytes)
