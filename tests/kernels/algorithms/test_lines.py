@@ -12,7 +12,8 @@ from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expe
 from tests.kernels.guard import run_guarded_cases
 
 #: Rows of less than a vector, of one, of several segments; windows that leave x by a part of a vector, by several, by
-#: all of it; taps apart; passes that are uneven; blocks of results and of none; rows of planes and of volumes.
+#: all of it; taps apart; passes that are uneven; blocks of results and of none; rows of planes and
+#: of volumes, and all of them one row.
 CASES = [
     Case(2, 3, 3, (37,), (3,), padding=1, groups=3),
     Case(3, 1, 32, (70,), (15,), padding=7),
@@ -25,9 +26,11 @@ CASES = [
     Case(1, 20, 20, (1030,), (1,), groups=20),
     Case(2, 1, 4, (5, 40), (1, 5), padding=((0, 0), (2, 2))),
     Case(2, 2, 2, (2, 3, 19), (1, 1, 32), padding=((0, 0), (0, 0), (16, 15)), groups=2),
+    Case(2, 2, 6, (3, 5, 7), (1, 1, 1), groups=2),
+    Case(2, 1, 3, (3, 5), (1, 1), padding=((0, 0), (2, 1))),
 ]
 #: Input gradients: rows of less than a vector, of several tiles and segments; one tap, uneven passes, taps apart; g
-#: shorter than x, longer, and met by parts of it only; weights that fill vectors and that do not; rows of volumes.
+#: shorter than x, longer, and met by parts of it only; weights that fill vectors and that do not; rows of volumes, one.
 INPUTS = [
     Case(4, 1, 8, (16,), (3,), padding=1, bias=True),
     Case(2, 2, 10, (37,), (7,), padding=((0, 3),), groups=2, bias=True),
@@ -38,6 +41,7 @@ INPUTS = [
     Case(1, 2, 8, (100,), (3,), dilation=32, groups=2),
     Case(1, 1, 5, (20,), (3,), dilation=40, padding=((70, 10),), bias=True),
     Case(2, 2, 8, (2, 3, 19), (1, 1, 32), padding=((0, 0), (0, 0), (16, 15)), groups=2, bias=True),
+    Case(2, 2, 8, (3, 5, 7), (1, 1, 1), groups=2, bias=True),
 ]
 ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
 TYPES = [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, HALF)]
