@@ -59,6 +59,29 @@ def test_sums_products_and_leaves_other_rows_alone(isa, dtype, rows, vectors, st
         assert np.all(np.abs(to - want)[:, : size.columns] <= 3 * bound)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_tiles_side_by_side_read_a_table_and_panels_apart(isa):
+    rng, steps, count, apart = np.random.default_rng(0), 5, 3, 200
+    with target.using(isa) as machine:
+        size = Tile(2, 2, machine.lanes(f32))
+        w, panel = rng.standard_normal((steps, 2)).astype("f4"), rng.standard_normal(count * apart + 900).astype("f4")
+        offsets, start = rng.permutation(steps) * 7, rng.standard_normal(2).astype("f4")
+        samples = np.stack([panel[n * apart :][offsets[:, None] + range(size.columns)] for n in range(count)])
+        to, spare = np.zeros((2, (count + 1) * size.columns), "f4"), np.zeros(size.columns, "f4")
+
+        def write(isa):
+            module = Module("tiles", isa)
+            write_tile(module, Grain(f32), size, None).export = True
+            return module
+
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)(jit.kernel(("test tiles", size), write).address("tile"))
+        arrays = [address(a) for a in (w, panel, start)]
+        call(steps, *arrays, 0, address(to), to.shape[1], 2, address(spare), address(offsets), steps * 2, count, apart)
+        want = np.concatenate([w.T @ one + start[:, None] for one in samples], axis=1)
+        assert np.allclose(to[:, : want.shape[1]], want, rtol=1e-5, atol=1e-5)
+        assert not to[:, want.shape[1] :].any()
+
+
 def test_fitting_leaves_registers_for_the_panel_and_a_broadcast():
     assert {(t.rows, t.vectors) for t in fitting(AVX512, f32)} >= {(14, 2), (9, 3), (6, 4), (1, 6)}
     assert all(t.rows * t.vectors + t.vectors + 1 < AVX2.registers for t in fitting(AVX2, f32))

@@ -55,7 +55,7 @@ from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish
 from lucid.kernels.epilogue import in_registers, sources
-from lucid.kernels.ir import Function, Module, Pointer, Type, i8, i64, maximum, minimum, ptr, select
+from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i8, i64, maximum, minimum, ptr, select
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -298,27 +298,31 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                 width = minimum(select(halved, (units + 1) // 2, units), s["widths"])
                 place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i)
                 back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
-                f.call(
+                done = f.call(
                     panel_product, a.fields, shape, a.record, weights, start, panel.at(place - back), channel,
                     row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i - back,
                     room + back, width, s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
-                j.step, j.values = width * s["unit"], [number + 1]
+                j.step, j.values = done * width * s["unit"], [number + done]
     return f
 
 
 def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Function:
-    """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist."""
+    """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist.
+
+    Whole tiles that may be written in place are done together, but those that end in two alike. It returns how many.
+    """
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
-        "panel_product", fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
+        "panel_product", i64, fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
         channel=i64, sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy")
     r = read_phase(
         a.record,
-        "taps positions in_place block offsets store_x store_y store_z_step store_y_step store_x_start store_start",
+        "taps positions in_place block offsets store_x store_y store_z_step store_y_step store_x_start store_start "
+        "halved_below panel_step",
     )
     y = a.fields.at(FIELDS.index("y")).cast(ptr(grain.stored)).load()
     assert isinstance(y, Pointer)
@@ -326,6 +330,8 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     row, ox = inner // r["store_x"], inner % r["store_x"]
     in_place = r["in_place"].ne(0) & (covered <= a.room) & (ox + covered <= r["store_x"])
+    count = _together(a.room, r["store_x"] - ox, s["tile_columns"], r["halved_below"].ne(0))
+    count = select(in_place & s["ending"].eq(0) & covered.eq(s["tile_columns"]), count, 1)
     place = image * s["out_image"] + a.channel * s["out_plane"] + r["store_start"] + r["store_x_start"] + ox
     place += row // r["store_y"] * r["store_z_step"] + row % r["store_y"] * r["store_y_step"]
     to = select(in_place, y.at(place).cast(grain.sums), a.sums)
@@ -348,6 +354,8 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         a.spare,
         r["offsets"],
         select(s["lazy"].ne(0), 0, r["block"]),
+        count,
+        r["panel_step"],
     )
     with f.when(last & ~in_place):
         f.call(
@@ -356,4 +364,11 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         )  # fmt: skip
     with f.when(last & in_place & s["ending"].ne(0)):
         f.call(part(a.shape, "ending"), a.fields, a.channel, place, s["out_plane"], rows, covered)
+    f.ret(count)
     return f
+
+
+def _together(room: Value, row: Value, columns: Value, halves: Value) -> Value:
+    """Whole tiles, one at least, in ``room`` and in a row of the result; one less if what is left is to be halved."""
+    fewer = convert(halves & (room % columns).ne(0), i64, signed=False)
+    return maximum(minimum(room // columns - fewer, row // columns), 1)

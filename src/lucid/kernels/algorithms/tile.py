@@ -14,6 +14,7 @@ nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -36,6 +37,9 @@ _MOST_CHANNEL_VECTORS = 4
 _SAMPLE_PRODUCTS = 1.1
 #: What a vector of weights from the second level cache holds up a turned tile, in vector products.
 _WEIGHTS_PRODUCTS = 0.8
+
+#: Parameters of a tile that finds each k of its panel through a table.
+TABLE: dict[str, Any] = {"offsets": ptr(i64), "next_w": i64, "count": i64, "apart": i64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,44 +187,58 @@ def write_tile(
     ``start`` has an initial value for each of the tile's rows, as a bias; if ``again`` is not 0, the sums in ``to`` are
     continued instead. Row m of the result is at ``to + m * stride``. Only the first ``rows`` rows exist there: the
     others go to ``spare``, which has room for one row of the tile. From one k to the next the panel advances by
-    ``pitch``; if that is None, a parameter ``offsets`` says where each k lies, and another, ``next_w``, how far on the
-    weights of the next tile do, which are asked for one by one. ``w`` advances by the tile's rows, or by ``w_pitch``,
-    and is asked for so many elements ``ahead``, which a stream from memory wants. Sums end with the epilogue, which
-    takes no arrays. Where they are rounded to another type, ``stored``, none are continued. Panels of another type,
-    ``samples``, are widened as they are loaded.
+    ``pitch``. ``w`` advances by the tile's rows, or by ``w_pitch``, and is asked for so many elements ``ahead``, which
+    a stream from memory wants. Sums end with the epilogue, which takes no arrays. Where they are rounded to another
+    type, ``stored``, none are continued. Panels of another type, ``samples``, are widened as they are loaded.
+
+    Where ``pitch`` is None there are the parameters of ``TABLE`` too: ``offsets`` says where each k lies, ``next_w``
+    how far on the weights of the next tile do, which are asked for one by one, and ``count`` tiles are done side by
+    side, their panels ``apart``.
     """
     data, sums_at, stored, panels = ptr(grain.packed), ptr(grain.sums), stored or grain.sums, samples or grain.packed
-    table: dict[str, Any] = {} if pitch is not None else {"offsets": ptr(i64), "next_w": i64}
     f = module.function(
         name, steps=i64, w=data, panel=ptr(panels), start=sums_at, again=i64, to=ptr(stored), stride=i64, rows=i64,
-        spare=ptr(stored), **table,
+        spare=ptr(stored), **(TABLE if pitch is None else {}),
     )  # fmt: skip
+    a, w_pitch = f.args, w_pitch or tile.rows
+    if pitch is not None:
+        _write_one(f, grain, tile, a.panel, a.to, lambda k: k * pitch, w_pitch, ahead, epilogue)
+        return f
+    with f.loop(0, a.count) as n:
+        panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
+        _write_one(f, grain, tile, panel, to, a.offsets.load, w_pitch, a.next_w, epilogue)
+    return f
+
+
+def _write_one(
+    f: Function, grain: Grain, tile: Tile, panel: Pointer, to: Pointer, place: Callable[[Value], Value], w_pitch: int,
+    ahead: Value | int, epilogue: Epilogue,
+) -> None:  # fmt: skip
+    """A tile's sums, of a panel whose every k is at its ``place``."""
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
-    targets = [_row(a.to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
+    targets = [_row(to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
 
     def fresh() -> list[Value]:
         return [start for m in range(tile.rows) for start in [a.start.splat(m, lanes)] * tile.vectors]
 
     def earlier() -> list[Value]:
-        return [to.load(v * lanes, lanes) for to in targets for v in across]
+        return [row.load(v * lanes, lanes) for row in targets for v in across]
 
-    begun = f.choose(a.again.eq(0), fresh, earlier) if stored == grain.sums else fresh()
+    begun = f.choose(a.again.eq(0), fresh, earlier) if to.pointee == grain.sums else fresh()
     with f.loop(0, a.steps, carry=begun) as k:
-        panel = a.panel.at(a.offsets.load(k.i) if pitch is None else k.i * pitch)
-        w, sums = a.w.at(k.i * (w_pitch or tile.rows)), iter(k.values)
-        for line in range(0, tile.rows if ahead or pitch is None else 0, memory.ALIGN_BYTES // grain.packed.bytes):
-            w.prefetch((ahead if pitch is not None else a.next_w) + line)
-        columns = [convert(panel.load(v * lanes, lanes), grain.packed) for v in across]
+        samples, w, sums = panel.at(place(k.i)), a.w.at(k.i * w_pitch), iter(k.values)
+        for line in range(0, tile.rows, memory.ALIGN_BYTES // grain.packed.bytes) if ahead else ():
+            w.prefetch(ahead + line)
+        columns = [convert(samples.load(v * lanes, lanes), grain.packed) for v in across]
         following: list[Value] = []
         for m in range(tile.rows):
             weight = splat(w.load(m), lanes)  # folds into the product if it is used once
             following += [grain.multiply_add(weight, column, next(sums)) for column in columns]
         k.values = following
     results = iter(k.values)
-    for to in targets:
+    for row in targets:
         for v in across:
-            Destination(to, epilogue).store(next(results), v * lanes)
-    return f
+            Destination(row, epilogue).store(next(results), v * lanes)
 
 
 def write_channel_tile(
@@ -230,11 +248,12 @@ def write_channel_tile(
 
     ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
+    There is one tile, whatever ``count`` says.
     """
     data, sums_at = ptr(grain.packed), ptr(grain.sums)
     f = module.function(
         name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
-        offsets=ptr(i64), next_w=i64,
+        **TABLE,
     )  # fmt: skip
     a, lanes, along = f.args, tile.lanes, range(tile.vectors)
     targets = [a.to.at(a.stride * n) for n in range(tile.columns)]
