@@ -23,7 +23,7 @@ SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows",
-    "tile_columns", "widths", "unit", "pitch",
+    "tile_columns", "widths", "unit", "pitch", "turned", "line_items",
     "table", "pack", "pack_weights", "finish", "ending", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
     "last_1", "last_2", "last_3", "last_4", "last_5", "last_6",
 )  # fmt: skip
@@ -147,12 +147,19 @@ def row_blocks(shape: Shape, tile: AnyTile) -> int:
     return ceil(shape.rows / tile.rows)
 
 
+def line_items(tile: AnyTile) -> int:
+    """Elements of a line in which sums wait between registers: a tile's row, or a vector of turned ones."""
+    return max(tile.columns, tile.lanes)
+
+
 def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many there are."""
     tile = blocking.tile
     spans = max(cut.tiles for cut in cuts)
     blocks = ceil(row_blocks(shape, tile) / blocking.row_parts)
-    tiles = blocks * spans if blocking.channels < shape.channels else 1
+    tiles = spans if tile.over_channels else 1
+    if blocking.channels < shape.channels:
+        tiles = blocks * spans
     vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
     taps, channels = max(cut.layout.taps for cut in cuts), shape.grain.count(blocking.channels)
     passes = max(pixel_panels.most_passes(cut.layout.gathered, tile.lanes) for cut in cuts)
@@ -161,7 +168,8 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
         "merges_at": vectors * ENTRY_BYTES,
         "weights_at": vectors * (passes - 1) * ENTRY_BYTES,
         "sums_at": (tile.rows * (1 + channels * taps) + blocking.slack) * shape.itemsize if blocking.lazy else 0,
-        "scratch_bytes": ((tiles * tile.rows + 1 + shape.stack) * tile.columns + tile.lanes) * shape.itemsize,
+        "scratch_bytes": ((1 + shape.stack) * line_items(tile) + tiles * tile.rows * tile.columns + tile.lanes)
+        * shape.itemsize,
     }
     at, layout = 0, {}
     for name, size in parts.items():
@@ -210,6 +218,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
         **scratch_layout(shape, blocking, cuts),
         "stack": shape.stack, "tile_rows": rows, "tile_columns": blocking.tile.columns,
         "widths": blocking.tile.widths, "unit": blocking.tile.unit, "pitch": blocking.tile.pitch,
+        "turned": int(blocking.tile.over_channels), "line_items": line_items(blocking.tile),
     }  # fmt: skip
 
 
@@ -238,7 +247,7 @@ class PhaseRecord:
         one_row = (1, pixel_panels.positions(phase), 1, 0, 0, 1, 0, 0, 0)
         rows = (y.positions, x.positions, z.positions, *steps, start, x.out_start, x.out_size)
         slot = channels * channel_stride
-        single = blocking.channels >= shape.channels
+        single, waiting = blocking.channels >= shape.channels, tile.rows * tile.columns
         lines = (cut.span, 0, 0)  # all of a span is one
         if len(layout.shared) > 1:
             lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
@@ -247,7 +256,7 @@ class PhaseRecord:
             self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
-            0 if single else tile.rows * tile.columns, 0 if single else tile.rows * tile.columns * cut.tiles,
+            waiting if tile.over_channels or not single else 0, 0 if single else waiting * cut.tiles,
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),

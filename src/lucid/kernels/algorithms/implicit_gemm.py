@@ -256,7 +256,8 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
 def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
-    Sums wait in place or in ``sums`` for the next block; after the last they are all in the result.
+    Sums wait in place or in ``sums`` for the next block; after the last they are all in the result. Those of a line of
+    turned tiles leave together: squares of them have few columns to spare.
     """
     data, p64 = ptr(grain.packed), ptr(i64)
     panel_product = _write_panel_product(module, grain, samples)
@@ -270,7 +271,9 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
         a.fields.at(FIELDS.index(name)).cast(kind).load() for name, kind in (("packed", data), ("shape", p64))
     )
     s = read_shape(
-        shape, "sums_at lazy weights_at task_rows rows row_blocks out_plane stack tile_rows tile_columns widths unit"
+        shape,
+        "sums_at lazy weights_at task_rows rows row_blocks channels out_plane out_image stack tile_rows tile_columns "
+        "widths unit pitch turned line_items",
     )
     r = read_phase(
         a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x"
@@ -278,7 +281,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(grain.sums)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
-    sums = spare.at((s["stack"] + 1) * columns)
+    sums = spare.at((s["stack"] + 1) * s["line_items"])
     pack_weights = part(shape, "pack_weights")
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
         with f.when(lazy):
@@ -304,6 +307,17 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                     room + back, width, s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
                 j.step, j.values = done * width * s["unit"], [number + done]
+            with f.when(s["turned"].ne(0) & (a.c + a.channels >= s["channels"])):
+                moved = select(r["reads_x"].ne(0), end % columns, 0)  # what the last tile has that the others have not
+                alike, tile_sums = end - moved, r["panel_sums"]
+                begun = row_sums.at(first * tile_sums)
+                last = begun.at(alike // columns * tile_sums + (columns - moved) * s["pitch"])
+                for source, begin, count in ((begun, 0, alike), (last, alike, moved)):
+                    f.call(
+                        part(shape, "finish"), a.fields, a.record, source, s["pitch"], channel, s["out_plane"],
+                        s["out_image"], a.position + line.i + begin, count, minimum(s["rows"] - o.i, tile_rows),
+                        spare.at(s["line_items"]),
+                    )  # fmt: skip
     return f
 
 
@@ -311,6 +325,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist.
 
     Whole tiles that may be written in place are done together, but those that end in two alike. It returns how many.
+    What turned tiles sum up waits in ``sums``.
     """
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
@@ -318,7 +333,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         channel=i64, sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy turned")
     r = read_phase(
         a.record,
         "taps positions in_place block offsets store_x store_y store_z_step store_y_step store_x_start store_start "
@@ -357,7 +372,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         count,
         r["panel_step"],
     )
-    with f.when(last & ~in_place):
+    with f.when(last & ~in_place & s["turned"].eq(0)):
         f.call(
             part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],
             a.position, minimum(a.room, covered), rows, a.spare.at(s["tile_columns"]),

@@ -59,7 +59,7 @@ def write_finish(
 
     Rows of sums, or columns if they are ``turned``, ``pitch`` apart, end and go to their places in y, rounded to its
     type; the first is of that channel. ``line`` has room for a row of every residue that is stacked: those of the last
-    axis are interleaved, those of the others are lines of their own.
+    axis are interleaved, those of the others are lines of their own. Of columns it takes a vector.
     """
     data, stack = ptr(element), prod(residues)
     f = module.function(
@@ -129,12 +129,17 @@ def next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) 
 def _store_turned(
     source: Pointer, pitch: Value, line: Pointer, to: Destination, run: Value, step: Value, lanes: int
 ) -> None:
-    """A number of every column; with a residual through a line, where they end as vectors."""
-    row = to if to.residual is None else Destination(line)
-    with run.fn.loop(0, run) as n:
-        row.store(source.load(n.i * pitch), n.i * (step if row is to else 1))
-    if row is not to:
-        _store_run(line, to, run, step, lanes)
+    """A number of every column; with a residual through a line, a vector at a time, where they end as vectors."""
+    f = run.fn
+    if to.residual is None:
+        with f.loop(0, run) as n:
+            to.store(source.load(n.i * pitch), n.i * step)
+        return
+    with f.loop(0, run, lanes) as first:
+        count = minimum(lanes, run - first.i)
+        with f.loop(0, count) as n:
+            line.store(source.load((first.i + n.i) * pitch), n.i)
+        _store_run(line, to.at(first.i * step), count, step, lanes)
 
 
 def _store_squares(
