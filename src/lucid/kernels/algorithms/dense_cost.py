@@ -50,6 +50,7 @@ _COST_NS = {
     "weight copied": 0.05,  # packed, rows side by side
     "weight turned": 0.11,  # taps side by side
     "weight picked": 0.42,  # neither
+    "weight picked far": 0.75,  # the same from beyond the second cache, of whose lines a phase uses a part
 }
 _LINE_BYTES = 64
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
@@ -122,7 +123,7 @@ class Rates(NamedTuple):
             far=ns({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
             span=ns({f"weight from {home}": weights}),
-            packing=ns({f"weight {packed_by(sizes, layout)}": weights}),
+            packing=ns({_packing(sizes, layout, home): weights}),
         )
 
     @property
@@ -206,6 +207,13 @@ def _met_again(sizes: Shape, lines: int, x: Axis) -> dict[str, float]:
         return {}
     far = max(0.0, 1 - target.cpu().l3_bytes / 2 / result_bytes)
     return {"line from third cache": touched * (1 - far), "line from memory": touched * far}
+
+
+def _packing(sizes: Shape, layout: Layout, home: str) -> str:
+    """What a weight costs to pack."""
+    how = packed_by(sizes, layout)
+    part = how == "picked" and sizes.stack == 1  # of every line; residues side by side take all of it
+    return f"weight {how} far" if part and home == "memory" else f"weight {how}"
 
 
 def packed_by(sizes: Shape, layout: Layout) -> str:

@@ -267,12 +267,17 @@ def _cheapest(
     """The cheapest plan, and how it cuts the axes: not at all, or in the way of fewest products and weights."""
     lanes, rows = isa.lanes(sizes.grain.sums), sizes.groups * sizes.rows * sizes.elements
     rough = {
-        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, "weight picked": rows * weights})
+        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, _picked(sizes, rows): rows * weights})
         for cut, products, weights in regions.cuts(axes)
     }
     tried = dict.fromkeys((regions.WHOLE, min(rough, key=rough.__getitem__)))
     plans = ((_best(problem, sizes, isa, regions.phases(axes, cut)), cut) for cut in tried)
     return min(plans, key=lambda entry: entry[0][0])
+
+
+def _picked(sizes: Shape, weights: int) -> str:
+    """What a weight of a region costs to pack, roughly: most regions have a part of its line."""
+    return "weight picked far" if weights * sizes.itemsize > target.cpu().l2_bytes * sizes.groups else "weight picked"
 
 
 def _best(
