@@ -37,7 +37,7 @@ PHASE = (
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "in_place", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
-    "halved_below", "reads_x",
+    "halved_below", "reads_x", "column_step",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
 
@@ -122,7 +122,7 @@ class Cut:
         unit_spans = ceil(layout.lines / max(1, blocking.panels // line_tiles))
         lines = ceil(layout.lines / unit_spans)
         gathered = lines * layout.pitch
-        width = ceil((gathered + layout.halo + tile.columns) / tile.lanes) * tile.lanes
+        width = ceil((gathered + layout.halo + tile.columns * layout.column_step) / tile.lanes) * tile.lanes
         span, tiles = lines * layout.line, lines * line_tiles
         return cls(layout, span, ceil(layout.lines / lines), width, 1, gathered, tiles)
 
@@ -260,6 +260,7 @@ class PhaseRecord:
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
+            layout.column_step,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)

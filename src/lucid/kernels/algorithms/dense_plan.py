@@ -24,7 +24,7 @@ from lucid.kernels.algorithms.dense_layout import (
     scratch_layout,
 )
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.pixel_panels import IN_PLACE, Axis, Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
@@ -50,7 +50,7 @@ _TASK_FLOPS = 1 << 20
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
-_ARRANGED = (*_SHARED, IN_PLACE)  #: as a plan numbers them
+_ARRANGED = (*_SHARED, IN_PLACE, AS_LINES)  #: as a plan numbers them
 _REGIONS = ("z_regions", "y_regions", "x_regions")
 
 
@@ -78,16 +78,20 @@ def refuses(axes: Sequence[Sequence[Axis]]) -> str | None:
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
-def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]:
+def _tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[AnyTile]:
     """The tiles of least waste for the rows, whatever the pixels: a new image size needs no new kernel.
 
-    All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too.
+    All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too, and only those
+    where samples are steps apart.
     """
-    element = sum_type(problem)
-    best: list[AnyTile] = [*_least_waste(isa, element, sizes.rows, sizes.stack)]
+    element, step = sum_type(problem), layouts[0].column_step
+    as_lines = layouts[0].shared == AS_LINES
+    best: list[AnyTile] = [] if as_lines else [*_least_waste(isa, element, sizes.rows, sizes.stack)]
     if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
+        unit = max(layout.line if as_lines else layout.unit for layout in layouts)
         turned = fitting_channels(isa, element, unit)
-        best += sorted(turned, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))[:_TURNED_TILES]
+        turned = sorted(turned, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))[:_TURNED_TILES]
+        best += [replace(tile, step=step) for tile in turned]
     return best
 
 
@@ -117,6 +121,8 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
             yield layouts
     if all(map(pixel_panels.plain, phases)) and sizes.grain.depth == 1:
         yield [Layout.of(phase, IN_PLACE, batch) for phase in phases]
+    if len({x.step for _, _, x in phases}) == 1 and any(max(y.step, x.step) > 1 for _, y, x in phases):
+        yield [Layout.of(phase, AS_LINES, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():
         yield [Layout.of(pixel_panels.in_pieces(phase, pieces), (1,), batch) for phase in phases]
@@ -187,7 +193,7 @@ def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
     """Tiles whose samples fit a panel of that width."""
     if len(layout.shared) < 2:
         return (width - layout.halo) // tile.columns
-    return (width - layout.halo - tile.columns) // layout.pitch * ceil(layout.line / tile.columns)
+    return (width - layout.halo - tile.columns * layout.column_step) // layout.pitch * ceil(layout.line / tile.columns)
 
 
 def _profile(sizes: Shape, layout: Layout) -> tuple[object, ...]:
@@ -256,7 +262,7 @@ def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -
     for layouts in _layouts(phases, sizes, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
-        for tile in _tiles(problem, sizes, isa, max(layout.unit for layout in layouts)):
+        for tile in _tiles(problem, sizes, isa, layouts):
             rates = [(n, Rates.of(sizes, kinds[profile], tile)) for profile, n in alike.items()]
             yield _Group(next(number), layouts, rates, sum(n * each.least for n, each in rates))
 
@@ -313,7 +319,7 @@ def _wait(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
 
 
 def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
-    axes = " and ".join(f"axis {axis - 3}" for axis in blocking.shared)
+    axes = " and ".join(f"axis {axis if axis < 0 else axis - 3}" for axis in blocking.shared)
     shared = f", taps along {axes} read the same samples" if axes else ""
     if blocking.shared == IN_PLACE:
         shared = ", read where they lie"
@@ -326,10 +332,11 @@ def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
 def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) -> Launch:
     """The kernel with the problem's numbers."""
     rows, columns, vectors, lanes = (plan[name] for name in ("rows", "columns", "vectors", "lanes"))
-    tile: AnyTile = ChannelTile(columns, vectors, lanes) if plan["turned"] else Tile(rows, vectors, lanes)
     shared, lazy = _ARRANGED[plan["shared"]], bool(plan["lazy"])
-    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     apart = regions.phases(axes, tuple(plan[name] for name in _REGIONS))
     asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in apart]
+    step = phases[0][2].step if shared == AS_LINES else 1
+    tile: AnyTile = ChannelTile(columns, vectors, lanes, step) if plan["turned"] else Tile(rows, vectors, lanes)
+    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     whole = shape(asked, ISAS[plan.isa], residues)
     return implicit_gemm.bind(whole, cut, phases, asked.bias, asked.epilogue, plan.expected_ns)

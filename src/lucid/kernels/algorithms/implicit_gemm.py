@@ -276,7 +276,8 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
         "widths unit pitch turned line_items",
     )
     r = read_phase(
-        a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x"
+        a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
+        "column_step",
     )
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(grain.sums)
@@ -299,7 +300,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                 units = (room + (s["unit"] - 1)) // s["unit"]
                 halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
                 width = minimum(select(halved, (units + 1) // 2, units), s["widths"])
-                place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i)
+                place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i * r["column_step"])
                 back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
                 done = f.call(
                     panel_product, a.fields, shape, a.record, weights, start, panel.at(place - back), channel,

@@ -127,6 +127,15 @@ class Axis:
         more = max((shift for _, shift in reads), default=0)
         return replace(self, positions=self.positions + more, offsets=tuple(first.values()), weights=()), reads
 
+    def undealt(self, whole: int = 1) -> Axis:
+        """The axis with all samples from the first that is met, and ``whole`` at a time where that adds few."""
+        first = min(self.offsets, default=0)
+        reach = max(self.offsets, default=0) - first + 1
+        count = max((self.positions - 1) * self.step + reach, self.positions * self.step)
+        more = -count % whole
+        count += more if more <= count * _MOST_MORE else 0
+        return replace(self, positions=count, step=1, offsets=(first,), weights=())
+
 
 _POINT = Axis(1, 1, 1, (0,), (0,), 1)
 
@@ -134,6 +143,10 @@ Phase = tuple[Axis, Axis, Axis]
 
 #: Instead of axes whose taps share samples: samples are read where they lie in x.
 IN_PLACE = (-1,)
+#: The last two axes, where lines are gathered as they are, so that neighbours are steps apart for the tile.
+AS_LINES = (-2, -1)
+#: Samples of a line that are gathered at once, where it is not much longer with more at its end.
+_WHOLE, _MOST_MORE = 16, 1 / 8
 
 
 def joined(axes: Sequence[Axis]) -> Phase:
@@ -220,7 +233,7 @@ class Layout:
     Where no axis is ``shared`` every tap has vectors of its own, and a unit of positions is the whole batch. Otherwise
     taps along that axis share them, and a unit is what lies inside the axis: no span crosses its end. With two axes,
     neighbours, a span is whole lines of the inner one, each followed in the panel by the samples that only its last
-    positions meet.
+    positions meet. ``AS_LINES`` are such lines as x has them: neighbours are ``column_step`` apart.
 
     Of a plain phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image.
     """
@@ -246,11 +259,15 @@ class Layout:
             return cls(phase, shared, gathered, count, taps(gathered), 1, unit, 0, unit, unit)
         if shared == IN_PLACE:
             return cls(phase, shared, phase, 1, 0, batch, positions(phase), 0, positions(phase), 0)
-        z, y, x = (axis.shared()[0] if k in shared else axis for k, axis in enumerate(phase))
-        gathered = z, y, _in_groups(x)
-        first, last = shared[0], shared[-1]
+        if shared == AS_LINES:
+            gathered, lines_apart = (phase[0], phase[1].undealt(), phase[2].undealt(_WHOLE)), phase[1].step
+        else:
+            z, y, x = (axis.shared()[0] if k in shared else axis for k, axis in enumerate(phase))
+            gathered, lines_apart = (z, y, _in_groups(x)), 1
+        first, last = shared[0] % 3, shared[-1] % 3
         unit, gathered_unit = (prod(axis.positions for axis in axes[first:]) for axes in (phase, gathered))
         line, pitch = (prod(axis.positions for axis in axes[last:]) for axes in (phase, gathered))
+        pitch *= lines_apart
         if first == last:
             pitch = line
         units = batch * prod(axis.positions for axis in phase[:first])
@@ -267,8 +284,18 @@ class Layout:
         """Whether x is the panel."""
         return self.shared == IN_PLACE
 
+    @property
+    def column_step(self) -> int:
+        """From one position of a line in a panel to the next."""
+        return self.phase[2].step if self.shared == AS_LINES else 1
+
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
+        if self.shared == AS_LINES:
+            (z, y, x), (_, lines, samples) = self.phase, self.gathered
+            down = [(o - lines.offsets[0]) * samples.positions for o in y.offsets]
+            along = [o - samples.offsets[0] for o in x.offsets]
+            return [(tap, i + j) for tap in range(len(z.offsets)) for i in down for j in along]
         each = []
         for k, axis in enumerate(self.phase):
             inner = prod(further.positions for further in self.gathered[k + 1 :])

@@ -101,14 +101,15 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ChannelTile:
-    """A tile turned round: its vectors are rows of the result, and it broadcasts ``columns`` neighbours of a panel.
+    """A tile turned round: its vectors are rows of the result, and it broadcasts ``columns`` samples of a panel.
 
-    Where rows are pixels' channels, no lane is lost to a short row of an image.
+    Where rows are pixels' channels, no lane is lost to a short row of an image. Samples are ``step`` apart.
     """
 
     columns: int
     vectors: int
     lanes: int
+    step: int = 1
 
     widths = 1
     over_channels = True
@@ -246,7 +247,7 @@ def write_channel_tile(
 ) -> Function:
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
-    ``w`` has vectors of rows, ``panel`` the columns side by side, and column n of the sums is at ``to + n * stride``.
+    ``w`` has vectors of rows, ``panel`` the columns' samples, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
     There is one tile, whatever ``count`` says.
     """
@@ -269,7 +270,7 @@ def write_channel_tile(
         weights = [w.load(v * lanes, lanes) for v in along]
         following: list[Value] = []
         for n in range(tile.columns):
-            sample = panel.splat(n, lanes)
+            sample = panel.splat(n * tile.step, lanes)
             following += [grain.multiply_add(weight, sample, next(sums)) for weight in weights]
         k.values = following
     results = iter(k.values)
