@@ -66,6 +66,32 @@ def test_every_layout_between_forbidden_pages(role, algorithm, isa, shared, monk
     select._executable.cache_clear()
 
 
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(VECTOR_ISAS, ["float32", "float64"]), *product(VECTOR_HALF_ISAS, ["float16", "bfloat16"]),
+])  # fmt: skip
+@pytest.mark.parametrize("vectors", [1, 2])
+@BOTH
+def test_lines_as_they_are_between_forbidden_pages(role, algorithm, isa, dtype, vectors, monkeypatch):
+    """Samples steps apart for the tile, whether that saves anything or not."""
+
+    def as_lines(phases, sizes, lanes):
+        """As usual if phases are stacked, or of several steps."""
+        alike = sizes.stack == 1 and len({x.step for _, _, x in phases}) == 1
+        lines = [Layout.of(phase, pixel_panels.AS_LINES, sizes.batch) for phase in phases]
+        return [lines] if alike else usual(phases, sizes, lanes)
+
+    def turned(asked, sizes, isa, unit):
+        return fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors] if sizes.stack == 1 else []
+
+    usual = dense_plan._layouts
+    monkeypatch.setattr(dense_plan, "_layouts", as_lines)
+    monkeypatch.setattr(dense_plan, "_turned", turned)
+    select._executable.cache_clear()
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
+    select._executable.cache_clear()
+
+
 @pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["bfloat16"])])
 @BOTH
 def test_regions_between_forbidden_pages(role, algorithm, isa, dtype, monkeypatch):

@@ -78,21 +78,26 @@ def refuses(axes: Sequence[Sequence[Axis]]) -> str | None:
     return f"it packs at most {_MOST_TAPS} taps, not {most}" if most > _MOST_TAPS else None
 
 
-def _tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[AnyTile]:
+def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]:
     """The tiles of least waste for the rows, whatever the pixels: a new image size needs no new kernel.
 
-    All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too, and only those
-    where samples are steps apart.
+    All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too.
     """
-    element, step = sum_type(problem), layouts[0].column_step
-    as_lines = layouts[0].shared == AS_LINES
-    best: list[AnyTile] = [] if as_lines else [*_least_waste(isa, element, sizes.rows, sizes.stack)]
-    if sizes.stack == 1 and problem.batch * problem.pixels <= _FEW_PIXELS:
-        unit = max(layout.line if as_lines else layout.unit for layout in layouts)
-        turned = fitting_channels(isa, element, unit)
-        turned = sorted(turned, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))[:_TURNED_TILES]
-        best += [replace(tile, step=step) for tile in turned]
-    return best
+    return [*_least_waste(isa, sum_type(problem), sizes.rows, sizes.stack), *_turned(problem, sizes, isa, unit)]
+
+
+def _turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[ChannelTile]:
+    """Tiles over channels of least waste for so many positions side by side, where pixels are few."""
+    if sizes.stack > 1 or problem.batch * problem.pixels > _FEW_PIXELS:
+        return []
+    fit = fitting_channels(isa, sum_type(problem), unit)
+    return sorted(fit, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))[:_TURNED_TILES]
+
+
+def _line_tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[ChannelTile]:
+    """Tiles for lines as x has them: over channels, since only broadcasts may be steps apart."""
+    tiles = _turned(problem, sizes, isa, max(layout.line for layout in layouts))
+    return [replace(tile, step=layouts[0].column_step) for tile in tiles]
 
 
 @lru_cache(maxsize=256)
@@ -262,7 +267,11 @@ def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -
     for layouts in _layouts(phases, sizes, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
-        for tile in _tiles(problem, sizes, isa, layouts):
+        if layouts[0].shared == AS_LINES:
+            tiles: Sequence[AnyTile] = _line_tiles(problem, sizes, isa, layouts)
+        else:
+            tiles = _tiles(problem, sizes, isa, max(layout.unit for layout in layouts))
+        for tile in tiles:
             rates = [(n, Rates.of(sizes, kinds[profile], tile)) for profile, n in alike.items()]
             yield _Group(next(number), layouts, rates, sum(n * each.least for n, each in rates))
 

@@ -276,8 +276,8 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
         "widths unit pitch turned line_items",
     )
     r = read_phase(
-        a.record, "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
-        "column_step",
+        a.record,
+        "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x column_step",
     )
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(grain.sums)

@@ -292,10 +292,10 @@ class Layout:
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
         if self.shared == AS_LINES:
-            (z, y, x), (_, lines, samples) = self.phase, self.gathered
-            down = [(o - lines.offsets[0]) * samples.positions for o in y.offsets]
-            along = [o - samples.offsets[0] for o in x.offsets]
-            return [(tap, i + j) for tap in range(len(z.offsets)) for i in down for j in along]
+            outer, *axes = self.phase
+            first, pitch = [axis.offsets[0] for axis in self.gathered[1:]], self.gathered[2].positions
+            down, along = ([o - low for o in axis.offsets] for axis, low in zip(axes, first, strict=True))
+            return [(tap, i * pitch + j) for tap in range(len(outer.offsets)) for i in down for j in along]
         each = []
         for k, axis in enumerate(self.phase):
             inner = prod(further.positions for further in self.gathered[k + 1 :])
