@@ -114,7 +114,8 @@ def waste(tile: Tile, rows: int) -> tuple[float, int]:
 def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list[Layout]]:
     """The ways to lay out the phases' samples: no taps share any, or those along axes where that saves some.
 
-    Where the axis around the last is one of them, the last may be cut into pieces. Plain phases may be read from x.
+    Where the axis around the last is one of them, the last may be cut into pieces. Plain phases may be read from x, and
+    strided lines be gathered as they are.
     """
     batch = sizes.batch
     fewest: dict[tuple[int, ...], int] = {}
@@ -126,7 +127,8 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
             yield layouts
     if all(map(pixel_panels.plain, phases)) and sizes.grain.depth == 1:
         yield [Layout.of(phase, IN_PLACE, batch) for phase in phases]
-    if len({x.step for _, _, x in phases}) == 1 and any(max(y.step, x.step) > 1 for _, y, x in phases):
+    several = any(y.positions > 1 and max(y.step, x.step) > 1 for _, y, x in phases)  # a single line is not cut
+    if several and len({x.step for _, _, x in phases}) == 1:
         yield [Layout.of(phase, AS_LINES, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():
