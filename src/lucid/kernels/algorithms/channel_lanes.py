@@ -17,6 +17,7 @@ pays for small planes and many taps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -41,7 +42,7 @@ from lucid.kernels.algorithms.correlation import axes_of
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import RANK, Plan, Problem
 
 Array = np.ndarray[Any, Any]
@@ -50,6 +51,7 @@ name = "channel_lanes"
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _TASKS = 16  # wanted at least; images are shared out until there are as many
+_CLAIMS = 16  # that threads make at most of a call's tasks: each clears its frame once
 _LEAST_CHANNELS = 4  # with fewer, most lanes repeat the last
 
 #: Cycles of one thread; of 30 problems on a Zen 5 with AVX-512, 27 are within 15 %.
@@ -89,14 +91,14 @@ class ChannelLanes:
         return self.result[1] * self.result_row
 
     @property
-    def private_elements(self) -> int:
-        """A thread's workspace: frame, sums, weights with a vector that is thrown away, the bias."""
-        return self.frame.elements + self.sums_elements + (self.problem.spec.taps + 2) * self.frame.lanes
+    def weight_elements(self) -> int:
+        """Of a block: its taps, a vector that is thrown away, the bias."""
+        return (self.problem.spec.taps + 2) * self.frame.lanes
 
     @property
     def own_bytes(self) -> int:
-        """The same in bytes, whole lines."""
-        return ceil(self.private_elements * sum_type(self.problem).bytes / 64) * 64
+        """A thread's frame, sums and weights, whole lines."""
+        return _lines_of(self.frame.elements + self.sums_elements + self.weight_elements, self.problem)
 
     @property
     def blocks(self) -> int:
@@ -217,7 +219,8 @@ def channel_lanes(problem: Problem, isa: ISA, columns: int | None = None) -> Cha
     return min(options, key=lambda option: option.row_cycles, default=None)
 
 
-def _bound(asked: ChannelLanes) -> Executable:
+def _bound(asked: ChannelLanes, keeps: bool = False) -> Launch:
+    """Turns weights as it goes, or ``keeps`` those that a first step has turned."""
     problem, spec, tile, frame = asked.problem, asked.problem.spec, asked.tile, asked.frame
     element, result = BY_DTYPE[problem.dtype], asked.result
     key = ("channel_lanes", problem.dtype, tile, problem.epilogue)
@@ -226,19 +229,29 @@ def _bound(asked: ChannelLanes) -> Executable:
         frame.pixels(), frame.whole(np.arange(spec.taps), spec.taps), asked.places(), *frame.depths(result[0]),
         *frame.rows(result[1]),
     )  # fmt: skip
-    no_bias = np.zeros(frame.lanes)
+    no_bias, kept_block = np.zeros(frame.lanes), asked.weight_elements if keeps else 0
     numbers = (
         problem.c_in, asked.blocks, problem.batch, asked.each, prod(frame.source[1:]), prod(frame.source),
         prod(result[1:]), prod(result), *result[:2], frame.positions[2], frame.slot, frame.ring, frame.elements,
         asked.sums_elements, asked.own_bytes // sum_type(problem).bytes, asked.result_row, spec.taps,
-        int(problem.bias),
+        int(problem.bias), kept_block,
     )  # fmt: skip
-    fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, *map(address, tables), *numbers)
+    steps = [(code.address("correlate"), asked.tasks, max(1, asked.tasks // _CLAIMS))]
     return Launch(
-        [(code.address("correlate"), asked.tasks, max(1, asked.tasks // 64))],
-        fields,
-        (0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), WORKSPACE),
+        [(code.address("weights"), asked.blocks, asked.blocks), *steps] if keeps else steps,
+        (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, 0, *map(address, tables), *numbers),
+        (
+            0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), KEPT if keeps else NOTHING,
+            WORKSPACE,
+        ),
+        kept_bytes=_lines_of(asked.blocks * kept_block, problem),
         own_bytes=asked.own_bytes,
         most_threads=useful_threads(asked.cycles, asked.tasks),
         keep=(tables, no_bias),
-    )
+        in_advance=None if keeps else partial(_bound, asked, keeps=True),
+    )  # fmt: skip
+
+
+def _lines_of(elements: int, problem: Problem) -> int:
+    """Bytes of so many sums, whole lines."""
+    return ceil(elements * sum_type(problem).bytes / 64) * 64

@@ -28,17 +28,22 @@ from lucid.kernels.ir import (
     maximum,
     minimum,
     ptr,
+    select,
     transpose,
+    transpose_blocks,
+    transpose_pieces,
     zeros,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual")
+_WIDE = ("kept", "own")
 _TABLES = ("pixels", "taps_at", "results_at", "depths", "slices", "rows", "lines")
 _NUMBERS = (
     "channels", "blocks", "images", "each", "plane", "volume", "out_plane", "out_volume", "out_depth", "out_rows",
     "positions", "slot", "ring", "frame", "sums", "private", "result_row", "taps", "bias_step",
+    "kept_block",
 )  # fmt: skip
 
 
@@ -76,30 +81,32 @@ class LaneTile:
 
 
 def fields(element: Type) -> dict[str, Type]:
-    """What the entry point ``correlate`` reads."""
-    arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
+    """What the entry points ``weights`` and ``correlate`` read."""
+    arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), **dict.fromkeys(_WIDE, ptr(computed(element)))}
     return {**arrays, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS, i64)}
 
 
 def write(isa: ISA, element: Type, tile: LaneTile, epilogue: Epilogue) -> Module:
-    """A task is a block of channels of some images."""
+    """A task of ``correlate`` is a block of channels of some images, one of ``weights`` a block of w, to be kept."""
     module, wide = Module("channel_lanes", isa), computed(element)
     lanes = isa.lanes(wide)
     turn, back = write_turn(module, element, lanes), write_back(module, element, lanes, epilogue)
-    add = _write_slice(module, wide, lanes, tile)
+    prepare, add = _write_prepare(module, element, lanes, turn), _write_slice(module, wide, lanes, tile)
+    _write_weights(module, element, lanes, prepare)
     f = module.entry("correlate", **fields(element))
     a = f.args
     arrays = Arrays.of(epilogue, a.y, a)
+    frame = a.own.at(a.thread * a.private)
+    sums = frame.at(a.frame)
+    clear(f, frame, a.frame, lanes)
     with f.loop(a.begin, a.end) as task:
-        channel, first = task.i % a.blocks * lanes, task.i // a.blocks * a.each
-        last, frame = minimum(a.channels - channel, lanes) - 1, a.own.at(a.thread * a.private)
-        sums = frame.at(a.frame)
-        weights = sums.at(a.sums)
+        block, first = task.i % a.blocks, task.i // a.blocks * a.each
+        channel = block * lanes
+        last = minimum(a.channels - channel, lanes) - 1
+        weights = select(a.kept_block.ne(0), a.kept.at(block * a.kept_block), sums.at(a.sums))
+        with f.when(a.kept_block.eq(0)):
+            _prepared(f, prepare, a, weights, channel, last)
         bias = weights.at((a.taps + 1) * lanes)
-        clear(f, frame, a.frame, lanes)
-        f.call(turn, weights, a.weights.at(channel * a.taps), a.taps, a.taps_at, a.taps, last)
-        with f.loop(0, lanes) as k:
-            bias.store(convert(a.bias.load((channel + minimum(k.i, last)) * a.bias_step), wide), k.i)
         with f.loop(first, minimum(first + a.each, a.images)) as image:
             planes = image.i * a.channels + channel
             source, to = a.x.at(planes * a.volume), arrays.at(channel, planes * a.out_volume)
@@ -114,6 +121,36 @@ def write(isa: ISA, element: Type, tile: LaneTile, epilogue: Epilogue) -> Module
                 here = to.at(0, d.i * a.out_plane)
                 f.call(back, sums, a.results_at, here.y, a.out_volume, a.out_plane, last, *here.given.values())
     return module
+
+
+def _write_weights(module: Module, element: Type, lanes: int, prepare: Function) -> None:
+    """The entry point ``weights``."""
+    f = module.entry("weights", **fields(element))
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        channel = task.i * lanes
+        last = minimum(a.channels - channel, lanes) - 1
+        _prepared(f, prepare, a, a.kept.at(task.i * a.kept_block), channel, last)
+
+
+def _prepared(f: Function, prepare: Function, a: Any, to: Pointer, channel: Value, last: Value) -> None:
+    w, bias = a.weights.at(channel * a.taps), a.bias.at(channel * a.bias_step)
+    f.call(prepare, to, w, a.taps_at, a.taps, bias, a.bias_step, last)
+
+
+def _write_prepare(module: Module, element: Type, lanes: int, turn: Function) -> Function:
+    """Adds ``prepare``: the taps of a block of channels as vectors, one that is thrown away, and their bias."""
+    wide = computed(element)
+    f = module.function(
+        "prepare", to=ptr(wide), weights=ptr(element), taps_at=ptr(i64), taps=i64, bias=ptr(element), bias_step=i64,
+        last=i64,
+    )  # fmt: skip
+    a = f.args
+    f.call(turn, a.to, a.weights, a.taps, a.taps_at, a.taps, a.last)
+    bias = a.to.at((a.taps + 1) * lanes)
+    with f.loop(0, lanes) as k:
+        bias.store(convert(a.bias.load(minimum(k.i, a.last) * a.bias_step), wide), k.i)
+    return f
 
 
 def clear(f: Function, to: Pointer, count: Any, lanes: int) -> None:
@@ -131,19 +168,28 @@ def fill(
 
 
 def write_turn(module: Module, element: Type, lanes: int) -> Function:
-    """Adds ``turn``: ``count`` numbers of every channel, ``pitch`` apart, become vectors at their ``places``."""
+    """Adds ``turn``: ``count`` numbers of every channel, ``pitch`` apart, become vectors at their ``places``.
+
+    Those that do not fill a vector go by blocks of 128 bits: of a plane of 49 pixels one is left over.
+    """
     wide = computed(element)
     f = module.function(
         "turn", to=ptr(wide), source=ptr(element), pitch=i64, places=ptr(i64), count=i64, last=i64
     )  # fmt: skip
-    a = f.args
+    a, few = f.args, _block(wide)
     channels = [a.source.at(minimum(a.last, k) * a.pitch) for k in range(lanes)]
-    with f.loop(0, a.count, lanes) as p:
-        some = lanes_below(f, a.count - p.i, lanes, i32)
-        columns = transpose([convert(channel.at(p.i).load(0, lanes, some), wide) for channel in channels])
-        places = a.places.at(p.i)
+
+    def place(first: Value, columns: list[Value]) -> None:
+        places = a.places.at(first)
         for k, column in enumerate(columns):
             a.to.at(places.load(k)).store(column)
+
+    whole = a.count // lanes * lanes
+    with f.loop(0, whole, lanes) as p:
+        place(p.i, transpose([convert(channel.at(p.i).load(0, lanes), wide) for channel in channels]))
+    with f.loop(whole, a.count, few) as p:
+        some = lanes_below(f, a.count - p.i, few, i32)
+        place(p.i, transpose_pieces([convert(channel.at(p.i).load(0, few, some), wide) for channel in channels]))
     return f
 
 
@@ -153,15 +199,28 @@ def write_back(module: Module, element: Type, lanes: int, epilogue: Epilogue = P
         "back", sums=ptr(computed(element)), places=ptr(i64), y=ptr(element), pitch=i64, count=i64, last=i64,
         **parameters(epilogue, element),
     )  # fmt: skip
-    a = f.args
+    a, few = f.args, _block(computed(element))
     arrays, channels = Arrays.of(epilogue, a.y, a), [minimum(a.last, k) for k in range(lanes)]
     results = [arrays.destination(channel, channel * a.pitch) for channel in channels]
-    with f.loop(0, a.count, lanes) as p:
-        some, places = lanes_below(f, a.count - p.i, lanes, i32), a.places.at(p.i)
-        rows = transpose([a.sums.at(places.load(k)).load(0, lanes) for k in range(lanes)])
-        for result, value in zip(results, rows, strict=True):
+
+    def columns(first: Value, count: int) -> list[Value]:
+        places = a.places.at(first)
+        return [a.sums.at(places.load(k)).load(0, lanes) for k in range(count)]
+
+    whole = a.count // lanes * lanes
+    with f.loop(0, whole, lanes) as p:
+        for result, value in zip(results, transpose(columns(p.i, lanes)), strict=True):
+            result.at(p.i).store(value)
+    with f.loop(whole, a.count, few) as p:
+        some = lanes_below(f, a.count - p.i, few, i32)
+        for result, value in zip(results, transpose_blocks(columns(p.i, few)), strict=True):
             result.at(p.i).store(value, 0, some)
     return f
+
+
+def _block(wide: Type) -> int:
+    """Numbers of 128 bits."""
+    return 16 // wide.bytes
 
 
 def _write_slice(module: Module, wide: Type, lanes: int, tile: LaneTile) -> Function:

@@ -52,6 +52,7 @@ from lucid.kernels.ir.vectors import (
     picked,
     transpose,
     transpose_blocks,
+    transpose_pieces,
     zeros,
 )
 
@@ -60,5 +61,5 @@ __all__ = [
     "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
     "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum", "lane_sums",
     "lanes_below", "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat",
-    "sqrt", "transpose", "transpose_blocks", "vec", "vector_of", "void", "zeros",
+    "sqrt", "transpose", "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

@@ -133,6 +133,21 @@ def transpose_blocks(rows: Sequence[Value]) -> list[Value]:
     return [_part(turned[k], block * count, count) for block, k in places]
 
 
+def transpose_pieces(rows: Sequence[Value]) -> list[Value]:
+    """As many rows as lanes, of so few numbers that each is a block of 128 bits or less: their columns, whole vectors."""
+    size = rows[0].type.lanes
+    return _deal([_side_by_side(rows[k::size]) for k in range(size)], 1)
+
+
+def _side_by_side(pieces: Sequence[Value]) -> Value:
+    """A power of two of vectors, in one."""
+    current = list(pieces)
+    while len(current) > 1:
+        both = range(2 * current[0].type.lanes)
+        current = [shuffle(a, b, both) for a, b in zip(current[0::2], current[1::2], strict=True)]
+    return current[0]
+
+
 def _deal(rows: Sequence[Value], size: int) -> list[Value]:
     """Transposes rows of as many blocks of ``size`` lanes, in each stretch of so many lanes.
 
