@@ -9,8 +9,9 @@ import pytest
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import channel_lanes
 from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS
+from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
-from tests.kernels.guard import run_guarded_cases
+from tests.kernels.guard import guarded, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if isa.name != "scalar"]
 pytestmark = pytest.mark.skipif(not ISAS, reason="a scalar has no lanes")
@@ -47,6 +48,33 @@ def test_definition(role, isa, dtype):
             check(channel_lanes, typed, role, "start")
             if role == "grad_weight":
                 check_both(channel_lanes, typed)
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+@pytest.mark.parametrize("role", ROLES[:2])
+def test_the_same_bits_from_kept_weights(role, isa, dtype, monkeypatch):
+    """What is kept lies against a forbidden page, at its end and at its start."""
+    monkeypatch.setattr(threads, "STACK_BYTES", -1)
+
+    def one(case):
+        typed = case.typed(dtype)
+        problem, given = typed.problem(role), typed.arrays()
+        if channel_lanes.refuses(problem, target.isa()) is not None:
+            return
+        source, bias, out = ("x", "b_out", "g") if role == "forward" else ("g", "b_in", "x")
+        x, w, b = given[source], given["w"], given[bias] if problem.bias else None
+        region = channel_lanes.bind(channel_lanes.plan(problem, target.isa()), target.isa())
+        halves, usual, wide = region.halves(), np.empty_like(given[out]), (None,) * 4
+        region(x, w, b, usual, *wide)
+        for where, crew in (("end", 1), ("start", 2), ("end", 3)):
+            threads.set_num_threads(crew)
+            with guarded((halves.kept_bytes,), np.uint8, where) as made, guarded(usual.shape, usual.dtype, where) as y:
+                halves.make(None, w, b, None, made)
+                halves.compute(x, w, b, y, made, *wide[1:])
+                assert (y.view(np.uint8) == usual.view(np.uint8)).all()
 
     with target.using(isa):
         run_guarded_cases(one, CASES)

@@ -36,7 +36,7 @@ from lucid.kernels.algorithms.base import (
     sum_type,
     useful_threads,
 )
-from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes
+from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes, turned
 from lucid.kernels.algorithms.channel_lanes_kernel import LaneTile, write
 from lucid.kernels.algorithms.correlation import axes_of
 from lucid.kernels.epilogue import is_short, sources
@@ -54,15 +54,15 @@ _TASKS = 16  # wanted at least; images are shared out until there are as many
 _CLAIMS = 16  # that threads make at most of a call's tasks: each clears its frame once
 _LEAST_CHANNELS = 4  # with fewer, most lanes repeat the last
 
-#: Cycles of one thread; of 30 problems on a Zen 5 with AVX-512, 27 are within 15 %.
+#: Cycles of one thread; of 46 problems on a Zen 5 with AVX-512, 39 are within 15 %.
 _COST = {
-    "square": 72.0,  # of 16 pixels by 16 channels, turned
-    "product": 0.52,  # a vector
-    "line": 3.0,  # a row of taps that a tile meets
-    "tile": 3.0,
+    "product": 0.5,  # a vector
+    "line": 1.0,  # a row of taps that a tile meets
+    "tile": 1.0,
+    "image": 60.0,  # of a block of channels
     "task": 100.0,
     "waiting": 0.8,  # for memory
-    "call": 3000.0,
+    "call": 4000.0,
 }
 
 
@@ -127,12 +127,16 @@ class ChannelLanes:
     @property
     def cycles(self) -> float:
         """Expected, of one thread."""
-        p, frame, lanes = self.problem, self.frame, self.frame.lanes
-        turned = sum(sizes[0] * ceil(prod(sizes[1:]) / lanes) for sizes in (frame.source, self.result))
-        image = turned * _COST["square"] * lanes / 16 + self.row_cycles
-        task = _COST["task"] + frame.elements / lanes + ceil(p.spec.taps / lanes) * _COST["square"] * lanes / 16
+        p, (source, result) = self.problem, (self.frame.source, self.result)
+        image = source[0] * self.turned(source) + result[0] * self.turned(result)
+        image += self.row_cycles + _COST["image"]
+        task = _COST["task"] + self.turned((1, 1, p.spec.taps))
         waiting = _COST["waiting"] * memory_cycles(p.traffic_bytes)
         return self.blocks * p.batch * image + self.tasks * task + waiting + _COST["call"]
+
+    def turned(self, sizes: Sizes) -> float:
+        """Cycles to turn planes of such ``sizes``, of a block of channels."""
+        return turned(prod(sizes[1:]), self.frame.lanes, sum_type(self.problem).bytes)
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:

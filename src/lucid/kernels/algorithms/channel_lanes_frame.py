@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ Array = np.ndarray[Any, Any]
 
 #: Pixels of a row that a tile may have: enough for rows of most lengths, and few kernels.
 COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
+
+_NEAR_BYTES = 16 << 10  # of a block of planes: several of them are in the first cache
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,18 @@ class LaneFrame:
 def table(pairs: Sequence[tuple[int, int]]) -> Array:
     """Numbers that a kernel reads, at least one pair."""
     return np.array(pairs or [(0, 0)], np.int64)
+
+
+_SQUARE = 65.0  #: cycles to turn 16 pixels by 16 channels
+_FAR_SQUARE = 95.0  #: those of planes that the first cache does not hold
+
+
+def turned(pixels: int, lanes: int, itemsize: int) -> float:
+    """Cycles to turn so many pixels of a block of channels: squares, and what is left by blocks of 128 bits."""
+    few = 16 // itemsize
+    squares = pixels // lanes + ceil(pixels % lanes / few) * few / lanes
+    near = pixels * lanes * itemsize <= _NEAR_BYTES
+    return squares * (_SQUARE if near else _FAR_SQUARE) * lanes / 16
 
 
 def most_bytes() -> int:

@@ -117,7 +117,7 @@ class Sliding:
         strips = ceil(self.positions[1] / (self.tile.vectors * self.lanes)) * self.results / self.tile.results
         reach = max(lags[-1] for lags in self.tile.lags)
         steps = self.box_h + (reach if self.boxes > 1 else 0)
-        strip = steps * self.tile.cycles(self.sources, self.lanes) + _STRIP_CYCLES
+        strip = self.tile.cycles(steps, self.sources, self.lanes) + _STRIP_CYCLES
         waiting = WAITING * memory_cycles(self.problem.traffic_bytes)
         return self.tasks * (strips * strip + 40) + waiting + 4200
 

@@ -50,6 +50,7 @@ WAITING = 0.8  #: for memory, of what one stream waits
 ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
 
 _LATENCY = 3.8  # cycles of a product: short rows wait for the one before, and the next row is a step of its own
+_OVERLAP = 64  # cycles of that in which the next strip begins
 
 #: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
 AHEAD_ROWS = 16
@@ -163,22 +164,17 @@ class Slide:
         """Of w, that a step and source reads."""
         return sum(map(len, self.downs)) * sum(map(len, self.across)) * self.results
 
-    def cycles(self, sources: int, lanes: int) -> float:
-        """Of a step; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
+    def cycles(self, steps: int, sources: int, lanes: int) -> float:
+        """Of so many steps; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
         registers, parts = self.registers(lanes), len(self.row(lanes).reads) * self.stride[0]
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
         loaded = self.numbers if self.several or self.numbers > _HELD else 0
         source = 0.29 * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
         source += 0.72 * max(0, registers - ROOMY)
-        source = max(source, _LATENCY * self.chain)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
-        return sources * source + 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
-
-    @property
-    def chain(self) -> int:
-        """Products of a step and source that one sum waits for, one after the other."""
-        steps = [[place // self.stride[0] for _, place in phase] for phase in self.downs]
-        return max(map(len, self.across)) * max(phase.count(step) for phase in steps for step in phase)
+        ended = 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
+        waiting = _LATENCY * max(map(len, self.across))
+        return max(steps * (sources * source + ended), steps * (sources * max(source, waiting) + ended) - _OVERLAP)
 
     def registers(self, lanes: int) -> int:
         """How many a step holds."""

@@ -134,7 +134,7 @@ def transpose_blocks(rows: Sequence[Value]) -> list[Value]:
 
 
 def transpose_pieces(rows: Sequence[Value]) -> list[Value]:
-    """As many rows as lanes, of so few numbers that each is a block of 128 bits or less: their columns, whole vectors."""
+    """As many rows as lanes, of no more numbers each than 128 bits hold, become their columns, whole vectors."""
     size = rows[0].type.lanes
     return _deal([_side_by_side(rows[k::size]) for k in range(size)], 1)
 
