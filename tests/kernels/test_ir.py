@@ -52,6 +52,7 @@ from lucid.kernels.ir import (
     splat,
     sqrt,
     transpose,
+    transpose_pieces,
     vec,
     vector_of,
     zeros,
@@ -353,6 +354,21 @@ def test_transposing(isa: ISA, element: Type) -> None:
             y.store(v, k * lanes)
         with pytest.raises(TypeError, match="transposing 1 rows"):
             transpose([x.load(0, lanes)])
+
+    call(write, a, got)
+    np.testing.assert_array_equal(got, a.T)
+
+
+@pytest.mark.parametrize("element", [f32, f64])
+def test_transposing_short_rows(isa: ISA, element: Type) -> None:
+    lanes = max(isa.lanes(element), 2)
+    few = min(lanes, 16 // element.bytes)
+    a = np.arange(lanes * few, dtype=DTYPE[element]).reshape(lanes, few)
+    got = np.empty_like(a.T, order="C")
+
+    def write(f: Function, x: Any, y: Any) -> None:
+        for k, v in enumerate(transpose_pieces([x.load(k * few, few) for k in range(lanes)])):
+            y.store(v, k * lanes)
 
     call(write, a, got)
     np.testing.assert_array_equal(got, a.T)
