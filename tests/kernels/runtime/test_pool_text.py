@@ -18,7 +18,7 @@ def test_the_text_is_valid(arch, futex):
     module = llvm.parse_assembly(pool_text(MACHINES[arch], futex=futex, spins=10))
     module.verify()
     exported = {f.name for f in module.functions if not f.is_declaration and f.linkage.name == "external"}
-    pool = {"allow", "launch", "method", "run", "run_steps", "worker", "hold", "release", "hire", "dismiss"}
+    pool = {"allow", "launch", "method", "run", "run_steps", "worker", "hold", "release", "hire", "dismiss", "part"}
     assert exported == {"call"} | (pool if futex else set())
 
 

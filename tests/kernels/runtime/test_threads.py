@@ -222,6 +222,33 @@ def test_no_more_threads_take_part_than_asked_even_if_more_wake_up(pool):
         time.sleep(0.001)
 
 
+@native
+def test_who_meets_its_caller_on_a_core_leaves_it_and_is_free_to_come_back():
+    part = threads._functions(True, {"part": (None, ctypes.c_int32)})["part"]
+    here, allowed = ctypes.CDLL(None).sched_getcpu, os.sched_getaffinity(0)
+    left = []
+    for core in sorted(allowed):
+        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, allowed)
+        before = here()
+        part(before)
+        left.append(here() != before)
+        assert os.sched_getaffinity(0) == allowed
+    assert any(left) == (len(allowed) > 1)  # the system may send one back at any time
+
+
+@native
+def test_who_has_one_core_stays_there():
+    part = threads._functions(True, {"part": (None, ctypes.c_int32)})["part"]
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        part(min(allowed))
+        assert os.sched_getaffinity(0) == {min(allowed)}
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 @pytest.mark.parametrize("bad", [{"tasks": -1}, {"tasks": 1, "chunk": 0}, {"tasks": 1, "chunk": -2}])
 def test_bad_sizes_are_refused(bad):
     with pytest.raises(ValueError, match=r"run: tasks=.* must be at least 0 and chunk=.* at least 1"):

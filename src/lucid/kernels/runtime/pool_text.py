@@ -8,6 +8,9 @@ Each thread begins with the same share of every step, a run of its chunks, and h
 done. So where steps, and regions, go through the same data in the same order, a thread finds in its caches what it left
 there; read from another core's, it is several times as far where cores have last caches of their own.
 
+Beside other programs the system may leave two threads on one core for seconds. A worker that comes in where its caller
+computes steps aside, once; nobody is bound to a core, so several pools cannot bind themselves to the same.
+
 =====  ========================================================================
 slot   meaning
 =====  ========================================================================
@@ -46,12 +49,50 @@ _POOL = """
 ; Every shared word has a cache line of its own; the lines next to it hold only what is touched together with it.
 @epoch = internal global [8 x i64] zeroinitializer, align 64    ; event: regions opened
 @gate = internal global [8 x i64] zeroinitializer, align 64     ; event: threads inside, plus $open while it is open
-@region = internal global [8 x i64] zeroinitializer, align 64   ; steps, how many, slots there are, slots given out
+@region = internal global [8 x i64] zeroinitializer, align 64   ; steps, how many, slots: there are, given out; core
 @owner = internal global [8 x i64] zeroinitializer, align 64    ; 1 while someone has the pool
 @crew = internal global [8 x i64] zeroinitializer, align 64     ; workers there are; 1 when they should go home; threads
                                                                 ; that a region may have, 0 while nobody has said
 
 declare i64 @syscall(i64, ...)
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @sched_setaffinity(i32, i64, ptr)
+
+; Puts this thread on another core if it is on that one, and leaves it free to go again; nothing where threads outnumber
+; cores, or cores 1024.
+define void @part(i32 %core) {
+entry:
+  %here = call i32 @sched_getcpu()
+  %together = icmp eq i32 %here, %core
+  br i1 %together, label %ask, label %end
+ask:
+  %mask = alloca i1024, align 8
+  store i1024 0, ptr %mask
+  %failed = call i32 @sched_getaffinity(i32 0, i64 128, ptr %mask)
+  %allowed = load i1024, ptr %mask
+  %count = call i1024 @llvm.ctpop.i1024(i1024 %allowed)
+  %cores = trunc i1024 %count to i64
+  %workers = load atomic i64, ptr @crew monotonic, align 8
+  %room = icmp ugt i64 %cores, %workers
+  br i1 %room, label %move, label %end
+move:
+  %number = zext i32 %here to i64
+  %word = lshr i64 %number, 6
+  %place = and i64 %number, 63
+  %at = getelementptr i64, ptr %mask, i64 %word
+  %all = load i64, ptr %at
+  %bit = shl i64 1, %place
+  %others_bits = xor i64 %bit, -1
+  %others = and i64 %all, %others_bits
+  store i64 %others, ptr %at
+  %gone = call i32 @sched_setaffinity(i32 0, i64 128, ptr %mask)
+  store i64 %all, ptr %at
+  %free = call i32 @sched_setaffinity(i32 0, i64 128, ptr %mask)
+  br label %end
+end:
+  ret void
+}
 
 ; Adds to an event, then wakes those who sleep on it, but for `spare` of them.
 define internal i64 @signal(ptr %event, i64 %change, i64 %spare) {
@@ -221,6 +262,9 @@ help:
   %steps = load ptr, ptr %steps_at
   %count = load i64, ptr %count_at
   %home = urem i64 %own, %slots
+  %core_at = getelementptr i64, ptr @region, i64 4
+  %core = load i32, ptr %core_at
+  call void @part(i32 %core)
   %chunks = call i64 @work(ptr %steps, i64 %count, i64 %slot, i64 %home, i64 %slots)
   %useful = icmp ne i64 %chunks, 0
   %rest = load i64, ptr %budget
@@ -382,6 +426,9 @@ parallel:
   store i64 %count, ptr %count_at
   store i64 %slots, ptr %slots_at
   store i64 1, ptr %given_at
+  %core_at = getelementptr i64, ptr @region, i64 4
+  %core = call i32 @sched_getcpu()
+  store i32 %core, ptr %core_at
   store atomic i64 $open, ptr @gate release, align 8
   %helpers = sub i64 %slots, 1
   %excess = sub i64 %workers, %helpers
@@ -424,6 +471,7 @@ _DECLARED = """
 declare i64 @llvm.umin.i64(i64, i64)
 declare i64 @llvm.umax.i64(i64, i64)
 declare i64 @llvm.smax.i64(i64, i64)
+declare i1024 @llvm.ctpop.i1024(i1024)
 """
 
 
