@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels.algorithms import winograd_transforms
-from lucid.kernels.algorithms.winograd_transforms import Minimal, Spread, Strided
+from lucid.kernels.algorithms.winograd_transforms import Minimal, Spread, Strided, Summed
 
 
 @pytest.mark.parametrize(("outputs", "taps"), [(1, 1), (2, 3), (4, 3), (2, 5), (4, 5), (3, 2), (1, 3)])
@@ -45,6 +45,16 @@ def test_residues_of_a_stride_have_filters_of_their_own(outputs: int, taps: int,
         start = spread.before * stride + first
         whole = np.convolve(spaced.ravel(), w)[start : start + outputs * stride]
         assert spread.products == saved and filtered(spread, w[::-1], g) == list(whole)
+
+
+@pytest.mark.parametrize(
+    "axis", [Minimal(1, 1), Minimal(4, 3), Summed(4, 3), Strided(2, 3, 2), Strided(3, 5, 3), Spread(4, 5, 2, 1)]
+)
+def test_sizes_of_matrices_are_known_before_they_are_made(axis: Minimal) -> None:
+    assert axis.products == len(axis.patch)
+    for name in ("patch", "filter", "inverse", "gradient", "collect"):
+        matrix = getattr(axis, name)
+        assert axis.size(name) == (len(matrix), len(matrix[0])), name
 
 
 def test_the_transforms_of_lavin_and_gray() -> None:

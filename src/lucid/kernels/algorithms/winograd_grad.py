@@ -293,7 +293,7 @@ def _own(
 ) -> dict[str, int]:
     """Where the parts of a thread's workspace start: v of a box, u, m, a frame, the same turned, a grid, gw's rows."""
     plane, taps = max(x["plane"], g["plane"]), numbers["taps"]
-    between = max(most_places(form.matrices(name)) for name in ("patch", "gradient", "collect"))
+    between = max(most_places(form.sizes(name)) for name in ("patch", "gradient", "collect"))
     sizes = {
         "u_at": 0 if split.prepared else x["slot"],
         "m_at": 0 if split.prepared else g["slot"],

@@ -16,7 +16,7 @@ from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, lines, most_places
-from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Spread, Strided, Summed
+from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Size, Spread, Strided, Summed
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory
 
@@ -106,6 +106,10 @@ class Form:
         z, y, x = (getattr(axis, name) for axis in self.axes)
         return z, y, x
 
+    def sizes(self, name: str) -> tuple[Size, Size, Size]:
+        """Their rows and columns, for which no fraction is computed."""
+        return self.z.size(name), self.y.size(name), self.x.size(name)
+
     def lines(self, name: str) -> int:
         """Vectors read and written on the way of one grid through the matrices of that name."""
         return _lines(self, name)
@@ -118,7 +122,7 @@ class Form:
     @property
     def points(self) -> int:
         """Numbers of one transformed plane."""
-        return prod(len(axis.patch) for axis in self.axes)
+        return prod(axis.products for axis in self.axes)
 
     @property
     def products(self) -> int:
@@ -143,7 +147,7 @@ class Form:
 
 @lru_cache(maxsize=1024)
 def _lines(form: Form, name: str) -> int:
-    return lines(form.matrices(name))
+    return lines(form.sizes(name))
 
 
 class Side(NamedTuple):
@@ -330,8 +334,7 @@ def _taps(shape: Shape, form: Form) -> dict[str, int]:
     _, y, x = (kernel // spread for kernel, spread in zip(shape.kernel, shape.spread, strict=True))
     count, sign = shape.packed_taps // form.planes.filter, -1 if shape.flipped else 1
     steps = [step * inner for step, inner in zip(shape.step, (y * x, x, 1), strict=True)]
-    lengths = (len(matrix[0]) for matrix in form.matrices("filter"))
-    last = sum((length - 1) * step for length, step in zip(lengths, steps, strict=True))
+    last = sum((length - 1) * step for (_, length), step in zip(form.sizes("filter"), steps, strict=True))
     first, first_plane = (last, (form.planes.filter - 1) * count) if shape.flipped else (0, 0)
     return {
         "taps": count, "first_tap": first, **{f"tap_{a}": sign * n for a, n in zip("zyx", steps, strict=True)},
@@ -384,7 +387,7 @@ def _scratch(
         min(PACKED, shape.sources) * shape.packed_taps * tile.rows + slack,
     )
     lines = form.z.outputs * form.y.outputs * prod(shape.spread)
-    most = max(most_places(form.matrices(name)) for name in ("patch", "filter", "inverse"))
+    most = max(most_places(form.sizes(name)) for name in ("patch", "filter", "inverse"))
     passes = pixel_panels.most_passes(patches, tile.lanes)
     more = pixel_panels.most_passes(results, tile.lanes) - 1
     sizes = {

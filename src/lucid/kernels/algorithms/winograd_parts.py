@@ -141,7 +141,11 @@ def _write_deal(module: Module, form: Form, lanes: int) -> Function:
         target: Grid = a.v.at(plane.i * a.v_plane + c.i * a.advance + t.i), to_steps
         if matrices[2] != IDENTITY:
             only = matrices[0] == matrices[1] == IDENTITY
-            dealt = target if only else (a.spare.at(most_places(matrices) * lanes), [y * x * lanes, x * lanes, lanes])
+            dealt = (
+                target
+                if only
+                else (a.spare.at(most_places(form.sizes("patch")) * lanes), [y * x * lanes, x * lanes, lanes])
+            )
             _deal_rows(f, form, (z, y), source, dealt, lanes)
             source = dealt
         write_axes(f, matrices, (1, 0), (z, y, x), source, target, a.spare, lanes)

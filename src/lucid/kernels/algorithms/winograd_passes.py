@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from math import prod
 from typing import Any
 
-from lucid.kernels.algorithms.winograd_transforms import IDENTITY, Matrix, multiplied
+from lucid.kernels.algorithms.winograd_transforms import IDENTITY, Matrix, Size, multiplied
 from lucid.kernels.ir import Function, Module, Pointer, f32, i64, ptr
 
 Matrices = tuple[Matrix, Matrix, Matrix]
@@ -20,19 +20,19 @@ Matrices = tuple[Matrix, Matrix, Matrix]
 Grid = tuple[Pointer, Sequence[Any]]
 
 
-def most_places(matrices: Matrices) -> int:
-    """At least as many vectors as lie between two axes, whatever their order."""
-    return prod(max(len(matrix), len(matrix[0])) for matrix in matrices)
+def most_places(sizes: Sequence[Size]) -> int:
+    """At least as many vectors as lie between two axes of matrices of those sizes, whatever their order."""
+    return prod(map(max, sizes))
 
 
-def lines(matrices: Matrices) -> int:
-    """Vectors read and written on the way of one grid through a transform."""
-    sizes, total = [len(matrix[0]) for matrix in matrices], 0
+def lines(sizes: Sequence[Size]) -> int:
+    """Vectors read and written on the way of one grid through matrices of those sizes."""
+    grid, total = [columns for _, columns in sizes], 0
     for axis in (2, 1, 0):
-        if len(matrices[axis]) * len(matrices[axis][0]) > 1:
-            total += prod(sizes)
-            sizes[axis] = len(matrices[axis])
-            total += prod(sizes)
+        if prod(sizes[axis]) > 1:
+            total += prod(grid)
+            grid[axis] = sizes[axis][0]
+            total += prod(grid)
     return total
 
 
@@ -61,12 +61,13 @@ def write_axes(
 ) -> None:  # fmt: skip
     """A grid of those sizes, multiplied along some axes, one after the other."""
     axes = [axis for axis in order if matrices[axis] != IDENTITY]
+    between = most_places([(len(matrix), len(matrix[0])) for matrix in matrices])
     for number, axis in enumerate(axes):
         after = list(sizes)
         after[axis] = len(matrices[axis])
         to = target
         if axis != axes[-1]:
-            place = spare.at(number % 2 * most_places(matrices) * lanes)
+            place = spare.at(number % 2 * between * lanes)
             to = place, [after[1] * after[2] * lanes, after[2] * lanes, lanes]
         _write_axis(f, matrices[axis], axis, sizes, source, to, lanes)
         source, sizes = to, after

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from lucid.kernels.ir import Value, deinterleave, fma, picked, shuffle
 
 Matrix = tuple[tuple[Fraction, ...], ...]
+Size = tuple[int, int]
 Place = tuple[int, int, int]
 
 IDENTITY: Matrix = ((Fraction(1),),)
@@ -67,7 +68,16 @@ class Minimal:
     @property
     def products(self) -> int:
         """Of a patch and a filter."""
-        return len(self.patch)
+        return self.samples
+
+    def size(self, name: str) -> Size:
+        """Rows and columns of the matrix of that name, which need not be made for it."""
+        products, outputs = self.products, self.outputs
+        sizes = {
+            "patch": (products, self.samples), "filter": (products, self.taps), "inverse": (outputs, products),
+            "gradient": (products, outputs), "collect": (self.taps, products),
+        }  # fmt: skip
+        return sizes[name]
 
     @property
     def _met(self) -> Sequence[int]:
@@ -156,6 +166,11 @@ class Strided(Minimal):
         return self.outputs * self.stride
 
     @property
+    def products(self) -> int:
+        """Of all residues."""
+        return sum(part.products for part in self._parts)
+
+    @property
     def _parts(self) -> list[Minimal]:
         return [Minimal(self.outputs, -(-(self.taps - r) // self.stride)) for r in range(self.stride)]
 
@@ -210,6 +225,11 @@ class Spread(Minimal):
         return self.outputs // self.stride
 
     @property
+    def products(self) -> int:
+        """Of all residues."""
+        return sum(part.products for part in self._parts)
+
+    @property
     def _met(self) -> Sequence[int]:
         parts = self._parts[self.first :] + self._parts[: self.first]
         return [part.taps for part in parts] * self.advance
@@ -241,6 +261,11 @@ class Summed(Minimal):
 
     patch = filter = inverse = gradient = collect = IDENTITY
     growth = gradient_growth = 1.0
+    products = 1
+
+    def size(self, name: str) -> Size:
+        """They leave every number as it is."""
+        return 1, 1
 
     @property
     def planes(self) -> Planes:

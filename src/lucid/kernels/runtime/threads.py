@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import count
 from typing import Any, Protocol
 
@@ -38,6 +39,9 @@ Step = tuple[int, Fields, int, int]
 # one who waits for others to finish: on a busy machine they may not be running at all.
 _SPINS = 4000
 
+#: Of the largest set of signals that any C library has; Python's own calls make an enumeration's member of each signal.
+_SIGSET_BYTES = 128
+
 _UNUSED = (0,) * (STEP_SLOTS - 4)  # slots that the pool fills in
 
 _i64, _ptr = ctypes.c_int64, ctypes.c_void_p
@@ -52,6 +56,11 @@ class _MethodDef(ctypes.Structure):
 _METH_FASTCALL = 0x80
 _new_function = ctypes.pythonapi.PyCFunction_NewEx
 _new_function.argtypes, _new_function.restype = (_ptr, ctypes.py_object, _ptr), ctypes.py_object
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _architecture() -> str:
@@ -186,18 +195,21 @@ class NativePool:
 
     def _hire(self, helpers: int) -> None:
         """Starts workers until there are so many. Signals are for Python's threads, but for their own faults."""
-        faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+        libc, (blocked, before) = _libc(), [ctypes.create_string_buffer(_SIGSET_BYTES) for _ in range(2)]
+        libc.sigfillset(blocked)
+        for fault in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+            libc.sigdelset(blocked, fault)
+        libc.pthread_sigmask(signal.SIG_BLOCK, blocked, before)
         try:
             while len(self._crew) < helpers and self._start_worker():
                 pass
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            libc.pthread_sigmask(signal.SIG_SETMASK, before, None)
         self._native["hire"](len(self._crew))
         self._ready = len(self._crew) + 1
 
     def _start_worker(self) -> bool:
-        libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
+        libc, thread = _libc(), ctypes.c_ulong()
         number = _ptr(len(self._crew) + 1)
         error = libc.pthread_create(ctypes.byref(thread), None, self._native["worker"], number)
         if error:
@@ -216,7 +228,7 @@ class NativePool:
         """Ends every worker. The pool must be held, so they are all idle."""
         self._native["hire"](0)
         self._native["dismiss"](1)
-        join = ctypes.CDLL(None).pthread_join
+        join = _libc().pthread_join
         while self._crew:
             join(self._crew.pop(), None)
         self._native["dismiss"](0)
