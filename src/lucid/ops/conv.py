@@ -122,11 +122,11 @@ def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec, call: Call | None 
 
     Shape: x (N, C_in, *size), w (C_out, C_in / groups, *kernel), bias (C_out,) give (N, C_out, *spec.out_size(size)).
 
-    ``call``: what ``kernels.call_of`` says of such operands, from one who asks often.
+    ``call``: what ``kernels.call_of`` says of such operands, from one who asks often and knows their element types.
 
     Raises: DTypeError unless all have one element type.
     """
-    if not _alike(x, w, bias):
+    if call is None and not _alike(x, w, bias):
         same_dtype("conv", x=x, w=w, bias=bias)
     if mode.recording:
         return apply(_conv, x, w, bias, spec=spec, call=call)
@@ -139,7 +139,7 @@ def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: S
 
     Shape: g (N, C_out, *spec.out_size(size)), w as in ``conv``, bias (C_in,) give (N, C_in, *size).
     """
-    if not _alike(g, w, bias):
+    if call is None and not _alike(g, w, bias):
         same_dtype("conv_grad_input", g=g, w=w, bias=bias)
     if mode.recording:
         return apply(_conv_grad_input, g, w, bias, spec=spec, size=size, call=call)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,21 +18,6 @@ from lucid.kernels import Call, call_of
 from lucid.nn.functional._arguments import AXES, Padding, as_pairs, same_pads
 
 CACHED_CALLS = 4096
-
-
-Known = tuple[Sizes, np.dtype[Any]]
-"""What a plan may know of a tensor: shape and NumPy's element type, no values."""
-
-
-class Operand(NamedTuple):
-    """The same with the element type as Lucid's."""
-
-    shape: Sizes
-    dtype: DType
-
-    @staticmethod
-    def of(known: Known) -> Operand:
-        return Operand(known[0], of_numpy(known[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +79,29 @@ def transposed_pads(padding: Padding, kernel: Sizes, stride: Sizes, dilation: Si
 def conv_call(
     caller: str,
     rank: int,
-    input: Known,
-    weight: Known,
-    added: Known | None,
+    x: Sizes,
+    w: Sizes,
+    bias: Sizes | None,
+    dtype: np.dtype[Any],
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
     groups: int,
     padding_mode: str,
 ) -> ConvCall:
-    """Check a convolution and resolve its padding. The weight is (C_out, C_in/groups, *kernel)."""
-    x, w, bias = Operand.of(input), Operand.of(weight), None if added is None else Operand.of(added)
-    _check_weight(caller, rank, w.shape, "C_out, C_in/groups")
-    kernel, size = w.shape[2:], x.shape[-rank:]
-    check_channels(caller, w.shape[1] * groups, w.shape[0], groups)
-    _check_input(caller, rank, x.shape, w.shape[1] * groups, f"weight {w.shape} with groups={groups}")
-    _check_bias(caller, bias, w.shape[0])
-    _check_dtypes(caller, x, w, bias)
+    """Check a convolution of such shapes and resolve its padding. The weight is (C_out, C_in/groups, *kernel)."""
+    _check_weight(caller, rank, w, "C_out, C_in/groups")
+    kernel, size = w[2:], x[-rank:]
+    check_channels(caller, w[1] * groups, w[0], groups)
+    _check_input(caller, rank, x, w[1] * groups, f"weight {w} with groups={groups}")
+    _check_bias(caller, bias, w[0])
+    _check_dtype(caller, dtype)
     pads = resolved_pads(padding, size, kernel, stride, dilation)
     _check_kernel_fits(caller, size, kernel, dilation, pads)
     spec = ConvSpec(kernel, stride, dilation, pads, groups)
-    is_batched = len(x.shape) == rank + 2
+    is_batched = len(x) == rank + 2
     if padding_mode == "zeros" or not any(map(any, pads)):
-        direct = call_of("forward", spec, input[0], weight[0], (), input[1], added is not None) if is_batched else None
+        direct = call_of("forward", spec, x, w, (), dtype, bias is not None) if is_batched else None
         return ConvCall(spec, is_batched, direct=direct)
     check_pads_fit(caller, padding_mode, size, pads)
     return ConvCall(replace(spec, padding=((0, 0),) * rank), is_batched, around=pads)
@@ -126,9 +111,10 @@ def conv_call(
 def conv_transpose_call(
     caller: str,
     rank: int,
-    input: Known,
-    weight: Known,
-    added: Known | None,
+    x: Sizes,
+    w: Sizes,
+    bias: Sizes | None,
+    dtype: np.dtype[Any],
     stride: Sizes,
     padding: Padding,
     output_padding: Sizes,
@@ -138,13 +124,12 @@ def conv_transpose_call(
     output_size: Sizes | None,
 ) -> ConvCall:
     """Check a transposed convolution and find its output size. The weight is (C_in, C_out/groups, *kernel)."""
-    x, w, bias = Operand.of(input), Operand.of(weight), None if added is None else Operand.of(added)
-    _check_weight(caller, rank, w.shape, "C_in, C_out/groups")
-    kernel, size = w.shape[2:], x.shape[-rank:]
-    check_channels(caller, w.shape[0], w.shape[1] * groups, groups)
-    _check_input(caller, rank, x.shape, w.shape[0], f"weight {w.shape}")
-    _check_bias(caller, bias, w.shape[1] * groups)
-    _check_dtypes(caller, x, w, bias)
+    _check_weight(caller, rank, w, "C_in, C_out/groups")
+    kernel, size = w[2:], x[-rank:]
+    check_channels(caller, w[0], w[1] * groups, groups)
+    _check_input(caller, rank, x, w[0], f"weight {w}")
+    _check_bias(caller, bias, w[1] * groups)
+    _check_dtype(caller, dtype)
     check_output_padding(caller, padding, output_padding, stride, dilation)
     pads, fixed = transposed_pads(padding, kernel, stride, dilation)
     spec = ConvSpec(kernel, stride, dilation, pads, groups)
@@ -154,7 +139,7 @@ def conv_transpose_call(
         extra = _output_padding_for(caller, least, output_size, stride, dilation)
     made = tuple(n + e for n, e in zip(least, extra, strict=True))
     _check_transposed_size(caller, size, made, extra, spec)
-    is_batched = len(x.shape) == rank + 2
+    is_batched = len(x) == rank + 2
     if padding_mode != "zeros" and any(map(any, pads)):
         check_pads_fit(caller, padding_mode, made, pads)
         made = tuple(n + low + high for n, (low, high) in zip(made, pads, strict=True))
@@ -162,7 +147,7 @@ def conv_transpose_call(
     call = _without_tail(spec, is_batched, None, made, extra)
     if not is_batched or call.tail is not None:
         return call
-    direct = call_of("grad_input", spec, input[0], weight[0], call.size, input[1], added is not None)
+    direct = call_of("grad_input", spec, x, w, call.size, dtype, bias is not None)
     return replace(call, direct=direct)
 
 
@@ -299,27 +284,32 @@ def _check_weight(caller: str, rank: int, shape: Sizes, form: str) -> None:
         raise ShapeError(f"{caller}: the weight {shape} must have the shape ({form}, {kernel}), each at least 1")
 
 
-def _check_bias(caller: str, bias: Operand | None, channels: int) -> None:
-    if bias is not None and bias.shape != (channels,):
-        raise ShapeError(f"{caller}: the bias {bias.shape} must have the shape ({channels},), one per output channel")
+def _check_bias(caller: str, bias: Sizes | None, channels: int) -> None:
+    if bias is not None and bias != (channels,):
+        raise ShapeError(f"{caller}: the bias {bias} must have the shape ({channels},), one per output channel")
 
 
-def _mended(x: Operand, w: Operand, other: Operand) -> str:
-    """How an element type that is unlike the input's is made like it."""
-    if other is not w:
-        return f"convert the bias with .to({x.dtype})"
-    layer = f" or the layer with .to({x.dtype})" if x.dtype.is_differentiable else ""
-    return f"convert the input with .to({w.dtype}){layer}"
+def _check_dtype(caller: str, dtype: np.dtype[Any]) -> None:
+    known = of_numpy(dtype)
+    if not known.is_differentiable:
+        raise DTypeError(f"{caller}: the input is {known.name}; a convolution takes floating-point or complex numbers")
 
 
-def _check_dtypes(caller: str, x: Operand, w: Operand, bias: Operand | None) -> None:
-    for name, operand in (("weight", w), ("bias", bias)):
-        if operand is not None and operand.dtype != x.dtype:
+def check_alike(caller: str, x: np.dtype[Any], weight: np.dtype[Any], bias: np.dtype[Any] | None) -> None:
+    """Weight and bias must have the input's element type."""
+    wanted = of_numpy(x)
+    for name, given in (("weight", weight), ("bias", bias)):
+        if given is not None and given != x:
+            other = of_numpy(given)
             raise DTypeError(
-                f"{caller}: the input is {x.dtype.name} and the {name} {operand.dtype.name}; they must be the same: "
-                + _mended(x, w, operand)
+                f"{caller}: the input is {wanted.name} and the {name} {other.name}; they must be the same: "
+                + _mended(name, wanted, other)
             )
-    if not x.dtype.is_differentiable:
-        raise DTypeError(
-            f"{caller}: the input is {x.dtype.name}; a convolution takes floating-point or complex numbers"
-        )
+
+
+def _mended(name: str, wanted: DType, other: DType) -> str:
+    """How an element type that is unlike the input's is made like it."""
+    if name == "bias":
+        return f"convert the bias with .to({wanted})"
+    layer = f" or the layer with .to({wanted})" if wanted.is_differentiable else ""
+    return f"convert the input with .to({other}){layer}"

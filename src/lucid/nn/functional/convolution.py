@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes
 from lucid.nn.functional._arguments import (
@@ -16,7 +18,7 @@ from lucid.nn.functional._arguments import (
     paddings,
     sizes,
 )
-from lucid.nn.functional._geometry import CACHED_CALLS, ConvCall, Known, conv_call, conv_transpose_call
+from lucid.nn.functional._geometry import CACHED_CALLS, ConvCall, check_alike, conv_call, conv_transpose_call
 from lucid.ops.conv import Finish, conv, conv_grad_input, finished_conv, finished_conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor
@@ -291,7 +293,7 @@ def conv_transpose_of(
     output_padding: Any, groups: Any, dilation: Any, mode: Any, output_size: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
     """A transposed convolution of arguments as users write them."""
-    plain = _plain(stride, dilation, groups, padding, mode) and _integers(output_padding) and output_size is None
+    plain = _plain(stride, dilation, groups, padding, mode) and type(output_padding) is int and output_size is None
     find = _transposed_call_again if plain else _transposed_call_of
     call = find(
         caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups, mode,
@@ -302,21 +304,26 @@ def conv_transpose_of(
 
 def _plain(stride: Any, dilation: Any, groups: Any, padding: Any, mode: Any) -> bool:
     """Whether a cache may tell arguments apart: it takes 1.0 and True for 1, and no list."""
-    told = type(groups) is int and type(mode) is str and (type(padding) is str or _integers(padding))
-    return told and _integers(stride) and _integers(dilation)
+    return (
+        type(groups) is int
+        and type(mode) is str
+        and (type(stride) is int or _integers(stride))
+        and (type(dilation) is int or _integers(dilation))
+        and (type(padding) is int or type(padding) is str or _integers(padding))
+    )
 
 
 def _integers(value: Any) -> bool:
-    """An integer, or a tuple of them and of nothing else."""
-    return type(value) is int or (type(value) is tuple and set(map(type, value)) == {int})
+    """A tuple of integers and of nothing else."""
+    return type(value) is tuple and set(map(type, value)) == {int}
 
 
 def _call_of(
-    caller: str, rank: int, x: Known, weight: Known, bias: Known | None, stride: Any, padding: Any, dilation: Any,
-    groups: Any, mode: Any,
+    caller: str, rank: int, x: Sizes, weight: Sizes, bias: Sizes | None, dtype: np.dtype[Any], stride: Any,
+    padding: Any, dilation: Any, groups: Any, mode: Any,
 ) -> ConvCall:  # fmt: skip
     return conv_call(
-        caller, rank, x, weight, bias,
+        caller, rank, x, weight, bias, dtype,
         sizes(caller, "stride", stride, rank),
         paddings(caller, padding, rank),
         sizes(caller, "dilation", dilation, rank),
@@ -326,11 +333,11 @@ def _call_of(
 
 
 def _transposed_call_of(
-    caller: str, rank: int, x: Known, weight: Known, bias: Known | None, stride: Any, padding: Any,
-    output_padding: Any, dilation: Any, groups: Any, mode: Any, output_size: Any,
+    caller: str, rank: int, x: Sizes, weight: Sizes, bias: Sizes | None, dtype: np.dtype[Any], stride: Any,
+    padding: Any, output_padding: Any, dilation: Any, groups: Any, mode: Any, output_size: Any,
 ) -> ConvCall:  # fmt: skip
     return conv_transpose_call(
-        caller, rank, x, weight, bias,
+        caller, rank, x, weight, bias, dtype,
         sizes(caller, "stride", stride, rank),
         paddings(caller, padding, rank),
         sizes(caller, "output_padding", output_padding, rank, least=0),
@@ -345,12 +352,16 @@ _call_again = lru_cache(CACHED_CALLS)(_call_of)
 _transposed_call_again = lru_cache(CACHED_CALLS)(_transposed_call_of)
 
 
-def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Known, Known, Known | None]:
+def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Sizes, Sizes, Sizes | None, np.dtype[Any]]:
+    """The shapes, and the element type of all."""
     try:
         a, w, b = x._array, weight._array, None if bias is None else bias._array
     except AttributeError:
         raise _no_tensor(caller, {"input": x, "weight": weight, "bias": bias}) from None
-    return (a.shape, a.dtype), (w.shape, w.dtype), None if b is None else (b.shape, b.dtype)
+    dtype = a.dtype
+    if w.dtype is not dtype or (b is not None and b.dtype is not dtype):
+        check_alike(caller, dtype, w.dtype, None if b is None else b.dtype)
+    return a.shape, w.shape, None if b is None else b.shape, dtype
 
 
 def _no_tensor(caller: str, arguments: dict[str, Any]) -> TypeError:
