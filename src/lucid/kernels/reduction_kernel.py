@@ -33,6 +33,7 @@ from lucid.kernels.ir import (
 from lucid.kernels.isa import ISA
 
 BAND = 1024  #: neighbouring results of one task, where rows are added to each other
+_AHEAD_BYTES = 2048  #: how far ahead a row is asked for, where it is summed along itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,7 @@ class _Partial:
         with f.loop(*rows, carry=self._start(self.unroll)) as row:
             operands = self._row([p.at(row.i * self._step(n, "outer")) for p, n in zip(first, names, strict=True)])
             with f.loop(start, fast, lanes * self.unroll, carry=row.values) as loop:
+                self._prefetch(operands, loop.i, self.unroll, _AHEAD_BYTES)
                 for u in range(self.unroll):
                     loop.values = self._add(loop.values, self._inputs(operands, loop.i + u * lanes, None), None, u)
             with f.loop(fast, whole, lanes, carry=loop.values) as single:
@@ -247,7 +249,7 @@ class _Partial:
                 pointers = [p.at(inner.i * self._step(n, "inner")) for p, n in zip(outers, names, strict=True)]
                 operands = self._row(pointers)
                 if vectors > 1:
-                    self._prefetch(pointers, column + vectors * self.lanes, vectors)
+                    self._prefetch(operands, column + vectors * self.lanes, vectors)
                 for u in range(vectors):
                     at_u = column + u * self.lanes
                     inner.values = self._add(inner.values, self._inputs(operands, at_u, mask), mask, u)
@@ -257,11 +259,13 @@ class _Partial:
                 place = at + a.segments * a.outs * t + column + u * self.lanes
                 a.scratch.store(outer.values[u * self.kernel.terms + t], place, mask)
 
-    def _prefetch(self, pointers: Sequence[Pointer], column: Value, vectors: int) -> None:
-        """Asks for the columns that come after these: rows far apart are more streams than a machine foresees."""
-        for p, step in zip(pointers, self.kernel.inner, strict=True):
-            for u in range(0, vectors * self.lanes if step else 0, max(1, 64 // p.pointee.bytes)):
-                p.prefetch(column + u, locality=2)
+    def _prefetch(self, operands: Sequence[Pointer | Value], column: Value, vectors: int, ahead_bytes: int = 0) -> None:
+        """Asks for columns of every row: rows far apart are more streams than a machine foresees."""
+        for row in operands:
+            if isinstance(row, Pointer):
+                each = row.pointee.bytes
+                for u in range(0, vectors * self.lanes, max(1, 64 // each)):
+                    row.prefetch(column + (u + ahead_bytes // each), locality=2)
 
 
 def across_lanes(value: Value, two: Callable[[Value, Value], Value]) -> Value:
