@@ -121,8 +121,43 @@ def test_stays_between_guard_pages(isa: str) -> None:
                     normalization.standardize_clamped(gx, gw, gw, axes, affine, EPS, 0.0, 0.5)
                     cut = gx, gw, gw, mean, var, axes, affine, EPS, 0.0, 0.5
                     assert not any(np.isnan(a).any() for a in normalization.standardize_clamped_grad(gg, *cut))
+                    leaked = gx, gw.reshape(1, 3, 1)
+                    _, mean, var = normalization.standardize_leaked(*leaked, gw, gw, axes, affine, EPS)
+                    found = normalization.standardize_leaked_grad(gg, *leaked, gw, mean, var, axes, affine, EPS)
+                    assert not any(np.isnan(a).any() for a in found)
 
     with target.using(isa):
         normalization.standardize(np.ones((2, 3, 4), "f"), None, None, (0, 2), (1, 3, 1), EPS)
         sizes = (1, 7, 8, 9, 15, 16, 17, 31, 33, 65)
         run_guarded_cases(check, [(n, where) for n in sizes for where in ("end", "start")])
+
+
+LEAKED = [  # shape, axes of the statistics, affine shape, slope's shape
+    ((2, 1, 5, 300), (2, 3), (1, 1, 5, 1), (1, 1, 1, 1)),
+    ((3, 2, 4, 12, 12), (2, 3, 4), (1, 2, 4, 1, 1), (1, 2, 4, 1, 1)),
+    ((3, 4, 6, 6), (2, 3), (1, 4, 1, 1), (1, 1, 1, 1)),
+    ((2, 3, 4), (2,), (1, 3, 4), (1, 3, 4)),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("shape", "axes", "affine", "slopes"), LEAKED)
+def test_through_a_leak_as_after_it(shape: Any, axes: Any, affine: Any, slopes: Any, isa: str) -> None:
+    """Forward as by ``standardize``, gradients as by float64."""
+    x, w, b, g = (a.astype(np.float32) for a in arrays(shape, affine))
+    x -= 3
+    slope = np.linspace(0.1, 0.7, int(np.prod(slopes)), dtype=np.float32).reshape(slopes)
+    h = np.where(x > 0, x, slope * x)
+    with target.using(isa):
+        found = normalization.standardize_leaked(x, slope, w, b, axes, affine, EPS)
+        for got, want in zip(found, (normalization.standardize(h, w, b, axes, affine, EPS)), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+        grads = normalization.standardize_leaked_grad(g, x, slope, w, *found[1:], axes, affine, EPS)
+    wide = [a.astype(np.float64) for a in (g, x, slope, w, b, h)]
+    mean, var = (a(axes, keepdims=True) for a in (wide[5].mean, wide[5].var))
+    to_h, *rest = normalization.standardize_grad(wide[0], wide[5], wide[3], mean, var, axes, affine, EPS)
+    lone = tuple(k for k, n in enumerate(slopes) if n == 1)
+    to_slope = np.where(x > 0, 0, to_h * wide[1]).sum(lone, keepdims=True)
+    for got, want in zip(grads, (np.where(x > 0, to_h, slope * to_h), to_slope, *rest), strict=True):
+        assert got.shape == want.shape and got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6 * np.abs(want).max())

@@ -7,7 +7,8 @@ import pytest
 
 import lucid
 from lucid.autograd import check_grads
-from lucid.ops.norm import folded, standardize, standardize_clamped
+from lucid.ops.activation import prelu
+from lucid.ops.norm import folded, standardize, standardize_clamped, standardize_leaked
 
 CASES = [
     ((4, 3, 5), (0, 2), (1, 3, 1)),  # batch
@@ -107,5 +108,24 @@ def test_gradients_between_limits(parts: str) -> None:
     inputs = [t.requires_grad_() for t in (x, *given) if t is not None]
     plain = standardize(x, *given, (0, 2), (1, 3, 1), 1e-2).out.detach().numpy()
     np.testing.assert_allclose(run(*inputs).out.detach().numpy(), plain.clip(-0.5, 1.0))
+    check_grads(lambda *t: run(*t).out, inputs, rtol=1e-4)
+    check_grads(lambda *t: tuple(run(*t)), inputs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("parts", ["wb", "w", "b", ""])
+@pytest.mark.parametrize("slopes", [(1, 1, 1), (1, 3, 1)])
+def test_gradients_through_a_leak(parts: str, slopes: tuple[int, ...]) -> None:
+    x, w, b = (lucid.tensor(drawn(seed, *shape)) for seed, shape in ((0, (4, 3, 5)), (1, (3,)), (2, (3,))))
+    slope = lucid.tensor(np.abs(drawn(3, *slopes)))
+    given = [w if "w" in parts else None, b if "b" in parts else None]
+
+    def run(x, slope, *rest):
+        rest = iter(rest)
+        affine = (None if t is None else next(rest) for t in given)
+        return standardize_leaked(x, slope, *affine, (1, 2), (1, 3, 1), 1e-2)
+
+    inputs = [t.requires_grad_() for t in (x, slope, *given) if t is not None]
+    plain = standardize(prelu(x, slope), *given, (1, 2), (1, 3, 1), 1e-2).out.detach().numpy()
+    np.testing.assert_allclose(run(*inputs).out.detach().numpy(), plain)
     check_grads(lambda *t: run(*t).out, inputs, rtol=1e-4)
     check_grads(lambda *t: tuple(run(*t)), inputs, rtol=1e-4)

@@ -111,6 +111,40 @@ _clamped_grad_sums = Reduction("standardize_clamped_grad_sums", terms=_clamped_t
 _clamped_grad = Elementwise("standardize_clamped_grad", _clamped_slope)
 
 
+def _leaked(x: Value, slope: Value) -> Value:
+    """What a PReLU before it makes of x."""
+    return select(x > 0.0, x, slope * x)
+
+
+def _leaked_moments(x: Value, slope: Value) -> tuple[Value, Value]:
+    h = _leaked(x, slope)
+    return h, h * h
+
+
+def _leaked_terms(g: Value, x: Value, slope: Value, mean: Value, rstd: Value) -> tuple[Value, ...]:
+    """Those of ``standardize``, then of what is below zero: x with g, x alone, and x with the standardised value."""
+    unit = (_leaked(x, slope) - mean) * rstd
+    below = select(x > 0.0, 0.0, x)
+    return g, g * unit, g * below, below, unit * below
+
+
+def _leaked_slope(
+    g: Value, x: Value, slope: Value, mean: Value, rstd: Value, w: Value, sum_g: Value, sum_gx: Value, *,
+    inverse: Value,
+) -> Value:  # fmt: skip
+    h = _leaked(x, slope)
+    to_h = (g * w - sum_g * inverse - (h - mean) * rstd * (sum_gx * inverse)) * rstd
+    return select(x > 0.0, to_h, slope * to_h)
+
+
+_leaked_statistics = Reduction("leaked_moments", terms=_leaked_moments, finish=_finish_moments, more=True)
+_leaked_apply = Elementwise(
+    "standardize_leaked", lambda x, slope, mean, rstd, w, b: (_leaked(x, slope) - mean) * (rstd * w) + b
+)
+_leaked_sums = Reduction("standardize_leaked_grad_sums", terms=_leaked_terms, more=True)
+_leaked_grad = Elementwise("standardize_leaked_grad", _leaked_slope)
+
+
 def statistics(x: Array, axes: Sizes, eps: float) -> tuple[Array, Array, Array]:
     """Mean, biased variance and 1 / sqrt(variance + eps) over ``axes``, which stay as axes of size 1."""
     shape, inverse = _kept(x.shape, axes), _inverse_count(x.shape, axes)
@@ -200,6 +234,43 @@ def standardize_clamped_grad(
     gx: Array = _clamped_grad(g, x, mean, rstd, w, b, *sums, inverse=inverse, low=low, high=high)
     g_bias, g_weight = (s.reshape(affine_shape).astype(x.dtype, copy=False) for s in parts)
     return gx, g_weight, g_bias
+
+
+def standardize_leaked(
+    x: Array, slope: Array, weight: Array | None, bias: Array | None, axes: Sizes, affine_shape: Sizes, eps: float
+) -> tuple[Array, Array, Array]:
+    """``standardize`` of a PReLU of x, in the same passes. Not of float64, whose statistics take a pass more."""
+    w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
+    shape = _kept(x.shape, axes)
+    found = _leaked_statistics(x, slope, axes=axes, inverse=_inverse_count(x.shape, axes), eps=eps)
+    mean, variance, rstd = (part.reshape(shape) for part in found)
+    return _leaked_apply(x, slope, mean, rstd, w, b), mean, variance
+
+
+def standardize_leaked_grad(
+    g: Array, x: Array, slope: Array, weight: Array | None, mean: Array, var: Array, axes: Sizes, affine_shape: Sizes,
+    eps: float,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Its gradients in x, slope, weight and bias; the slope's has x's rank, weight and bias are of ``affine_shape``.
+
+    The gradient h of the standardised value is (w g - a - b unit) rstd, with a and b its means against 1 and unit. So
+    the slope's, the sum of h x below zero, is one of sums that the same pass finds.
+    Cost: g and x are read twice and the gradient is written.
+    """
+    rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
+    w, inverse = _affine(weight, 1, affine_shape, x), _inverse_count(x.shape, axes)
+    folded = tuple(k for k, n in enumerate(affine_shape) if n == 1)
+    shared = tuple(k for k in axes if k in folded and slope.shape[k] == 1)
+    parts = [s.reshape(_kept(x.shape, shared)) for s in _leaked_sums(g, x, slope, mean, rstd, axes=shared)]
+    wide = w.astype(parts[0].dtype, copy=False)
+    sums = [_folded(s * wide, axes) for s in parts[:2]]
+    gx: Array = _leaked_grad(g, x, slope, mean, rstd, w, *sums, inverse=inverse)
+    met, below, along = parts[2:]
+    each = (met * wide - inverse * (sums[0] * below + sums[1] * along)) * rstd
+    lone = tuple(k for k, n in enumerate(slope.shape) if n == 1)
+    g_slope = _folded(each, lone).astype(x.dtype, copy=False)
+    g_bias, g_weight = (_folded(s, folded).reshape(affine_shape).astype(x.dtype, copy=False) for s in parts[:2])
+    return gx, g_slope, g_weight, g_bias
 
 
 def _folded(sums: Array, axes: Sizes) -> Array:

@@ -131,14 +131,14 @@ leaky_relu = _activation(
 )
 
 
-def _prelu_forward(x: Array, slope: Array) -> Array:
+def prelu_forward(x: Array, slope: Array) -> Array:
     if native.takes(native.SEVERAL_PASSES, x, slope):
         y: Array = activations.prelu(x, slope)
         return y
     return _rounded_once(lambda x, slope: np.where(x > 0, x, slope * x), x, slope)
 
 
-def _prelu_pull(g: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+def prelu_pull(g: Tensor, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     if not is_grad_enabled():
         both: tuple[Tensor, Tensor] = apply(_prelu_grad, g, x, slope)
         return both
@@ -155,8 +155,8 @@ def _prelu_grad_forward(g: Array, x: Array, slope: Array) -> tuple[Array, Array]
 
 
 _prelu_grad = Op("prelu_grad", _prelu_grad_forward, outputs=("gx", "g_slope"))  # of what nobody differentiates again
-_prelu = Op("prelu", _prelu_forward, vjp={
-    ("x", "slope"): _prelu_pull,
+_prelu = Op("prelu", prelu_forward, vjp={
+    ("x", "slope"): prelu_pull,
     "x": lambda g, x, slope: where(x > 0, g, g * slope),
     "slope": lambda g, x, slope_shape: sum_to(where(x > 0, 0, g * x), slope_shape),
 })  # fmt: skip

@@ -15,6 +15,7 @@ from lucid.core.dtypes import DType, widened
 from lucid.core.geometry import Sizes
 from lucid.kernels import normalization
 from lucid.ops import native
+from lucid.ops.activation import prelu, prelu_forward, prelu_pull
 from lucid.ops.broadcast import sum_to
 from lucid.tensor import Tensor
 
@@ -47,6 +48,14 @@ def standardize_clamped(
     return Standardized(
         *apply(_standardize_clamped, x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps, **limits)
     )
+
+
+def standardize_leaked(
+    x: Tensor, slope: Tensor, weight: Maybe, bias: Maybe, axes: Sizes, affine_shape: Sizes, eps: float
+) -> Standardized:
+    """``standardize`` of ``prelu(x, slope)``; ``slope`` and ``affine_shape`` have as many axes as x."""
+    leaked = apply(_standardize_leaked, x, slope, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps)
+    return Standardized(*leaked)
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -121,6 +130,19 @@ def _clamped_forward(
         return normalization.standardize_clamped(x, weight, bias, axes, affine_shape, eps, low, high)
     y, mean, var = _forward(x, weight, bias, axes=axes, affine_shape=affine_shape, eps=eps)
     return np.clip(y, y.dtype.type(low), y.dtype.type(high)), mean, var
+
+
+def _leaked_forward(
+    x: Array, slope: Array, weight: Array | None, bias: Array | None, *, axes: Sizes, affine_shape: Sizes, eps: float
+) -> tuple[Array, Array, Array]:
+    if _reads_through(x, slope, weight, bias):
+        return normalization.standardize_leaked(x, slope, weight, bias, axes, affine_shape, eps)
+    return _forward(prelu_forward(x, slope), weight, bias, axes=axes, affine_shape=affine_shape, eps=eps)
+
+
+def _reads_through(x: Array, *others: Array | None) -> bool:
+    """Whether the kernels of ``standardize_leaked`` are for these: their statistics are those of one pass."""
+    return x.dtype != np.float64 and native.takes(native.SEVERAL_PASSES, x, *others)
 
 
 def _mean(x: Array, axes: Sizes) -> Array:
@@ -198,6 +220,37 @@ def _clamped_gradients_forward(
     return gx, g_weight.reshape(given_shape), g_bias.reshape(given_shape)
 
 
+def _leaked_gradients(
+    g: tuple[Maybe, Maybe, Maybe], x: Tensor, slope: Tensor, weight: Maybe, bias: Maybe, mean: Tensor, var: Tensor,
+    axes: Sizes, affine_shape: Sizes, eps: float,
+) -> tuple[Maybe, ...]:  # fmt: skip
+    """One pass where nobody differentiates the result; otherwise those of ``standardize``, then those of ``prelu``."""
+    g_out, g_mean, g_var = g
+    how: dict[str, Any] = {"axes": axes, "affine_shape": affine_shape, "eps": eps}
+    alone = not is_grad_enabled() and g_mean is None and g_var is None
+    if alone and g_out is not None and _reads_through(g_out._array, x._array, slope._array):
+        given = next((part.shape for part in (weight, bias) if part is not None), (-1,))
+        gradients: tuple[Tensor, ...] = apply(
+            _standardize_leaked_grad, g_out, x, slope, weight, mean, var, given_shape=given, **how
+        )
+        return (
+            *gradients[:2], gradients[2] if weight is not None else None, gradients[3] if bias is not None else None
+        )  # fmt: skip
+    to_h, to_weight, to_bias = _gradients(g, prelu(x, slope), weight, bias, mean, var, **how)
+    assert to_h is not None, "something is asked for"
+    return *prelu_pull(to_h, x, slope), to_weight, to_bias
+
+
+def _leaked_gradients_forward(
+    h: Array, x: Array, slope: Array, weight: Array | None, mean: Array, var: Array, *, axes: Sizes,
+    affine_shape: Sizes, given_shape: Sizes, eps: float,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    gx, g_slope, g_weight, g_bias = normalization.standardize_leaked_grad(
+        h, x, slope, weight, mean, var, axes, affine_shape, eps
+    )
+    return gx, g_slope, g_weight.reshape(given_shape), g_bias.reshape(given_shape)
+
+
 def _folded(g: Tensor, affine_shape: Sizes, shape: Sizes) -> Tensor:
     """The gradient of something that was broadcast from ``affine_shape``."""
     result: Tensor = g.sum(_broadcast_axes(g.ndim, affine_shape)).reshape(shape)
@@ -249,6 +302,11 @@ _standardize_clamped = Op(
     outputs=("out", "mean", "var"),
 )  # fmt: skip
 
+_standardize_leaked = Op(
+    "standardize_leaked", _leaked_forward, vjp={("x", "slope", "weight", "bias"): _leaked_gradients},
+    outputs=("out", "mean", "var"),
+)  # fmt: skip
+
 _fold = Op("fold", _fold_forward, vjp={("mean", "var", "weight", "bias"): _fold_gradients}, outputs=("scale", "shift"))
 
 _affine = Op("affine", _affine_forward, vjp={
@@ -261,4 +319,7 @@ _affine = Op("affine", _affine_forward, vjp={
 _standardize_grad = Op("standardize_grad", _gradients_forward, outputs=("gx", "g_weight", "g_bias"))
 _standardize_clamped_grad = Op(
     "standardize_clamped_grad", _clamped_gradients_forward, outputs=("gx", "g_weight", "g_bias")
+)
+_standardize_leaked_grad = Op(
+    "standardize_leaked_grad", _leaked_gradients_forward, outputs=("gx", "g_slope", "g_weight", "g_bias")
 )

@@ -122,6 +122,30 @@ def test_training_at_once_as_one_by_one(
     assert (found[0][0] == 0).any() and (found[0][1] != 0).any()
 
 
+@pytest.mark.parametrize("slopes", [1, 6])
+@pytest.mark.parametrize("recording", [True, False])
+@pytest.mark.parametrize(("dtype", "exact"), [(lucid.float32, 1e-6), (lucid.float64, 1e-12), (lucid.bfloat16, 0.03)])
+def test_group_norm_reads_through_prelu(slopes: int, recording: bool, dtype: Any, exact: float) -> None:
+    found, x, g = [], lucid.randn(2, 6, 300).to(dtype), lucid.randn(2, 6, 300).to(dtype)
+    layers = nn.Sequential(nn.PReLU(slopes, dtype=dtype), nn.GroupNorm(3, 6, dtype=dtype))
+    for at_once in (True, False):
+        layers.zero_grad()
+        given = x.detach().requires_grad_()
+        with lucid.set_grad_enabled(recording):
+            y = layers(given) if at_once else layers[1](layers[0](given))
+        if recording:
+            y.backward(g)
+        parts = [y, *((given.grad, *(p.grad for p in layers.parameters())) if recording else ())]
+        found.append([part.detach().to(lucid.float64).numpy() for part in parts])
+    for got, want in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=exact, atol=exact * np.abs(want).max())
+
+
+def test_prelu_of_other_channels_is_refused_as_alone() -> None:
+    with pytest.raises(lucid.ShapeError, match="prelu: weight"):
+        nn.Sequential(nn.PReLU(4), nn.GroupNorm(3, 6))(lucid.randn(2, 6, 9))
+
+
 def test_in_training_too_who_listens_hears_every_layer() -> None:
     layers, seen = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()), []
     for layer, name in zip(layers, ("norm", "relu"), strict=True):

@@ -10,7 +10,7 @@ from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
 from lucid.ops.inplace import overwrite
-from lucid.ops.norm import affine, folded, standardize, standardize_clamped
+from lucid.ops.norm import affine, folded, standardize, standardize_clamped, standardize_leaked
 from lucid.tensor import Tensor
 
 Maybe = Tensor | None
@@ -86,8 +86,19 @@ def layer_norm(
     return standardize(input, weight, bias, tuple(range(input.ndim - len(shape), input.ndim)), shape, eps).out
 
 
-def group_norm(input: Tensor, num_groups: int, weight: Maybe = None, bias: Maybe = None, eps: float = 1e-5) -> Tensor:
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Maybe = None,
+    bias: Maybe = None,
+    eps: float = 1e-5,
+    *,
+    slope: Maybe = None,
+) -> Tensor:
     """Each sample standardised over groups of channels and the spatial axes.
+
+    With a ``slope``, of one number or one a channel, it is ``prelu(input, slope)`` that is standardised, in the same
+    passes.
 
     Source: Wu & He, arXiv:1803.08494.
     """
@@ -105,7 +116,12 @@ def group_norm(input: Tensor, num_groups: int, weight: Maybe = None, bias: Maybe
     size = input.shape[2:]
     grouped = input.reshape(n, num_groups, channels // num_groups, *size)
     affine = (1, num_groups, channels // num_groups, *(1,) * len(size))
-    result: Tensor = standardize(grouped, weight, bias, tuple(range(2, grouped.ndim)), affine, eps).out
+    axes = tuple(range(2, grouped.ndim))
+    if slope is None:
+        result: Tensor = standardize(grouped, weight, bias, axes, affine, eps).out
+    else:
+        spread = slope.reshape(affine if slope.numel() > 1 else (1,) * grouped.ndim)
+        result = standardize_leaked(grouped, spread, weight, bias, axes, affine, eps).out
     return result.reshape(input.shape)  # type: ignore[no-any-return]
 
 

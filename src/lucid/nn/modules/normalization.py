@@ -238,7 +238,11 @@ class GroupNorm(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The standardised input."""
-        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return self.leaked(input, None)
+
+    def leaked(self, input: Tensor, slope: Tensor | None) -> Tensor:
+        """The same, of what a PReLU of that slope makes of the input."""
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, slope=slope)
 
     def extra_repr(self) -> str:
         """All arguments."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from lucid.autograd.mode import mode
 from lucid.nn.functional.fused import finish_of
-from lucid.nn.modules.activation import ReLU, ReLU6
+from lucid.nn.modules.activation import PReLU, ReLU, ReLU6
 from lucid.nn.modules.conv import _Convolution
 from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
 from lucid.nn.modules.module import Module
-from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
+from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, _BatchNorm
 from lucid.ops.conv import Finish
 from lucid.ops.norm import folded
 from lucid.tensor import Tensor
@@ -27,7 +27,7 @@ def run(layers: Sequence[Module], x: Any) -> Any:
 
     Where no gradient is recorded, a convolution's kernel also does what the layers behind it would: a batch norm in
     evaluation, an activation, or both. Where one is, a batch norm in training also cuts off what a ReLU behind it
-    would. Results differ by roundings only.
+    would. A group norm behind a PReLU reads through it. Results differ by roundings only.
     """
     at = 0
     while at < len(layers):
@@ -42,6 +42,9 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     if mode.recording and rest and _cuts_off(first, rest[0], x):
         assert isinstance(first, _BatchNorm), "only those do"
         return 2, first.clamped(x, _LIMITS[type(rest[0])])
+    if rest and _reads_through(first, rest[0], x):
+        assert isinstance(first, PReLU) and isinstance(rest[0], GroupNorm), "only those do"
+        return 2, rest[0].leaked(x, first.weight)
     if mode.recording or type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
         return 1, first(x)
     assert isinstance(first, _Convolution), "what can be fused is a convolution"
@@ -55,6 +58,14 @@ def _cuts_off(norm: Module, activation: Module, x: Any) -> bool:
     """Whether the activation's limits can be the batch norm's."""
     known = type(norm) in _BATCH_NORMS and norm.training and type(activation) in _LIMITS
     return known and not norm.is_watched and not activation.is_watched and isinstance(x, Tensor)
+
+
+def _reads_through(activation: Module, norm: Module, x: Any) -> bool:
+    """Whether the norm can read what the activation would write, with the same numbers and no error of its own."""
+    if type(activation) is not PReLU or type(norm) is not GroupNorm or activation.is_watched or norm.is_watched:
+        return False
+    fits = isinstance(x, Tensor) and x.ndim > 1 and x.dtype is activation.weight.dtype
+    return fits and x.shape[1] == norm.num_channels and activation.weight.shape in ((1,), x.shape[1:2])
 
 
 def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
