@@ -134,16 +134,17 @@ def load(name: str) -> bytes | None:
     if directory is None:
         statistics.misses += 1
         return None
-    path = directory / (name + OBJECT)
+    path = os.path.join(directory, name + OBJECT)  # as text: a warm start asks for every module of a kernel
     try:
-        blob = path.read_bytes()
+        with open(path, "rb") as file:
+            blob = file.read()
     except OSError:
         statistics.misses += 1
         return None
     head, payload = blob[: len(_MAGIC) + 32], blob[len(_MAGIC) + 32 :]
     if head != _MAGIC + hashlib.sha256(payload).digest():
         statistics.damaged += 1
-        _remove(path)
+        _remove(Path(path))
         return None
     statistics.hits += 1
     return payload
