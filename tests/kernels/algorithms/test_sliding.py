@@ -34,6 +34,8 @@ CASES = [
     Case(1, 3, 16, (8, 32), (3, 3), padding=1, bias=True),
     Case(1, 4, 2, (9, 18), (4, 4), 2, padding=1, groups=2),
     Case(2, 3, 6, (2, 40), (2, 3), padding=1, groups=3, bias=True),
+    Case(1, 34, 36, (9, 21), (3, 3), 2, padding=1, groups=2, bias=True),
+    Case(1, 24, 31, (7, 18), (3, 3), padding=1, bias=True),
 ]
 #: Enough rows for several boxes of one plane.
 BOXED = [Case(1, 1, 1, (90, 41), (3, 3), padding=1, bias=True), Case(1, 1, 1, (90, 41), (4, 4), 2, padding=1)]
@@ -146,6 +148,15 @@ def test_a_new_image_size_compiles_nothing(role):
 )
 def test_what_it_leaves_to_others(case, why):
     assert sliding.refuses(case.problem("forward"), target.isa()) == why
+
+
+def test_groups_of_many_channels_slide_where_the_caches_hold_them():
+    def refused(case, role):
+        return "not depthwise" in (sliding.refuses(case.problem(role), target.isa()) or "")
+
+    near = Case(1, 512, 512, (28, 28), (3, 3), 2, padding=1, groups=32)
+    assert [refused(near, role) for role in (*ROLES, "grad_weight")] == [False, False, True]
+    assert all(refused(Case(64, 512, 512, (28, 28), (3, 3), 2, padding=1, groups=32), role) for role in ROLES)
 
 
 def test_gradients_that_it_leaves_to_others():

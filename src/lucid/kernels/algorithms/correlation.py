@@ -235,9 +235,9 @@ class Correlation:
         }
 
 
-def many_channels(problem: Problem) -> str | None:
-    """Why not, where a load should serve more results than one."""
-    if problem.group_in * problem.group_out > _MOST_CHANNELS:
+def many_channels(problem: Problem, most: int = _MOST_CHANNELS) -> str | None:
+    """Why not, where a load should serve more results than one: more than so many pairs in a group."""
+    if problem.group_in * problem.group_out > most:
         return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"
     return None
 

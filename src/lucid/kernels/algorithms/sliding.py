@@ -42,6 +42,7 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 _TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
 _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
+_MORE_CHANNELS = 1024  # of a group's c_in x c_out
 _STRIP_CYCLES = 40  # to begin one
 
 
@@ -130,11 +131,20 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "it slides along one of two axes, not three"
     if 1 in (problem.size[1], problem.out[1], problem.spec.kernel[1]):
         return "one row does not slide, and what is set up for it takes longer than the row"
-    if many := many_channels(problem):
+    if many := many_channels(problem, *_more_channels(problem)):
         return many
     if problem.role == "grad_weight":
         return sliding_grad.refuses(problem, isa)
     return None if tiles(problem, isa) else "the rows in flight do not fit in registers, or read nothing"
+
+
+def _more_channels(problem: Problem) -> tuple[int, ...]:
+    """How many a group may have, if more than usual.
+
+    In a weight gradient each pair has sums of its own, and planes of many sources beyond the caches are waited for.
+    """
+    near = problem.traffic_bytes <= target.cpu().l3_bytes // 2
+    return (_MORE_CHANNELS,) if near and problem.role != "grad_weight" else ()
 
 
 def fuses(problem: Problem) -> bool:
