@@ -3,17 +3,20 @@
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 
+from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import dense_plan, pixel_panels, regions
+from lucid.kernels.algorithms import dense_layout, dense_plan, pixel_panels, regions
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
+from lucid.kernels.convolution import algorithm, conv_forward
 from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.plan import Epilogue
 from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, LONG_IN_PLACE, PIECES, REGIONS, check, operands
-from tests.kernels.convolution_fuzz import Case, run_case
-from tests.kernels.guard import run_guarded_cases
+from tests.kernels.convolution_fuzz import Case, run_case, using_threads
+from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
 VECTOR_ISAS = [isa.name for isa in target.cpu().isas if isa.vector_bytes]
@@ -181,3 +184,32 @@ def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
 def test_every_geometry_between_forbidden_pages(role, algorithm, isa, dtype):
     with target.using(isa):
         run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
+def test_spans_begin_where_x_has_whole_vectors(isa, dtype, monkeypatch):
+    """Whatever the address of x, the same bits, and nothing behind x is read; on 1 and 3 threads."""
+    usual = dense_plan._layouts
+    monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
+    monkeypatch.setattr(dense_layout, "_LONG", 1)
+    monkeypatch.setattr(dense_layout, "_LINE_BYTES", 1 << 20)
+    select._executable.cache_clear()
+    spec, rng = ConvSpec((1,), (1,), (1,), ((0, 0),)), np.random.default_rng(0)
+    w, bias = rng.standard_normal((24, 320, 1)).astype(dtype), rng.standard_normal(24).astype(dtype)
+
+    def check(asked):
+        pixels, behind, crew = asked
+        count = 2 * 320 * pixels
+        with guarded((count + behind,), dtype) as memory, guarded_results(), using_threads(crew):
+            memory[:] = np.nan
+            x = memory[:count].reshape(2, 320, pixels)
+            x[...] = np.random.default_rng(1).standard_normal(x.shape)
+            with algorithm("gemm"):
+                y, again = conv_forward(x, w, bias, spec), conv_forward(x.copy(), w, bias, spec)
+            assert np.array_equal(y, again)
+            want = np.einsum("oi,nip->nop", w[..., 0], x) + bias[:, None]
+            assert np.allclose(y, want, rtol=1e-3, atol=1e-3)
+
+    with target.using(isa):
+        run_guarded_cases(check, product((160, 1232), range(5), (1, 3)))
+    select._executable.cache_clear()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
+from lucid.kernels import target
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
@@ -37,9 +38,12 @@ PHASE = (
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "in_place", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
-    "halved_below", "reads_x", "column_step",
+    "halved_below", "reads_x", "column_step", "aligned",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
+
+_LINE_BYTES = 64
+_LONG = 100  #: vectors of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +226,20 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
     }  # fmt: skip
 
 
+def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:
+    """How far spans may be put off so that tiles read whole vectors of x; the last one must still hold a tile.
+
+    A vector across two lines of the cache takes both, of which the next tile's finds one in the first level cache if
+    that holds a tile's samples, each channel's in lines of its own. The positions before a line's first whole vector
+    are a tile of their own, little beside many.
+    """
+    if not cut.layout.in_place or tile.over_channels or tile.vectors == 1 or shape.plane % tile.lanes:
+        return 0
+    lines_bytes = shape.channels * (tile.vectors + 1) * _LINE_BYTES
+    fits = lines_bytes <= 2 * target.cpu().l1_bytes or cut.layout.unit < _LONG * tile.lanes
+    return 0 if fits or cut.shortest < tile.columns + tile.lanes else tile.lanes - 1
+
+
 class PhaseRecord:
     """A phase as numbers for native code, and the arrays that they point to.
 
@@ -248,7 +266,8 @@ class PhaseRecord:
         rows = (y.positions, x.positions, z.positions, *steps, start, x.out_start, x.out_size)
         slot = channels * channel_stride
         single, waiting = blocking.channels >= shape.channels, tile.rows * tile.columns
-        lines = (cut.span, 0, 0)  # all of a span is one
+        late = latest(cut, shape, tile)
+        lines = (cut.span + late, 0, 0)  # all of a span is one
         if len(layout.shared) > 1:
             lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
         numbers = (
@@ -260,7 +279,7 @@ class PhaseRecord:
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
-            layout.column_step,
+            layout.column_step, late,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)

@@ -224,12 +224,15 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
         r = read_phase(
             record,
             "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride "
-            "reads_x",
+            "reads_x aligned",
         )
         unit, number = span // r["unit_spans"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
-            start, gathered_start = number * r["span"], number * r["gathered_span"]
-            count = minimum(r["span"], r["unit"] - start)
+            image = a.x.at(group * s["group_input"] + unit * s["image"])
+            moved = minimum(_to_whole_vector(image, lanes), r["aligned"])  # spans begin so much later, but the first
+            first, gathered_start = number.eq(0), number * r["gathered_span"]
+            start = number * r["span"] + select(first, 0, moved)
+            count = minimum((number + 1) * r["span"] + moved, r["unit"]) - start
             gathered = minimum(r["gathered_span"] + r["halo"], r["gathered_unit"] - gathered_start)
             p = unit * r["gathered_unit"] + gathered_start
             vectors = (gathered + (lanes - 1)) // lanes
@@ -249,21 +252,29 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
                 source = select(reads_x, x.at(unit * s["image"] + start).cast(samples), panel.cast(samples))
                 f.call(
                     multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
-                    row_part * s["task_rows"], c.i, channels, own,
+                    row_part * s["task_rows"], c.i, channels, own, select(first, moved, 0),
                 )  # fmt: skip
+
+
+def _to_whole_vector(x: Pointer, lanes: int) -> Value:
+    """Elements from there to the next address that is a whole number of vectors."""
+    address, size = x.fn.emit(i64, f"ptrtoint ptr {x.text} to i64"), x.pointee.bytes
+    ahead: Value = (-address & (lanes * size - 1)) // size
+    return ahead
 
 
 def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result. Those of a line of
-    turned tiles leave together: squares of them have few columns to spare.
+    turned tiles leave together: squares of them have few columns to spare. The first ``lead`` positions, less than a
+    vector, are a tile of their own, so that the others read whole vectors of x.
     """
     data, p64 = ptr(grain.packed), ptr(i64)
     panel_product = _write_panel_product(module, grain, samples)
     f = module.function(
         "multiply", fields=p64, record=p64, panel=ptr(samples), group=i64, position=i64, count=i64, first=i64, c=i64,
-        channels=i64, own=ptr(i8),
+        channels=i64, own=ptr(i8), lead=i64,
     )  # fmt: skip
     a = f.args
     w, bias = (a.fields.at(FIELDS.index(name)).cast(ptr(grain.stored)).load() for name in ("w", "bias"))
@@ -299,7 +310,8 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                 room, (number,) = end - j.i, j.values
                 units = (room + (s["unit"] - 1)) // s["unit"]
                 halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
-                width = minimum(select(halved, (units + 1) // 2, units), s["widths"])
+                leads = j.i < a.lead
+                width = select(leads, 1, minimum(select(halved, (units + 1) // 2, units), s["widths"]))
                 place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i * r["column_step"])
                 back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
                 done = f.call(
@@ -307,7 +319,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                     row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i - back,
                     room + back, width, s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
-                j.step, j.values = done * width * s["unit"], [number + done]
+                j.step, j.values = select(leads, a.lead, done * width * s["unit"]), [number + done]
             with f.when(s["turned"].ne(0) & (a.c + a.channels >= s["channels"])):
                 moved = select(r["reads_x"].ne(0), end % columns, 0)  # what the last tile has that the others have not
                 alike, tile_sums = end - moved, r["panel_sums"]
