@@ -1,5 +1,7 @@
 """The weight gradient that leaves padding out against its definition, on every instruction set, between guard pages."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,11 @@ from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import tap_by_tap
 from lucid.kernels.isa import AVX512
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import Case, check, expected, run
+from tests.kernels.algorithms.patches import HALF, Case, check, expected, run
 from tests.kernels.guard import run_guarded_cases
 
-ISAS = [isa.name for isa in target.cpu().isas]
+ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
+TYPES = [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, HALF)]
 
 CASES = [
     Case(1, 1, 1, (1,), (3,), padding=1),
@@ -30,8 +33,7 @@ CUT = [Case(1, 150, 70, (40, 44), (3, 3), 1, 20, padding=20), Case(2, 300, 130, 
 NOTHING_MET = [Case(1, 2, 3, (4, 4), (3, 3), 1, 9, padding=9), Case(1, 2, 2, (3, 3), (2, 2), 5, padding=4)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
 def test_definition(isa, dtype):
     def one(case):
         for where in ("end", "start"):

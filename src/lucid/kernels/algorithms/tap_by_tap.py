@@ -11,6 +11,7 @@ gradient of its own pixels, which are a box along every axis::
 All that it reads of x are samples, so there is no frame: x is read where it lies. The kernels, tables and the order of
 sums are those of ``weight_grad``, whose list of taps is one of as many here: the boxes of one tap follow those of the
 last, and its sums are every so many of the part's. g is packed anew for every tap, which many channels of x pay for.
+Half precision is widened by the tile as it reads x, a number at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lucid.kernels.plan import Plan, Problem
 
 name = "tap_by_tap"
 roles = ("grad_weight",)
-dtypes = ("float32", "float64")
+dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _SAVES = 0.05  #: of the products, or it is not thought of
 _MOST_BOXES = 1 << 12
@@ -156,8 +157,9 @@ def _work(split: Split) -> dict[str, float]:
     boxes = max(1, ceil(problem.batch / images) * across * sum(ceil(n / lines) for n in high))
     pieces = boxes * ceil(pixels / boxes / split.sub)
     run_bytes = lines * columns * problem.itemsize
+    widened = split.tile.steps * (problem.itemsize < sum_type(problem).bytes)  # cycles, beside products
     return {
-        "product": split.parts * pixels * split.padded / split.wide * split.passes * split.tile.cycles,
+        "product": split.parts * pixels * split.padded / split.wide * split.passes * max(split.tile.cycles, widened),
         "visit": split.parts * pieces * vectors * split.passes * split.tile.steps,
         "pack": split.parts * pixels * vectors,
         "run": split.parts * split.padded / usual.TURNED * max(pieces, problem.batch * across * sum(high)),
@@ -324,7 +326,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     code = (
         kernel.tile_address(grain, True, tile.vectors, tile.rows, 1),
         kernel.turn_address(grain),
-        kernel.turn_address(grain),
+        kernel.turn_address(Grain(grain.sums)),
     )
     calls = ceil(prod(chosen.box) / chosen.sub) * chosen.padded // chosen.wide * chosen.passes
     numbers = (
@@ -336,9 +338,9 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     arrays = {"x": 0, "g": 1, "gw": 2, "gb": NOTHING, "slices": WORKSPACE, "own": WORKSPACE}
     return Launch(
         [(kernel.loops_code(grain).address("accumulate"), chosen.parts, 1)],
-        (0, 0, 0, 0, (scratch + panel) * problem.itemsize, 0, *map(address, tables), *code, *numbers),
+        (0, 0, 0, 0, (scratch + panel) * grain.sums.bytes, 0, *map(address, tables), *code, *numbers),
         [arrays[name] for name in kernel.ARRAYS],
-        own_bytes=own * problem.itemsize,
+        own_bytes=own * grain.sums.bytes,
         most_threads=useful_threads(chosen.cycles, chosen.parts),
         keep=tables,
     )
