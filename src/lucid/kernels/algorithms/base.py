@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from lucid.kernels import target
 from lucid.kernels.ir import BY_DTYPE, Type, computed
@@ -15,11 +15,13 @@ __all__ = [
     "GHZ",
     "MOST_PRODUCTS",
     "Algorithm",
+    "Asked",
     "Executable",
     "address",
     "far_bytes",
     "launch",
     "memory_cycles",
+    "planned",
     "shared_tasks",
     "sum_type",
     "useful_threads",
@@ -84,6 +86,34 @@ _WORTH_CYCLES = 20_000  #: 5 us of work, for which a thread is woken
 def useful_threads(cycles: float, tasks: int) -> int:
     """The most threads that gain anything, and no more than tasks."""
     return max(1, min(tasks, int(cycles / _WORTH_CYCLES)))
+
+
+class Asked(Protocol):
+    """A problem with its tile and its cut."""
+
+    @property
+    def problem(self) -> Problem: ...
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+
+    @property
+    def own_bytes(self) -> int:
+        """A thread's workspace."""
+
+
+def planned(name: str, asked: Asked, isa: ISA, tasks: int, **said: Any) -> Plan:
+    """The plan of an algorithm whose threads share so many tasks; what else it says is the caller's."""
+    return Plan(
+        name,
+        asked.problem,
+        isa.name,
+        expected_ns=asked.cycles / GHZ,
+        tasks=shared_tasks(asked.cycles, tasks),
+        workspace_bytes=asked.own_bytes,
+        **said,
+    )
 
 
 def shared_tasks(cycles: float, tasks: int) -> int:

@@ -27,12 +27,11 @@ from lucid.core.geometry import Sizes
 from lucid.kernels import jit
 from lucid.kernels.algorithms import channel_lanes_grad
 from lucid.kernels.algorithms.base import (
-    GHZ,
     MOST_PRODUCTS,
     Executable,
     address,
     memory_cycles,
-    shared_tasks,
+    planned,
     sum_type,
     useful_threads,
 )
@@ -165,15 +164,13 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         return _plan_grad(problem, isa)
     asked = channel_lanes(problem, isa)
     assert asked is not None, "it is not refused"
-    return Plan(
+    return planned(
         name,
-        problem,
-        isa.name,
-        expected_ns=asked.cycles / GHZ,
-        tasks=shared_tasks(asked.cycles, asked.tasks),
+        asked,
+        isa,
+        asked.tasks,
         tile=(("columns", asked.tile.columns),),
         blocking=(("images", asked.each), ("blocks", asked.blocks)),
-        workspace_bytes=asked.own_bytes,
         why=f"channels in lanes, {asked.tile.products} products a row of taps",
     )
 
@@ -193,15 +190,13 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def _plan_grad(problem: Problem, isa: ISA) -> Plan:
     asked = channel_lanes_grad.channel_lanes_grad(problem, isa)
     assert asked is not None, "it is not refused"
-    return Plan(
+    return planned(
         name,
-        problem,
-        isa.name,
-        expected_ns=asked.cycles / GHZ,
-        tasks=shared_tasks(asked.cycles, asked.blocks),
+        asked,
+        isa,
+        asked.blocks,
         tile=(("columns", asked.tile.columns), ("copies", asked.tile.copies)),
         blocking=(("blocks", asked.blocks),),
-        workspace_bytes=asked.own_bytes,
         why="channels in lanes, a row of taps in registers",
         sums_upstream=True,
     )

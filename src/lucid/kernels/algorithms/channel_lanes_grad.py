@@ -14,7 +14,7 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms.base import MOST_PRODUCTS, Executable, address, memory_cycles, sum_type, useful_threads
-from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes
+from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes, turned
 from lucid.kernels.algorithms.channel_lanes_kernel import clear, fill, write_back, write_turn
 from lucid.kernels.algorithms.correlation import axes_of
 from lucid.kernels.ir import (
@@ -48,7 +48,6 @@ _NUMBERS = (
 
 #: Cycles of one thread; of 15 problems on a Zen 5 with AVX-512, 12 are within 15 %.
 _COST = {
-    "square": 95.0,  # of 16 pixels by 16 channels, turned
     "tile": 1.03,  # of what its products take
     "row": 0.5,  # of g, at a row of taps
     "line": 2.0,  # a row of taps, in a slice
@@ -117,11 +116,12 @@ class ChannelLanesGrad:
     def cycles(self) -> float:
         """Expected, of one thread."""
         p, frame, tile, lanes = self.problem, self.frame, self.tile, self.frame.lanes
-        squares = sum(sizes[0] * ceil(prod(sizes[1:]) / lanes) for sizes in (p.size, p.out)) * lanes / 16
+        itemsize = sum_type(p).bytes
         depths, rows = frame.meetings(0, p.out[0]), frame.meetings(1, p.out[1])
         row = p.out[2] // tile.columns * (_COST["tile"] * tile.cycles + 1) + _COST["row"]
-        image = squares * _COST["square"] + depths * (rows * row + p.spec.kernel[1] * _COST["line"])
-        task = _COST["task"] + frame.elements / lanes + ceil(p.spec.taps / lanes) * _COST["square"] * lanes / 16
+        turning = sum(sizes[0] * turned(prod(sizes[1:]), lanes, itemsize) for sizes in (p.size, p.out))
+        image = turning + depths * (rows * row + p.spec.kernel[1] * _COST["line"])
+        task = _COST["task"] + frame.elements / lanes + turned(p.spec.taps, lanes, itemsize)
         waiting = _COST["waiting"] * memory_cycles(p.traffic_bytes)
         return self.blocks * (p.batch * image + task) + waiting + _COST["call"]
 

@@ -17,12 +17,11 @@ import numpy as np
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad
 from lucid.kernels.algorithms.base import (
-    GHZ,
     MOST_PRODUCTS,
     Executable,
     address,
     memory_cycles,
-    shared_tasks,
+    planned,
     sum_type,
     useful_threads,
 )
@@ -158,15 +157,13 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         return _plan_grad(problem, isa)
     asked = min(tiles(problem, isa), key=lambda option: (option.cycles, -option.tile.vectors))
     tile = asked.tile
-    return Plan(
+    return planned(
         name,
-        problem,
-        isa.name,
-        expected_ns=asked.cycles / GHZ,
-        tasks=shared_tasks(asked.cycles, asked.tasks),
+        asked,
+        isa,
+        asked.tasks,
         tile=(("results", tile.results), ("vectors", tile.vectors), ("rows", sum(map(len, tile.lags)))),
         blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
-        workspace_bytes=asked.own_bytes,
         why=f"pixels in lanes, rows slide through registers, {tile.products} products a step and source",
     )
 
@@ -184,15 +181,13 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def _plan_grad(problem: Problem, isa: ISA) -> Plan:
     asked = sliding_grad.sliding_grad(problem, isa)
     assert asked is not None, "it is not refused"
-    return Plan(
+    return planned(
         name,
-        problem,
-        isa.name,
-        expected_ns=asked.cycles / GHZ,
-        tasks=shared_tasks(asked.cycles, problem.c_out),
+        asked,
+        isa,
+        problem.c_out,
         tile=(("downs", asked.tile.downs), ("across", len(asked.tile.across))),
         blocking=(("passes", len(asked.passes)),),
-        workspace_bytes=asked.own_bytes,
         why="pixels in lanes, rows slide through registers",
         sums_upstream=True,
     )
