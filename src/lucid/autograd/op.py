@@ -264,8 +264,11 @@ class OpNode(Node):
             for fetch in step.fetch:
                 arguments.append(fetch(self, g, recording))
             result = step.function(*arguments)
-            for i, one in zip(targets, (result,) if step.single else result, strict=True):
-                grads[i] = one
+            if step.single:
+                grads[targets[0]] = result
+            else:
+                for i, one in zip(targets, result, strict=True):
+                    grads[i] = one
         return grads
 
     def release(self) -> None:
