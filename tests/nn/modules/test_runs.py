@@ -138,7 +138,8 @@ def test_group_norm_reads_through_prelu(slopes: int, recording: bool, dtype: Any
         parts = [y, *((given.grad, *(p.grad for p in layers.parameters())) if recording else ())]
         found.append([part.detach().to(lucid.float64).numpy() for part in parts])
     for got, want in zip(*found, strict=True):
-        np.testing.assert_allclose(got, want, rtol=exact, atol=exact * np.abs(want).max())
+        terms = x.numel() // want.size  # of a sum; half precision rounds each by itself between the layers
+        np.testing.assert_allclose(got, want, rtol=exact, atol=exact * max(np.abs(want).max(), terms**0.5))
 
 
 def test_prelu_of_other_channels_is_refused_as_alone() -> None:
