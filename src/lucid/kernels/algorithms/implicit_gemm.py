@@ -358,8 +358,11 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     row, ox = inner // r["store_x"], inner % r["store_x"]
     in_place = r["in_place"].ne(0) & (covered <= a.room) & (ox + covered <= r["store_x"])
-    count = _together(a.room, r["store_x"] - ox, s["tile_columns"], r["halved_below"].ne(0))
-    count = select(in_place & s["ending"].eq(0) & covered.eq(s["tile_columns"]), count, 1)
+    (count,) = f.choose(
+        in_place & s["ending"].eq(0) & covered.eq(s["tile_columns"]),
+        lambda: [_together(a.room, r["store_x"] - ox, s["tile_columns"], r["halved_below"].ne(0))],
+        lambda: [f.const(i64, 1)],  # without divisions, which tiles that end alone would wait for
+    )
     place = image * s["out_image"] + a.channel * s["out_plane"] + r["store_start"] + r["store_x_start"] + ox
     place += row // r["store_y"] * r["store_z_step"] + row % r["store_y"] * r["store_y_step"]
     to = select(in_place, y.at(place).cast(grain.sums), a.sums)
