@@ -120,3 +120,20 @@ def test_halves_are_read_by_the_algorithm_of_float32_if_it_can(dtype: str) -> No
         taken = select.choose(asked(role=role), isa).algorithm
         reads = taken in [plan.algorithm for plan in select.candidates(narrow, isa)[0]]
         assert select.narrow_pays(narrow, isa) or not reads
+
+
+@pytest.mark.parametrize(("promised", "taken"), [(0.97, "usual"), (0.9, "other")])
+def test_half_precision_keeps_the_algorithm_of_float32_unless_another_is_surely_faster(
+    promised: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(name: str, in_half: float) -> SimpleNamespace:
+        def plan(problem: Problem, isa: Any) -> Plan:
+            return Plan(name, problem, isa.name, 1e6 if problem.dtype == "float32" else in_half * 1e6)
+
+        return SimpleNamespace(name=name, refuses=lambda *_: None, plan=plan, dtypes=("float32", "float16"))
+
+    made = {"usual": named("usual", 1.0), "other": named("other", promised)}
+    monkeypatch.setattr(select, "ALGORITHMS", tuple(made))
+    monkeypatch.setattr(select, "algorithm_named", made.__getitem__)
+    assert select.choose(asked().plain, target.isa()).algorithm == "usual"
+    assert select.choose(asked(dtype="float16").plain, target.isa()).algorithm == taken
