@@ -21,6 +21,7 @@ from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 ISAS = [isa.name for isa in target.cpu().isas]
 HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 KERNELS = [(3,), (4,), (5,), (3, 3), (4, 4), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (5, 3, 1), (1, 3, 3), (3, 1, 1)]
+KERNELS += [(7,), (16,), (1, 9), (11, 1), (7, 6), (6, 1, 3)]  # in pieces
 
 
 def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> Case:
@@ -84,7 +85,7 @@ def bound_of(plan: Plan, bound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 DILATED = [
     ((3,), (2,)), ((3,), (4,)), ((5,), (8,)), ((3,), (3,)), ((3,), (16,)), ((5,), (21,)), ((3, 3), (2, 2)),
     ((3, 3), (4, 4)), ((3, 5), (3, 1)), ((3, 3), (1, 4)), ((5, 3), (4, 8)), ((1, 3), (1, 5)), ((3, 3, 3), (1, 1, 2)),
-    ((1, 3, 3), (1, 1, 4)),
+    ((1, 3, 3), (1, 1, 4)), ((7,), (3,)), ((11,), (8,)),
 ]  # fmt: skip
 
 
@@ -94,7 +95,7 @@ STRIDED = [
     ((3, 4), (1, 2)), ((6, 2), (2, 1)), ((2, 4), (2, 2)), ((4, 4, 4), (2, 2, 2)), ((3, 4, 2), (3, 2, 1)),
     ((3,), (2,)), ((3, 3), (2, 2)), ((5, 5), (2, 2)), ((3, 4), (2, 2)), ((4, 3, 1), (2, 2, 1)),
     ((7,), (4,)), ((5,), (3,)), ((7, 7), (2, 2)), ((11, 5), (4, 4)), ((3, 7), (1, 2)), ((9, 7), (8, 2)),
-    ((4, 3, 2), (3, 2, 1)),
+    ((4, 3, 2), (3, 2, 1)), ((12,), (2,)), ((16, 1), (2, 1)),
 ]  # fmt: skip
 
 
@@ -289,6 +290,7 @@ def test_chosen_where_it_pays() -> None:
     assert {chosen(replace(down, role=role)) for role in ROLES} == {"winograd"}
     stem = replace(DOWN, c_in=3, c_out=64, size=(112, 112), spec=replace(DOWN.spec, kernel=(7, 7)))
     assert {chosen(replace(stem, role=role)) for role in ("forward", "grad_input")} == {"winograd"}
+    assert {chosen(replace(layer(64, 64, 56, kernel=7), role=role)) for role in ROLES} == {"winograd"}
     assert "winograd" not in {chosen(layer(1, 16, 28)), chosen(layer(8, 8, 12))}
     plan = select.choose(layer(64, 64, 56).problem, isa)
     assert (plan["outputs_y"], plan["outputs_x"]) == (4, 4)
@@ -307,11 +309,10 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     [
         ({"dtype": "float64"}, "bfloat16, not float64"),
         ({"spec": ConvSpec((3, 3), (1, 4), (1, 1), ((1, 1), (1, 1)))}, "cannot split kernels of"),
-        ({"spec": ConvSpec((12, 12), (2, 2), (1, 1), ((5, 5), (5, 5)))}, "no tiles for kernels of"),
         ({"role": "grad_input", "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "a row for each residue"),
         ({"c_in": 700, "spec": ConvSpec((16, 16), (8, 8), (1, 1), ((4, 4),) * 2)}, "more than its workspace"),
         ({"spec": ConvSpec((3, 3), (1, 1), (3, 3), ((3, 3), (3, 3)))}, "cannot take a dilation of"),
-        ({"spec": ConvSpec((7, 7), (1, 1), (1, 1), ((3, 3), (3, 3)))}, "no tiles for kernels of"),
+        ({"spec": ConvSpec((17, 17), (1, 1), (1, 1), ((8, 8), (8, 8)))}, "no tiles for kernels of"),
         ({"spec": ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))}, "no tiles for kernels of"),
     ],
 )

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 
 from lucid.kernels.algorithms import winograd_transforms
-from lucid.kernels.algorithms.winograd_transforms import Minimal, Spread, Strided, Summed
+from lucid.kernels.algorithms.winograd_transforms import Minimal, Pieces, Spread, Strided, Summed
 
 
-@pytest.mark.parametrize(("outputs", "taps"), [(1, 1), (2, 3), (4, 3), (2, 5), (4, 5), (3, 2), (1, 3)])
-def test_the_products_of_transforms_are_the_filter(outputs: int, taps: int) -> None:
-    minimal = Minimal(outputs, taps)
-    assert minimal.samples == outputs + taps - 1
+@pytest.mark.parametrize(
+    ("minimal", "products"),
+    [
+        *((Minimal(m, r), m + r - 1) for m, r in [(1, 1), (2, 3), (4, 3), (2, 5), (4, 5), (3, 2), (1, 3)]),
+        (Pieces(4, 6), 6 + 6), (Pieces(4, 7), 7 + 6), (Pieces(2, 9), 4 + 4 + 4), (Pieces(4, 11), 7 + 7 + 6),
+        (Pieces(4, 16), 4 * 7),
+    ],
+)  # fmt: skip
+def test_the_products_of_transforms_are_the_filter(minimal: Minimal, products: int) -> None:
+    outputs, taps = minimal.outputs, minimal.taps
+    assert (minimal.samples, minimal.products) == (outputs + taps - 1, products)
     inverse, filter_, patch = (np.array(m, object) for m in (minimal.inverse, minimal.filter, minimal.patch))
     x = np.array([Fraction(3 * k * k - 7, k + 2) for k in range(minimal.samples)], object)
     w = np.array([Fraction(k - 2, 3) for k in range(taps)], object)
@@ -48,7 +55,8 @@ def test_residues_of_a_stride_have_filters_of_their_own(outputs: int, taps: int,
 
 
 @pytest.mark.parametrize(
-    "axis", [Minimal(1, 1), Minimal(4, 3), Summed(4, 3), Strided(2, 3, 2), Strided(3, 5, 3), Spread(4, 5, 2, 1)]
+    "axis",
+    [Minimal(1, 1), Minimal(4, 3), Summed(4, 3), Pieces(4, 7), Strided(2, 3, 2), Strided(3, 5, 3), Spread(4, 5, 2, 1)],
 )
 def test_sizes_of_matrices_are_known_before_they_are_made(axis: Minimal) -> None:
     assert axis.products == len(axis.patch)
@@ -68,6 +76,7 @@ def test_errors_grow_with_the_tile() -> None:
     assert Minimal(1, 1).growth == 1
     assert Minimal(2, 3).growth == pytest.approx(8 / 3)
     assert Minimal(4, 3).growth == pytest.approx(22 / 3)
+    assert Pieces(4, 16).growth == Minimal(4, 4).growth < Minimal(4, 5).growth, "pieces keep those of few taps"
 
 
 def test_five_points_are_the_best_of_small_fractions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ Convolutions of dilation d along an axis are d undilated ones: see ``_unfolded``
 divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own, or in the
 input gradient, and so in a transposed convolution, each residue of the result a row of its own. Where residues have
 different numbers of taps, they are parts of one form, see ``winograd_transforms.Strided``, or the kernel is filled up
-with zeros: 7 taps of stride 2 are 8, four of each residue. ::
+with zeros: 7 taps of stride 2 are 8, four of each residue. More than 5 taps are taken in pieces, see ``Pieces``. ::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -99,7 +99,7 @@ _COST_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides beyond the kernel, most dilations, other taps than 2 to 5, strict precision."""
+    """Strides beyond the kernel, most dilations, more taps than 16, strict precision."""
     spec = problem.spec
     if precision.get_precision() == "strict":
         return "its errors are larger than those of a sum, and the precision is strict"

@@ -16,7 +16,15 @@ from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, lines, most_places
-from lucid.kernels.algorithms.winograd_transforms import Minimal, Planes, Size, Spread, Strided, Summed
+from lucid.kernels.algorithms.winograd_transforms import (
+    Minimal,
+    Pieces,
+    Planes,
+    Size,
+    Spread,
+    Strided,
+    Summed,
+)
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory
 
@@ -30,6 +38,8 @@ _GATHERERS = 8
 
 #: Outputs of a tile along an axis, by the taps of a residue there, of that with the most.
 _OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 4: (2, 3), 5: (2, 4)}
+#: The same of more taps than those, which are taken in pieces, and the most taps.
+_OF_PIECES, _MOST_TAPS = (2, 4), 16
 _MOST_UNEVEN_TAPS = 3  #: of two residues that are one form: more are filled up
 #: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
 _MORE_OUTPUTS = {3: 5}
@@ -41,7 +51,7 @@ MOST_POINTS, MOST_GROWTH = 128, 256.0
 def _minimal(outputs: int, taps: int, stride: int, first: int | None) -> Minimal:
     """An axis, which keeps its matrices of fractions."""
     if stride == 1:
-        return Minimal(outputs, taps)
+        return Minimal(outputs, taps) if taps in _OUTPUTS else Pieces(outputs, taps)
     return Strided(outputs, taps, stride) if first is None else Spread(outputs, taps, stride, first)
 
 
@@ -59,7 +69,8 @@ def outputs_of(taps: int, positions: int, stride: int = 1, spreads: bool = False
     """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile."""
     if stride > 1:
         return tuple(outputs * (stride if spreads else 1) for outputs in _OUTPUTS.get(ceil(taps / stride), ()))
-    usual, more = _OUTPUTS.get(taps, ()), _MORE_OUTPUTS.get(taps)
+    usual = _OUTPUTS.get(taps, _OF_PIECES if taps <= _MOST_TAPS else ())
+    more = _MORE_OUTPUTS.get(taps)
     if more is None:
         return usual
 

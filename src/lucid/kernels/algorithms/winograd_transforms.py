@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ _BETTER = {
     5: tuple(Fraction(p) for p in ("0", "2", "-2", "1/2", "-1/2")),
     6: tuple(Fraction(p) for p in ("2", "-2", "3/4", "-3/4", "1/4", "-1/4")),
 }
+
+_PIECE = 4  #: taps of a piece of a longer filter
 
 
 class Planes(NamedTuple):
@@ -143,8 +145,70 @@ class Minimal:
         return float(max(total / taps for total, taps in zip(sums, self._met, strict=True)))
 
 
+class _OfParts(Minimal):
+    """Forms side by side: each has products from samples and taps of its own. Their outputs are added up."""
+
+    @property
+    def _parts(self) -> list[Minimal]:
+        raise NotImplementedError
+
+    @property
+    def _samples_of(self) -> list[range]:
+        """The samples of each part."""
+        raise NotImplementedError
+
+    @property
+    def _taps_of(self) -> list[range]:
+        """The taps of each part."""
+        raise NotImplementedError
+
+    @property
+    def products(self) -> int:
+        """Of all parts."""
+        return sum(part.products for part in self._parts)
+
+    @cached_property
+    def patch(self) -> Matrix:
+        """Each part's, of its samples."""
+        return _stacked([part.patch for part in self._parts], self._samples_of, self.samples)
+
+    @cached_property
+    def filter(self) -> Matrix:
+        """Each part's, of its taps."""
+        return _stacked([part.filter for part in self._parts], self._taps_of, self.taps)
+
+    @cached_property
+    def inverse(self) -> Matrix:
+        """Parts are added up."""
+        return tuple(sum(rows, ()) for rows in zip(*(part.inverse for part in self._parts), strict=True))
+
+
+class Pieces(_OfParts):
+    """F(outputs, taps) of a long filter: pieces of up to four taps, whose few points make small errors.
+
+    ::
+
+        seven taps, four outputs: F(4, 4) of a ... g by taps 0 to 3 and F(4, 3) of e ... j by taps 4 to 6
+            a b c d e f g h i j        13 products for 28
+    """
+
+    @property
+    def _parts(self) -> list[Minimal]:
+        return [Minimal(self.outputs, len(taps)) for taps in self._taps_of]
+
+    @property
+    def _samples_of(self) -> list[range]:
+        return [range(taps.start, taps.stop + self.outputs - 1) for taps in self._taps_of]
+
+    @property
+    def _taps_of(self) -> list[range]:
+        count = -(-self.taps // _PIECE)
+        starts = [-(-self.taps * n // count) for n in range(count + 1)]
+        return [range(*ends) for ends in pairwise(starts)]
+
+
 @dataclass(frozen=True)
-class Strided(Minimal):
+class Strided(_OfParts):
     """F(outputs, taps) of a stride that need not divide the taps: each residue of the samples has a filter of its own.
 
     ::
@@ -166,34 +230,20 @@ class Strided(Minimal):
         return self.outputs * self.stride
 
     @property
-    def products(self) -> int:
-        """Of all residues."""
-        return sum(part.products for part in self._parts)
+    def _parts(self) -> list[Minimal]:
+        return [Minimal(self.outputs, len(taps)) for taps in self._taps_of]
 
     @property
-    def _parts(self) -> list[Minimal]:
-        return [Minimal(self.outputs, -(-(self.taps - r) // self.stride)) for r in range(self.stride)]
+    def _samples_of(self) -> list[range]:
+        return [range(r, self.samples, self.stride) for r in range(self.stride)]
 
-    @cached_property
-    def patch(self) -> Matrix:
-        """Each residue's, of its samples."""
-        columns = [range(r, self.samples, self.stride) for r in range(self.stride)]
-        return _stacked([part.patch for part in self._parts], columns, self.samples)
-
-    @cached_property
-    def filter(self) -> Matrix:
-        """Each residue's, of its taps."""
-        columns = [range(r, self.taps, self.stride) for r in range(self.stride)]
-        return _stacked([part.filter for part in self._parts], columns, self.taps)
-
-    @cached_property
-    def inverse(self) -> Matrix:
-        """Residues are added up."""
-        return tuple(sum(rows, ()) for rows in zip(*(part.inverse for part in self._parts), strict=True))
+    @property
+    def _taps_of(self) -> list[range]:
+        return [range(r, self.taps, self.stride) for r in range(self.stride)]
 
 
 @dataclass(frozen=True)
-class Spread(Minimal):
+class Spread(_OfParts):
     """The adjoint of ``Strided`` in the samples: each residue of the outputs has a filter of its own, of one patch.
 
     Output ``stride j + r - first`` meets samples j and before with taps r, r + stride and so on; as the patch runs
@@ -206,7 +256,7 @@ class Spread(Minimal):
     @property
     def samples(self) -> int:
         """Those that any residue meets."""
-        return max(columns.stop for columns in self._columns)
+        return max(samples.stop for samples in self._samples_of)
 
     @property
     def before(self) -> int:
@@ -214,20 +264,9 @@ class Spread(Minimal):
         return max(part.taps - 1 - (r < self.first) for r, part in enumerate(self._parts))
 
     @property
-    def _columns(self) -> list[range]:
-        """The samples of each residue."""
-        starts = [self.before + (r < self.first) + 1 - part.taps for r, part in enumerate(self._parts)]
-        return [range(start, start + part.samples) for start, part in zip(starts, self._parts, strict=True)]
-
-    @property
     def advance(self) -> int:
         """One for every output of a residue."""
         return self.outputs // self.stride
-
-    @property
-    def products(self) -> int:
-        """Of all residues."""
-        return sum(part.products for part in self._parts)
 
     @property
     def _met(self) -> Sequence[int]:
@@ -236,18 +275,16 @@ class Spread(Minimal):
 
     @property
     def _parts(self) -> list[Minimal]:
-        return [Minimal(self.advance, -(-(self.taps - r) // self.stride)) for r in range(self.stride)]
+        return [Minimal(self.advance, len(taps)) for taps in self._taps_of]
 
-    @cached_property
-    def patch(self) -> Matrix:
-        """Each residue's, of its samples."""
-        return _stacked([part.patch for part in self._parts], self._columns, self.samples)
+    @property
+    def _samples_of(self) -> list[range]:
+        starts = [self.before + (r < self.first) + 1 - part.taps for r, part in enumerate(self._parts)]
+        return [range(start, start + part.samples) for start, part in zip(starts, self._parts, strict=True)]
 
-    @cached_property
-    def filter(self) -> Matrix:
-        """Each residue's, of its taps."""
-        columns = [range(self.taps - 1 - r, -1, -self.stride)[::-1] for r in range(self.stride)]
-        return _stacked([part.filter for part in self._parts], columns, self.taps)
+    @property
+    def _taps_of(self) -> list[range]:
+        return [range(self.taps - 1 - r, -1, -self.stride)[::-1] for r in range(self.stride)]
 
     @cached_property
     def inverse(self) -> Matrix:
