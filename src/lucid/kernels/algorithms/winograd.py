@@ -344,7 +344,7 @@ def _by_rows(sizes: Shape, form: Form, tile: Tile) -> Iterator[Blocking]:
     room = max(target.cpu().l2_bytes // 2 // row_bytes // least, 1) * least
     chunk = min(sizes.channels, room) if form.planes.filter == 1 else sizes.channels
     columns = ceil(sizes.tiles(form) / tile.columns) * tile.columns
-    patch_bytes = _ITEM_BYTES * form.points * form.planes.patch * sizes.channels * columns
+    patch_bytes = _ITEM_BYTES * form.points * form.planes.patch * sizes.groups * sizes.channels * columns
     if sizes.tiles(form) <= _FEW_TILES and patch_bytes + chunk * form.planes.filter * row_bytes <= _MOST_BYTES:
         yield Blocking(tile, tile.rows, 1, rows_first=True, chunk=chunk)
 
