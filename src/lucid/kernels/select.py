@@ -40,8 +40,6 @@ _OVER_MODEL: dict[int, dict[tuple[str, Role], float]] = {
     }
 }
 _WIDENED_NS, _WIDENED_BYTE_NS = 15_000.0, 0.07  # of half precision, through copies: their calls, a byte
-
-
 _SURE = 1.04  #: times another plan's expected time, below which it is not sure to be slower
 
 
@@ -134,11 +132,11 @@ def _fastest(problem: Problem, isa: ISA) -> Plan:
     """
     found = _worth_asking(problem, isa)
     least, _, first = min(found, key=lambda entry: entry[:2])
-    if problem.dtype not in HALF:
+    near = [plan for ns, _, plan in found if ns <= _SURE * least]
+    if problem.dtype not in HALF or len(near) == 1:
         return first
     usual = _fastest(replace(problem, dtype="float32"), isa).algorithm
-    kept = (plan for ns, _, plan in found if plan.algorithm == usual and ns <= _SURE * least)
-    return next(kept, first)
+    return next((plan for plan in near if plan.algorithm == usual), first)
 
 
 def _worth_asking(problem: Problem, isa: ISA) -> list[tuple[float, int, Plan]]:

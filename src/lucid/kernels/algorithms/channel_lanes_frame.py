@@ -18,6 +18,8 @@ Array = np.ndarray[Any, Any]
 #: Pixels of a row that a tile may have: enough for rows of most lengths, and few kernels.
 COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 
+#: Cycles to turn a number, on its way in or out, where the first cache holds the planes and where it does not.
+_NEAR, _FAR = 0.25, 0.37
 _NEAR_BYTES = 16 << 10  # of a block of planes: several of them are in the first cache
 
 
@@ -111,10 +113,6 @@ class LaneFrame:
 def table(pairs: Sequence[tuple[int, int]]) -> Array:
     """Numbers that a kernel reads, at least one pair."""
     return np.array(pairs or [(0, 0)], np.int64)
-
-
-#: Cycles to turn a number, on its way in or out, where the first cache holds the planes and where it does not.
-_NEAR, _FAR = 0.25, 0.37
 
 
 def turned(pixels: int, lanes: int, itemsize: int) -> float:

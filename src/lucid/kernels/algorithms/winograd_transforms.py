@@ -150,7 +150,7 @@ class _OfParts(Minimal):
 
     @property
     def _parts(self) -> list[Minimal]:
-        raise NotImplementedError
+        return [Minimal(self.outputs, len(taps)) for taps in self._taps_of]
 
     @property
     def _samples_of(self) -> list[range]:
@@ -193,10 +193,6 @@ class Pieces(_OfParts):
     """
 
     @property
-    def _parts(self) -> list[Minimal]:
-        return [Minimal(self.outputs, len(taps)) for taps in self._taps_of]
-
-    @property
     def _samples_of(self) -> list[range]:
         return [range(taps.start, taps.stop + self.outputs - 1) for taps in self._taps_of]
 
@@ -228,10 +224,6 @@ class Strided(_OfParts):
     def advance(self) -> int:
         """A stride for every output."""
         return self.outputs * self.stride
-
-    @property
-    def _parts(self) -> list[Minimal]:
-        return [Minimal(self.outputs, len(taps)) for taps in self._taps_of]
 
     @property
     def _samples_of(self) -> list[range]:
