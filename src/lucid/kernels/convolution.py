@@ -87,19 +87,19 @@ class Call:
 @lru_cache(maxsize=4096)
 def call_of(
     role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any], bias: bool,
-    epilogue: Epilogue = PLAIN,
+    epilogue: Epilogue = PLAIN, transposed: bool = False,
 ) -> Call:  # fmt: skip
     """``first`` and ``second`` are the shapes of a role's operands, ``size`` the sizes that ``grad_input`` makes.
 
-    ``bias`` says whether there is one; of ``grad_weight``, whether its gradient is wanted too.
+    ``bias`` says whether there is one; of ``grad_weight``, whether its gradient is wanted too, ``transposed`` which.
     """
-    return Call(role, spec, first, second, size, dtype, bias, epilogue)
+    return Call(role, spec, first, second, size, dtype, bias, epilogue, transposed)
 
 
 @lru_cache(maxsize=4096)
 def _compute(
     now: Settings, role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any],
-    bias: bool, epilogue: Epilogue,
+    bias: bool, epilogue: Epilogue, transposed: bool,
 ) -> Compute | None:  # fmt: skip
     both = bias and role == "grad_weight"
     if dtype.kind == "c":
@@ -108,7 +108,7 @@ def _compute(
     name = _name(dtype)
     if 0 in (*first, *second, *shape):
         return None if both else partial(_bias_ended, epilogue, shape, dtype)
-    asked = problem(role, spec, x_shape, y_shape, name, bias, epilogue)
+    asked = problem(role, spec, x_shape, y_shape, name, bias, epilogue, transposed)
     if both and name in HALF and not _sums_narrow(asked):
         return None
     asked, run = _planned(asked)
@@ -151,6 +151,7 @@ def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[An
 def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The same for the gradient of the weights, or both gradients."""
     fast, both, size_bytes = of_any_layout(run), asked.sums, prod(shape) * dtype.itemsize
+    channels = asked.summed_channels
 
     def compute(a: Array, b: Array, *nothing: object) -> Array | tuple[Array, Array]:
         if _observers:
@@ -159,7 +160,7 @@ def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[A
         if not both:
             fast(a, b, gw)
             return gw
-        gb = np.empty(shape[0], dtype)
+        gb = np.empty(channels, dtype)
         fast(a, b, gw, gb)
         return gw, gb
 
@@ -202,8 +203,9 @@ def _widened(run: Executable) -> Executable:
 
 
 def problem(
-    role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool, epilogue: Epilogue = PLAIN
-) -> Problem:
+    role: Role, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: str, bias: bool, epilogue: Epilogue = PLAIN,
+    transposed: bool = False,
+) -> Problem:  # fmt: skip
     """What is to be computed between an x and a y of these shapes (N, C, *size)."""
     more = (1,) * (RANK - spec.rank)
     return Problem(
@@ -217,6 +219,7 @@ def problem(
         dtype,
         bias,
         epilogue,
+        transposed,
     )
 
 
@@ -320,15 +323,22 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
     return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, False).compute()(x, g)  # type: ignore[no-any-return]
 
 
-def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec) -> tuple[Array, Array] | None:
-    """``conv_grad_weight`` and the gradient of the bias, the sum of g over n and p; None unless ``gives_both``."""
-    compute = call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, True).compute()
+def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec, transposed: bool = False) -> tuple[Array, Array] | None:
+    """``conv_grad_weight`` and the gradient of the bias, the sum over n and p of g; None unless ``gives_both``.
+
+    Of a ``transposed`` layer, whose upstream gradient is x, the sum over n and all places of x.
+    """
+    compute = _both_of(x, g, spec, transposed).compute()
     return None if compute is None else compute(x, g)
 
 
-def gives_both(x: Array, g: Array, spec: ConvSpec) -> bool:
-    """Whether the element type has kernels that give both gradients, most of them from one reading of g."""
-    return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, True).compute() is not None
+def gives_both(x: Array, g: Array, spec: ConvSpec, transposed: bool = False) -> bool:
+    """Whether the element type has kernels that give both gradients, most of them from one reading."""
+    return _both_of(x, g, spec, transposed).compute() is not None
+
+
+def _both_of(x: Array, g: Array, spec: ConvSpec, transposed: bool) -> Call:
+    return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, True, PLAIN, transposed)
 
 
 def _sums_narrow(asked: Problem) -> bool:

@@ -54,8 +54,8 @@ class Problem:
 
     ``c_in, size`` are x's channels and sizes and ``c_out, out`` are y's, whatever the role; the geometry has rank 3.
     ``bias`` says whether there is one to add: to y in the forward role, to the result of ``grad_input`` when that is a
-    transposed convolution's output. In ``grad_weight``, whether its gradient, the sum of g, is wanted too.
-    ``epilogue`` is what happens to that result before anybody sees it.
+    transposed convolution's output. In ``grad_weight``, whether its gradient is wanted too: the sum of g, or of x if
+    the layer is a ``transposed`` one. ``epilogue`` is what happens to that result before anybody sees it.
     """
 
     role: Role
@@ -68,6 +68,7 @@ class Problem:
     dtype: str
     bias: bool = False
     epilogue: Epilogue = PLAIN
+    transposed: bool = False
 
     @property
     def sums(self) -> bool:
@@ -75,9 +76,19 @@ class Problem:
         return self.bias and self.role == "grad_weight"
 
     @property
+    def sums_g(self) -> bool:
+        """Whether that gradient is wanted and is the sum of g."""
+        return self.sums and not self.transposed
+
+    @property
+    def summed_channels(self) -> int:
+        """How many numbers that gradient has."""
+        return self.c_in if self.transposed else self.c_out
+
+    @property
     def plain(self) -> Problem:
         """The problem without what a pass of its own can do after it."""
-        return replace(self, bias=self.bias and not self.sums, epilogue=PLAIN)
+        return replace(self, bias=self.bias and not self.sums, epilogue=PLAIN, transposed=False)
 
     @property
     def groups(self) -> int:

@@ -216,7 +216,7 @@ def bound(problem: Problem, algorithm: str | None = None) -> Executable:
             made: Executable = module.bind(plan, isa)
             return made
         plain = module.bind(replace(plan, problem=problem.plain, passes_after=False), isa)
-    return upstream.after(plain) if problem.sums else epilogue.after(plain, problem.epilogue)
+    return upstream.after(plain, problem.transposed) if problem.sums else epilogue.after(plain, problem.epilogue)
 
 
 def executable(problem: Problem, algorithm: str | None = None) -> Executable:

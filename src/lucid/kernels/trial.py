@@ -33,7 +33,7 @@ def arrays(p: Problem) -> list[Array | None]:
     shapes: dict[str, list[Sizes | None]] = {
         "forward": [x, w, bias, y],
         "grad_input": [y, w, bias, x],
-        "grad_weight": [x, y, w, *[y[1:2]] * p.bias],
+        "grad_weight": [x, y, w, *[(p.summed_channels,)] * p.bias],
     }
     extras = [None, affine, affine, residual] if p.epilogue else []
     values = [

@@ -37,8 +37,8 @@ def _grad_weight(x: Array, y: Array, *, spec: ConvSpec) -> Array:
     return kernels.conv_grad_weight(x, y, spec)
 
 
-def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec) -> tuple[Array, Array] | None:
-    return kernels.conv_grad_weight_bias(x, y, spec)
+def _grad_weight_bias(x: Array, y: Array, *, spec: ConvSpec, transposed: bool) -> tuple[Array, Array] | None:
+    return kernels.conv_grad_weight_bias(x, y, spec, transposed)
 
 
 _ALL_BUT_CHANNELS = {rank + 2: (0, *range(2, rank + 2)) for rank in (1, 2, 3)}
@@ -49,38 +49,43 @@ def _channel_sum(g: Any) -> Any:
     return g.sum(dims) if mode.recording else wrap(sum_forward(g._array, dims=dims, keepdim=False))
 
 
-def _weight_and_bias(g: Any, x: Any, spec: ConvSpec) -> tuple[Any, Any]:
-    """Both gradients from one call, where there are kernels that give both."""
+def _weight_and_bias(x: Any, y: Any, spec: ConvSpec, transposed: bool) -> tuple[Any, Any]:
+    """Both gradients from one call, where there are kernels that give both; ``transposed`` says that x is upstream."""
     if mode.recording:
-        if kernels.gives_both(x._array, g._array, spec):
-            return tuple(apply(_conv_grad_weight_bias, x, g, spec=spec))
-    elif (both := kernels.conv_grad_weight_bias(x._array, g._array, spec)) is not None:
+        if kernels.gives_both(x._array, y._array, spec, transposed):
+            return tuple(apply(_conv_grad_weight_bias, x, y, spec=spec, transposed=transposed))
+    elif (both := kernels.conv_grad_weight_bias(x._array, y._array, spec, transposed)) is not None:
         return wrap(both[0]), wrap(both[1])
-    return conv_grad_weight(conj(x), g, spec=spec), _channel_sum(g)
+    return conv_grad_weight(x, y, spec=spec), _channel_sum(x if transposed else y)
 
 
-def _spread(g: Any, like: Any) -> Any:
-    """A value a channel, at every place of ``like``."""
-    return g.reshape(-1, *(1,) * (like.ndim - 2)).expand(like.shape)
-
-
-def _upstream_of_both(g: tuple[Any, Any], x: Any, y: Any, spec: ConvSpec) -> Any:
-    """The gradient of the y that both sums are linear in."""
-    to_weight, to_bias = g
-    through = None if to_weight is None else conv(x, to_weight, None, spec=spec)
+def _with_sum(through: Any, to_bias: Any, shape: Sizes) -> Any:
+    """The gradient of what both sums are linear in: by way of the weight, and a value a channel at every place."""
     if to_bias is None:
         return through
-    return _spread(to_bias, y) if through is None else through + _spread(to_bias, y)
+    spread = to_bias.reshape(-1, *(1,) * (len(shape) - 2)).expand(shape)
+    return spread if through is None else through + spread
+
+
+def _x_of_both(g: tuple[Any, Any], y: Any, x_shape: Sizes, spec: ConvSpec, transposed: bool) -> Any:
+    through = None if g[0] is None else conv_grad_input(y, g[0], None, spec=spec, size=x_shape[2:])
+    return _with_sum(through, g[1] if transposed else None, x_shape)
+
+
+def _y_of_both(g: tuple[Any, Any], x: Any, y_shape: Sizes, spec: ConvSpec, transposed: bool) -> Any:
+    through = None if g[0] is None else conv(x, g[0], None, spec=spec)
+    return _with_sum(through, None if transposed else g[1], y_shape)
 
 
 _conv = Op("conv", _forward, vjp={
     "x": lambda g, w, x_shape, spec: conv_grad_input(g, conj(w), None, spec=spec, size=x_shape[2:]),
-    ("w", "bias"): _weight_and_bias,
+    ("w", "bias"): lambda g, x, spec: _weight_and_bias(conj(x), g, spec, transposed=False),
     "w": lambda g, x, spec: conv_grad_weight(conj(x), g, spec=spec),
     "bias": _channel_sum,
 })  # fmt: skip
 _conv_grad_input = Op("conv_grad_input", _grad_input, vjp={
     "y": lambda g, w, spec: conv(g, conj(w), None, spec=spec),
+    ("w", "bias"): lambda g, y, spec: _weight_and_bias(g, conj(y), spec, transposed=True),
     "w": lambda g, y, spec: conv_grad_weight(g, conj(y), spec=spec),
     "bias": _channel_sum,
 })  # fmt: skip
@@ -89,10 +94,8 @@ _conv_grad_weight = Op("conv_grad_weight", _grad_weight, vjp={
     "y": lambda g, x, spec: conv(conj(x), g, None, spec=spec),
 })  # fmt: skip
 _conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=("gw", "gb"), vjp={
-    "x": lambda g, y, x_shape, spec: (
-        None if g[0] is None else conv_grad_input(y, g[0], None, spec=spec, size=x_shape[2:])
-    ),
-    "y": _upstream_of_both,
+    "x": _x_of_both,
+    "y": _y_of_both,
 })  # fmt: skip
 
 

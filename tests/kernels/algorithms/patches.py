@@ -160,28 +160,30 @@ def run(algorithm: Any, case: Case, role: str, arrays: dict[str, Array], where: 
         return result.copy()
 
 
-def run_both(algorithm: Any, case: Case, arrays: dict[str, Array], where: Any = "end") -> tuple[Array, Array]:
-    """The gradients of the weight and of the bias from one pass, between guard pages."""
+def run_both(
+    algorithm: Any, case: Case, arrays: dict[str, Array], where: Any = "end", transposed: bool = False
+) -> tuple[Array, Array]:
+    """The gradients of the weight and of the bias, a transposed layer's or not, from one pass, between guard pages."""
     isa = target.isa()
-    plan = algorithm.plan(replace(case.problem("grad_weight"), bias=True), isa)
+    plan = algorithm.plan(replace(case.problem("grad_weight"), bias=True, transposed=transposed), isa)
     assert plan.sums_upstream
     with (
         guarded(arrays["x"], where=where, readonly=True) as x,
         guarded(arrays["g"], where=where, readonly=True) as g,
         guarded(arrays["w"].shape, arrays["w"].dtype, where=where) as gw,
-        guarded((case.c_out,), arrays["w"].dtype, where=where) as gb,
+        guarded((plan.problem.summed_channels,), arrays["w"].dtype, where=where) as gb,
     ):
         algorithm.bind(plan, isa)(x, g, gw, gb)
         return gw.copy(), gb.copy()
 
 
-def check_both(algorithm: Any, case: Case, where: Any = "end") -> None:
+def check_both(algorithm: Any, case: Case, where: Any = "end", transposed: bool = False) -> None:
     """Both sums of one pass agree with the definition within the bound."""
     arrays = case.arrays()
-    gw, gb = run_both(algorithm, case, arrays, where)
+    gw, gb = run_both(algorithm, case, arrays, where, transposed)
     worst = np.abs(gw - expected(case, "grad_weight", arrays)) - bound(case, "grad_weight", arrays)
     assert worst.max() <= 0, f"{case}: gw is {worst.max():.1e} beyond the bound"
-    g = np.moveaxis(arrays["g"].astype(np.float64), 1, 0).reshape(case.c_out, -1)
+    g = np.moveaxis(arrays["x" if transposed else "g"].astype(np.float64), 1, 0).reshape(gb.size, -1)
     most = summed(case, g.shape[1]) * np.abs(g).sum(1)
     most += rounded(case, np.abs(g.sum(1)) + most)
     assert (np.abs(gb.astype(np.float64) - g.sum(1)) <= most).all(), f"{case}: gb"

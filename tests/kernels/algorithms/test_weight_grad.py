@@ -1,6 +1,8 @@
 """The dense weight gradient against its definition, on every instruction set, between guard pages."""
 
 from dataclasses import replace
+from itertools import product
+from math import prod
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
-from lucid.kernels.algorithms.weight_grad_split import Tile, split
+from lucid.kernels.algorithms.weight_grad_kernel import BOX
+from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, split
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512, AVX512_BF16
 from lucid.kernels.runtime import threads
@@ -59,13 +62,30 @@ def test_definition(isa, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("isa", ISAS)
-def test_sums_of_g_in_the_same_pass(isa, dtype):
+def test_sums_of_g_or_x_in_the_same_pass(isa, dtype):
     def one(case):
-        for where in ("end", "start"):
-            check_both(weight_grad, case.typed(dtype), where)
+        for where, transposed in product(("end", "start"), (False, True)):
+            check_both(weight_grad, case.typed(dtype), where, transposed)
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CHUNKED)
+
+
+@pytest.mark.parametrize("case", CASES + CHUNKED + CUT, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_number_of_x_is_one_box_s(case, dtype):
+    """Where windows overlap, leave gaps, or end before x does."""
+    problem = replace(case.typed(dtype).problem("grad_weight"), bias=True, transposed=True)
+    made = split(problem, AVX512_BF16)
+    counts = np.zeros(problem.batch * problem.c_in * prod(problem.size), int)
+    _, height, width = made.cut.window.size
+    for row in boxes(problem, made)[:-1]:
+        own, images, planes, rows, length = row[BOX.index("own") :]
+        for n, z, y in product(range(images), range(planes), range(rows)):
+            first = own + n * problem.c_in * prod(problem.size) + (z * height + y) * width
+            counts[first : first + length] += 1
+    of_first_channel = counts.reshape(problem.batch, problem.c_in, -1)[:, 0]
+    assert (of_first_channel == 1).all()
 
 
 @pytest.mark.parametrize("dtype", sorted(HALF))
@@ -82,6 +102,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(isa, dtype):
             gw, gb = run_both(weight_grad, case.typed(dtype), arrays, where)
             assert (np.abs(gw.astype(np.float64) - want) <= off).all()
             np.testing.assert_allclose(gb.astype(np.float64), sum_of_g, rtol=unit, atol=1e-3)
+            check_both(weight_grad, case.typed(dtype), where, transposed=True)
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CHUNKED + CUT)
@@ -106,12 +127,13 @@ def test_several_vectors_of_channels(isa, vectors):
 
 
 @pytest.mark.parametrize("case", CHUNKED, ids=str)
-def test_bits_do_not_depend_on_threads(case):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bits_do_not_depend_on_threads(case, transposed):
     arrays, results, before = case.arrays(), [], threads.get_num_threads()
     try:
         for count in (1, 2, 3, 4):
             threads.set_num_threads(count)
-            results.append(run_both(weight_grad, case, arrays))
+            results.append(run_both(weight_grad, case, arrays, "end", transposed))
     finally:
         threads.set_num_threads(before)
     for other in results[1:]:

@@ -198,7 +198,7 @@ def _plan_grad(problem: Problem, isa: ISA) -> Plan:
         tile=(("columns", asked.tile.columns), ("copies", asked.tile.copies)),
         blocking=(("blocks", asked.blocks),),
         why="channels in lanes, a row of taps in registers",
-        sums_upstream=True,
+        sums_upstream=not problem.transposed,
     )
 
 

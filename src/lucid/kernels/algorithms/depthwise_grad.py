@@ -141,14 +141,15 @@ class Sums:
     @property
     def private_elements(self) -> int:
         """A thread's frames and sums, those of g behind the others, and a copy of g behind them."""
-        vectors = self.blocks * self.passes * self.tile.sums + self.problem.group_out
+        vectors = self.blocks * self.passes * self.tile.sums + self.problem.summed_channels // self.problem.groups
         return self.frame_elements + vectors * ceil(self.lanes / 16) * 16 + self.upstream_elements
 
     @property
     def part_elements(self) -> int:
         """Results of all chunks."""
         p = self.problem
-        return 0 if self.alone else ceil(p.c_out * (p.group_in * p.spec.taps + 1) * self.chunks / 16) * 16
+        each = p.c_out * p.group_in * p.spec.taps + p.summed_channels
+        return 0 if self.alone else ceil(each * self.chunks / 16) * 16
 
     @property
     def cycles(self) -> float:
@@ -250,7 +251,8 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
         asked.private_elements, asked.private_elements - asked.upstream_elements,
         asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
-        problem.spec.dilation[1], problem.spec.kernel[2], int(problem.bias),
+        problem.spec.dilation[1], problem.spec.kernel[2], problem.group_out * problem.sums_g,
+        problem.group_in * problem.transposed,
         tile.results, tile.lines, tile.columns, tile.down,
         *asked.cut.fields(following * problem.group_in * prod(problem.size)),
     )  # fmt: skip

@@ -72,11 +72,14 @@ def write(isa: ISA, element: Type, tile: Tile, widens: bool) -> Module:
         acc = frame.at(a.frame)
         vectors = (a.group_out + (tile.results - 1)) // tile.results * a.passes * tile.sums
         bias_acc = acc.at(vectors * lanes)
-        _clear(f, wide, lanes, acc, vectors + a.group_out)
+        _clear(f, wide, lanes, acc, vectors + (a.sums_g + a.sums_x))
         with f.loop(chunk * a.all_boxes // a.chunks, (chunk + 1) * a.all_boxes // a.chunks) as b:
             image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
             source = a.x.at(image * a.group_in * (a.d * a.h * a.w))
             call_fill_frame(f, element, fields, frame, source, a.group_in, 1, 0, box.d, box.h, box.w)
+            with f.loop(0, a.sums_x) as s:
+                channel = source.at(s.i * (a.d * a.h * a.w))
+                depthwise_sums.add_owned(f, a, a.add_rows, box, channel, bias_acc.at(s.i * lanes))
             rows, width = minimum(a.box_h, a.oh - box.h), minimum(a.box_w, a.ow - box.w)
             plane = a.od * a.oh * a.ow
             with f.loop(0, minimum(a.box_d, a.od - box.d)) as depth, f.loop(0, a.group_out, tile.results) as k:
@@ -92,11 +95,11 @@ def write(isa: ISA, element: Type, tile: Tile, widens: bool) -> Module:
                         f.call(widen, place, g.at(one.i * plane), pitch, a.ow, rows, width, a.ahead_g)
                     upstream = copy, a.box_h * pitch, pitch, f.const(i64, 0)
                 f.call(add_box, a.fields, *upstream, here, to, rows, width, results - 1)
-                with f.when(a.has_bias.ne(0)), f.loop(0, results) as one:
+                with f.when(a.sums_g.ne(0)), f.loop(0, results) as one:
                     f.call(a.add_rows, g.at(one.i * plane), a.ow, rows, width, bias_acc.at((k.i + one.i) * lanes))
         f.call(a.reduce, a.fields, acc, a.parts.cast(i64), task.i * a.group_weights)
-        with f.loop(0, a.group_out * a.has_bias) as k:
-            a.bias_parts[task.i * a.group_out + k.i] = lane_sum(bias_acc.load(k.i * lanes, lanes))
+        with f.loop(0, a.sums_g + a.sums_x) as k:
+            a.bias_parts[task.i * (a.sums_g + a.sums_x) + k.i] = lane_sum(bias_acc.load(k.i * lanes, lanes))
     return module
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lucid.kernels import jit
-from lucid.kernels.algorithms.frames import GEOMETRY, read_fields
+from lucid.kernels.algorithms.frames import GEOMETRY, Box, read_fields
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
     Module,
     Pointer,
     Type,
+    Value,
     computed,
     convert,
     i64,
     lane_sum,
     lanes_below,
+    maximum,
+    minimum,
     ptr,
+    select,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -23,7 +29,7 @@ from lucid.kernels.isa import ISA
 _TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows", "reduce")
 _NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
-    "private", "upstream", "ahead_g", "dilation_h", "kernel_w", "has_bias",
+    "private", "upstream", "ahead_g", "dilation_h", "kernel_w", "sums_g", "sums_x",
     "results", "lines", "columns", "down",
 )  # fmt: skip
 
@@ -59,6 +65,27 @@ def _reduce_name(long: bool, rounds: bool) -> str:
 def rows_adder(dtype: str) -> int:
     """Where ``add_rows(g, pitch, rows, width, to)`` lies, for kernels to call: to[lane] += all of the rows."""
     return code(dtype).address("add_rows")
+
+
+def add_owned(f: Function, a: Any, add_rows: Value, box: Box, x: Pointer, to: Pointer) -> None:
+    """to[lane] += what of a channel's x is one box's: from where its first window begins to where the next box's do.
+
+    The first box of an axis begins with x and the last one ends with it, so that every number is one box's, whatever
+    their windows read. ``a`` has the fields of ``GEOMETRY``.
+    """
+    spans = []
+    for at, length, out, size, stride, low in (
+        (box.d, a.box_d, a.od, a.d, a.stride_d, a.low_d),
+        (box.h, a.box_h, a.oh, a.h, a.stride_h, a.low_h),
+        (box.w, a.box_w, a.ow, a.w, a.stride_w, a.low_w),
+    ):
+        begin, end = (minimum(maximum(pixel * stride - low, 0), size) for pixel in (at, at + length))
+        spans.append((select(at.eq(0), 0, begin), select(at + length < out, end, size)))
+    (front, back), (top, bottom), (left, right) = spans
+    whole = (right - left).eq(a.w)
+    rows, width = select(whole, 1, bottom - top), select(whole, (bottom - top) * a.w, right - left)
+    with f.loop(front, back) as z:
+        f.call(add_rows, x.at((z.i * a.h + top) * a.w + left), a.w, rows, width, to)
 
 
 def _write(isa: ISA, element: Type) -> Module:
@@ -143,7 +170,7 @@ def _write_finish(module: Module, element: Type, lanes: int) -> None:
     f = module.entry("finish", **fields(element))
     a = f.args
     with f.loop(a.begin, a.end) as group:
-        bias_count = a.group_out * a.has_bias
+        bias_count = a.sums_g + a.sums_x
         for to, parts, count in ((a.gw, a.parts, a.group_weights), (a.gb, a.bias_parts, bias_count)):
             at = group.i * count
             f.call(add, to.at(at), parts.at(at), count, a.groups * count, a.chunks)

@@ -200,7 +200,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         blocking=(("segment", asked.segment), ("chunks", asked.chunks)),
         workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,
         why=f"pixels in lanes, rows read in place, {max(asked.tile.passes)} taps at a time",
-        sums_upstream=True,
+        sums_upstream=not problem.transposed,
     )
 
 

@@ -147,7 +147,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 _ARRAYS = ("x", "g", "gw", "gb", "own")
 _NUMBERS = (
     "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
-    "passes", "table", "add_rows", "has_bias",
+    "passes", "table", "add_rows", "sums_g", "sums_x",
 )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def bind(asked: SlidingGrad, isa: ISA) -> Executable:
     numbers = (
         problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
         spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.private_elements, len(table), address(table),
-        rows_adder(problem.dtype), int(problem.bias),
+        rows_adder(problem.dtype), int(problem.sums_g), int(problem.transposed),
     )  # fmt: skip
     return Launch(
         [(code.address("slide_grad"), problem.c_out, max(1, problem.c_out // 64))],
@@ -186,15 +186,19 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
     plane, taps = a.h * a.w, a.kernel_h * across
     with f.loop(a.begin, a.end) as task:
         acc, bias_acc = a.own.at(a.thread * a.private), a.own.at(a.thread * a.private + a.group_in * taps * lanes)
-        with f.loop(0, a.group_in * taps + 1) as i:
+        group, number = task.i // a.group_out, task.i % a.group_out
+        own = select(number.eq(0), a.sums_x, 0) * a.group_in  # channels of x that this task sums
+        with f.loop(0, a.group_in * (taps + 1)) as i:
             acc.store(zeros(f, wide, lanes), i.i * lanes)
         with f.loop(0, a.batch) as n:
             g = a.g.at((n.i * a.groups * a.group_out + task.i) * (a.oh * a.ow))
-            group = task.i // a.group_out
-            with f.when(a.has_bias.ne(0)):
+            planes = a.x.at((n.i * a.groups + group) * a.group_in * plane)
+            with f.when(a.sums_g.ne(0)):
                 f.call(a.add_rows, g, a.ow, a.oh, a.ow, bias_acc)
+            with f.loop(0, own) as s:
+                f.call(a.add_rows, planes.at(s.i * plane), plane, 1, plane, bias_acc.at(s.i * lanes))
             with f.loop(0, a.group_in) as s, f.loop(0, a.ow, lanes) as column, f.loop(0, a.passes) as p:
-                x = a.x.at(((n.i * a.groups + group) * a.group_in + s.i) * plane + column.i * tile.step)
+                x = planes.at(s.i * plane + column.i * tile.step)
                 phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
                 # x's row r meets g's row q at tap (first + k) stride + phase: r = (q + first + k) stride + phase - low
                 step, low = a.stride_h * (across * lanes), a.low_h - phase
@@ -211,8 +215,9 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
         gw = a.gw.at(task.i * a.group_in * taps)
         with f.loop(0, a.group_in * taps) as i:
             gw.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), element), i.i)
-        with f.when(a.has_bias.ne(0)):
-            a.gb.store(convert(lane_sum(bias_acc.load(0, lanes)), element), task.i)
+        first, count = select(own.eq(0), task.i, group * a.group_in), maximum(own, a.sums_g)
+        with f.loop(0, count) as k:
+            a.gb.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), element), first + k.i)
     return module
 
 

@@ -11,7 +11,8 @@ gradient of its own pixels, which are a box along every axis::
 All that it reads of x are samples, so there is no frame: x is read where it lies. The kernels, tables and the order of
 sums are those of ``weight_grad``, whose list of taps is one of as many here: the boxes of one tap follow those of the
 last, and its sums are every so many of the part's. g is packed anew for every tap, which many channels of x pay for.
-Half precision is widened by the tile as it reads x, a number at a time.
+Half precision is widened by the tile as it reads x, a number at a time. Before its first box a part adds up its
+channels of the operand whose sum is the bias's gradient.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lucid.kernels import target
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms import weight_grad_split as usual
 from lucid.kernels.algorithms.base import GHZ, Executable, address, shared_tasks, sum_type, useful_threads
+from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.frames import Array, Window, grid
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import BY_DTYPE
@@ -115,6 +117,11 @@ class Split:
         return self.passes * self.tile.steps * self.problem.spec.taps
 
     @property
+    def sums_at(self) -> int:
+        """Where the sums of one operand begin behind those of products, a vector a channel."""
+        return self.padded // self.wide * (self.sums + 1) * self.wide
+
+    @property
     def parts(self) -> int:
         """Tasks."""
         return (
@@ -128,12 +135,11 @@ class Split:
 
     @property
     def room(self) -> Sizes:
-        """Elements of a thread's workspace: scratch, a panel's piece, the sums and those of g."""
+        """Elements of a thread's workspace: scratch, a panel's piece, the sums and those of one operand."""
         line = _LINE // sum_type(self.problem).bytes
+        of_one = (self.c_part if self.problem.transposed else self.k_part) * self.problem.bias
         parts = self.lanes * kernel.RUN * self.lanes, (self.sub + self.lanes) * self.wide
-        scratch, panel, sums = (
-            ceil(n / line) * line for n in (*parts, self.padded // self.wide * (self.sums + 1) * self.wide)
-        )
+        scratch, panel, sums = (ceil(n / line) * line for n in (*parts, self.sums_at + of_one * self.lanes))
         return scratch, panel, sums
 
     @cached_property
@@ -245,6 +251,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         blocking=(("k_part", chosen.k_part), ("c_part", chosen.c_part), *zip(_BOX, chosen.box, strict=True)),
         workspace_bytes=sum_type(problem).bytes * sum(chosen.room),
         why=f"{met:.0%} of the products are not with padding",
+        sums_upstream=True,
     )
 
 
@@ -261,6 +268,7 @@ def _tables(split: Split) -> tuple[Array, Array]:
     _, height, width = problem.out
     steps = _steps(problem)
     starts: dict[Sizes, int] = {}
+    summed = prod(problem.size if problem.transposed else problem.out)
     lists: list[Array] = []
     rows = []
     for box in split.boxes:
@@ -277,7 +285,8 @@ def _tables(split: Split) -> tuple[Array, Array]:
         run = box.lines * width if box.columns == width else box.columns
         tap = int(np.ravel_multi_index(box.tap, spec.kernel))
         goes_on = -int(box.tap == before)
-        row = (0, x, g, 0, 0, 0, box.images, box.lines * box.columns, run, width, starts[shape], tap, goes_on)
+        own = (0, problem.batch, 1, 1, summed) if not rows else (0,) * 5
+        row = (0, x, g, 0, 0, 0, box.images, box.lines * box.columns, run, width, starts[shape], tap, goes_on, *own)
         rows.append(row)
         before = box.tap
     return np.array([*rows, rows[-1]], np.int64), np.concatenate(lists)
@@ -320,6 +329,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem, window, grain = plan.problem, Window.of(plan.problem), Grain(BY_DTYPE[plan.problem.dtype])
     chosen = _split(plan, isa)
     tile, (scratch, panel, sums) = chosen.tile, chosen.room
+    channels, plane = problem.summed_channels, prod(problem.size if problem.transposed else problem.out)
     own = scratch + panel + sums
     (boxes, starts), (lines, asks_g, asks_x) = _tables(chosen), _asks(chosen)
     tables = (boxes, usual.parts(problem, tile, chosen.k_part, chosen.c_part, 1), starts, _offsets(chosen), lines)
@@ -327,6 +337,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         kernel.tile_address(grain, True, tile.vectors, tile.rows, 1),
         kernel.turn_address(grain),
         kernel.turn_address(Grain(grain.sums)),
+        rows_adder(problem.dtype) if problem.bias else 0,
     )
     calls = ceil(prod(chosen.box) / chosen.sub) * chosen.padded // chosen.wide * chosen.passes
     numbers = (
@@ -334,11 +345,13 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps, 1, problem.spec.taps, tile.rows,
         len(chosen.boxes), chosen.parts, 1, chosen.sub, own, scratch, own, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *window.size, 0, 0, 0, 0, 0,
+        chosen.sums_at * problem.bias, channels * plane, plane, 0, 0,
     )  # fmt: skip
-    arrays = {"x": 0, "g": 1, "gw": 2, "gb": NOTHING, "slices": WORKSPACE, "own": WORKSPACE}
+    gb, summed = 3 if problem.bias else NOTHING, int(not problem.transposed)
+    arrays = {"x": 0, "g": 1, "gw": 2, "gb": gb, "slices": WORKSPACE, "own": WORKSPACE, "summed": summed}
     return Launch(
         [(kernel.loops_code(grain).address("accumulate"), chosen.parts, 1)],
-        (0, 0, 0, 0, (scratch + panel) * grain.sums.bytes, 0, *map(address, tables), *code, *numbers),
+        (0, 0, 0, 0, (scratch + panel) * grain.sums.bytes, 0, 0, *map(address, tables), *code, *numbers),
         [arrays[name] for name in kernel.ARRAYS],
         own_bytes=own * grain.sums.bytes,
         most_threads=useful_threads(chosen.cycles, chosen.parts),

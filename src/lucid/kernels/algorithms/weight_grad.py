@@ -20,6 +20,8 @@ a second pass adds them in order; the split depends on the shape alone, so the b
 Of bfloat16, where there is an instruction for it, p are pairs of pixels: see ``weight_grad_kernel``.
 
 The sums of g over its pixels, the gradient of a bias, are added up where the panels are made, if they are asked for.
+A transposed layer's are those of x: every number of it belongs to one box, which adds its own up when it is about to
+read them.
 
 Where x is infinite or NaN, so is every dw that the definition says, and no other.
 """
@@ -30,6 +32,7 @@ from math import ceil, prod
 
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms.base import GHZ, Executable, address, shared_tasks, sum_type, useful_threads
+from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
@@ -100,18 +103,20 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns),
         kernel.turn_address(chosen.grain),
         kernel.turn_address(Grain(element)),
+        rows_adder(problem.dtype) if problem.transposed else 0,
     )
-    alone = chosen.chunks == 1  # then there are no slices to add up
+    (_, height, width), alone = cut.window.size, chosen.chunks == 1  # then there are no slices to add up
     numbers = (
-        int(problem.bias), int(chosen.in_place), chosen.wide, tile.steps, problem.c_in * prod(problem.size),
+        int(problem.sums_g), int(chosen.in_place), chosen.wide, tile.steps, problem.c_in * prod(problem.size),
         problem.c_out * problem.pixels, problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps,
         problem.spec.taps, 1, tile.rows, cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.window.spec.stride[2], cut.box[0],
-        *cut.frame,
+        *cut.frame, room.sums_at, problem.c_in * prod(problem.size), prod(problem.size), height * width, width,
     )  # fmt: skip
     shared, own_slice = (size * element.bytes for size in (room.shared, room.private - room.slice))
-    arrays = {"x": 0, "g": 1, "gw": 2, "gb": 3 if problem.bias else NOTHING, "slices": WORKSPACE, "own": WORKSPACE}
+    gb = 3 if problem.bias else NOTHING
+    arrays = {"x": 0, "g": 1, "gw": 2, "gb": gb, "slices": WORKSPACE, "own": WORKSPACE, "summed": 0}
     loops = kernel.loops_code(chosen.grain)
     tasks = chosen.parts * chosen.chunks
     steps = [(loops.address("accumulate"), tasks, 1)]
@@ -119,7 +124,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         steps.append((loops.address("finish"), chosen.parts * chosen.blocks, 1))
     return Launch(
         steps,
-        (0, 0, 0, 0, own_slice if alone else 0, shared, *map(address, tables), *code, *numbers),
+        (0, 0, 0, 0, own_slice if alone else 0, shared, 0, *map(address, tables), *code, *numbers),
         [arrays[name] for name in kernel.ARRAYS],
         shared_bytes=shared,
         own_bytes=room.private * element.bytes,

@@ -32,6 +32,7 @@ from lucid.kernels.ir import (
     i32,
     i64,
     lane_numbers,
+    lane_sum,
     lane_sums,
     lanes_below,
     maximum,
@@ -51,22 +52,27 @@ _AHEAD = 8
 RUN = 4
 
 #: What ``loops`` are told, in this order: arrays, tables, code, numbers.
-ARRAYS = ("x", "g", "gw", "gb", "slices", "own")
+ARRAYS = ("x", "g", "gw", "gb", "slices", "own", "summed")
 TABLES = ("boxes", "parts", "starts", "offsets", "asks")
-CODE = ("tile", "turn_in", "turn_out")
+CODE = ("tile", "turn_in", "turn_out", "add_rows")
 NUMBERS = (
-    "has_bias", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
+    "sums_g", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
     "together", "lists",
     "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
+    "sums_at", "sum_image", "sum_channel", "sum_plane", "sum_row",
 )  # fmt: skip
 #: A row of ``boxes``: where its first image's x, its frame in it and its g begin, where the frame begins along every
 #: axis, its images and their elements, pixels that follow each other as elements do and how far apart such runs are,
-#: where its ``starts`` begin, which list of taps it is for, and 0 if it is that one's first, else -1.
-BOX = ("x", "corner", "g", "top", "up", "left", "images", "per_image", "row", "pitch", "starts", "list", "goes_on")
+#: where its ``starts`` begin, which list of taps it is for, and 0 if it is that one's first, else -1. Then what it
+#: owns of the array that is ``summed`` row by row: the first number, images, planes, rows and their length.
+BOX = (
+    "x", "corner", "g", "top", "up", "left", "images", "per_image", "row", "pitch", "starts", "list", "goes_on",
+    "own", "own_images", "own_planes", "own_rows", "own_length",
+)  # fmt: skip
 #: A row of ``parts``: its channels' place in x, g, gw and gb, how many c_out and c_in, where its ``offsets`` begin,
-#: whether the sums of g are its.
-PART = ("x", "g", "gw", "gb", "rows", "channels", "offsets", "sums_g")
+#: its channels' place in what is summed row by row, and of how many it makes the sums, be it so or of g by panels.
+PART = ("x", "g", "gw", "gb", "rows", "channels", "offsets", "summed", "sums")
 
 
 #: Two bfloats that are 1.
@@ -74,7 +80,7 @@ _ONES = 0x3F803F80
 
 
 def _fields(stored: Type, element: Type) -> dict[str, Type]:
-    arrays = dict(zip(ARRAYS, [ptr(stored)] * 4 + [ptr(element)] * 2, strict=True))
+    arrays = dict(zip(ARRAYS, [ptr(stored)] * 4 + [ptr(element)] * 2 + [ptr(stored)], strict=True))
     return {**arrays, **dict.fromkeys((*TABLES, *CODE), ptr(i64)), **dict.fromkeys(NUMBERS, i64)}
 
 
@@ -217,12 +223,12 @@ class _Kind:
 def _write_loops(isa: ISA, grain: Grain) -> Module:
     module, kind = Module("weight_grad loops", isa), _Kind(grain, isa.lanes(grain.sums))
     fill, unpack = _write_fill(module, kind), _write_unpack(module, kind)
-    multiply = _write_multiply(module, kind, _write_pack(module, kind))
+    multiply, add_owned = _write_multiply(module, kind, _write_pack(module, kind)), _write_add_owned(module, kind)
     f = module.function("accumulate", export=True, **ENTRY)
     p = f.args
     a = read_fields(f, kind.fields, (
         "x", "g", "slices", "own", "boxes", "parts", "chunks", "box_count", "part_count", "slice", "private", "wide",
-        "in_place", "frame", "starts", "offsets",
+        "in_place", "frame", "starts", "offsets", "sums_at",
     ))  # fmt: skip
     with f.loop(p.begin, p.end) as task:
         chunk, number = task.i // a.part_count, task.i % a.part_count
@@ -230,7 +236,11 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
         x, g, own = a.x.at(part.x), a.g.at(part.g), a.own.at(p.thread * a.private)
         to = a.slices.at(select(a.chunks.eq(1), p.thread, task.i) * a.slice)
         first, past = chunk * a.box_count // a.chunks, (chunk + 1) * a.box_count // a.chunks
+        by_rows = select(a.sums_at.ne(0), part.sums, 0)
+        with f.loop(0, by_rows) as c:
+            to.at(a.sums_at).store(zeros(f, kind.element, kind.lanes), c.i * kind.lanes)
         with f.loop(first, past) as b:
+            f.call(add_owned, p.fields, b.i, part.summed, by_rows, to.at(a.sums_at))
             box, then = (_record(a.boxes, BOX, b.i + k) for k in (0, 1))
             position = (box.top, box.up, box.left)
             with f.when(a.in_place.eq(0)):
@@ -245,6 +255,24 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
             f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
     _write_finish(module, kind, unpack)
     return module
+
+
+def _write_add_owned(module: Module, kind: _Kind) -> Function:
+    """Adds ``add_owned(fields, box, first, channels, to)``: to[channel][lane] += the rows that a box owns.
+
+    Every number of what is summed is one box's.
+    """
+    f = module.function("add_owned", fields=ptr(i64), box=i64, first=i64, channels=i64, to=ptr(kind.element))
+    p = f.args
+    a = read_fields(f, kind.fields, (
+        "summed", "boxes", "add_rows", "sum_image", "sum_channel", "sum_plane", "sum_row",
+    ))  # fmt: skip
+    box = _record(a.boxes, BOX, p.box)
+    source = a.summed.at(p.first + box.own)
+    with f.loop(0, p.channels) as c, f.loop(0, box.own_images) as n, f.loop(0, box.own_planes) as z:
+        rows = source.at(n.i * a.sum_image + c.i * a.sum_channel + z.i * a.sum_plane)
+        f.call(a.add_rows, rows, a.sum_row, box.own_rows, box.own_length, p.to.at(c.i * kind.lanes))
+    return f
 
 
 def _write_fill(module: Module, kind: _Kind) -> Function:
@@ -289,13 +317,13 @@ def _write_pack(module: Module, kind: _Kind) -> Function:
         "pack", fields=ptr(i64), panel=ptr(kind.packed), source=ptr(kind.stored), rows=i64, first=i64, begin=i64,
         count=i64, per_image=i64, row=i64, pitch=i64, sums=ptr(kind.element), again=i64,
     )  # fmt: skip
-    p, a = f.args, read_fields(f, kind.fields, ("turn_in", "has_bias", "wide", "g_image", "g_channel"))
+    p, a = f.args, read_fields(f, kind.fields, ("turn_in", "sums_g", "wide", "g_image", "g_channel"))
     end, row_elements = p.begin + p.count, grain.count(p.row)
     with f.loop(p.begin, end) as run:  # its step is the length of the run
         image, inside = run.i // p.per_image, run.i % p.per_image
         at = inside % row_elements * grain.depth
         length = minimum((end - run.i) * grain.depth, p.row - at)
-        again = select(a.has_bias.ne(0), p.again + run.i, -1)
+        again = select(a.sums_g.ne(0), p.again + run.i, -1)
         source = p.source.at(image * a.g_image + p.first * a.g_channel + inside // row_elements * p.pitch + at)
         to, last = p.panel.at((run.i - p.begin) * a.wide), p.rows - p.first - 1
         f.call(a.turn_in, to, a.wide, source, a.wide, last, a.g_channel, length, p.sums, again)
@@ -345,7 +373,8 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
 def _write_unpack(module: Module, kind: _Kind) -> Function:
     """Adds ``unpack(fields, part, first, source, slices, stride, scratch)``: the sum of slices, turned, into gw.
 
-    Of the block of c_out from ``first`` on. The sums of g, which follow its others, go into gb if they are asked for.
+    Of the block of c_out from ``first`` on. The sums of g, which follow its others, go into gb if they are asked for;
+    those by rows with the first block.
     """
     data, lanes, run = ptr(kind.element), kind.lanes, RUN * kind.lanes
     f = module.function(
@@ -353,7 +382,7 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
     )
     p = f.args
     a = read_fields(f, kind.fields, (
-        "gw", "gb", "parts", "turn_out", "has_bias", "wide", "steps", "taps", "together", "lists", "gw_row",
+        "gw", "gb", "parts", "turn_out", "sums_g", "sums_at", "wide", "steps", "taps", "together", "lists", "gw_row",
     ))  # fmt: skip
     part = _record(a.parts, PART, p.part)
     count, rows = part.channels * a.taps, minimum(a.wide, part.rows - p.first)
@@ -373,8 +402,13 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
             to, line = gw.at((v.i + k.i) * a.gw_row + at.i), p.scratch.at(k.i * run)
             for r, mask in enumerate(masks):
                 to.store(convert(line.load(r * lanes, lanes), kind.stored), r * lanes, mask)
-    with f.when(a.has_bias.ne(0) & part.sums_g.ne(0)), f.loop(0, rows) as k:
+    with f.loop(0, select(a.sums_g.ne(0), minimum(rows, part.sums - p.first), 0)) as k:
         a.gb.store(convert(source.load(padded * a.wide + k.i), kind.stored), part.gb + p.first + k.i)
+    with f.loop(0, select(a.sums_at.ne(0) & p.first.eq(0), part.sums, 0)) as c:
+        total = p.source.at(a.sums_at + c.i * lanes)
+        with f.loop(1, p.slices, carry=[total.load(0, lanes)]) as j:
+            j.values = [j.values[0] + total.at(j.i * p.stride).load(0, lanes)]
+        a.gb.store(convert(lane_sum(j.values[0]), kind.stored), part.gb + c.i)
     return f
 
 

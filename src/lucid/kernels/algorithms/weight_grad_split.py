@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
@@ -129,6 +129,7 @@ class Split:
 class Room:
     """Elements of the workspace: a slice of sums, all slices that wait to be added, what a thread has for a box."""
 
+    sums_at: int  #: where in a slice the sums of x begin, a vector a channel; 0 if there are none
     slice: int
     shared: int
     frame: int
@@ -141,12 +142,11 @@ class Room:
         line = _LINE // sum_type(problem).bytes
         sums = ceil(split.c_part * problem.spec.taps / split.tile.steps) * split.tile.steps
         frame = max(0 if split.in_place else split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)
-        frame, panel, slice_ = (
-            ceil(n / line) * line for n in (frame, (split.sub + lanes) * wide, split.blocks * (sums + 1) * wide)
-        )
+        sums_at, of_x = split.blocks * (sums + 1) * wide, split.c_part * lanes if problem.transposed else 0
+        frame, panel, slice_ = (ceil(n / line) * line for n in (frame, (split.sub + lanes) * wide, sums_at + of_x))
         alone = split.chunks == 1
         shared = 0 if alone else split.parts * split.chunks * slice_
-        return cls(slice_, shared, frame, frame + panel + (slice_ if alone else 0))
+        return cls(sums_at if of_x else 0, slice_, shared, frame, frame + panel + (slice_ if alone else 0))
 
 
 def boxes(problem: Problem, split: Split) -> Array:
@@ -163,9 +163,30 @@ def boxes(problem: Problem, split: Split) -> Array:
     g = n * problem.c_out * depth * height * width + (z * height + y) * width + x
     corner = image + (top * h + up) * w + left
     images = np.minimum(cut.box[0], window.batch - n)
-    rows = np.stack([image, corner, g, top, up, left, images, elements, run, run, starts, list_, list_ - 1], 1)
+    place, *owned = _owned(split, (z, y, x)) if problem.transposed else (0,) * 4
+    own = image + place, images, *owned
+    columns = (image, corner, g, top, up, left, images, elements, run, run, starts, list_, list_ - 1, *own)
+    rows = np.stack(np.broadcast_arrays(*columns), 1)
     table: Array = np.concatenate([rows, rows[-1:]]).astype(np.int64)
     return table
+
+
+def _owned(split: Split, first: Sequence[Array]) -> tuple[Array, ...]:
+    """What of an x is a box's alone: from where its first window begins to where the next box's do.
+
+    The first box of an axis begins with x and the last one ends with it, so that every number is one box's, whatever
+    their windows read. The first number, planes, rows and numbers of a row; rows that follow each other are one.
+    """
+    cut, spec, size = split.cut, split.cut.window.spec, split.cut.window.size
+    spans = []
+    for at, box, out, n, s, (low, _) in zip(
+        first, cut.box[1:], cut.window.out, size, spec.stride, spec.padding, strict=True
+    ):
+        begin, end = (np.clip(pixel * s - low, 0, n) for pixel in (at, at + box))
+        spans.append((np.where(at == 0, 0, begin), np.where(at + box >= out, n, end)))
+    (z, y, x), (planes, rows, length) = [a for a, _ in spans], [b - a for a, b in spans]
+    whole = length == size[2]
+    return (z * size[1] + y) * size[2] + x, planes, np.where(whole, 1, rows), length * np.where(whole, rows, 1)
 
 
 def waiting(cycles: float, tasks: int, uneven: float) -> float:
@@ -179,12 +200,13 @@ def parts(problem: Problem, tile: Tile, k_part: int, c_part: int, together: int)
     """The rows of the kernel's ``PART``, for lists of so many taps."""
     ks, cs = np.arange(0, problem.group_out, k_part), np.arange(0, problem.group_in, c_part)
     group, k, c = (axis.ravel() for axis in np.meshgrid(np.arange(problem.groups), ks, cs, indexing="ij"))
-    row, taps = group * problem.group_out + k, problem.spec.taps
-    whole = ceil(c_part * together / tile.steps) * tile.rows
+    row, channel, taps = group * problem.group_out + k, group * problem.group_in + c, problem.spec.taps
+    x, g, rows = channel * prod(problem.size), row * problem.pixels, np.minimum(k_part, problem.group_out - k)
+    channels, whole = np.minimum(c_part, problem.group_in - c), ceil(c_part * together / tile.steps) * tile.rows
+    gb, summed, sums = (channel, x, channels * (k == 0)) if problem.transposed else (row, g, rows * (c == 0))
     columns = [
-        (group * problem.group_in + c) * prod(problem.size), row * problem.pixels,
-        row * problem.group_in * taps + c * taps, row, np.minimum(k_part, problem.group_out - k),
-        np.minimum(c_part, problem.group_in - c), (c + c_part > problem.group_in) * whole, c == 0,
+        x, g, row * problem.group_in * taps + c * taps, gb, rows, channels, (c + c_part > problem.group_in) * whole,
+        summed, sums,
     ]  # fmt: skip
     table: Array = np.stack(columns, 1).astype(np.int64)
     return table

@@ -16,6 +16,7 @@ from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import winograd_grad_kernel as kernel
 from lucid.kernels.algorithms.base import GHZ, Executable, address, memory_cycles, shared_tasks, useful_threads
+from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.frames import Cut, Window, fill_frame_address
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_GROWTH, MOST_POINTS, Form, divided, outputs_of
@@ -233,8 +234,8 @@ class Layout:
             "k_parts": k_parts, "c_parts": c_parts, "parts": problem.groups * k_parts * c_parts,
             "products": form.points, "tile_rows": split.tile.rows, "m_step": m_step,
             "m_block": rows * residues * g["width"],
-            "m_size": form.points * m_step, "sums_step": g["vectors"] * lanes, "y_step": form.x.products,
-            "z_step": form.x.products * form.y.products, "residues": residues,
+            "m_size": form.points * m_step, "sums_step": (x if problem.transposed else g)["vectors"] * lanes,
+            "y_step": form.x.products, "z_step": form.x.products * form.y.products, "residues": residues,
             "m_residue": rows * g["width"], "v_residue": taps_apart or x["residue"],
             "taps_x": stride[2], "taps_y": stride[1] * kernel_x, "taps_z": stride[0] * kernel_y * kernel_x,
         }  # fmt: skip
@@ -494,9 +495,10 @@ def bound(problem: Problem, form: Form, split: Split, isa: ISA) -> Executable:
     parts = kernel.parts(stored)
     slots = kernel.fields(stored)
     fixed = {
-        "has_bias": int(problem.bias), "none": address(none),
+        "sums_g": int(problem.sums_g), "sums_x": int(problem.transposed), "none": address(none),
         "x_record": address(records[0]), "g_record": address(records[1]), "rows": address(rows),
         "taps_at": address(taps_at), "fill": fill_frame_address(problem.dtype),
+        "add_rows": rows_adder(problem.dtype) if problem.bias else 0,
         "turn": kernel.turn_address(f32), "turn_in": kernel.turn_address(stored),
         "tile": kernel.tile_address(split.tile, sizes.x["width"]),
         "collect": transforms.address("collect"),

@@ -25,6 +25,7 @@ from typing import Any
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms.depthwise_sums import add_owned
 from lucid.kernels.algorithms.frames import GEOMETRY, open_box, read_fields
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.implicit_gemm import alone
@@ -42,6 +43,7 @@ from lucid.kernels.ir import (
     f32,
     i8,
     i64,
+    lane_sum,
     lanes_below,
     minimum,
     ptr,
@@ -63,12 +65,12 @@ _ADDRESSES = {"transform": i8, "starts": i64, "firsts": i64}
 
 _ARRAYS, _WORK = ("x", "g", "gw", "gb"), ("sums", "shared", "scratch", "none")
 _NUMBERS = (
-    "has_bias", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts", "c_parts",
-    "parts", "products", "tile_rows", "m_step", "m_block", "m_residue", "m_size", "residues", "v_residue", "sums_step",
-    "y_step", "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at",
+    "sums_g", "sums_x", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts",
+    "c_parts", "parts", "products", "tile_rows", "m_step", "m_block", "m_residue", "m_size", "residues", "v_residue",
+    "sums_step", "y_step", "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at",
     "spare_at", "line_at",
 )  # fmt: skip
-_CODE = ("fill", "turn", "turn_in", "tile", "collect", "prepare", "multiply", "results")
+_CODE = ("fill", "add_rows", "turn", "turn_in", "tile", "collect", "prepare", "multiply", "results")
 
 
 def fields(stored: Type) -> dict[str, Type]:
@@ -174,10 +176,12 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
     )  # fmt: skip
     p = f.args
     a = read_fields(
-        f, fields(stored), ["fill", "turn", "turn_in", "frame_at", "panel_at", "spare_at", "z_step", "y_step"]
+        f,
+        fields(stored),
+        ["fill", "add_rows", "turn", "turn_in", "frame_at", "panel_at", "spare_at", "z_step", "y_step"],
     )
-    sizes = "h w stride_d stride_h stride_w each image_step channel_step plane image layer row pixel width block step"
-    r = _operand(p.record, f"{_BOX} transform starts firsts residues residue places halo {sizes}")
+    sizes = "d h w stride_d stride_h stride_w low_d low_h low_w image_step channel_step plane image layer row pixel"
+    r = _operand(p.record, f"{_BOX} {sizes} transform starts firsts residues residue places halo each width block step")
     box, frame, panel, spare = (open_box(f, r, p.box), *(p.own.at(at) for at in (a.frame_at, a.panel_at, a.spare_at)))
     per_image = select(r.each.ne(0), box.per_image * r.each, r.image)
     pixels = box.images * per_image
@@ -197,10 +201,12 @@ def _write_prepare(module: Module, stored: Type, lanes: int) -> None:
                 f.call(a.turn_in, here, r.channel_step, channels, per_image, to, lanes)
 
         panels.either(f, r.each.ne(0), as_it_is, framed)
-        with f.when(p.wanted.ne(0)):
-            with f.loop(0, pixels, carry=[zeros(f, f32, lanes)]) as pixel:
-                pixel.values = [pixel.values[0] + panel.load(pixel.i * lanes, lanes)]
-            p.sums.store(pixel.values[0], c.i)
+        with f.loop(0, select(p.wanted.ne(0), channels, 0)) as one:
+            spare.store(zeros(f, f32, lanes))
+            with f.loop(0, box.images) as n:
+                here = source.at(n.i * r.image_step + one.i * r.channel_step)
+                add_owned(f, r, a.add_rows, box, here, spare)
+            p.sums[c.i + one.i] = lane_sum(spare.load(0, lanes))
         to = p.to.at(c.i // r.width * r.block + c.i % r.width)
         with f.loop(0, r.residues) as k:
             f.call(
@@ -259,9 +265,9 @@ def _write_results(module: Module, stored: Type, lanes: int) -> None:
     f = module.function("results", fields=ptr(i64), part=i64, column=i64, row=i64, m=data, own=data)
     p = f.args
     a = read_fields(f, fields(stored), [
-        *_PART.split(), "gw", "gb", "has_bias", "sums", "sums_step", "boxes", "groups", "taps", "turn", "collect",
-        "rows", "m_step", "m_block", "m_residue", "residues", "taps_at", "z_step", "y_step", "taps_z", "taps_y",
-        "taps_x", "spare_at", "line_at", "g_record",
+        *_PART.split(), "gw", "gb", "sums_g", "sums_x", "sums", "sums_step", "boxes", "groups", "taps", "turn",
+        "collect", "rows", "m_step", "m_block", "m_residue", "residues", "taps_at", "z_step", "y_step", "taps_z",
+        "taps_y", "taps_x", "spare_at", "line_at", "g_record",
     ])  # fmt: skip
     where, width = _part(a, p.part), _operand(a.g_record, "width").width
     line, row_length = p.own.at(a.line_at), a.group_in * a.taps
@@ -286,18 +292,22 @@ def _write_results(module: Module, stored: Type, lanes: int) -> None:
             with f.loop(0, live) as k:
                 turned = convert(square.load(k.i * lanes, lanes), stored)
                 first.store(turned, k.i * row_length + s.i, mask)
-        with f.when(a.has_bias.ne(0) & (where.c + p.row).eq(0)):
-            _write_bias(f, a, where, p.column + v.i, lanes)
+    column, row = where.k + p.column, where.c + p.row
+    of_g = select(row.eq(0), a.sums_g, 0) * minimum(width, where.columns - p.column)
+    of_x = select(column.eq(0), a.sums_x, 0) * count
+    first = select(a.sums_x.eq(0), column, row)
+    each = select(a.sums_x.eq(0), a.group_out, a.group_in)
+    _write_bias(f, a, where.group, first, each, of_g + of_x, lanes)
 
 
-def _write_bias(f: Function, a: Any, where: _Part, column: Value, lanes: int) -> None:
-    """A vector of gb: the sums of all boxes, in order."""
-    source = a.sums.at(where.group * a.sums_step + where.k + column)
-    with f.loop(0, a.boxes, carry=[zeros(f, source.pointee, lanes)]) as box:
-        box.values = [box.values[0] + source.load(box.i * a.groups * a.sums_step, lanes)]
-    live = lanes_below(f, where.columns - column, lanes)
-    gb = a.gb.at(where.group * a.group_out + where.k)
-    gb.store(convert(box.values[0], gb.pointee), column, live)
+def _write_bias(f: Function, a: Any, group: Value, first: Value, each: Value, count: Value, lanes: int) -> None:
+    """Some of gb: the sums of all boxes, in order."""
+    with f.loop(0, count, lanes) as v:
+        source = a.sums.at(group * a.sums_step + first + v.i)
+        with f.loop(0, a.boxes, carry=[zeros(f, source.pointee, lanes)]) as box:
+            box.values = [box.values[0] + source.load(box.i * a.groups * a.sums_step, lanes)]
+        live = lanes_below(f, count - v.i, lanes)
+        a.gb.store(convert(box.values[0], a.gb.pointee), group * each + first + v.i, live)
 
 
 def _call_results(f: Function, a: Any, part: Value, where: _Part, m: Pointer, own: Pointer) -> None:
@@ -311,7 +321,7 @@ def _write_accumulate(module: Module, stored: Type) -> None:
     """The entry ``accumulate``: task t is part t % parts of chunk t / parts."""
     f, a = _entry(
         module, "accumulate", stored, f"{_PART} prepare multiply results x g sums shared scratch x_record g_record "
-        "has_bias boxes chunks groups parts m_size sums_step own u_at m_at",
+        "sums_g sums_x boxes chunks groups parts m_size sums_step own u_at m_at",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
@@ -319,13 +329,14 @@ def _write_accumulate(module: Module, stored: Type) -> None:
         part, chunk = task.i % a.parts, task.i // a.parts
         where, u = _part(a, part), own.at(a.u_at)
         m = select(a.chunks.eq(1), own.at(a.m_at), a.shared.at(task.i * a.m_size))
-        first, wanted = chunk * a.boxes // a.chunks, select(where.c.eq(0), a.has_bias, 0)
+        first = chunk * a.boxes // a.chunks
+        of_x, of_g = select(where.k.eq(0), a.sums_x, 0), select(where.c.eq(0), a.sums_g, 0)
         with f.loop(first, (chunk + 1) * a.boxes // a.chunks) as b:
-            sums = a.sums.at((b.i * a.groups + where.group) * a.sums_step + where.k)
+            sums = a.sums.at((b.i * a.groups + where.group) * a.sums_step)
             channel = where.group * a.group_in + where.c
-            f.call(a.prepare, p.fields, a.x_record, a.x, own, b.i, channel, where.rows, own, sums, 0)
+            f.call(a.prepare, p.fields, a.x_record, a.x, own, b.i, channel, where.rows, own, sums.at(where.c), of_x)
             channel = where.group * a.group_out + where.k
-            f.call(a.prepare, p.fields, a.g_record, a.g, own, b.i, channel, where.columns, u, sums, wanted)
+            f.call(a.prepare, p.fields, a.g_record, a.g, own, b.i, channel, where.columns, u, sums.at(where.k), of_g)
             f.call(a.multiply, p.fields, own, u, m, where.rows, where.columns, b.i, b.i - first)
         with f.when(a.chunks.eq(1)):
             _call_results(f, a, part, where, m, own)
@@ -364,7 +375,7 @@ def _write_prepare_all(module: Module, stored: Type, lanes: int) -> None:
     steps prepares what it multiplies of g, and as much of x as the others.
     """
     f, a = _entry(
-        module, "prepare_all", stored, "prepare x g sums shared scratch x_record g_record has_bias boxes groups "
+        module, "prepare_all", stored, "prepare x g sums shared scratch x_record g_record sums_g sums_x boxes groups "
         "group_in group_out sums_step u_shared own",
     )  # fmt: skip
     p, own = f.args, a.scratch.at(f.args.thread * a.own)
@@ -382,7 +393,7 @@ def _write_prepare_all(module: Module, stored: Type, lanes: int) -> None:
         f.call(
             a.prepare, p.fields, record, data, own, box, group * in_group + c, minimum(in_group - c, lanes),
             to.at(number * r.slot + c // r.width * r.block + c % r.width), a.sums.at(number * a.sums_step + c),
-            select(of_x, 0, a.has_bias),
+            select(of_x, a.sums_x, a.sums_g),
         )  # fmt: skip
 
 
