@@ -72,6 +72,30 @@ def test_weight_and_bias_from_one_pass():
     check_grads(lambda w, b: conv(x.detach(), w, b, spec=spec), (w, bias), rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(9, 9), (11, 10)], ids=["met", "gaps"])
+def test_a_transposed_layer_s_weight_and_bias_from_one_pass(size):
+    """Places that no window reads count too."""
+    spec = ConvSpec((2, 2), (3, 3), (1, 1), ((0, 0), (0, 0)))
+    shapes = ((2, 10, *spec.out_size(size)), (10, 9, 2, 2), (9,))
+    y, w, bias = (lucid.randn(*s, dtype=lucid.float64, requires_grad=True) for s in shapes)
+
+    def layer(y, w, bias):
+        return conv_grad_input(y, w, bias, spec=spec, size=size)
+
+    with observed() as problems:
+        x = layer(y, w, bias)
+        upstream = lucid.randn(*x.shape, dtype=lucid.float64)
+        x.backward(upstream)
+    assert [(p.role, p.transposed) for p in problems] == [
+        ("grad_input", False), ("forward", False), ("grad_weight", True)
+    ]  # fmt: skip
+    np.testing.assert_allclose(bias.grad.numpy(), upstream.numpy().sum((0, 2, 3)), rtol=1e-12, atol=1e-13)
+    with algorithm("reference"):
+        alone = conv_grad_weight(upstream, y.detach(), spec=spec)
+    np.testing.assert_allclose(w.grad.numpy(), alone.numpy(), rtol=1e-12, atol=1e-13)
+    check_grads(layer, (y, w, bias), rtol=1e-4)
+
+
 def test_only_what_needs_a_gradient_is_pulled():
     x, w, bias, _, spec = problem("plane")
     frozen = conv(x.detach(), w.detach(), bias, spec=spec)

@@ -148,23 +148,24 @@ def test_large_groups_are_refused():
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)
-def test_sums_of_g_in_the_same_pass(isa, dtype):
+def test_sums_of_g_or_x_in_the_same_pass(isa, dtype):
     def one(case):
-        for where in ("end", "start"):
-            check_both(depthwise, case.typed(dtype), where)
+        for where, transposed in product(("end", "start"), (False, True)):
+            check_both(depthwise, case.typed(dtype), where, transposed)
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CHUNKED)
 
 
-def test_bits_of_both_sums_do_not_depend_on_threads():
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bits_of_both_sums_do_not_depend_on_threads(transposed):
     case, results, before = CHUNKED[0], [], threads.get_num_threads()
     assert depthwise.plan(case.problem("grad_weight"), target.isa())["chunks"] > 1
     arrays = case.arrays()
     try:
         for count in (1, 2, 3, 4):
             threads.set_num_threads(count)
-            results.append(run_both(depthwise, case, arrays))
+            results.append(run_both(depthwise, case, arrays, "end", transposed))
     finally:
         threads.set_num_threads(before)
     for gw, gb in results[1:]:

@@ -73,7 +73,8 @@ def test_gradients_of_the_weight_and_the_bias(isa, dtype):
     def one(case):
         for where in ("end", "start"):
             check(sliding, case.typed(dtype), "grad_weight", where)
-            check_both(sliding, case.typed(dtype), where)
+            for transposed in (False, True):
+                check_both(sliding, case.typed(dtype), where, transposed)
 
     with target.using(isa):
         run_guarded_cases(one, GRADIENTS)

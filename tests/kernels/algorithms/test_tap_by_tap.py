@@ -9,7 +9,7 @@ from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import tap_by_tap
 from lucid.kernels.isa import AVX512
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, expected, run
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
@@ -38,6 +38,8 @@ def test_definition(isa, dtype):
     def one(case):
         for where in ("end", "start"):
             check(tap_by_tap, case.typed(dtype), "grad_weight", where)
+            for transposed in (False, True):
+                check_both(tap_by_tap, case.typed(dtype), where, transposed)
 
     with target.using(isa):
         run_guarded_cases(one, CASES + CUT + NOTHING_MET)
@@ -50,16 +52,18 @@ def test_taps_that_meet_only_padding_have_no_gradient():
 
 
 @pytest.mark.parametrize("case", CUT, ids=str)
-def test_bits_do_not_depend_on_threads(case):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bits_do_not_depend_on_threads(case, transposed):
     arrays, results, before = case.arrays(), [], threads.get_num_threads()
     try:
         for count in (1, 2, 3, 4):
             threads.set_num_threads(count)
-            results.append(run(tap_by_tap, case, "grad_weight", arrays))
+            results.append(run_both(tap_by_tap, case, arrays, "end", transposed))
     finally:
         threads.set_num_threads(before)
-    for other in results[1:]:
-        np.testing.assert_array_equal(results[0], other)
+    for gw, gb in results[1:]:
+        np.testing.assert_array_equal(results[0][0], gw)
+        np.testing.assert_array_equal(results[0][1], gb)
 
 
 def test_several_boxes_and_parts_are_tested():

@@ -61,13 +61,14 @@ def plans(case: Case, isa: str, number: int) -> list[Plan]:
     return found
 
 
-def computed(case: Case, plan: Plan, isa: str, inputs: list[Any]) -> tuple[Any, Any]:
+def computed(case: Case, plan: Plan, isa: str, inputs: list[Any], transposed: bool = False) -> tuple[Any, Any]:
+    problem = replace(plan.problem, bias=True, transposed=transposed)
     with (
         target.using(isa) as machine,
         guarded(case.w_shape, inputs[0].dtype) as gw,
-        guarded(case.w_shape[:1], inputs[0].dtype) as gb,
+        guarded((problem.summed_channels,), inputs[0].dtype) as gb,
     ):
-        winograd.bind(replace(plan, problem=replace(plan.problem, bias=True)), machine)(*inputs[:2], gw, gb)
+        winograd.bind(replace(plan, problem=problem), machine)(*inputs[:2], gw, gb)
         return gw.copy(), gb.copy()
 
 
@@ -88,10 +89,12 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
         number, case = run
         inputs: list[Any] = case.inputs()
         exact, bound = expected(case, inputs)
-        sums = inputs[1].astype(float).sum(axis=(0, *range(2, inputs[1].ndim)))
-        for plan in plans(case, isa, number // len(KERNELS)):
+        for turn, plan in enumerate(plans(case, isa, number // len(KERNELS))):
+            transposed = (number + turn) % 2 == 0
+            summed = inputs[0 if transposed else 1].astype(float)
+            sums = summed.sum(axis=(0, *range(2, summed.ndim)))
             with guarded_results(("end", "start")[number % 2]):
-                gw, gb = computed(case, plan, isa, inputs)
+                gw, gb = computed(case, plan, isa, inputs, transposed)
             assert error(gw, exact, bound_of(plan, bound)) <= 1, plan
             assert np.allclose(gb, sums, rtol=1e-5, atol=1e-4), plan
 

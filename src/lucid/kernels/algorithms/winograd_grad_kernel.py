@@ -67,8 +67,8 @@ _ARRAYS, _WORK = ("x", "g", "gw", "gb"), ("sums", "shared", "scratch", "none")
 _NUMBERS = (
     "sums_g", "sums_x", "boxes", "chunks", "groups", "group_in", "group_out", "taps", "k_part", "c_part", "k_parts",
     "c_parts", "parts", "products", "tile_rows", "m_step", "m_block", "m_residue", "m_size", "residues", "v_residue",
-    "sums_step", "y_step", "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at", "panel_at",
-    "spare_at", "line_at",
+    "sums_step", "y_step", "z_step", "taps_x", "taps_y", "taps_z", "u_shared", "own", "u_at", "m_at", "frame_at",
+    "panel_at", "spare_at", "line_at",
 )  # fmt: skip
 _CODE = ("fill", "add_rows", "turn", "turn_in", "tile", "collect", "prepare", "multiply", "results")
 
