@@ -260,7 +260,8 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * itemsize
     fields = (
         0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *map(address, tables), fill,
-        rest.address("add_rows"), depthwise_sums.reducer(problem.dtype, tile.long, alone and asked.narrow), *numbers,
+        depthwise_sums.rows_adder(problem.dtype),
+        depthwise_sums.reducer(problem.dtype, tile.long, alone and asked.narrow), *numbers,
     )  # fmt: skip
     tasks = problem.groups * asked.chunks
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))

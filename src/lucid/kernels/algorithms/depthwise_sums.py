@@ -12,7 +12,6 @@ from lucid.kernels.ir import (
     Module,
     Pointer,
     Type,
-    Value,
     computed,
     convert,
     i64,
@@ -46,7 +45,7 @@ def fields(element: Type) -> dict[str, Type]:
 
 
 def code(dtype: str) -> jit.Code:
-    """``add_rows``, the kinds of ``reduce``, and the entry point ``finish``."""
+    """The kinds of ``reduce``, and the entry point ``finish``."""
     return jit.kernel(("depthwise_sums", dtype), lambda isa: _write(isa, BY_DTYPE[dtype]))
 
 
@@ -64,10 +63,10 @@ def _reduce_name(long: bool, rounds: bool) -> str:
 
 def rows_adder(dtype: str) -> int:
     """Where ``add_rows(g, pitch, rows, width, to)`` lies, for kernels to call: to[lane] += all of the rows."""
-    return code(dtype).address("add_rows")
+    return jit.kernel(("add_rows", dtype), lambda isa: _write_add_rows(isa, BY_DTYPE[dtype])).address("add_rows")
 
 
-def add_owned(f: Function, a: Any, add_rows: Value, box: Box, x: Pointer, to: Pointer) -> None:
+def add_owned(f: Function, a: Any, add_rows: Pointer, box: Box, x: Pointer, to: Pointer) -> None:
     """to[lane] += what of a channel's x is one box's: from where its first window begins to where the next box's do.
 
     The first box of an axis begins with x and the last one ends with it, so that every number is one box's, whatever
@@ -94,7 +93,6 @@ def _write(isa: ISA, element: Type) -> Module:
     for rounds in sorted({False, element != computed(element)}):
         _write_reduce(module, element, lanes, rounds)
         _write_long_reduce(module, element, lanes, rounds)
-    _write_add_rows(module, element, lanes)
     _write_finish(module, element, lanes)
     return module
 
@@ -134,9 +132,10 @@ def _write_long_reduce(module: Module, element: Type, lanes: int, rounds: bool) 
         to.store(convert(value, to.pointee), k.i * a.weights + t.i, lanes_below(f, a.weights - t.i, lanes))
 
 
-def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
-    """Adds ``add_rows(g, pitch, rows, width, to)``: to[lane] += all of the rows, in two chains."""
-    wide = computed(element)
+def _write_add_rows(isa: ISA, element: Type) -> Module:
+    """``add_rows(g, pitch, rows, width, to)``: to[lane] += all of the rows, in two chains."""
+    module, wide = Module("add_rows", isa), computed(element)
+    lanes = isa.lanes(wide)
     f = module.function("add_rows", export=True, g=ptr(element), pitch=i64, rows=i64, width=i64, to=ptr(wide))
     a = f.args
     pairs = a.width // (2 * lanes) * (2 * lanes)
@@ -149,6 +148,7 @@ def _write_add_rows(module: Module, element: Type, lanes: int) -> None:
             rest.values = [rest.values[0] + convert(g.load(rest.i, lanes, left), wide)]
         row.values = [rest.values[0] + i.values[1]]
     a.to.store(row.values[0])
+    return module
 
 
 def write_add_chunks(module: Module, element: Type, lanes: int) -> Function:

@@ -215,8 +215,8 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
         gw = a.gw.at(task.i * a.group_in * taps)
         with f.loop(0, a.group_in * taps) as i:
             gw.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), element), i.i)
-        first, count = select(own.eq(0), task.i, group * a.group_in), maximum(own, a.sums_g)
-        with f.loop(0, count) as k:
+        first, made = select(own.eq(0), task.i, group * a.group_in), maximum(own, a.sums_g)
+        with f.loop(0, made) as k:
             a.gb.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), element), first + k.i)
     return module
 

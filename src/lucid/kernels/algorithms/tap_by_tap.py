@@ -270,7 +270,7 @@ def _tables(split: Split) -> tuple[Array, Array]:
     starts: dict[Sizes, int] = {}
     summed = prod(problem.size if problem.transposed else problem.out)
     lists: list[Array] = []
-    rows = []
+    rows: list[tuple[int, ...]] = []
     for box in split.boxes:
         if (shape := (box.lines, box.columns)) not in starts:
             starts[shape] = sum(map(len, lists))
