@@ -16,6 +16,7 @@ from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import GATHER, Layout
 from lucid.kernels.algorithms.tile import AnyTile
+from lucid.kernels.algorithms.woven import PLACE
 from lucid.kernels.ir import Pointer, Value, i8, ptr
 
 #: Numbers of a problem that all its phases share, and where the kernel's parts are. Sizes are in elements but where
@@ -23,9 +24,9 @@ from lucid.kernels.ir import Pointer, Value, i8, ptr
 SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
-    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "stack", "tile_rows",
-    "tile_columns", "widths", "unit", "pitch", "turned", "line_items",
-    "table", "pack", "pack_weights", "finish", "ending", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
+    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "stack", "tile_rows",
+    "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places",
+    "table", "pack", "pack_weights", "finish", "ending", "places", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
     "last_1", "last_2", "last_3", "last_4", "last_5", "last_6",
 )  # fmt: skip
 
@@ -156,6 +157,16 @@ def line_items(tile: AnyTile) -> int:
     return max(tile.columns, tile.lanes)
 
 
+def vector_places(shape: Shape) -> int:
+    """Numbers that say where a vector of positions goes, if its rows are interleaved; otherwise none."""
+    return shape.residues[2] * PLACE if shape.stack > 1 else 0
+
+
+def tail_places(shape: Shape, tile: AnyTile) -> int:
+    """The same of the last tile of a span, which may end with it."""
+    return ceil(tile.columns / tile.lanes) * vector_places(shape)
+
+
 def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict[str, int]:
     """Where the parts of a thread's workspace start, in bytes, and how many there are."""
     tile = blocking.tile
@@ -172,8 +183,10 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
         "merges_at": vectors * ENTRY_BYTES,
         "weights_at": vectors * (passes - 1) * ENTRY_BYTES,
         "sums_at": (tile.rows * (1 + channels * taps) + blocking.slack) * shape.itemsize if blocking.lazy else 0,
-        "scratch_bytes": ((1 + shape.stack) * line_items(tile) + tiles * tile.rows * tile.columns + tile.lanes)
+        "places_at": ((1 + shape.stack) * line_items(tile) + tiles * tile.rows * tile.columns + tile.lanes)
         * shape.itemsize,
+        "scratch_bytes": max(ceil(cut.span / tile.lanes) for cut in cuts) * vector_places(shape) * 8
+        + tail_places(shape, tile) * 8,
     }
     at, layout = 0, {}
     for name, size in parts.items():
@@ -223,6 +236,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
         "stack": shape.stack, "tile_rows": rows, "tile_columns": blocking.tile.columns,
         "widths": blocking.tile.widths, "unit": blocking.tile.unit, "pitch": blocking.tile.pitch,
         "turned": int(blocking.tile.over_channels), "line_items": line_items(blocking.tile),
+        "vector_places": vector_places(shape), "tail_places": tail_places(shape, blocking.tile),
     }  # fmt: skip
 
 
@@ -233,7 +247,7 @@ def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:
     that holds a tile's samples, each channel's in lines of its own. The positions before a line's first whole vector
     are a tile of their own, little beside many.
     """
-    if not cut.layout.in_place or tile.over_channels or tile.vectors == 1 or shape.plane % tile.lanes:
+    if not cut.layout.in_place or tile.over_channels or tile.vectors == 1 or shape.plane % tile.lanes or shape.stack > 1:
         return 0
     lines_bytes = shape.channels * (tile.vectors + 1) * _LINE_BYTES
     fits = lines_bytes <= 2 * target.cpu().l1_bytes or cut.layout.unit < _LONG * tile.lanes

@@ -114,7 +114,7 @@ def waste(tile: Tile, rows: int) -> tuple[float, int]:
 def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list[Layout]]:
     """The ways to lay out the phases' samples: no taps share any, or those along axes where that saves some.
 
-    Where the axis around the last is one of them, the last may be cut into pieces. Plain phases may be read from x, and
+    Where the axis around the last is one of them, the last may be cut into pieces. Flat phases may be read from x, and
     strided lines be gathered as they are.
     """
     batch = sizes.batch
@@ -125,7 +125,7 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
         parts = [shared[:1], shared[1:]] if len(shared) > 1 else [()] * len(shared)
         if all(fewest[shared] < fewest[part] for part in parts):
             yield layouts
-    if all(map(pixel_panels.plain, phases)) and sizes.grain.depth == 1:
+    if all(map(pixel_panels.flat, phases)) and sizes.grain.depth == 1:
         yield [Layout.of(phase, IN_PLACE, batch) for phase in phases]
     several = any(y.positions > 1 and max(y.step, x.step) > 1 for _, y, x in phases)  # a single line is not cut
     if several and len({x.step for _, _, x in phases}) == 1:

@@ -53,7 +53,8 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
-from lucid.kernels.algorithms.tile_sums import write_ending, write_finish
+from lucid.kernels.algorithms.tile_sums import write_ending, write_finish, write_places
+from lucid.kernels.algorithms.woven import weaves
 from lucid.kernels.epilogue import in_registers, sources
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i8, i64, maximum, minimum, ptr, select
 from lucid.kernels.isa import ISA
@@ -80,7 +81,8 @@ def bind(
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
     samples = shape.grain.stored if blocking.shared == pixel_panels.IN_PLACE else shape.grain.packed
-    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples)
+    woven = all(_woven(shape, blocking, cut, epilogue) for cut in cuts)
+    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, woven)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, blocking.tile)
     constants = (
@@ -103,6 +105,15 @@ def bind(
         in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, bias, epilogue, expected_ns)
         if blocking.lazy
         else None,
+    )
+
+
+def _woven(shape: Shape, blocking: Blocking, cut: Cut, epilogue: Epilogue) -> bool:
+    """Whether tiles put lines of stacked residues into the result themselves."""
+    single, later = blocking.channels >= shape.channels, epilogue and not in_registers(epilogue)
+    one_line = len(blocking.shared) < 2
+    return single and not later and one_line and shape.stack > 1 and weaves(
+        shape.residues, blocking.tile.lanes, cut.layout.phase[2].positions
     )
 
 
@@ -140,21 +151,22 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
 
 def tile_parts(
     grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None,
-    samples: Type | None = None,
+    samples: Type | None = None, residues: Sizes | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of a tile of every width; what is widened before shares them with what need not be."""
     leaves, samples = leaves or grain.sums, samples or grain.packed
     if grain.depth == 1:
         grain = Grain(grain.sums)
     widths = range(1, tile.widths + 1)
-    key = "dense tile", grain, tile, epilogue, leaves, samples
-    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples))
+    key = "dense tile", grain, tile, epilogue, leaves, samples, residues
+    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples, residues))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
 def parts(
-    grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type
-) -> dict[str, int]:
+    grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type,
+    woven: bool,
+) -> dict[str, int]:  # fmt: skip
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
     Sums that ``leave`` the last tile in the result's type are put there as they are.
@@ -175,18 +187,27 @@ def parts(
     if late and leaves == stored and not turned:
         key = ("dense ending", stored, late)
         code["ending"] = alone(key, lambda m, _: write_ending(m, stored, lanes, late))
+    if woven:
+        code["places"] = alone(("dense places", lanes, residues), lambda m, _: write_places(m, lanes, residues))
     own = {name: module.address(name) for name, module in code.items()}
-    return gather_parts(grain, lanes, read) | own | tile_parts(grain, tile, "last", early, leaves, samples)
+    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if woven else None)
+    return gather_parts(grain, lanes, read) | own | last
 
 
-def write_tiles(module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type) -> None:
+def write_tiles(
+    module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type,
+    residues: Sizes | None,
+) -> None:  # fmt: skip
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
         write_channel_tile(module, grain, tile, "tile_1", epilogue)
         return
     for v in range(1, tile.vectors + 1):
         narrower = Tile(tile.rows, v, tile.lanes)
-        write_tile(module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples)
+        write_tile(
+            module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples,
+            residues=residues,
+        )  # fmt: skip
 
 
 def _write(grain: Grain, samples: Type, isa: ISA) -> Module:
@@ -211,7 +232,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
     s = read_shape(
         a.shape,
         "scratch_bytes entries_at merges_at row_parts groups spans image channels channel_block group_input plane "
-        "task_rows",
+        "task_rows places places_at tail_places tile_columns out_image",
     )
     own = a.scratch.at(a.thread * s["scratch_bytes"])
     panel, entries, merges = own.cast(grain.packed), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
@@ -240,6 +261,8 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
                 table, record, entries, merges, s["image"], p, p + gathered, vectors, r["per_panel"], r["slot"],
                 returns=i64,
             )  # fmt: skip
+            with f.when(s["places"].ne(0)):
+                _find_places(f, s, part(a.shape, "places"), record, own, unit * r["unit"] + start, count)
             fills, reads_x = r["fills"] * vectors, r["reads_x"].ne(0)
             with f.loop(0, s["channels"], s["channel_block"]) as c:
                 channels = minimum(s["channel_block"], s["channels"] - c.i)
@@ -254,6 +277,15 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
                     multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
                     row_part * s["task_rows"], c.i, channels, own, select(first, moved, 0),
                 )  # fmt: skip
+
+
+def _find_places(
+    f: Function, s: dict[str, Value], places: Pointer, record: Pointer, own: Pointer, position: Value, count: Value
+) -> None:
+    """Of a span's vectors, behind those of a tile that ends with it."""
+    tail, to = minimum(count, s["tile_columns"]), own.at(s["places_at"]).cast(i64)
+    for first, length, at in ((count - tail, tail, to), (0, count, to.at(s["tail_places"]))):
+        f.call(places, record, s["out_image"], position + first, length, at)
 
 
 def _to_whole_vector(x: Pointer, lanes: int) -> Value:
@@ -284,7 +316,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     s = read_shape(
         shape,
         "sums_at lazy weights_at task_rows rows row_blocks channels out_plane out_image stack tile_rows tile_columns "
-        "widths unit pitch turned line_items",
+        "widths unit pitch turned line_items places_at vector_places tail_places",
     )
     r = read_phase(
         a.record,
@@ -293,7 +325,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(grain.sums)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
-    sums = spare.at((s["stack"] + 1) * s["line_items"])
+    sums, places = spare.at((s["stack"] + 1) * s["line_items"]), a.own.at(s["places_at"]).cast(i64)
     pack_weights = part(shape, "pack_weights")
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
         with f.when(lazy):
@@ -314,9 +346,11 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                 width = select(leads, 1, minimum(select(halved, (units + 1) // 2, units), s["widths"]))
                 place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i * r["column_step"])
                 back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
+                ends = s["tail_places"] - width * s["vector_places"]
+                vector = select(back.ne(0), ends, s["tail_places"] + j.i // s["unit"] * s["vector_places"])
                 done = f.call(
                     panel_product, a.fields, shape, a.record, weights, start, panel.at(place - back), channel,
-                    row_sums.at(number * r["panel_sums"]), spare, a.position + line.i + j.i - back,
+                    row_sums.at(number * r["panel_sums"]), spare, places.at(vector), a.position + line.i + j.i - back,
                     room + back, width, s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip
                 j.step, j.values = select(leads, a.lead, done * width * s["unit"]), [number + done]
@@ -337,16 +371,16 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
 def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Function:
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist.
 
-    Whole tiles that may be written in place are done together, but those that end in two alike. It returns how many.
-    What turned tiles sum up waits in ``sums``.
+    Whole tiles that may be written in place, or find their ``places``, are done together, but those that end in two
+    alike. It returns how many. What turned tiles sum up waits in ``sums``.
     """
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
         "panel_product", i64, fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
-        channel=i64, sums=sums, spare=sums, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
+        channel=i64, sums=sums, spare=sums, places=p64, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy turned")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy turned places")
     r = read_phase(
         a.record,
         "taps positions in_place block offsets store_x store_y store_z_step store_y_step store_x_start store_start "
@@ -358,17 +392,20 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     row, ox = inner // r["store_x"], inner % r["store_x"]
     in_place = r["in_place"].ne(0) & (covered <= a.room) & (ox + covered <= r["store_x"])
+    woven = s["places"].ne(0)
+    direct = in_place | woven
     (count,) = f.choose(
-        in_place & s["ending"].eq(0) & covered.eq(s["tile_columns"]),
-        lambda: [_together(a.room, r["store_x"] - ox, s["tile_columns"], r["halved_below"].ne(0))],
+        direct & s["ending"].eq(0) & covered.eq(s["tile_columns"]),
+        lambda: [_together(a.room, select(woven, a.room, r["store_x"] - ox), s["tile_columns"], r["halved_below"].ne(0))],
         lambda: [f.const(i64, 1)],  # without divisions, which tiles that end alone would wait for
     )
     place = image * s["out_image"] + a.channel * s["out_plane"] + r["store_start"] + r["store_x_start"] + ox
     place += row // r["store_y"] * r["store_z_step"] + row % r["store_y"] * r["store_y_step"]
-    to = select(in_place, y.at(place).cast(grain.sums), a.sums)
-    step = select(in_place, s["out_plane"], s["pitch"])
+    place = select(woven, a.channel * s["out_plane"], place)
+    to = select(direct, y.at(place).cast(grain.sums), a.sums)
+    step = select(direct, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
-    exist, steps = select(in_place, rows, whole_rows), grain.count(a.channels) * r["taps"]
+    exist, steps = select(direct, rows, whole_rows), grain.count(a.channels) * r["taps"]
     last = a.c + a.channels >= s["channels"]
     ends = f.const(i64, SHAPE.index("last_1") - SHAPE.index("tile_1"))
     tile = part(a.shape.at(select(last, ends, 0) + a.width - 1), "tile_1")
@@ -382,13 +419,13 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         to,
         step,
         exist,
-        a.spare,
+        select(woven, a.places.cast(grain.sums), a.spare),
         r["offsets"],
         select(s["lazy"].ne(0), 0, r["block"]),
         count,
         r["panel_step"],
     )
-    with f.when(last & ~in_place & s["turned"].eq(0)):
+    with f.when(last & ~direct & s["turned"].eq(0)):
         f.call(
             part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],
             a.position, minimum(a.room, covered), rows, a.spare.at(s["tile_columns"]),

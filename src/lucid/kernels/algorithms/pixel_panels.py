@@ -210,10 +210,12 @@ def contiguous(phase: Phase) -> bool:
     return all(axis.contiguous and not axis.apart for axis in phase)
 
 
-def plain(phase: Phase) -> bool:
-    """Whether every position meets its own sample and nothing else, in one row: a 1 x 1 convolution of stride 1."""
-    z, y, x = phase
-    return z == y == _POINT and x.plain and not x.line
+def flat(phase: Phase) -> bool:
+    """Whether every position meets its own sample and nothing else: a 1 x 1 convolution of stride 1, wherever it ends."""
+    return all(
+        axis.offsets == (0,) and axis.step == 1 and axis.positions == axis.size and not axis.line and not axis.apart
+        for axis in phase
+    )
 
 
 def taps(phase: Phase) -> int:
@@ -235,7 +237,7 @@ class Layout:
     neighbours, a span is whole lines of the inner one, each followed in the panel by the samples that only its last
     positions meet. ``AS_LINES`` are such lines as x has them: neighbours are ``column_step`` apart.
 
-    Of a plain phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image.
+    Of a flat phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image.
     """
 
     phase: Phase

@@ -20,7 +20,9 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
+from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.woven import PLACE, store_woven
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
@@ -182,6 +184,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
     epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None, samples: Type | None = None,
+    residues: Sizes | None = None,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -195,11 +198,14 @@ def write_tile(
     Where ``pitch`` is None there are the parameters of ``TABLE`` too: ``offsets`` says where each k lies, ``next_w``
     how far on the weights of the next tile do, which are asked for one by one, and ``count`` tiles are done side by
     side, their panels ``apart``.
+
+    Rows that are ``residues`` of channels leave as lines of the result, channels ``stride`` apart: ``spare`` has the
+    places of the first tile's vectors then, as ``store_woven`` wants them, and those of the others behind them.
     """
     data, sums_at, stored, panels = ptr(grain.packed), ptr(grain.sums), stored or grain.sums, samples or grain.packed
     f = module.function(
         name, steps=i64, w=data, panel=ptr(panels), start=sums_at, again=i64, to=ptr(stored), stride=i64, rows=i64,
-        spare=ptr(stored), **(TABLE if pitch is None else {}),
+        spare=ptr(i64 if residues else stored), **(TABLE if pitch is None else {}),
     )  # fmt: skip
     a, w_pitch = f.args, w_pitch or tile.rows
     if pitch is not None:
@@ -207,7 +213,13 @@ def write_tile(
         return f
     with f.loop(0, a.count) as n:
         panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
-        _write_one(f, grain, tile, panel, to, a.offsets.load, w_pitch, a.next_w, epilogue)
+        if residues:
+            sums = _summed(f, grain, tile, panel, _fresh(f, tile), a.offsets.load, w_pitch, a.next_w)
+            lines = [sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
+            places = a.spare.at(n.i * (tile.vectors * residues[2] * PLACE))
+            store_woven(lines, a.to, a.stride, a.rows, places, residues, epilogue)
+        else:
+            _write_one(f, grain, tile, panel, to, a.offsets.load, w_pitch, a.next_w, epilogue)
     return f
 
 
@@ -220,26 +232,40 @@ def _write_one(
     targets = [_row(to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
 
     def fresh() -> list[Value]:
-        return [start for m in range(tile.rows) for start in [a.start.splat(m, lanes)] * tile.vectors]
+        return _fresh(f, tile)
 
     def earlier() -> list[Value]:
         return [row.load(v * lanes, lanes) for row in targets for v in across]
 
     begun = f.choose(a.again.eq(0), fresh, earlier) if to.pointee == grain.sums else fresh()
+    results = iter(_summed(f, grain, tile, panel, begun, place, w_pitch, ahead))
+    for row in targets:
+        for v in across:
+            Destination(row, epilogue).store(next(results), v * lanes)
+
+
+def _fresh(f: Function, tile: Tile) -> list[Value]:
+    """What a tile's sums start from."""
+    return [start for m in range(tile.rows) for start in [f.args.start.splat(m, tile.lanes)] * tile.vectors]
+
+
+def _summed(
+    f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Callable[[Value], Value],
+    w_pitch: int, ahead: Value | int,
+) -> list[Value]:  # fmt: skip
+    """The loop over k: all vectors of a row, row by row."""
+    a, lanes = f.args, tile.lanes
     with f.loop(0, a.steps, carry=begun) as k:
         samples, w, sums = panel.at(place(k.i)), a.w.at(k.i * w_pitch), iter(k.values)
         for line in range(0, tile.rows, memory.ALIGN_BYTES // grain.packed.bytes) if ahead else ():
             w.prefetch(ahead + line)
-        columns = [convert(samples.load(v * lanes, lanes), grain.packed) for v in across]
+        columns = [convert(samples.load(v * lanes, lanes), grain.packed) for v in range(tile.vectors)]
         following: list[Value] = []
         for m in range(tile.rows):
             weight = splat(w.load(m), lanes)  # folds into the product if it is used once
             following += [grain.multiply_add(weight, column, next(sums)) for column in columns]
         k.values = following
-    results = iter(k.values)
-    for row in targets:
-        for v in across:
-            Destination(row, epilogue).store(next(results), v * lanes)
+    return k.values
 
 
 def write_channel_tile(

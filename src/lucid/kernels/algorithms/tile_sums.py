@@ -8,6 +8,7 @@ from math import prod
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.dense_layout import FIELDS, read_phase
 from lucid.kernels.algorithms.panels import either
+from lucid.kernels.algorithms.woven import OUTWARD, PART, PLACE
 from lucid.kernels.epilogue import Arrays, Destination, operands
 from lucid.kernels.ir import (
     Function,
@@ -115,6 +116,46 @@ def write_finish(
             by_rows()
         segment.step = run
         segment.values = [*next_line(image, oz, oy, r["store_z"], r["store_y"]), f.const(i64, 0)]
+    return f
+
+
+def write_places(module: Module, lanes: int, residues: Sizes) -> Function:
+    """Adds ``places(record, out_image, position, count, to)``: where vectors of results go, see ``woven``.
+
+    They are those of ``count`` positions and what fills their last vector, of which nothing is stored.
+    """
+    depth, height, width = residues
+    f = module.function("places", record=ptr(i64), out_image=i64, position=i64, count=i64, to=ptr(i64))
+    a, each = f.args, lanes // width
+    r = read_phase(
+        a.record,
+        "positions store_x store_y store_z store_y_step store_z_step store_start store_x_start store_width",
+    )
+    image, inner = a.position // r["positions"], a.position % r["positions"]
+    row, ox = inner // r["store_x"], inner % r["store_x"]
+    outward = r["store_z_step"] // depth, r["store_y_step"] // height
+    end = (a.count + (lanes - 1)) // lanes * lanes
+    with f.loop(0, end, each, carry=[image, row // r["store_y"], row % r["store_y"], ox]) as q:
+        *line, ox = q.values
+        exist = maximum(minimum(each, a.count - q.i), 0)
+        here = minimum(exist, r["store_x"] - ox)
+        behind = next_line(*line, r["store_z"], r["store_y"])
+        first, cut = r["store_x_start"], here * width
+        place = a.to.at(q.i // each * PLACE)
+        for part, of, begin, low, high in (
+            (0, line, first + ox * width, f.const(i64, 0), cut),
+            (PART, behind, first - cut, cut, exist * width),
+        ):
+            number, oz, oy = of
+            at = number * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"] + begin
+            low, high = maximum(low, -begin), minimum(high, r["store_width"] - begin)
+            for n, value in enumerate((at, -low, maximum(high - low, 0))):
+                place.store(value, part + n)
+        for n, value in enumerate(outward):
+            place.store(value, OUTWARD + n)
+        over = ox + each >= r["store_x"]
+        ox = ox + each - select(over, r["store_x"], 0)
+        q.values = [*(select(over, b, c) for b, c in zip(behind, line, strict=True)), ox]
     return f
 
 
