@@ -96,6 +96,21 @@ IN_PLACE = {
     "spans": case(1, 60, 3, (4099,), 1),
     "volume": case(1, 4, 5, (3, 7, 11), 1),
 }
+#: The same for windows that lie side by side, whose residues are rows: lines of the result that end within a vector and
+#: with one, as short as may be, missing channels, groups, spans that end within a line.
+UPSAMPLED = {
+    "whole vectors": case(2, 5, 9, (16, 64), 2, stride=2),
+    "lines of seven halves": case(3, 4, 6, (12, 112), 2, stride=2),
+    "odd lines": case(2, 5, 3, (22, 38), 2, stride=2),
+    "shortest lines": case(1, 3, 5, (62, 16), 2, stride=2),
+    "under a vector": case(2, 3, 5, (60, 10), 2, stride=2),
+    "last axis": case(2, 6, 7, (9, 70), (1, 2), stride=(1, 2)),
+    "groups": case(2, 6, 8, (18, 36), 2, stride=2, groups=2),
+    "line": case(2, 7, 5, (516,), 4, stride=4),
+    "wide stride": case(1, 1, 6, (1040,), 8, stride=8),
+    "volume": case(2, 3, 4, (6, 8, 18), 2, stride=2),
+    "spans": case(1, 6, 60, (90, 94), 2, stride=2),
+}
 #: Sums that wait for more channels, which those of a turned tile may.
 LONG_IN_PLACE = {"long sums": case(2, 1291, 5, (3, 19), 1), "two tiles meet": case(1, 1320, 18, (53,), 1)}
 

@@ -14,7 +14,16 @@ from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.convolution import algorithm, conv_forward
 from lucid.kernels.ir import BY_DTYPE, computed
 from lucid.kernels.plan import Epilogue
-from tests.kernels.algorithms.dense_cases import CASES, IN_PLACE, LONG_IN_PLACE, PIECES, REGIONS, check, operands
+from tests.kernels.algorithms.dense_cases import (
+    CASES,
+    IN_PLACE,
+    LONG_IN_PLACE,
+    PIECES,
+    REGIONS,
+    UPSAMPLED,
+    check,
+    operands,
+)
 from tests.kernels.convolution_fuzz import Case, run_case, using_threads
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
@@ -143,6 +152,19 @@ def test_pieces_between_forbidden_pages(role, algorithm, isa, dtype, most, monke
 def test_samples_read_in_place_between_forbidden_pages(role, algorithm, isa, dtype, epilogue, monkeypatch):
     """No sample behind a plane, and none twice into a sum or an epilogue where tiles meet; on 1, 2 and 3 threads."""
     _check_in_place(IN_PLACE, role, algorithm, isa, dtype, epilogue, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "epilogue",
+    [Epilogue(), Epilogue("relu"), Epilogue("gelu", affine=True, residual=True)],
+    ids=["plain", "in registers", "ended"],
+)
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16"]), *product(PAIRLESS_ISAS, ["bfloat16"]),
+])  # fmt: skip
+def test_residues_of_samples_in_place_between_forbidden_pages(isa, dtype, epilogue, monkeypatch):
+    """Every result once, wherever its line ends; on 1, 2 and 3 threads."""
+    _check_in_place(UPSAMPLED, "grad_input", "phase_split", isa, dtype, epilogue, monkeypatch)
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])

@@ -16,7 +16,7 @@ from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import GATHER, Layout
 from lucid.kernels.algorithms.tile import AnyTile
-from lucid.kernels.algorithms.woven import PLACE
+from lucid.kernels.algorithms.woven import PLACE, weaves
 from lucid.kernels.ir import Pointer, Value, i8, ptr
 
 #: Numbers of a problem that all its phases share, and where the kernel's parts are. Sizes are in elements but where
@@ -26,7 +26,8 @@ SHAPE = (
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "stack", "tile_rows",
     "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places",
-    "table", "pack", "pack_weights", "finish", "ending", "places", "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
+    "table", "pack", "pack_weights", "finish", "ending", "places",
+    "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
     "last_1", "last_2", "last_3", "last_4", "last_5", "last_6",
 )  # fmt: skip
 
@@ -157,6 +158,11 @@ def line_items(tile: AnyTile) -> int:
     return max(tile.columns, tile.lanes)
 
 
+def woven(shape: Shape, layout: Layout, lanes: int) -> bool:
+    """Whether rows of stacked residues may be interleaved as they leave the tile; lines of a panel begin anywhere."""
+    return len(layout.shared) < 2 and weaves(shape.residues, lanes, layout.phase[2].positions)
+
+
 def vector_places(shape: Shape) -> int:
     """Numbers that say where a vector of positions goes, if its rows are interleaved; otherwise none."""
     return shape.residues[2] * PLACE if shape.stack > 1 else 0
@@ -245,9 +251,11 @@ def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:
 
     A vector across two lines of the cache takes both, of which the next tile's finds one in the first level cache if
     that holds a tile's samples, each channel's in lines of its own. The positions before a line's first whole vector
-    are a tile of their own, little beside many.
+    are a tile of their own, little beside many. Vectors that are interleaved have their places from the first on.
     """
-    if not cut.layout.in_place or tile.over_channels or tile.vectors == 1 or shape.plane % tile.lanes or shape.stack > 1:
+    if not cut.layout.in_place or tile.over_channels or tile.vectors == 1 or shape.stack > 1:
+        return 0
+    if shape.plane % tile.lanes:
         return 0
     lines_bytes = shape.channels * (tile.vectors + 1) * _LINE_BYTES
     fits = lines_bytes <= 2 * target.cpu().l1_bytes or cut.layout.unit < _LONG * tile.lanes

@@ -49,12 +49,12 @@ from lucid.kernels.algorithms.dense_layout import (
     read_phase,
     read_shape,
     shape_numbers,
+    woven,
 )
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish, write_places
-from lucid.kernels.algorithms.woven import weaves
 from lucid.kernels.epilogue import in_registers, sources
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i8, i64, maximum, minimum, ptr, select
 from lucid.kernels.isa import ISA
@@ -81,8 +81,8 @@ def bind(
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
     samples = shape.grain.stored if blocking.shared == pixel_panels.IN_PLACE else shape.grain.packed
-    woven = all(_woven(shape, blocking, cut, epilogue) for cut in cuts)
-    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, woven)
+    weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
+    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, blocking.tile)
     constants = (
@@ -108,13 +108,10 @@ def bind(
     )
 
 
-def _woven(shape: Shape, blocking: Blocking, cut: Cut, epilogue: Epilogue) -> bool:
+def _weaves(shape: Shape, blocking: Blocking, cut: Cut, epilogue: Epilogue) -> bool:
     """Whether tiles put lines of stacked residues into the result themselves."""
-    single, later = blocking.channels >= shape.channels, epilogue and not in_registers(epilogue)
-    one_line = len(blocking.shared) < 2
-    return single and not later and one_line and shape.stack > 1 and weaves(
-        shape.residues, blocking.tile.lanes, cut.layout.phase[2].positions
-    )
+    later = epilogue and not in_registers(epilogue)
+    return blocking.channels >= shape.channels and not later and woven(shape, cut.layout, blocking.tile.lanes)
 
 
 def _leaves(shape: Shape, blocking: Blocking, epilogue: Epilogue) -> Type:
@@ -165,7 +162,7 @@ def tile_parts(
 
 def parts(
     grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type,
-    woven: bool,
+    weaves: bool,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
@@ -187,10 +184,10 @@ def parts(
     if late and leaves == stored and not turned:
         key = ("dense ending", stored, late)
         code["ending"] = alone(key, lambda m, _: write_ending(m, stored, lanes, late))
-    if woven:
+    if weaves:
         code["places"] = alone(("dense places", lanes, residues), lambda m, _: write_places(m, lanes, residues))
     own = {name: module.address(name) for name, module in code.items()}
-    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if woven else None)
+    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None)
     return gather_parts(grain, lanes, read) | own | last
 
 
@@ -377,7 +374,8 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
         "panel_product", i64, fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
-        channel=i64, sums=sums, spare=sums, places=p64, position=i64, room=i64, width=i64, rows=i64, c=i64, channels=i64,
+        channel=i64, sums=sums, spare=sums, places=p64, position=i64, room=i64, width=i64, rows=i64, c=i64,
+        channels=i64,
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy turned places")
@@ -392,16 +390,16 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     covered, image, inner = a.width * s["unit"], a.position // r["positions"], a.position % r["positions"]
     row, ox = inner // r["store_x"], inner % r["store_x"]
     in_place = r["in_place"].ne(0) & (covered <= a.room) & (ox + covered <= r["store_x"])
-    woven = s["places"].ne(0)
-    direct = in_place | woven
+    weaves = s["places"].ne(0)
+    direct, side_by_side = in_place | weaves, select(weaves, a.room, r["store_x"] - ox)
     (count,) = f.choose(
         direct & s["ending"].eq(0) & covered.eq(s["tile_columns"]),
-        lambda: [_together(a.room, select(woven, a.room, r["store_x"] - ox), s["tile_columns"], r["halved_below"].ne(0))],
+        lambda: [_together(a.room, side_by_side, s["tile_columns"], r["halved_below"].ne(0))],
         lambda: [f.const(i64, 1)],  # without divisions, which tiles that end alone would wait for
     )
     place = image * s["out_image"] + a.channel * s["out_plane"] + r["store_start"] + r["store_x_start"] + ox
     place += row // r["store_y"] * r["store_z_step"] + row % r["store_y"] * r["store_y_step"]
-    place = select(woven, a.channel * s["out_plane"], place)
+    place = select(weaves, a.channel * s["out_plane"], place)
     to = select(direct, y.at(place).cast(grain.sums), a.sums)
     step = select(direct, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
@@ -419,7 +417,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         to,
         step,
         exist,
-        select(woven, a.places.cast(grain.sums), a.spare),
+        select(weaves, a.places.cast(grain.sums), a.spare),
         r["offsets"],
         select(s["lazy"].ne(0), 0, r["block"]),
         count,

@@ -211,7 +211,7 @@ def contiguous(phase: Phase) -> bool:
 
 
 def flat(phase: Phase) -> bool:
-    """Whether every position meets its own sample and nothing else: a 1 x 1 convolution of stride 1, wherever it ends."""
+    """Whether every position meets its own sample and nothing else: a 1 x 1 convolution of stride 1."""
     return all(
         axis.offsets == (0,) and axis.step == 1 and axis.positions == axis.size and not axis.line and not axis.apart
         for axis in phase

@@ -136,18 +136,17 @@ def write_places(module: Module, lanes: int, residues: Sizes) -> Function:
     outward = r["store_z_step"] // depth, r["store_y_step"] // height
     end = (a.count + (lanes - 1)) // lanes * lanes
     with f.loop(0, end, each, carry=[image, row // r["store_y"], row % r["store_y"], ox]) as q:
-        *line, ox = q.values
+        *line, ox = image, oz, oy, ox = q.values
         exist = maximum(minimum(each, a.count - q.i), 0)
         here = minimum(exist, r["store_x"] - ox)
-        behind = next_line(*line, r["store_z"], r["store_y"])
+        behind = next_line(image, oz, oy, r["store_z"], r["store_y"])
         first, cut = r["store_x_start"], here * width
         place = a.to.at(q.i // each * PLACE)
         for part, of, begin, low, high in (
             (0, line, first + ox * width, f.const(i64, 0), cut),
             (PART, behind, first - cut, cut, exist * width),
         ):
-            number, oz, oy = of
-            at = number * a.out_image + oz * r["store_z_step"] + oy * r["store_y_step"] + r["store_start"] + begin
+            at = of[0] * a.out_image + of[1] * r["store_z_step"] + of[2] * r["store_y_step"] + r["store_start"] + begin
             low, high = maximum(low, -begin), minimum(high, r["store_width"] - begin)
             for n, value in enumerate((at, -low, maximum(high - low, 0))):
                 place.store(value, part + n)
