@@ -66,6 +66,8 @@ FAMILIES: dict[str, tuple[str, Problem]] = {
     "sliding, gradient of x": ("sliding", asked("grad_input", (64, 64), (3, 3), 1, (28, 28), 64)),
     "lines, gradient of x": ("lines", asked("grad_input", (1, 32), (15,), 1, (5000,))),
     "lines, gradient of w": ("lines", asked("grad_weight", (1, 32), (15,), 1, (5000,))),
+    "mixing": ("mixing", asked("forward", (64, 128), (1, 1), 1, (28, 28), 64)),
+    "mixing, gradient of w": ("mixing", asked("grad_weight", (64, 128), (1, 1), 1, (28, 28), 64)),
     "sliding, gradient of w": ("sliding", asked("grad_weight", (64, 64), (3, 3), 1, (28, 28), 64)),
 }
 

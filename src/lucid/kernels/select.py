@@ -20,8 +20,8 @@ from lucid.kernels.tuning import Tuning
 #: Asked in this order; on a tie the first wins. Each is a module, loaded when it is first asked for: what is on record
 #: needs one of them.
 ALGORITHMS = (
-    "depthwise", "sliding", "channel_lanes", "lines", "gemm", "whole", "phase_split", "overlap_add", "weight_grad",
-    "tap_by_tap", "winograd", "fft", "reference",
+    "depthwise", "sliding", "channel_lanes", "mixing", "lines", "gemm", "whole", "phase_split", "overlap_add",
+    "weight_grad", "tap_by_tap", "winograd", "fft", "reference",
 )  # fmt: skip
 
 #: What an algorithm computes that does not say so.

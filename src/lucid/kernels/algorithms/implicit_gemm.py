@@ -56,7 +56,21 @@ from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish, write_places
 from lucid.kernels.epilogue import in_registers, sources
-from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i8, i64, maximum, minimum, ptr, select
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    i8,
+    i64,
+    maximum,
+    minimum,
+    ptr,
+    select,
+    to_whole_vector,
+)
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -247,7 +261,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
         unit, number = span // r["unit_spans"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
             image = a.x.at(group * s["group_input"] + unit * s["image"])
-            moved = minimum(_to_whole_vector(image, lanes), r["aligned"])  # spans begin so much later, but the first
+            moved = minimum(to_whole_vector(image, lanes), r["aligned"])  # spans begin so much later, but the first
             first, gathered_start = number.eq(0), number * r["gathered_span"]
             start = number * r["span"] + select(first, 0, moved)
             count = minimum((number + 1) * r["span"] + moved, r["unit"]) - start
@@ -283,13 +297,6 @@ def _find_places(
     tail, to = minimum(count, s["tile_columns"]), own.at(s["places_at"]).cast(i64)
     for first, length, at in ((count - tail, tail, to), (0, count, to.at(s["tail_places"]))):
         f.call(places, record, s["out_image"], position + first, length, at)
-
-
-def _to_whole_vector(x: Pointer, lanes: int) -> Value:
-    """Elements from there to the next address that is a whole number of vectors."""
-    address, size = x.fn.emit(i64, f"ptrtoint ptr {x.text} to i64"), x.pointee.bytes
-    ahead: Value = (-address & (lanes * size - 1)) // size
-    return ahead
 
 
 def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:

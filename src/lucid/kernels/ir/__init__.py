@@ -50,6 +50,7 @@ from lucid.kernels.ir.vectors import (
     lanes_below,
     lanes_inside,
     picked,
+    to_whole_vector,
     transpose,
     transpose_blocks,
     transpose_pieces,
@@ -61,5 +62,5 @@ __all__ = [
     "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
     "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum", "lane_sums",
     "lanes_below", "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat",
-    "sqrt", "transpose", "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void", "zeros",
+    "sqrt", "to_whole_vector", "transpose", "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

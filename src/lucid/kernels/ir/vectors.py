@@ -7,7 +7,7 @@ from typing import Any
 
 from lucid.kernels.ir.builder import Function
 from lucid.kernels.ir.types import Type, i32, i64, vec
-from lucid.kernels.ir.values import Value, convert, extract, lift, shuffle, splat, vector_of
+from lucid.kernels.ir.values import Pointer, Value, convert, extract, lift, shuffle, splat, vector_of
 
 
 def lane_numbers(fn: Function, lanes: int, step: int = 1, element: Type = i64) -> Value:
@@ -24,6 +24,13 @@ def lanes_inside(fn: Function, first: Value, size: Value, lanes: int) -> Value:
     """A mask of the lanes k for which 0 <= first + k < size, both less than 2^31."""
     place = lane_numbers(fn, lanes, element=i32) + splat(convert(first, i32), lanes)
     return place.ult(splat(convert(size, i32), lanes))
+
+
+def to_whole_vector(x: Pointer, lanes: int) -> Value:
+    """Elements from there to the next address that is a whole number of vectors."""
+    address, size = x.fn.emit(i64, f"ptrtoint ptr {x.text} to i64"), x.pointee.bytes
+    ahead: Value = (-address & (lanes * size - 1)) // size
+    return ahead
 
 
 def lane_sum(value: Value) -> Value:

@@ -1,0 +1,282 @@
+"""Groups of few channels, pixel by pixel, and windows that span the first axes of x: products of rows as they lie.
+
+Where a kernel is as long as x along the first axes and one wide along the others, a pixel of y meets one pixel of every
+row of x, and (channel, tap) is one axis of x and of w alike, so that in each group::
+
+    forward        y[r]     = sum over s of w[r][s] x[s]      r: channels of y, s: channels of x by taps
+    grad_input     gx[s]    = sum over r of w[r][s] g[r]
+    grad_weight    gw[r][s] = sum over pixels of g[r] x[s]
+
+EEGNet's filters over all electrodes, with two results for every channel, and grouped 1x1 layers. Every row is read once
+for all results of a tile, in place: there is no frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import jit, target
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, planned, sum_type, useful_threads
+from lucid.kernels.algorithms.mixing_kernel import MixGradTile, MixTile, write, write_grad
+from lucid.kernels.epilogue import is_short, sources
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import Plan, Problem
+
+Array = np.ndarray[Any, Any]
+
+name = "mixing"
+dtypes = ("float32", "float64", "float16", "bfloat16")
+
+_TASKS = 16  # wanted at least; rows are cut into strips until there are as many
+_LEAST_TASKS = 8  # of a weight gradient, which are blocks of weights
+_FEW, _MANY = 8, 128  # rows of either side of a product
+_LINE_BYTES = 64
+
+#: Cycles of one thread.
+_COST = {
+    "tile": 1.05,  # of what its products take
+    "line": 1.0,  # of the sources or results, on its way from or to the second cache
+    "task": 60.0,
+    "waiting": 0.8,  # for memory
+    "call": 4000.0,
+}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A forward role or an input gradient as products of rows, with its tile."""
+
+    problem: Problem
+    tile: MixTile
+    lanes: int
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Rows of the source and of the result, in a group."""
+        ends = rows_of(self.problem)
+        return ends if self.problem.role == "forward" else ends[::-1]
+
+    @property
+    def pixels(self) -> int:
+        """Of a row."""
+        return self.problem.pixels
+
+    @property
+    def strip(self) -> int:
+        """Pixels of a task: whole tiles, few enough for the first cache if results come in several blocks."""
+        unit, (count, results) = self.tile.vectors * self.lanes, self.ends
+        pieces = ceil(_TASKS / (self.problem.batch * self.problem.groups))
+        if results > self.tile.results:
+            row_bytes = count * self.pixels * self.problem.itemsize
+            pieces = max(pieces, ceil(row_bytes / (target.cpu().l1_bytes // 2)))
+        return ceil(self.pixels / pieces / unit) * unit
+
+    @property
+    def strips(self) -> int:
+        """Of a row."""
+        return ceil(self.pixels / self.strip)
+
+    @property
+    def tasks(self) -> int:
+        """Strips of all images and groups."""
+        return self.problem.batch * self.problem.groups * self.strips
+
+    @property
+    def alike(self) -> int:
+        """What lies alike in all rows, if they are whole lines apart: the source (1), or the result (2) if it is more.
+
+        There columns begin on whole vectors.
+        """
+        if self.pixels * self.problem.itemsize % _LINE_BYTES:
+            return 0
+        count, results = self.ends
+        return 1 if count >= results else 2
+
+    @property
+    def own_bytes(self) -> int:
+        """A thread's weights of a group, where they are widened."""
+        narrow = self.problem.itemsize < 4
+        return ceil(prod(self.ends) / 16) * 16 * sum_type(self.problem).bytes if narrow else 0
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        p, (count, results) = self.problem, self.ends
+        columns = ceil(self.strip / (self.tile.vectors * self.lanes)) + (self.alike > 0)
+        blocks = ceil(results / self.tile.results)
+        lines = (count + results) * self.strip * p.itemsize / _LINE_BYTES
+        task = _COST["tile"] * columns * blocks * self.tile.cycles(count) + _COST["line"] * lines + _COST["task"]
+        return self.tasks * task + _COST["waiting"] * memory_cycles(p.traffic_bytes) + _COST["call"]
+
+
+@dataclass(frozen=True)
+class MixGrad:
+    """A weight gradient as products of rows, with its tile."""
+
+    problem: Problem
+    tile: MixGradTile
+    lanes: int
+
+    own_bytes = 0
+
+    @property
+    def blocks(self) -> int:
+        """Of sources, in a group."""
+        return ceil(rows_of(self.problem)[0] / self.tile.sources)
+
+    @property
+    def tasks(self) -> int:
+        """Blocks of all groups."""
+        return self.problem.groups * self.blocks
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        p, (count, results) = self.problem, rows_of(self.problem)
+        rounds = self.blocks * ceil(results / self.tile.results)
+        vectors = ceil(p.pixels / self.lanes)
+        lines = (count + results) * p.pixels * p.itemsize / _LINE_BYTES
+        each = p.batch * (rounds * vectors * self.tile.cycles * _COST["tile"] + _COST["line"] * lines)
+        each += rounds * (16 * self.tile.results * (self.tile.sources + 1) + _COST["task"])
+        return p.groups * each + _COST["waiting"] * memory_cycles(p.traffic_bytes) + _COST["call"]
+
+
+def rows_of(problem: Problem) -> tuple[int, int]:
+    """Rows of x and of y in a group."""
+    return problem.group_in * problem.spec.taps, problem.group_out
+
+
+def _one_pixel_each(problem: Problem) -> bool:
+    """Whether a pixel of y meets one of every row of x: the kernel spans the first axes, and is one wide in others."""
+    spec = problem.spec
+    if any(map(any, spec.padding)):
+        return False
+    axes = [*zip(spec.kernel, spec.stride, spec.dilation, problem.size, problem.out, strict=True)]
+    spans = [
+        n_out == 1 and kernel == size and (dilation == 1 or kernel == 1) for kernel, _, dilation, size, n_out in axes
+    ]
+    alone = [kernel == 1 and (stride == 1 or size == 1) for kernel, stride, _, size, _ in axes]
+    return any(all(spans[:k]) and all(alone[k:]) for k in range(len(axes) + 1))
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Windows that overlap or leave pixels out, many channels, few weights to sum."""
+    if not _one_pixel_each(problem):
+        return "a pixel meets several of a row"
+    least, most = sorted(rows_of(problem))
+    if least > _FEW or most > _MANY:
+        return f"products of {least} rows by {most} are not few"
+    if problem.role == "grad_input" and problem.bias and problem.spec.taps > 1:
+        return "its results are several rows a channel, which share a bias"
+    if problem.role == "grad_weight" and (tasks := mixing_grad(problem, isa).tasks) < _LEAST_TASKS:
+        return f"{tasks} blocks of weights are too few tasks"
+    return None
+
+
+def fuses(problem: Problem) -> bool:
+    """Short epilogues, as sums leave their registers, where every row is a channel of its own."""
+    return is_short(problem.epilogue) and not (problem.role == "grad_input" and problem.spec.taps > 1)
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tile that covers the results with least waste."""
+    if problem.role == "grad_weight":
+        sums = mixing_grad(problem, isa)
+        return planned(
+            name,
+            sums,
+            isa,
+            sums.tasks,
+            tile=(("sources", sums.tile.sources), ("results", sums.tile.results)),
+            blocking=(("blocks", sums.blocks),),
+            why="pixels in lanes, rows read in place, sums in registers",
+            sums_upstream=True,
+        )
+    asked = mixing(problem, isa)
+    return planned(
+        name,
+        asked,
+        isa,
+        asked.tasks,
+        tile=(("results", asked.tile.results), ("vectors", asked.tile.vectors)),
+        blocking=(("strip", asked.strip),),
+        why=f"pixels in lanes, rows read in place, {asked.ends[0]} to {asked.ends[1]}",
+    )
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernel with every number of the shape fixed."""
+    problem = plan.problem
+    if problem.role == "grad_weight":
+        return _bound_grad(mixing_grad(problem, isa, MixGradTile(plan["sources"], plan["results"])))
+    return _bound(mixing(problem, isa, MixTile(plan["results"], plan["vectors"])))
+
+
+def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
+    """The tile that takes least a column, unless one has been ``chosen``."""
+    lanes, (count, results) = isa.lanes(sum_type(problem)), rows_of(problem)
+    if problem.role == "grad_input":
+        count, results = results, count
+    tiles = [MixTile(k, vectors) for k in range(1, min(results, 12) + 1) for vectors in (1, 2, 4, 8)]
+
+    def cost(tile: MixTile) -> float:
+        return ceil(results / tile.results) * tile.cycles(count) / tile.vectors
+
+    best = chosen or min((tile for tile in tiles if tile.registers <= isa.registers), key=cost)
+    return Mix(problem, best, lanes)
+
+
+def mixing_grad(problem: Problem, isa: ISA, chosen: MixGradTile | None = None) -> MixGrad:
+    """The tile that takes least a vector, unless one has been ``chosen``."""
+    lanes, (count, results) = isa.lanes(sum_type(problem)), rows_of(problem)
+    tiles = [MixGradTile(s, k) for s in range(1, min(count, 24) + 1) for k in range(1, min(results, 8) + 1)]
+
+    def cost(tile: MixGradTile) -> float:
+        return ceil(count / tile.sources) * ceil(results / tile.results) * tile.cycles
+
+    best = chosen or min((tile for tile in tiles if tile.registers <= isa.registers), key=cost)
+    return MixGrad(problem, best, lanes)
+
+
+def _bound(asked: Mix) -> Launch:
+    problem, tile = asked.problem, asked.tile
+    element, forward, taps = BY_DTYPE[problem.dtype], problem.role == "forward", rows_of(problem)[0]
+    code = jit.kernel(
+        ("mixing", problem.dtype, tile, problem.epilogue), lambda isa: write(isa, element, tile, problem.epilogue)
+    )
+    steps = (1, taps) if forward else (taps, 1)  # in w, of sources and of results
+    no_bias = np.zeros(1)
+    numbers = (
+        problem.groups, *asked.ends, asked.pixels, asked.strip, asked.strips, prod(asked.ends), *steps,
+        int(problem.bias), asked.alike, asked.own_bytes // sum_type(problem).bytes,
+    )  # fmt: skip
+    chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
+    return Launch(
+        [(code.address("mix"), asked.tasks, chunk)],
+        (0, 0, 0 if problem.bias else address(no_bias), *[0] * 5, *numbers),
+        (0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), WORKSPACE),
+        own_bytes=asked.own_bytes,
+        most_threads=useful_threads(asked.cycles, asked.tasks),
+        keep=no_bias,
+    )
+
+
+def _bound_grad(asked: MixGrad) -> Launch:
+    problem, tile = asked.problem, asked.tile
+    element = BY_DTYPE[problem.dtype]
+    code = jit.kernel(("mixing_grad", problem.dtype, tile), lambda isa: write_grad(isa, element, tile))
+    numbers = (
+        problem.batch, problem.groups, *rows_of(problem), problem.pixels, asked.blocks, int(problem.bias),
+    )  # fmt: skip
+    return Launch(
+        [(code.address("mix_grad"), asked.tasks, 1)],
+        (0, 0, 0, 0, *numbers),
+        (0, 1, 2, 3 if problem.bias else NOTHING),
+        most_threads=useful_threads(asked.cycles, asked.tasks),
+    )

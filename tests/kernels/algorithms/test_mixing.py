@@ -1,0 +1,126 @@
+"""Channels mixed pixel by pixel against the definitions, between guard pages."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lucid.kernels import jit, select, target
+from lucid.kernels.algorithms import mixing
+from lucid.kernels.algorithms.mixing_kernel import MixGradTile, MixTile
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
+from tests.kernels.guard import run_guarded_cases
+
+ISAS = [isa.name for isa in target.cpu().isas]
+ROLES = ["forward", "grad_input", "grad_weight"]
+
+#: Kernels that span rows, slices, or both, or nothing; results in one block, in several, one of them not full; rows of
+#: whole lines, with masks at both ends where they begin beside one, and other rows; several strips; one pixel.
+CASES = [
+    Case(2, 8, 16, (22, 64), (22, 1), groups=8, bias=True),
+    Case(1, 8, 16, (22, 37), (22, 1), groups=8, bias=True),
+    Case(3, 9, 9, (5, 200), (5, 1), groups=9),
+    Case(1, 8, 40, (7, 160), (7, 1), groups=8, bias=True),
+    Case(2, 8, 16, (3, 4, 50), (3, 4, 1), groups=8),
+    Case(1, 8, 8, (3, 6, 19), (3, 1, 1), 1, (1, 1, 1), groups=8, bias=True),
+    Case(2, 16, 24, (9, 33), (1, 1), groups=8, bias=True),
+    Case(1, 24, 48, (300,), (1,), groups=8, bias=True),
+    Case(1, 26, 2, (700,), (1,), bias=True),
+    Case(1, 8, 8, (4, 1), (4, 1), groups=8),
+    Case(1, 8, 8, (1, 1), (1, 1), groups=8, bias=True),
+]
+TYPES = [*product(ISAS, ["float32", "float64"]), *product([i.name for i in target.cpu().runnable], HALF)]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+@pytest.mark.parametrize("role", ROLES)
+def test_definition(role, isa, dtype):
+    def one(case):
+        typed = case.typed(dtype)
+        if mixing.refuses(typed.problem(role), target.isa()) is not None:
+            return
+        for where in ("end", "start"):
+            check(mixing, typed, role, where)
+            if role == "grad_weight":
+                check_both(mixing, typed, where)
+
+    with target.using(isa):
+        run_guarded_cases(one, CASES)
+
+
+def test_it_takes_the_cases():
+    """All of them, but for sums of too few weights and rows of a channel that would share a bias."""
+    refused = {
+        (role, k) for role in ROLES for k, c in enumerate(CASES) if mixing.refuses(c.problem(role), target.isa())
+    }
+    shared = {("grad_input", k) for k, case in enumerate(CASES) if case.bias and case.spec.taps > 1}
+    assert refused == shared | {("grad_weight", 8)}
+
+
+def test_every_tile_agrees():
+    """Whatever the results and vectors of a tile: a sum has one order."""
+    case, isa = Case(2, 16, 40, (5, 70), (5, 1), groups=8), target.isa()
+    for role, tiles in {
+        "forward": [MixTile(k, v) for k in (1, 2, 3, 5) for v in (1, 2, 4)],
+        "grad_input": [MixTile(k, v) for k in (1, 3, 7) for v in (1, 2)],
+        "grad_weight": [MixGradTile(s, k) for s in (1, 3, 10) for k in (1, 2)],
+    }.items():
+        names = {"forward": ("x", "w", "g"), "grad_input": ("g", "w", "x"), "grad_weight": ("x", "g", "w")}[role]
+        problem, arrays, results = case.problem(role), case.arrays(), []
+        plan = mixing.plan(problem, isa)
+        for tile in tiles:
+            given = replace(plan, tile=tuple((n, getattr(tile, n)) for n, _ in plan.tile))
+            result = np.full_like(arrays[names[2]], np.nan)
+            none = () if role == "grad_weight" else (None,)
+            mixing.bind(given, isa)(*(arrays[n] for n in names[:2]), *none, result)
+            results.append(result)
+        assert all((result == results[0]).all() for result in results)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_infinity_reaches_only_what_reads_it(role):
+    case = Case(2, 8, 16, (6, 37), (6, 1), groups=8)
+    arrays = case.arrays()
+    arrays["g" if role == "grad_input" else "x"][1, 1, 0, 36] = np.inf
+    got, want = run(mixing, case, role, arrays), expected(case, role, arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_new_image_size_compiles_nothing(role):
+    check(mixing, Case(1, 8, 16, (22, 128), (22, 1), groups=8), role)
+    before = jit.kernel_count()
+    check(mixing, Case(3, 9, 18, (22, 77), (22, 1), groups=9), role)
+    assert jit.kernel_count() == before
+
+
+@pytest.mark.parametrize(
+    ("case", "role", "why"),
+    [
+        (Case(1, 8, 8, (9, 9), (8, 1), groups=8), "forward", "a pixel meets several of a row"),
+        (Case(1, 8, 8, (9, 9), (1, 9), groups=8), "forward", "a pixel meets several of a row"),
+        (
+            Case(1, 8, 8, (9, 9), (9, 1), padding=((0, 0), (1, 0)), groups=8),
+            "forward",
+            "a pixel meets several of a row",
+        ),
+        (Case(1, 8, 8, (9, 9), (1, 1), 2, groups=8), "forward", "a pixel meets several of a row"),
+        (Case(1, 16, 16, (9, 9), (1, 1)), "forward", "products of 16 rows by 16 are not few"),
+        (Case(1, 2, 2, (9, 9), (1, 1)), "grad_weight", "1 blocks of weights are too few tasks"),
+        (
+            Case(1, 8, 8, (9, 9), (9, 1), groups=8, bias=True),
+            "grad_input",
+            "its results are several rows a channel, which share a bias",
+        ),
+    ],
+)
+def test_what_it_leaves_to_others(case, role, why):
+    assert mixing.refuses(case.problem(role), target.isa()) == why
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_filters_over_all_electrodes_are_its(role):
+    problem = Case(4, 8, 16, (22, 512), (22, 1), groups=8).problem(role)
+    assert select.choose(problem, target.isa()).algorithm == "mixing"
