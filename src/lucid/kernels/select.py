@@ -40,7 +40,8 @@ _OVER_MODEL: dict[int, dict[tuple[str, Role], float]] = {
     }
 }
 _WIDENED_NS, _WIDENED_BYTE_NS = 15_000.0, 0.07  # of half precision, through copies: their calls, a byte
-_SURE = 1.04  #: times another plan's expected time, below which it is not sure to be slower
+#: Times another plan's expected time, and so many ns more, below which a plan is not sure to be slower.
+_SURE, _SURE_NS = 1.04, 1000.0
 
 
 @cache
@@ -132,7 +133,7 @@ def _fastest(problem: Problem, isa: ISA) -> Plan:
     """
     found = _worth_asking(problem, isa)
     least, _, first = min(found, key=lambda entry: entry[:2])
-    near = [plan for ns, _, plan in found if ns <= _SURE * least]
+    near = [plan for ns, _, plan in found if ns <= _SURE * least + _SURE_NS]
     if problem.dtype not in HALF or len(near) == 1:
         return first
     usual = _fastest(replace(problem, dtype="float32"), isa).algorithm

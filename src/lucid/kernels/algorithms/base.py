@@ -80,7 +80,7 @@ def memory_cycles(traffic_bytes: float) -> float:
     return far_bytes(traffic_bytes) / 6
 
 
-_WORTH_CYCLES = 20_000  #: 5 us of work, for which a thread is woken
+_WORTH_CYCLES = 14_000  #: 3.5 us of work, for which a thread is woken
 
 
 def useful_threads(cycles: float, tasks: int) -> int:
