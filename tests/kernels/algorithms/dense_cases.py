@@ -112,7 +112,10 @@ UPSAMPLED = {
     "spans": case(1, 6, 60, (90, 94), 2, stride=2),
 }
 #: Sums that wait for more channels, which those of a turned tile may.
-LONG_IN_PLACE = {"long sums": case(2, 1291, 5, (3, 19), 1), "two tiles meet": case(1, 1320, 18, (53,), 1)}
+LONG_IN_PLACE = {
+    "long sums": case(2, 1291, 5, (3, 19), 1), "two tiles meet": case(1, 1320, 18, (53,), 1),
+    "cut with any tile": case(1, 2600, 5, (19,), 1),
+}  # fmt: skip
 
 
 def operands(role, c, dtype, seed=0):

@@ -9,6 +9,7 @@ import pytest
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import dense_layout, dense_plan, pixel_panels, regions
+from lucid.kernels.algorithms.grain import HIDE_WIDENING
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.convolution import algorithm, conv_forward
@@ -168,15 +169,17 @@ def test_residues_of_samples_in_place_between_forbidden_pages(isa, dtype, epilog
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
-@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
-@pytest.mark.parametrize("vectors", [1, 2])
+@pytest.mark.parametrize(("isa", "dtype", "vectors"), [
+    *product(VECTOR_ISAS, ["float32", "float64"], [1, 2]), *product(VECTOR_HALF_ISAS, ["float16"], [HIDE_WIDENING]),
+    *product([isa for isa in VECTOR_HALF_ISAS if isa in PAIRLESS_ISAS], ["bfloat16"], [HIDE_WIDENING]),
+])  # fmt: skip
 @BOTH
 def test_turned_tiles_in_place_between_forbidden_pages(role, algorithm, isa, dtype, vectors, epilogue, monkeypatch):
     """The same for tiles over channels, which wait for more channels in a buffer."""
     monkeypatch.setattr(
         dense_plan,
         "_tiles",
-        lambda asked, sizes, isa, unit: fitting_channels(isa, BY_DTYPE[dtype], unit)[vectors - 1 : vectors],
+        lambda asked, sizes, isa, unit: fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors],
     )
     _check_in_place(IN_PLACE | LONG_IN_PLACE, role, algorithm, isa, dtype, epilogue, monkeypatch)
 

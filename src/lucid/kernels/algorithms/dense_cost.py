@@ -159,7 +159,7 @@ def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> floa
     read = pixel_panels.reading(x, lanes)
     samples = {
         "gather": 1.0,
-        "widen": float(grain.depth == 1 and grain.packed != grain.stored),
+        "widen": float(grain.widened),
         "read": read.step / read.taps,
         "pick": log2(read.taps),
         "copy": 0.0 if read.step else 1.0,

@@ -23,7 +23,7 @@ from lucid.kernels.algorithms.dense_layout import (
     row_blocks,
     scratch_layout,
 )
-from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
 from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE, Type
@@ -87,11 +87,16 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
 
 
 def _turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[ChannelTile]:
-    """Tiles over channels of least waste for so many positions side by side, where pixels are few."""
+    """Tiles over channels of least waste for so many positions side by side, where pixels are few.
+
+    One of them may read halves where they lie.
+    """
     if sizes.stack > 1 or problem.batch * problem.pixels > _FEW_PIXELS:
         return []
     fit = fitting_channels(isa, sum_type(problem), unit)
-    return sorted(fit, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))[:_TURNED_TILES]
+    best = sorted(fit, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))
+    readers = [tile for tile in best if tile.vectors >= HIDE_WIDENING] if sizes.grain.widened else []
+    return list(dict.fromkeys([*best[:_TURNED_TILES], *readers[:1]]))
 
 
 def _line_tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[ChannelTile]:
@@ -185,10 +190,10 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
     """Whether tiles may read x itself: the last of a span moves back to end with it, so it must be the first to do so.
 
     Sums that wait for more channels in the result would be continued twice where tiles meet; a turned tile's have a
-    buffer of their own, but it would widen every sample alone.
+    buffer of their own, but it widens every sample alone.
     """
     if blocking.tile.over_channels:
-        refused = sizes.grain.packed != sizes.grain.stored
+        refused = sizes.grain.widened and blocking.tile.vectors < HIDE_WIDENING
     else:
         refused = blocking.channels < sizes.channels
     if refused:

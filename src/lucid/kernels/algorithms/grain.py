@@ -14,6 +14,8 @@ from typing import Any
 from lucid.kernels.ir import Type, Value, bf16, bf16_dot, bitcast, computed, convert, fma, i16, i32, vec
 from lucid.kernels.isa import ISA
 
+HIDE_WIDENING = 3  #: vectors of products with one factor, beside which it costs nothing to widen that
+
 
 @dataclass(frozen=True, slots=True)
 class Grain:
@@ -36,6 +38,11 @@ class Grain:
     def packed(self) -> Type:
         """The type of an element."""
         return self.sums if self.depth == 1 else i32
+
+    @property
+    def widened(self) -> bool:
+        """Whether numbers are of another type before they are elements."""
+        return self.depth == 1 and self.packed != self.stored
 
     def count(self, numbers: Any) -> Any:
         """Elements that hold so many; numbers or values."""

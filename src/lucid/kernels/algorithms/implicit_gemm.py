@@ -98,7 +98,7 @@ def bind(
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
     numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves)
     if blocking.channels < shape.channels:  # sums wait for more
-        numbers |= tile_parts(shape.grain, blocking.tile)
+        numbers |= tile_parts(shape.grain, blocking.tile, samples=samples)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -211,7 +211,7 @@ def write_tiles(
 ) -> None:  # fmt: skip
     """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
     if isinstance(tile, ChannelTile):
-        write_channel_tile(module, grain, tile, "tile_1", epilogue)
+        write_channel_tile(module, grain, tile, "tile_1", epilogue, samples)
         return
     for v in range(1, tile.vectors + 1):
         narrower = Tile(tile.rows, v, tile.lanes)

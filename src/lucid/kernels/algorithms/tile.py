@@ -269,18 +269,19 @@ def _summed(
 
 
 def write_channel_tile(
-    module: Module, grain: Grain, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN
-) -> Function:
+    module: Module, grain: Grain, tile: ChannelTile, name: str = "tile", epilogue: Epilogue = PLAIN,
+    samples: Type | None = None,
+) -> Function:  # fmt: skip
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
     ``w`` has vectors of rows, ``panel`` the columns' samples, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
-    There is one tile, whatever ``count`` says.
+    There is one tile, whatever ``count`` says. Panels of another type, ``samples``, are widened one by one.
     """
-    data, sums_at = ptr(grain.packed), ptr(grain.sums)
+    data, sums_at, panels = ptr(grain.packed), ptr(grain.sums), ptr(samples or grain.packed)
     f = module.function(
-        name, steps=i64, w=data, panel=data, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64, spare=sums_at,
-        **TABLE,
+        name, steps=i64, w=data, panel=panels, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64,
+        spare=sums_at, **TABLE,
     )  # fmt: skip
     a, lanes, along = f.args, tile.lanes, range(tile.vectors)
     targets = [a.to.at(a.stride * n) for n in range(tile.columns)]
@@ -296,7 +297,7 @@ def write_channel_tile(
         weights = [w.load(v * lanes, lanes) for v in along]
         following: list[Value] = []
         for n in range(tile.columns):
-            sample = panel.splat(n * tile.step, lanes)
+            sample = convert(panel.splat(n * tile.step, lanes), grain.packed)
             following += [grain.multiply_add(weight, sample, next(sums)) for weight in weights]
         k.values = following
     results = iter(k.values)

@@ -14,7 +14,7 @@ from lucid.core.geometry import ConvSpec
 from lucid.kernels import target
 from lucid.kernels.algorithms.base import memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
-from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
 from lucid.kernels.algorithms.weight_grad_kernel import RUN
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -39,7 +39,6 @@ _COST = {
     "waiting": 0.2,  # for memory, and for the beginning of each run of pixels as for so many bytes more
     "call": 6500.0,
 }
-_WIDENING = 3  # vectors of products that hide that their factor is widened
 TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
@@ -360,7 +359,7 @@ def _inside(problem: Problem, tile: Tile, grain: Grain, lanes: int) -> bool:
     """Whether a tile reads x itself: there is no padding, and none is widened, or each for enough products."""
     if set(problem.spec.padding) != {(0, 0)} or grain.depth > 1:
         return False
-    return grain.packed == grain.stored or (tile.vectors >= _WIDENING and lanes > 1)
+    return not grain.widened or (tile.vectors >= HIDE_WIDENING and lanes > 1)
 
 
 def _work(problem: Problem, split: Split) -> dict[str, float]:
