@@ -120,6 +120,13 @@ def test_what_it_leaves_to_others(case, role, why):
     assert mixing.refuses(case.problem(role), target.isa()) == why
 
 
+def test_the_gradient_of_a_transposed_layers_bias_is_left_to_a_pass_of_its_own():
+    """It is the sum of x, of which a row is not a channel."""
+    problem = replace(CASES[0].problem("grad_weight"), bias=True)
+    plans = [mixing.plan(replace(problem, transposed=transposed), target.isa()) for transposed in (False, True)]
+    assert [plan.sums_upstream for plan in plans] == [True, False]
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_filters_over_all_electrodes_are_its(role):
     problem = Case(4, 8, 16, (22, 512), (22, 1), groups=8).problem(role)

@@ -196,7 +196,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
             tile=(("sources", sums.tile.sources), ("results", sums.tile.results)),
             blocking=(("blocks", sums.blocks),),
             why="pixels in lanes, rows read in place, sums in registers",
-            sums_upstream=True,
+            sums_upstream=not problem.transposed,
         )
     asked = mixing(problem, isa)
     return planned(
