@@ -148,7 +148,7 @@ class Minimal:
 class _OfParts(Minimal):
     """Forms side by side: each has products from samples and taps of its own. Their outputs are added up."""
 
-    @property
+    @cached_property
     def _parts(self) -> list[Minimal]:
         return [Minimal(self.outputs, len(taps)) for taps in self._taps_of]
 
@@ -162,7 +162,7 @@ class _OfParts(Minimal):
         """The taps of each part."""
         raise NotImplementedError
 
-    @property
+    @cached_property
     def products(self) -> int:
         """Of all parts."""
         return sum(part.products for part in self._parts)
@@ -245,12 +245,12 @@ class Spread(_OfParts):
     stride: int
     first: int = 0
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Those that any residue meets."""
         return max(samples.stop for samples in self._samples_of)
 
-    @property
+    @cached_property
     def before(self) -> int:
         """Samples of a patch before the one with the number of its first output."""
         return max(part.taps - 1 - (r < self.first) for r, part in enumerate(self._parts))
@@ -265,11 +265,11 @@ class Spread(_OfParts):
         parts = self._parts[self.first :] + self._parts[: self.first]
         return [part.taps for part in parts] * self.advance
 
-    @property
+    @cached_property
     def _parts(self) -> list[Minimal]:
         return [Minimal(self.advance, len(taps)) for taps in self._taps_of]
 
-    @property
+    @cached_property
     def _samples_of(self) -> list[range]:
         starts = [self.before + (r < self.first) + 1 - part.taps for r, part in enumerate(self._parts)]
         return [range(start, start + part.samples) for start, part in zip(starts, self._parts, strict=True)]

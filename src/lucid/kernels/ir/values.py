@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lucid.kernels.ir.builder import Function
 
 Number = int | float
-Operand = "Value | Number"
 
 _INSTRUCTION: dict[
     str, tuple[str, str | None, Callable[[Any, Any], Number] | None]
