@@ -43,11 +43,11 @@ def backward(
     ``create_graph`` (record the backward pass itself) implies.
     """
     seeds = _seeds("backward", _listed(tensors), _listed(grad_tensors))
-    wanted = None if inputs is None else _targets("backward", inputs)
+    places = _places("backward", inputs or ())
+    wanted = None if inputs is None else set(places)
     found = _run(seeds, wanted, create_graph if retain_graph is None else retain_graph, create_graph)
-    for x in inputs or ():
-        target, slot = edge_of(x)
-        if (g := found.get((id(target), slot))) is not None:
+    for x, place in zip(inputs or (), places, strict=True):
+        if (g := found.get(place)) is not None:
             _accumulate(x, [g], create_graph)
 
 
@@ -69,15 +69,14 @@ def grad(
     """
     inputs = _listed(inputs)
     seeds = _seeds("grad", _listed(outputs), _listed(grad_outputs))
-    wanted = _targets("grad", inputs)
-    found = _run(seeds, wanted, create_graph if retain_graph is None else retain_graph, create_graph)
+    places = _places("grad", inputs)
+    found = _run(seeds, set(places), create_graph if retain_graph is None else retain_graph, create_graph)
     grads = []
-    for i, x in enumerate(inputs):
-        target, slot = edge_of(x)
-        g = found.get((id(target), slot))
+    for i, place in enumerate(places):
+        g = found.get(place)
         if g is None and not allow_unused:
             raise GradientError(
-                f"grad: inputs[{i}], of shape {x.shape}, is not part of outputs; allow_unused=True gives None"
+                f"grad: inputs[{i}], of shape {inputs[i].shape}, is not part of outputs; allow_unused=True gives None"
             )
         grads.append(g)
     return tuple(grads)
@@ -87,16 +86,17 @@ def _listed(tensors: Any) -> list[Any]:
     return list(tensors) if isinstance(tensors, list | tuple) else [tensors]
 
 
-def _targets(caller: str, inputs: Iterable[Any]) -> set[tuple[int, int]]:
-    wanted = set()
+def _places(caller: str, inputs: Iterable[Any]) -> list[tuple[int, int]]:
+    """Where the gradients of tensors arrive: a target's id, and which of its results."""
+    places = []
     for i, x in enumerate(inputs):
         if x._view is not None:
             placed(x)
         if not x._requires_grad:
             raise GradientError(f"{caller}: inputs[{i}], of shape {x._array.shape}, does not require a gradient")
         target, slot = edge_of(x)
-        wanted.add((id(target), slot))
-    return wanted
+        places.append((id(target), slot))
+    return places
 
 
 def _seeds(caller: str, tensors: list[Any], grads: list[Any]) -> list[tuple[Edge, Any]]:
@@ -174,8 +174,8 @@ def _flow(
             continue
         if wanted is None:
             _accumulate(leaf, slots, create)
-        elif (id(leaf), 0) in wanted:
-            found[id(leaf), 0] = _hooked(leaf._hooks, slots[0])
+        elif (place := (id(leaf), 0)) in wanted:
+            found[place] = _hooked(leaf._hooks, slots[0])
     return found
 
 
@@ -261,9 +261,10 @@ def _pull(
 
 def _add(pending: dict[int, list[Any]], edge: Edge, g: Any) -> None:
     target, slot = edge
-    slots = pending.get(id(target))
+    place = id(target)
+    slots = pending.get(place)
     if slots is None:
-        slots = pending[id(target)] = [None] * target.results
+        slots = pending[place] = [None] * target.results
     held = slots[slot]
     slots[slot] = g if held is None else held + g
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd.mode import mode, no_grad
-from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, saved_array, wrap
+from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, restored, wrap
 from lucid.core.errors import GradientError, ShapeError
 
 
@@ -60,8 +60,7 @@ class Context(Node):
         return tuple(None if entry is None else self._restored(*entry) for entry in self._saved)
 
     def _restored(self, saved: Any, edge: Any) -> Any:
-        tensor = wrap(saved_array(saved, self.name))
-        tensor._version = saved[1]
+        tensor = restored(saved, self.name)
         tensor._edge = (self, edge) if isinstance(edge, int) else edge
         tensor._requires_grad = edge is not None
         return tensor
@@ -165,9 +164,7 @@ class Function:
 
 def _alias(tensor: Any) -> Any:
     """The same memory as another tensor: an argument returned as it came is a result of its own."""
-    other = wrap(tensor._array)
-    other._version = tensor._version
-    return other
+    return wrap(tensor._array, tensor._version)
 
 
 def _dirty(name: str, tensor: Any, recording: bool) -> None:

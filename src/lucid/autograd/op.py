@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucid.autograd.mode import mode
-from lucid.autograd.tracked import Array, Edge, Node, Saved, Tracked, View, edge_of, placed, saved_array, wrap
+from lucid.autograd.tracked import Array, Edge, Node, Tracked, View, edge_of, placed, restored, wrap
 from lucid.core import quiet
 from lucid.core.errors import GradientError, ShapeError
 
@@ -231,18 +231,13 @@ class OpNode(Node):
         saved = self.saved[i]  # type: ignore[index]
         if type(saved) is not tuple:
             return saved
-        tensor = self._restored(saved)
+        tensor = restored(saved, self.op.name)
         return _at(tensor, self.edges[i]) if recording else tensor
 
     def output(self, slot: int, recording: bool) -> Any:
         """Result ``slot`` as it was."""
-        tensor = self._restored(self.saved[~slot])  # type: ignore[index]
+        tensor = restored(self.saved[~slot], self.op.name)  # type: ignore[index]
         return _at(tensor, (self, slot)) if recording else tensor
-
-    def _restored(self, saved: Saved) -> Any:
-        tensor = wrap(saved_array(saved, self.op.name))
-        tensor._version = saved[1]
-        return tensor
 
     def pull(self, upstream: list[Any], needed: Sequence[Edge | None], recording: bool) -> Sequence[Any]:
         """Run the rows of the inputs that are needed."""

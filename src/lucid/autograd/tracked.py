@@ -107,13 +107,13 @@ def results_are(cls: type[Any]) -> type[Any]:
     return cls
 
 
-def wrap(array: Array) -> Any:
-    """An array as a new leaf tensor that requires no gradient."""
+def wrap(array: Array, version: list[int] | None = None) -> Any:
+    """An array as a new leaf tensor that requires no gradient; with the ``version`` of others that share its memory."""
     tensor = _new(_results)
     tensor._array = array
     tensor._edge = tensor._grad = tensor._hooks = tensor._view = None
     tensor._requires_grad = False
-    tensor._version = [0]
+    tensor._version = [0] if version is None else version
     return tensor
 
 
@@ -141,8 +141,8 @@ Saved = tuple[Array, list[int], int]
 """An array, its version cell and the version it had."""
 
 
-def saved_array(saved: Saved, name: str) -> Array:
-    """A saved array, or an error if it has been written to since."""
+def restored(saved: Saved, name: str) -> Any:
+    """A saved tensor, in no graph; an error if it has been written to since."""
     array, version, then = saved
     if version[0] != then:
         raise GradientError(
@@ -150,4 +150,4 @@ def saved_array(saved: Saved, name: str) -> Array:
             f"(it is at version {version[0]}, saved at version {then}); use the operation that returns a new tensor "
             f"instead, or clone() before writing"
         )
-    return array
+    return wrap(array, version)
