@@ -155,6 +155,8 @@ class Rates(NamedTuple):
 
 def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> float:
     """Time for all samples of a position: its part of the table, then every tap of so many channels, or pairs."""
+    if layout.shared == pixel_panels.LINES_IN_PLACE:
+        return 0.0
     x = layout.gathered[2]
     read = pixel_panels.reading(x, lanes)
     samples = {

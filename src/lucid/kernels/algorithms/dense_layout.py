@@ -40,7 +40,7 @@ PHASE = (
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "in_place", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
-    "halved_below", "reads_x", "column_step", "aligned",
+    "halved_below", "reads_x", "column_step", "aligned", "depth", "span_apart",
 )  # fmt: skip
 _ARRAYS = {"weight_offsets", "offsets"}
 
@@ -127,6 +127,8 @@ class Cut:
         tile, line_tiles = blocking.tile, ceil(layout.line / blocking.tile.columns)
         unit_spans = ceil(layout.lines / max(1, blocking.panels // line_tiles))
         lines = ceil(layout.lines / unit_spans)
+        if layout.in_place:
+            return cls(layout, lines * layout.line, ceil(layout.lines / lines), 0, 1, 0, lines * line_tiles)
         gathered = lines * layout.pitch
         width = ceil((gathered + layout.halo + tile.columns * layout.column_step) / tile.lanes) * tile.lanes
         span, tiles = lines * layout.line, lines * line_tiles
@@ -289,9 +291,10 @@ class PhaseRecord:
         slot = channels * channel_stride
         single, waiting = blocking.channels >= shape.channels, tile.rows * tile.columns
         late = latest(cut, shape, tile)
-        lines = (cut.span + late, 0, 0)  # all of a span is one
+        lines, apart = (cut.span + late, 0, 0), cut.span  # all of a span is one
         if len(layout.shared) > 1:
             lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
+            apart = cut.span // layout.line * layout.pitch
         numbers = (
             pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
             self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
@@ -301,7 +304,7 @@ class PhaseRecord:
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
-            layout.column_step, late,
+            layout.column_step, late, max(1, z.positions), apart,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)

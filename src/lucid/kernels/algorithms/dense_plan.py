@@ -24,7 +24,7 @@ from lucid.kernels.algorithms.dense_layout import (
     scratch_layout,
 )
 from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
-from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, Axis, Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, LINES_IN_PLACE, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
@@ -50,7 +50,7 @@ _TASK_FLOPS = 1 << 20
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
-_ARRANGED = (*_SHARED, IN_PLACE, AS_LINES)  #: as a plan numbers them
+_ARRANGED = (*_SHARED, IN_PLACE, AS_LINES, LINES_IN_PLACE)  #: as a plan numbers them
 _REGIONS = ("z_regions", "y_regions", "x_regions")
 
 
@@ -93,6 +93,10 @@ def _turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[Channel
     """
     if sizes.stack > 1 or problem.batch * problem.pixels > _FEW_PIXELS:
         return []
+    return _best_turned(problem, sizes, isa, unit)
+
+
+def _best_turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[ChannelTile]:
     fit = fitting_channels(isa, sum_type(problem), unit)
     best = sorted(fit, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))
     readers = [tile for tile in best if tile.vectors >= HIDE_WIDENING] if sizes.grain.widened else []
@@ -101,7 +105,8 @@ def _turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[Channel
 
 def _line_tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[ChannelTile]:
     """Tiles for lines as x has them: over channels, since only broadcasts may be steps apart."""
-    tiles = _turned(problem, sizes, isa, max(layout.line for layout in layouts))
+    find = _best_turned if layouts[0].in_place else _turned
+    tiles = find(problem, sizes, isa, max(layout.line for layout in layouts))
     return [replace(tile, step=layouts[0].column_step) for tile in tiles]
 
 
@@ -135,9 +140,17 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
     several = any(y.positions > 1 and max(y.step, x.step) > 1 for _, y, x in phases)  # a single line is not cut
     if several and len({x.step for _, _, x in phases}) == 1:
         yield [Layout.of(phase, AS_LINES, batch) for phase in phases]
+    if sizes.grain.packed == sizes.grain.stored and all(map(_strided_within, phases)):
+        yield [Layout.of(phase, LINES_IN_PLACE, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():
         yield [Layout.of(pixel_panels.in_pieces(phase, pieces), (1,), batch) for phase in phases]
+
+
+def _strided_within(phase: Phase) -> bool:
+    """Whether lines of samples some steps apart can be read from x: no position meets padding."""
+    _, y, x = phase
+    return max(y.step, x.step) > 1 and all(axis.unpadded for axis in phase)
 
 
 def _blockings(
@@ -198,7 +211,7 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
         refused = blocking.channels < sizes.channels
     if refused:
         return False
-    return all(Cut.of(layout, blocking).shortest >= blocking.tile.columns for layout in layouts)
+    return all(min(Cut.of(layout, blocking).shortest, layout.line) >= blocking.tile.columns for layout in layouts)
 
 
 def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
@@ -274,7 +287,7 @@ def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -
     for layouts in _layouts(phases, sizes, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
-        if layouts[0].shared == AS_LINES:
+        if layouts[0].shared in (AS_LINES, LINES_IN_PLACE):
             tiles: Sequence[AnyTile] = _line_tiles(problem, sizes, isa, layouts)
         else:
             tiles = _tiles(problem, sizes, isa, max(layout.unit for layout in layouts))
@@ -337,7 +350,7 @@ def _wait(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
 def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
     axes = " and ".join(f"axis {axis if axis < 0 else axis - 3}" for axis in blocking.shared)
     shared = f", taps along {axes} read the same samples" if axes else ""
-    if blocking.shared == IN_PLACE:
+    if blocking.shared in (IN_PLACE, LINES_IN_PLACE):
         shared = ", read where they lie"
     stacked = "" if sizes.stack == 1 else f", {sizes.stack} phases side by side"
     apart = "" if cut == regions.WHOLE else f", {' x '.join(map(str, cut))} regions without taps that meet only padding"
@@ -351,7 +364,7 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
     shared, lazy = _ARRANGED[plan["shared"]], bool(plan["lazy"])
     apart = regions.phases(axes, tuple(plan[name] for name in _REGIONS))
     asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in apart]
-    step = phases[0][2].step if shared == AS_LINES else 1
+    step = phases[0][2].step if shared in (AS_LINES, LINES_IN_PLACE) else 1
     tile: AnyTile = ChannelTile(columns, vectors, lanes, step) if plan["turned"] else Tile(rows, vectors, lanes)
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
     whole = shape(asked, ISAS[plan.isa], residues)

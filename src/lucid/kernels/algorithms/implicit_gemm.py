@@ -94,7 +94,7 @@ def bind(
         packed += packed_elements(shape, blocking, cut.layout.taps)
     numbers = shape_numbers(shape, blocking, cuts)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    samples = shape.grain.stored if blocking.shared == pixel_panels.IN_PLACE else shape.grain.packed
+    samples = shape.grain.stored if cuts[0].layout.in_place else shape.grain.packed
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
     numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves)
     if blocking.channels < shape.channels:  # sums wait for more
@@ -256,7 +256,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
         r = read_phase(
             record,
             "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride "
-            "reads_x aligned",
+            "reads_x aligned z_step depth span_apart",
         )
         unit, number = span // r["unit_spans"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
@@ -275,6 +275,8 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
             with f.when(s["places"].ne(0)):
                 _find_places(f, s, part(a.shape, "places"), record, own, unit * r["unit"] + start, count)
             fills, reads_x = r["fills"] * vectors, r["reads_x"].ne(0)
+            read_from = unit // r["depth"] * s["image"] + unit % r["depth"] * r["z_step"]
+            read_from += number * r["span_apart"] + select(first, 0, moved)
             with f.loop(0, s["channels"], s["channel_block"]) as c:
                 channels = minimum(s["channel_block"], s["channels"] - c.i)
                 x = a.x.at(group * s["group_input"] + c.i * s["plane"])
@@ -283,7 +285,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
                         pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
                         r["channel_stride"],
                     )  # fmt: skip
-                source = select(reads_x, x.at(unit * s["image"] + start).cast(samples), panel.cast(samples))
+                source = select(reads_x, x.at(read_from).cast(samples), panel.cast(samples))
                 f.call(
                     multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
                     row_part * s["task_rows"], c.i, channels, own, select(first, moved, 0),
@@ -348,12 +350,13 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                 halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
                 leads = j.i < a.lead
                 width = select(leads, 1, minimum(select(halved, (units + 1) // 2, units), s["widths"]))
-                place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], j.i * r["column_step"])
                 back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
+                along = (j.i - back) * r["column_step"]
+                place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], along)
                 ends = s["tail_places"] - width * s["vector_places"]
                 vector = select(back.ne(0), ends, s["tail_places"] + j.i // s["unit"] * s["vector_places"])
                 done = f.call(
-                    panel_product, a.fields, shape, a.record, weights, start, panel.at(place - back), channel,
+                    panel_product, a.fields, shape, a.record, weights, start, panel.at(place), channel,
                     row_sums.at(number * r["panel_sums"]), spare, places.at(vector), a.position + line.i + j.i - back,
                     room + back, width, s["rows"] - o.i, a.c, a.channels,
                 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import gcd, prod
 from typing import Any, NamedTuple
 
@@ -92,6 +93,12 @@ class Axis:
         return self.offsets == (0,) and self.step == 1 and self.positions == self.size and self.contiguous
 
     @property
+    def unpadded(self) -> bool:
+        """Whether every position meets a sample at every tap."""
+        reach = (self.positions - 1) * self.step + max(self.offsets, default=0)
+        return min(self.offsets, default=0) >= 0 and reach < self.size and not self.line and not self.apart
+
+    @property
     def contiguous(self) -> bool:
         """Whether the positions are the whole axis of the result."""
         return self.positions == self.out_size and self.out_step == 1
@@ -145,6 +152,8 @@ Phase = tuple[Axis, Axis, Axis]
 IN_PLACE = (-1,)
 #: The last two axes, where lines are gathered as they are, so that neighbours are steps apart for the tile.
 AS_LINES = (-2, -1)
+#: The same lines, read where they lie in x.
+LINES_IN_PLACE = (-2, -2, -1)
 #: Samples of a line that are gathered at once, where it is not much longer with more at its end.
 _WHOLE, _MOST_MORE = 16, 1 / 8
 
@@ -237,7 +246,8 @@ class Layout:
     neighbours, a span is whole lines of the inner one, each followed in the panel by the samples that only its last
     positions meet. ``AS_LINES`` are such lines as x has them: neighbours are ``column_step`` apart.
 
-    Of a flat phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image.
+    Of a flat phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image. Where no
+    position meets padding the lines may be x's own, ``LINES_IN_PLACE``.
     """
 
     phase: Phase
@@ -261,6 +271,10 @@ class Layout:
             return cls(phase, shared, gathered, count, taps(gathered), 1, unit, 0, unit, unit)
         if shared == IN_PLACE:
             return cls(phase, shared, phase, 1, 0, batch, positions(phase), 0, positions(phase), 0)
+        if shared == LINES_IN_PLACE:
+            z, y, x = phase
+            unit, pitch = y.positions * x.positions, y.step * x.size
+            return cls(phase, shared, phase, taps(phase), 0, batch * z.positions, unit, 0, x.positions, pitch)
         if shared == AS_LINES:
             gathered, lines_apart = (phase[0], phase[1].undealt(), phase[2].undealt(_WHOLE)), phase[1].step
         else:
@@ -284,15 +298,18 @@ class Layout:
     @property
     def in_place(self) -> bool:
         """Whether x is the panel."""
-        return self.shared == IN_PLACE
+        return self.shared in (IN_PLACE, LINES_IN_PLACE)
 
     @property
     def column_step(self) -> int:
         """From one position of a line in a panel to the next."""
-        return self.phase[2].step if self.shared == AS_LINES else 1
+        return self.phase[2].step if self.shared in (AS_LINES, LINES_IN_PLACE) else 1
 
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
+        if self.shared == LINES_IN_PLACE:
+            far, near, _ = _apart(self.phase)
+            return [(0, k * far + i * near + j) for k, i, j in product(*(axis.offsets for axis in self.phase))]
         if self.shared == AS_LINES:
             outer, *axes = self.phase
             first, pitch = [axis.offsets[0] for axis in self.gathered[1:]], self.gathered[2].positions
