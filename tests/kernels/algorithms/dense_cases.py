@@ -117,6 +117,20 @@ LONG_IN_PLACE = {
     "cut with any tile": case(1, 2600, 5, (19,), 1),
 }  # fmt: skip
 
+#: Lines that may be read where they lie, steps apart: what is left of rows and lines, ends of x, spans, long sums.
+LINES_IN_PLACE = {
+    "patches": case(2, 3, 20, (32, 80), 16, stride=16),
+    "lines of seven": case(2, 6, 21, (14, 14), 1, stride=2),
+    "rows and columns left": case(2, 5, 9, (13, 29), (3, 4), stride=(2, 3)),
+    "volume": case(2, 3, 5, (4, 7, 18), 2, stride=2),
+    "one line": case(2, 7, 18, (85,), 5, stride=3),
+    "a step down alone": case(2, 4, 6, (9, 21), (2, 3), stride=(2, 1)),
+    "groups": case(2, 12, 8, (9, 31), (1, 2), stride=2, groups=4),
+    "dilated": case(1, 4, 6, (11, 40), 3, stride=2, dilation=2),
+    "spans": case(1, 60, 3, (260, 33), 1, stride=2),
+    "long sums": case(1, 700, 18, (4, 38), 2, stride=2),
+}
+
 
 def operands(role, c, dtype, seed=0):
     """Random inputs of a role, its problem and the result's shape."""

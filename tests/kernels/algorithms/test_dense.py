@@ -18,6 +18,7 @@ from lucid.kernels.plan import Epilogue
 from tests.kernels.algorithms.dense_cases import (
     CASES,
     IN_PLACE,
+    LINES_IN_PLACE,
     LONG_IN_PLACE,
     PIECES,
     REGIONS,
@@ -184,6 +185,19 @@ def test_turned_tiles_in_place_between_forbidden_pages(role, algorithm, isa, dty
     _check_in_place(IN_PLACE | LONG_IN_PLACE, role, algorithm, isa, dtype, epilogue, monkeypatch)
 
 
+@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
+@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize("vectors", [1, 2, 3])
+def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epilogue, monkeypatch):
+    """Tiles a step apart end with their lines, and no sample behind x is read; on 1, 2 and 3 threads."""
+    monkeypatch.setattr(
+        dense_plan,
+        "_best_turned",
+        lambda asked, sizes, isa, unit: fitting_channels(isa, BY_DTYPE[dtype], unit)[vectors - 1 : vectors],
+    )
+    _check_in_place(LINES_IN_PLACE, "forward", "gemm", isa, dtype, epilogue, monkeypatch)
+
+
 def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
@@ -193,7 +207,9 @@ def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
         n, c_in, c_out, size, spec = cases[name]
         each = Case(role, dtype, n, c_in, c_out, size, spec, True, epilogue=epilogue)
         plan = select.choose(replace(each.problem, dtype=dtype), target.isa(), algorithm)
-        assert dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
+        strided = cases is LINES_IN_PLACE
+        arranged = pixel_panels.LINES_IN_PLACE if strided else pixel_panels.IN_PLACE
+        assert dense_plan._ARRANGED[plan["shared"]] == arranged
         for where in ("end", "start"):
             outcome = run_case(each, isa, algorithm, where)
             assert outcome.right, outcome

@@ -10,7 +10,7 @@ from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, row_blocks, weight_run, woven
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_panels import Axis, Layout
-from lucid.kernels.algorithms.tile import AnyTile, cover_products
+from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, cover_products
 from lucid.kernels.plan import Problem
 
 # Least squares over 640 plans of 420 random layers on one thread of a Zen 5 with AVX-512 at 4 GHz, which issues two
@@ -23,6 +23,8 @@ _COST_NS = {
     "product": 0.116,  # of vectors
     "panel": 0.043,  # a vector of a panel, read for a tile
     "plane": 0.05,  # the same of x itself: each channel lies in pages of its own
+    "awaited": 1.5,  # a line of the cache of x, read in place from afar
+    "skipping": 1.2,  # one of a row of x between rows that are skipped, which no machine guesses
     "vector": 8.0,  # of positions: where it lies in the result, by division
     "piece": 5.0,  # a row's part of a vector
     "entry": 3.8,  # of the table of samples: a piece and a tap
@@ -54,6 +56,8 @@ _COST_NS = {
     "weight picked far": 0.75,  # the same from beyond the second cache, of whose lines a phase uses a part
 }
 _LINE_BYTES = 64
+#: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.
+_WEIGHTS_PRODUCTS, _SAMPLES_PRODUCTS = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 MOST_STEPS = 1280
 
@@ -116,10 +120,12 @@ class Rates(NamedTuple):
                 {
                     "plane" if layout.in_place else "panel": rows * tile.loads(layout.unit),
                     "visit": -stored,
+                    "awaited": _awaited(sizes, layout),
+                    "skipping": _skipping(sizes, layout),
                     **_leaving(sizes, layout, tile, tiles),
                 }
             ),
-            across=ns({"product": rows}),
+            across=ns({"product": rows * _held_up(sizes, layout, tile)}),
             block=ns({"tile": tiles, "visit": 2 * stored}),
             far=ns({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
@@ -151,6 +157,35 @@ class Rates(NamedTuple):
             self.heights,
             cut.span * tile.rows * sizes.itemsize,
         )
+
+
+def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
+    """How many times as long a tile takes, whose lines of x come from the second cache, a channel's from its own pages.
+
+    Neighbouring taps find the same lines in the first cache.
+    """
+    if layout.shared != pixel_panels.LINES_IN_PLACE:
+        return 1.0
+    assert isinstance(tile, ChannelTile)
+    lines = tile.columns * tile.step * sizes.itemsize / _LINE_BYTES + 0.5
+    read = _WEIGHTS_PRODUCTS * tile.vectors + _SAMPLES_PRODUCTS * lines / len(layout.phase[2].offsets)
+    return max(1.0, read / tile.accumulators)
+
+
+def _awaited(sizes: Shape, layout: Layout) -> float:
+    """Lines of the cache that come from afar while a tile reads them: nobody asks for them ahead."""
+    x_bytes = sizes.batch * sizes.groups * sizes.channels * sizes.plane * sizes.itemsize
+    far = layout.shared == pixel_panels.LINES_IN_PLACE and x_bytes > target.cpu().l3_bytes // 4
+    return x_bytes / _LINE_BYTES if far else 0.0
+
+
+def _skipping(sizes: Shape, layout: Layout) -> float:
+    """Lines of the cache of the rows that are gathered, where steps are longer than windows."""
+    z, y, x = layout.phase
+    if layout.in_place or y.step <= len(y.offsets):
+        return 0.0
+    rows = sizes.batch * sizes.groups * sizes.channels * z.positions * y.positions * len(y.offsets)
+    return rows * x.size * sizes.itemsize / _LINE_BYTES
 
 
 def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> float:

@@ -39,6 +39,7 @@ _LAZY_SPANS = 2
 _MANY_PIXELS = 60 << 10  # whole tiles of any width
 _FEW_PIXELS = 1024  # of the whole batch
 _TURNED_TILES = 2
+_ENOUGH_TILES = 4  # of a span, beside whose products its weights are read
 #: Tiles that are weighed in full.
 _TILES = 3
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
@@ -185,6 +186,8 @@ def _blockings(
                 yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
             if others >= wanted or width == 1:
                 break
+        if layouts[0].shared == LINES_IN_PLACE and fitting >= _ENOUGH_TILES:
+            return  # with fewer channels only sums would wait
 
 
 def _waiting(others: int, heights: int, row_parts: int, wanted: int) -> float:
