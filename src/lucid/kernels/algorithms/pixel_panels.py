@@ -301,6 +301,11 @@ class Layout:
         return self.shared in (IN_PLACE, LINES_IN_PLACE)
 
     @property
+    def depth(self) -> int:
+        """Planes of an image whose lines are read in place, each a unit; 1 otherwise."""
+        return self.phase[0].positions if self.shared == LINES_IN_PLACE else 1
+
+    @property
     def column_step(self) -> int:
         """From one position of a line in a panel to the next."""
         return self.phase[2].step if self.shared in (AS_LINES, LINES_IN_PLACE) else 1
