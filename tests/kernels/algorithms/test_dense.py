@@ -186,14 +186,15 @@ def test_turned_tiles_in_place_between_forbidden_pages(role, algorithm, isa, dty
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
-@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
-@pytest.mark.parametrize("vectors", [1, 2, 3])
+@pytest.mark.parametrize(("isa", "dtype", "vectors"), [
+    *product(VECTOR_ISAS, ["float32", "float64"], [1, 2, 3]), *product(VECTOR_HALF_ISAS, ["float16"], [HIDE_WIDENING]),
+])  # fmt: skip
 def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epilogue, monkeypatch):
     """Tiles a step apart end with their lines, and no sample behind x is read; on 1, 2 and 3 threads."""
     monkeypatch.setattr(
         dense_plan,
         "_best_turned",
-        lambda asked, sizes, isa, unit: fitting_channels(isa, BY_DTYPE[dtype], unit)[vectors - 1 : vectors],
+        lambda asked, sizes, isa, unit: fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors],
     )
     _check_in_place(LINES_IN_PLACE, "forward", "gemm", isa, dtype, epilogue, monkeypatch)
 

@@ -141,7 +141,7 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
     several = any(y.positions > 1 and max(y.step, x.step) > 1 for _, y, x in phases)  # a single line is not cut
     if several and len({x.step for _, _, x in phases}) == 1:
         yield [Layout.of(phase, AS_LINES, batch) for phase in phases]
-    if sizes.grain.packed == sizes.grain.stored and all(map(_strided_within, phases)):
+    if sizes.grain.depth == 1 and all(map(_strided_within, phases)):
         yield [Layout.of(phase, LINES_IN_PLACE, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():
