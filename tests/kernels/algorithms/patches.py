@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
@@ -14,6 +15,7 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import convolution, target
 from lucid.kernels.plan import Problem
+from tests.kernels.convolution_fuzz import using_threads
 from tests.kernels.guard import guarded
 
 Array = np.ndarray[Any, Any]
@@ -187,6 +189,27 @@ def check_both(algorithm: Any, case: Case, where: Any = "end", transposed: bool 
     most = summed(case, g.shape[1]) * np.abs(g).sum(1)
     most += rounded(case, np.abs(g.sum(1)) + most)
     assert (np.abs(gb.astype(np.float64) - g.sum(1)) <= most).all(), f"{case}: gb"
+
+
+def check_threads(compute: Callable[[], Array | tuple[Array, ...]]) -> None:
+    """The same bits on any number of threads."""
+    found = []
+    for count in (1, 2, 3, 4):
+        with using_threads(count):
+            results = compute()
+            found.append(results if isinstance(results, tuple) else (results,))
+    for others in found[1:]:
+        for first, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(first, other)
+
+
+def check_infinity(algorithm: Any, case: Case, role: str, place: tuple[int, ...]) -> None:
+    """An infinity at a place of the operand with pixels reaches only the results that read it."""
+    arrays = case.arrays()
+    arrays[OPERANDS[role][0]][place] = np.inf
+    got, want = run(algorithm, case, role, arrays), expected(case, role, arrays)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
 
 
 def check(algorithm: Any, case: Case, role: str, where: Any = "end") -> None:

@@ -10,7 +10,7 @@ from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import channel_lanes
 from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity
 from tests.kernels.guard import guarded, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if isa.name != "scalar"]
@@ -105,12 +105,7 @@ def test_every_tile_agrees():
 @pytest.mark.parametrize("place", [(1, 1, 5, 6), (0, 0, 0, 0)])
 @pytest.mark.parametrize("role", ROLES)
 def test_an_infinity_reaches_only_what_reads_it(role, place):
-    case = Case(2, 18, 18, (6, 7), (3, 3), padding=1, groups=18)
-    arrays = case.arrays()
-    arrays["g" if role == "grad_input" else "x"][place] = np.inf
-    got, want = run(channel_lanes, case, role, arrays), expected(case, role, arrays)
-    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    check_infinity(channel_lanes, Case(2, 18, 18, (6, 7), (3, 3), padding=1, groups=18), role, place)
 
 
 @pytest.mark.parametrize("role", ROLES)

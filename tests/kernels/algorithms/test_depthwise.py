@@ -3,13 +3,11 @@
 from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import pytest
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import depthwise
-from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run, run_both
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -109,29 +107,14 @@ def test_sizes_about_the_vector_width(isa, width):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_bits_do_not_depend_on_threads(role):
-    case, results, before = BOXED[0], [], threads.get_num_threads()
-    arrays = case.arrays()
-    try:
-        for count in (1, 2, 3, 4):
-            threads.set_num_threads(count)
-            results.append(run(depthwise, case, role, arrays))
-    finally:
-        threads.set_num_threads(before)
-    for other in results[1:]:
-        np.testing.assert_array_equal(results[0], other)
+    check_threads(lambda: run(depthwise, BOXED[0], role, BOXED[0].arrays()))
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("role", ROLES)
 def test_an_infinity_reaches_only_what_reads_it(role, isa):
-    case = Case(2, 2, 2, (6, 7), (3, 3), padding=1, groups=2)
-    arrays = case.arrays()
-    arrays["x" if role != "grad_input" else "g"][1, 1, 5, 6] = np.inf
     with target.using(isa):
-        got = run(depthwise, case, role, arrays)
-    want = expected(case, role, arrays)
-    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        check_infinity(depthwise, Case(2, 2, 2, (6, 7), (3, 3), padding=1, groups=2), role, (1, 1, 5, 6))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -159,15 +142,6 @@ def test_sums_of_g_or_x_in_the_same_pass(isa, dtype):
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bits_of_both_sums_do_not_depend_on_threads(transposed):
-    case, results, before = CHUNKED[0], [], threads.get_num_threads()
+    case = CHUNKED[0]
     assert depthwise.plan(case.problem("grad_weight"), target.isa())["chunks"] > 1
-    arrays = case.arrays()
-    try:
-        for count in (1, 2, 3, 4):
-            threads.set_num_threads(count)
-            results.append(run_both(depthwise, case, arrays, "end", transposed))
-    finally:
-        threads.set_num_threads(before)
-    for gw, gb in results[1:]:
-        np.testing.assert_array_equal(results[0][0], gw)
-        np.testing.assert_array_equal(results[0][1], gb)
+    check_threads(lambda: run_both(depthwise, case, case.arrays(), "end", transposed))

@@ -8,7 +8,7 @@ import pytest
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import lines
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run, run_both
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 #: Rows of less than a vector, of one, of several segments; windows that leave x by a part of a vector, by several, by
@@ -77,27 +77,12 @@ def test_input_gradients_on_any_number_of_threads(isa, dtype):
     "case", [Case(5, 1, 12, (300,), (9,), padding=4), Case(9, 3, 3, (700,), (3,), groups=3)], ids=str
 )
 def test_bits_do_not_depend_on_the_number_of_threads(case):
-    arrays, before = case.arrays(), threads.get_num_threads()
-    found = []
-    try:
-        for count in (1, 2, 3):
-            threads.set_num_threads(count)
-            found.append(run_both(lines, case, arrays))
-    finally:
-        threads.set_num_threads(before)
-    for gw, gb in found[1:]:
-        np.testing.assert_array_equal(gw, found[0][0])
-        np.testing.assert_array_equal(gb, found[0][1])
+    check_threads(lambda: run_both(lines, case, case.arrays()))
 
 
 @pytest.mark.parametrize("place", [(1, 1, 16), (0, 0, 0), (1, 0, 39)])
 def test_an_infinity_reaches_only_what_reads_it(place):
-    case = Case(2, 2, 4, (40,), (3,), padding=((0, 1),), groups=2)
-    arrays = case.arrays()
-    arrays["x"][place] = np.inf
-    got, want = run(lines, case, "grad_weight", arrays), expected(case, "grad_weight", arrays)
-    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    check_infinity(lines, Case(2, 2, 4, (40,), (3,), padding=((0, 1),), groups=2), "grad_weight", place)
 
 
 def test_a_new_image_size_compiles_nothing():

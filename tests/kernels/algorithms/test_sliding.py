@@ -8,7 +8,7 @@ import pytest
 
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import sliding
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
@@ -122,12 +122,7 @@ def test_stores_past_the_caches(role, monkeypatch):
 @pytest.mark.parametrize("place", [(1, 1, 5, 16), (0, 0, 0, 0)])
 @pytest.mark.parametrize("role", [*ROLES, "grad_weight"])
 def test_an_infinity_reaches_only_what_reads_it(role, place):
-    case = Case(2, 8, 8, (6, 18), (3, 3), padding=1, groups=8)
-    arrays = case.arrays()
-    arrays["g" if role == "grad_input" else "x"][place] = np.inf
-    got, want = run(sliding, case, role, arrays), expected(case, role, arrays)
-    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    check_infinity(sliding, Case(2, 8, 8, (6, 18), (3, 3), padding=1, groups=8), role, place)
 
 
 @pytest.mark.parametrize("role", [*ROLES, "grad_weight"])

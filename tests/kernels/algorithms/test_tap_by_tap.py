@@ -8,8 +8,7 @@ import pytest
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import tap_by_tap
 from lucid.kernels.isa import AVX512
-from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, expected, run, run_both
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
@@ -54,16 +53,7 @@ def test_taps_that_meet_only_padding_have_no_gradient():
 @pytest.mark.parametrize("case", CUT, ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bits_do_not_depend_on_threads(case, transposed):
-    arrays, results, before = case.arrays(), [], threads.get_num_threads()
-    try:
-        for count in (1, 2, 3, 4):
-            threads.set_num_threads(count)
-            results.append(run_both(tap_by_tap, case, arrays, "end", transposed))
-    finally:
-        threads.set_num_threads(before)
-    for gw, gb in results[1:]:
-        np.testing.assert_array_equal(results[0][0], gw)
-        np.testing.assert_array_equal(results[0][1], gb)
+    check_threads(lambda: run_both(tap_by_tap, case, case.arrays(), "end", transposed))
 
 
 def test_several_boxes_and_parts_are_tested():
@@ -74,12 +64,8 @@ def test_several_boxes_and_parts_are_tested():
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_an_infinity_reaches_only_the_taps_that_read_it(isa):
-    case = Case(2, 3, 5, (6, 7), (3, 3), padding=1)
-    arrays = case.arrays()
-    arrays["x"][1, 1, 5, 6] = np.inf
     with target.using(isa):
-        got = run(tap_by_tap, case, "grad_weight", arrays)
-    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected(case, "grad_weight", arrays)))
+        check_infinity(tap_by_tap, Case(2, 3, 5, (6, 7), (3, 3), padding=1), "grad_weight", (1, 1, 5, 6))
 
 
 def test_it_is_chosen_where_padding_is_most_of_a_product():

@@ -15,9 +15,18 @@ from lucid.kernels.algorithms.weight_grad_kernel import BOX
 from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, split
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512, AVX512_BF16
-from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import HALF
-from tests.kernels.algorithms.patches import Case, bound, check, check_both, expected, run, run_both
+from tests.kernels.algorithms.patches import (
+    Case,
+    bound,
+    check,
+    check_both,
+    check_infinity,
+    check_threads,
+    expected,
+    run,
+    run_both,
+)
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -129,16 +138,7 @@ def test_several_vectors_of_channels(isa, vectors):
 @pytest.mark.parametrize("case", CHUNKED, ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bits_do_not_depend_on_threads(case, transposed):
-    arrays, results, before = case.arrays(), [], threads.get_num_threads()
-    try:
-        for count in (1, 2, 3, 4):
-            threads.set_num_threads(count)
-            results.append(run_both(weight_grad, case, arrays, "end", transposed))
-    finally:
-        threads.set_num_threads(before)
-    for other in results[1:]:
-        np.testing.assert_array_equal(results[0][0], other[0])
-        np.testing.assert_array_equal(results[0][1], other[1])
+    check_threads(lambda: run_both(weight_grad, case, case.arrays(), "end", transposed))
 
 
 def test_pixels_of_cut_rows_are_paired():
@@ -182,14 +182,8 @@ def test_x_is_read_in_place_where_there_is_neither_padding_nor_another_type():
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_an_infinity_reaches_only_the_taps_that_read_it(isa):
-    case = Case(2, 3, 5, (6, 7), (3, 3), padding=1)
-    arrays = case.arrays()
-    arrays["x"][1, 1, 5, 6] = np.inf
     with target.using(isa):
-        got = run(weight_grad, case, "grad_weight", arrays)
-    want = expected(case, "grad_weight", arrays)
-    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        check_infinity(weight_grad, Case(2, 3, 5, (6, 7), (3, 3), padding=1), "grad_weight", (1, 1, 5, 6))
 
 
 @pytest.mark.parametrize("dtype", sorted(HALF))
