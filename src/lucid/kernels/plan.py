@@ -145,6 +145,14 @@ class Problem:
         }
 
 
+def waiting(tasks: int) -> float:
+    """By how much longer so many tasks take than their share, as the odd one keeps others waiting.
+
+    On average over one thread and two, since a choice is the same for any number.
+    """
+    return 1 + 1 / (2 * tasks) if tasks % 2 else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a problem is computed. ``tile`` and ``blocking`` are the algorithm's own (name, number) pairs.
@@ -180,12 +188,8 @@ class Plan:
 
     @property
     def shared_ns(self) -> float:
-        """What counts in a choice: time of one thread, times how long the odd task keeps others waiting.
-
-        On average over one thread and two, since the choice is the same for any number.
-        """
-        idle = self.tasks % 2
-        return self.expected_ns * (1 + idle / 2 / self.tasks if idle else 1)
+        """What counts in a choice: time of one thread, times how long the odd task keeps others waiting."""
+        return self.expected_ns * waiting(self.tasks)
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

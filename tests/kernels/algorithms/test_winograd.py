@@ -297,6 +297,13 @@ def test_chosen_where_it_pays() -> None:
     assert 0 < plan.workspace_bytes < 4 << 20
 
 
+@pytest.mark.parametrize(("c_in", "c_out", "size"), [(64, 64, 56), (128, 32, 28), (64, 96, 35)])
+def test_few_tasks_keep_no_thread_waiting(c_in: int, c_out: int, size: int) -> None:
+    for role in ("forward", "grad_input"):
+        plan = winograd.plan(layer(c_in, c_out, size, role=role).problem, MACHINES["avx512"])
+        assert plan.tasks % 2 == 0 or plan.tasks > 8
+
+
 def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     spec, size = ConvSpec((5, 5, 5), (1,) * 3, (1,) * 3, ((2, 2),) * 3), (16, 32, 32)
     plan = select.choose(Case("forward", "float32", 1, 16, 16, size, spec, False).problem, target.isa())

@@ -57,6 +57,7 @@ _MOST_TAPS = 32
 _MOST_RESULTS = 8
 _TASKS = 16  # wanted at least
 _SEGMENT_BYTES = 4096  # of each row that is read
+_WAITING = 0.85  #: for memory, of what others wait: rows are read a page at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class Lines:
         each = self.tile.cycles(self.lanes * self.element.bytes)
         row = vectors * each + segments * (2 * self.tile.sums + 30 * len(self.tile.passes))
         sums = p.batch * p.groups * self.blocks * self.rows * row + self.tasks * 6 * self.tile.sums
-        return max(1.05 * sums, memory_cycles(p.traffic_bytes)) + 3000
+        return max(1.05 * sums, _WAITING * memory_cycles(p.traffic_bytes)) + 3000
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:

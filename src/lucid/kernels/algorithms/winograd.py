@@ -49,7 +49,7 @@ from lucid.kernels.algorithms.winograd_layout import (
 from lucid.kernels.algorithms.winograd_transforms import Spread, Summed
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
-from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem
+from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem, waiting
 
 name = "winograd"
 dtypes = ("float32", "float16", "bfloat16")
@@ -70,7 +70,7 @@ _MOST_BYTES = WORKSPACE_BYTES * 7 // 4
 
 # Least squares over 301 plans of random layers, rounded, on one thread of a core at 4 GHz with two vector products a
 # cycle: half of them are within 7 %, four fifths within 17 %. What was too rare there is measured by itself.
-_CALL_NS = 3000.0
+_CALL_NS = 8000.0  # 3000 alone; two threads wait for each other
 _BYTE_NS = 0.009  # of x, w and y
 _FAR_BYTE_NS = 0.052  # beyond the quarter of the last cache that stays there, in addition: rows of tiles are no streams
 _COST_NS = {
@@ -420,25 +420,36 @@ def _moving_ns(traffic_bytes: int) -> float:
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
-    """The tiles, register tile and blocks that are expected to be fastest."""
+    """The tiles, register tile and blocks that are expected to be fastest.
+
+    Of few tasks an odd one counts; of many, it is less than what prices err.
+    """
     if problem.role == "grad_weight":
         return winograd_grad.plan(problem, isa)
     sizes = shape(problem)
     options = [(form, cut) for form in forms(problem) for cut in _blockings(sizes, form, isa)]
-    form, cut = min(options, key=lambda option: _expected_ns(sizes, option[0], option[1], isa))
-    return _planned(problem, isa, form, cut)
+    expected_ns = {option: _expected_ns(sizes, *option, isa) for option in options}
+    found = min(options, key=lambda option: expected_ns[option])
+    if _tasks(sizes, *found) < _TASKS:
+        found = min(options, key=lambda option: waiting(_tasks(sizes, *option)) * expected_ns[option])
+    return _planned(problem, isa, *found)
+
+
+def _tasks(sizes: Shape, form: Form, cut: Blocking) -> int:
+    """Of the step with the products."""
+    spans = ceil(sizes.tiles(form) / cut.tile.columns)
+    return sizes.groups * (ceil(sizes.rows / cut.tile.rows) if cut.rows_first else spans * cut.row_parts)
 
 
 def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
     sizes, tile = shape(problem), cut.tile
     expected_ns = _expected_ns(sizes, form, cut, isa) + _moving_ns(problem.traffic_bytes)
-    parts = ceil(sizes.rows / tile.rows) if cut.rows_first else ceil(sizes.tiles(form) / tile.columns) * cut.row_parts
     return Plan(
         name,
         problem,
         isa.name,
         expected_ns,
-        tasks=shared_tasks(expected_ns * GHZ, sizes.groups * parts),
+        tasks=shared_tasks(expected_ns * GHZ, _tasks(sizes, form, cut)),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
