@@ -50,10 +50,25 @@ def test_the_text_names_layer_machine_plan_and_limit():
     with target.using(target.cpu().isas[0].name) as isa:
         text = str(lucid.explain(nn.Conv1d(2, 4, 3), (1, 2, 20)))
     assert text.startswith("Conv1d(2, 4, kernel_size=(3,), stride=(1,)) on (1, 2, 20), float32, ")
-    assert isa.name in text.splitlines()[0]
+    assert isa.name in text
     for word in ("forward: ", "input gradient: ", "weight gradient: ", " -> ", "workspace", "of the roofline"):
         assert word in text
-    assert max(map(len, text.splitlines()[1:])) <= 80
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_nothing_is_compared_with_what_is_not_worth_it():
+    text = str(lucid.explain(nn.Conv2d(16, 16, 1), (1, 16, 14, 14)))
+    assert " reference     not worth it" in text
+    assert "reference's time" not in text
+
+
+def test_the_times_told_are_those_that_were_weighed():
+    part = lucid.explain(nn.Conv2d(16, 16, 3), (1, 16, 14, 14)).parts[0]
+    first = replace(part.plans[0], expected_ns=120.0, tasks=2)
+    odd = replace(first, algorithm="whole", expected_ns=100.0, tasks=1)
+    text = str(replace(part, plans=[first, odd], taken=first, machine=replace(part.machine, threads=1)))
+    assert re.search(r" whole +150 ns ", text)
+    assert "expected in 80% of whole's time" in text
 
 
 @pytest.mark.parametrize(

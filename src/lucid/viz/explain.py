@@ -25,7 +25,8 @@ _ROLES = {"forward": "a convolution", "grad_input": "a convolution's input gradi
 _FORWARD, _INPUT_GRADIENT = "forward", "input gradient"
 #: What a layer's passes usually are; a transposed one's are the other way round.
 _USUAL = {"forward": _FORWARD, "grad_input": _INPUT_GRADIENT, "grad_weight": "weight gradient"}
-_HEADING = "    algorithm     expected   workspace  error bound"
+_HEADING = "    algorithm      expected   workspace  error bound"
+_NAME = 13  # of the longest algorithm
 
 
 def _duration(ns: float) -> str:
@@ -63,7 +64,7 @@ class Weighed:
 
     def __str__(self) -> str:
         text = [self._work(), _HEADING, *map(self._plan, self.plans)]
-        text += [f"    {name:<12} refuses: {reason}" for name, reason in self.refusals.items()]
+        text += [f"    {name:<{_NAME}} refuses: {reason}" for name, reason in self.refusals.items()]
         text += [*self._reasons(), self._measured()]
         modules = [f"\n; {name}\n{module.strip()}" for name, module in self.kernels.items()]
         return "\n".join([*map(_wrapped, text), *modules])
@@ -90,16 +91,19 @@ class Weighed:
         )
 
     def _plan(self, plan: Plan) -> str:
-        if plan != self.taken and plan.expected_ns > HOPELESS * self.plans[0].expected_ns:
-            return f"    {plan.algorithm:<12} not worth it: {_duration(self._expected_ns(plan))} expected"
+        if plan != self.taken and not self._worth_it(plan):
+            return f"    {plan.algorithm:<{_NAME}} not worth it: {_duration(self._expected_ns(plan))} expected"
         mark = "->" if plan == self.taken else "  "
         return (
-            f" {mark} {plan.algorithm:<12} {_duration(self._expected_ns(plan)):>9} {_size(plan.workspace_bytes):>11}  "
+            f" {mark} {plan.algorithm:<{_NAME}} {_duration(self._expected_ns(plan)):>9} {_size(plan.workspace_bytes):>11}  "
             f"{_error(select.error_growth(plan))}"
         )
 
+    def _worth_it(self, plan: Plan) -> bool:
+        return plan.shared_ns <= HOPELESS * self.plans[0].shared_ns
+
     def _expected_ns(self, plan: Plan) -> float:
-        return plan.expected_ns / self.machine.threads
+        return plan.shared_ns / self.machine.threads
 
     def _reasons(self) -> Iterator[str]:
         """Why the plan taken is taken and what it is, in lines."""
@@ -115,9 +119,9 @@ class Weighed:
 
     def _choice(self) -> str:
         first, others = self.plans[0], self.plans[1:]
-        if self.taken.why != first.why or not others:  # measured, or alone
+        if self.taken.why != first.why or not others or not self._worth_it(others[0]):  # measured, or as good as alone
             return self.taken.why
-        share = first.expected_ns / others[0].expected_ns
+        share = first.shared_ns / others[0].shared_ns
         return f"expected in {share:.0%} of {others[0].algorithm}'s time; {self.taken.why}"
 
     def _measured(self) -> str:
@@ -146,7 +150,7 @@ class Explanation:
     parts: list[Weighed]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *map(str, self.parts)])
+        return "\n".join([*map(_wrapped, self.title.splitlines()), *map(str, self.parts)])
 
     __repr__ = __str__
 

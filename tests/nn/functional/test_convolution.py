@@ -229,6 +229,7 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
         r"conv2d: the input \(1, 2, 8, 8\) has 2 channels \(axis 1\), but weight \(1, 3, 2, 2\) with groups=1 takes 3$",
     ),
     (lambda: F.conv2d(X(1, 8, 8, 3), W(1, 3, 2, 2)), lucid.ShapeError, r"channels-last: input.movedim\(-1, 1\)"),
+    (lambda: F.conv2d(X(2, 3, 8), W(1, 3, 2, 2)), lucid.ShapeError, r"read as one sample \(C, H, W\), .* only 3 axes$"),
     (
         lambda: F.conv1d(X(1, 1, 2), W(1, 1, 3), dilation=2, padding=1),
         lucid.ShapeError,
