@@ -91,13 +91,12 @@ class Weighed:
         )
 
     def _plan(self, plan: Plan) -> str:
+        expected = _duration(self._expected_ns(plan))
         if plan != self.taken and not self._worth_it(plan):
-            return f"    {plan.algorithm:<{_NAME}} not worth it: {_duration(self._expected_ns(plan))} expected"
-        mark = "->" if plan == self.taken else "  "
-        return (
-            f" {mark} {plan.algorithm:<{_NAME}} {_duration(self._expected_ns(plan)):>9} {_size(plan.workspace_bytes):>11}  "
-            f"{_error(select.error_growth(plan))}"
-        )
+            return f"    {plan.algorithm:<{_NAME}} not worth it: {expected} expected"
+        mark, workspace = "->" if plan == self.taken else "  ", _size(plan.workspace_bytes)
+        bound = _error(select.error_growth(plan))
+        return f" {mark} {plan.algorithm:<{_NAME}} {expected:>9} {workspace:>11}  {bound}"
 
     def _worth_it(self, plan: Plan) -> bool:
         return plan.shared_ns <= HOPELESS * self.plans[0].shared_ns
