@@ -131,7 +131,7 @@ class Split:
     @property
     def sub(self) -> int:
         """Pixels of a piece of a panel."""
-        return usual.panel_pixels(self.wide * sum_type(self.problem).bytes)
+        return usual.piece(prod(self.box), self.wide * sum_type(self.problem).bytes)
 
     @property
     def room(self) -> Sizes:

@@ -241,8 +241,11 @@ def _firsts(grain: Grain, pixels: int) -> Array:
 def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
     """Where the lines of a box lie, in bytes from its first pixel of g, then of x; and how many of each.
 
-    Each list is followed by its last line once a pixel of a piece, since the last tile asks that often.
+    Each list is followed by its last line once a pixel of a piece, since all tiles ask, to the last. Where a chunk has
+    no other box that is all there is, one line of each.
     """
+    if split.cut.boxes <= split.chunks:
+        return np.zeros(2 * (1 + split.sub), np.int64), 1, 1
     cut, size = split.cut, split.cut.window.size
     pixels = prod(cut.window.out)
     g = np.add.outer(np.arange(cut.box[0]) * problem.c_out, np.arange(split.k_part)).ravel() * pixels
@@ -332,14 +335,18 @@ def split_as(
 ) -> Split:
     """The split into these parts, boxes and chunks."""
     parts = _parts(problem, k_part, c_part)
-    sub = panel_pixels(tile.vectors * lanes * grain.sums.bytes)
-    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, sub, _inside(problem, tile, grain, lanes))
+    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, _inside(problem, tile, grain, lanes))
+    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes))
     return replace(made, cycles=cycles(_work(problem, made)))
 
 
-def panel_pixels(pixel_bytes: int) -> int:
-    """Pixels of a piece of a panel: what the first cache holds beside other things."""
-    return max(16, min(256, target.cpu().l1_bytes * 2 // 3 // pixel_bytes))
+def piece(pixels: int, pixel_bytes: int) -> int:
+    """Pixels of a piece of a box's panel: what the first cache holds beside other things.
+
+    Pieces are about alike, and begin where lines of g do if the box does.
+    """
+    most = max(16, min(256, target.cpu().l1_bytes * 2 // 3 // pixel_bytes))
+    return min(most, ceil(pixels / ceil(pixels / most) / 16) * 16)
 
 
 def cycles(work: dict[str, float]) -> float:
