@@ -9,7 +9,7 @@ from lucid.kernels import target
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, row_blocks, weight_run, woven
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.pixel_panels import Axis, Layout
+from lucid.kernels.algorithms.pixel_panels import Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, cover_products
 from lucid.kernels.plan import Problem
 
@@ -104,13 +104,13 @@ class Rates(NamedTuple):
     packing: float  #: all weights
 
     @classmethod
-    def of(cls, sizes: Shape, layout: Layout, tile: AnyTile) -> Rates:
-        """From the units of ``_COST_NS``."""
+    def of(cls, sizes: Shape, layout: Layout, tile: AnyTile, alone: bool = True) -> Rates:
+        """From the units of ``_COST_NS``; unless ``alone`` it shares packed weights, which are paid elsewhere."""
         heights, groups = row_blocks(sizes, tile), sizes.groups
         tiles = groups * layout.units * layout.lines * ceil(layout.line / tile.columns) * heights
         steps, stored = sizes.elements * layout.taps, tiles * tile.accumulators
-        weights, rows = groups * heights * tile.rows * steps, groups * layout.units * heights * steps
-        home = "second cache" if weights * sizes.itemsize < target.cpu().l2_bytes * groups else "memory"
+        weights, met = groups * heights * tile.rows * steps, groups * heights * steps * layout.met_part
+        rows = layout.units * met
         return cls(
             sizes,
             layout,
@@ -129,8 +129,8 @@ class Rates(NamedTuple):
             block=ns({"tile": tiles, "visit": 2 * stored}),
             far=ns({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
-            span=ns({f"weight from {home}": weights}),
-            packing=ns({_packing(sizes, layout, home): weights}),
+            span=ns({home(sizes, weights): met * tile.rows}),
+            packing=packing_ns(sizes, layout.phase, tile) if alone else 0.0,
         )
 
     @property
@@ -249,17 +249,23 @@ def _met_again(sizes: Shape, lines: int, x: Axis) -> dict[str, float]:
     return {"line from third cache": touched * (1 - far), "line from memory": touched * far}
 
 
-def _packing(sizes: Shape, layout: Layout, home: str) -> str:
-    """What a weight costs to pack."""
-    how = packed_by(sizes, layout)
+def home(sizes: Shape, weights: int) -> str:
+    """What a weight of so many costs to read: where they are."""
+    near = weights * sizes.itemsize < target.cpu().l2_bytes * sizes.groups
+    return "weight from second cache" if near else "weight from memory"
+
+
+def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:
+    """Time to pack a phase's weights."""
+    weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * pixel_panels.taps(phase)
+    how, far = packed_by(sizes, phase), home(sizes, weights) == "weight from memory"
     part = how == "picked" and sizes.stack == 1  # of every line; residues side by side take all of it
-    return f"weight {how} far" if part and home == "memory" else f"weight {how}"
+    return ns({f"weight {how} far" if part and far else f"weight {how}": weights})
 
 
-def packed_by(sizes: Shape, layout: Layout) -> str:
+def packed_by(sizes: Shape, phase: Phase) -> str:
     """How weights come to lie as a tile reads them."""
-    z, y, x = layout.phase
-    length, step = weight_run(sizes, tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights))
+    length, step = weight_run(sizes, pixel_panels.weights(phase))
     if sizes.stack > 1 or not length or 1 not in (step, sizes.row_step):
         return "picked"
     return "copied" if sizes.row_step == 1 else "turned"

@@ -14,17 +14,18 @@ from lucid.kernels import target
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
-from lucid.kernels.algorithms.pixel_panels import GATHER, Layout
-from lucid.kernels.algorithms.tile import AnyTile
+from lucid.kernels.algorithms.pixel_panels import GATHER, Layout, Phase
+from lucid.kernels.algorithms.tile import AnyTile, table_of
 from lucid.kernels.algorithms.woven import PLACE, weaves
-from lucid.kernels.ir import Pointer, Value, i8, ptr
+from lucid.kernels.ir import Pointer, Value, i8, i64, ptr
+from lucid.kernels.launch import address
 
 #: Numbers of a problem that all its phases share, and where the kernel's parts are. Sizes are in elements but where
 #: they say bytes.
 SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
-    "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "channel_block", "lazy",
-    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "stack", "tile_rows",
+    "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "kinds", "channel_block", "lazy",
+    "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "packings", "stack", "tile_rows",
     "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places",
     "table", "pack", "pack_weights", "finish", "ending", "places",
     "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
@@ -36,13 +37,19 @@ FIELDS = ("x", "w", "bias", "y", "packed", "scratch", "scale", "shift", "residua
 
 #: Numbers of a phase, behind those that the table reads.
 PHASE = (
-    "positions", "taps", "weight_offsets", "offsets", "packed", "units", "unit", "gathered_unit", "halo", "span",
+    "positions", "packing", "steps", "image_lines", "units", "unit", "gathered_unit", "halo", "span",
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
-    "store_width", "in_place", "block", "run_length", "run_step", "gathered_span", "line", "line_pitch", "line_tiles",
+    "store_width", "in_place", "gathered_span", "line", "line_pitch", "line_tiles",
     "halved_below", "reads_x", "column_step", "aligned", "depth", "span_apart",
 )  # fmt: skip
-_ARRAYS = {"weight_offsets", "offsets"}
+
+#: Numbers of weights as they are packed: how many taps, where their weights lie in the kernel, where the first tile's
+#: are packed, elements of each tile's, and whether they lie in runs.
+PACKING = ("taps", "weight_offsets", "packed", "block", "run_length", "run_step")
+_ARRAYS = {"weight_offsets", "steps", "packing"}
+
+Array = np.ndarray[Any, Any]
 
 _LINE_BYTES = 64
 _LONG = 100  #: vectors of a line
@@ -228,7 +235,7 @@ def weight_run(shape: Shape, weights: tuple[int, ...]) -> tuple[int, int]:
     return count, 1
 
 
-def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict[str, int]:
+def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packings: Packings) -> dict[str, int]:
     blocks, rows = row_blocks(shape, blocking.tile), blocking.tile.rows
     task_rows = ceil(blocks / blocking.row_parts) * rows
     row_parts, spans = ceil(shape.rows / task_rows), max(cut.spans for cut in cuts)
@@ -238,9 +245,9 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dict
         "group_input": shape.channels * shape.plane, "out_plane": shape.out_plane,
         "out_image": shape.groups * shape.rows // shape.stack * shape.out_plane,
         "row_step": shape.row_step, "channel_step": shape.channel_step, "group_step": shape.group_step,
-        "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans,
+        "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans, "kinds": len(cuts),
         "channel_block": blocking.channels, "lazy": int(blocking.lazy),
-        **scratch_layout(shape, blocking, cuts),
+        **scratch_layout(shape, blocking, cuts), "packings": address(packings.numbers),
         "stack": shape.stack, "tile_rows": rows, "tile_columns": blocking.tile.columns,
         "widths": blocking.tile.widths, "unit": blocking.tile.unit, "pitch": blocking.tile.pitch,
         "turned": int(blocking.tile.over_channels), "line_items": line_items(blocking.tile),
@@ -264,24 +271,51 @@ def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:
     return 0 if fits or cut.shortest < tile.columns + tile.lanes else tile.lanes - 1
 
 
+class Packings:
+    """Packed weights as numbers for native code: those of a phase once for all its regions, if not packed as one goes.
+
+    ``whole`` are the phases before they were cut into regions.
+    """
+
+    def __init__(self, phases: Sequence[Phase], whole: Sequence[Phase], shape: Shape, blocking: Blocking) -> None:
+        self._shared = not blocking.lazy
+        taps = [pixel_panels.weights(phase) for phase in (whole if self._shared else phases)]
+        self._offsets = [np.array(offsets, np.int64) for offsets in taps]
+        self._places = [{weight: place for place, weight in enumerate(offsets)} for offsets in taps]
+        self._homes = {weight: number for number, offsets in enumerate(taps) for weight in offsets}
+        self.elements, rows = 0, []
+        for offsets, array in zip(taps, self._offsets, strict=True):
+            block = block_elements(shape, blocking, len(offsets))
+            rows.append((len(offsets), array.ctypes.data, self.elements, block, *weight_run(shape, offsets)))
+            self.elements += packed_elements(shape, blocking, len(offsets))
+        self.numbers = np.array(rows, np.int64)
+
+    def of(self, number: int, phase: Phase) -> tuple[int, int, list[int]]:
+        """Of a phase: where its numbers lie, how many taps are packed, and which of them are its own."""
+        own = pixel_panels.weights(phase)
+        home = self._homes[own[0]] if self._shared and own else number if own else 0
+        places = self._places[home]
+        return address(self.numbers) + home * self.numbers.strides[0], len(places), [places[weight] for weight in own]
+
+
 class PhaseRecord:
     """A phase as numbers for native code, and the arrays that they point to.
 
-    ``in_place``: sums of neighbouring positions may be written to the result.
+    ``packing`` is what ``Packings`` says of it. ``in_place``: sums of neighbouring positions may be written to the
+    result.
     """
 
-    def __init__(self, cut: Cut, shape: Shape, blocking: Blocking, packed: int, in_place: bool) -> None:
+    def __init__(
+        self, cut: Cut, shape: Shape, blocking: Blocking, packing: tuple[int, int, list[int]], in_place: bool
+    ) -> None:
         tile, layout = blocking.tile, cut.layout
         phase, gathered = layout.phase, layout.gathered
         z, y, x = phase
         read = pixel_panels.reading(gathered[2], tile.lanes)
         self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered, read)]
-        weights = tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights)
-        self._weights = np.array(weights, np.int64)
         channel_stride = shape.plane if layout.in_place else layout.gathered_taps * cut.width
-        reads = [tap * cut.width + shift for tap, shift in layout.reads()]
-        channels = shape.grain.count(blocking.channels)
-        self._offsets = np.array([c * channel_stride + r for c in range(channels) for r in reads], np.int64)
+        channels, packed_at = shape.grain.count(blocking.channels), packing[0]
+        self._steps, self._line_steps = _steps(cut, channels, channel_stride, *packing[1:], tile.rows)
         whole, neighbours = pixel_panels.contiguous(phase), x.out_step == 1 and shape.stack == 1
         scales = (z.apart or y.out_size * x.out_size, y.apart or x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
@@ -296,18 +330,34 @@ class PhaseRecord:
             lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
             apart = cut.span // layout.line * layout.pitch
         numbers = (
-            pixel_panels.positions(phase), pixel_panels.taps(phase), self._weights.ctypes.data,
-            self._offsets.ctypes.data, packed, layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
+            pixel_panels.positions(phase), packed_at, self._line_steps.ctypes.data, len(self._line_steps),
+            layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
             waiting if tile.over_channels or not single else 0, 0 if single else waiting * cut.tiles,
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
-            block_elements(shape, blocking, layout.taps), *weight_run(shape, weights),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
             layout.column_step, late, layout.depth, apart,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)
+
+
+def _steps(
+    cut: Cut, channels: int, channel_stride: int, packed: int, places: list[int], rows: int
+) -> tuple[list[Array], Array]:
+    """The tables of a tile's steps, and for every line of an image its taps and where its table lies.
+
+    Of so many ``packed`` taps those at ``places`` are the phase's.
+    """
+    reads = np.array([tap * cut.width + shift for tap, shift in cut.layout.reads()], np.int64)
+    met, each, in_weights = cut.layout.met(), np.arange(channels), np.array(places, np.int64)
+    tables = {}
+    for own in set(met):
+        taps = list(own)
+        panel = np.add.outer(each * channel_stride, reads[taps])
+        tables[own] = table_of(panel, np.add.outer(each * packed, in_weights[taps]) * rows)
+    return list(tables.values()), np.array([(len(own), tables[own].ctypes.data) for own in met], np.int64)
 
 
 def read_shape(shape: Pointer, names: str) -> dict[str, Value]:
@@ -325,6 +375,16 @@ def part(shape: Pointer, name: str) -> Pointer:
 def phase_record(phases: Pointer, index: Value) -> Pointer:
     """Where a phase's record starts."""
     return phases.at(index * (len(GATHER) + len(PHASE)))
+
+
+def packing_record(shape: Pointer, index: Value) -> Pointer:
+    """Where the numbers of packed weights start."""
+    return part(shape, "packings").cast(i64).at(index * len(PACKING))
+
+
+def read_packing(record: Pointer, names: str) -> dict[str, Any]:
+    """Numbers of ``PACKING`` by name; the names stand side by side."""
+    return pixel_panels.read_numbers(record, PACKING, _ARRAYS, names.split())
 
 
 def read_phase(record: Pointer, names: str) -> dict[str, Any]:

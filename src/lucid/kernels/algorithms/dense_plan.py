@@ -18,8 +18,8 @@ from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
     Cut,
+    Packings,
     Shape,
-    packed_elements,
     row_blocks,
     scratch_layout,
 )
@@ -155,11 +155,12 @@ def _strided_within(phase: Phase) -> bool:
 
 
 def _blockings(
-    problem: Problem, sizes: Shape, layouts: Sequence[Layout], tile: AnyTile, isa: ISA
+    problem: Problem, sizes: Shape, layouts: Sequence[Layout], whole: int, tile: AnyTile, isa: ISA
 ) -> Iterator[tuple[Blocking, dict[int, float]]]:
     """Ways to cut the loops, with parts that the rows may have, and how much longer threads wait for each at the end.
 
-    Panels fit half the second level cache, or are smaller so that there are more of them.
+    Regions, which are more than the ``whole`` phases, share packed weights. Panels fit half the second level cache, or
+    are smaller so that there are more of them.
     """
     most_taps = max(1, *(layout.taps for layout in layouts))
     unit = max(layout.lines * ceil(layout.line / tile.columns) for layout in layouts)
@@ -177,7 +178,7 @@ def _blockings(
             width = ceil(unit / min(unit, spans * finer))
             unit_spans = ceil(unit / width)
             others = len(layouts) * sizes.groups * units * unit_spans
-            lazy = units * unit_spans <= _LAZY_SPANS
+            lazy = len(layouts) == whole and units * unit_spans <= _LAZY_SPANS
             heights = row_blocks(sizes, tile)
             most_parts = min(heights, ceil(wanted / others))
             parts = sorted({ceil(heights / ceil(heights / ceil(most_parts / n))) for n in (1, 2, 4)})
@@ -226,8 +227,9 @@ def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
 
 def _profile(sizes: Shape, layout: Layout) -> tuple[object, ...]:
     """What the expected time depends on; phases of a stride are mostly alike in it."""
-    positions, packed = [axis.positions for axis in layout.phase], dense_cost.packed_by(sizes, layout)
-    return layout.taps, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch, *positions, packed
+    positions, packed = [axis.positions for axis in layout.phase], dense_cost.packed_by(sizes, layout.phase)
+    numbers = layout.taps, layout.met_part, layout.units, layout.halo, layout.gathered_taps, layout.line, layout.pitch
+    return *numbers, *positions, packed
 
 
 def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) -> Plan:
@@ -235,7 +237,8 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
     sizes = shape(problem, isa, residues)
     (expected_ns, best, layouts), cut = _cheapest(problem, sizes, isa, axes)
     tile = best.tile
-    packed = sum(packed_elements(sizes, best, layout.taps) for layout in layouts) * sizes.itemsize
+    phases = [layout.phase for layout in layouts]
+    packed = Packings(phases, regions.phases(axes), sizes, best).elements * sizes.itemsize
     scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts])["scratch_bytes"]
     return Plan(
         name,
@@ -278,6 +281,7 @@ class _Group(NamedTuple):
     number: int
     layouts: Sequence[Layout]
     rates: Sequence[tuple[int, Rates]]
+    packing: float  #: ns for weights that regions share
     least: float  #: ns that every cut takes
 
     @property
@@ -285,8 +289,10 @@ class _Group(NamedTuple):
         return self.rates[0][1].tile
 
 
-def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -> Iterator[_Group]:
-    number = count()
+def _groups(
+    problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase], whole: Sequence[Phase]
+) -> Iterator[_Group]:
+    number, alone = count(), len(whole) == len(phases)
     for layouts in _layouts(phases, sizes, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
@@ -295,40 +301,38 @@ def _groups(problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]) -
         else:
             tiles = _tiles(problem, sizes, isa, max(layout.unit for layout in layouts))
         for tile in tiles:
-            rates = [(n, Rates.of(sizes, kinds[profile], tile)) for profile, n in alike.items()]
-            yield _Group(next(number), layouts, rates, sum(n * each.least for n, each in rates))
+            rates = [(n, Rates.of(sizes, kinds[profile], tile, alone)) for profile, n in alike.items()]
+            packing = 0.0 if alone else sum(dense_cost.packing_ns(sizes, phase, tile) for phase in whole)
+            yield _Group(next(number), layouts, rates, packing, packing + sum(n * each.least for n, each in rates))
 
 
 def _cheapest(
     problem: Problem, sizes: Shape, isa: ISA, axes: Sequence[Sequence[Axis]]
 ) -> tuple[tuple[float, Blocking, Sequence[Layout]], Sizes]:
-    """The cheapest plan, and how it cuts the axes: not at all, or in the way of fewest products and weights."""
+    """The cheapest plan, and how it cuts the axes: not at all, or in the way of least products and weights to read."""
     lanes, rows = isa.lanes(sizes.grain.sums), sizes.groups * sizes.rows * sizes.elements
+    home = dense_cost.home(sizes, rows)
     rough = {
-        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, _picked(sizes, rows): rows * weights})
+        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, home: rows * weights})
         for cut, products, weights in regions.cuts(axes)
     }
     tried = dict.fromkeys((regions.WHOLE, min(rough, key=rough.__getitem__)))
-    plans = ((_best(problem, sizes, isa, regions.phases(axes, cut)), cut) for cut in tried)
+    whole = regions.phases(axes)
+    plans = ((_best(problem, sizes, isa, regions.phases(axes, cut), whole), cut) for cut in tried)
     return min(plans, key=lambda entry: entry[0][0])
 
 
-def _picked(sizes: Shape, weights: int) -> str:
-    """What a weight of a region costs to pack, roughly: most regions have a part of its line."""
-    return "weight picked far" if weights * sizes.itemsize > target.cpu().l2_bytes * sizes.groups else "weight picked"
-
-
 def _best(
-    problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase]
+    problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase], whole: Sequence[Phase]
 ) -> tuple[float, Blocking, Sequence[Layout]]:
-    """The expected time, the blocks and the layouts of the cheapest plan."""
-    always_ns, found, fastest = dense_cost.CALL_NS + dense_cost.traffic_ns(problem), [], inf
-    for group in sorted(_groups(problem, sizes, isa, phases), key=lambda group: group.least):
-        if always_ns + group.least > fastest:
+    """The expected time, the blocks and the layouts of the cheapest plan; ``whole`` are the phases before any cut."""
+    always, found, fastest = dense_cost.CALL_NS + dense_cost.traffic_ns(problem), [], inf
+    for group in sorted(_groups(problem, sizes, isa, phases, whole), key=lambda group: group.least):
+        if always + group.least > fastest:
             break
-        for cut_up, parts in _blockings(problem, sizes, group.layouts, group.tile, isa):
-            phases_times = [(n, rates.times(cut_up)) for n, rates in group.rates]
-            times = {n: always_ns + sum(alike * each.of(n) for alike, each in phases_times) for n in parts}
+        for cut_up, parts in _blockings(problem, sizes, group.layouts, len(whole), group.tile, isa):
+            of_phases, once = [(n, rates.times(cut_up)) for n, rates in group.rates], always + group.packing
+            times = {n: once + sum(alike * each.of(n) for alike, each in of_phases) for n in parts}
             weighed = min(times[n] * (1 + waiting) for n, waiting in parts.items())
             fastest = min(fastest, weighed)
             found.append((weighed, group.number, cut_up, parts, times, group.layouts))
@@ -370,5 +374,5 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
     step = phases[0][2].step if shared in (AS_LINES, LINES_IN_PLACE) else 1
     tile: AnyTile = ChannelTile(columns, vectors, lanes, step) if plan["turned"] else Tile(rows, vectors, lanes)
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
-    whole = shape(asked, ISAS[plan.isa], residues)
-    return implicit_gemm.bind(whole, cut, phases, asked.bias, asked.epilogue, plan.expected_ns)
+    sizes, whole = shape(asked, ISAS[plan.isa], residues), regions.phases(axes)
+    return implicit_gemm.bind(sizes, cut, phases, whole, asked.bias, asked.epilogue, plan.expected_ns)

@@ -2,7 +2,7 @@
 
 ::
 
-    for each phase, group, part of the rows, span of positions:     tasks, in any order, on any thread
+    for each group, part of the rows, phase, span of positions:     tasks, in any order, on any thread
         write the table of the span                                 all geometry: see pixel_gather
         for each block of channels c:                               in this order on any number of threads
             pack the span's panels                                  in the second level cache
@@ -41,11 +41,12 @@ from lucid.kernels.algorithms.dense_layout import (
     SHAPE,
     Blocking,
     Cut,
+    Packings,
     PhaseRecord,
     Shape,
-    packed_elements,
     part,
     phase_record,
+    read_packing,
     read_phase,
     read_shape,
     shape_numbers,
@@ -64,6 +65,7 @@ from lucid.kernels.ir import (
     Value,
     convert,
     i8,
+    i32,
     i64,
     maximum,
     minimum,
@@ -80,19 +82,22 @@ Array = np.ndarray[Any, Any]
 
 
 def bind(
-    shape: Shape, blocking: Blocking, phases: Sequence[Phase], bias: bool, epilogue: Epilogue, expected_ns: float
-) -> Launch:
+    shape: Shape, blocking: Blocking, phases: Sequence[Phase], whole: Sequence[Phase], bias: bool, epilogue: Epilogue,
+    expected_ns: float,
+) -> Launch:  # fmt: skip
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes.
 
-    One thread is expected to take ``expected_ns``: of that depends how many are woken.
+    ``whole`` are the phases before they were cut into regions, which share packed weights. One thread is expected to
+    take ``expected_ns``: of that depends how many are woken.
     """
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
     leaves = _leaves(shape, blocking, epilogue)
-    packed, records = 0, []
-    for cut in cuts:
-        records.append(PhaseRecord(cut, shape, blocking, packed, leaves == shape.grain.stored))
-        packed += packed_elements(shape, blocking, cut.layout.taps)
-    numbers = shape_numbers(shape, blocking, cuts)
+    packings, in_place = Packings(phases, whole, shape, blocking), leaves == shape.grain.stored
+    records = [
+        PhaseRecord(cut, shape, blocking, packings.of(number, cut.layout.phase), in_place)
+        for number, cut in enumerate(cuts)
+    ]
+    numbers = shape_numbers(shape, blocking, cuts, packings)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
     samples = shape.grain.stored if cuts[0].layout.in_place else shape.grain.packed
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
@@ -107,16 +112,16 @@ def bind(
     code = driver(shape.grain, samples)
     steps = [(code.address("run"), tasks, 1)]
     if not blocking.lazy:
-        steps.insert(0, (code.address("weights"), len(cuts) * shape.groups * numbers["row_blocks"], 1))
+        steps.insert(0, (code.address("weights"), len(whole) * shape.groups * numbers["row_blocks"], 1))
     return Launch(
         steps,
         (*[0] * (len(FIELDS) - 2), *map(address, constants)),
         (0, 1, 2 if bias else NOTHING, 3, KEPT, WORKSPACE, *sources(epilogue, NOTHING)),
-        kept_bytes=ceil(packed * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
+        kept_bytes=ceil(packings.elements * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
         own_bytes=numbers["scratch_bytes"],
         most_threads=useful_threads(expected_ns * GHZ, tasks),
-        keep=(constants, records),
-        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, bias, epilogue, expected_ns)
+        keep=(constants, records, packings),
+        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, whole, bias, epilogue, expected_ns)
         if blocking.lazy
         else None,
     )
@@ -242,7 +247,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
     a = f.args
     s = read_shape(
         a.shape,
-        "scratch_bytes entries_at merges_at row_parts groups spans image channels channel_block group_input plane "
+        "scratch_bytes entries_at merges_at row_parts kinds spans image channels channel_block group_input plane "
         "task_rows places places_at tail_places tile_columns out_image",
     )
     own = a.scratch.at(a.thread * s["scratch_bytes"])
@@ -250,8 +255,8 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
     table, pack = part(a.shape, "table"), part(a.shape, "pack")
     with f.loop(a.begin, a.end) as task:
         span, rest = task.i % s["spans"], task.i // s["spans"]
-        row_part, rest = rest % s["row_parts"], rest // s["row_parts"]
-        group, phase = rest % s["groups"], rest // s["groups"]
+        phase, rest = rest % s["kinds"], rest // s["kinds"]
+        row_part, group = rest % s["row_parts"], rest // s["row_parts"]
         record = phase_record(a.phases, phase)
         r = read_phase(
             record,
@@ -326,24 +331,29 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     )
     r = read_phase(
         a.record,
-        "taps packed block row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x column_step",
+        "packing steps image_lines row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
+        "column_step",
     )
+    k = read_packing(r["packing"], "taps packed block")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
     spare = a.own.at(s["sums_at"]).cast(grain.sums)
     tile_rows, columns = s["tile_rows"], s["tile_columns"]
     sums, places = spare.at((s["stack"] + 1) * s["line_items"]), a.own.at(s["places_at"]).cast(i64)
-    pack_weights = part(shape, "pack_weights")
+    pack_weights, first_line = part(shape, "pack_weights"), a.position // r["line"] % r["image_lines"]
+    next_w, elements = select(lazy, 0, k["block"]), grain.count(a.channels)
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
         with f.when(lazy):
-            f.call(pack_weights, w, bias, shape, a.record, a.group, o.i, a.c, a.channels, own_weights)
-        block = packed.at(r["packed"] + (a.group * s["row_blocks"] + o.i // tile_rows) * r["block"])
+            f.call(pack_weights, w, bias, shape, r["packing"], a.group, o.i, a.c, a.channels, own_weights)
+        block = packed.at(k["packed"] + (a.group * s["row_blocks"] + o.i // tile_rows) * k["block"])
         start = select(lazy, own_weights, block)
-        weights = start.at((select(lazy, 0, a.c // grain.depth) * r["taps"] + 1) * tile_rows)
+        weights = start.at((select(lazy, 0, a.c // grain.depth) * k["taps"] + 1) * tile_rows)
         channel = (a.group * s["rows"] + o.i) // s["stack"]
         row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
         with f.loop(0, a.count, r["line"]) as line:
             number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
             panel, first = a.panel.at(number * r["line_pitch"]), number * r["line_tiles"]
+            of_line = r["steps"].at((first_line + number) * 2)
+            steps, table = elements * of_line.load(), of_line.at(1).cast(ptr(i32)).load()
             with f.loop(0, end, columns, carry=[first]) as j:
                 room, (number,) = end - j.i, j.values
                 units = (room + (s["unit"] - 1)) // s["unit"]
@@ -358,7 +368,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                 done = f.call(
                     panel_product, a.fields, shape, a.record, weights, start, panel.at(place), channel,
                     row_sums.at(number * r["panel_sums"]), spare, places.at(vector), a.position + line.i + j.i - back,
-                    room + back, width, s["rows"] - o.i, a.c, a.channels,
+                    room + back, width, s["rows"] - o.i, a.c, a.channels, steps, table, next_w,
                 )  # fmt: skip
                 j.step, j.values = select(leads, a.lead, done * width * s["unit"]), [number + done]
             with f.when(s["turned"].ne(0) & (a.c + a.channels >= s["channels"])):
@@ -379,20 +389,20 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist.
 
     Whole tiles that may be written in place, or find their ``places``, are done together, but those that end in two
-    alike. It returns how many. What turned tiles sum up waits in ``sums``.
+    alike. It returns how many. What turned tiles sum up waits in ``sums``. ``table`` says where so many ``steps`` lie.
     """
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
         "panel_product", i64, fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
         channel=i64, sums=sums, spare=sums, places=p64, position=i64, room=i64, width=i64, rows=i64, c=i64,
-        channels=i64,
+        channels=i64, steps=i64, table=ptr(i32), next_w=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending lazy turned places")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending turned places")
     r = read_phase(
         a.record,
-        "taps positions in_place block offsets store_x store_y store_z_step store_y_step store_x_start store_start "
-        "halved_below panel_step",
+        "positions in_place store_x store_y store_z_step store_y_step store_x_start store_start halved_below "
+        "panel_step",
     )
     y = a.fields.at(FIELDS.index("y")).cast(ptr(grain.stored)).load()
     assert isinstance(y, Pointer)
@@ -413,26 +423,14 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     to = select(direct, y.at(place).cast(grain.sums), a.sums)
     step = select(direct, s["out_plane"], s["pitch"])
     rows = minimum(a.rows, whole_rows)
-    exist, steps = select(direct, rows, whole_rows), grain.count(a.channels) * r["taps"]
+    exist = select(direct, rows, whole_rows)
     last = a.c + a.channels >= s["channels"]
     ends = f.const(i64, SHAPE.index("last_1") - SHAPE.index("tile_1"))
     tile = part(a.shape.at(select(last, ends, 0) + a.width - 1), "tile_1")
     f.call(
-        tile,
-        steps,
-        a.weights,
-        a.panel,
-        a.start,
-        a.c,
-        to,
-        step,
-        exist,
-        select(weaves, a.places.cast(grain.sums), a.spare),
-        r["offsets"],
-        select(s["lazy"].ne(0), 0, r["block"]),
-        count,
-        r["panel_step"],
-    )
+        tile, a.steps, a.weights, a.panel, a.start, a.c, to, step, exist,
+        select(weaves, a.places.cast(grain.sums), a.spare), a.table, a.next_w, count, r["panel_step"],
+    )  # fmt: skip
     with f.when(last & ~direct & s["turned"].eq(0)):
         f.call(
             part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],

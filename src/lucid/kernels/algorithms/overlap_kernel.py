@@ -189,14 +189,14 @@ def _write_product(module: Module, element: Type, lanes: int) -> Function:
         high=i64, spare=data,
     )  # fmt: skip
     a = f.args
-    r, m = _numbers(a.numbers, "tile_rows tile_columns widths pitch"), _member(a.member, "steps offsets")
+    r, m = _numbers(a.numbers, "tile_rows tile_columns widths pitch"), _member(a.member, "steps places")
     zeros = a.spare.at(r["tile_columns"])
     with f.loop(0, a.rows, r["tile_rows"]) as o, f.loop(a.low, a.high, r["tile_columns"]) as j:
         width = minimum((a.high - j.i + (lanes - 1)) // lanes, r["widths"])
         count, exist = maximum((a.high - j.i) // r["tile_columns"], 1), minimum(r["tile_rows"], a.rows - o.i)
         f.call(
             _part(a.numbers, "tile_1", width - 1), m["steps"], a.weights.at(o.i * m["steps"]), a.panel.at(j.i), zeros,
-            0, a.sums.at(o.i * r["pitch"] + j.i), r["pitch"], exist, a.spare, m["offsets"],
+            0, a.sums.at(o.i * r["pitch"] + j.i), r["pitch"], exist, a.spare, m["places"],
             r["tile_rows"] * m["steps"], count, r["tile_columns"],
         )  # fmt: skip
         j.step = count * r["tile_columns"]

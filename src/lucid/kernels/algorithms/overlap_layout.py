@@ -14,7 +14,7 @@ import numpy as np
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import GATHER, Axis, Layout, joined
-from lucid.kernels.algorithms.tile import Tile
+from lucid.kernels.algorithms.tile import Tile, table_of
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.plan import Problem
 
@@ -37,8 +37,8 @@ NUMBERS = (
 ARRAYS = {"z_table", "y_table", "x_table", "residues"}
 
 #: Numbers of a member: the results of one residue of the outer axes. ``from`` and ``to`` are columns of a unit.
-MEMBER = ("taps", "weight_offsets", "offsets", "steps", "packed", "z_start", "y_start", "from", "to")
-MEMBER_ARRAYS = {"weight_offsets", "offsets"}
+MEMBER = ("taps", "weight_offsets", "places", "steps", "packed", "z_start", "y_start", "from", "to")
+MEMBER_ARRAYS = {"weight_offsets", "places"}
 
 #: Summed channels whose weights are packed for all tiles of a chunk before the next, so that cache lines are read once.
 PACKED_TOGETHER = 32
@@ -282,16 +282,17 @@ class Bound:
         rows: list[tuple[int, ...]] = []
         arrays: list[Array] = []
         for member, steps in zip(geometry.members, self.steps, strict=True):
-            places = [tap * self.width + shift for tap, shift in (reads[k] for k in member.reads)]
+            taps = [tap * self.width + shift for tap, shift in (reads[k] for k in member.reads)]
             weights = np.array(member.weights, np.int64)
-            offsets = np.array([c * stride + place for c in range(self.channels) for place in places], np.int64)
+            panel = np.add.outer(np.arange(self.channels) * stride, np.array(taps, np.int64))
+            places = table_of(panel, np.arange(panel.size) * self.cut.tile.rows)
             columns = (member.y.first, member.y.end) if clipped else (0, layout.unit)
             scale = geometry.samples if clipped else 1
             rows.append(
-                (len(member.weights), weights.ctypes.data, offsets.ctypes.data, steps, packed, member.z.start,
+                (len(member.weights), weights.ctypes.data, places.ctypes.data, steps, packed, member.z.start,
                  member.y.start, columns[0] * scale, columns[1] * scale)
             )  # fmt: skip
-            arrays += [weights, offsets]
+            arrays += [weights, places]
             packed += self.tiles * self.cut.tile.rows * steps
         return rows, arrays
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lucid.kernels.algorithms.dense_layout import part, phase_record, read_phase, read_shape
+from lucid.kernels.algorithms.dense_layout import packing_record, part, read_packing, read_shape
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.panels import either
 from lucid.kernels.ir import (
@@ -46,7 +46,7 @@ def woven(rows: int, lanes: int, stack: int) -> int:
 
 
 def write_pack(module: Module, grain: Grain, lanes: int, stack: int, weave: int) -> Function:
-    """Adds ``pack_weights(w, bias, shape, record, group, first, c, channels, to)``: some channels of a tile's weights.
+    """Adds ``pack_weights(w, bias, shape, packing, group, first, c, channels, to)``: some channels of a tile's.
 
     They are those from c on; ``first`` is the tile's first row. Rows that do not exist hold any number, since their
     sums go nowhere, and so does a vector's width times the tile's rows behind the last weight.
@@ -54,12 +54,12 @@ def write_pack(module: Module, grain: Grain, lanes: int, stack: int, weave: int)
     data, p64 = ptr(grain.stored), ptr(i64)
     turn = _write_turn(module, grain, lanes, weave) if stack == 1 and lanes > 1 else None
     f = module.function(
-        "pack_weights", w=data, bias=data, shape=p64, record=p64, group=i64, first=i64, c=i64, channels=i64,
+        "pack_weights", w=data, bias=data, shape=p64, packing=p64, group=i64, first=i64, c=i64, channels=i64,
         to=ptr(grain.packed),
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "rows group_step row_step channel_step tile_rows")
-    r = read_phase(a.record, "taps weight_offsets run_length run_step")
+    r = read_packing(a.packing, "taps weight_offsets run_length run_step")
     rows, last = s["tile_rows"], s["rows"] - 1 - a.first
     source = a.w.at(a.group * s["group_step"] + a.first // stack * s["row_step"] + a.c * s["channel_step"])
     biases, none = a.bias.at((a.group * s["rows"] + a.first) // stack), constant(f, grain.stored, 0)
@@ -216,8 +216,8 @@ def write_entry(module: Module, fields: dict[str, Type]) -> Function:
     with f.loop(a.begin, a.end) as task:
         block, rest = task.i % s["row_blocks"], task.i // s["row_blocks"]
         group = rest % s["groups"]
-        record = phase_record(a.phases, rest // s["groups"])
-        r = read_phase(record, "packed block")
+        packing = packing_record(a.shape, rest // s["groups"])
+        r = read_packing(packing, "packed block")
         to = a.packed.at(r["packed"] + (group * s["row_blocks"] + block) * r["block"])
-        f.call(pack, a.w, a.bias, a.shape, record, group, block * s["tile_rows"], 0, s["channels"], to)
+        f.call(pack, a.w, a.bias, a.shape, packing, group, block * s["tile_rows"], 0, s["channels"], to)
     return f

@@ -232,6 +232,12 @@ def taps(phase: Phase) -> int:
     return prod(len(axis.offsets) for axis in phase)
 
 
+def weights(phase: Phase) -> tuple[int, ...]:
+    """Where each tap's weight lies in the kernel; no two phases that are not regions of one have any in common."""
+    z, y, x = phase
+    return tuple(a + b + c for a in z.weights for b in y.weights for c in x.weights)
+
+
 def positions(phase: Phase) -> int:
     """Positions in one image."""
     return prod(axis.positions for axis in phase)
@@ -310,6 +316,36 @@ class Layout:
         """From one position of a line in a panel to the next."""
         return self.phase[2].step if self.shared in (AS_LINES, LINES_IN_PLACE) else 1
 
+    @property
+    def _around(self) -> Sequence[Axis]:
+        """The axes whose positions have lines of their own."""
+        return self.phase[: self.shared[-1] % 3] if len(self.shared) > 1 else ()
+
+    @property
+    def met_part(self) -> float:
+        """The part of all products that is left where taps are left out of the lines that they do not meet."""
+        return prod(
+            sum(end - first for first, end in map(axis.inside, axis.offsets)) / (axis.positions * len(axis.offsets))
+            for axis in self._around
+        )
+
+    def met(self) -> list[tuple[int, ...]]:
+        """The taps that each line of an image meets, one line after the other: where lines are units, all of them once.
+
+        At other taps all of a line is padding, along an axis around it.
+        """
+        inner = range(prod(len(axis.offsets) for axis in self.phase[len(self._around) :]))
+        found: dict[tuple[tuple[int, ...], ...], tuple[int, ...]] = {}
+        lines = []
+        for along in product(*map(_met, self._around)):
+            if along not in found:
+                taps = [0]
+                for axis, own in zip(self._around, along, strict=True):
+                    taps = [n * len(axis.offsets) + t for n in taps for t in own]
+                found[along] = tuple(n * len(inner) + t for n in taps for t in inner)
+            lines.append(found[along])
+        return lines
+
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
         if self.shared == LINES_IN_PLACE:
@@ -327,6 +363,12 @@ class Layout:
             each.append([(tap, shift * inner) for tap, shift in of_axis])
         _, y, x = (len(axis.offsets) for axis in self.gathered)
         return [((a * y + b) * x + c, i + j + k) for a, i in each[0] for b, j in each[1] for c, k in each[2]]
+
+
+def _met(axis: Axis) -> list[tuple[int, ...]]:
+    """The taps that meet a sample at each position."""
+    bounds = [axis.inside(offset) for offset in axis.offsets]
+    return [tuple(t for t, (first, end) in enumerate(bounds) if first <= p < end) for p in range(axis.positions)]
 
 
 def most_passes(phase: Phase, lanes: int) -> int:

@@ -7,8 +7,8 @@
         acc[m][v] += w[k][m] * panel[k][v]                vectors loads, rows broadcasts, rows * vectors fused products
     to[m][v] = acc[m][v]
 
-``w[k]`` are ``rows`` numbers side by side. ``panel[k]`` are ``vectors`` vectors, at a fixed pitch from one k to the
-next or where a table of offsets says. One loop in a function of its own: LLVM keeps accumulators in registers there and
+``w[k]`` are ``rows`` numbers side by side, ``panel[k]`` are ``vectors`` vectors, both at a fixed pitch from one k to
+the next or where a table says. One loop in a function of its own: LLVM keeps accumulators in registers there and
 nowhere else.
 """
 
@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any
+
+import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.woven import PLACE, store_woven
 from lucid.kernels.epilogue import Destination
-from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i64, ptr, select, splat
+from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i32, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
@@ -40,8 +42,19 @@ _SAMPLE_PRODUCTS = 1.1
 #: What a vector of weights from the second level cache holds up a turned tile, in vector products.
 _WEIGHTS_PRODUCTS = 0.8
 
-#: Parameters of a tile that finds each k of its panel through a table.
-TABLE: dict[str, Any] = {"offsets": ptr(i64), "next_w": i64, "count": i64, "apart": i64}
+Array = np.ndarray[Any, Any]
+
+#: Parameters of a tile that finds each k through a table.
+TABLE: dict[str, Any] = {"table": ptr(i32), "next_w": i64, "count": i64, "apart": i64}
+MOST_REACHED = 1 << 31  #: elements of a panel or of weights that a table tells apart
+
+#: Where a k lies in the panel and where in the weights.
+Place = Callable[[Value], tuple[Value, Value]]
+
+
+def table_of(panel: Array, weights: Array) -> Array:
+    """The table that a tile reads: of every k, where it lies in the panel and where in the weights, in elements."""
+    return np.stack([panel.ravel(), weights.ravel()], axis=-1).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +208,7 @@ def write_tile(
     a stream from memory wants. Sums end with the epilogue, which takes no arrays. Where they are rounded to another
     type, ``stored``, none are continued. Panels of another type, ``samples``, are widened as they are loaded.
 
-    Where ``pitch`` is None there are the parameters of ``TABLE`` too: ``offsets`` says where each k lies, ``next_w``
+    Where ``pitch`` is None there are the parameters of ``TABLE`` too: ``table`` says where each k lies, ``next_w``
     how far on the weights of the next tile do, which are asked for one by one, and ``count`` tiles are done side by
     side, their panels ``apart``.
 
@@ -209,25 +222,26 @@ def write_tile(
     )  # fmt: skip
     a, w_pitch = f.args, w_pitch or tile.rows
     if pitch is not None:
-        _write_one(f, grain, tile, a.panel, a.to, lambda k: k * pitch, w_pitch, ahead, epilogue)
+        _write_one(f, grain, tile, a.panel, a.to, lambda k: (k * pitch, k * w_pitch), ahead, epilogue)
         return f
+    place = partial(_in_table, a.table)
     with f.loop(0, a.count) as n:
         panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
         if residues:
-            sums = _summed(f, grain, tile, panel, _fresh(f, tile), a.offsets.load, w_pitch, a.next_w)
+            sums = _summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w)
             lines = [sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
             places = a.spare.at(n.i * (tile.vectors * residues[2] * PLACE))
             store_woven(lines, a.to, a.stride, a.rows, places, residues, epilogue)
         else:
-            _write_one(f, grain, tile, panel, to, a.offsets.load, w_pitch, a.next_w, epilogue)
+            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue)
     return f
 
 
 def _write_one(
-    f: Function, grain: Grain, tile: Tile, panel: Pointer, to: Pointer, place: Callable[[Value], Value], w_pitch: int,
-    ahead: Value | int, epilogue: Epilogue,
+    f: Function, grain: Grain, tile: Tile, panel: Pointer, to: Pointer, place: Place, ahead: Value | int,
+    epilogue: Epilogue,
 ) -> None:  # fmt: skip
-    """A tile's sums, of a panel whose every k is at its ``place``."""
+    """A tile's sums, of a panel and weights whose every k is at its ``place``."""
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
     targets = [_row(to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
 
@@ -238,7 +252,7 @@ def _write_one(
         return [row.load(v * lanes, lanes) for row in targets for v in across]
 
     begun = f.choose(a.again.eq(0), fresh, earlier) if to.pointee == grain.sums else fresh()
-    results = iter(_summed(f, grain, tile, panel, begun, place, w_pitch, ahead))
+    results = iter(_summed(f, grain, tile, panel, begun, place, ahead))
     for row in targets:
         for v in across:
             Destination(row, epilogue).store(next(results), v * lanes)
@@ -250,13 +264,13 @@ def _fresh(f: Function, tile: Tile) -> list[Value]:
 
 
 def _summed(
-    f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Callable[[Value], Value],
-    w_pitch: int, ahead: Value | int,
+    f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Place, ahead: Value | int
 ) -> list[Value]:  # fmt: skip
     """The loop over k: all vectors of a row, row by row."""
     a, lanes = f.args, tile.lanes
     with f.loop(0, a.steps, carry=begun) as k:
-        samples, w, sums = panel.at(place(k.i)), a.w.at(k.i * w_pitch), iter(k.values)
+        in_panel, in_weights = place(k.i)
+        samples, w, sums = panel.at(in_panel), a.w.at(in_weights), iter(k.values)
         for line in range(0, tile.rows, memory.ALIGN_BYTES // grain.packed.bytes) if ahead else ():
             w.prefetch(ahead + line)
         columns = [convert(samples.load(v * lanes, lanes), grain.packed) for v in range(tile.vectors)]
@@ -293,7 +307,8 @@ def write_channel_tile(
         return [to.load(v * lanes, lanes) for to in targets for v in along]
 
     with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
-        panel, w, sums = a.panel.at(a.offsets.load(k.i)), a.w.at(k.i * tile.rows), iter(k.values)
+        in_panel, in_weights = _in_table(a.table, k.i)
+        panel, w, sums = a.panel.at(in_panel), a.w.at(in_weights), iter(k.values)
         weights = [w.load(v * lanes, lanes) for v in along]
         following: list[Value] = []
         for n in range(tile.columns):
@@ -305,6 +320,10 @@ def write_channel_tile(
         for v in along:
             Destination(to, epilogue).store(next(results), v * lanes)
     return f
+
+
+def _in_table(table: Pointer, k: Value) -> tuple[Value, Value]:
+    return convert(table.load(k * 2), i64), convert(table.load(k * 2 + 1), i64)
 
 
 def _row(to: Pointer, offset: Value, exists: Value, spare: Pointer) -> Pointer:
