@@ -113,7 +113,7 @@ def test_regions_between_forbidden_pages(role, algorithm, isa, dtype, monkeypatc
 
     def apart(problem, sizes, isa, axes):
         cut = list(regions.cuts(axes))[-1][0]
-        return dense_plan._best(problem, sizes, isa, regions.phases(axes, cut)), cut
+        return dense_plan._best(problem, sizes, isa, regions.phases(axes, cut), regions.phases(axes)), cut
 
     monkeypatch.setattr(dense_plan, "_cheapest", apart)
     monkeypatch.setattr(regions, "_SAVES", 0.01)

@@ -3,12 +3,13 @@
 from collections import Counter
 from itertools import product
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import regions
-from lucid.kernels.algorithms.pixel_panels import Axis
+from lucid.kernels.algorithms.pixel_panels import AS_LINES, Axis, Layout
 from tests.kernels.algorithms.dense_cases import case, operands
 
 POINT = Axis(1, 1, 1, (0,), (0,), 1)
@@ -67,3 +68,23 @@ def test_the_plan_cuts_where_most_products_are_with_padding():
     plan = select.choose(asked, target.isa(), "gemm")
     assert (plan["z_regions"], plan["y_regions"], plan["x_regions"]) == (1, 3, 3)
     assert "1 x 3 x 3 regions" in plan.why
+    weights_bytes = 256 * 64 * 9 * 4
+    assert plan.packed_bytes < 1.1 * weights_bytes, "regions share packed weights"
+
+
+@given(axes(), axes(), st.sampled_from([(1, 2), (0, 1), AS_LINES]))
+def test_lines_leave_out_the_taps_that_they_do_not_meet(outer, inner, shared):
+    phase = (outer, inner, POINT)
+    layout = Layout.of(phase, shared, 1)
+    around = phase[: shared[-1] % 3]
+    lines = list(product(*(range(axis.positions) for axis in around)))
+    taps = list(product(*(range(len(axis.offsets)) for axis in phase)))
+
+    def meets(line, tap):
+        return all(
+            0 <= p * axis.step + axis.offsets[t] < axis.size for axis, p, t in zip(around, line, tap, strict=False)
+        )
+
+    expected = [tuple(n for n, tap in enumerate(taps) if meets(line, tap)) for line in lines]
+    assert layout.met() == expected
+    assert layout.met_part == pytest.approx(sum(map(len, expected)) / (len(lines) * len(taps)))

@@ -25,7 +25,15 @@ from lucid.kernels.algorithms.dense_layout import (
 )
 from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
 from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, LINES_IN_PLACE, Axis, Layout, Phase
-from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, cover_products, fitting, fitting_channels
+from lucid.kernels.algorithms.tile import (
+    MOST_PLACES,
+    AnyTile,
+    ChannelTile,
+    Tile,
+    cover_products,
+    fitting,
+    fitting_channels,
+)
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
 from lucid.kernels.launch import Launch
@@ -207,13 +215,13 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
     """Whether tiles may read x itself: the last of a span moves back to end with it, so it must be the first to do so.
 
     Sums that wait for more channels in the result would be continued twice where tiles meet; a turned tile's have a
-    buffer of their own, but it widens every sample alone.
+    buffer of their own, but it widens every sample alone. All must be in reach of a table.
     """
     if blocking.tile.over_channels:
         refused = sizes.grain.widened and blocking.tile.vectors < HIDE_WIDENING
     else:
         refused = blocking.channels < sizes.channels
-    if refused:
+    if refused or blocking.channels * sizes.plane >= MOST_PLACES:
         return False
     return all(min(Cut.of(layout, blocking).shortest, layout.line) >= blocking.tile.columns for layout in layouts)
 

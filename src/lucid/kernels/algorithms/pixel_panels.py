@@ -324,10 +324,9 @@ class Layout:
     @property
     def met_part(self) -> float:
         """The part of all products that is left where taps are left out of the lines that they do not meet."""
-        return prod(
-            sum(end - first for first, end in map(axis.inside, axis.offsets)) / (axis.positions * len(axis.offsets))
-            for axis in self._around
-        )
+        met = (sum(end - first for first, end in map(axis.inside, axis.offsets)) for axis in self._around)
+        pairs = (max(1, axis.positions * len(axis.offsets)) for axis in self._around)
+        return prod(met) / prod(pairs)
 
     def met(self) -> list[tuple[int, ...]]:
         """The taps that each line of an image meets, one line after the other: where lines are units, all of them once.
