@@ -26,7 +26,7 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
 from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, LINES_IN_PLACE, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import (
-    MOST_PLACES,
+    MOST_REACHED,
     AnyTile,
     ChannelTile,
     Tile,
@@ -221,7 +221,7 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
         refused = sizes.grain.widened and blocking.tile.vectors < HIDE_WIDENING
     else:
         refused = blocking.channels < sizes.channels
-    if refused or blocking.channels * sizes.plane >= MOST_PLACES:
+    if refused or blocking.channels * sizes.plane >= MOST_REACHED:
         return False
     return all(min(Cut.of(layout, blocking).shortest, layout.line) >= blocking.tile.columns for layout in layouts)
 
