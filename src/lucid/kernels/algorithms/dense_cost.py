@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, log2
 from typing import NamedTuple
 
@@ -100,8 +101,9 @@ class Rates(NamedTuple):
     block: float  #: a block of channels
     far: float  #: the same, if sums wait in the third cache
     gathered: float  #: a position of a line, or of a halo
-    span: float
-    packing: float  #: all weights
+    span: float  #: all weights, read where they are packed beforehand
+    own_span: float  #: the same where the task has just packed them
+    packing: float
 
     @classmethod
     def of(cls, sizes: Shape, layout: Layout, tile: AnyTile, alone: bool = True) -> Rates:
@@ -130,6 +132,7 @@ class Rates(NamedTuple):
             far=ns({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
             span=ns({home(sizes, weights): met * tile.rows}),
+            own_span=ns({"weight from second cache": met * tile.rows}),
             packing=packing_ns(sizes, layout.phase, tile) if alone else 0.0,
         )
 
@@ -139,7 +142,7 @@ class Rates(NamedTuple):
         tile, layout = self.tile, self.layout
         across = cover_products(tile, tile.rows, layout.unit)
         samples = self.gathered * layout.lines * layout.pitch
-        return self.once + self.across * across + self.block + samples + self.span * layout.units + self.packing
+        return self.once + self.across * across + self.block + samples + self.own_span * layout.units + self.packing
 
     def times(self, cut_up: Blocking) -> Times:
         """Whatever the parts of the rows."""
@@ -148,10 +151,10 @@ class Rates(NamedTuple):
         last = layout.unit - (cut.unit_spans - 1) * cut.span if run == cut.span else run
         across = cover_products(tile, tile.rows, last)
         across += (ceil(layout.unit / run) - 1) * cover_products(tile, tile.rows, run)
-        packings = cut.spans if cut_up.lazy else 1
+        packings, span = (cut.spans, self.own_span) if cut_up.lazy else (1, self.span)
         samples = layout.lines * layout.pitch + cut.unit_spans * layout.halo
         return Times(
-            self.once + self.across * across + self.block * blocks + cut.spans * self.span + packings * self.packing,
+            self.once + self.across * across + self.block * blocks + cut.spans * span + packings * self.packing,
             self.gathered * samples + sizes.groups * cut.spans * _COST_NS["task"],
             self.far * (blocks - 1),
             self.heights,
@@ -261,6 +264,13 @@ def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:
     how, far = packed_by(sizes, phase), home(sizes, weights) == "weight from memory"
     part = how == "picked" and sizes.stack == 1  # of every line; residues side by side take all of it
     return ns({f"weight {how} far" if part and far else f"weight {how}": weights})
+
+
+def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> float:
+    """Time to pack the weights that regions share, and to send them where all find them."""
+    taps = sum(map(pixel_panels.taps, whole))
+    weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * taps
+    return sum(packing_ns(sizes, phase, tile) for phase in whole) + ns({home(sizes, weights): weights})
 
 
 def packed_by(sizes: Shape, phase: Phase) -> str:

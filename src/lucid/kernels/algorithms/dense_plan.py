@@ -310,7 +310,7 @@ def _groups(
             tiles = _tiles(problem, sizes, isa, max(layout.unit for layout in layouts))
         for tile in tiles:
             rates = [(n, Rates.of(sizes, kinds[profile], tile, alone)) for profile, n in alike.items()]
-            packing = 0.0 if alone else sum(dense_cost.packing_ns(sizes, phase, tile) for phase in whole)
+            packing = 0.0 if alone else dense_cost.shared_packing_ns(sizes, whole, tile)
             yield _Group(next(number), layouts, rates, packing, packing + sum(n * each.least for n, each in rates))
 
 
