@@ -171,7 +171,7 @@ def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
         return 1.0
     assert isinstance(tile, ChannelTile)
     lines = tile.columns * tile.step * sizes.itemsize / _LINE_BYTES + 0.5
-    read = _WEIGHTS_PRODUCTS * tile.vectors + _SAMPLES_PRODUCTS * lines / len(layout.phase[2].offsets)
+    read = _WEIGHTS_PRODUCTS * tile.vectors + _SAMPLES_PRODUCTS * lines / max(1, len(layout.phase[2].offsets))
     return max(1.0, read / tile.accumulators)
 
 
