@@ -83,6 +83,7 @@ REGIONS = {
     "one side": case(2, 3, 8, (4, 5), (4, 3), padding=((6, 0), (0, 4)), dilation=2),
     "plain inside": case(1, 7, 5, (5, 24), (3, 1), padding=(3, 0), dilation=3),
     "volume": case(2, 3, 4, (3, 4, 2), 3, padding=(2, 3, 1), dilation=(2, 3, 1)),
+    "strided beside nothing": case(2, 39, 4, (8, 8), 9, stride=(2, 1), padding=((32, 0), (0, 17)), dilation=(4, 2)),
     "one sample": case(2, 9, 24, (4, 4), 4),
     "one sample stacked": case(1, 6, 5, (5, 6), (4, 4), stride=(1, 2), padding=(0, 1)),
 }
