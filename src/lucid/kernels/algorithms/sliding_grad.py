@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 
@@ -193,6 +194,8 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
         with f.loop(0, a.batch) as n:
             g = a.g.at((n.i * a.groups * a.group_out + task.i) * (a.oh * a.ow))
             planes = a.x.at((n.i * a.groups + group) * a.group_in * plane)
+            ahead_x = _ahead(f, a, n.i, a.sums_x, a.group_in * plane, a.w * a.stride_h)
+            ahead_g = _ahead(f, a, n.i, a.sums_g, a.group_out * (a.oh * a.ow), a.ow)
             with f.when(a.sums_g.ne(0)):
                 f.call(a.add_rows, g, a.ow, a.oh, a.ow, bias_acc)
             with f.loop(0, own) as s:
@@ -210,7 +213,7 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
                     with f.when(downs.eq(count) & (begin < end)):
                         f.call(
                             run, source, g.at(column.i), to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
-                            a.ow - column.i, begin, end, a.oh,
+                            a.ow - column.i, begin, end, a.oh, ahead_x, ahead_g,
                         )  # fmt: skip
         gw = a.gw.at(task.i * a.group_in * taps)
         with f.loop(0, a.group_in * taps) as i:
@@ -219,6 +222,16 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
         with f.loop(0, made) as k:
             a.gb.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), element), first + k.i)
     return module
+
+
+def _ahead(f: Function, a: Any, image: Value, summed: Value, group: Value, row: Value) -> Value:
+    """How far on to ask for an array's elements: some rows; or, of planes that were ``summed`` first, the next ones.
+
+    Those are the next image's, or the next group's of the first.
+    """
+    images = a.groups * group
+    following = select((image + 1).eq(a.batch), group - image * images, images)
+    return select(summed.ne(0), following, row * AHEAD_ROWS)
 
 
 def _write_run(module: Module, element: Type, tile: GradTile, lanes: int, downs: int) -> Function:
@@ -230,7 +243,7 @@ def _write_run(module: Module, element: Type, tile: GradTile, lanes: int, downs:
     data, wide, across = ptr(element), computed(element), len(tile.across)
     f = module.function(
         f"run{downs}", x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64, g_row=i64, left=i64,
-        begin=i64, end=i64, oh=i64,
+        begin=i64, end=i64, oh=i64, ahead_x=i64, ahead_g=i64,
     )  # fmt: skip
     a, row = f.args, tile.row(lanes)
     inside, masks = lanes_below(f, a.left, lanes, i32), row.masks(f, a.column, a.w)
@@ -245,8 +258,9 @@ def _write_run(module: Module, element: Type, tile: GradTile, lanes: int, downs:
         older = [upstream(first, k, some) for k in range(1, held + 1)]
         with f.loop(first, stop, carry=[*older, *sums]) as q:
             older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
-            x.prefetch(a.x_row * AHEAD_ROWS)
-            a.g.prefetch((q.i + AHEAD_ROWS) * a.g_row)
+            for part in range(tile.step):
+                x.prefetch(a.ahead_x + part * lanes)
+            a.g.prefetch(q.i * a.g_row + a.ahead_g)
             live = [inside] * downs
             if held < downs - 1:
                 live = [lanes_below(f, select((q.i - k).ult(a.oh), a.left, 0), lanes, i32) for k in range(downs)]
