@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -249,9 +249,8 @@ def _box_rows(asked: Sliding) -> int:
 
 def _streams(asked: Sliding) -> bool:
     """Whether results go past the caches: rows of whole lines, and more than the last cache holds."""
-    itemsize = asked.problem.itemsize
-    result_bytes = asked.problem.batch * asked.problem.groups * asked.results * prod(asked.size) * itemsize
-    return result_bytes > target.cpu().l3_bytes // 2 and asked.size[1] * itemsize % _LINE_BYTES == 0
+    whole = asked.size[1] * asked.problem.itemsize % _LINE_BYTES == 0
+    return asked.problem.written_bytes > target.cpu().l3_bytes // 2 and whole
 
 
 def bound(asked: Sliding, isa: ISA) -> Executable:
@@ -280,7 +279,7 @@ def bound(asked: Sliding, isa: ISA) -> Executable:
             keep=(no_bias, zeros),
         )
 
-    plain = launch(tile)
+    plain = launch(replace(tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4))
     if not _streams(asked):
         return plain
     streaming = launch(replace(tile, stream=True))

@@ -55,6 +55,9 @@ _OVERLAP = 64  # cycles of that in which the next strip begins
 #: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
 AHEAD_ROWS = 16
 
+#: How many steps before it is written a vector is asked for, where the caches have not all of the results.
+_AHEAD_RESULTS = 8
+
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "box_h", "rows", "columns", "h", "w", "size_h", "size_w",
@@ -137,6 +140,7 @@ class Slide:
     several: bool  #: a group has more than one source
     whole: bool = False  #: one strip is a row of the source and of the result, and only its last vector is not full
     stream: bool = False  #: whole vectors go past the caches
+    asks: bool = False  #: lines that will be written are asked for
 
     @cached_property
     def lags(self) -> list[range]:
@@ -335,6 +339,8 @@ class _Strip:
             for to, values in lines:
                 place = to.unless(~there, a.spare)
                 for n, value in enumerate(values):
+                    if tile.asks:
+                        to.y.prefetch(a.size_w * (_AHEAD_RESULTS * len(tile.downs)) + n * lanes, write=True)
                     place.store(value, n * lanes, self.stored[n])
             return
         with f.when(there):
