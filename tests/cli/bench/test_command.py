@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from lucid.cli.bench.options import EXAMPLES
 from lucid.cli.bench.peers import PEERS, Peer
 from lucid.cli.bench.picture import save
 from lucid.cli.bench.problem import SUITES, suite
@@ -29,6 +31,13 @@ def test_one_layer_alone_is_checked_timed_and_written(tmp_path: Path, capsys: py
         assert row["median_s"]["lucid"] > 0 and row["roofline"] > 0 and row["reached"] > 0 and not row["faults"]
         assert row["flop_per_byte"] == pytest.approx(2 * 4 * 8 * 3 * 16 / (4 * (4 * 16 + 8 * 3 + 4 * 8 * 16)))
     assert out.with_suffix(".md").read_text("utf-8").startswith("# Layers\n")
+
+
+def test_the_examples_of_the_help_name_layers() -> None:
+    named = [shlex.split(line)[:6] for line in EXAMPLES.splitlines() if "--only" in line]
+    assert named
+    for words in named:
+        assert list(suite(words[words.index("--only") + 1], "layers"))
 
 
 def test_a_peer_that_is_not_installed_is_named_with_its_command(

@@ -11,7 +11,7 @@ from lucid.cli.bench.problem import SUITES
 EXAMPLES = """\
 examples:
   lucid bench --quick                           every layer for a moment: for a look, not for a figure
-  lucid bench --only resnet --peers torch       layers whose name contains a text, beside PyTorch alone
+  lucid bench --only "rn 3x3" --peers torch     layers whose name contains a text, beside PyTorch alone
   lucid bench --suite drawn --forward-only      layers that no kernel was tuned on
   lucid bench --out runs/bench                  runs/bench.json, runs/bench.md and runs/bench.png
 """
@@ -34,5 +34,7 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--isa", choices=["avx2"], help="hold Lucid and its peers to an instruction set; without those that cannot be"
     )
-    made.add_argument("--base", default="lucid", choices=list(PEERS), help="whose time the ratios are over")
+    made.add_argument(
+        "--base", default="lucid", choices=list(PEERS), help="whose time the ratios are over (default: %(default)s)"
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="write FILE.json, FILE.md and FILE.png")
