@@ -54,11 +54,7 @@ def sgd(
     weight_decay: float,
     maximize: bool,
 ) -> None:
-    """p -= lr d, d = g + weight_decay p, through a momentum buffer b = momentum b + (1 - dampening) d if there is one.
-
-    The first b is d itself. With ``nesterov`` the step goes along d + momentum b.
-    Source: Sutskever et al., ICML 2013.
-    """
+    """``kernels.update.sgd`` in NumPy."""
     for i, (p, g) in enumerate(zip(params, grads, strict=True)):
         d = _decayed(p, g, weight_decay, maximize)
         if buffers is not None:
@@ -88,12 +84,7 @@ def adam(
     decoupled: bool,
     maximize: bool,
 ) -> None:
-    """p -= lr m̂ / (√v̂ + eps), m and v the decaying means of g and g², m̂ and v̂ freed of their bias towards zero.
-
-    ``decoupled`` shrinks p by lr weight_decay itself (AdamW) instead of adding weight_decay p to g. With ``largest``
-    the largest v so far takes the place of v (AMSGrad). ``steps`` counts from 1.
-    Source: Kingma & Ba, arXiv:1412.6980; Loshchilov & Hutter, arXiv:1711.05101; Reddi et al., ICLR 2018.
-    """
+    """``kernels.update.adam`` in NumPy."""
     beta1, beta2 = betas
     for i, (p, g, m, v, step) in enumerate(zip(params, grads, means, squares, steps, strict=True)):
         if decoupled:
@@ -125,10 +116,7 @@ def rmsprop(
     momentum: float,
     maximize: bool,
 ) -> None:
-    """p -= lr g / (√v + eps), v the decaying mean of g², less the square of the mean of g if ``means`` are kept.
-
-    Source: Hinton, Coursera lecture 6e; Graves, arXiv:1308.0850.
-    """
+    """``kernels.update.rmsprop`` in NumPy."""
     for i, (p, g, v) in enumerate(zip(params, grads, squares, strict=True)):
         d = _decayed(p, g, weight_decay, maximize)
         v *= alpha
