@@ -41,7 +41,7 @@ _COST_NS = {
     "ending": 8.8,  # a tile whose sums do not lie in the result as in memory
     "stretch": 3.3,  # a row of the result's positions in a tile's rows
     "line": 0.6,  # a row of the result
-    "woven": 0.035,  # an element of a line of stacked phases that leaves the tile as such
+    "woven": 0.56,  # a vector of stacked phases that leave the tile as lines
     "interleaved": 0.07,  # an element of a line of stacked phases
     "single": 0.27,  # an element that is stored alone, as its neighbours belong to other phases
     "square": 1.0,  # a vector of a turned tile: part of a line in each of as many rows
@@ -218,7 +218,8 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[st
         rounded = 0 if at_once else tiles * tile.accumulators * tile.lanes
         return {"round": rounded, **_over_ends(layout, tile, tiles)}
     if woven(sizes, layout, tile.lanes) and sizes.elements * layout.taps <= MOST_STEPS:
-        return {"woven": sizes.batch * sizes.groups * sizes.rows * pixel_panels.positions(layout.phase)}
+        results = sizes.batch * sizes.groups * sizes.rows * pixel_panels.positions(layout.phase)
+        return {"woven": results / tile.lanes}
     stretches = sizes.batch * sizes.groups * z.positions * y.positions
     lines = stretches * sizes.rows // sizes.stack
     work: dict[str, float] = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}

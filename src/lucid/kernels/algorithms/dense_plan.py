@@ -121,7 +121,10 @@ def _line_tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layo
 
 @lru_cache(maxsize=256)
 def _least_waste(isa: ISA, element: Type, rows: int, stack: int) -> list[Tile]:
+    """Of residues only tiles of several vectors, if there are any: one has as many broadcasts as products."""
     fit = [tile for tile in fitting(isa, element) if tile.rows % stack == 0 and tile.rows <= max(rows, stack)]
+    if stack > 1:
+        fit = [tile for tile in fit if tile.vectors > 1] or fit
     return sorted(fit, key=lambda tile: waste(tile, rows))[:_TILES]
 
 
