@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lucid.kernels import jit, select, target
-from lucid.kernels.algorithms import sliding
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity
+from lucid.kernels.algorithms import sliding, sliding_grad
+from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
@@ -65,7 +66,33 @@ GRADIENTS = [
     Case(1, 8, 8, (2, 3), (5, 5), padding=4, groups=8),
     Case(1, 8, 8, (3, 16), (3, 3), padding=((5, 0), (1, 9)), groups=8),
     Case(2, 6, 16, (8, 21), (3, 3), padding=1, groups=2),
+    Case(2, 70, 1, (9, 18), (4, 4), padding=1),  # x's channels are dealt out, the last part has fewer
+    Case(1, 33, 3, (12, 35), (3, 3), 2, padding=1),
+    Case(2, 26, 4, (7, 20), (3, 5), padding=1, groups=2),
 ]
+
+
+def test_few_channels_of_g_deal_x_out():
+    with target.using(ISAS[0]) as isa:
+        asked = [sliding_grad.sliding_grad(case.problem("grad_weight"), isa) for case in GRADIENTS[-3:]]
+        head = Case(1, 512, 1, (32, 32), (4, 4), padding=1).problem("grad_weight")
+        assert select.choose(head, isa).algorithm == "sliding"
+    assert [each.tasks for each in asked] == [24, 33, 28]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bits_of_both_sums_do_not_depend_on_threads(transposed):
+    case, results, before = GRADIENTS[-3], [], threads.get_num_threads()
+    arrays = case.arrays()
+    try:
+        for count in (1, 2, 3, 4):
+            threads.set_num_threads(count)
+            results.append(run_both(sliding, case, arrays, "end", transposed))
+    finally:
+        threads.set_num_threads(before)
+    for gw, gb in results[1:]:
+        np.testing.assert_array_equal(results[0][0], gw)
+        np.testing.assert_array_equal(results[0][1], gb)
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)
@@ -157,7 +184,7 @@ def test_groups_of_many_channels_slide_where_the_caches_hold_them():
 
 def test_gradients_that_it_leaves_to_others():
     few, apart = Case(1, 4, 4, (9, 9), (3, 3), groups=4), Case(1, 8, 8, (9, 9), (3, 3), dilation=2, groups=8)
-    assert sliding.refuses(few.problem("grad_weight"), target.isa()) == "4 channels are too few tasks"
+    assert sliding.refuses(few.problem("grad_weight"), target.isa()) == "4 pairs of channels are too few tasks"
     assert sliding.refuses(apart.problem("grad_weight"), target.isa()) == "taps are apart"
 
 

@@ -42,6 +42,7 @@ _TASKS = 16  # wanted at least; planes are cut into boxes of rows until there ar
 _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
 _MORE_CHANNELS = 1024  # of a group's c_in x c_out
+_FEW_UPSTREAM = 4  # channels of g in a group, which would fill a quarter of a vector of them
 _STRIP_CYCLES = 40  # to begin one
 
 
@@ -140,10 +141,12 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 def _more_channels(problem: Problem) -> tuple[int, ...]:
     """How many a group may have, if more than usual.
 
-    In a weight gradient each pair has sums of its own, and planes of many sources beyond the caches are waited for.
+    In a weight gradient each pair has sums of its own, which pays with few channels of g, whose lanes ``weight_grad``
+    would leave empty; and planes of many sources beyond the caches are waited for.
     """
     near = problem.traffic_bytes <= target.cpu().l3_bytes // 2
-    return (_MORE_CHANNELS,) if near and problem.role != "grad_weight" else ()
+    pays = problem.role != "grad_weight" or problem.group_out <= _FEW_UPSTREAM
+    return (_MORE_CHANNELS,) if near and pays else ()
 
 
 def fuses(problem: Problem) -> bool:
@@ -185,7 +188,7 @@ def _plan_grad(problem: Problem, isa: ISA) -> Plan:
         name,
         asked,
         isa,
-        problem.c_out,
+        asked.tasks,
         tile=(("downs", asked.tile.downs), ("across", len(asked.tile.across))),
         blocking=(("passes", len(asked.passes)),),
         why="pixels in lanes, rows slide through registers",

@@ -8,8 +8,8 @@ read once for up to ``downs`` taps down and all across, where they lie::
             for every tap down:  sum[down][across] += g[r - down] * shifted
 
 Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add nothing:
-an infinity in x meets only the pixels it belongs to. A task is one channel of g with one group's channels of x, all
-images of it in order, so that bits do not depend on the number of threads.
+an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of x, or some
+of them where those of g are few, all images of it in order, so that bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Problem
 
-_LEAST_TASKS = 8
+_LEAST_TASKS, _ENOUGH_TASKS = 8, 32
 _MOST_DOWN = 4
 _AGAIN = 2.2  # cycles for a row of planes that are read for every pair of channels and leave the first cache
 _WIDENING = 0.25  # cycles to widen a vector of halves, which every channel of g does to x again
@@ -98,9 +98,25 @@ class SlidingGrad:
         return self.problem.spec.kernel[1] * self.problem.spec.kernel[2] + 1
 
     @property
+    def each(self) -> int:
+        """Channels of x of a task: all of the group's, unless channels of g are too few tasks."""
+        p = self.problem
+        return p.group_in if p.c_out >= _LEAST_TASKS else ceil(p.group_in / ceil(_ENOUGH_TASKS / p.c_out))
+
+    @property
+    def parts(self) -> int:
+        """Tasks of a channel of g."""
+        return ceil(self.problem.group_in / self.each)
+
+    @property
+    def tasks(self) -> int:
+        """Parts of all channels of g."""
+        return self.problem.c_out * self.parts
+
+    @property
     def private_elements(self) -> int:
         """A thread's sums, vectors of them, whole lines."""
-        return self.problem.group_in * self.sums * max(self.lanes, 16)
+        return self.each * self.sums * max(self.lanes, 16)
 
     @property
     def own_bytes(self) -> int:
@@ -140,15 +156,16 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     """Dilations, few channels, long rows of taps."""
     if problem.spec.dilation[1:] != (1, 1):
         return "taps are apart"
-    if problem.c_out < _LEAST_TASKS:
-        return f"{problem.c_out} channels are too few tasks"
-    return None if sliding_grad(problem, isa) else "the rows in flight do not fit in registers"
+    asked = sliding_grad(problem, isa)
+    if asked is None:
+        return "the rows in flight do not fit in registers"
+    return f"{asked.tasks} pairs of channels are too few tasks" if asked.tasks < _LEAST_TASKS else None
 
 
 _ARRAYS = ("x", "g", "gw", "gb", "own")
 _NUMBERS = (
     "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
-    "passes", "table", "add_rows", "sums_g", "sums_x",
+    "passes", "table", "add_rows", "sums_g", "sums_x", "parts", "each",
 )  # fmt: skip
 
 
@@ -167,13 +184,14 @@ def bind(asked: SlidingGrad, isa: ISA) -> Executable:
         problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
         spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.private_elements, len(table), address(table),
         rows_adder(problem.dtype), int(problem.sums_g), int(problem.transposed),
+        asked.parts, asked.each,
     )  # fmt: skip
     return Launch(
-        [(code.address("slide_grad"), problem.c_out, max(1, problem.c_out // 64))],
+        [(code.address("slide_grad"), asked.tasks, max(1, asked.tasks // 64))],
         (0, 0, 0, 0, 0, *numbers),
         (0, 1, 2, 3 if problem.bias else NOTHING, WORKSPACE),
         own_bytes=asked.own_bytes,
-        most_threads=useful_threads(asked.cycles, problem.c_out),
+        most_threads=useful_threads(asked.cycles, asked.tasks),
         keep=table,
     )
 
@@ -186,21 +204,23 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
     a = f.args
     plane, taps = a.h * a.w, a.kernel_h * across
     with f.loop(a.begin, a.end) as task:
-        acc, bias_acc = a.own.at(a.thread * a.private), a.own.at(a.thread * a.private + a.group_in * taps * lanes)
-        group, number = task.i // a.group_out, task.i % a.group_out
-        own = select(number.eq(0), a.sums_x, 0) * a.group_in  # channels of x that this task sums
-        with f.loop(0, a.group_in * (taps + 1)) as i:
+        channel, before = task.i // a.parts, task.i % a.parts * a.each
+        group, count = channel // a.group_out, minimum(a.each, a.group_in - before)
+        acc, bias_acc = a.own.at(a.thread * a.private), a.own.at(a.thread * a.private + a.each * taps * lanes)
+        of_x = select((channel % a.group_out).eq(0), a.sums_x, 0) * count  # whose sums are this task's
+        of_g = select(before.eq(0), a.sums_g, 0)
+        with f.loop(0, a.each * (taps + 1)) as i:
             acc.store(zeros(f, wide, lanes), i.i * lanes)
         with f.loop(0, a.batch) as n:
-            g = a.g.at((n.i * a.groups * a.group_out + task.i) * (a.oh * a.ow))
-            planes = a.x.at((n.i * a.groups + group) * a.group_in * plane)
-            ahead_x = _ahead(f, a, n.i, a.sums_x, a.group_in * plane, a.w * a.stride_h)
-            ahead_g = _ahead(f, a, n.i, a.sums_g, a.group_out * (a.oh * a.ow), a.ow)
-            with f.when(a.sums_g.ne(0)):
+            g = a.g.at((n.i * a.groups * a.group_out + channel) * (a.oh * a.ow))
+            planes = a.x.at(((n.i * a.groups + group) * a.group_in + before) * plane)
+            ahead_x = _ahead(f, a, n.i, of_x, a.group_in * plane, a.w * a.stride_h)
+            ahead_g = _ahead(f, a, n.i, of_g, a.group_out * (a.oh * a.ow), a.ow)
+            with f.when(of_g.ne(0)):
                 f.call(a.add_rows, g, a.ow, a.oh, a.ow, bias_acc)
-            with f.loop(0, own) as s:
+            with f.loop(0, of_x) as s:
                 f.call(a.add_rows, planes.at(s.i * plane), plane, 1, plane, bias_acc.at(s.i * lanes))
-            with f.loop(0, a.group_in) as s, f.loop(0, a.ow, lanes) as column, f.loop(0, a.passes) as p:
+            with f.loop(0, count) as s, f.loop(0, a.ow, lanes) as column, f.loop(0, a.passes) as p:
                 x = planes.at(s.i * plane + column.i * tile.step)
                 phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
                 # x's row r meets g's row q at tap (first + k) stride + phase: r = (q + first + k) stride + phase - low
@@ -209,18 +229,18 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
                 begin = maximum((low + (a.stride_h - 1)) // a.stride_h - first, 0)
                 end = minimum((a.h + low + (a.stride_h - 1)) // a.stride_h - first, a.oh + downs - 1)
                 source = x.at((first * a.stride_h - low) * a.w)
-                for count, run in runs.items():
-                    with f.when(downs.eq(count) & (begin < end)):
+                for most, run in runs.items():
+                    with f.when(downs.eq(most) & (begin < end)):
                         f.call(
                             run, source, g.at(column.i), to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
                             a.ow - column.i, begin, end, a.oh, ahead_x, ahead_g,
                         )  # fmt: skip
-        gw = a.gw.at(task.i * a.group_in * taps)
-        with f.loop(0, a.group_in * taps) as i:
+        gw = a.gw.at((channel * a.group_in + before) * taps)
+        with f.loop(0, count * taps) as i:
             gw.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), element), i.i)
-        first, made = select(own.eq(0), task.i, group * a.group_in), maximum(own, a.sums_g)
-        with f.loop(0, made) as k:
-            a.gb.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), element), first + k.i)
+        to = a.gb.at(select(a.sums_x.eq(0), channel, group * a.group_in + before))
+        with f.loop(0, of_x + of_g) as k:
+            to.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), element), k.i)
     return module
 
 
