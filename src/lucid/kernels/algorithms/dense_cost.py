@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, log2
+from math import ceil, gcd, log2
 from typing import NamedTuple
 
 from lucid.kernels import target
@@ -26,6 +26,7 @@ _COST_NS = {
     "plane": 0.05,  # the same of x itself: each channel lies in pages of its own
     "awaited": 1.5,  # a line of the cache of x, read in place from afar
     "skipping": 1.2,  # one of a row of x between rows that are skipped, which no machine guesses
+    "plane from third cache": 0.14,
     "vector": 8.0,  # of positions: where it lies in the result, by division
     "piece": 5.0,  # a row's part of a vector
     "entry": 3.8,  # of the table of samples: a piece and a tap
@@ -57,6 +58,7 @@ _COST_NS = {
     "weight picked far": 0.75,  # the same from beyond the second cache, of whose lines a phase uses a part
 }
 _LINE_BYTES = 64
+_L2_WAYS = 16
 #: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.
 _WEIGHTS_PRODUCTS, _SAMPLES_PRODUCTS = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
@@ -120,7 +122,7 @@ class Rates(NamedTuple):
             heights,
             once=ns(
                 {
-                    "plane" if layout.in_place else "panel": rows * tile.loads(layout.unit),
+                    _home(sizes, layout): rows * tile.loads(layout.unit),
                     "visit": -stored,
                     "awaited": _awaited(sizes, layout),
                     "skipping": _skipping(sizes, layout),
@@ -208,6 +210,18 @@ def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> floa
     entries = layout.gathered_taps * passes / lanes
     table = ns({"vector": 1 / lanes, "piece": 1 / x.positions, "entry": entries / read.taps})
     return table + entries * elements * (_PAIR_READS if grain.depth > 1 else 1) * ns(samples)
+
+
+def _home(sizes: Shape, layout: Layout) -> str:
+    """Where a tile's samples are; residues make so many rows of tiles that all but the first find them in a cache.
+
+    Channels a power of two apart share ways of the second one, and wait in the third where those are too few.
+    """
+    if not layout.in_place:
+        return "panel"
+    l2_bytes, apart = target.cpu().l2_bytes, sizes.plane * sizes.grain.stored.bytes
+    stays = sizes.channels * gcd(apart, l2_bytes // _L2_WAYS) <= l2_bytes
+    return "plane" if stays or sizes.stack == 1 else "plane from third cache"
 
 
 def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:
