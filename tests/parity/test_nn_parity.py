@@ -340,11 +340,11 @@ def test_state_dicts_have_the_same_keys_and_shapes() -> None:
 
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_initial_values_have_the_same_bound(name: str) -> None:
-    ours = getattr(nn, name)(64, 32, 3, groups=2)
-    theirs = getattr(torch.nn, name)(64, 32, 3, groups=2)
-    for part in ("weight", "bias"):
+    ours = getattr(nn, name)(8, 8192, 1, groups=2)
+    theirs = getattr(torch.nn, name)(8, 8192, 1, groups=2)
+    for part in ("weight", "bias"):  # 8,192 values or more: all of them below 99.5 % of the bound once in 10^17 runs
         a, b = (np.abs(getattr(m, part).detach().numpy()) for m in (ours, theirs))
-        assert a.max() == pytest.approx(b.max(), rel=0.1 if part == "bias" else 0.001)
+        assert a.max() == pytest.approx(b.max(), rel=0.005)
 
 
 def test_initialisers_have_the_same_spread() -> None:

@@ -12,6 +12,7 @@ from lucid.kernels.algorithms.tile import (
     cover_products,
     fitting,
     fitting_channels,
+    table_of,
     write_tile,
 )
 from lucid.kernels.ir import BY_DTYPE, Module, f32
@@ -65,7 +66,8 @@ def test_tiles_side_by_side_read_a_table_and_panels_apart(isa):
     with target.using(isa) as machine:
         size = Tile(2, 2, machine.lanes(f32))
         w, panel = rng.standard_normal((steps, 2)).astype("f4"), rng.standard_normal(count * apart + 900).astype("f4")
-        offsets, start = rng.permutation(steps) * 7, rng.standard_normal(2).astype("f4")
+        offsets, order, start = rng.permutation(steps) * 7, rng.permutation(steps), rng.standard_normal(2).astype("f4")
+        table = table_of(offsets, order * 2)
         samples = np.stack([panel[n * apart :][offsets[:, None] + range(size.columns)] for n in range(count)])
         to, spare = np.zeros((2, (count + 1) * size.columns), "f4"), np.zeros(size.columns, "f4")
 
@@ -76,8 +78,8 @@ def test_tiles_side_by_side_read_a_table_and_panels_apart(isa):
 
         call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)(jit.kernel(("test tiles", size), write).address("tile"))
         arrays = [address(a) for a in (w, panel, start)]
-        call(steps, *arrays, 0, address(to), to.shape[1], 2, address(spare), address(offsets), steps * 2, count, apart)
-        want = np.concatenate([w.T @ one + start[:, None] for one in samples], axis=1)
+        call(steps, *arrays, 0, address(to), to.shape[1], 2, address(spare), address(table), steps * 2, count, apart)
+        want = np.concatenate([w[order].T @ one + start[:, None] for one in samples], axis=1)
         assert np.allclose(to[:, : want.shape[1]], want, rtol=1e-5, atol=1e-5)
         assert not to[:, want.shape[1] :].any()
 
