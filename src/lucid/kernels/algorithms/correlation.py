@@ -51,6 +51,7 @@ _COST = {
     "fill": 1.9,  # a vector of a frame
     "fill split": 20.0,  # where single elements are dealt out by phase
     "fill beyond first cache": 1.5,  # in addition
+    "line from second cache": 1.0,  # of a tile's samples, where they are more than the first one holds
     "plane": 12.0,  # of a frame
     "merged": 20.0,  # a vector of results whose phases are stored one after the other
     "task": 75.0,
@@ -217,15 +218,17 @@ class Correlation:
         )
         phases, results = prod(self.stride_out) // tile.phases, self.results // tile.results
         lines = ceil(high / tile.rows) * deep * results * phases
+        tiles = self.tasks * lines * ceil(wide / (tile.vectors * self.lanes))
         each = tile.cycles(heads * self.sources / phases, p.spec.kernel[2], self.lanes, self.element)
         filled = 0 if tile.in_place else self.tasks * self.sources * self.cut.plane / self.lanes
         beyond = self.frame_elements * self.element.bytes > target.cpu().l1_bytes
         merged = prod(self.cut.box) * prod(self.stride_out) * self.results if self.stride_out[2] > 2 else 0
         return {
-            "tile": self.tasks * lines * ceil(wide / (tile.vectors * self.lanes)) * each,
+            "tile": tiles * each,
             "line": self.tasks * lines,
             "fill" if self.stride_in[2] <= 2 else "fill split": filled,
             "fill beyond first cache": filled if beyond else 0,
+            "line from second cache": tiles * self._far_lines,
             "plane": 0 if tile.in_place else self.tasks * self.sources * self.cut.frame[0],
             "merged": self.tasks * merged / self.lanes,
             "task": self.tasks,
@@ -233,6 +236,15 @@ class Correlation:
             "waiting": memory_cycles(p.traffic_bytes),
             "call": 1,
         }
+
+    @property
+    def _far_lines(self) -> float:
+        """Lines of a frame that a tile reads, unless the first level cache still has them for the next tile."""
+        deep, down, along = (axis.extent for axis in self.axes)
+        rows = (self.tile.rows - 1) * self.stride_in[1] + down
+        row_bytes = (self.tile.vectors * self.lanes * self.stride_in[2] + along) * self.element.bytes
+        read_bytes = self.sources * deep * rows * row_bytes
+        return read_bytes / _LINE_BYTES if read_bytes > target.cpu().l1_bytes else 0
 
 
 def many_channels(problem: Problem, most: int = _MOST_CHANNELS) -> str | None:
