@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lucid.kernels.runtime.memory import ALIGN_BYTES, address
+from lucid.kernels.runtime import memory
 
 if TYPE_CHECKING:
     from lucid.kernels.roofline import Roofline
@@ -25,12 +25,6 @@ FLOAT32_ROUNDING = 2.0**-24
 AXES = ("size", "kernel", "stride", "padding", "dilation")  #: the fields with a number an axis
 # Rows that touch more bytes than this do not stay in a cache between calls, so memory bounds them too.
 CACHE_BYTES = 24 << 20
-
-
-def _on_lines(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty array that begins with a line of the cache; NumPy's large ones begin 16 bytes behind one."""
-    block = np.empty(4 * prod(shape) + ALIGN_BYTES, np.uint8)
-    return np.ndarray(shape, np.float32, block, -address(block) % ALIGN_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +86,10 @@ class Layer:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Standard normal float32 values, the same in every process; they lie as each library's own tensors do."""
+        """Standard normal float32 values, the same in every process; large ones begin with a line of the cache."""
         rng = np.random.default_rng(zlib.crc32(self.name.encode()))
-        return {
-            name: rng.standard_normal(shape, np.float32, out=_on_lines(shape)) for name, shape in self.shapes.items()
-        }
+        empty = {name: memory.empty(shape, np.float32) for name, shape in self.shapes.items()}
+        return {name: rng.standard_normal(None, np.float32, out=array) for name, array in empty.items()}
 
     @property
     def flops(self) -> int:
