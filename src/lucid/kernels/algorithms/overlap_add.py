@@ -56,6 +56,7 @@ _COST_NS = {
     "scatter": 0.43,
     "task": 20.0,
     "weight": 0.096,
+    "weight from beyond the second cache": 0.2,  # in addition
     "run of weights": 0.8,
 }
 
@@ -157,6 +158,7 @@ def _work(bound: Bound) -> dict[str, float]:
     results = problem.batch * problem.c_in * problem.size[0] * problem.size[1] * problem.size[2]
     weights = bound.chunks * bound.chunk_weights
     packings = bound.spans if cut.lazy else 1
+    far = weights * problem.itemsize > target.cpu().l2_bytes
     segments = bound.unit_spans if geometry.segmented else 1
     outward = "interleave" if geometry.stride in (1, 2, 4) else "scatter"
     return {
@@ -169,6 +171,7 @@ def _work(bound: Bound) -> dict[str, float]:
         outward: results if geometry.stride > 1 else 0,
         "task": bound.tasks,
         "weight": groups * weights * packings,
+        "weight from beyond the second cache": groups * weights * packings * far,
         "run of weights": groups * weights / min(bound.row_run, tile.rows) * packings,
     }
 
