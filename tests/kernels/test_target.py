@@ -31,6 +31,12 @@ def test_of_every_width_the_best_is_worth_a_kernel() -> None:
     assert cpu.isas == (SCALAR, AVX2, AVX512_BF16)
 
 
+def test_registers_wider_than_the_units_take_turns() -> None:
+    wide, narrow = (target.CPU(name, (SCALAR, AVX2, AVX512), 1, 2, 3) for name in ("znver5", "znver4"))
+    assert [wide.turns(isa) for isa in (SCALAR, AVX2, AVX512)] == [1, 1, 1]
+    assert [narrow.turns(isa) for isa in (SCALAR, AVX2, AVX512)] == [1, 1, 2]
+
+
 def test_the_best_comes_last_and_is_used() -> None:
     isas = target.cpu().isas
     assert list(isas) == sorted(isas, key=lambda isa: isa.vector_bytes)

@@ -15,6 +15,8 @@ from lucid.kernels import settings
 from lucid.kernels.isa import ISA, ISAS
 
 _CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+#: Of a vector unit, by LLVM's name of the CPU, where the widest registers are wider: Zen 4 runs AVX-512 in halves.
+_UNIT_BYTES = {"znver4": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class CPU:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+
+    def turns(self, isa: ISA) -> int:
+        """How many turns of a vector unit an instruction takes: as many as fill a register."""
+        return max(1, isa.vector_bytes // _UNIT_BYTES.get(self.name, 64))
 
     @property
     def isas(self) -> tuple[ISA, ...]:
