@@ -23,7 +23,7 @@ help:
 	@echo "make parity   the comparison with PyTorch, installed for it"
 	@echo "make lint     ruff: rules and format        make format   mend both"
 	@echo "make types    mypy"
-	@echo "make bench    the speed of layers and programs beside other libraries, in benchmarks/results (BENCH_ARGS=--help)"
+	@echo "make bench    the speed of layers and networks beside other libraries, in benchmarks/results/CPU (BENCH_ARGS=--help)"
 	@echo "make setup    all that developing needs     make clean    forget every set-up and result"
 
 demo: $(STAMPS)/demo
@@ -55,10 +55,12 @@ bench: $(STAMPS)/bench
 ifdef BENCH_ARGS
 	$(BIN)/lucid bench $(BENCH_ARGS)
 else
-	$(BIN)/lucid bench --threads 2 --out benchmarks/results/layers
-	$(BIN)/lucid bench --threads 2 --suite heldout --out benchmarks/results/heldout
-	$(BIN)/lucid bench --threads 2 --isa avx2 --peers torch,torch-pages --out benchmarks/results/avx2
-	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/programs
+	@set -ex; folder=benchmarks/results/$$($(BIN)/python -c "from lucid.kernels import target; print(target.cpu().name)"); \
+	mkdir -p $$folder; \
+	for suite in layers heldout drawn; do $(BIN)/lucid bench --threads 2 --suite $$suite --out $$folder/$$suite; done; \
+	$(BIN)/lucid bench --threads 2 --isa avx2 --peers torch,torch-pages --out $$folder/avx2; \
+	$(BIN)/python -m benchmarks.train_step --out $$folder/programs; \
+	$(BIN)/python -m benchmarks.train_step --networks --out $$folder/networks
 endif
 
 setup: $(STAMPS)/demo $(STAMPS)/dev
