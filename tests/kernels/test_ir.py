@@ -49,6 +49,7 @@ from lucid.kernels.ir import (
     rint,
     select,
     shuffle,
+    slid,
     splat,
     sqrt,
     transpose,
@@ -341,6 +342,21 @@ def test_deinterleaving(isa: ISA, count: int) -> None:
 
     call(write, a, got)
     np.testing.assert_array_equal(got[:count], a.T[:wanted])
+
+
+@pytest.mark.parametrize("element", [f32, f64])
+def test_sliding_between_neighbours(isa: ISA, element: Type) -> None:
+    lanes = max(isa.lanes(element), 2)
+    a = np.arange(2 * lanes, dtype=DTYPE[element])
+    got = np.empty((lanes - 1, lanes), a.dtype)
+
+    def write(f: Function, x: Any, y: Any) -> None:
+        neighbours = x.load(0, lanes), x.load(lanes, lanes)
+        for k in range(1, lanes):
+            y.store(slid(*neighbours, k), (k - 1) * lanes)
+
+    call(write, a, got)
+    np.testing.assert_array_equal(got, [a[k : k + lanes] for k in range(1, lanes)])
 
 
 @pytest.mark.parametrize("element", [f32, f64])

@@ -36,6 +36,7 @@ from lucid.kernels.ir import (
     ptr,
     select,
     shuffle,
+    slid,
     splat,
     zeros,
 )
@@ -102,25 +103,38 @@ class Row:
 
     def read(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
         """Loads it; gives its vector ``v`` from a shift on, by registers that are shifted when they are wanted."""
-        step, lanes, nothing = self.step, self.lanes, zeros(row.fn, wide, self.lanes)
-        loaded = {i: convert(row.load(i * lanes, lanes, mask), wide) for i, mask in masks.items()}
-        parts = {
+        step, nothing = self.step, zeros(row.fn, wide, self.lanes)
+        loaded = self.loaded(row, masks, wide)
+        return self.shifted({
             (e, p): part
             for p in self.places
             for e, part in enumerate(
                 deinterleave([loaded.get(i, nothing) for i in range(p * step, (p + 1) * step)], step)
             )
-        }
+        })  # fmt: skip
+
+    def loaded(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> dict[int, Value]:
+        """Its vectors in memory, by number."""
+        return {i: convert(row.load(i * self.lanes, self.lanes, mask), wide) for i, mask in masks.items()}
+
+    def shifted(self, parts: dict[tuple[int, int], Value]) -> Callable[[int, int], Value]:
+        """Vector ``v`` from a shift on, of the ``parts`` by column of a step and vector."""
         made: dict[tuple[int, int], Value] = {}
 
-        def shifted(at: int, v: int) -> Value:
+        def vector(at: int, v: int) -> Value:
             if (at, v) not in made:
-                e, (p, r) = at % step, divmod(at // step, lanes)
+                e, (p, r) = at % self.step, divmod(at // self.step, self.lanes)
                 first = parts[e, v + p]
-                made[at, v] = shuffle(first, parts[e, v + p + 1], range(r, r + lanes)) if r else first
+                made[at, v] = self._between(first, parts[e, v + p + 1], r) if r else first
             return made[at, v]
 
-        return shifted
+        return vector
+
+    def _between(self, first: Value, second: Value, lane: int) -> Value:
+        """The vector from a lane on. Of every other column by a shuffle, which LLVM makes one with the one before."""
+        if self.step == 1:
+            return slid(first, second, lane)
+        return shuffle(first, second, range(lane, lane + self.lanes))
 
 
 @dataclass(frozen=True)

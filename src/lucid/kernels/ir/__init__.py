@@ -50,6 +50,7 @@ from lucid.kernels.ir.vectors import (
     lanes_below,
     lanes_inside,
     picked,
+    slid,
     to_whole_vector,
     transpose,
     transpose_blocks,
@@ -61,6 +62,7 @@ __all__ = [
     "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bf16_dot",
     "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
     "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum", "lane_sums",
-    "lanes_below", "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "splat",
-    "sqrt", "to_whole_vector", "transpose", "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void", "zeros",
+    "lanes_below", "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "slid",
+    "splat", "sqrt", "to_whole_vector", "transpose", "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void",
+    "zeros",
 ]  # fmt: skip

@@ -43,6 +43,11 @@ class ISA:
         """Whether loads and stores of 16-bit elements take masks, or are of one element."""
         return "avx512bw" in self.requires or not self.vector_bytes
 
+    @property
+    def slides(self) -> bool:
+        """Whether there is an instruction for the vector that begins inside one of two neighbours."""
+        return "avx512f" in self.requires
+
     def lanes(self, element: Type) -> int:
         """Elements of one vector register; 1 where there are no vectors."""
         return max(1, self.vector_bytes // element.bytes)
