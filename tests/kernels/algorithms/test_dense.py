@@ -14,6 +14,7 @@ from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import fitting_channels
 from lucid.kernels.convolution import algorithm, conv_forward
 from lucid.kernels.ir import BY_DTYPE, computed
+from lucid.kernels.isa import AVX512
 from lucid.kernels.plan import Epilogue
 from tests.kernels.algorithms.dense_cases import (
     CASES,
@@ -202,6 +203,7 @@ def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epi
 def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
+    monkeypatch.setattr(dense_layout, "_asks", lambda shape: True)
     select._executable.cache_clear()
 
     def check(name):
@@ -233,6 +235,7 @@ def test_spans_begin_where_x_has_whole_vectors(isa, dtype, monkeypatch):
     """Whatever the address of x, the same bits, and nothing behind x is read; on 1 and 3 threads."""
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
+    monkeypatch.setattr(dense_layout, "_asks", lambda shape: True)
     monkeypatch.setattr(dense_layout, "_LONG", 1)
     monkeypatch.setattr(dense_layout, "_LINE_BYTES", 1 << 20)
     select._executable.cache_clear()
@@ -255,3 +258,13 @@ def test_spans_begin_where_x_has_whole_vectors(isa, dtype, monkeypatch):
     with target.using(isa):
         run_guarded_cases(check, product((160, 1232), range(5), (1, 3)))
     select._executable.cache_clear()
+
+
+def test_lines_of_large_results_are_asked_for_where_products_take_turns(monkeypatch):
+    for images, name, asks in ((4, "znver4", True), (1, "znver4", False), (4, "znver5", False)):
+        cpu = replace(target.cpu(), name=name, l2_bytes=1 << 20)
+        monkeypatch.setattr(target, "cpu", lambda cpu=cpu: cpu)
+        monkeypatch.setattr(target, "isa", lambda: AVX512)
+        spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
+        case = Case("forward", "float32", images, 64, 128, (1, 56, 56), spec, False)
+        assert dense_layout._asks(dense_plan.shape(case.problem, AVX512)) == asks

@@ -61,7 +61,8 @@ def test_sums_products_and_leaves_other_rows_alone(isa, dtype, rows, vectors, st
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_tiles_side_by_side_read_a_table_and_panels_apart(isa):
+@pytest.mark.parametrize("asks", [0, 1])
+def test_tiles_side_by_side_read_a_table_and_panels_apart(isa, asks):
     rng, steps, count, apart = np.random.default_rng(0), 5, 3, 200
     with target.using(isa) as machine:
         size = Tile(2, 2, machine.lanes(f32))
@@ -76,9 +77,10 @@ def test_tiles_side_by_side_read_a_table_and_panels_apart(isa):
             write_tile(module, Grain(f32), size, None).export = True
             return module
 
-        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)(jit.kernel(("test tiles", size), write).address("tile"))
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 14)(jit.kernel(("test tiles", size), write).address("tile"))
         arrays = [address(a) for a in (w, panel, start)]
-        call(steps, *arrays, 0, address(to), to.shape[1], 2, address(spare), address(table), steps * 2, count, apart)
+        beside, numbers = [address(a) for a in (spare, table)], [steps * 2, count, apart, asks]
+        call(steps, *arrays, 0, address(to), to.shape[1], 2, *beside, *numbers)
         want = np.concatenate([w[order].T @ one + start[:, None] for one in samples], axis=1)
         assert np.allclose(to[:, : want.shape[1]], want, rtol=1e-5, atol=1e-5)
         assert not to[:, want.shape[1] :].any()

@@ -26,7 +26,7 @@ SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "kinds", "channel_block", "lazy",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "packings", "stack", "tile_rows",
-    "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places",
+    "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places", "asks",
     "table", "pack", "pack_weights", "finish", "ending", "places",
     "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
     "last_1", "last_2", "last_3", "last_4", "last_5", "last_6",
@@ -252,6 +252,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
         "widths": blocking.tile.widths, "unit": blocking.tile.unit, "pitch": blocking.tile.pitch,
         "turned": int(blocking.tile.over_channels), "line_items": line_items(blocking.tile),
         "vector_places": vector_places(shape), "tail_places": tail_places(shape, blocking.tile),
+        "asks": int(_asks(shape)),
     }  # fmt: skip
 
 
@@ -269,6 +270,15 @@ def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:
     lines_bytes = shape.channels * (tile.vectors + 1) * _LINE_BYTES
     fits = lines_bytes <= 2 * target.cpu().l1_bytes or cut.layout.unit < _LONG * tile.lanes
     return 0 if fits or cut.shortest < tile.columns + tile.lanes else tile.lanes - 1
+
+
+def _asks(shape: Shape) -> bool:
+    """Whether tiles ask for the lines of the result that they are going to write: of one beyond all second caches.
+
+    A machine whose products take two turns has time for it.
+    """
+    result_bytes = shape.batch * shape.groups * shape.rows // shape.stack * shape.out_plane * shape.grain.stored.bytes
+    return target.cpu().turns(target.isa()) > 1 and result_bytes > 2 * target.cpu().l2_bytes
 
 
 class Packings:

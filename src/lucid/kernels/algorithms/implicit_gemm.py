@@ -398,7 +398,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         channels=i64, steps=i64, table=ptr(i32), next_w=i64,
     )  # fmt: skip
     a = f.args
-    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending turned places")
+    s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending turned places asks")
     r = read_phase(
         a.record,
         "positions in_place store_x store_y store_z_step store_y_step store_x_start store_start halved_below "
@@ -430,6 +430,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     f.call(
         tile, a.steps, a.weights, a.panel, a.start, a.c, to, step, exist,
         select(weaves, a.places.cast(grain.sums), a.spare), a.table, a.next_w, count, r["panel_step"],
+        select(direct, s["asks"], 0),
     )  # fmt: skip
     with f.when(last & ~direct & s["turned"].eq(0)):
         f.call(

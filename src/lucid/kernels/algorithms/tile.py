@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import product
 from math import ceil
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.woven import PLACE, store_woven
+from lucid.kernels.algorithms.woven import PLACE, ask_woven, store_woven, woven_lines
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i32, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
@@ -45,7 +46,7 @@ _WEIGHTS_PRODUCTS = 0.8
 Array = np.ndarray[Any, Any]
 
 #: Parameters of a tile that finds each k through a table.
-TABLE: dict[str, Any] = {"table": ptr(i32), "next_w": i64, "count": i64, "apart": i64}
+TABLE: dict[str, Any] = {"table": ptr(i32), "next_w": i64, "count": i64, "apart": i64, "asks": i64}
 MOST_REACHED = 1 << 31  #: elements of a panel or of weights that a table tells apart
 
 #: Where a k lies in the panel and where in the weights.
@@ -210,7 +211,7 @@ def write_tile(
 
     Where ``pitch`` is None there are the parameters of ``TABLE`` too: ``table`` says where each k lies, ``next_w``
     how far on the weights of the next tile do, which are asked for one by one, and ``count`` tiles are done side by
-    side, their panels ``apart``.
+    side, their panels ``apart``. A tile that ``asks`` wants the lines of its result before its loop.
 
     Rows that are ``residues`` of channels leave as lines of the result, channels ``stride`` apart: ``spare`` has the
     places of the first tile's vectors then, as ``store_woven`` wants them, and those of the others behind them.
@@ -228,22 +229,29 @@ def write_tile(
     with f.loop(0, a.count) as n:
         panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
         if residues:
+            places = a.spare.at(n.i * (tile.vectors * residues[2] * PLACE))
+            channels = woven_lines(tile.rows, a.to, a.stride, a.rows, places, residues)
+            with f.when(a.asks.ne(0)):
+                ask_woven(channels, places, tile.vectors * residues[2])
             sums = _summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w)
             lines = [sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
-            places = a.spare.at(n.i * (tile.vectors * residues[2] * PLACE))
-            store_woven(lines, a.to, a.stride, a.rows, places, residues, epilogue)
+            store_woven(lines, channels, places, residues, epilogue)
         else:
-            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue)
+            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue, a.asks)
     return f
 
 
 def _write_one(
     f: Function, grain: Grain, tile: Tile, panel: Pointer, to: Pointer, place: Place, ahead: Value | int,
-    epilogue: Epilogue,
+    epilogue: Epilogue, asks: Value | None = None,
 ) -> None:  # fmt: skip
     """A tile's sums, of a panel and weights whose every k is at its ``place``."""
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
     targets = [_row(to, m * a.stride, a.rows > m, a.spare) for m in range(tile.rows)]
+    if asks is not None:
+        with f.when(asks.ne(0)):
+            for row, v in product(targets, across):
+                row.prefetch(v * lanes, write=True)
 
     def fresh() -> list[Value]:
         return _fresh(f, tile)
@@ -290,7 +298,8 @@ def write_channel_tile(
 
     ``w`` has vectors of rows, ``panel`` the columns' samples, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
-    There is one tile, whatever ``count`` says. Panels of another type, ``samples``, are widened one by one.
+    There is one tile, whatever ``count`` says, and it never ``asks``. Panels of another type, ``samples``, are widened
+    one by one.
     """
     data, sums_at, panels = ptr(grain.packed), ptr(grain.sums), ptr(samples or grain.packed)
     f = module.function(

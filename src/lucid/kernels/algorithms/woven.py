@@ -11,6 +11,7 @@ Where a vector goes is the same for all channels, so the places of a span are fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 
 from lucid.core.geometry import Sizes
@@ -31,28 +32,44 @@ def weaves(residues: Sizes, lanes: int, line: int) -> bool:
     return 1 < width <= lanes and width & (width - 1) == 0 and line * width >= lanes
 
 
-def store_woven(
-    sums: Sequence[Sequence[Value]], to: Pointer, stride: Value, rows: Value, places: Pointer, residues: Sizes,
-    epilogue: Epilogue,
-) -> None:  # fmt: skip
-    """Puts a tile's rows of vectors into channels ``stride`` apart from ``to`` on; only the first ``rows`` exist.
+def woven_lines(
+    count: int, to: Pointer, stride: Value, rows: Value, places: Pointer, residues: Sizes
+) -> list[tuple[int, Pointer]]:
+    """The first row of every line of channels ``stride`` apart from ``to`` on, and where that lies.
 
-    Channels that do not exist go where the first one goes, which is stored last.
+    Of ``count`` rows only the first ``rows`` exist. Channels that do not go where the first one goes, which is last.
     """
     (depth, height, width), stack = residues, prod(residues)
     step_z, step_y = places.load(OUTWARD), places.load(OUTWARD + 1)
     lines = []
-    for first in reversed(range(0, len(sums), stack)):
+    for first in reversed(range(0, count, stack)):
         channel = select(rows > first, to.at(stride * (first // stack)), to) if first else to
         assert isinstance(channel, Pointer)
-        for z in range(depth):
-            for y in range(height):
-                row = first + (z * height + y) * width
-                lines.append((sums[row : row + width], channel.at(step_z * z + step_y * y)))
+        for z, y in product(range(depth), range(height)):
+            lines.append((first + (z * height + y) * width, channel.at(step_z * z + step_y * y)))
+    return lines
+
+
+def ask_woven(lines: Sequence[tuple[int, Pointer]], places: Pointer, vectors: int) -> None:
+    """Asks for the lines of the cache where so many vectors of each line are going to lie."""
+    for n in range(vectors):
+        at = places.load(n * PLACE)
+        for _, line in lines:
+            line.at(at).prefetch(write=True)
+
+
+def store_woven(
+    sums: Sequence[Sequence[Value]], lines: Sequence[tuple[int, Pointer]], places: Pointer, residues: Sizes,
+    epilogue: Epilogue,
+) -> None:  # fmt: skip
+    """Puts a tile's rows of vectors into the ``lines`` of their channels."""
+    width = residues[2]
     for v in range(len(sums[0])):
-        mixed = [[ended(epilogue, value) for value in interleave([row[v] for row in line])] for line, _ in lines]
+        rows = [interleave([row[v] for row in sums[first : first + width]]) for first, _ in lines]
         for n in range(width):
-            vectors = [convert(values[n], to.pointee) for values in mixed]
+            vectors = [
+                convert(ended(epilogue, row[n]), line.pointee) for row, (_, line) in zip(rows, lines, strict=True)
+            ]
             _store_all([line for _, line in lines], vectors, places.at((v * width + n) * PLACE))
 
 
