@@ -12,7 +12,9 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
+from lucid.kernels.algorithms import tap_by_tap, weight_grad_split, winograd_grad
 from lucid.kernels.convolution import problem
+from lucid.kernels.isa import AVX2, AVX512, ISA, SCALAR
 from lucid.kernels.plan import Plan, Problem
 
 SPEC = ConvSpec((3, 5), (1, 2), (1, 1), ((1, 1), (2, 2)), 2)
@@ -97,6 +99,28 @@ def test_on_a_tie_the_first_wins_and_refusals_name_their_reason(monkeypatch: pyt
         select.choose(asked(), isa, "d")
     with pytest.raises(PlanError, match="algorithm='e' does not exist; there are a, b, c, d"):
         select.choose(asked(), isa, "e")
+
+
+@pytest.mark.parametrize("role", ["forward", "grad_input", "grad_weight"])
+def test_where_registers_are_wider_than_units_only_those_vectors_cost_more(
+    role: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some two times as much, and no other CPU's or narrower vectors' times change."""
+    spec = ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), 1)
+    wide = problem(role, spec, (4, 64, 56, 56), (4, 64, 56, 56), "float32", False)
+
+    def expected(name: str, isa: ISA) -> dict[str, float]:
+        cpu = target.CPU(name, (SCALAR, AVX2, AVX512), 32 << 10, 1 << 20, 32 << 20)
+        monkeypatch.setattr(target, "cpu", lambda: cpu)
+        for remembered in (tap_by_tap.split, weight_grad_split.split, winograd_grad.best):
+            remembered.cache_clear()
+        return {plan.algorithm: plan.expected_ns for plan in select.candidates(wide, isa)[0]}
+
+    assert expected("znver4", AVX2) == expected("znver5", AVX2) == expected("some", AVX2)
+    usual, halved = expected("znver5", AVX512), expected("znver4", AVX512)
+    assert usual == expected("some", AVX512)
+    assert all(1.5 < halved[name] / usual[name] < 3 for name in usual if name != "reference")
+    assert halved["reference"] == usual["reference"]
 
 
 def test_plans_do_not_depend_on_the_number_of_threads() -> None:

@@ -34,7 +34,11 @@ class CPU:
 
     def turns(self, isa: ISA) -> int:
         """How many turns of a vector unit an instruction takes: as many as fill a register."""
-        return max(1, isa.vector_bytes // _UNIT_BYTES.get(self.name, 64))
+        return self.turns_of(isa.vector_bytes)
+
+    def turns_of(self, vector_bytes: int) -> int:
+        """The same of vectors of so many bytes."""
+        return max(1, vector_bytes // _UNIT_BYTES.get(self.name, 64))
 
     @property
     def isas(self) -> tuple[ISA, ...]:

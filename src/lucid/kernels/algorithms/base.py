@@ -22,8 +22,10 @@ __all__ = [
     "launch",
     "memory_cycles",
     "planned",
+    "priced",
     "shared_tasks",
     "sum_type",
+    "turns_of",
     "useful_threads",
 ]
 
@@ -78,6 +80,18 @@ def far_bytes(traffic_bytes: float) -> float:
 def memory_cycles(traffic_bytes: float) -> float:
     """What one thread waits for memory; of Zen 5, 24 GB/s."""
     return far_bytes(traffic_bytes) / 6
+
+
+def turns_of(lanes: int, element: Type) -> int:
+    """How many turns of a unit a vector takes."""
+    return target.cpu().turns_of(lanes * element.bytes)
+
+
+def priced(work: dict[str, float], usual: dict[str, float], halved: dict[str, float], turns: int) -> float:
+    """What so many units cost, of which some have another price where vectors are computed in halves, in two turns."""
+    if turns == 1:
+        return sum(count * usual[unit] for unit, count in work.items())
+    return sum(count * halved.get(unit, usual[unit]) for unit, count in work.items())
 
 
 _WORTH_CYCLES = 14_000  #: 3.5 us of work, for which a thread is woken

@@ -33,6 +33,7 @@ from lucid.kernels.algorithms.base import (
     memory_cycles,
     planned,
     sum_type,
+    turns_of,
     useful_threads,
 )
 from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes, turned
@@ -120,7 +121,7 @@ class ChannelLanes:
         frame, tile = self.frame, self.tile
         tiles = ceil(frame.positions[2] / tile.columns)
         lines = frame.meetings(0, self.result[0]) * frame.meetings(1, self.result[1])
-        each = _COST["product"] * tile.products + _COST["line"]
+        each = _COST["product"] * turns_of(frame.lanes, sum_type(self.problem)) * tile.products + _COST["line"]
         return tiles * (lines * each + prod(self.result[:2]) * _COST["tile"])
 
     @property

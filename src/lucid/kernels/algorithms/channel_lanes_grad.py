@@ -13,7 +13,15 @@ from math import ceil, prod
 import numpy as np
 
 from lucid.kernels import jit
-from lucid.kernels.algorithms.base import MOST_PRODUCTS, Executable, address, memory_cycles, sum_type, useful_threads
+from lucid.kernels.algorithms.base import (
+    MOST_PRODUCTS,
+    Executable,
+    address,
+    memory_cycles,
+    sum_type,
+    turns_of,
+    useful_threads,
+)
 from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes, turned
 from lucid.kernels.algorithms.channel_lanes_kernel import clear, fill, write_back, write_turn
 from lucid.kernels.algorithms.correlation import axes_of
@@ -118,7 +126,7 @@ class ChannelLanesGrad:
         p, frame, tile, lanes = self.problem, self.frame, self.tile, self.frame.lanes
         itemsize = sum_type(p).bytes
         depths, rows = frame.meetings(0, p.out[0]), frame.meetings(1, p.out[1])
-        row = p.out[2] // tile.columns * (_COST["tile"] * tile.cycles + 1) + _COST["row"]
+        row = p.out[2] // tile.columns * (_COST["tile"] * turns_of(lanes, sum_type(p)) * tile.cycles + 1) + _COST["row"]
         turning = sum(sizes[0] * turned(prod(sizes[1:]), lanes, itemsize) for sizes in (p.size, p.out))
         image = turning + depths * (rows * row + p.spec.kernel[1] * _COST["line"])
         task = _COST["task"] + frame.elements / lanes + turned(p.spec.taps, lanes, itemsize)

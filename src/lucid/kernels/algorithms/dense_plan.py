@@ -283,7 +283,8 @@ def least_ns(problem: Problem, isa: ISA) -> float:
     """What every plan takes: the products that are not with padding, at the full rate."""
     sizes, pairs = shape(problem, isa), problem.spec.pairs(problem.size)
     products = sizes.batch * sizes.groups * sizes.rows * sizes.elements * pairs / isa.lanes(sizes.grain.sums)
-    return dense_cost.CALL_NS + dense_cost.traffic_ns(problem) + dense_cost.ns({"product": products})
+    always = dense_cost.CALL_NS + dense_cost.traffic_ns(problem)
+    return always + dense_cost.ns({"product": products}, target.cpu().turns(isa))
 
 
 class _Group(NamedTuple):
@@ -322,9 +323,9 @@ def _cheapest(
 ) -> tuple[tuple[float, Blocking, Sequence[Layout]], Sizes]:
     """The cheapest plan, and how it cuts the axes: not at all, or in the way of least products and weights to read."""
     lanes, rows = isa.lanes(sizes.grain.sums), sizes.groups * sizes.rows * sizes.elements
-    home = dense_cost.home(sizes, rows)
+    home, turns = dense_cost.home(sizes, rows), target.cpu().turns(isa)
     rough = {
-        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, home: rows * weights})
+        cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, home: rows * weights}, turns)
         for cut, products, weights in regions.cuts(axes)
     }
     tried = dict.fromkeys((regions.WHOLE, min(rough, key=rough.__getitem__)))

@@ -22,7 +22,7 @@ from math import ceil, prod
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import lines_input, toeplitz
-from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, sum_type, useful_threads
+from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -145,7 +145,7 @@ class Lines:
         """Expected, of one thread."""
         p, width = self.problem, self.problem.out[2]
         vectors, segments = ceil(width / self.lanes), ceil(width / self.segment)
-        each = self.tile.cycles(self.lanes * self.element.bytes)
+        each = self.tile.cycles(self.lanes * self.element.bytes) * turns_of(self.lanes, self.element)
         row = vectors * each + segments * (2 * self.tile.sums + 30 * len(self.tile.passes))
         sums = p.batch * p.groups * self.blocks * self.rows * row + self.tasks * 6 * self.tile.sums
         return max(1.05 * sums, _WAITING * memory_cycles(p.traffic_bytes)) + 3000

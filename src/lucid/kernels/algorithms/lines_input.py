@@ -23,7 +23,7 @@ import numpy as np
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import toeplitz
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.correlation_kernel import widened
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -131,7 +131,7 @@ class LinesInput:
     def cycles(self) -> float:
         """Expected, of one thread."""
         p, taps = self.problem, self.problem.spec.kernel[2]
-        each = self.tile.cycles(self.lanes * p.itemsize)
+        each = self.tile.cycles(self.lanes * p.itemsize) * turns_of(self.lanes, sum_type(p))
         tiles = ceil((self.segment + self.halo) / self.wide)
         products = tiles * (self.tile.vectors * (p.group_out * each * 1.2 + 2 * taps) + 20 * len(self.tile.passes))
         added = ceil(self.segment / self.lanes) * (1.5 * taps + 3)

@@ -23,6 +23,7 @@ from lucid.kernels.algorithms.base import (
     memory_cycles,
     planned,
     sum_type,
+    turns_of,
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
@@ -118,7 +119,8 @@ class Sliding:
         strips = ceil(self.positions[1] / (self.tile.vectors * self.lanes)) * self.results / self.tile.results
         reach = max(lags[-1] for lags in self.tile.lags)
         steps = self.box_h + (reach if self.boxes > 1 else 0)
-        strip = self.tile.cycles(steps, self.sources, self.lanes) + _STRIP_CYCLES
+        turns = turns_of(self.lanes, sum_type(self.problem))
+        strip = self.tile.cycles(steps, self.sources, self.lanes, turns) + _STRIP_CYCLES
         waiting = WAITING * memory_cycles(self.problem.traffic_bytes)
         return self.tasks * (strips * strip + 40) + waiting + 4200
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
+from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, WAITING, Row
 from lucid.kernels.ir import (
@@ -50,6 +50,8 @@ from lucid.kernels.plan import Problem
 
 _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
 _MOST_DOWN = 4
+#: Cycles of a product, in one turn of the units and in two.
+_PRODUCT = {1: 0.34, 2: 1.0}
 _AGAIN = 2.2  # cycles for a row of planes that are read for every pair of channels and leave the first cache
 _WIDENING = 0.25  # cycles to widen a vector of halves, which every channel of g does to x again
 _PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
@@ -132,9 +134,9 @@ class SlidingGrad:
         widening = _WIDENING * vectors * (p.itemsize < sum_type(p).bytes)
         planes_bytes = p.itemsize * (prod(p.size) + prod(p.out))
         again = p.group_in * p.group_out > 1 and planes_bytes > target.cpu().l1_bytes
-        strip = 0.0
+        strip, product = 0.0, _PRODUCT[turns_of(self.lanes, sum_type(p))]
         for *_, downs in self.passes:
-            row = 2.2 + 0.34 * across * downs + crowded + widening + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
+            row = 2.2 + product * across * downs + crowded + widening + 0.6 * (downs == 1) + 0.6 * (self.tile.step > 1)
             row += _AGAIN * again
             strip += p.out[1] * row + 2.7 * across * downs + 14
         planes = p.batch * p.c_out * p.group_in

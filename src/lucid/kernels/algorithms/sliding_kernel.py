@@ -48,6 +48,9 @@ _HELD = 12
 
 WAITING = 0.8  #: for memory, of what one stream waits
 
+#: Cycles of a product, in one turn of the units and in two.
+_PRODUCT = {1: 0.29, 2: 0.98}
+
 ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
 
 _LATENCY = 3.8  # cycles of a product: short rows wait for the one before, and the next row is a step of its own
@@ -182,12 +185,12 @@ class Slide:
         """Of w, that a step and source reads."""
         return sum(map(len, self.downs)) * sum(map(len, self.across)) * self.results
 
-    def cycles(self, steps: int, sources: int, lanes: int) -> float:
+    def cycles(self, steps: int, sources: int, lanes: int, turns: int) -> float:
         """Of so many steps; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
         registers, parts = self.registers(lanes), len(self.row(lanes).reads) * self.stride[0]
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
         loaded = self.numbers if self.several or self.numbers > _HELD else 0
-        source = 0.29 * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
+        source = _PRODUCT[turns] * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
         source += 0.72 * max(0, registers - ROOMY)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
         ended = 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)

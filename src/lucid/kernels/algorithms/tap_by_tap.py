@@ -29,7 +29,7 @@ from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import weight_grad_kernel as kernel
 from lucid.kernels.algorithms import weight_grad_split as usual
-from lucid.kernels.algorithms.base import GHZ, Executable, address, shared_tasks, sum_type, useful_threads
+from lucid.kernels.algorithms.base import GHZ, Executable, address, shared_tasks, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.frames import Array, Window, grid
 from lucid.kernels.algorithms.grain import Grain
@@ -145,7 +145,7 @@ class Split:
     @cached_property
     def cycles(self) -> float:
         """Of one thread."""
-        return usual.cycles(_work(self))
+        return usual.cycles(_work(self), turns_of(self.lanes, sum_type(self.problem)))
 
     @property
     def shared_cycles(self) -> float:
