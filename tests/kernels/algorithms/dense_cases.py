@@ -132,6 +132,16 @@ LINES_IN_PLACE = {
     "long sums": case(1, 700, 18, (4, 38), 2, stride=2),
 }
 
+#: Rows of results that are as long as a plane, of channels that are whole tiles, in both roles.
+PAST = {
+    "one row": case(2, 8, 24, (1203,), 10, padding=((4, 5),)),
+    "rows of a line's half": case(2, 16, 16, (6, 88), 1),
+    "odd planes": case(3, 8, 32, (21, 33), 1),
+    "volume": case(2, 8, 16, (5, 7, 11), 1),
+    "groups": case(1, 16, 48, (521,), 3, padding=1, groups=2),
+    "less than a tile": case(2, 8, 8, (29,), 1),
+}
+
 
 def operands(role, c, dtype, seed=0):
     """Random inputs of a role, its problem and the result's shape."""

@@ -8,12 +8,12 @@ import pytest
 
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import dense_layout, dense_plan, pixel_panels, regions
+from lucid.kernels.algorithms import dense_layout, dense_plan, implicit_gemm, pixel_panels, regions
 from lucid.kernels.algorithms.grain import HIDE_WIDENING
 from lucid.kernels.algorithms.pixel_panels import Layout
-from lucid.kernels.algorithms.tile import fitting_channels
+from lucid.kernels.algorithms.tile import Tile, fitting_channels
 from lucid.kernels.convolution import algorithm, conv_forward
-from lucid.kernels.ir import BY_DTYPE, computed
+from lucid.kernels.ir import BY_DTYPE, computed, f32
 from lucid.kernels.isa import AVX512
 from lucid.kernels.plan import Epilogue
 from tests.kernels.algorithms.dense_cases import (
@@ -21,6 +21,7 @@ from tests.kernels.algorithms.dense_cases import (
     IN_PLACE,
     LINES_IN_PLACE,
     LONG_IN_PLACE,
+    PAST,
     PIECES,
     REGIONS,
     UPSAMPLED,
@@ -219,6 +220,31 @@ def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
 
     with target.using(isa):
         run_guarded_cases(check, cases)
+    select._executable.cache_clear()
+
+
+@pytest.mark.skipif("avx512f" not in target.cpu().isas[-1].requires, reason="only with AVX-512")
+@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("relu")], ids=["plain", "in registers"])
+@pytest.mark.parametrize(("rows", "vectors"), [(1, 2), (4, 5), (8, 3)])
+@BOTH
+def test_results_past_the_caches_between_forbidden_pages(role, algorithm, rows, vectors, epilogue, monkeypatch):
+    """Whole lines, and nothing of their neighbours' at both ends of a row; on 1, 2 and 3 threads."""
+    isa = target.cpu().isas[-1]
+    monkeypatch.setattr(implicit_gemm, "gains", lambda written_bytes, stored, isa: stored == f32)
+    monkeypatch.setattr(implicit_gemm, "_LONG_RUN", 0)
+    monkeypatch.setattr(dense_plan, "_tiles", lambda asked, sizes, isa, unit: [Tile(rows, vectors, 16)])
+    select._executable.cache_clear()
+
+    def check(name):
+        n, c_in, c_out, size, spec = PAST[name]
+        each = Case(role, "float32", n, c_in, c_out, size, spec, True, epilogue=epilogue)
+        assert "past the caches" in select.choose(each.problem, isa, algorithm).why
+        for where in ("end", "start"):
+            outcome = run_case(each, isa.name, algorithm, where)
+            assert outcome.right, outcome
+
+    with target.using(isa.name):
+        run_guarded_cases(check, PAST)
     select._executable.cache_clear()
 
 

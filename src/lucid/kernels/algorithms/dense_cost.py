@@ -21,6 +21,7 @@ from lucid.kernels.plan import Problem
 CALL_NS = 1350.0
 #: A byte of x, w and y, up to half the third level cache and beyond.
 _NEAR_BYTE_NS, _FAR_BYTE_NS = 0.0033, 0.03
+_PAST_BYTE_NS = 0.022  # a far one of y, where y goes past the caches, on a Zen 4
 _PAIR_READS = 1.2  # two channels read at once, as so many
 _COST_NS = {
     "product": 0.116,  # of vectors
@@ -71,8 +72,18 @@ MOST_STEPS = 1280
 
 def traffic_ns(problem: Problem) -> float:
     """Time of one thread for x, w and y, beyond what the gather and the tiles take."""
-    near = min(problem.traffic_bytes, target.cpu().l3_bytes // 2)
-    return near * _NEAR_BYTE_NS + (problem.traffic_bytes - near) * _FAR_BYTE_NS
+    far = _far_bytes(problem)
+    return (problem.traffic_bytes - far) * _NEAR_BYTE_NS + far * _FAR_BYTE_NS
+
+
+def _far_bytes(problem: Problem) -> int:
+    return max(0, problem.traffic_bytes - target.cpu().l3_bytes // 2)
+
+
+def saved_ns(problem: Problem) -> float:
+    """What one thread saves of that where results go past the caches."""
+    written = min(problem.written_bytes, _far_bytes(problem))
+    return written * (_FAR_BYTE_NS - _PAST_BYTE_NS) if target.cpu().fetches_overwritten else 0.0
 
 
 def ns(work: dict[str, float], turns: int = 1) -> float:

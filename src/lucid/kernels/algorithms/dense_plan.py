@@ -251,11 +251,12 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
     phases = [layout.phase for layout in layouts]
     packed = Packings(phases, regions.phases(axes), sizes, best).elements * sizes.itemsize
     scratch = scratch_layout(sizes, best, [Cut.of(layout, best) for layout in layouts])["scratch_bytes"]
+    past = implicit_gemm.goes_past(sizes, best, phases, problem.epilogue, isa)
     return Plan(
         name,
         problem,
         isa.name,
-        expected_ns,
+        expected_ns - past * dense_cost.saved_ns(problem),
         tile=(
             ("rows", tile.rows),
             ("columns", tile.columns),
@@ -275,7 +276,7 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
         ),
         workspace_bytes=packed + scratch,
         packed_bytes=packed,
-        why=_why(sizes, best, cut),
+        why=_why(sizes, best, cut) + ", results past the caches" * past,
     )
 
 
@@ -283,7 +284,7 @@ def least_ns(problem: Problem, isa: ISA) -> float:
     """What every plan takes: the products that are not with padding, at the full rate."""
     sizes, pairs = shape(problem, isa), problem.spec.pairs(problem.size)
     products = sizes.batch * sizes.groups * sizes.rows * sizes.elements * pairs / isa.lanes(sizes.grain.sums)
-    always = dense_cost.CALL_NS + dense_cost.traffic_ns(problem)
+    always = dense_cost.CALL_NS + dense_cost.traffic_ns(problem) - dense_cost.saved_ns(problem)
     return always + dense_cost.ns({"product": products}, target.cpu().turns(isa))
 
 
@@ -386,5 +387,7 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
     step = phases[0][2].step if shared in (AS_LINES, LINES_IN_PLACE) else 1
     tile: AnyTile = ChannelTile(columns, vectors, lanes, step) if plan["turned"] else Tile(rows, vectors, lanes)
     cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
-    sizes, whole = shape(asked, ISAS[plan.isa], residues), regions.phases(axes)
-    return implicit_gemm.bind(sizes, cut, phases, whole, asked.bias, asked.epilogue, plan.expected_ns)
+    isa = ISAS[plan.isa]
+    sizes, whole = shape(asked, isa, residues), regions.phases(axes)
+    past = implicit_gemm.goes_past(sizes, cut, phases, asked.epilogue, isa)
+    return implicit_gemm.bind(sizes, cut, phases, whole, asked.bias, asked.epilogue, plan.expected_ns, past)

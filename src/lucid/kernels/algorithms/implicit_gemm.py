@@ -53,6 +53,7 @@ from lucid.kernels.algorithms.dense_layout import (
     woven,
 )
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.past_caches import gains
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish, write_places
@@ -80,15 +81,19 @@ from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
 
+#: Tiles side by side, of which the first and the last line of the cache are stored as usual: with 4 and 9, rows that go
+#: past the caches take 2 and 1.1 times as long, with 16 no longer.
+_LONG_RUN = 16
+
 
 def bind(
     shape: Shape, blocking: Blocking, phases: Sequence[Phase], whole: Sequence[Phase], bias: bool, epilogue: Epilogue,
-    expected_ns: float,
+    expected_ns: float, past: bool = False,
 ) -> Launch:  # fmt: skip
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes.
 
     ``whole`` are the phases before they were cut into regions, which share packed weights. One thread is expected to
-    take ``expected_ns``: of that depends how many are woken.
+    take ``expected_ns``: of that depends how many are woken. Results may go ``past`` the caches.
     """
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
     leaves = _leaves(shape, blocking, epilogue)
@@ -101,7 +106,7 @@ def bind(
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
     samples = shape.grain.stored if cuts[0].layout.in_place else shape.grain.packed
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
-    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves)
+    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves, past)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, blocking.tile, samples=samples)
     constants = (
@@ -121,7 +126,7 @@ def bind(
         own_bytes=numbers["scratch_bytes"],
         most_threads=useful_threads(expected_ns * GHZ, tasks),
         keep=(constants, records, packings),
-        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, whole, bias, epilogue, expected_ns)
+        in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, whole, bias, epilogue, expected_ns, past)
         if blocking.lazy
         else None,
     )
@@ -131,6 +136,19 @@ def _weaves(shape: Shape, blocking: Blocking, cut: Cut, epilogue: Epilogue) -> b
     """Whether tiles put lines of stacked residues into the result themselves."""
     later = epilogue and not in_registers(epilogue)
     return blocking.channels >= shape.channels and not later and woven(shape, cut.layout, blocking.tile.lanes)
+
+
+def goes_past(shape: Shape, blocking: Blocking, phases: Sequence[Phase], epilogue: Epilogue, isa: ISA) -> bool:
+    """Whether results leave past the caches: in long rows of whole tiles, and never read again."""
+    tile = blocking.tile
+    later = blocking.channels < shape.channels or tile.over_channels or shape.rows % tile.rows
+    if later or shape.stack > 1 or (epilogue and not in_registers(epilogue)):
+        return False
+    cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
+    if any(min(cut.span, cut.layout.line) < _LONG_RUN * tile.columns for cut in cuts):
+        return False
+    written_bytes = shape.batch * shape.groups * shape.rows * shape.out_plane * shape.grain.stored.bytes
+    return all(map(pixel_panels.contiguous, phases)) and gains(written_bytes, shape.grain.stored, isa)
 
 
 def _leaves(shape: Shape, blocking: Blocking, epilogue: Epilogue) -> Type:
@@ -167,21 +185,21 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
 
 def tile_parts(
     grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None,
-    samples: Type | None = None, residues: Sizes | None = None,
+    samples: Type | None = None, residues: Sizes | None = None, past: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of a tile of every width; what is widened before shares them with what need not be."""
     leaves, samples = leaves or grain.sums, samples or grain.packed
     if grain.depth == 1:
         grain = Grain(grain.sums)
     widths = range(1, tile.widths + 1)
-    key = "dense tile", grain, tile, epilogue, leaves, samples, residues
-    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples, residues))
+    key = "dense tile", grain, tile, epilogue, leaves, samples, residues, past
+    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples, residues, past))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
 def parts(
     grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type,
-    weaves: bool,
+    weaves: bool, past: bool,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
@@ -206,15 +224,15 @@ def parts(
     if weaves:
         code["places"] = alone(("dense places", lanes, residues), lambda m, _: write_places(m, lanes, residues))
     own = {name: module.address(name) for name, module in code.items()}
-    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None)
+    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None, past)
     return gather_parts(grain, lanes, read) | own | last
 
 
 def write_tiles(
     module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type,
-    residues: Sizes | None,
+    residues: Sizes | None, past: bool,
 ) -> None:  # fmt: skip
-    """Adds ``tile_1`` and so on: a tile of every width up to the full one."""
+    """Adds ``tile_1`` and so on: a tile of every width up to the full one, whose rows may go ``past`` the caches."""
     if isinstance(tile, ChannelTile):
         write_channel_tile(module, grain, tile, "tile_1", epilogue, samples)
         return
@@ -222,7 +240,7 @@ def write_tiles(
         narrower = Tile(tile.rows, v, tile.lanes)
         write_tile(
             module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples,
-            residues=residues,
+            residues=residues, past=past and v == tile.vectors,
         )  # fmt: skip
 
 

@@ -25,8 +25,10 @@ import numpy as np
 
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.panels import either
+from lucid.kernels.algorithms.past_caches import PastRow
 from lucid.kernels.algorithms.woven import PLACE, ask_woven, store_woven, woven_lines
-from lucid.kernels.epilogue import Destination
+from lucid.kernels.epilogue import Destination, ended
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i32, i64, ptr, select, splat
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
@@ -198,7 +200,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
     epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None, samples: Type | None = None,
-    residues: Sizes | None = None,
+    residues: Sizes | None = None, past: bool = False,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -215,6 +217,8 @@ def write_tile(
 
     Rows that are ``residues`` of channels leave as lines of the result, channels ``stride`` apart: ``spare`` has the
     places of the first tile's vectors then, as ``store_woven`` wants them, and those of the others behind them.
+
+    Tiles whose rows go ``past`` the caches continue no sums, and all of their rows exist.
     """
     data, sums_at, stored, panels = ptr(grain.packed), ptr(grain.sums), stored or grain.sums, samples or grain.packed
     f = module.function(
@@ -226,6 +230,9 @@ def write_tile(
         _write_one(f, grain, tile, a.panel, a.to, lambda k: (k * pitch, k * w_pitch), ahead, epilogue)
         return f
     place = partial(_in_table, a.table)
+    if past:
+        _write_past(f, grain, tile, place, epilogue)
+        return f
     with f.loop(0, a.count) as n:
         panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
         if residues:
@@ -264,6 +271,25 @@ def _write_one(
     for row in targets:
         for v in across:
             Destination(row, epilogue).store(next(results), v * lanes)
+
+
+def _write_past(f: Function, grain: Grain, tile: Tile, place: Place, epilogue: Epilogue) -> None:
+    """Tiles side by side, whose rows go past the caches: the last vector of each waits for the next tile's first."""
+    a = f.args
+    rows = [PastRow.of(a.to.at(a.stride * m)) for m in range(tile.rows)]
+    with f.loop(0, a.count, carry=_fresh(f, tile)[:: tile.vectors]) as n:
+        sums = _summed(f, grain, tile, a.panel.at(n.i * a.apart), _fresh(f, tile), place, a.next_w)
+        values = [ended(epilogue, value) for value in sums]
+        lines = [values[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
+
+        def store(first: bool) -> None:
+            for row, last, line in zip(rows, n.values, lines, strict=True):
+                PastRow(row.to.at(n.i * tile.columns), row.before, row.picks).store(last, line, first)
+
+        either(f, n.i.eq(0), lambda: store(True), lambda: store(False))
+        n.values = [line[-1] for line in lines]
+    for row, last in zip(rows, n.values, strict=True):
+        row.end(a.count * tile.columns, last)
 
 
 def _fresh(f: Function, tile: Tile) -> list[Value]:

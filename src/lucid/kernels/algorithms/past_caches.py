@@ -1,0 +1,73 @@
+"""Rows of results that go past the caches in whole lines, wherever they begin.
+
+::
+
+    vectors of a row         a0 a1 a2 a3   b0 b1 b2 b3   c0 c1 c2 c3
+    lines of the cache     ··a0  a1 a2 a3 b0  b1 b2 b3 c0  c1 c2 c3··      whole ones are made of two vectors' lanes
+
+A store that leaves in a whole line fetches nothing. What a row has of its first and last line is stored as usual, since
+the others of those lines' numbers belong to another tile. The order among threads is kept by the pool, whose counters
+change by locked instructions, behind which no such store waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lucid.kernels import target
+from lucid.kernels.ir import Pointer, Type, Value, convert, f32, i32, lane_numbers, splat, to_whole_vector, vec
+from lucid.kernels.isa import ISA
+
+_LANES = 16  #: of the only instruction set and type that have it: two vectors' lanes picked by numbers in a third
+_PICK = "llvm.x86.avx512.vpermi2var.ps.512"
+
+
+def gains(written_bytes: int, stored: Type, isa: ISA) -> bool:
+    """Whether results of so many bytes should leave so.
+
+    They would not stay in the last cache, and this machine fetches lines before it overwrites them whole.
+    """
+    cpu = target.cpu()
+    able = "avx512f" in isa.requires and stored == f32
+    return able and cpu.fetches_overwritten and written_bytes > cpu.l3_bytes // 2
+
+
+@dataclass(frozen=True, slots=True)
+class PastRow:
+    """A row from ``to`` on, of which so many numbers of its first line belong to what is ``before`` it."""
+
+    to: Pointer
+    before: Value
+    picks: Value
+
+    @classmethod
+    def of(cls, to: Pointer) -> PastRow:
+        """The row that begins there."""
+        before = (-to_whole_vector(to, _LANES)) & (_LANES - 1)
+        numbers = lane_numbers(to.fn, _LANES, element=i32)
+        return cls(to, before, numbers + (_LANES - splat(convert(before, i32), _LANES)))
+
+    def line(self, last: Value, value: Value) -> Value:
+        """A line: the end of the ``last`` vector and the beginning of this one."""
+        return self.to.fn.intrinsic(_PICK, vec(f32, _LANES), "", last, self.picks, value)
+
+    def store(self, last: Value, values: Sequence[Value], first: bool) -> None:
+        """Puts vectors from ``to`` on behind the ``last`` one, but for what is left of their end.
+
+        The ``first`` of a row have none before them.
+        """
+        start, inside = -self.before, lane_numbers(self.to.fn, _LANES, element=i32)
+        for k, (earlier, value) in enumerate(zip([last, *values], values, strict=False)):
+            line, at = self.line(earlier, value), start + k * _LANES
+            if first and not k:
+                self.to.store(line, at, inside >= splat(convert(self.before, i32), _LANES))
+            else:
+                self.to.store(line, at, nontemporal=True)
+
+    def end(self, count: Value, last: Value) -> None:
+        """Puts what is left of the ``last`` of ``count`` numbers."""
+        inside = lane_numbers(self.to.fn, _LANES, element=i32)
+        mask = inside < splat(convert(self.before, i32), _LANES)
+        with self.to.fn.when(self.before.ne(0)):
+            self.to.store(self.line(last, last), count - self.before, mask)

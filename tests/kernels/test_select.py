@@ -1,0 +1,22 @@
+"""What is chosen depends on the machine only by what the machine is said to be."""
+
+from dataclasses import replace
+
+import pytest
+
+from lucid.core.geometry import ConvSpec
+from lucid.kernels import select, target
+from lucid.kernels.convolution import problem
+from lucid.kernels.isa import AVX512
+
+LONG = ConvSpec((10,), (5,), (1,), ((0, 0),))
+
+
+@pytest.mark.parametrize(("name", "past"), [("znver4", True), ("znver5", False)])
+@pytest.mark.parametrize(("samples", "large"), [(160_000, True), (1_600, False)])
+def test_large_results_go_past_the_caches_where_lines_are_fetched(name, past, samples, large, monkeypatch):
+    machine = replace(target.cpu(), name=name, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    asked = problem("forward", LONG, (1, 1, samples), (1, 512, *LONG.out_size((samples,))), "float32", True)
+    plan = select.algorithm_named("gemm").plan(asked, AVX512)
+    assert ("past the caches" in plan.why) == (past and large)
