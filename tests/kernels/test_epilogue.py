@@ -64,14 +64,17 @@ GEOMETRIES = [
 
 
 def cases() -> list[Case]:
-    """Two geometries with every epilogue; all of them with one of each kind, in turn in every type."""
+    """Two geometries with every epilogue; all of them with one of each kind, in turn in every type; halves whose phases
+    are rounded before they are interleaved.
+    """
+    mixed = [replace(GEOMETRIES[-1], epilogue=e, dtype=half) for e in KINDS for half in ("float16", "bfloat16")]
     full = [replace(GEOMETRIES[k], epilogue=e) for k in (1, 5) for e in EPILOGUES]
     some = [
         replace(case, epilogue=e, dtype=dtype, seed=k)
         for k, case in enumerate(GEOMETRIES)
         for e, dtype in zip(KINDS, ("float32", *np.roll(["float64", "float16", "bfloat16"], k).tolist()), strict=True)
     ]
-    return full + some
+    return full + some + mixed
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -116,15 +116,27 @@ class Destination:
         return Destination(y, self.epilogue, self.scale, self.shift, residual)
 
     def store(self, value: Value, index: Any = 0, mask: Value | None = None, nontemporal: bool = False) -> None:
-        """Ends a vector of sums and puts it."""
-        element, lanes, given = value.type.element, value.type.lanes, {}
+        """Ends a vector of sums and puts it; one of halves was ``rounded`` before."""
+        if value.type.element.bits == self.y.pointee.bits < 32:
+            self.y.store(value, index, mask, nontemporal)
+            return
+        element, lanes, given = value.type.element, value.type.lanes, dict[str, Value]()
+        if self.residual is not None:
+            given["residual"] = convert(self.residual.load(index, lanes, mask), element)
+        self.y.store(self._ended(value, given), index, mask, nontemporal)
+
+    def rounded(self, value: Value) -> Value:
+        """A vector of sums as it is stored, where that is in half precision and depends on no place."""
+        done = self.residual is not None or self.y.pointee.bits == value.type.bits
+        return value if done else self._ended(value, {})
+
+    def _ended(self, value: Value, given: dict[str, Value]) -> Value:
+        element, lanes = value.type.element, value.type.lanes
         for name, number in (("scale", self.scale), ("shift", self.shift)):
             if number is not None:
                 wide = convert(number, element)
                 given[name] = splat(wide, lanes) if wide.type.lanes == 1 else wide
-        if self.residual is not None:
-            given["residual"] = convert(self.residual.load(index, lanes, mask), element)
-        self.y.store(convert(ended(self.epilogue, value, **given), self.y.pointee), index, mask, nontemporal)
+        return convert(ended(self.epilogue, value, **given), self.y.pointee)
 
 
 def _chosen(condition: Value, a: Pointer, b: Pointer) -> Pointer:

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 
 from lucid.kernels.algorithms.correlation_kernel import widened
-from lucid.kernels.epilogue import Arrays, parameters
+from lucid.kernels.epilogue import Arrays, Destination, parameters
 from lucid.kernels.ir import (
     Function,
     Module,
@@ -106,36 +106,40 @@ class Row:
 
     def read(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
         """Loads it; gives its vector ``v`` from a shift on, by registers that are shifted when they are wanted."""
-        step, nothing = self.step, zeros(row.fn, wide, self.lanes)
-        loaded = self.loaded(row, masks, wide)
-        return self.shifted({
-            (e, p): part
+        step, nothing = self.step, zeros(row.fn, row.pointee, self.lanes)
+        loaded = self.loaded(row, masks, row.pointee)
+        parts = {  # halves are told apart before they are widened, as vectors of half the bits
+            (e, p): convert(part, wide)
             for p in self.places
             for e, part in enumerate(
                 deinterleave([loaded.get(i, nothing) for i in range(p * step, (p + 1) * step)], step)
             )
-        })  # fmt: skip
+        }
+        return self.shifted(parts, merges=step > 1 and row.pointee == wide)
 
     def loaded(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> dict[int, Value]:
         """Its vectors in memory, by number."""
         return {i: convert(row.load(i * self.lanes, self.lanes, mask), wide) for i, mask in masks.items()}
 
-    def shifted(self, parts: dict[tuple[int, int], Value]) -> Callable[[int, int], Value]:
-        """Vector ``v`` from a shift on, of the ``parts`` by column of a step and vector."""
+    def shifted(self, parts: dict[tuple[int, int], Value], merges: bool = False) -> Callable[[int, int], Value]:
+        """Vector ``v`` from a shift on, of the ``parts`` by column of a step and vector.
+
+        By a shuffle where LLVM ``merges`` it with the one before.
+        """
         made: dict[tuple[int, int], Value] = {}
 
         def vector(at: int, v: int) -> Value:
             if (at, v) not in made:
                 e, (p, r) = at % self.step, divmod(at // self.step, self.lanes)
                 first = parts[e, v + p]
-                made[at, v] = self._between(first, parts[e, v + p + 1], r) if r else first
+                made[at, v] = self._between(first, parts[e, v + p + 1], r, merges) if r else first
             return made[at, v]
 
         return vector
 
-    def _between(self, first: Value, second: Value, lane: int) -> Value:
-        """The vector from a lane on. Of every other column by a shuffle, which LLVM makes one with the one before."""
-        if self.step == 1:
+    def _between(self, first: Value, second: Value, lane: int, merges: bool) -> Value:
+        """The vector from a lane on."""
+        if not merges:
             return slid(first, second, lane)
         return shuffle(first, second, range(lane, lane + self.lanes))
 
@@ -233,6 +237,11 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
                 a.size_w - column.i * len(tile.across), first, rows, *to.given.values(),
             )  # fmt: skip
     return module
+
+
+def _line_elements(element: Type) -> int:
+    """How many lie in a line of the cache."""
+    return 64 // element.bytes
 
 
 class _Strip:
@@ -337,8 +346,8 @@ class _Strip:
             assert isinstance(there, Pointer)
             here = there
         here = here.at(self.a.column)
-        for k in range(self.tile.vectors * self.tile.stride[1]):
-            here.prefetch(self.a.w * AHEAD_ROWS + k * self.lanes)
+        for place in range(0, self.tile.vectors * self.tile.stride[1] * self.lanes, _line_elements(here.pointee)):
+            here.prefetch(self.a.w * AHEAD_ROWS + place)
         return here
 
     def _finish(self, q: Value, phase: int, sums: list[Value]) -> None:
@@ -349,14 +358,14 @@ class _Strip:
         if len(tile.downs) > 1:
             there = there & (row < a.size_h)
         lines = [
-            (self.results.destination(k, row * a.size_w + (self.plane * k if k else 0)), self._line(sums, k))
+            (to := self.results.destination(k, row * a.size_w + (self.plane * k if k else 0)), self._line(sums, k, to))
             for k in range(tile.results)
         ]
         if not tile.stream:  # without a branch, behind which LLVM would put products, far from what they read
             for to, values in lines:
                 place = to.unless(~there, a.spare)
                 for n, value in enumerate(values):
-                    if tile.asks:
+                    if tile.asks and n * lanes % _line_elements(to.y.pointee) == 0:
                         to.y.prefetch(a.size_w * (_AHEAD_RESULTS * len(tile.downs)) + n * lanes, write=True)
                     place.store(value, n * lanes, self.stored[n])
             return
@@ -366,10 +375,12 @@ class _Strip:
                     for to, values in lines:
                         to.store(values[n], n * lanes, nontemporal=True)
 
-    def _line(self, sums: list[Value], result: int) -> list[Value]:
+    def _line(self, sums: list[Value], result: int, to: Destination) -> list[Value]:
         """A result's row, its phases of columns side by side."""
         vectors, across = self.tile.vectors, len(self.tile.across)
-        at = result * across * vectors
-        return [
-            value for v in range(vectors) for value in interleave([sums[at + c * vectors + v] for c in range(across)])
+        rows = [
+            sums[at : at + vectors] for at in range(result * across * vectors, (result + 1) * across * vectors, vectors)
         ]
+        if across > 1:  # halves are mixed as vectors of half the bits
+            rows = [[to.rounded(value) for value in row] for row in rows]
+        return [value for phases in zip(*rows, strict=True) for value in interleave(phases)]

@@ -247,6 +247,8 @@ class Pointer(Value):
             words = bitcast(value, vec(i16, value.type.lanes))
             return self.cast(i16).store(words, index, mask, nontemporal)
         p, align = self.at(index), self.pointee.bytes
+        if value.type.element == f16 and value.type.lanes > 1:  # one instruction that rounds and stores takes longer
+            value = self.fn.emit(value.type, f"freeze {value.type} {value.text}")
         if mask is None:
             if nontemporal:
                 align *= value.type.lanes
