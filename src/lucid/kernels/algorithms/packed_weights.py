@@ -155,19 +155,22 @@ def _write_turn(module: Module, grain: Grain, lanes: int, weave: int) -> Functio
     )  # fmt: skip
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(weave or lanes)]
+    turned = interleave if weave else transpose
     with f.loop(0, a.depth, lanes) as k:
 
         def apart() -> list[Value]:
             masks = [lanes_below(f, count - k.i, lanes) for count in (a.depth, a.whole)[: grain.depth]]
-            numbers = [[start.load(a.second * n + k.i, lanes, m) for n, m in enumerate(masks)] for start in starts]
-            return [grain.element(each) for each in numbers]
+            numbers = [[start.load(a.second * n + k.i, lanes, m) for start in starts] for n, m in enumerate(masks)]
+            if grain.depth == 1:  # halves that are widened are turned first, by shuffles of half the bits
+                return [grain.element([column]) for column in turned(numbers[0])]
+            return turned([grain.element(each) for each in zip(*numbers, strict=True)])
 
         def side_by_side() -> list[Value]:
             mask = lanes_below(f, a.depth + a.whole - k.i * 2, 2 * lanes, i32)
-            return [bitcast(start.load(k.i * 2, 2 * lanes, mask), vec(grain.packed, lanes)) for start in starts]
+            return turned([bitcast(start.load(k.i * 2, 2 * lanes, mask), vec(grain.packed, lanes)) for start in starts])
 
-        rows = apart() if grain.depth == 1 else f.choose(a.second.eq(1), side_by_side, apart)
-        for n, column in enumerate(interleave(rows) if weave else transpose(rows)):
+        columns = apart() if grain.depth == 1 else f.choose(a.second.eq(1), side_by_side, apart)
+        for n, column in enumerate(columns):
             a.panel.store(column, k.i * weave + n * lanes if weave else (k.i + n) * a.width)
     return f
 

@@ -22,6 +22,8 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 
+Turned = Callable[[Sequence[Value]], list[Value]]
+
 _LINE_BYTES = 64
 _AHEAD = 12  #: rows asked for in advance: their distance is no pattern that the machine would guess
 
@@ -119,11 +121,17 @@ def _copy_elements(f: Function, grain: Grain, width: int) -> None:
         a.panel.store(grain.element(numbers), k.i * width + r.i)
 
 
-def _along(grain: Grain, starts: Sequence[Pointer], k: Value, depth: Value, lanes: int) -> list[Value]:
-    """Elements of rows that run along k, from the element ``k`` on; nothing beyond ``depth``."""
+def _along(grain: Grain, starts: Sequence[Pointer], k: Value, depth: Value, lanes: int, turned: Turned) -> list[Value]:
+    """Elements of rows that run along k, from the element ``k`` on, ``turned``; nothing beyond ``depth``.
+
+    Halves that are widened are turned first, by shuffles of half the bits.
+    """
     first = k * grain.depth
     mask = lanes_below(depth.fn, depth - first, lanes * grain.depth)
-    return [grain.side_by_side(start.load(first, lanes * grain.depth, mask)) for start in starts]
+    numbers = [start.load(first, lanes * grain.depth, mask) for start in starts]
+    if grain.depth == 1:
+        return [grain.side_by_side(column) for column in turned(numbers)]
+    return turned([grain.side_by_side(row) for row in numbers])
 
 
 def _weave_rows(f: Function, grain: Grain, lanes: int, width: int) -> None:
@@ -131,7 +139,7 @@ def _weave_rows(f: Function, grain: Grain, lanes: int, width: int) -> None:
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(width)]
     with f.loop(0, grain.count(a.depth), lanes) as k:
-        for v, woven in enumerate(interleave(_along(grain, starts, k.i, a.depth, lanes))):
+        for v, woven in enumerate(_along(grain, starts, k.i, a.depth, lanes, interleave)):
             a.panel.store(woven, k.i * width + v * lanes)
 
 
@@ -151,6 +159,6 @@ def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
     with f.loop(0, grain.count(a.depth), lanes) as k:
         for start in starts if grain.stored.bits == 16 else ():
             start.prefetch(k.i * grain.depth + a.rows * a.row_step, locality=2)
-        for c, column in enumerate(transpose(_along(grain, starts, k.i, a.depth, lanes))):
+        for c, column in enumerate(_along(grain, starts, k.i, a.depth, lanes, transpose)):
             a.panel.store(column, (k.i + c) * a.width)
     return f

@@ -354,10 +354,10 @@ def shuffle(a: Value, b: Value | None, lanes: Sequence[int]) -> Value:
     fn, other = a.fn, "poison" if b is None else b.text
     if a.type.lanes == 1 or len(lanes) == 1:
         raise TypeError("kernel IR: shuffle works on vectors; take lanes of scalars in Python")
-    if a.type.element == bf16:  # which go from one piece of code to another as whole numbers
+    if a.type.element in (f16, bf16):  # which go from one piece of code to another as whole numbers
         words = bitcast(a, vec(i16, a.type.lanes))
         more = None if b is None else bitcast(b, words.type)
-        return bitcast(shuffle(words, more, lanes), vec(bf16, len(lanes)))
+        return bitcast(shuffle(words, more, lanes), vec(a.type.element, len(lanes)))
     picks = ", ".join(f"i32 {n}" for n in lanes)
     return fn.emit(
         vec(a.type.element, len(lanes)),
