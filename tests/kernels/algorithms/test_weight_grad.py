@@ -12,7 +12,7 @@ from lucid.core.errors import PlanError
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import weight_grad
 from lucid.kernels.algorithms.weight_grad_kernel import BOX
-from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, split
+from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, narrower_tile, split, tiles
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512, AVX512_BF16
 from tests.kernels.algorithms.dense_cases import HALF
@@ -54,6 +54,11 @@ CASES = [
 ]
 #: Enough pixels for several chunks, and channels for several parts.
 CHUNKED = [Case(3, 3, 9, (30, 57), (3, 3), padding=1), Case(2, 130, 70, (12, 12), (2, 2))]
+#: More results than sources, or vectors that these fill better: they are packed, in one chunk or several.
+SWAPPED = [
+    Case(2, 16, 36, (9, 5), (1, 1)), Case(3, 32, 50, (50, 31), (1, 1)), Case(1, 16, 36, (1200,), (1,)),
+    Case(2, 64, 144, (11, 7), (1, 1), groups=4), Case(2, 141, 49, (14, 7), (1, 1)),
+]  # fmt: skip
 #: Odd rows so long that they are cut, for pairs of pixels: what is cut short ends in one that is alone.
 CUT = [Case(1, 2, 40, (3001,), (5,), padding=2), Case(1, 40, 70, (2049,), (3,)), Case(1, 3, 64, (4501,), (10,), 5)]
 
@@ -66,7 +71,7 @@ def test_definition(isa, dtype):
         check(weight_grad, case.typed(dtype), "grad_weight", "start")
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED)
+        run_guarded_cases(one, CASES + CHUNKED + SWAPPED)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -77,7 +82,7 @@ def test_sums_of_g_or_x_in_the_same_pass(isa, dtype):
             check_both(weight_grad, case.typed(dtype), where, transposed)
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED)
+        run_guarded_cases(one, CASES + CHUNKED + SWAPPED)
 
 
 @pytest.mark.parametrize("case", CASES + CHUNKED + CUT, ids=str)
@@ -135,7 +140,7 @@ def test_several_vectors_of_channels(isa, vectors):
         check(weight_grad, Case(1, 26, channels, (11,), (1,)), "grad_weight")
 
 
-@pytest.mark.parametrize("case", CHUNKED, ids=str)
+@pytest.mark.parametrize("case", CHUNKED + SWAPPED[2:3], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bits_do_not_depend_on_threads(case, transposed):
     check_threads(lambda: run_both(weight_grad, case, case.arrays(), "end", transposed))
@@ -145,6 +150,29 @@ def test_pixels_of_cut_rows_are_paired():
     splits = [split(case.typed("bfloat16").problem("grad_weight"), AVX512_BF16) for case in CUT]
     assert all(made.grain.depth == 2 and made.cut.boxes > 1 and made.cut.box[3] % 2 == 0 for made in splits)
     assert sum(made.tail > 0 for made in splits) > 1
+
+
+def test_fewer_channels_are_packed():
+    def swapped(case, **changed):
+        return weight_grad.plan(replace(case.problem("grad_weight"), **changed), AVX512)["swapped"]
+
+    assert all(map(swapped, SWAPPED))
+    turned = [replace(case, c_in=case.c_out, c_out=case.c_in) for case in SWAPPED]
+    assert not any(map(swapped, turned))
+    first = SWAPPED[0]
+    assert not any(map(swapped, (replace(first, stride=2), replace(first, padding=1), replace(first, kernel=(1, 3)))))
+    plans = [weight_grad.plan(case.problem("grad_weight"), AVX512) for case in SWAPPED]
+    assert max(plan["chunks"] for plan in plans) > 1
+
+
+def test_where_vectors_take_turns_a_tile_may_be_narrower():
+    plain = Case(1, 1, 1, (1, 1, 1), (1, 1, 1))
+
+    def narrower(usual, c_out, sums):
+        return narrower_tile(usual, tiles(AVX512, plain.spec), 16, c_out, sums, 64)
+
+    assert narrower(Tile(4, 5), 512, 10) == Tile(2, 5), "rows of g are packed for few products"
+    assert narrower(Tile(4, 6), 512, 512) == Tile(4, 6), "what it gains is not sure"
 
 
 def test_several_chunks_are_tested():

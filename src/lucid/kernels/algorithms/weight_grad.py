@@ -17,6 +17,8 @@ in the frame, whatever the taps, strides and dilations are, and so is every pixe
 Tasks are (chunk of boxes) x (group, part of c_out, part of c_in). With several chunks each has a slice of its own, and
 a second pass adds them in order; the split depends on the shape alone, so the bits do not depend on the threads.
 
+Of 1 x 1 kernels x and g may be swapped: lanes are c_in's then, and fewer channels are transposed where c_out is more.
+
 Of bfloat16, where there is an instruction for it, p are pairs of pixels: see ``weight_grad_kernel``.
 
 The sums of g over its pixels, the gradient of a bias, are added up where the panels are made, if they are asked for.
@@ -35,7 +37,19 @@ from lucid.kernels.algorithms.base import GHZ, Executable, address, shared_tasks
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.frames import Cut, Window
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.weight_grad_split import Room, Split, Tile, asks, boxes, parts, places, split, split_as
+from lucid.kernels.algorithms.weight_grad_split import (
+    Room,
+    Split,
+    Tile,
+    asks,
+    boxes,
+    parts,
+    places,
+    split,
+    split_as,
+    swap_pays,
+    swapped,
+)
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
@@ -54,10 +68,12 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
-    """The tile that wastes least, then the split into tasks that is expected to be fastest."""
-    chosen = split(problem, isa)
-    tile, room = chosen.tile, Room.of(problem, chosen)
-    filled = problem.group_out / (ceil(problem.group_out / chosen.wide) * chosen.wide)
+    """The tile that wastes least, then the split into tasks that is expected to be fastest; x and g may be swapped."""
+    turned = swap_pays(problem, isa)
+    asked = swapped(problem) if turned else problem
+    chosen, lanes_of = split(asked, isa), "c_in" if turned else "c_out"
+    tile, room = chosen.tile, Room.of(asked, chosen)
+    filled = asked.group_out / (ceil(asked.group_out / chosen.wide) * chosen.wide)
     return Plan(
         name,
         problem,
@@ -70,16 +86,23 @@ def plan(problem: Problem, isa: ISA) -> Plan:
             ("c_part", chosen.c_part),
             *zip(_BOX, chosen.cut.box, strict=True),
             ("chunks", chosen.chunks),
+            ("swapped", int(turned)),
         ),
         workspace_bytes=sum_type(problem).bytes * (room.shared + room.private),
-        why=f"c_out in lanes ({filled:.0%} filled), {tile.steps} taps a pass, pixels in {chosen.chunks} chunks",
+        why=f"{lanes_of} in lanes ({filled:.0%} filled), {tile.steps} taps a pass, pixels in {chosen.chunks} chunks",
         sums_upstream=True,
     )
 
 
+def _asked(plan: Plan) -> Problem:
+    """What is computed, be it with x for g."""
+    return swapped(plan.problem) if plan["swapped"] else plan.problem
+
+
 def _split(plan: Plan, isa: ISA) -> Split:
     """The split that was chosen."""
-    problem, window = plan.problem, Window.of(plan.problem)
+    problem = _asked(plan)
+    window = Window.of(problem)
     tile = Tile(plan["vectors"], plan["steps"] // plan["columns"], plan["columns"])
     grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
     cut = Cut(window, tuple(plan[name] for name in _BOX))
@@ -88,13 +111,12 @@ def _split(plan: Plan, isa: ISA) -> Split:
 
 def bind(plan: Plan, isa: ISA) -> Executable:
     """Tables of pixels, taps and lines, and every number of the split, fixed for the shape."""
-    problem = plan.problem
-    chosen = _split(plan, isa)
+    problem, chosen, turned = _asked(plan), _split(plan, isa), plan["swapped"]
     element, tile, cut, room = chosen.grain.sums, chosen.tile, chosen.cut, Room.of(problem, chosen)
     lines, asks_g, asks_x = asks(problem, chosen)
     tables = (
         boxes(problem, chosen),
-        parts(problem, tile, chosen.k_part, chosen.c_part, problem.spec.taps),
+        parts(problem, tile, chosen.k_part, chosen.c_part, problem.spec.taps, bool(turned)),
         *places(problem, chosen),
         lines,
     )
@@ -105,10 +127,11 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         kernel.turn_address(Grain(element)),
         rows_adder(problem.dtype) if problem.transposed else 0,
     )
+    gw_row = problem.group_out if turned else problem.group_in * problem.spec.taps
     (_, height, width), alone = cut.window.size, chosen.chunks == 1  # then there are no slices to add up
     numbers = (
         int(problem.sums_g), int(chosen.in_place), chosen.wide, tile.steps, problem.c_in * prod(problem.size),
-        problem.c_out * problem.pixels, problem.pixels, problem.group_in * problem.spec.taps, problem.spec.taps,
+        problem.c_out * problem.pixels, problem.pixels, gw_row, turned, problem.spec.taps,
         problem.spec.taps, 1, tile.rows, cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.window.spec.stride[2], cut.box[0],
@@ -116,7 +139,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     )  # fmt: skip
     shared, own_slice = (size * element.bytes for size in (room.shared, room.private - room.slice))
     gb = 3 if problem.bias else NOTHING
-    arrays = {"x": 0, "g": 1, "gw": 2, "gb": gb, "slices": WORKSPACE, "own": WORKSPACE, "summed": 0}
+    arrays = {"x": turned, "g": 1 - turned, "gw": 2, "gb": gb, "slices": WORKSPACE, "own": WORKSPACE, "summed": turned}
     loops = kernel.loops_code(chosen.grain)
     tasks = chosen.parts * chosen.chunks
     steps = [(loops.address("accumulate"), tasks, 1)]

@@ -56,7 +56,7 @@ ARRAYS = ("x", "g", "gw", "gb", "slices", "own", "summed")
 TABLES = ("boxes", "parts", "starts", "offsets", "asks")
 CODE = ("tile", "turn_in", "turn_out", "add_rows")
 NUMBERS = (
-    "sums_g", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "taps",
+    "sums_g", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "swapped", "taps",
     "together", "lists",
     "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
@@ -374,7 +374,8 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
     """Adds ``unpack(fields, part, first, source, slices, stride, scratch)``: the sum of slices, turned, into gw.
 
     Of the block of c_out from ``first`` on. The sums of g, which follow its others, go into gb if they are asked for;
-    those by rows with the first block.
+    those by rows with the first block. Where x and g are ``swapped`` sums lie as they go out: a step's are part of a
+    row of gw.
     """
     data, lanes, run = ptr(kind.element), kind.lanes, RUN * kind.lanes
     f = module.function(
@@ -383,8 +384,9 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
     p = f.args
     a = read_fields(f, kind.fields, (
         "gw", "gb", "parts", "turn_out", "sums_g", "sums_at", "wide", "steps", "taps", "together", "lists", "gw_row",
+        "swapped",
     ))  # fmt: skip
-    part = _record(a.parts, PART, p.part)
+    part, swapped = _record(a.parts, PART, p.part), a.swapped.ne(0)
     count, rows = part.channels * a.taps, minimum(a.wide, part.rows - p.first)
     padded = (part.channels * a.together + (a.steps - 1)) // a.steps * a.steps * a.lists
     source = p.source.at(p.first * (padded + 1))
@@ -392,8 +394,12 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
         with f.loop(1, p.slices, carry=[source.load(v.i, lanes)]) as j:
             j.values = [j.values[0] + source.at(j.i * p.stride).load(v.i, lanes)]
         source.store(j.values[0], v.i)
-    gw = a.gw.at(part.gw + p.first * a.gw_row)
-    with f.loop(0, rows, lanes) as v, f.loop(0, count, run) as at:  # few rows of gw at a time, whose lines go on
+    gw = a.gw.at(part.gw + p.first * select(swapped, 1, a.gw_row))
+    with f.loop(0, select(swapped, count, 0)) as step, f.loop(0, rows, lanes) as v:
+        total = convert(source.load(step.i * a.wide + v.i, lanes), kind.stored)
+        gw.store(total, step.i * a.gw_row + v.i, lanes_below(f, rows - v.i, lanes, i32))
+    turned = select(swapped, 0, count)
+    with f.loop(0, rows, lanes) as v, f.loop(0, turned, run) as at:  # few rows of gw at a time, whose lines go on
         left, high, here = count - at.i, minimum(rows - v.i, lanes), source.at(at.i * a.wide + v.i)
         deep = minimum(left, run)
         f.call(a.turn_out, p.scratch, run, here, deep, deep - 1, a.wide, high, p.scratch, -1)

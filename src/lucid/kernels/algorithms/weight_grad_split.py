@@ -24,6 +24,11 @@ SLICE_BYTES = 2 << 20  #: all slices that wait to be added, or a thread's own
 _WORKERS = (2, 4, 8)  # numbers of threads that the split is made for: all of them get the same tasks
 _USUAL_VECTORS, _MOST_VECTORS = 4, 7  # of a tile
 _WIDER = 1.06  # what a wider one's panels cost, since fewer of their pixels stay in the first cache
+#: Of a tile, where vectors pass their units in turns: cycles of a call and of a vector of sums met again, and of four
+#: rows of g on the way into a panel; and what part of the usual tile's time makes a change sure.
+_CALLED, _MET_AGAIN, _TURNED_ROWS, _SURE = 30.0, 2.0, 70.0, 0.97
+_SUMMED = 4.5  # cycles of a vector of g that is added up alone
+_FEWER_SURE, _MORE_SURE = 0.95, 0.9  # what makes it sure that swapped operands are faster, by the channels packed
 _MOST_ROWS = 9  # offsets live in general registers, of which there are 15
 _LINE = 64
 
@@ -150,6 +155,28 @@ class Room:
         return cls(sums_at if of_x else 0, slice_, shared, frame, frame + panel + (slice_ if alone else 0))
 
 
+def swaps(problem: Problem) -> bool:
+    """Whether x and g may change places: each pixel meets one sample, its own."""
+    spec = problem.spec
+    return spec.taps == 1 and set(spec.stride) == {1} and set(spec.padding) == {(0, 0)}
+
+
+def swapped(problem: Problem) -> Problem:
+    """The same sums with x for g and g for x, and gw turned: where c_out is many, fewer channels are packed."""
+    return replace(problem, c_in=problem.c_out, c_out=problem.c_in, transposed=problem.sums_g)
+
+
+def swap_pays(problem: Problem, isa: ISA) -> bool:
+    """Whether that is allowed and sure to be faster. A bias's gradient is then a pass over g of its own."""
+    if not swaps(problem):
+        return False
+    other = swapped(problem)
+    ours, theirs = split(problem, isa), split(other, isa)
+    apart = _SUMMED * problem.batch * problem.c_out * problem.pixels / isa.lanes(sum_type(problem)) * other.transposed
+    sure = _FEWER_SURE if problem.group_in < problem.group_out else _MORE_SURE
+    return theirs.shared_cycles < ours.shared_cycles and theirs.cycles + apart < sure * ours.cycles
+
+
 def boxes(problem: Problem, split: Split) -> Array:
     """The rows of the kernel's ``BOX``, and the last again for what comes after it."""
     cut, window, grain = split.cut, split.cut.window, split.grain
@@ -197,16 +224,17 @@ def waiting(cycles: float, tasks: int, uneven: float) -> float:
     return longer * _WORKERS[0] / workers[0]  # of two, one waits for nothing where work is too little to wake it
 
 
-def parts(problem: Problem, tile: Tile, k_part: int, c_part: int, together: int) -> Array:
-    """The rows of the kernel's ``PART``, for lists of so many taps."""
+def parts(problem: Problem, tile: Tile, k_part: int, c_part: int, together: int, turned: bool = False) -> Array:
+    """The rows of the kernel's ``PART``, for lists of so many taps; gw may be ``turned``, rows of it c_in's."""
     ks, cs = np.arange(0, problem.group_out, k_part), np.arange(0, problem.group_in, c_part)
     group, k, c = (axis.ravel() for axis in np.meshgrid(np.arange(problem.groups), ks, cs, indexing="ij"))
     row, channel, taps = group * problem.group_out + k, group * problem.group_in + c, problem.spec.taps
     x, g, rows = channel * prod(problem.size), row * problem.pixels, np.minimum(k_part, problem.group_out - k)
     channels, whole = np.minimum(c_part, problem.group_in - c), ceil(c_part * together / tile.steps) * tile.rows
     gb, summed, sums = (channel, x, channels * (k == 0)) if problem.transposed else (row, g, rows * (c == 0))
+    gw = channel * problem.group_out + k if turned else (row * problem.group_in + c) * taps
     columns = [
-        x, g, row * problem.group_in * taps + c * taps, gb, rows, channels, (c + c_part > problem.group_in) * whole,
+        x, g, gw, gb, rows, channels, (c + c_part > problem.group_in) * whole,
         summed, sums,
     ]  # fmt: skip
     table: Array = np.stack(columns, 1).astype(np.int64)
@@ -276,6 +304,22 @@ def best_tile(tiles: Iterable[Tile], lanes: int, group_out: int, sums: int) -> T
     return min(tiles, key=cost)
 
 
+def narrower_tile(usual: Tile, tiles: Iterable[Tile], lanes: int, group_out: int, sums: int, vector_bytes: int) -> Tile:
+    """The usual one, or one whose panels have more pixels in the first cache, if that is sure to take less.
+
+    Where vectors pass their units in turns no tile waits for loads, so that narrow ones have only that against them.
+    """
+
+    def cost(tile: Tile) -> float:
+        passes, pixels = ceil(sums / tile.steps), _panel_pixels(tile.vectors * vector_bytes)
+        call = _CALLED + _MET_AGAIN * tile.vectors * tile.steps
+        rows = tile.vectors * lanes / TURNED * _TURNED_ROWS
+        return ceil(group_out / (tile.vectors * lanes)) * (passes * (2 * tile.cycles + call / pixels) + rows / pixels)
+
+    best = min((tile for tile in tiles if tile.vectors <= usual.vectors), key=cost)
+    return best if cost(best) < _SURE * cost(usual) else usual
+
+
 def halvings(size: int, step: int) -> list[int]:
     """The size and its halves, quarters, …, rounded up to steps."""
     found = [size]
@@ -295,7 +339,10 @@ def splits(problem: Problem, isa: ISA) -> list[Split]:
     window = Window.of(problem)
     grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
     lanes = isa.lanes(grain.sums)
-    tile = best_tile(tiles(isa, problem.spec), lanes, problem.group_out, problem.group_in * problem.spec.taps)
+    every, sums = list(tiles(isa, problem.spec)), problem.group_in * problem.spec.taps
+    tile = best_tile(every, lanes, problem.group_out, sums)
+    if target.cpu().turns(isa) > 1:
+        tile = narrower_tile(tile, every, lanes, problem.group_out, sums, lanes * grain.sums.bytes)
     cut = cache(lambda pixels: _of_elements(window.cut(pixels), grain))
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
     channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
@@ -347,8 +394,13 @@ def piece(pixels: int, pixel_bytes: int) -> int:
 
     Pieces are about alike, and begin where lines of g do if the box does.
     """
-    most = max(16, min(256, target.cpu().l1_bytes * 2 // 3 // pixel_bytes))
+    most = _panel_pixels(pixel_bytes)
     return min(most, ceil(pixels / ceil(pixels / most) / 16) * 16)
+
+
+def _panel_pixels(pixel_bytes: int) -> int:
+    """The most of a piece."""
+    return max(16, min(256, target.cpu().l1_bytes * 2 // 3 // pixel_bytes))
 
 
 def cycles(work: dict[str, float], turns: int) -> float:
