@@ -72,6 +72,14 @@ PIECES = {
     "columns": case(2, 3, 8, (9, 128), (3, 1), padding=(1, 0), dilation=(2, 1)),
     "taps a line apart": case(2, 3, 8, (512,), 3, padding=128, dilation=128),
 }
+#: Planes or lines of some images side by side, few positions each.
+UNITS = {
+    "images": case(5, 7, 37, (6, 14), 3, stride=2, padding=1),
+    "images, groups": case(3, 10, 12, (9, 7), (2, 3), stride=(2, 1), padding=(0, 1), groups=2),
+    "volumes": case(3, 5, 18, (4, 9, 7), 3, stride=2, padding=1),
+    "volumes, strides apart": case(2, 3, 5, (4, 5, 6), (2, 3, 2), stride=(1, 2, 1), padding=(1, 0, 2)),
+    "padding beside": case(3, 4, 6, (5, 8), 3, padding=3, dilation=3),
+}
 #: Where padding is large beside the size: positions need different taps, some none, some taps are never needed.
 REGIONS = {
     "taps of nothing": case(2, 5, 9, (6,), 5, padding=8, dilation=4),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from math import ceil
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tests.kernels.algorithms.dense_cases import (
     PAST,
     PIECES,
     REGIONS,
+    UNITS,
     UPSAMPLED,
     check,
     operands,
@@ -106,6 +108,38 @@ def test_lines_as_they_are_between_forbidden_pages(role, algorithm, isa, dtype, 
     with target.using(isa):
         run_guarded_cases(lambda name: check(role, algorithm, CASES[name], dtype), CASES)
     select._executable.cache_clear()
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(VECTOR_ISAS, ["float32", "float64"]), *product(VECTOR_HALF_ISAS, ["bfloat16"]),
+])  # fmt: skip
+@pytest.mark.parametrize("shared", [(0, 1), (1, 2), pixel_panels.AS_LINES])
+@pytest.mark.parametrize("parts", [1, 3])
+@BOTH
+def test_spans_of_several_units_between_forbidden_pages(role, algorithm, isa, dtype, shared, parts, monkeypatch):
+    """All units or, of the last span, fewer than of the others; in one block of channels or in some."""
+
+    def together(asked, sizes, layouts, whole, tile, isa):
+        room, slack = 1 << 30, dense_plan.panels.slack(isa, computed(BY_DTYPE[dtype]), tile.rows)
+        several = list(dense_plan._several_units(sizes, layouts, tile, ceil(sizes.elements / parts), room, slack, 4))
+        seen.update(cut_up.units for cut_up, _ in several)
+        return several[-1:] or usual(asked, sizes, layouts, whole, tile, isa)
+
+    def layouts(phases, sizes, lanes):
+        alike = shared != pixel_panels.AS_LINES or len({x.step for _, _, x in phases}) == 1
+        return [[Layout.of(phase, shared if alike else (1, 2), sizes.batch) for phase in phases]]
+
+    usual, seen = dense_plan._blockings, set()
+    monkeypatch.setattr(dense_plan, "_blockings", together)
+    monkeypatch.setattr(dense_plan, "_layouts", layouts)
+    select._executable.cache_clear()
+    with target.using(isa):
+        run_guarded_cases(lambda name: check(role, algorithm, UNITS[name], dtype), UNITS)
+        for name in UNITS:
+            asked = operands(role, UNITS[name], dtype)[1]
+            select.choose(asked, target.isa(), algorithm)
+    select._executable.cache_clear()
+    assert max(seen) > 2
 
 
 @pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["bfloat16"])])

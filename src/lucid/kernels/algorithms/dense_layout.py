@@ -41,7 +41,7 @@ PHASE = (
     "unit_spans", "fills", "per_panel", "slot", "panel_step", "channel_stride", "panel_sums", "row_sums",
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "in_place", "gathered_span", "line", "line_pitch", "line_tiles",
-    "halved_below", "reads_x", "column_step", "aligned", "depth", "span_apart",
+    "halved_below", "reads_x", "column_step", "aligned", "depth", "span_apart", "span_units", "unit_lines",
 )  # fmt: skip
 
 #: Numbers of weights as they are packed: how many taps, where their weights lie in the kernel, where the first tile's
@@ -90,7 +90,7 @@ class Blocking:
 
     ``shared`` are the axes whose taps share samples, or ``IN_PLACE``. With ``lazy`` a task packs the weights of a
     tile when it comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed
-    weights.
+    weights. Of lines that are gathered, ``units`` may be one span, which reads weights once for all of them.
     """
 
     tile: AnyTile
@@ -100,6 +100,7 @@ class Blocking:
     shared: tuple[int, ...]
     lazy: bool
     slack: int
+    units: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Cut:
     panels: int  #: panels of that width
     gathered_span: int  #: from the samples of a span to the next one's
     tiles: int
+    units: int = 1  #: of a span
 
     @classmethod
     def of(cls, layout: Layout, blocking: Blocking) -> Cut:
@@ -136,19 +138,22 @@ class Cut:
         lines = ceil(layout.lines / unit_spans)
         if layout.in_place:
             return cls(layout, lines * layout.line, ceil(layout.lines / lines), 0, 1, 0, lines * line_tiles)
-        gathered = lines * layout.pitch
+        units = blocking.units
+        gathered = units * layout.gathered_unit - layout.halo if units > 1 else lines * layout.pitch
         width = ceil((gathered + layout.halo + tile.columns * layout.column_step) / tile.lanes) * tile.lanes
-        span, tiles = lines * layout.line, lines * line_tiles
-        return cls(layout, span, ceil(layout.lines / lines), width, 1, gathered, tiles)
+        span, tiles = units * lines * layout.line, units * lines * line_tiles
+        return cls(layout, span, ceil(layout.lines / lines), width, 1, gathered, tiles, units)
 
     @property
     def spans(self) -> int:
         """Spans of all units."""
-        return self.layout.units * self.unit_spans
+        return ceil(self.layout.units / self.units) * self.unit_spans
 
     @property
     def shortest(self) -> int:
-        """Positions of a unit's last span."""
+        """Positions of the last span, of a unit or of all."""
+        if self.units > 1:
+            return self.layout.units * self.layout.unit - (self.spans - 1) * self.span
         return self.layout.unit - (self.unit_spans - 1) * self.span
 
     @property
@@ -341,13 +346,13 @@ class PhaseRecord:
             apart = cut.span // layout.line * layout.pitch
         numbers = (
             pixel_panels.positions(phase), packed_at, self._line_steps.ctypes.data, len(self._line_steps),
-            layout.units, layout.unit, layout.lines * layout.pitch + layout.halo,
+            layout.units, layout.unit, layout.gathered_unit,
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
             slot if cut.panels > 1 else tile.columns, channel_stride,
             waiting if tile.over_channels or not single else 0, 0 if single else waiting * cut.tiles,
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
-            layout.column_step, late, layout.depth, apart,
+            layout.column_step, late, layout.depth, apart, cut.units, layout.lines,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)

@@ -198,8 +198,34 @@ def _blockings(
                 yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
             if others >= wanted or width == 1:
                 break
+        weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * most_taps
+        if target.cpu().turns(isa) > 1 and dense_cost.far(sizes, weights):
+            yield from _several_units(sizes, layouts, tile, elements, room, slack, wanted)
         if layouts[0].shared == LINES_IN_PLACE and fitting >= _ENOUGH_TILES:
             return  # with fewer channels only sums would wait
+
+
+def _several_units(
+    sizes: Shape, layouts: Sequence[Layout], tile: AnyTile, elements: int, room: int, slack: int, wanted: int
+) -> Iterator[tuple[Blocking, dict[int, float]]]:
+    """Spans of several units where lines are gathered: weights from beyond the caches are read once for all of them.
+
+    Offered where vectors take two turns; nothing else is measured.
+    """
+    shared, units, heights = layouts[0].shared, max(layout.units for layout in layouts), row_blocks(sizes, tile)
+    if len(shared) < 2 or layouts[0].in_place or len({layout.units for layout in layouts}) > 1:
+        return
+    panel = max(layout.gathered_taps * layout.gathered_unit for layout in layouts)
+    behind = max(layout.gathered_taps * tile.columns * layout.column_step for layout in layouts)
+    tiles = max(layout.lines * ceil(layout.line / tile.columns) for layout in layouts)
+    for together in dict.fromkeys(ceil(units / n) for n in (1, 2, 4, 8)):
+        if together < 2 or together * panel + behind > room:
+            continue
+        others = len(layouts) * sizes.groups * ceil(units / together)
+        most_parts = min(heights, ceil(wanted / others))
+        parts = sorted({ceil(heights / ceil(heights / ceil(most_parts / n))) for n in (1, 2, 4, 8)})
+        cut_up = Blocking(tile, elements * sizes.grain.depth, tiles, 1, shared, False, slack, together)
+        yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
 
 
 def _waiting(others: int, heights: int, row_parts: int, wanted: int) -> float:
@@ -271,6 +297,7 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
             ("shared", _ARRANGED.index(best.shared)),
             ("lazy", int(best.lazy)),
             ("slack", best.slack),
+            ("units", best.units),
             ("pieces", pixel_panels.pieces(layouts[0].phase)),
             *zip(_REGIONS, cut, strict=True),
         ),
@@ -386,7 +413,10 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
     asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in apart]
     step = phases[0][2].step if shared in (AS_LINES, LINES_IN_PLACE) else 1
     tile: AnyTile = ChannelTile(columns, vectors, lanes, step) if plan["turned"] else Tile(rows, vectors, lanes)
-    cut = Blocking(tile, plan["channels"], plan["panels"], plan["row_parts"], shared, lazy, plan["slack"])
+    channels, span_tiles, row_parts, slack, units = (
+        plan[name] for name in ("channels", "panels", "row_parts", "slack", "units")
+    )
+    cut = Blocking(tile, channels, span_tiles, row_parts, shared, lazy, slack, units)
     isa = ISAS[plan.isa]
     sizes, whole = shape(asked, isa, residues), regions.phases(axes)
     past = implicit_gemm.goes_past(sizes, cut, phases, asked.epilogue, isa)

@@ -279,16 +279,17 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
         r = read_phase(
             record,
             "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride "
-            "reads_x aligned z_step depth span_apart",
+            "reads_x aligned z_step depth span_apart span_units",
         )
-        unit, number = span // r["unit_spans"], span % r["unit_spans"]
+        unit, number = span // r["unit_spans"] * r["span_units"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
             image = a.x.at(group * s["group_input"] + unit * s["image"])
             moved = minimum(to_whole_vector(image, lanes), r["aligned"])  # spans begin so much later, but the first
             first, gathered_start = number.eq(0), number * r["gathered_span"]
             start = number * r["span"] + select(first, 0, moved)
-            count = minimum((number + 1) * r["span"] + moved, r["unit"]) - start
-            gathered = minimum(r["gathered_span"] + r["halo"], r["gathered_unit"] - gathered_start)
+            together = minimum(r["span_units"], r["units"] - unit)
+            count = minimum((number + 1) * r["span"] + moved, r["unit"] * together) - start
+            gathered = minimum(r["gathered_span"] + r["halo"], r["gathered_unit"] * together - gathered_start)
             p = unit * r["gathered_unit"] + gathered_start
             vectors = (gathered + (lanes - 1)) // lanes
             merge_count = f.call(
@@ -350,7 +351,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     r = read_phase(
         a.record,
         "packing steps image_lines row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
-        "column_step",
+        "column_step halo unit_lines",
     )
     k = read_packing(r["packing"], "taps packed block")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
@@ -369,8 +370,9 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
         row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
         with f.loop(0, a.count, r["line"]) as line:
             number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
-            panel, first = a.panel.at(number * r["line_pitch"]), number * r["line_tiles"]
-            of_line = r["steps"].at((first_line + number) * 2)
+            halos = number // r["unit_lines"] * r["halo"]  # each unit's are behind its lines
+            panel, first = a.panel.at(number * r["line_pitch"] + halos), number * r["line_tiles"]
+            of_line = r["steps"].at((first_line + number) % r["image_lines"] * 2)
             steps, table = elements * of_line.load(), of_line.at(1).cast(ptr(i32)).load()
             with f.loop(0, end, columns, carry=[first]) as j:
                 room, (number,) = end - j.i, j.values

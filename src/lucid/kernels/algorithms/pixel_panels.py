@@ -302,6 +302,11 @@ class Layout:
         return self.unit // self.line
 
     @property
+    def gathered_unit(self) -> int:
+        """From one unit in a panel to the next."""
+        return self.lines * self.pitch + self.halo
+
+    @property
     def in_place(self) -> bool:
         """Whether x is the panel."""
         return self.shared in (IN_PLACE, LINES_IN_PLACE)
