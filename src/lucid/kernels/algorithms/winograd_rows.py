@@ -1,0 +1,256 @@
+"""Winograd convolution F(2, 3) down rows in place: 3×k kernels of small groups, forward and input gradient.
+
+``winograd`` moves every patch into tiles, which pays where each is used for many channels. Here columns are in lanes
+and rows are read where they lie, as in ``sliding``: transforms down are additions of whole vectors in registers, and
+taps across are summed as they are. Two products take the place of three, and the additions take no time from them:
+they have units of their own.
+
+Errors are those of a sum over the rows of a step, times a constant: see ``error_growth``. A NaN or an infinity may
+reach both rows of a step that reads it. Strict precision rules the algorithm out: see ``lucid.set_precision``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from lucid.kernels import jit, precision, target
+from lucid.kernels.algorithms.base import (
+    MOST_PRODUCTS,
+    Executable,
+    address,
+    memory_cycles,
+    planned,
+    sum_type,
+    useful_threads,
+)
+from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
+from lucid.kernels.algorithms.sliding_kernel import WAITING
+from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, ROWS, TAPS, RowPairs, write
+from lucid.kernels.epilogue import is_short, sources
+from lucid.kernels.ir import BY_DTYPE
+from lucid.kernels.isa import ISA
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.plan import Plan, Problem, Role
+
+Array = np.ndarray[Any, Any]
+
+name = "winograd_rows"
+roles: tuple[Role, ...] = ("forward", "grad_input")
+dtypes = ("float32", "float16", "bfloat16")
+
+_TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
+_FEW_ROWS = 8  # in a box: with fewer, too many are read twice
+_MOST_CHANNELS = 1024  # of a group's c_in x c_out
+_MOST_ACROSS = 8  # taps
+_RESULTS = (3, 4)  # of a tile; for fewer, rows are read and transformed for too few products
+#: Cycles of one thread, fitted to 40 plans on a Zen 4, 95 % of them within a fifth. Where a product takes one turn of
+#: its unit and not two nobody has measured it: there these prices leave problems to others.
+_COST = {
+    "product": 1.04,
+    "read": 0.74,
+    "source": 7.6,
+    "result": 4.4,
+    "strip": 110.0,
+    "pair": 4.0,  # of channels, whose weights are transformed
+    "pair beyond first cache": 35.0,  # in addition, where the group's are more than it holds
+    "task": 60.0,
+    "call": 4200.0,
+}
+#: What sums of products may come to over direct summation's, at the largest of four neighbouring rows:
+#: |g0| (|d0| + |d2|) + (|g0| + |g1| + |g2|) (|d1| + |d2|), of which each row's window has a part.
+_GROWTH = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A problem with its tile and its boxes of ``box_h`` rows of results."""
+
+    problem: Problem
+    axes: tuple[Axis, ...]
+    tile: RowPairs
+    lanes: int
+    box_h: int
+
+    @property
+    def forward(self) -> bool:
+        """Whether it is the forward role."""
+        return self.problem.role == "forward"
+
+    @property
+    def sources(self) -> int:
+        """Source channels of a group."""
+        return _channels(self.problem)[0]
+
+    @property
+    def results(self) -> int:
+        """Result channels of a group."""
+        return _channels(self.problem)[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        return (self.problem.out if self.forward else self.problem.size)[1:]  # type: ignore[return-value]
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Rows and columns of the source."""
+        return (self.problem.size if self.forward else self.problem.out)[1:]  # type: ignore[return-value]
+
+    @property
+    def boxes(self) -> int:
+        """Of a plane."""
+        return ceil(self.size[0] / self.box_h)
+
+    @property
+    def tasks(self) -> int:
+        """Boxes of all images and groups."""
+        return self.problem.batch * self.problem.groups * self.boxes
+
+    @property
+    def spare_elements(self) -> int:
+        """A row of a strip, which a thread may throw away."""
+        return max(self.lanes, 16)
+
+    @property
+    def private_elements(self) -> int:
+        """A thread's workspace: the spare row, and the transformed weights of a group."""
+        return self.spare_elements + self.sources * self.results * self.tile.pair
+
+    @property
+    def own_bytes(self) -> int:
+        """The same in bytes."""
+        return self.private_elements * sum_type(self.problem).bytes
+
+    @property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        tile, pairs = self.tile, self.sources * self.results
+        strips = ceil(self.size[1] / self.lanes) * self.results / tile.results
+        reads = FREQUENCIES * len(tile.row(self.lanes).reads)
+        source = _COST["product"] * tile.products + _COST["read"] * reads + _COST["source"]
+        step = self.sources * source + _COST["result"] * tile.results
+        beyond = self.own_bytes > target.cpu().l1_bytes
+        weights = pairs * (_COST["pair"] + beyond * _COST["pair beyond first cache"])
+        task = strips * (ceil(self.box_h / ROWS) * step + _COST["strip"]) + weights + _COST["task"]
+        return self.tasks * task + WAITING * memory_cycles(self.problem.traffic_bytes) + _COST["call"]
+
+
+def refuses(problem: Problem, isa: ISA) -> str | None:
+    """Other kernels than 3×k of planes, strides, groups of many channels, machines without masks, strict precision."""
+    spec = problem.spec
+    if precision.get_precision() == "strict":
+        return "its errors are larger than those of a sum, and the precision is strict"
+    if "avx512f" not in isa.requires:
+        return f"it shifts registers and masks loads as {isa.name} cannot"
+    if problem.size[0] * problem.out[0] * spec.kernel[0] != 1 or spec.padding[0] != (0, 0):
+        return "it is one of planes"
+    if spec.kernel[1] != TAPS or spec.dilation[1] != 1 or spec.kernel[2] > _MOST_ACROSS:
+        return f"it has {TAPS} taps down beside each other, and at most {_MOST_ACROSS} across"
+    if spec.stride != (1, 1, 1):
+        return "rows of a stride share no taps"
+    if many := many_channels(problem, _MOST_CHANNELS):
+        return many
+    if problem.traffic_bytes > target.cpu().l3_bytes // 2:
+        return "rows are read twice, and the caches do not hold the arrays"
+    return None if tiles(problem, isa) else "its tiles are of 3 or 4 results, and must fit in registers"
+
+
+def fuses(problem: Problem) -> bool:
+    """Short epilogues, as sums leave their registers."""
+    return is_short(problem.epilogue)
+
+
+def error_growth(plan: Plan) -> float:
+    """A result is within so many times the bound of direct summation, where that is largest in or beside its channel.
+
+    A sum of C taps across and seven roundings of transforms take the place of one of C taps. It is never less than one:
+    a result in half precision is rounded once more, as that of direct summation is.
+    """
+    taps = _channels(plan.problem)[0] * plan.problem.spec.kernel[2]
+    return max(1.0, _GROWTH * (taps + 7) / (taps * TAPS))
+
+
+def plan(problem: Problem, isa: ISA) -> Plan:
+    """The tile that is expected to be fastest."""
+    asked = min(tiles(problem, isa), key=lambda option: option.cycles)
+    tile = asked.tile
+    return planned(
+        name,
+        asked,
+        isa,
+        asked.tasks,
+        tile=(("results", tile.results),),
+        blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
+        why=f"pixels in lanes, F({ROWS}, {TAPS}) down, {tile.products} products a step and source",
+    )
+
+
+def bind(plan: Plan, isa: ISA) -> Executable:
+    """The kernel with every number of the shape fixed."""
+    return bound(_rows(plan.problem, isa, axes_of(plan.problem), plan["results"]), isa)
+
+
+@lru_cache(maxsize=64)
+def tiles(problem: Problem, isa: ISA) -> list[Rows]:
+    """All that the registers hold."""
+    axes, results = axes_of(problem), _channels(problem)[1]
+    every = [_rows(problem, isa, axes, k) for k in _RESULTS if results % k == 0]
+    return [
+        one for one in every if one.tile.registers(one.lanes) <= isa.registers and one.tile.products <= MOST_PRODUCTS
+    ]
+
+
+def _channels(problem: Problem) -> tuple[int, int]:
+    """Sources and results of a group."""
+    ends = problem.group_in, problem.group_out
+    return ends if problem.role == "forward" else ends[::-1]
+
+
+def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> Rows:
+    lanes = isa.lanes(sum_type(problem))
+    (downs,), (across,) = axes[1].phases, axes[2].phases
+    by_place = tuple(t for t, _ in sorted(downs, key=lambda tap: tap[1]))
+    taps = tuple((t, at - axes[2].low) for t, at in across)
+    tile = RowPairs(results, by_place, taps, whole=max(problem.size[2], problem.out[2]) <= lanes)
+    asked = Rows(problem, axes, tile, lanes, 1)
+    return replace(asked, box_h=_box_rows(asked))
+
+
+def _box_rows(asked: Rows) -> int:
+    """Enough boxes for some threads, of whole steps, and rows that a cache holds from one strip to the next."""
+    rows, problem = asked.size[0], asked.problem
+    row_bytes = asked.sources * asked.source[1] * problem.itemsize
+    held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes)
+    pieces = min(ceil(_TASKS / (problem.batch * problem.groups)), ceil(rows / _FEW_ROWS))
+    return ceil(rows / max(pieces, ceil(rows / held)) / ROWS) * ROWS
+
+
+def bound(asked: Rows, isa: ISA) -> Executable:
+    """One tile's kernel, likewise."""
+    problem, spec = asked.problem, asked.problem.spec
+    tile = replace(asked.tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4)
+    element = BY_DTYPE[problem.dtype]
+    numbers = (
+        problem.groups, asked.sources, asked.results, asked.boxes, asked.box_h, asked.size[1], *asked.source,
+        *asked.size, asked.axes[1].low, asked.sources * asked.results * spec.taps,
+        spec.taps * (1 if asked.forward else asked.results), spec.taps * (asked.sources if asked.forward else 1),
+        int(problem.bias), asked.private_elements, asked.spare_elements,
+    )  # fmt: skip
+    no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
+    fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
+    chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
+    key = (name, problem.dtype, tile, problem.epilogue)
+    code = jit.kernel(key, lambda isa: write(isa, element, tile, problem.epilogue))
+    return Launch(
+        [(code.address("slide"), asked.tasks, chunk)],
+        fields,
+        (0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), WORKSPACE, NOTHING),
+        own_bytes=asked.own_bytes,
+        most_threads=useful_threads(asked.cycles, asked.tasks),
+        keep=(no_bias, zeros),
+    )

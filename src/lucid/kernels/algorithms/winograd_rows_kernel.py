@@ -1,0 +1,211 @@
+"""Rows that meet three taps down by F(2, 3): the native code of ``winograd_rows``.
+
+A step makes two rows of results of the four rows of the source that they read. Where a vector holds columns, transforms
+down are additions of whole vectors, and taps across are shifts between neighbours, in registers. ::
+
+    t0 = d0 - d2    t1 = d1 + d2    t2 = d2 - d1    t3 = d1 - d3            every source, once for its taps across
+    m[i] += u[i, t] * shifted(t[i], t)                                      4 products for 6, in registers
+    y0 = m0 + m1 + m2    y1 = m1 - m2 - m3                                  once for all sources
+
+Source: Lavin and Gray, arXiv:1509.09308.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, Row
+from lucid.kernels.epilogue import Arrays, parameters
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    computed,
+    convert,
+    fma,
+    i32,
+    i64,
+    lanes_below,
+    minimum,
+    ptr,
+    select,
+    splat,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Epilogue
+
+FREQUENCIES = 4  #: products that take the place of
+TAPS = 3  #: taps down, for
+ROWS = 2  #: rows of results
+
+_ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
+_NUMBERS = (
+    "groups", "sources", "results", "boxes", "box_h", "columns", "h", "w", "size_h", "size_w", "low_h", "w_group",
+    "w_source", "w_result", "bias_step", "private", "spare",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RowPairs:
+    """A vector of sums of each of so many ``results`` for each of the frequencies.
+
+    One vector, as numbers are read by the products themselves, each in half a turn of a load; for two they would be
+    loads of their own. ``downs`` are the taps by their place below a step's first row, ``across`` (tap, place in the
+    source).
+    """
+
+    results: int
+    downs: tuple[int, ...]
+    across: tuple[tuple[int, int], ...]
+    whole: bool = False  #: one strip is a row of the source and of the result
+    asks: bool = False  #: lines that will be written are asked for
+
+    def row(self, lanes: int) -> Row:
+        """How a row of the source is read."""
+        return Row(tuple(at for _, at in self.across), 1, 1, lanes, self.whole)
+
+    @property
+    def products(self) -> int:
+        """Of one step and source."""
+        return FREQUENCIES * len(self.across) * self.results
+
+    @property
+    def pitch(self) -> int:
+        """Numbers of one frequency of a pair of channels: a row of taps, filled up to what one load brings."""
+        return 4 if len(self.across) <= 4 else 8
+
+    @property
+    def pair(self) -> int:
+        """Numbers of a pair of channels."""
+        return FREQUENCIES * self.pitch
+
+    def registers(self, lanes: int) -> int:
+        """Sums, the transformed rows, one that is shifted and one of nothing."""
+        return FREQUENCIES * (self.results + len(self.row(lanes).reads)) + 2
+
+
+def fields(element: Type) -> dict[str, Type]:
+    """What the entry point ``slide`` reads."""
+    arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
+    return {**arrays, **dict.fromkeys(_NUMBERS, i64)}
+
+
+def write(isa: ISA, element: Type, tile: RowPairs, epilogue: Epilogue) -> Module:
+    """A task is a box of rows of the results of one image and group."""
+    module, lanes = Module("winograd_rows", isa), isa.lanes(computed(element))
+    strip = _Strip(module, element, lanes, tile, epilogue).function
+    f = module.entry("slide", **fields(element))
+    a = f.args
+    arrays, plane = Arrays.of(epilogue, a.y, a), a.size_h * a.size_w
+    with f.loop(a.begin, a.end) as task:
+        image_group, first = task.i // a.boxes, task.i % a.boxes * a.box_h
+        group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
+        end, spare = minimum(first + a.box_h, a.size_h), a.own.at(a.thread * a.private)
+        numbers = spare.at(a.spare)
+        _transform(f, tile, a, a.weights.at(group * a.w_group), numbers)
+        with f.loop(0, a.results, tile.results) as result, f.loop(0, a.columns, lanes) as column:
+            channel = group * a.results + result.i
+            to = arrays.at(channel, (image_group * a.results + result.i) * plane + column.i)
+            f.call(
+                strip, spare.cast(element), source, a.sources, a.h, a.w, column.i, a.low_h,
+                numbers.at(result.i * tile.pair), a.results * tile.pair,
+                a.bias.at(channel * a.bias_step), a.bias_step, a.zeros, to.y, a.size_h, a.size_w,
+                a.size_w - column.i, first, end, *to.given.values(),
+            )  # fmt: skip
+    return module
+
+
+def _transform(f: Function, tile: RowPairs, a: Any, w: Pointer, to: Pointer) -> None:
+    """A group's weights, by source, result, frequency and tap across."""
+    wide, taps, there = to.pointee, len(tile.across), lanes_below(f, len(tile.across), tile.pitch, i32)
+    with f.loop(0, a.sources) as s, f.loop(0, a.results) as k:
+        pair = w.at(s.i * a.w_source + k.i * a.w_result)
+        first, second, third = (convert(pair.load(h * taps, tile.pitch, there), wide) for h in tile.downs)
+        ends = first + third
+        for n, value in enumerate((first, (ends + second) * 0.5, (ends - second) * 0.5, third)):
+            to.store(value, (s.i * a.results + k.i) * tile.pair + n * tile.pitch)
+
+
+class _Strip:
+    """Writes ``strip``: a vector of columns, all rows of a box, from ``first`` to ``end``.
+
+    ``column`` is that of the source's which tap 0 without padding meets first; ``y`` is the strip's place in the first
+    row, and ``left`` how many columns of it there are.
+    """
+
+    def __init__(self, module: Module, element: Type, lanes: int, tile: RowPairs, epilogue: Epilogue) -> None:
+        data = ptr(element)
+        self.tile, self.lanes, self.wide = tile, lanes, computed(element)
+        self.function = f = module.function(
+            "strip", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
+            numbers=ptr(self.wide), w_source=i64, bias=data, bias_step=i64, zeros=data, y=data,
+            size_h=i64, size_w=i64, left=i64, first=i64, end=i64, **parameters(epilogue, element),
+        )  # fmt: skip
+        self.a = a = f.args
+        self.to = Arrays.of(epilogue, a.y, a)
+        self.reading = tile.row(lanes)
+        self.masks = self.reading.masks(f, a.column, a.w)
+        self.stored = lanes_below(f, a.left, lanes, i32)
+        self.start = self._start()
+        with f.loop(a.first, a.end, ROWS) as step:
+            self._step(step.i)
+
+    def _sums(self) -> Iterator[tuple[int, int]]:
+        """(frequency, result) of the sums, in their order."""
+        return product(range(FREQUENCIES), range(self.tile.results))
+
+    def _start(self) -> list[Value]:
+        """The bias, which both rows of results have of the second frequency; the other sums begin empty."""
+        a, nothing = self.a, zeros(self.function, self.wide, self.lanes)
+        biases = [splat(convert(a.bias.load(a.bias_step * k), self.wide), self.lanes) for k in range(self.tile.results)]
+        return [biases[k] if n == 1 else nothing for n, k in self._sums()]
+
+    def _step(self, row: Value) -> None:
+        """Two rows of results, from ``row`` on."""
+        f, a = self.function, self.a
+        rows = [self._row(row + (n - a.low_h), n) for n in range(FREQUENCIES)]
+        with f.loop(0, a.sources, carry=self.start) as s:
+            s.values = self._added([first.at(s.i * plane) for first, plane in rows], s.i, s.values)
+        sums = dict(zip(self._sums(), s.values, strict=True))
+        for k in range(self.tile.results):
+            m0, m1, m2, m3 = (sums[n, k] for n in range(FREQUENCIES))
+            self._store(row, k, m0 + m1 + m2)
+            self._store(row + 1, k, m1 - m2 - m3, missing=~(row + 1 < a.end))
+
+    def _row(self, row: Value, number: int) -> tuple[Pointer, Value]:
+        """A row of the first source and how far it is to that of the next; one of zeros, if it lies outside."""
+        a, here = self.a, self.a.source.at(row * self.a.w)
+        there = row.ult(a.h)
+        place = select(there, here, a.zeros).at(a.column)
+        if number >= ROWS:
+            here.at(a.column).prefetch(a.w * AHEAD_ROWS)
+        return place, select(there, a.h * a.w, 0)
+
+    def _added(self, rows: list[Pointer], source: Value, sums: list[Value]) -> list[Value]:
+        """With the products of a source."""
+        tile, a = self.tile, self.a
+        d = [self.reading.loaded(row, self.masks, self.wide) for row in rows]
+        nothing = zeros(self.function, self.wide, self.lanes)
+        weights, sums = a.numbers.at(source * a.w_source), list(sums)
+        for frequency, (p, q) in enumerate(((0, 2), (1, 2), (2, 1), (1, 3))):
+            made = {i: d[p][i] + d[q][i] if frequency == 1 else d[p][i] - d[q][i] for i in d[0]}
+            shifted = self.reading.shifted({(0, i): made.get(i, nothing) for i in self.reading.places})
+            for t, at in tile.across:
+                for k in range(tile.results):
+                    number = k * tile.pair + frequency * tile.pitch + t
+                    n = frequency * tile.results + k
+                    sums[n] = fma(splat(weights.load(number), self.lanes), shifted(at, 0), sums[n])
+        return sums
+
+    def _store(self, row: Value, result: int, value: Value, missing: Value | None = None) -> None:
+        a, plane = self.a, self.a.size_h * self.a.size_w
+        to = self.to.destination(result, row * a.size_w + (plane * result if result else 0))
+        if self.tile.asks:
+            to.y.prefetch(a.size_w * AHEAD_ROWS, write=True)
+        (to if missing is None else to.unless(missing, a.spare)).store(value, 0, self.stored)
