@@ -35,6 +35,7 @@ _COST_NS = {
     "entry": 3.8,  # of the table of samples: a piece and a tap
     "gather": 0.8,  # a vector of a panel
     "widen": 1.2,  # the same of half precision, before it is one of numbers
+    "widen in place": 0.0,  # a vector of halves of x itself, by a tile: beside its products
     "read": 0.39,  # a vector of x for it, and a shuffle
     "pick": 0.32,  # a shuffle more for every doubling of the taps that are read at once
     "copy": 3.5,  # a vector of single samples
@@ -61,7 +62,7 @@ _COST_NS = {
     "weight picked far": 0.75,  # the same from beyond the second cache, of whose lines a phase uses a part
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
-_HALVED_NS = {"product": 0.275, "visit": 0.4, "read": 0.7}
+_HALVED_NS = {"product": 0.275, "widen in place": 0.12, "visit": 0.4, "read": 0.7}
 _LINE_BYTES = 64
 _L2_WAYS = 16
 #: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.
@@ -140,6 +141,7 @@ class Rates(NamedTuple):
             once=cost(
                 {
                     _home(sizes, layout): rows * tile.loads(layout.unit),
+                    "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
                     "visit": -stored,
                     "awaited": _awaited(sizes, layout),
                     "skipping": _skipping(sizes, layout),
