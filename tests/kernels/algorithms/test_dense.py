@@ -9,7 +9,7 @@ import pytest
 
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import dense_layout, dense_plan, implicit_gemm, pixel_panels, regions
+from lucid.kernels.algorithms import dense_layout, dense_plan, gemm, implicit_gemm, pixel_panels, regions
 from lucid.kernels.algorithms.grain import HIDE_WIDENING
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import Tile, fitting_channels
@@ -238,7 +238,7 @@ def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epi
 def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
-    monkeypatch.setattr(dense_layout, "_asks", lambda shape: True)
+    monkeypatch.setattr(dense_layout, "_asks", lambda image, shape: True)
     select._executable.cache_clear()
 
     def check(name):
@@ -265,7 +265,7 @@ def test_results_past_the_caches_between_forbidden_pages(role, algorithm, rows, 
     """Whole lines, and nothing of their neighbours' at both ends of a row; on 1, 2 and 3 threads."""
     isa = target.cpu().isas[-1]
     monkeypatch.setattr(implicit_gemm, "gains", lambda written_bytes, stored, isa: stored == f32)
-    monkeypatch.setattr(implicit_gemm, "_LONG_RUN", 0)
+    monkeypatch.setattr(implicit_gemm, "LONG_RUN", 0)
     monkeypatch.setattr(dense_plan, "_tiles", lambda asked, sizes, isa, unit: [Tile(rows, vectors, 16)])
     select._executable.cache_clear()
 
@@ -295,7 +295,7 @@ def test_spans_begin_where_x_has_whole_vectors(isa, dtype, monkeypatch):
     """Whatever the address of x, the same bits, and nothing behind x is read; on 1 and 3 threads."""
     usual = dense_plan._layouts
     monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
-    monkeypatch.setattr(dense_layout, "_asks", lambda shape: True)
+    monkeypatch.setattr(dense_layout, "_asks", lambda image, shape: True)
     monkeypatch.setattr(dense_layout, "_LONG", 1)
     monkeypatch.setattr(dense_layout, "_LINE_BYTES", 1 << 20)
     select._executable.cache_clear()
@@ -327,4 +327,15 @@ def test_lines_of_large_results_are_asked_for_where_products_take_turns(monkeypa
         monkeypatch.setattr(target, "isa", lambda: AVX512)
         spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
         case = Case("forward", "float32", images, 64, 128, (1, 56, 56), spec, False)
-        assert dense_layout._asks(dense_plan.shape(case.problem, AVX512)) == asks
+        assert dense_layout._asks(128 * 56 * 56, dense_plan.shape(case.problem, AVX512)) == asks
+
+
+@pytest.mark.parametrize(("name", "images", "tiles"), [("znver4", 4, 2), ("znver4", 1, 5), ("znver5", 4, 5)])
+def test_spans_of_large_arrays_in_place_are_shorter_where_products_take_turns(name, images, tiles, monkeypatch):
+    cpu = replace(target.cpu(), name=name, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
+    case = Case("forward", "float32", images, 512, 128, (1, 1, 1999), spec, False)
+    plan = gemm.plan(case.problem, AVX512)
+    assert dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
+    assert plan["panels"] == tiles

@@ -74,12 +74,14 @@ def test_tiles_side_by_side_read_a_table_and_panels_apart(isa, asks):
 
         def write(isa):
             module = Module("tiles", isa)
-            write_tile(module, Grain(f32), size, None).export = True
+            write_tile(module, Grain(f32), size, None, reaches=bool(asks)).export = True
             return module
 
-        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 14)(jit.kernel(("test tiles", size), write).address("tile"))
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 15)(
+            jit.kernel(("test tiles", size, asks), write).address("tile")
+        )
         arrays = [address(a) for a in (w, panel, start)]
-        beside, numbers = [address(a) for a in (spare, table)], [steps * 2, count, apart, asks]
+        beside, numbers = [address(a) for a in (spare, table)], [steps * 2, count, apart, asks, 7]
         call(steps, *arrays, 0, address(to), to.shape[1], 2, *beside, *numbers)
         want = np.concatenate([w[order].T @ one + start[:, None] for one in samples], axis=1)
         assert np.allclose(to[:, : want.shape[1]], want, rtol=1e-5, atol=1e-5)

@@ -152,7 +152,8 @@ class Rates(NamedTuple):
             block=cost({"tile": tiles, "visit": 2 * stored}),
             far=cost({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
-            span=(turns if far(sizes, weights) else 1) * cost({home(sizes, weights): met * tile.rows}),
+            span=(turns if far(sizes, weights) else 1)
+            * cost({_asked_home(sizes, layout, tile, weights): met * tile.rows}),
             own_span=cost({"weight from second cache": met * tile.rows}),
             packing=packing_ns(sizes, layout.phase, tile) if alone else 0.0,
         )
@@ -299,6 +300,12 @@ def far(sizes: Shape, weights: int) -> bool:
     Of 14 MB read anew for each of eight spans a Zen 4 waits a fifth of the time.
     """
     return weights * sizes.itemsize > target.cpu().l3_bytes // 4
+
+
+def _asked_home(sizes: Shape, layout: Layout, tile: AnyTile, weights: int) -> str:
+    """The same of tiles over x in place, which are ready before their weights where products take no turns."""
+    asked = layout.in_place and not tile.over_channels and turns_of(tile.lanes, sizes.grain.sums) > 1
+    return "weight from second cache" if asked and not far(sizes, weights) else home(sizes, weights)
 
 
 def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:

@@ -257,7 +257,8 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
         "widths": blocking.tile.widths, "unit": blocking.tile.unit, "pitch": blocking.tile.pitch,
         "turned": int(blocking.tile.over_channels), "line_items": line_items(blocking.tile),
         "vector_places": vector_places(shape), "tail_places": tail_places(shape, blocking.tile),
-        "asks": int(_asks(shape)),
+        "asks": int(_asks(shape.groups * shape.rows // shape.stack * shape.out_plane, shape)),
+        "reaches": int(_asks(shape.groups * shape.channels * shape.plane, shape)),
     }  # fmt: skip
 
 
@@ -277,13 +278,13 @@ def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:
     return 0 if fits or cut.shortest < tile.columns + tile.lanes else tile.lanes - 1
 
 
-def _asks(shape: Shape) -> bool:
-    """Whether tiles ask for the lines of the result that they are going to write: of one beyond all second caches.
+def _asks(image: int, shape: Shape) -> bool:
+    """Whether tiles ask ahead for lines of the result, or of x, of so many elements an image: beyond all second caches.
 
     A machine whose products take two turns has time for it.
     """
-    result_bytes = shape.batch * shape.groups * shape.rows // shape.stack * shape.out_plane * shape.grain.stored.bytes
-    return target.cpu().turns(target.isa()) > 1 and result_bytes > 2 * target.cpu().l2_bytes
+    far = shape.batch * image * shape.grain.stored.bytes > 2 * target.cpu().l2_bytes
+    return far and target.cpu().turns(target.isa()) > 1
 
 
 class Packings:

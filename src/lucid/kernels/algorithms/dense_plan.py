@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels, regions
-from lucid.kernels.algorithms.base import sum_type
+from lucid.kernels.algorithms.base import far_bytes, sum_type
 from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
@@ -24,6 +24,7 @@ from lucid.kernels.algorithms.dense_layout import (
     scratch_layout,
 )
 from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
+from lucid.kernels.algorithms.past_caches import gains
 from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, LINES_IN_PLACE, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import (
     MOST_REACHED,
@@ -180,7 +181,8 @@ def _blockings(
     slack = panels.slack(isa, sum_type(problem), tile.rows)
     blocks = (min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements) for steps in _STEPS)
     for elements in dict.fromkeys(ceil(sizes.elements / parts) for parts in blocks):
-        room = target.cpu().l2_bytes // 2 // (elements * sizes.itemsize)
+        row_bytes = elements * sizes.itemsize
+        room = _panels_bytes(problem, layouts[0], tile.columns * row_bytes, isa) // row_bytes
         fitting = min(_fitting(layout, tile, room // max(1, layout.gathered_taps)) for layout in layouts)
         if fitting < 1 and len(layouts[0].shared) > 1:
             continue
@@ -226,6 +228,21 @@ def _several_units(
         parts = sorted({ceil(heights / ceil(heights / ceil(most_parts / n))) for n in (1, 2, 4, 8)})
         cut_up = Blocking(tile, elements * sizes.grain.depth, tiles, 1, shared, False, slack, together)
         yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
+
+
+def _panels_bytes(problem: Problem, layout: Layout, tile_bytes: int, isa: ISA) -> int:
+    """Bytes of a span's panels, which stay in the second cache while weights and results go through it.
+
+    Of large arrays read in place the next span's samples are there too, where tiles ask for them; but results that go
+    past the caches want long spans.
+    """
+    half, large = target.cpu().l2_bytes // 2, far_bytes(problem.traffic_bytes) > 0
+    if target.cpu().turns(isa) == 1 or not layout.in_place or not large:
+        return half
+    fewer = target.cpu().l2_bytes // 5
+    long = implicit_gemm.LONG_RUN * tile_bytes
+    past = gains(problem.written_bytes, BY_DTYPE[problem.dtype], isa)
+    return half if past and fewer < long <= half else fewer
 
 
 def _waiting(others: int, heights: int, row_parts: int, wanted: int) -> float:

@@ -83,7 +83,7 @@ Array = np.ndarray[Any, Any]
 
 #: Tiles side by side, of which the first and the last line of the cache are stored as usual: with 4 and 9, rows that go
 #: past the caches take 2 and 1.1 times as long, with 16 no longer.
-_LONG_RUN = 16
+LONG_RUN = 16
 
 
 def bind(
@@ -106,7 +106,8 @@ def bind(
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
     samples = shape.grain.stored if cuts[0].layout.in_place else shape.grain.packed
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
-    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves, past)
+    reaches = cuts[0].layout.in_place and numbers["reaches"] > 0
+    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves, past, reaches)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, blocking.tile, samples=samples)
     constants = (
@@ -145,7 +146,7 @@ def goes_past(shape: Shape, blocking: Blocking, phases: Sequence[Phase], epilogu
     if later or shape.stack > 1 or (epilogue and not in_registers(epilogue)):
         return False
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
-    if any(min(cut.span, cut.layout.line) < _LONG_RUN * tile.columns for cut in cuts):
+    if any(min(cut.span, cut.layout.line) < LONG_RUN * tile.columns for cut in cuts):
         return False
     written_bytes = shape.batch * shape.groups * shape.rows * shape.out_plane * shape.grain.stored.bytes
     return all(map(pixel_panels.contiguous, phases)) and gains(written_bytes, shape.grain.stored, isa)
@@ -185,21 +186,21 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
 
 def tile_parts(
     grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None,
-    samples: Type | None = None, residues: Sizes | None = None, past: bool = False,
+    samples: Type | None = None, residues: Sizes | None = None, past: bool = False, reaches: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of a tile of every width; what is widened before shares them with what need not be."""
     leaves, samples = leaves or grain.sums, samples or grain.packed
     if grain.depth == 1:
         grain = Grain(grain.sums)
     widths = range(1, tile.widths + 1)
-    key = "dense tile", grain, tile, epilogue, leaves, samples, residues, past
-    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples, residues, past))
+    key = "dense tile", grain, tile, epilogue, leaves, samples, residues, past, reaches
+    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples, residues, past, reaches))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
 def parts(
     grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type,
-    weaves: bool, past: bool,
+    weaves: bool, past: bool, reaches: bool,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
@@ -224,13 +225,13 @@ def parts(
     if weaves:
         code["places"] = alone(("dense places", lanes, residues), lambda m, _: write_places(m, lanes, residues))
     own = {name: module.address(name) for name, module in code.items()}
-    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None, past)
+    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None, past, reaches)
     return gather_parts(grain, lanes, read) | own | last
 
 
 def write_tiles(
     module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type,
-    residues: Sizes | None, past: bool,
+    residues: Sizes | None, past: bool, reaches: bool,
 ) -> None:  # fmt: skip
     """Adds ``tile_1`` and so on: a tile of every width up to the full one, whose rows may go ``past`` the caches."""
     if isinstance(tile, ChannelTile):
@@ -240,7 +241,7 @@ def write_tiles(
         narrower = Tile(tile.rows, v, tile.lanes)
         write_tile(
             module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples,
-            residues=residues, past=past and v == tile.vectors,
+            residues=residues, past=past and v == tile.vectors, reaches=reaches,
         )  # fmt: skip
 
 
@@ -345,13 +346,13 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     )
     s = read_shape(
         shape,
-        "sums_at lazy weights_at task_rows rows row_blocks channels out_plane out_image stack tile_rows tile_columns "
-        "widths unit pitch turned line_items places_at vector_places tail_places",
+        "sums_at lazy weights_at task_rows rows row_blocks image channels out_plane out_image stack tile_rows "
+        "tile_columns widths unit pitch turned line_items places_at vector_places tail_places",
     )
     r = read_phase(
         a.record,
         "packing steps image_lines row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
-        "column_step halo unit_lines",
+        "column_step halo unit_lines units span unit_spans",
     )
     k = read_packing(r["packing"], "taps packed block")
     own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
@@ -360,6 +361,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
     sums, places = spare.at((s["stack"] + 1) * s["line_items"]), a.own.at(s["places_at"]).cast(i64)
     pack_weights, first_line = part(shape, "pack_weights"), a.position // r["line"] % r["image_lines"]
     next_w, elements = select(lazy, 0, k["block"]), grain.count(a.channels)
+    next_span = select(r["unit_spans"].eq(1), select(r["units"].eq(1), 0, s["image"]), r["span"])
     with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
         with f.when(lazy):
             f.call(pack_weights, w, bias, shape, r["packing"], a.group, o.i, a.c, a.channels, own_weights)
@@ -367,7 +369,10 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
         start = select(lazy, own_weights, block)
         weights = start.at((select(lazy, 0, a.c // grain.depth) * k["taps"] + 1) * tile_rows)
         channel = (a.group * s["rows"] + o.i) // s["stack"]
-        row_sums = sums.at((o.i - a.first) // tile_rows * r["row_sums"])
+        height = (o.i - a.first) // tile_rows
+        row_sums = sums.at(height * r["row_sums"])
+        asked = r["reads_x"].ne(0) & (height < s["widths"])  # each row of tiles a line of each step
+        next_x = select(asked, next_span + height * s["unit"], 0)
         with f.loop(0, a.count, r["line"]) as line:
             number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
             halos = number // r["unit_lines"] * r["halo"]  # each unit's are behind its lines
@@ -389,6 +394,7 @@ def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
                     panel_product, a.fields, shape, a.record, weights, start, panel.at(place), channel,
                     row_sums.at(number * r["panel_sums"]), spare, places.at(vector), a.position + line.i + j.i - back,
                     room + back, width, s["rows"] - o.i, a.c, a.channels, steps, table, next_w,
+                    next_x,
                 )  # fmt: skip
                 j.step, j.values = select(leads, a.lead, done * width * s["unit"]), [number + done]
             with f.when(s["turned"].ne(0) & (a.c + a.channels >= s["channels"])):
@@ -415,7 +421,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     f = module.function(
         "panel_product", i64, fields=p64, shape=p64, record=p64, weights=data, start=data, panel=ptr(samples),
         channel=i64, sums=sums, spare=sums, places=p64, position=i64, room=i64, width=i64, rows=i64, c=i64,
-        channels=i64, steps=i64, table=ptr(i32), next_w=i64,
+        channels=i64, steps=i64, table=ptr(i32), next_w=i64, next_x=i64,
     )  # fmt: skip
     a = f.args
     s = read_shape(a.shape, "channels out_plane out_image tile_rows tile_columns unit pitch ending turned places asks")
@@ -450,7 +456,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     f.call(
         tile, a.steps, a.weights, a.panel, a.start, a.c, to, step, exist,
         select(weaves, a.places.cast(grain.sums), a.spare), a.table, a.next_w, count, r["panel_step"],
-        select(direct, s["asks"], 0),
+        select(direct, s["asks"], 0), a.next_x,
     )  # fmt: skip
     with f.when(last & ~direct & s["turned"].eq(0)):
         f.call(

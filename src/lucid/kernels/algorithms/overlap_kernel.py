@@ -197,7 +197,7 @@ def _write_product(module: Module, element: Type, lanes: int) -> Function:
         f.call(
             _part(a.numbers, "tile_1", width - 1), m["steps"], a.weights.at(o.i * m["steps"]), a.panel.at(j.i), zeros,
             0, a.sums.at(o.i * r["pitch"] + j.i), r["pitch"], exist, a.spare, m["places"],
-            r["tile_rows"] * m["steps"], count, r["tile_columns"], 0,
+            r["tile_rows"] * m["steps"], count, r["tile_columns"], 0, 0,
         )  # fmt: skip
         j.step = count * r["tile_columns"]
     return f

@@ -48,7 +48,7 @@ _WEIGHTS_PRODUCTS = 0.8
 Array = np.ndarray[Any, Any]
 
 #: Parameters of a tile that finds each k through a table.
-TABLE: dict[str, Any] = {"table": ptr(i32), "next_w": i64, "count": i64, "apart": i64, "asks": i64}
+TABLE: dict[str, Any] = {"table": ptr(i32), "next_w": i64, "count": i64, "apart": i64, "asks": i64, "next_x": i64}
 MOST_REACHED = 1 << 31  #: elements of a panel or of weights that a table tells apart
 
 #: Where a k lies in the panel and where in the weights.
@@ -200,7 +200,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
     epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None, samples: Type | None = None,
-    residues: Sizes | None = None, past: bool = False,
+    residues: Sizes | None = None, past: bool = False, reaches: bool = False,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -214,6 +214,7 @@ def write_tile(
     Where ``pitch`` is None there are the parameters of ``TABLE`` too: ``table`` says where each k lies, ``next_w``
     how far on the weights of the next tile do, which are asked for one by one, and ``count`` tiles are done side by
     side, their panels ``apart``. A tile that ``asks`` wants the lines of its result before its loop.
+    If it ``reaches`` further, each k also asks for the samples ``next_x`` further on, for the second cache.
 
     Rows that are ``residues`` of channels leave as lines of the result, channels ``stride`` apart: ``spare`` has the
     places of the first tile's vectors then, as ``store_woven`` wants them, and those of the others behind them.
@@ -229,9 +230,9 @@ def write_tile(
     if pitch is not None:
         _write_one(f, grain, tile, a.panel, a.to, lambda k: (k * pitch, k * w_pitch), ahead, epilogue)
         return f
-    place = partial(_in_table, a.table)
+    place, next_x = partial(_in_table, a.table), a.next_x if reaches else None
     if past:
-        _write_past(f, grain, tile, place, epilogue)
+        _write_past(f, grain, tile, place, epilogue, next_x)
         return f
     with f.loop(0, a.count) as n:
         panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
@@ -240,17 +241,17 @@ def write_tile(
             channels = woven_lines(tile.rows, a.to, a.stride, a.rows, places, residues)
             with f.when(a.asks.ne(0)):
                 ask_woven(channels, places, tile.vectors * residues[2])
-            sums = _summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w)
+            sums = _summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w, next_x)
             lines = [sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
             store_woven(lines, channels, places, residues, epilogue)
         else:
-            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue, a.asks)
+            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue, a.asks, next_x)
     return f
 
 
 def _write_one(
     f: Function, grain: Grain, tile: Tile, panel: Pointer, to: Pointer, place: Place, ahead: Value | int,
-    epilogue: Epilogue, asks: Value | None = None,
+    epilogue: Epilogue, asks: Value | None = None, next_x: Value | None = None,
 ) -> None:  # fmt: skip
     """A tile's sums, of a panel and weights whose every k is at its ``place``."""
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
@@ -267,18 +268,20 @@ def _write_one(
         return [row.load(v * lanes, lanes) for row in targets for v in across]
 
     begun = f.choose(a.again.eq(0), fresh, earlier) if to.pointee == grain.sums else fresh()
-    results = iter(_summed(f, grain, tile, panel, begun, place, ahead))
+    results = iter(_summed(f, grain, tile, panel, begun, place, ahead, next_x))
     for row in targets:
         for v in across:
             Destination(row, epilogue).store(next(results), v * lanes)
 
 
-def _write_past(f: Function, grain: Grain, tile: Tile, place: Place, epilogue: Epilogue) -> None:
+def _write_past(
+    f: Function, grain: Grain, tile: Tile, place: Place, epilogue: Epilogue, next_x: Value | None
+) -> None:  # fmt: skip
     """Tiles side by side, whose rows go past the caches: the last vector of each waits for the next tile's first."""
     a = f.args
     rows = [PastRow.of(a.to.at(a.stride * m)) for m in range(tile.rows)]
     with f.loop(0, a.count, carry=_fresh(f, tile)[:: tile.vectors]) as n:
-        sums = _summed(f, grain, tile, a.panel.at(n.i * a.apart), _fresh(f, tile), place, a.next_w)
+        sums = _summed(f, grain, tile, a.panel.at(n.i * a.apart), _fresh(f, tile), place, a.next_w, next_x)
         values = [ended(epilogue, value) for value in sums]
         lines = [values[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
 
@@ -298,7 +301,8 @@ def _fresh(f: Function, tile: Tile) -> list[Value]:
 
 
 def _summed(
-    f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Place, ahead: Value | int
+    f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Place, ahead: Value | int,
+    next_x: Value | None = None,
 ) -> list[Value]:  # fmt: skip
     """The loop over k: all vectors of a row, row by row."""
     a, lanes = f.args, tile.lanes
@@ -307,6 +311,8 @@ def _summed(
         samples, w, sums = panel.at(in_panel), a.w.at(in_weights), iter(k.values)
         for line in range(0, tile.rows, memory.ALIGN_BYTES // grain.packed.bytes) if ahead else ():
             w.prefetch(ahead + line)
+        if next_x is not None:
+            samples.prefetch(next_x, locality=2)
         columns = [convert(samples.load(v * lanes, lanes), grain.packed) for v in range(tile.vectors)]
         following: list[Value] = []
         for m in range(tile.rows):
