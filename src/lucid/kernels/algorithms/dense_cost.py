@@ -62,7 +62,14 @@ _COST_NS = {
     "weight picked far": 0.75,  # the same from beyond the second cache, of whose lines a phase uses a part
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
-_HALVED_NS = {"product": 0.275, "widen in place": 0.12, "visit": 0.4, "read": 0.7}
+_HALVED_NS = {
+    "product": 0.275,
+    "widen in place": 0.12,
+    "visit": 0.4,
+    "read": 0.7,
+    "weight picked": 0.85,
+    "weight picked far": 1.8,
+}
 _LINE_BYTES = 64
 _L2_WAYS = 16
 #: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.

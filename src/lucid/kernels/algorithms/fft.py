@@ -32,10 +32,11 @@ _SMALLEST, _LARGEST = 64, 1 << 14
 _DOUBLINGS, _PIECED_FROM = 6, 1024
 
 # Least squares over 174 plans of random layers on one thread of a core at 4 GHz: half are within 12 %.
-_CALL_NS = 9800.0
 #: What one thread transforms another multiplies, from the third cache. Beyond the second ones two threads take 1.05 to
 #: 1.25 times half of the time of one, gradients of weights 1.2 to 1.35; where each has a third cache of its own, all.
 _SHARED: dict[Role, float] = {"forward": 1.2, "grad_input": 1.2, "grad_weight": 1.25}
+#: The same on a Zen 4.
+_SHARED_HALVED: dict[Role, float] = {"forward": 1.5, "grad_input": 1.55, "grad_weight": 1.4}
 _COST_NS = {
     "butterfly": 0.48,  # a vector of pairs, one doubling of the size
     "load": 2.3,  # a vector of pairs
@@ -53,10 +54,11 @@ _COST_NS = {
     "traffic": 0.006,  # a byte of x, w and y, from the third level cache
     "traffic far": 0.02,  # from beyond, or from a quarter of it, which is shared
     "traffic beyond": 0.06,  # that quarter, in addition: rows of blocks are no streams
+    "call": 9800.0,
     "filter read far": 0.016,  # a byte beyond that quarter, read again for every vector of pairs
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
-_HALVED_NS = {"butterfly": 0.8, "product": 1.0, "lane sum": 1.0, "multiply": 0.4}
+_HALVED_NS = {"butterfly": 0.8, "product": 1.0, "lane sum": 1.0, "multiply": 0.4, "call": 18_000.0}
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -186,9 +188,12 @@ def _transforms(cut: Cut) -> tuple[float, float, float, float]:
 
 
 def _expected_ns(cut: Cut) -> float:
-    alone = priced(_work(cut), _COST_NS, _HALVED_NS, turns_of(cut.lanes, sum_type(cut.problem)))
+    turns = turns_of(cut.lanes, sum_type(cut.problem))
+    alone = priced(_work(cut), _COST_NS, _HALVED_NS, turns)
+    together = _SHARED if turns == 1 else _SHARED_HALVED
     shared = cut.shares is not None and cut.problem.traffic_bytes > target.cpu().l2_bytes
-    return _CALL_NS + alone * (_SHARED[cut.problem.role] if shared else 1)
+    call = priced({"call": 1}, _COST_NS, _HALVED_NS, turns)
+    return call + alone * (together[cut.problem.role] if shared else 1)
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:

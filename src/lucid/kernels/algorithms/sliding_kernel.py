@@ -49,7 +49,7 @@ _HELD = 12
 WAITING = 0.8  #: for memory, of what one stream waits
 
 #: Cycles of a product, in one turn of the units and in two.
-_PRODUCT = {1: 0.29, 2: 0.98}
+_PRODUCT = {1: 0.29, 2: 0.93}
 
 ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
 

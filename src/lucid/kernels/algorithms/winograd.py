@@ -101,6 +101,7 @@ _HALVED_NS = {
     "product": 0.284,
     "sum": 0.6,
     "gather": 1.45,
+    "residue": 1.1,
     "line": 0.45,
     "output": 1.0,
     "patch from third cache": 0.3,
