@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -187,6 +189,36 @@ def test_a_method_holds_no_more_than_it_is_given() -> None:
         with pytest.raises(ZeroDivisionError):
             run(None, w, None, y)
     assert [sys.getrefcount(x) - n for x, n in zip((None, y, w), before, strict=True)] == pytest.approx([0] * 3, abs=20)
+
+
+def _sleeps() -> list[str]:
+    """How often each of the pool's workers went to sleep, once all do."""
+    while True:
+        folders = sorted(Path("/proc/self/task").iterdir())
+        workers = [folder for folder in folders if (folder / "comm").read_text().startswith("lucid")]
+        every = [(folder / "status").read_text() for folder in workers]
+        if all("State:\tS" in status for status in every):
+            return [status.split("\nvoluntary_ctxt_switches:")[1].split()[0] for status in every]
+        time.sleep(1e-3)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_little_work_wakes_nobody_until_there_is_a_row_of_it() -> None:
+    w, bias, y = (np.ones(64, np.int64) for _ in range(3))
+    little, large = bound(64, most_threads=2), bound(64, most_threads=64)
+
+    def wakes(region: Launch) -> bool:
+        before = _sleeps()
+        region(None, w, bias, y)
+        assert (y == 2 * FACTOR).all()
+        return _sleeps() != before
+
+    with using_threads(2):
+        assert wakes(large)
+        while not wakes(little):
+            pass
+        assert [wakes(little) for _ in range(16)] == [False] * 15 + [True]
+    threads._pool.shrink()
 
 
 def test_tasks_run_backwards_where_tests_ask_for_it() -> None:

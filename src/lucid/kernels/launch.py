@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from lucid.kernels import target
 from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.bound_text import NOTHING, WORKSPACE
 from lucid.kernels.runtime.memory import address
@@ -18,6 +19,9 @@ Array = np.ndarray[Any, Any]
 
 _KEPT_ARGUMENT = 4
 _WEIGHT_ARGUMENTS = (1, 2, _KEPT_ARGUMENT)
+#: A region that is worth fewer threads, 20 us of work, wakes nobody: the system call takes 10. Work on a machine whose
+#: vectors take two turns takes longer, and its host longer to wake: 30 us behind a pause of 1 ms.
+_WAKING_THREADS = 6
 KEPT = -3  #: the base of a field that lies in what is made of the weights
 
 
@@ -72,6 +76,7 @@ class Launch:
         "shared_bytes",
         "sources",
         "steps",
+        "worth",
     )
 
     def __init__(
@@ -84,10 +89,15 @@ class Launch:
         shared_bytes: int = 0,
         own_bytes: int = 0,
         most_threads: int,
+        worth: int | None = None,
         keep: object = None,
         in_advance: Callable[[], Launch] | None = None,
     ) -> None:
-        """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64."""
+        """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64.
+
+        A region is ``worth`` so many threads, however few its tasks; where nobody says, it is little work if that is
+        why it has fewer threads than tasks.
+        """
         self._given = sources, fields, kept_bytes, shared_bytes, keep, in_advance
         self.arity = 1 + max(sources, default=-1)
         self._halves: Halves | None = None
@@ -99,7 +109,10 @@ class Launch:
         self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
         self.fields: Sequence[int] = [*places, *rest]
         lengths = len(steps), len(self.fields), len(sources)
-        needs = most_threads, self.shared_bytes, own_bytes
+        waking = _WAKING_THREADS * target.cpu().turns(target.isa())
+        self.worth = worth
+        wakes = (most_threads >= min(waking, max(n for _, n, _ in steps))) if worth is None else worth >= waking
+        needs = most_threads, self.shared_bytes, own_bytes, int(wakes)
         numbers = *lengths, *needs, *(n for step in steps for n in step)
         record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
         self.bound: tuple[Array, type] = record, np.ndarray
@@ -118,7 +131,7 @@ class Launch:
         make, compute = (
             Launch(
                 steps, fields, read, shared_bytes=shared_bytes, own_bytes=self.own_bytes,
-                most_threads=self.most_threads, keep=keep,
+                most_threads=self.most_threads, worth=self.worth, keep=keep,
             )
             for steps, read in ((self.steps[:1], weights), (self.steps[1:], last))
         )  # fmt: skip

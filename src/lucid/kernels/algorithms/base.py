@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -97,7 +98,7 @@ def priced(work: dict[str, float], usual: dict[str, float], halved: dict[str, fl
 _WORTH_CYCLES = 14_000  #: 3.5 us of work, for which a thread is woken
 
 
-def useful_threads(cycles: float, tasks: int) -> int:
+def useful_threads(cycles: float, tasks: int = sys.maxsize) -> int:
     """The most threads that gain anything, and no more than tasks."""
     return max(1, min(tasks, int(cycles / _WORTH_CYCLES)))
 

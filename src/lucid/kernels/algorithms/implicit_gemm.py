@@ -126,6 +126,7 @@ def bind(
         kept_bytes=ceil(packings.elements * shape.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES,
         own_bytes=numbers["scratch_bytes"],
         most_threads=useful_threads(expected_ns * GHZ, tasks),
+        worth=useful_threads(expected_ns * GHZ),
         keep=(constants, records, packings),
         in_advance=partial(bind, shape, replace(blocking, lazy=False), phases, whole, bias, epilogue, expected_ns, past)
         if blocking.lazy

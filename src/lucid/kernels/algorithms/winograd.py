@@ -31,7 +31,7 @@ from typing import NamedTuple
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import precision, target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
-from lucid.kernels.algorithms.base import GHZ, Executable, far_bytes, priced, shared_tasks
+from lucid.kernels.algorithms.base import GHZ, Executable, far_bytes, priced, shared_tasks, useful_threads
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import (
     MOST_GROWTH,
@@ -490,4 +490,5 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]), plan["chunk"])
     problem = plan.problem
     stored = BY_DTYPE[problem.dtype]
-    return winograd_kernel.bind(shape(problem), _form(plan), cut, isa, stored, problem.bias, problem.epilogue)
+    worth = useful_threads(plan.expected_ns * GHZ)
+    return winograd_kernel.bind(shape(problem), _form(plan), cut, isa, stored, problem.bias, problem.epilogue, worth)

@@ -86,8 +86,13 @@ _AHEAD = 8
 _STREAM_AHEAD = 2048
 
 
-def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue) -> Launch:
-    """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes."""
+def bind(
+    shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue, worth: int
+) -> Launch:  # fmt: skip
+    """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes.
+
+    Its work is ``worth`` so many threads.
+    """
     tile = cut.tile
     slack = panels.slack(isa, f32, tile.rows)
     numbers = numbers_of(shape, form, cut, slack)
@@ -119,7 +124,7 @@ def bind(shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: 
                 WORKSPACE, *sources(epilogue, NOTHING),
             ),
             kept_bytes=kept, shared_bytes=shared, own_bytes=numbers["own"],
-            most_threads=max(tasks for _, tasks in entries),
+            most_threads=max(tasks for _, tasks in entries), worth=worth,
             keep=(none, patches, results, tiles, starts, runs_at, panels_at, lines_at), in_advance=in_advance,
         )  # fmt: skip
 

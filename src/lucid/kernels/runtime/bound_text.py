@@ -1,6 +1,6 @@
 """Bound regions as LLVM text: a region whose fields are fixed but for the arrays, which native code reads itself.
 
-Part of the pool's text, whose ``run_steps`` it calls.
+Part of the pool's text, whose ``run_region`` it calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ entry:
   %class = load ptr, ptr %class_at
   %sizes_at = getelementptr i64, ptr %record, i64 1
   %sources_at = getelementptr i64, ptr %record, i64 2
-  %from = getelementptr i64, ptr %record, i64 6
+  %wakes_at = getelementptr i64, ptr %record, i64 6
+  %from = getelementptr i64, ptr %record, i64 7
   %count = load i64, ptr %record
   %size = load i64, ptr %sizes_at
   %patched = load i64, ptr %sources_at
@@ -100,7 +101,8 @@ step:
   %more_steps = icmp ult i64 %next_k, %count
   br i1 %more_steps, label %step, label %go
 go:
-  call void @run_steps(ptr %steps, i64 %count, i64 %threads)
+  %wakes = load i64, ptr %wakes_at
+  call void @run_region(ptr %steps, i64 %count, i64 %threads, i64 %wakes)
   ret i64 -1
 wrong:
   ret i64 %source

@@ -34,6 +34,8 @@ from lucid.kernels.runtime.machines import Machine
 
 STEP_SLOTS = 8
 
+_ROW = 16  #: little regions that find all workers asleep until one is woken: some 200 us, as long as a worker spins
+
 # One call of a kernel under the kernels' control word: all that a machine without futexes needs.
 _CALL = """
 define void @call(ptr %kernel, ptr %fields, i64 %begin, i64 %end, i64 %thread) {
@@ -52,7 +54,8 @@ _POOL = """
 @region = internal global [8 x i64] zeroinitializer, align 64   ; steps, how many, slots: there are, given out; core
 @owner = internal global [8 x i64] zeroinitializer, align 64    ; 1 while someone has the pool
 @crew = internal global [8 x i64] zeroinitializer, align 64     ; workers there are; 1 when they should go home; threads
-                                                                ; that a region may have, 0 while nobody has said
+                                                                ; that a region may have, 0 while nobody has said;
+                                                                ; little regions in a row that found them all asleep
 
 declare i64 @syscall(i64, ...)
 declare i32 @sched_getcpu()
@@ -392,8 +395,36 @@ define void @dismiss(i64 %leave) {
   ret void
 }
 
-; Runs steps on this thread and up to threads - 1 workers.
+; Whether a little region should have workers: while one is awake, or after many that found all asleep, since to wake
+; one takes longer than such a region, but not longer than a row of them.
+define internal i1 @rouses(i64 %workers) {
+entry:
+  %asleep_at = getelementptr i64, ptr @epoch, i64 1
+  %asleep = load atomic i64, ptr %asleep_at monotonic, align 8
+  %some = icmp slt i64 %asleep, %workers
+  br i1 %some, label %yes, label %count
+count:
+  %before_at = getelementptr i64, ptr @crew, i64 3
+  %before = load atomic i64, ptr %before_at monotonic, align 8
+  %now = add i64 %before, 1
+  store atomic i64 %now, ptr %before_at monotonic, align 8  ; one that another thread loses is no loss
+  %many = icmp uge i64 %now, $row
+  br i1 %many, label %yes, label %no
+yes:
+  %reset_at = getelementptr i64, ptr @crew, i64 3
+  store atomic i64 0, ptr %reset_at monotonic, align 8
+  ret i1 true
+no:
+  ret i1 false
+}
+
 define void @run_steps(ptr %steps, i64 %count, i64 %threads) {
+  call void @run_region(ptr %steps, i64 %count, i64 %threads, i64 1)
+  ret void
+}
+
+; Runs steps on this thread and up to threads - 1 workers; `wakes` is 0 if the region is too little to wake one.
+define internal void @run_region(ptr %steps, i64 %count, i64 %threads, i64 %wakes) {
 entry:
   %budget = alloca i64
   store i64 $spins, ptr %budget
@@ -406,7 +437,13 @@ entry:
 ask:
   %workers = load atomic i64, ptr @crew monotonic, align 8
   %nobody = icmp eq i64 %workers, 0
-  br i1 %nobody, label %serial, label %get
+  br i1 %nobody, label %serial, label %weigh
+weigh:
+  %little = icmp eq i64 %wakes, 0
+  br i1 %little, label %look, label %get
+look:
+  %worth = call i1 @rouses(i64 %workers)
+  br i1 %worth, label %get, label %serial
 get:
   %held = call i64 @hold()
   %got = icmp ne i64 %held, 0
@@ -483,6 +520,7 @@ def pool_text(machine: Machine, *, futex: bool, spins: int) -> str:
         flush=machine.flush,
         spins=spins,
         slots=STEP_SLOTS,
+        row=_ROW,
         open=1 << 32,
         workspace=WORKSPACE,
         stack=STACK_BYTES,
