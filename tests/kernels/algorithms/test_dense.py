@@ -117,7 +117,10 @@ def test_lines_as_they_are_between_forbidden_pages(role, algorithm, isa, dtype, 
 @pytest.mark.parametrize("parts", [1, 3])
 @BOTH
 def test_spans_of_several_units_between_forbidden_pages(role, algorithm, isa, dtype, shared, parts, monkeypatch):
-    """All units or, of the last span, fewer than of the others; in one block of channels or in some."""
+    """All units or, of the last span, fewer than of the others; in one block of channels or in some.
+
+    Turned tiles ask for the next rows' weights, the last one for what lies behind them all.
+    """
 
     def together(asked, sizes, layouts, whole, tile, isa):
         room, slack = 1 << 30, dense_plan.panels.slack(isa, computed(BY_DTYPE[dtype]), tile.rows)
@@ -131,6 +134,7 @@ def test_spans_of_several_units_between_forbidden_pages(role, algorithm, isa, dt
 
     usual, seen = dense_plan._blockings, set()
     monkeypatch.setattr(dense_plan, "_blockings", together)
+    monkeypatch.setattr(dense_plan, "_asks", lambda *_: True)
     monkeypatch.setattr(dense_plan, "_layouts", layouts)
     select._executable.cache_clear()
     with target.using(isa):

@@ -1,6 +1,7 @@
 """Regions of axes: whatever the cut, all pairs that meet a sample are there once, and few others."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -8,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import regions
+from lucid.kernels.algorithms import dense_plan, gemm, regions
+from lucid.kernels.algorithms.dense_layout import Blocking
 from lucid.kernels.algorithms.pixel_panels import AS_LINES, Axis, Layout
+from lucid.kernels.algorithms.tile import ChannelTile
+from lucid.kernels.isa import AVX512
 from tests.kernels.algorithms.dense_cases import case, operands
 
 POINT = Axis(1, 1, 1, (0,), (0,), 1)
@@ -88,3 +92,15 @@ def test_lines_leave_out_the_taps_that_they_do_not_meet(outer, inner, shared):
     expected = [tuple(n for n, tap in enumerate(taps) if meets(line, tap)) for line in lines]
     assert layout.met() == expected
     assert layout.met_part == pytest.approx(sum(map(len, expected)) / (len(lines) * len(taps)))
+
+
+@pytest.mark.parametrize(("cpu", "l3_bytes", "asks"), [
+    ("znver4", 8 << 20, True), ("znver4", 64 << 20, False), ("znver5", 8 << 20, False),
+])  # fmt: skip
+def test_turned_tiles_ask_for_far_weights_where_vectors_take_two_turns(cpu, l3_bytes, asks, monkeypatch):
+    this = replace(target.cpu(), name=cpu, l3_bytes=l3_bytes)
+    monkeypatch.setattr(target, "cpu", lambda: this)
+    _, asked, _ = operands("forward", case(1, 512, 256, (7, 7), 3, padding=1), "float32")
+    cut = Blocking(ChannelTile(7, 2, 16), 64, 7, 1, AS_LINES, lazy=False, slack=0)
+    sizes, whole = dense_plan.shape(asked, AVX512), regions.phases(gemm.axes(asked))
+    assert dense_plan._asks(sizes, cut, whole) == asks

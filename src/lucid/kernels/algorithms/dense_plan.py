@@ -13,13 +13,14 @@ from typing import NamedTuple
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels, regions
-from lucid.kernels.algorithms.base import far_bytes, sum_type
+from lucid.kernels.algorithms.base import far_bytes, sum_type, turns_of
 from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
     Cut,
     Packings,
     Shape,
+    packed_elements,
     row_blocks,
     scratch_layout,
 )
@@ -436,5 +437,13 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
     cut = Blocking(tile, channels, span_tiles, row_parts, shared, lazy, slack, units)
     isa = ISAS[plan.isa]
     sizes, whole = shape(asked, isa, residues), regions.phases(axes)
+    if isinstance(tile, ChannelTile):
+        cut = replace(cut, tile=replace(tile, asks=_asks(sizes, cut, whole)))
     past = implicit_gemm.goes_past(sizes, cut, phases, asked.epilogue, isa)
     return implicit_gemm.bind(sizes, cut, phases, whole, asked.bias, asked.epilogue, plan.expected_ns, past)
+
+
+def _asks(sizes: Shape, cut: Blocking, whole: Sequence[Phase]) -> bool:
+    """Whether turned tiles ask for the next rows' weights: far ones, where products leave time for it."""
+    weights = packed_elements(sizes, cut, sum(map(pixel_panels.taps, whole)))
+    return turns_of(cut.tile.lanes, sizes.grain.sums) > 1 and dense_cost.far(sizes, weights)

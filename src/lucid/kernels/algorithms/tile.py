@@ -121,13 +121,15 @@ class Tile:
 class ChannelTile:
     """A tile turned round: its vectors are rows of the result, and it broadcasts ``columns`` samples of a panel.
 
-    Where rows are pixels' channels, no lane is lost to a short row of an image. Samples are ``step`` apart.
+    Where rows are pixels' channels, no lane is lost to a short row of an image. Samples are ``step`` apart. A tile that
+    ``asks`` has the weights of the next rows brought to the second level cache, those of a step by each.
     """
 
     columns: int
     vectors: int
     lanes: int
     step: int = 1
+    asks: bool = False
 
     widths = 1
     over_channels = True
@@ -329,7 +331,7 @@ def write_channel_tile(
     """Adds a function with the parameters of a tile's that reads through a table, for the tile turned round.
 
     ``w`` has vectors of rows, ``panel`` the columns' samples, and column n of the sums is at ``to + n * stride``.
-    All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched, and no other tile's weights are.
+    All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched.
     There is one tile, whatever ``count`` says, and it never ``asks``. Panels of another type, ``samples``, are widened
     one by one.
     """
@@ -351,6 +353,8 @@ def write_channel_tile(
         in_panel, in_weights = _in_table(a.table, k.i)
         panel, w, sums = a.panel.at(in_panel), a.w.at(in_weights), iter(k.values)
         weights = [w.load(v * lanes, lanes) for v in along]
+        for v in along if tile.asks else ():
+            w.prefetch(a.next_w + v * lanes, locality=2)
         following: list[Value] = []
         for n in range(tile.columns):
             sample = convert(panel.splat(n * tile.step, lanes), grain.packed)
