@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="slides on AVX-512 alone")
 ROLES = ["forward", "grad_input"]
 
 #: One strip and several, cut short by one column and by all but one; taps that reach over neighbours; padding that is
-#: uneven, missing, or as large as it may be; strides that leave rows and columns over; groups, and few rows.
+#: uneven, missing, or as large as it may be; strides that leave rows and columns over; groups, and few rows; many
+#: rows for numbers that are copied first, and last strips that end in half vectors.
 CASES = [
     Case(2, 3, 3, (13, 19), (3, 3), padding=1, groups=3, bias=True),
     Case(1, 2, 2, (5, 65), (3, 3), padding=1, groups=2),
@@ -37,6 +38,9 @@ CASES = [
     Case(2, 3, 6, (2, 40), (2, 3), padding=1, groups=3, bias=True),
     Case(1, 34, 36, (9, 21), (3, 3), 2, padding=1, groups=2, bias=True),
     Case(1, 24, 31, (7, 18), (3, 3), padding=1, bias=True),
+    Case(1, 16, 16, (25, 56), (5, 5), padding=2, groups=16, bias=True),
+    Case(1, 2, 2, (26, 39), (7, 7), padding=3, groups=2),
+    Case(1, 16, 16, (50, 46), (4, 4), 2, padding=1, groups=16, bias=True),
 ]
 #: Enough rows for several boxes of one plane.
 BOXED = [Case(1, 1, 1, (90, 41), (3, 3), padding=1, bias=True), Case(1, 1, 1, (90, 41), (4, 4), 2, padding=1)]
@@ -156,8 +160,18 @@ def test_an_infinity_reaches_only_what_reads_it(role, place):
 def test_a_new_image_size_compiles_nothing(role):
     check(sliding, Case(1, 8, 8, (40, 40), (3, 3), padding=1, groups=8), role)
     before = jit.kernel_count()
-    check(sliding, Case(3, 9, 9, (52, 44), (3, 3), padding=1, groups=9), role)
+    check(sliding, Case(3, 9, 9, (52, 37), (3, 3), padding=1, groups=9), role)  # of as many half vectors
     assert jit.kernel_count() == before
+
+
+@pytest.mark.parametrize(("name", "tail", "spreads"), [("znver5", 0, False), ("znver4", 3, True)])
+def test_half_vectors_where_units_take_an_instruction_in_turns(name, tail, spreads, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    problem = Case(4, 4, 4, (40, 56), (7, 7), padding=3, groups=4).problem("forward")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    with target.using(ISAS[0]) as isa:
+        tile = sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 2).tile
+    assert (tile.tail, tile.spreads, tile.in_turns) == (tail, spreads, spreads)
 
 
 @pytest.mark.parametrize(

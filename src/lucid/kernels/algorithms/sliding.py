@@ -27,7 +27,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
-from lucid.kernels.algorithms.sliding_kernel import WAITING, Slide, write
+from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -45,6 +45,7 @@ _LINE_BYTES = 64
 _MORE_CHANNELS = 1024  # of a group's c_in x c_out
 _FEW_UPSTREAM = 4  # channels of g in a group, which would fill a quarter of a vector of them
 _STRIP_CYCLES = 40  # to begin one
+_SPREAD_STEPS = 24  # of a task, that read a number before it is worth a vector of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,10 @@ class Sliding:
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: the spare row, and weights of a group where they are widened."""
-        weights = self.sources * self.results * self.problem.spec.taps if self.problem.itemsize < 4 else 0
-        return self.spare_elements + ceil(weights / 16) * 16
+        """A thread's workspace: the spare row, and weights of a group where they are widened or spread."""
+        weights = self.sources * self.results * self.problem.spec.taps
+        copied = weights * self.lanes if self.tile.spreads else weights * (self.problem.itemsize < 4)
+        return self.spare_elements + ceil(copied / 16) * 16
 
     @property
     def own_bytes(self) -> int:
@@ -240,7 +242,23 @@ def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, v
     whole = ceil(source / lanes) == vectors * stride[1] and ceil(result / lanes) == vectors * len(across)
     tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole)
     asked = Sliding(problem, axes, tile, lanes, 1)
-    return replace(asked, box_h=_box_rows(asked))
+    asked = replace(asked, box_h=_box_rows(asked))
+    return replace(asked, tile=_in_turns(asked)) if target.cpu().turns(isa) > 1 else asked
+
+
+def _in_turns(asked: Sliding) -> Slide:
+    """The tile for a machine whose units take an instruction in turns: half a vector costs half of one.
+
+    And numbers that are broadcast as they are loaded keep a unit busy that shifts and multiplies, whole vectors do not:
+    they are copied once a task, if enough steps read them.
+    """
+    tile, lanes, columns = asked.tile, asked.lanes, asked.positions[1]
+    strips = ceil(columns / (tile.vectors * lanes))
+    halves = ceil((columns - (strips - 1) * tile.vectors * lanes) / (lanes // 2))
+    tail = halves if halves < 2 * tile.vectors else 0
+    many = not tile.several and tile.numbers > HELD
+    spreads = many and asked.box_h * strips >= _SPREAD_STEPS
+    return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=tail > 0 and strips == 1)
 
 
 def _box_rows(asked: Sliding) -> int:

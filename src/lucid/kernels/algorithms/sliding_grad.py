@@ -64,6 +64,7 @@ class GradTile:
     downs: int
     across: tuple[int, ...]
     step: int  #: columns of the source from one lane to the next
+    in_turns: bool = False  #: a unit takes an instruction in two turns
 
     def registers(self, lanes: int) -> int:
         """Sums, rows of g, vectors of x and one that is shifted."""
@@ -71,7 +72,7 @@ class GradTile:
 
     def row(self, lanes: int) -> Row:
         """How a row of x is read."""
-        return Row(self.across, self.step, 1, lanes)
+        return Row(self.across, self.step, 1, lanes, in_turns=self.in_turns)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     spec, lanes = problem.spec, isa.lanes(sum_type(problem))
     across = tuple(t - spec.padding[2][0] for t in range(spec.kernel[2]))
     most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
-    tiles = [GradTile(n, across, spec.stride[2]) for n in range(1, most + 1) if downs in (None, n)]
+    in_turns = target.cpu().turns(isa) > 1
+    tiles = [GradTile(n, across, spec.stride[2], in_turns) for n in range(1, most + 1) if downs in (None, n)]
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
     return min(options, key=lambda option: option.cycles, default=None)
 

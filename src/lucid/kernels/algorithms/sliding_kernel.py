@@ -9,7 +9,7 @@ up. Rows outside are left out, columns outside are lanes that are not loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -22,9 +22,12 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    bitcast,
     computed,
     convert,
     deinterleave,
+    f32,
+    f64,
     fma,
     i32,
     i64,
@@ -38,13 +41,14 @@ from lucid.kernels.ir import (
     shuffle,
     slid,
     splat,
+    vec,
     zeros,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Epilogue
 
 #: Numbers of w that are held in registers through all steps; more are read where they are used.
-_HELD = 12
+HELD = 12
 
 WAITING = 0.8  #: for memory, of what one stream waits
 
@@ -68,6 +72,9 @@ _NUMBERS = (
     "low_h", "w_group", "w_source", "w_result", "bias_step", "private", "spare",
 )  # fmt: skip
 
+#: Whole numbers of as many bits.
+_WORDS = {f32: i32, f64: i64}
+
 #: Sums by phase of rows and lag, each a list over results, phases of columns and vectors.
 Sums = dict[tuple[int, int], list[Value]]
 
@@ -84,6 +91,7 @@ class Row:
     vectors: int
     lanes: int
     whole: bool = False
+    in_turns: bool = False  #: a unit takes an instruction in two turns
 
     @property
     def places(self) -> range:
@@ -106,6 +114,12 @@ class Row:
 
     def read(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
         """Loads it; gives its vector ``v`` from a shift on, by registers that are shifted when they are wanted."""
+        if row.pointee == wide and self.step > 1 and self.in_turns:  # as LLVM slides whole numbers by one instruction
+            found = self._shifted(row.cast(_WORDS[wide]), masks, _WORDS[wide])
+            return lambda at, v: bitcast(found(at, v), vec(wide, self.lanes))
+        return self._shifted(row, masks, wide)
+
+    def _shifted(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
         step, nothing = self.step, zeros(row.fn, row.pointee, self.lanes)
         loaded = self.loaded(row, masks, row.pointee)
         parts = {  # halves are told apart before they are widened, as vectors of half the bits
@@ -162,6 +176,10 @@ class Slide:
     whole: bool = False  #: one strip is a row of the source and of the result, and only its last vector is not full
     stream: bool = False  #: whole vectors go past the caches
     asks: bool = False  #: lines that will be written are asked for
+    in_turns: bool = False  #: a unit takes an instruction in two turns, and half a vector in one
+    spreads: bool = False  #: numbers of w are copied into all lanes of vectors first
+    tail: int = 0  #: half vectors of the last strip, if they are fewer than of the others
+    alone: bool = False  #: there is no other strip than that
 
     @cached_property
     def lags(self) -> list[range]:
@@ -177,7 +195,12 @@ class Slide:
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
         shifts = tuple(at for phase in self.across for _, at in phase)
-        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole)
+        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns)
+
+    @property
+    def last(self) -> Slide:
+        """The last strip's, of the vectors that it begins."""
+        return replace(self, vectors=(self.tail + 1) // 2) if self.tail else self
 
     @property
     def products(self) -> int:
@@ -193,7 +216,7 @@ class Slide:
         """Of so many steps; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
         registers, parts = self.registers(lanes), len(self.row(lanes).reads) * self.stride[0]
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
-        loaded = self.numbers if self.several or self.numbers > _HELD else 0
+        loaded = self.numbers if self.several or self.numbers > HELD else 0
         source = _PRODUCT[turns] * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
         source += 0.72 * max(0, registers - ROOMY)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
@@ -216,32 +239,51 @@ def fields(element: Type) -> dict[str, Type]:
 def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
     """A task is a box of rows of the results of one image and group."""
     module, lanes = Module("sliding", isa), isa.lanes(computed(element))
-    strip = _Strip(module, element, lanes, tile, epilogue).function
+    last = strip = _Strip(module, element, lanes, tile.last, epilogue).function
+    if tile.tail and not tile.alone:
+        strip = _Strip(module, element, lanes, replace(tile, tail=0), epilogue).function
     f = module.entry("slide", **fields(element))
     a = f.args
     arrays, plane, wide = Arrays.of(epilogue, a.y, a), a.size_h * a.size_w, tile.vectors * lanes
+    each = lanes if tile.spreads else 1  # numbers of a copied weight
     with f.loop(a.begin, a.end) as task:
         image_group, first = task.i // a.boxes, task.i % a.boxes * a.box_h
         group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
         rows, spare = minimum(a.box_h, a.rows - first), a.own.at(a.thread * a.private)
         weights = a.weights.at(group * a.w_group)
-        if element != computed(element):
+        if tile.spreads:
+            weights = spread(f, weights, spare.at(a.spare), a.w_group, lanes)
+        elif element != computed(element):
             weights = widened(f, weights, spare.at(a.spare), a.w_group, lanes)
         with f.loop(0, a.results, tile.results) as result, f.loop(0, a.columns, wide) as column:
             channel = group * a.results + result.i
             to = arrays.at(channel, (image_group * a.results + result.i) * plane + column.i * len(tile.across))
-            f.call(
-                strip, spare.cast(element), source, a.sources, a.h, a.w, column.i * tile.stride[1], a.low_h,
-                weights.at(result.i * a.w_result), a.w_source, a.w_result,
+            given = (
+                spare.cast(element), source, a.sources, a.h, a.w, column.i * tile.stride[1], a.low_h,
+                weights.at(result.i * (a.w_result * each)), a.w_source * each, a.w_result * each,
                 a.bias.at(channel * a.bias_step), a.bias_step, a.zeros, to.y, a.size_h, a.size_w,
                 a.size_w - column.i * len(tile.across), first, rows, *to.given.values(),
             )  # fmt: skip
+            if strip is last:
+                f.call(strip, *given)
+            else:
+                ends = column.i + wide >= a.columns
+                for there, which in ((ends, last), (~ends, strip)):
+                    with f.when(there):
+                        f.call(which, *given)
     return module
 
 
 def _line_elements(element: Type) -> int:
     """How many lie in a line of the cache."""
     return 64 // element.bytes
+
+
+def spread(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int) -> Pointer:
+    """Every number in all lanes of a vector."""
+    with f.loop(0, count) as i:
+        to.store(splat(convert(numbers.load(i.i), to.pointee), lanes), i.i * lanes)
+    return to
 
 
 class _Strip:
@@ -255,22 +297,35 @@ class _Strip:
         data = ptr(element)
         self.tile, self.lanes, self.wide = tile, lanes, computed(element)
         self.function = f = module.function(
-            "strip", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
+            f"strip{tile.tail or ''}", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
             weights=ptr(self.wide), w_source=i64, w_result=i64, bias=data, bias_step=i64, zeros=data, y=data,
             size_h=i64, size_w=i64, left=i64, first=i64, rows=i64, **parameters(epilogue, element),
         )  # fmt: skip
         self.a = a = f.args
         self.results = Arrays.of(epilogue, a.y, a)
         self.plane = a.size_h * a.size_w
-        count = len(tile.across) * tile.vectors
-        self.start = [v for k in range(tile.results) for v in [self._number(a.bias, a.bias_step * k)] * count]
+        #: Lanes of each vector of sums, and where it is in a row of the result.
+        self.widths = [lanes] * tile.vectors
+        if tile.tail % 2:
+            self.widths[-1] //= 2
+        across = len(tile.across)
+        self.places = [
+            (v * lanes * across + c * width, width) for v, width in enumerate(self.widths) for c in range(across)
+        ]
+        biases = [self._number(a.bias, a.bias_step * k) for k in range(tile.results)]
+        self.start = [self._part(bias, width) for bias in biases for _ in range(across) for width in self.widths]
         self.reading = tile.row(lanes)
         self.masks = self.reading.masks(f, a.column, a.w)
-        full = count - 1 if tile.whole else 0
-        cut = [lanes_below(f, a.left - n * lanes, lanes, i32) for n in range(full, count)]
+        full = len(self.places) - 1 if tile.whole else 0
+        cut = [lanes_below(f, a.left - at, width, i32) for at, width in self.places[full:]]
         self.stored = [*[None] * full, *cut]
-        self.held = self._weights(a.weights) if not tile.several and tile.numbers <= _HELD else None
+        self.held = self._weights(a.weights) if not tile.several and tile.numbers <= HELD else None
         self._write()
+
+    @staticmethod
+    def _part(value: Value, lanes: int) -> Value:
+        """The first lanes, which are a register of their own."""
+        return value if lanes == value.type.lanes else shuffle(value, None, range(lanes))
 
     def _number(self, numbers: Pointer, index: Any) -> Value:
         return splat(convert(numbers.load(index), self.wide), self.lanes)
@@ -281,7 +336,8 @@ class _Strip:
         return {(k, h, t): self._weight(w, k, h, t) for k, h, t in taps}
 
     def _weight(self, w: Pointer, k: int, h: int, t: int) -> Value:
-        return self._number(w.at(self.a.w_result * k if k else 0), h * self.tile.kernel_w + t)
+        of_result, tap = w.at(self.a.w_result * k if k else 0), h * self.tile.kernel_w + t
+        return of_result.load(tap * self.lanes, self.lanes) if self.tile.spreads else self._number(of_result, tap)
 
     @staticmethod
     def _taps(phases: tuple[tuple[tuple[int, int], ...], ...]) -> Iterator[int]:
@@ -327,15 +383,16 @@ class _Strip:
     def _added_source(self, m: Value, source: Pointer, w: Pointer, sums: Sums) -> Sums:
         tile, stride = self.tile, self.tile.stride[0]
         sums = {key: list(values) for key, values in sums.items()}
-        for e in range(stride):
+        rows = range(stride)
+        for e in reversed(rows) if tile.in_turns else rows:  # last the one that ends sums, or LLVM stores them before
             shifted = self.reading.read(self._row(source, m * stride + e - self.a.low_h), self.masks, self.wide)
             downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
             for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
                 for (p, lag, h), k in product(downs, range(tile.results)):
                     weight = self.held[k, h, t] if self.held else self._weight(w, k, h, t)
-                    for v in range(tile.vectors):
-                        n = (k * len(tile.across) + c) * tile.vectors + v
-                        sums[p, lag][n] = fma(weight, shifted(at, v), sums[p, lag][n])
+                    for v, width in enumerate(self.widths):
+                        n, x = (k * len(tile.across) + c) * tile.vectors + v, self._part(shifted(at, v), width)
+                        sums[p, lag][n] = fma(self._part(weight, width), x, sums[p, lag][n])
         return sums
 
     def _row(self, source: Pointer, row: Value) -> Pointer:
@@ -352,7 +409,7 @@ class _Strip:
 
     def _finish(self, q: Value, phase: int, sums: list[Value]) -> None:
         """Stores a phase's row of position ``q``, if it is one of the box and of the result."""
-        f, a, tile, lanes = self.function, self.a, self.tile, self.lanes
+        f, a, tile = self.function, self.a, self.tile
         row = q * len(tile.downs) + phase
         there = (q - a.first).ult(a.rows)
         if len(tile.downs) > 1:
@@ -364,16 +421,16 @@ class _Strip:
         if not tile.stream:  # without a branch, behind which LLVM would put products, far from what they read
             for to, values in lines:
                 place = to.unless(~there, a.spare)
-                for n, value in enumerate(values):
-                    if tile.asks and n * lanes % _line_elements(to.y.pointee) == 0:
-                        to.y.prefetch(a.size_w * (_AHEAD_RESULTS * len(tile.downs)) + n * lanes, write=True)
-                    place.store(value, n * lanes, self.stored[n])
+                for (at, _), value, mask in zip(self.places, values, self.stored, strict=True):
+                    if tile.asks and at % _line_elements(to.y.pointee) == 0:
+                        to.y.prefetch(a.size_w * (_AHEAD_RESULTS * len(tile.downs)) + at, write=True)
+                    place.store(value, at, mask)
             return
         with f.when(there):
-            for n in range(len(lines[0][1])):
-                with f.when(a.left > n * lanes):  # a store of no lanes would fetch its line all the same
+            for n, (at, _) in enumerate(self.places):
+                with f.when(a.left > at):  # a store of no lanes would fetch its line all the same
                     for to, values in lines:
-                        to.store(values[n], n * lanes, nontemporal=True)
+                        to.store(values[n], at, nontemporal=True)
 
     def _line(self, sums: list[Value], result: int, to: Destination) -> list[Value]:
         """A result's row, its phases of columns side by side."""
