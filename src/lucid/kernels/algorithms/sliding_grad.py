@@ -50,8 +50,8 @@ from lucid.kernels.plan import Problem
 
 _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
 _MOST_DOWN = 4
-#: Cycles of a product, in one turn of the units and in two; and of a row whose vectors are dealt out.
-_PRODUCT, _DEALT = {1: 0.34, 2: 1.15}, {1: 0.6, 2: 7.6}
+#: Cycles of a product, in one turn of the units and in two; and of a tap across in a row whose vectors are dealt out.
+_PRODUCT, _DEALT = {1: 0.34, 2: 1.0}, {1: 0.0, 2: 1.4}
 _AGAIN = 2.2  # cycles for a row of planes that are read for every pair of channels and leave the first cache
 _WIDENING = 0.25  # cycles to widen a vector of halves, which every channel of g does to x again
 _PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
@@ -136,7 +136,7 @@ class SlidingGrad:
         planes_bytes = p.itemsize * (prod(p.size) + prod(p.out))
         again = p.group_in * p.group_out > 1 and planes_bytes > target.cpu().l1_bytes
         turns = turns_of(self.lanes, sum_type(p))
-        product, dealt, strip = _PRODUCT[turns], _DEALT[turns] * (self.tile.step > 1), 0.0
+        product, dealt, strip = _PRODUCT[turns], (0.6 + _DEALT[turns] * across) * (self.tile.step > 1), 0.0
         for *_, downs in self.passes:
             row = 2.2 + product * across * downs + crowded + widening + 0.6 * (downs == 1) + dealt
             row += _AGAIN * again
