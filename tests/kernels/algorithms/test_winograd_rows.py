@@ -55,6 +55,19 @@ def test_definition(role, isa, dtype):
         run_guarded_cases(one, [*CASES, BOXED])
 
 
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("case", [Case(1, 3, 16, (91, 21), (3, 3), padding=((2, 0), (1, 1))), CASES[-1]], ids=str)
+def test_halves_are_widened_once(case, dtype):
+    """By box, of which there are several, the same bits as if every strip did so."""
+    problem, isa, arrays = case.typed(dtype).problem("forward"), target.isa(), case.typed(dtype).arrays()
+    for asked in winograd_rows.tiles(problem, isa):
+        assert asked.tile.framed
+        framed, own = (np.full_like(arrays["g"], np.nan) for _ in range(2))
+        for one, y in ((asked, framed), (replace(asked, tile=replace(asked.tile, framed=False)), own)):
+            winograd_rows.bound(one, isa)(arrays["x"], arrays["w"], None, y, None)
+        np.testing.assert_array_equal(framed, own)
+
+
 def test_every_tile_agrees():
     """Whatever the number of results: a sum has one order."""
     isa, case = target.isa(), Case(2, 12, 12, (20, 55), (3, 3), padding=1)

@@ -20,6 +20,7 @@ from lucid.kernels.ir import (
     Value,
     computed,
     convert,
+    i32,
     i64,
     lanes_below,
     minimum,
@@ -101,7 +102,7 @@ def write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -
 def widened(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int) -> Pointer:
     """Half precision as float32, once for all that read it again and again; whole vectors are written."""
     with f.loop(0, count, lanes) as i:
-        to.store(convert(numbers.load(i.i, lanes, lanes_below(f, count - i.i, lanes)), to.pointee), i.i)
+        to.store(convert(numbers.load(i.i, lanes, lanes_below(f, count - i.i, lanes, i32)), to.pointee), i.i)
     return to
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,12 @@ class Rows:
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: the spare row, and the transformed weights of a group."""
+        """A thread's workspace: the spare row, the transformed weights of a group, and widened planes."""
+        return self.frame_at + self.tile.framed * _frame_elements(self.problem)
+
+    @property
+    def frame_at(self) -> int:
+        """Where widened planes begin in it."""
         return self.spare_elements + self.sources * self.results * self.tile.pair
 
     @property
@@ -134,7 +139,7 @@ class Rows:
         reads = FREQUENCIES * len(tile.row(self.lanes).reads)
         source = _COST["product"] * tile.products + _COST["read"] * reads + _COST["source"]
         step = self.sources * source + _COST["result"] * tile.results
-        beyond = self.own_bytes > target.cpu().l1_bytes
+        beyond = self.frame_at * sum_type(self.problem).bytes > target.cpu().l1_bytes
         weights = pairs * (_COST["pair"] + beyond * _COST["pair beyond first cache"])
         task = strips * (ceil(self.box_h / ROWS) * step + _COST["strip"]) + weights + _COST["task"]
         return self.tasks * task + WAITING * memory_cycles(self.problem.traffic_bytes) + _COST["call"]
@@ -211,12 +216,21 @@ def _channels(problem: Problem) -> tuple[int, int]:
     return ends if problem.role == "forward" else ends[::-1]
 
 
+def _frame_elements(problem: Problem) -> int:
+    """Of a group's source planes, whole lines, and what the last vector writes beyond them."""
+    plane = prod(problem.size if problem.role == "forward" else problem.out)
+    return (ceil(_channels(problem)[0] * plane / 16) + 1) * 16
+
+
 def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> Rows:
     lanes = isa.lanes(sum_type(problem))
     (downs,), (across,) = axes[1].phases, axes[2].phases
     by_place = tuple(t for t, _ in sorted(downs, key=lambda tap: tap[1]))
     taps = tuple((t, at - axes[2].low) for t, at in across)
-    tile = RowPairs(results, by_place, taps, whole=max(problem.size[2], problem.out[2]) <= lanes)
+    whole = max(problem.size[2], problem.out[2]) <= lanes
+    near = _frame_elements(problem) * sum_type(problem).bytes <= target.cpu().l2_bytes // 4
+    framed = problem.itemsize < 4 and near
+    tile = RowPairs(results, by_place, taps, whole, framed=framed)
     asked = Rows(problem, axes, tile, lanes, 1)
     return replace(asked, box_h=_box_rows(asked))
 
@@ -239,9 +253,9 @@ def bound(asked: Rows, isa: ISA) -> Executable:
         problem.groups, asked.sources, asked.results, asked.boxes, asked.box_h, asked.size[1], *asked.source,
         *asked.size, asked.axes[1].low, asked.sources * asked.results * spec.taps,
         spec.taps * (1 if asked.forward else asked.results), spec.taps * (asked.sources if asked.forward else 1),
-        int(problem.bias), asked.private_elements, asked.spare_elements,
+        int(problem.bias), asked.private_elements, asked.spare_elements, asked.frame_at,
     )  # fmt: skip
-    no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
+    no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * sum_type(problem).bytes, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
     key = (name, problem.dtype, tile, problem.epilogue)

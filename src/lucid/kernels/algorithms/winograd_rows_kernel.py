@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from lucid.kernels.algorithms.correlation_kernel import widened
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, Row
 from lucid.kernels.epilogue import Arrays, parameters
 from lucid.kernels.ir import (
@@ -31,6 +32,7 @@ from lucid.kernels.ir import (
     i32,
     i64,
     lanes_below,
+    maximum,
     minimum,
     ptr,
     select,
@@ -47,7 +49,7 @@ ROWS = 2  #: rows of results
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "box_h", "columns", "h", "w", "size_h", "size_w", "low_h", "w_group",
-    "w_source", "w_result", "bias_step", "private", "spare",
+    "w_source", "w_result", "bias_step", "private", "spare", "frame",
 )  # fmt: skip
 
 
@@ -65,6 +67,7 @@ class RowPairs:
     across: tuple[tuple[int, int], ...]
     whole: bool = False  #: one strip is a row of the source and of the result
     asks: bool = False  #: lines that will be written are asked for
+    framed: bool = False  #: halves of a task are widened once, not by every strip that reads them
 
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
@@ -109,13 +112,15 @@ def write(isa: ISA, element: Type, tile: RowPairs, epilogue: Epilogue) -> Module
         end, spare = minimum(first + a.box_h, a.size_h), a.own.at(a.thread * a.private)
         numbers = spare.at(a.spare)
         _transform(f, tile, a, a.weights.at(group * a.w_group), numbers)
+        if tile.framed:
+            source = _widened_rows(f, a, source, spare.at(a.frame), first, end, lanes)
         with f.loop(0, a.results, tile.results) as result, f.loop(0, a.columns, lanes) as column:
             channel = group * a.results + result.i
             to = arrays.at(channel, (image_group * a.results + result.i) * plane + column.i)
             f.call(
                 strip, spare.cast(element), source, a.sources, a.h, a.w, column.i, a.low_h,
                 numbers.at(result.i * tile.pair), a.results * tile.pair,
-                a.bias.at(channel * a.bias_step), a.bias_step, a.zeros, to.y, a.size_h, a.size_w,
+                a.bias.at(channel * a.bias_step), a.bias_step, a.zeros.cast(source.pointee), to.y, a.size_h, a.size_w,
                 a.size_w - column.i, first, end, *to.given.values(),
             )  # fmt: skip
     return module
@@ -132,6 +137,18 @@ def _transform(f: Function, tile: RowPairs, a: Any, w: Pointer, to: Pointer) -> 
             to.store(value, (s.i * a.results + k.i) * tile.pair + n * tile.pitch)
 
 
+def _widened_rows(
+    f: Function, a: Any, source: Pointer, to: Pointer, first: Value, end: Value, lanes: int
+) -> Pointer:  # fmt: skip
+    """The rows that a box of results reads, as float32 and where they lie in their planes; others are left out."""
+    begin = maximum(first - a.low_h, 0) * a.w
+    count = minimum(end + (FREQUENCIES - 1) - a.low_h, a.h) * a.w - begin
+    with f.loop(0, a.sources) as s:
+        place = s.i * (a.h * a.w) + begin
+        widened(f, source.at(place), to.at(place), count, lanes)
+    return to
+
+
 class _Strip:
     """Writes ``strip``: a vector of columns, all rows of a box, from ``first`` to ``end``.
 
@@ -140,11 +157,11 @@ class _Strip:
     """
 
     def __init__(self, module: Module, element: Type, lanes: int, tile: RowPairs, epilogue: Epilogue) -> None:
-        data = ptr(element)
+        data, read = ptr(element), ptr(computed(element) if tile.framed else element)
         self.tile, self.lanes, self.wide = tile, lanes, computed(element)
         self.function = f = module.function(
-            "strip", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
-            numbers=ptr(self.wide), w_source=i64, bias=data, bias_step=i64, zeros=data, y=data,
+            "strip", spare=data, source=read, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
+            numbers=ptr(self.wide), w_source=i64, bias=data, bias_step=i64, zeros=read, y=data,
             size_h=i64, size_w=i64, left=i64, first=i64, end=i64, **parameters(epilogue, element),
         )  # fmt: skip
         self.a = a = f.args
@@ -183,7 +200,7 @@ class _Strip:
         a, here = self.a, self.a.source.at(row * self.a.w)
         there = row.ult(a.h)
         place = select(there, here, a.zeros).at(a.column)
-        if number >= ROWS:
+        if number >= ROWS and not self.tile.framed:
             here.at(a.column).prefetch(a.w * AHEAD_ROWS)
         return place, select(there, a.h * a.w, 0)
 
