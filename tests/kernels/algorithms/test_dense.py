@@ -343,3 +343,11 @@ def test_spans_of_large_arrays_in_place_are_shorter_where_products_take_turns(na
     plan = gemm.plan(case.problem, AVX512)
     assert dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
     assert plan["panels"] == tiles
+
+
+def test_lines_from_afar_are_gathered_where_products_take_turns(monkeypatch):
+    cpu = replace(target.cpu(), name="znver4", l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 2, 2), (1, 2, 2), (1, 1, 1), ((0, 0),) * 3)
+    case = Case("forward", "float32", 8, 64, 128, (1, 112, 112), spec, False)
+    assert dense_plan._ARRANGED[gemm.plan(case.problem, AVX512)["shared"]] != pixel_panels.LINES_IN_PLACE

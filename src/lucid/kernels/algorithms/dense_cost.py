@@ -67,6 +67,7 @@ _HALVED_NS = {
     "widen in place": 0.12,
     "visit": 0.4,
     "read": 0.7,
+    "awaited": 8.0,
     "weight picked": 0.85,
     "weight picked far": 1.8,
 }
