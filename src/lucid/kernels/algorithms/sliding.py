@@ -118,13 +118,18 @@ class Sliding:
     @property
     def cycles(self) -> float:
         """Expected, of one thread."""
-        strips = ceil(self.positions[1] / (self.tile.vectors * self.lanes)) * self.results / self.tile.results
-        reach = max(lags[-1] for lags in self.tile.lags)
+        strips, groups = ceil(self.positions[1] / (self.tile.vectors * self.lanes)), self.results / self.tile.results
+        work = strips * groups * self._strip_cycles(replace(self.tile, tail=0))
+        if self.tile.tail:
+            work = groups * self._strip_cycles(self.tile.last) + work * (strips - 1) / strips
+        waiting = WAITING * memory_cycles(self.problem.traffic_bytes)
+        return self.tasks * (work + 40) + waiting + 4200
+
+    def _strip_cycles(self, tile: Slide) -> float:
+        reach = max(lags[-1] for lags in tile.lags)
         steps = self.box_h + (reach if self.boxes > 1 else 0)
         turns = turns_of(self.lanes, sum_type(self.problem))
-        strip = self.tile.cycles(steps, self.sources, self.lanes, turns) + _STRIP_CYCLES
-        waiting = WAITING * memory_cycles(self.problem.traffic_bytes)
-        return self.tasks * (strips * strip + 40) + waiting + 4200
+        return tile.cycles(steps, self.sources, self.lanes, turns) + _STRIP_CYCLES
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:

@@ -217,7 +217,13 @@ class Slide:
         registers, parts = self.registers(lanes), len(self.row(lanes).reads) * self.stride[0]
         split, merged = min(self.stride[1] - 1, 2), min(len(self.across) - 1, 2)
         loaded = self.numbers if self.several or self.numbers > HELD else 0
-        source = _PRODUCT[turns] * self.products + 0.15 * loaded + (0.49 + 0.64 * split) * parts + 2.1 * self.several
+        halved = self.tail / (2 * self.vectors) if self.tail else 1.0
+        source = (
+            _PRODUCT[turns] * self.products * halved
+            + 0.15 * loaded
+            + (0.49 + 0.64 * split) * parts
+            + 2.1 * self.several
+        )
         source += 0.72 * max(0, registers - ROOMY)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
         ended = 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
