@@ -150,7 +150,8 @@ class Split:
     @property
     def shared_cycles(self) -> float:
         """Of all threads until the last is done, on average over numbers of threads."""
-        return usual.waiting(self.cycles, self.parts, 0) * self.cycles
+        turns = turns_of(self.lanes, sum_type(self.problem))
+        return usual.waiting(self.cycles, turns, self.parts, 0) * self.cycles
 
 
 def _work(split: Split) -> dict[str, float]:

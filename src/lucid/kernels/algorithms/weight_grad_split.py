@@ -128,7 +128,8 @@ class Split:
         """Of all threads until the last is done, on average over numbers of threads."""
         tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
         uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
-        return waiting(self.cycles, tasks, uneven) * self.cycles + _STEP_CYCLES * (self.chunks > 1)
+        turns = turns_of(self.lanes, self.grain.sums)
+        return waiting(self.cycles, turns, tasks, uneven) * self.cycles + _STEP_CYCLES * (self.chunks > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +218,12 @@ def _owned(split: Split, first: Sequence[Array]) -> tuple[Array, ...]:
     return (z * size[1] + y) * size[2] + x, planes, np.where(whole, 1, rows), length * np.where(whole, rows, 1)
 
 
-def waiting(cycles: float, tasks: int, uneven: float) -> float:
-    """How much longer threads wait for the last task than one works, on average over numbers of threads."""
-    workers = [useful_threads(cycles, n) for n in _WORKERS]
+def waiting(cycles: float, turns: int, tasks: int, uneven: float) -> float:
+    """How much longer threads wait for the last task than one works, on average over numbers of threads.
+
+    Where vectors take two turns, a task of so many cycles has half the work, and its packing and sums as much.
+    """
+    workers = [useful_threads(cycles / turns, n) for n in _WORKERS]
     longer = sum(n * (ceil(tasks / n) + uneven) / tasks for n in workers) / len(workers)
     return longer * _WORKERS[0] / workers[0]  # of two, one waits for nothing where work is too little to wake it
 
