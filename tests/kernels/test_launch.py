@@ -53,6 +53,9 @@ KERNELS = entry("make", *FIELDS, body=MAKE) + entry("compute", *FIELDS, body=COM
 FACTOR = 7
 
 
+WAKES = 6  #: where a region's record says whether it wakes anybody
+
+
 def bound(count: int, own_bytes: int = 64, most_threads: int = 3) -> Launch:
     code = jit.compile_text(KERNELS)
     return Launch(
@@ -200,6 +203,18 @@ def _sleeps() -> list[str]:
         if all("State:\tS" in status for status in every):
             return [status.split("\nvoluntary_ctxt_switches:")[1].split()[0] for status in every]
         time.sleep(1e-3)
+
+
+def test_few_tasks_are_not_little_work() -> None:
+    made, computed = (step[0] for step in bound(64).steps)
+
+    def wakes(threads_at_most: int, tasks: int) -> bool:
+        steps = [(made, 64, 3), (computed, tasks, 2)]
+        region = Launch(steps, (0,) * 6, (1, 2, 3, KEPT, WORKSPACE), most_threads=threads_at_most)
+        return bool(region.bound[0][WAKES])
+
+    assert wakes(3, 3), "as many threads as the step has tasks"
+    assert not wakes(2, 3), "fewer, as it is worth no more"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -95,8 +95,8 @@ class Launch:
     ) -> None:
         """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64.
 
-        A region is ``worth`` so many threads, however few its tasks; where nobody says, it is little work if that is
-        why it has fewer threads than tasks.
+        A region is ``worth`` so many threads, however few its tasks; where nobody says, it is little work if it has
+        fewer threads than any of its steps has tasks.
         """
         self._given = sources, fields, kept_bytes, shared_bytes, keep, in_advance
         self.arity = 1 + max(sources, default=-1)
@@ -111,7 +111,7 @@ class Launch:
         lengths = len(steps), len(self.fields), len(sources)
         waking = _WAKING_THREADS * target.cpu().turns(target.isa())
         self.worth = worth
-        wakes = (most_threads >= min(waking, max(n for _, n, _ in steps))) if worth is None else worth >= waking
+        wakes = (most_threads >= min(waking, *(n for _, n, _ in steps))) if worth is None else worth >= waking
         needs = most_threads, self.shared_bytes, own_bytes, int(wakes)
         numbers = *lengths, *needs, *(n for step in steps for n in step)
         record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads

@@ -69,7 +69,7 @@ _COST = {
     "call": 4800.0,
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
-_HALVED = {"tile": 1.75, "call": 6200.0}
+_HALVED = {"tile": 1.75, "line from second cache": 2.0, "call": 6200.0}
 
 
 @dataclass(frozen=True, slots=True)
