@@ -56,8 +56,8 @@ _TILES = 3
 _TASKS = 16
 #: Part of the usual wait for the last task where all are alike and each thread has as many.
 _EVEN_WAIT = 0.2
-#: Work below which a task is not worth a hand-over, where a vector takes one turn of its unit.
-_TASK_FLOPS = 1 << 20
+#: Work below which a task is not worth a hand-over, by the turns of a vector.
+_TASK_FLOPS = {1: 1 << 20, 2: 1 << 18}
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
@@ -178,7 +178,7 @@ def _blockings(
     most_taps = max(1, *(layout.taps for layout in layouts))
     unit = max(layout.lines * ceil(layout.line / tile.columns) for layout in layouts)
     units = max(layout.units for layout in layouts)
-    wanted = min(_TASKS, max(1, problem.flops * target.cpu().turns(isa) // _TASK_FLOPS))
+    wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS[target.cpu().turns(isa)]))
     slack = panels.slack(isa, sum_type(problem), tile.rows)
     blocks = (min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements) for steps in _STEPS)
     for elements in dict.fromkeys(ceil(sizes.elements / parts) for parts in blocks):

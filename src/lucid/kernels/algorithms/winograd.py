@@ -70,7 +70,7 @@ _MOST_BYTES = WORKSPACE_BYTES * 7 // 4
 
 # Least squares over 301 plans of random layers, rounded, on one thread of a core at 4 GHz with two vector products a
 # cycle: half of them are within 7 %, four fifths within 17 %. What was too rare there is measured by itself.
-_CALL_NS = 8000.0  # 3000 alone; two threads wait for each other
+_CALL_NS = {1: 8000.0, 2: 20000.0}  # by the turns of a vector; 3000 alone, but two threads wait for each other
 _BYTE_NS = 0.009  # of x, w and y
 _FAR_BYTE_NS = 0.052  # beyond the quarter of the last cache that stays there, in addition: rows of tiles are no streams
 _COST_NS = {
@@ -421,7 +421,8 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
 def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
     """Time of one thread, beside that for moving the operands."""
     work = _work(sizes, form, cut, isa)
-    return _CALL_NS + sizes.groups * priced(work, _COST_NS, _HALVED_NS, target.cpu().turns(isa))
+    turns = target.cpu().turns(isa)
+    return _CALL_NS[turns] + sizes.groups * priced(work, _COST_NS, _HALVED_NS, turns)
 
 
 def _moving_ns(traffic_bytes: int) -> float:
