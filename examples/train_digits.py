@@ -8,7 +8,7 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid.data import DataLoader, TensorDataset
 
-EPOCHS = 4
+EPOCHS = 8
 
 
 class Net(nn.Module):
@@ -33,7 +33,7 @@ classes = lucid.from_numpy(digits.target)
 learn = DataLoader(TensorDataset(images[:1400], classes[:1400]), batch_size=32, shuffle=True)
 
 net = Net()
-optimizer = lucid.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+optimizer = lucid.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
 for epoch in range(EPOCHS):
     for x, y in learn:
         loss = F.cross_entropy(net(x), y)
