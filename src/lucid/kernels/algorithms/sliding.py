@@ -27,6 +27,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
+from lucid.kernels.algorithms.row_boxes import RowBoxes, channels
 from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
@@ -49,7 +50,7 @@ _SPREAD_STEPS = 24  # of a task, that read a number before it is worth a vector 
 
 
 @dataclass(frozen=True, slots=True)
-class Sliding:
+class Sliding(RowBoxes):
     """A problem with its tile and its boxes of ``box_h`` rows of positions."""
 
     problem: Problem
@@ -59,44 +60,9 @@ class Sliding:
     box_h: int
 
     @property
-    def forward(self) -> bool:
-        """Whether it is the forward role."""
-        return self.problem.role == "forward"
-
-    @property
-    def sources(self) -> int:
-        """Source channels of a group."""
-        return _channels(self.problem)[0]
-
-    @property
-    def results(self) -> int:
-        """Result channels of a group."""
-        return _channels(self.problem)[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of the result."""
-        return (self.problem.out if self.forward else self.problem.size)[1:]  # type: ignore[return-value]
-
-    @property
-    def source(self) -> tuple[int, int]:
-        """Rows and columns of the source."""
-        return (self.problem.size if self.forward else self.problem.out)[1:]  # type: ignore[return-value]
-
-    @property
     def positions(self) -> tuple[int, int]:
         """Rows and columns of positions, each with all phases of the result."""
         return ceil(self.size[0] / len(self.tile.downs)), ceil(self.size[1] / len(self.tile.across))
-
-    @property
-    def boxes(self) -> int:
-        """Of a plane."""
-        return ceil(self.positions[0] / self.box_h)
-
-    @property
-    def tasks(self) -> int:
-        """Boxes of all images and groups."""
-        return self.problem.batch * self.problem.groups * self.boxes
 
     @property
     def spare_elements(self) -> int:
@@ -208,7 +174,7 @@ def _plan_grad(problem: Problem, isa: ISA) -> Plan:
 @lru_cache(maxsize=64)
 def tiles(problem: Problem, isa: ISA) -> list[Sliding]:
     """All that the registers hold."""
-    axes, results = axes_of(problem), _channels(problem)[1]
+    axes, results = axes_of(problem), channels(problem)[1]
     if not all(phase for axis in axes for phase in axis.phases):
         return []
     every = [
@@ -226,12 +192,6 @@ def tiles(problem: Problem, isa: ISA) -> list[Sliding]:
     ]
 
 
-def _channels(problem: Problem) -> tuple[int, int]:
-    """Sources and results of a group."""
-    ends = problem.group_in, problem.group_out
-    return ends if problem.role == "forward" else ends[::-1]
-
-
 def _widths(problem: Problem) -> tuple[int, int]:
     """Columns of the source and of the result."""
     ends = problem.size[2], problem.out[2]
@@ -242,7 +202,7 @@ def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, v
     spec = problem.spec
     stride = (spec.stride[1], spec.stride[2]) if problem.role == "forward" else (1, 1)
     across = tuple(tuple((t, at - axes[2].low) for t, at in phase) for phase in axes[2].phases)
-    several = _channels(problem)[0] > 1
+    several = channels(problem)[0] > 1
     lanes, (source, result) = isa.lanes(sum_type(problem)), _widths(problem)
     whole = ceil(source / lanes) == vectors * stride[1] and ceil(result / lanes) == vectors * len(across)
     tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole)

@@ -29,6 +29,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
+from lucid.kernels.algorithms.row_boxes import RowBoxes, channels
 from lucid.kernels.algorithms.sliding_kernel import WAITING
 from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, ROWS, TAPS, RowPairs, write
 from lucid.kernels.epilogue import is_short, sources
@@ -67,7 +68,7 @@ _GROWTH = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(RowBoxes):
     """A problem with its tile and its boxes of ``box_h`` rows of results."""
 
     problem: Problem
@@ -75,41 +76,6 @@ class Rows:
     tile: RowPairs
     lanes: int
     box_h: int
-
-    @property
-    def forward(self) -> bool:
-        """Whether it is the forward role."""
-        return self.problem.role == "forward"
-
-    @property
-    def sources(self) -> int:
-        """Source channels of a group."""
-        return _channels(self.problem)[0]
-
-    @property
-    def results(self) -> int:
-        """Result channels of a group."""
-        return _channels(self.problem)[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of the result."""
-        return (self.problem.out if self.forward else self.problem.size)[1:]  # type: ignore[return-value]
-
-    @property
-    def source(self) -> tuple[int, int]:
-        """Rows and columns of the source."""
-        return (self.problem.size if self.forward else self.problem.out)[1:]  # type: ignore[return-value]
-
-    @property
-    def boxes(self) -> int:
-        """Of a plane."""
-        return ceil(self.size[0] / self.box_h)
-
-    @property
-    def tasks(self) -> int:
-        """Boxes of all images and groups."""
-        return self.problem.batch * self.problem.groups * self.boxes
 
     @property
     def spare_elements(self) -> int:
@@ -176,7 +142,7 @@ def error_growth(plan: Plan) -> float:
     A sum of C taps across and seven roundings of transforms take the place of one of C taps. It is never less than one:
     a result in half precision is rounded once more, as that of direct summation is.
     """
-    taps = _channels(plan.problem)[0] * plan.problem.spec.kernel[2]
+    taps = channels(plan.problem)[0] * plan.problem.spec.kernel[2]
     return max(1.0, _GROWTH * (taps + 7) / (taps * TAPS))
 
 
@@ -203,23 +169,17 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 @lru_cache(maxsize=64)
 def tiles(problem: Problem, isa: ISA) -> list[Rows]:
     """All that the registers hold."""
-    axes, results = axes_of(problem), _channels(problem)[1]
+    axes, results = axes_of(problem), channels(problem)[1]
     every = [_rows(problem, isa, axes, k) for k in _RESULTS if results % k == 0]
     return [
         one for one in every if one.tile.registers(one.lanes) <= isa.registers and one.tile.products <= MOST_PRODUCTS
     ]
 
 
-def _channels(problem: Problem) -> tuple[int, int]:
-    """Sources and results of a group."""
-    ends = problem.group_in, problem.group_out
-    return ends if problem.role == "forward" else ends[::-1]
-
-
 def _frame_elements(problem: Problem) -> int:
     """Of a group's source planes, whole lines, and what the last vector writes beyond them."""
     plane = prod(problem.size if problem.role == "forward" else problem.out)
-    return (ceil(_channels(problem)[0] * plane / 16) + 1) * 16
+    return (ceil(channels(problem)[0] * plane / 16) + 1) * 16
 
 
 def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> Rows:

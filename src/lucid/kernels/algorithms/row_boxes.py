@@ -1,0 +1,61 @@
+"""Planes of a forward role or an input gradient, cut into boxes of rows: what kernels that run down rows share."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from lucid.kernels.plan import Problem
+
+
+def channels(problem: Problem) -> tuple[int, int]:
+    """Sources and results of a group."""
+    ends = problem.group_in, problem.group_out
+    return ends if problem.role == "forward" else ends[::-1]
+
+
+class RowBoxes:
+    """A problem of planes in boxes of ``box_h`` rows of positions."""
+
+    __slots__ = ()
+    problem: Problem
+    box_h: int
+
+    @property
+    def forward(self) -> bool:
+        """Whether it is the forward role."""
+        return self.problem.role == "forward"
+
+    @property
+    def sources(self) -> int:
+        """Source channels of a group."""
+        return channels(self.problem)[0]
+
+    @property
+    def results(self) -> int:
+        """Result channels of a group."""
+        return channels(self.problem)[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        return (self.problem.out if self.forward else self.problem.size)[1:]  # type: ignore[return-value]
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Rows and columns of the source."""
+        return (self.problem.size if self.forward else self.problem.out)[1:]  # type: ignore[return-value]
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Rows and columns that steps and lanes run over: the result's, where it has no phases."""
+        return self.size
+
+    @property
+    def boxes(self) -> int:
+        """Of a plane."""
+        return ceil(self.positions[0] / self.box_h)
+
+    @property
+    def tasks(self) -> int:
+        """Boxes of all images and groups."""
+        return self.problem.batch * self.problem.groups * self.boxes
