@@ -31,6 +31,8 @@ ROLES: tuple[Role, ...] = ("forward", "grad_input", "grad_weight")
 _DTYPES = ["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16", "complex64"]
 #: One of so many cases has a single window that is all of x, which hardly any size drawn at random is.
 _ONE_WINDOW = 20
+#: One of so many has taps as far apart as half of its samples, or more.
+_FAR_TAPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ def random_case(rng: np.random.Generator, limits: Limits = SMALL) -> Case:
         case = _any_case(rng, limits, rank)
         if case.seed % _ONE_WINDOW == 0:
             case = _of_one_window(case)
+        elif case.seed % _FAR_TAPS == 0:
+            case = _of_far_taps(case)
         if valid(case) and case.products <= limits.products:
             return case
 
@@ -157,6 +161,14 @@ def _of_one_window(case: Case) -> Case:
     """The case with a single window, which is all of x."""
     kernel, each = case.spec.kernel, (1,) * len(case.size)
     return replace(case, size=kernel, spec=ConvSpec(kernel, case.spec.stride, each, ((0, 0),) * len(each)))
+
+
+def _of_far_taps(case: Case) -> Case:
+    """The case with three taps along each axis, a dilation of half of it and some more, and as much padding."""
+    ones = (1,) * len(case.size)
+    dilation = tuple((size + 1) // 2 + case.seed % 7 for size in case.size)
+    padding = tuple((d, d) for d in dilation)
+    return replace(case, spec=ConvSpec((3,) * len(ones), ones, dilation, padding, case.spec.groups))
 
 
 def _any_case(rng: np.random.Generator, limits: Limits, rank: int) -> Case:

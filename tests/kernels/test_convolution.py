@@ -68,7 +68,7 @@ def test_random_cases_cover_what_they_should() -> None:
     assert {case.dtype for case in cases} == {"float32", "float64", "float16", "bfloat16", "complex64"}
     assert {spec.rank for spec in specs} == {1, 2, 3}
     assert {s for spec in specs for s in spec.stride} == {1, 2, 3, 4, 5}
-    assert {d for spec in specs for d in spec.dilation} == {1, 2, 3, 4}
+    assert {d for spec in specs for d in spec.dilation} >= {1, 2, 3, 4}
     assert any(low != high for spec in specs for low, high in spec.padding)
     assert any(spec.groups == case.c_in < case.c_out for case, spec in zip(cases, specs, strict=True))
     assert any(spec.groups > 1 and case.c_in > spec.groups for case, spec in zip(cases, specs, strict=True))

@@ -124,11 +124,13 @@ def _within(position: Value, table: Pointer, tap: Value) -> Value:
     return (position >= table.load(tap * TAP + 1)) & (position < table.load(tap * TAP + 2))
 
 
-def write_pack(module: Module, grain: Grain, lanes: int, reading: Reading = SIDE_BY_SIDE) -> Function:
+def write_pack(
+    module: Module, grain: Grain, lanes: int, reading: Reading = SIDE_BY_SIDE, adds: bool = False
+) -> Function:
     """Adds ``pack(entries, fills, merges, merge_count, x, x_step, panel, channels, plane, stride)``.
 
     ``panel[c * stride + ...]`` is gathered from ``x[c * plane + ...]`` for every entry, or from the channels of an
-    element of the grain.
+    element of the grain. What is merged into a vector, one number at a lane, ``adds`` up where it is to be a sum.
     """
     p64 = ptr(i64)
     f = module.function(
@@ -154,7 +156,7 @@ def write_pack(module: Module, grain: Grain, lanes: int, reading: Reading = SIDE
                 if reading == ONE_AT_A_TIME:
                     _copy_lanes(grain, sources, places, segments, lanes, merging, a.x_step)
                 else:
-                    _load_lanes(grain, sources, places, segments[: min(2, lanes)], lanes, merging)
+                    _load_lanes(grain, sources, places, segments[: min(2, lanes)], lanes, merging, adds)
 
     done: Any = 0
     for together in _TOGETHER:
@@ -200,8 +202,9 @@ _Read = Callable[[int, Sequence[Value | None]], list[Value]]
 
 
 def _load_lanes(
-    grain: Grain, sources: list[list[_Channel]], places: list[Pointer], segments: _Segments, lanes: int, merging: bool
-) -> None:
+    grain: Grain, sources: list[list[_Channel]], places: list[Pointer], segments: _Segments, lanes: int, merging: bool,
+    adds: bool,
+) -> None:  # fmt: skip
     """Vectors made of the lanes of each segment."""
     channels = list(chain(*sources))
 
@@ -213,7 +216,9 @@ def _load_lanes(
     values = iter(_in_turn(segments, read, len(channels)))
     for several, to in zip(sources, places, strict=True):
         value = grain.element([next(values) for _ in several])
-        to.store(_merged(value, to.load(0, lanes)) if merging else value)
+        if merging:
+            value = value + to.load(0, lanes) if adds else _merged(value, to.load(0, lanes))
+        to.store(value)
 
 
 def _in_turn(segments: _Segments, read: _Read, count: int) -> list[Value]:
