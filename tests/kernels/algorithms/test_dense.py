@@ -10,6 +10,7 @@ import pytest
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import dense_layout, dense_plan, gemm, implicit_gemm, pixel_panels, regions
+from lucid.kernels.algorithms.dense_layout import Cut
 from lucid.kernels.algorithms.grain import HIDE_WIDENING
 from lucid.kernels.algorithms.pixel_panels import Layout
 from lucid.kernels.algorithms.tile import Tile, fitting_channels
@@ -237,6 +238,61 @@ def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epi
         lambda asked, sizes, isa, unit: fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors],
     )
     _check_in_place(LINES_IN_PLACE, "forward", "gemm", isa, dtype, epilogue, monkeypatch)
+
+
+@pytest.mark.parametrize(("cases", "vectors", "role", "algorithm"), [
+    (IN_PLACE, 0, "forward", "gemm"), (IN_PLACE, 2, "grad_input", "phase_split"),
+    (UPSAMPLED, 0, "grad_input", "phase_split"),
+], ids=["samples", "turned", "residues"])  # fmt: skip
+@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
+def test_what_is_left_of_spans_in_place_joins_the_last(cases, vectors, role, algorithm, isa, dtype, monkeypatch):
+    """Spans of a tile; where less than one is left, the last ends later, and no result is left out or read behind."""
+
+    def turned(asked, sizes, isa, unit):
+        return fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors]
+
+    def cuts(sizes, blocking, layouts):
+        joined.extend(Cut.of(layout, blocking).joins for layout in layouts)
+        return usual(sizes, blocking, layouts)
+
+    usual, joined = dense_plan._readable, []
+    monkeypatch.setattr(dense_plan, "_readable", cuts)
+    monkeypatch.setattr(dense_plan, "_may_join", lambda *_: True)
+    monkeypatch.setattr(dense_plan, "_panels_bytes", lambda problem, layout, tile_bytes, isa: tile_bytes)
+    if vectors:
+        monkeypatch.setattr(dense_plan, "_tiles", turned)
+    _check_in_place(cases, role, algorithm, isa, dtype, Epilogue("relu"), monkeypatch)
+    with target.using(isa):
+        for each in cases.values():
+            select.choose(operands(role, each, dtype)[1], target.isa(), algorithm)
+    assert any(joined)
+
+
+@pytest.mark.parametrize(("name", "samples", "in_place"), [
+    ("znver4", 400, True), ("znver4", 401, False), ("znver5", 400, False),
+])  # fmt: skip
+def test_spans_of_a_tile_where_products_take_turns(name, samples, in_place, monkeypatch):
+    """Of 400 samples 16 are left behind eight tiles of 48, of 401 vectors lie in two lines each."""
+    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
+    case = Case("forward", "float32", 4, 1024, 256, (1, 1, samples), spec, False)
+    plan = gemm.plan(case.problem, AVX512)
+    assert (dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE) == in_place
+    assert (plan["panels"] == 1) == in_place
+
+
+@pytest.mark.parametrize(("name", "channels", "in_place"), [
+    ("znver4", 160, False), ("znver4", 128, True), ("znver5", 160, True),
+])  # fmt: skip
+def test_channels_that_share_sets_of_the_last_cache_are_gathered(name, channels, in_place, monkeypatch):
+    """Planes of 128 KiB, of which 16 share a set with 16 ways, and of two threads each finds half of them."""
+    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
+    case = Case("forward", "float32", 1, channels, 160, (32, 32, 32), spec, False)
+    plan = gemm.plan(case.problem, AVX512)
+    assert (dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE) == in_place
 
 
 def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):

@@ -94,13 +94,14 @@ def test_lines_leave_out_the_taps_that_they_do_not_meet(outer, inner, shared):
     assert layout.met_part == pytest.approx(sum(map(len, expected)) / (len(lines) * len(taps)))
 
 
-@pytest.mark.parametrize(("cpu", "l3_bytes", "asks"), [
-    ("znver4", 8 << 20, True), ("znver4", 64 << 20, False), ("znver5", 8 << 20, False),
+@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize(("cpu", "l2_bytes", "asks"), [
+    ("znver4", 1 << 20, True), ("znver4", 4 << 20, False), ("znver5", 1 << 20, False),
 ])  # fmt: skip
-def test_turned_tiles_ask_for_far_weights_where_vectors_take_two_turns(cpu, l3_bytes, asks, monkeypatch):
-    this = replace(target.cpu(), name=cpu, l3_bytes=l3_bytes)
+def test_turned_tiles_ask_for_many_weights_where_vectors_take_two_turns(cpu, l2_bytes, asks, lazy, monkeypatch):
+    this = replace(target.cpu(), name=cpu, l2_bytes=l2_bytes)
     monkeypatch.setattr(target, "cpu", lambda: this)
     _, asked, _ = operands("forward", case(1, 512, 256, (7, 7), 3, padding=1), "float32")
-    cut = Blocking(ChannelTile(7, 2, 16), 64, 7, 1, AS_LINES, lazy=False, slack=0)
+    cut = Blocking(ChannelTile(7, 2, 16), 64, 7, 1, AS_LINES, lazy=lazy, slack=0)
     sizes, whole = dense_plan.shape(asked, AVX512), regions.phases(gemm.axes(asked))
     assert dense_plan._asks(sizes, cut, whole) == asks

@@ -118,13 +118,18 @@ class Cut:
 
     @classmethod
     def of(cls, layout: Layout, blocking: Blocking) -> Cut:
-        """Spans of at most ``blocking.panels`` tiles, all of a unit alike."""
+        """Spans of at most ``blocking.panels`` tiles, all of a unit alike.
+
+        In place what is left, if less than a tile, belongs to the span before.
+        """
         tile = blocking.tile
         if len(layout.shared) > 1:
             return cls._of_lines(layout, blocking)
         unit_spans = ceil(layout.unit / (blocking.panels * tile.columns))
         span = ceil(layout.unit / unit_spans / tile.columns) * tile.columns
         unit_spans, tiles = ceil(layout.unit / span), span // tile.columns
+        if layout.in_place and 0 < layout.unit % span < tile.columns and unit_spans > 1:
+            unit_spans, tiles = unit_spans - 1, tiles + 1
         if not layout.shared and not tile.over_channels:
             return cls(layout, span, unit_spans, tile.columns, tiles, span, tiles)
         width = ceil((span + layout.halo) / tile.lanes) * tile.lanes
@@ -151,10 +156,20 @@ class Cut:
 
     @property
     def shortest(self) -> int:
-        """Positions of the last span, of a unit or of all."""
+        """Positions of the last span, of a unit or of all; where it joins what is left, it is longer than others."""
         if self.units > 1:
             return self.layout.units * self.layout.unit - (self.spans - 1) * self.span
         return self.layout.unit - (self.unit_spans - 1) * self.span
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest span."""
+        return max(self.span, self.shortest)
+
+    @property
+    def joins(self) -> bool:
+        """Whether the last span is longer than the others."""
+        return self.units == 1 and self.shortest > self.span
 
     @property
     def gathered_positions(self) -> int:
@@ -205,7 +220,7 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
         "sums_at": (tile.rows * (1 + channels * taps) + blocking.slack) * shape.itemsize if blocking.lazy else 0,
         "places_at": ((1 + shape.stack) * line_items(tile) + tiles * tile.rows * tile.columns + tile.lanes)
         * shape.itemsize,
-        "scratch_bytes": max(ceil(cut.span / tile.lanes) for cut in cuts) * vector_places(shape) * 8
+        "scratch_bytes": max(ceil(cut.longest / tile.lanes) for cut in cuts) * vector_places(shape) * 8
         + tail_places(shape, tile) * 8,
     }
     at, layout = 0, {}
@@ -341,7 +356,7 @@ class PhaseRecord:
         slot = channels * channel_stride
         single, waiting = blocking.channels >= shape.channels, tile.rows * tile.columns
         late = latest(cut, shape, tile)
-        lines, apart = (cut.span + late, 0, 0), cut.span  # all of a span is one
+        lines, apart = (cut.longest + late, 0, 0), cut.span  # all of a span is one
         if len(layout.shared) > 1:
             lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
             apart = cut.span // layout.line * layout.pitch

@@ -270,7 +270,18 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
         refused = blocking.channels < sizes.channels
     if refused or blocking.channels * sizes.plane >= MOST_REACHED:
         return False
-    return all(min(Cut.of(layout, blocking).shortest, layout.line) >= blocking.tile.columns for layout in layouts)
+    cuts = [Cut.of(layout, blocking) for layout in layouts]
+    if any(cut.joins for cut in cuts) and not _may_join(sizes, blocking.tile):
+        return False
+    return all(min(cut.shortest, cut.layout.line) >= blocking.tile.columns for cut in cuts)
+
+
+def _may_join(sizes: Shape, tile: AnyTile) -> bool:
+    """Whether the last span in place may be longer than others, which are then as short as may be.
+
+    Offered where vectors take two turns and lie in a line of the cache each: others fetch a third more, 0.93 to 0.95.
+    """
+    return turns_of(tile.lanes, sizes.grain.sums) > 1 and not tile.over_channels and sizes.plane % tile.lanes == 0
 
 
 def _fitting(layout: Layout, tile: AnyTile, width: int) -> int:
@@ -408,7 +419,9 @@ def _wait(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
     """
     cuts, heights = [Cut.of(layout, blocking) for layout in layouts], row_blocks(sizes, blocking.tile)
     tasks = sizes.groups * sum(cut.spans for cut in cuts) * blocking.row_parts
-    alike = heights % blocking.row_parts == 0 and all(cut.span - cut.shortest < blocking.tile.columns for cut in cuts)
+    alike = heights % blocking.row_parts == 0 and all(
+        abs(cut.span - cut.shortest) < blocking.tile.columns for cut in cuts
+    )
     return _EVEN_WAIT if alike and tasks % 4 == 0 else 1.0
 
 
@@ -444,6 +457,6 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
 
 
 def _asks(sizes: Shape, cut: Blocking, whole: Sequence[Phase]) -> bool:
-    """Whether turned tiles ask for the next rows' weights: far ones, where products leave time for it."""
-    weights = packed_elements(sizes, cut, sum(map(pixel_panels.taps, whole)))
-    return turns_of(cut.tile.lanes, sizes.grain.sums) > 1 and dense_cost.far(sizes, weights)
+    """Whether turned tiles ask for the next rows' weights: of many, where products leave time for it."""
+    weights = packed_elements(sizes, replace(cut, lazy=False), sum(map(pixel_panels.taps, whole)))
+    return turns_of(cut.tile.lanes, sizes.grain.sums) > 1 and dense_cost.many(sizes, weights)

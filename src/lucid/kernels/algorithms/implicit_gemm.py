@@ -290,7 +290,8 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
             first, gathered_start = number.eq(0), number * r["gathered_span"]
             start = number * r["span"] + select(first, 0, moved)
             together = minimum(r["span_units"], r["units"] - unit)
-            count = minimum((number + 1) * r["span"] + moved, r["unit"] * together) - start
+            last = (number + 1).eq(r["unit_spans"])
+            count = select(last, r["unit"] * together, (number + 1) * r["span"] + moved) - start
             gathered = minimum(r["gathered_span"] + r["halo"], r["gathered_unit"] * together - gathered_start)
             p = unit * r["gathered_unit"] + gathered_start
             vectors = (gathered + (lanes - 1)) // lanes
