@@ -1,4 +1,5 @@
-"""Normalization as kernels: statistics in one region of native code, and everything else in one pass.
+"""Normalization as kernels: statistics in one region of native code, and everything else in one pass. Batch norm whose
+channels fit in a core's cache takes one region for both (``channels``).
 
 Statistics of float32 and half precision come from one pass, sums of x and of x^2 in float64: exact enough as long as
 the mean is below some 10^6 standard deviations, beyond which float32 itself cannot hold the differences. Those of
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
-from lucid.kernels import target
+from lucid.kernels import channels, target
 from lucid.kernels.activations import clamp
+from lucid.kernels.channels import Channels
 from lucid.kernels.elementwise import Elementwise
 from lucid.kernels.ir import Value, select, sqrt
 from lucid.kernels.reduction import Reduction
@@ -111,6 +113,66 @@ _clamped_grad_sums = Reduction("standardize_clamped_grad_sums", terms=_clamped_t
 _clamped_grad = Elementwise("standardize_clamped_grad", _clamped_slope)
 
 
+def _channel_grad_sums(
+    to_bias: Value, to_weight: Value, mean: Value, var: Value, w: Value, b: Value, rstd: Value, *, inverse: Value
+) -> tuple[Value, ...]:
+    """The gradients of bias and weight, and the means of the gradient against 1 and the standardised value."""
+    return to_bias, to_weight, to_bias * w * inverse, to_weight * w * inverse
+
+
+def _rstd(mean: Value, var: Value, w: Value, b: Value, *, eps: Value) -> Value:
+    return 1.0 / sqrt(var + eps)
+
+
+def _clamped_channel_terms(
+    g: Value, x: Value, mean: Value, var: Value, w: Value, b: Value, rstd: Value, *, low: Value, high: Value
+) -> tuple[Value | float, ...]:
+    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    return h, 1.0, h, (x - mean) * rstd
+
+
+def _clamped_channel_slope(
+    g: Value, x: Value, mean: Value, var: Value, w: Value, b: Value, rstd: Value, to_bias: Value, to_weight: Value,
+    along: Value, across: Value, *, low: Value, high: Value,
+) -> Value:  # fmt: skip
+    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    return (h * w - along - (x - mean) * rstd * across) * rstd
+
+
+_channels = Channels(
+    "standardize_channels",
+    terms=lambda x, w, b: (x, 1.0, x, x),
+    finish=lambda s, q, w, b, *, inverse, eps: _finish_moments(s, q, inverse=inverse, eps=eps),
+    results=lambda x, w, b, mean, variance, rstd: (x - mean) * (rstd * w) + b,
+    keep=2,
+)
+_clamped_channels = Channels(
+    "standardize_clamped_channels",
+    terms=lambda x, w, b: (x, 1.0, x, x),
+    finish=lambda s, q, w, b, *, inverse, eps: _finish_moments(s, q, inverse=inverse, eps=eps),
+    results=lambda x, w, b, mean, variance, rstd, *, low, high: clamp((x - mean) * (rstd * w) + b, low, high),
+    keep=2,
+)
+_channels_grad = Channels(
+    "standardize_channels_grad",
+    before=_rstd,
+    terms=lambda g, x, mean, var, w, b, rstd: (g, 1.0, g, (x - mean) * rstd),
+    finish=_channel_grad_sums,
+    results=lambda g, x, mean, var, w, b, rstd, to_bias, to_weight, along, across: (
+        (g * w - along - (x - mean) * rstd * across) * rstd
+    ),
+    keep=2,
+)
+_clamped_channels_grad = Channels(
+    "standardize_clamped_channels_grad",
+    before=_rstd,
+    terms=_clamped_channel_terms,
+    finish=_channel_grad_sums,
+    results=_clamped_channel_slope,
+    keep=2,
+)
+
+
 def _leaked(x: Value, slope: Value) -> Value:
     """What a PReLU before it makes of x."""
     return select(x > 0.0, x, slope * x)
@@ -165,6 +227,8 @@ def standardize(
     float32.
     Cost: x is read twice (float64 three times), or once where rows stay in cache; the result is written.
     """
+    if _per_channel(affine_shape, axes) and channels.fit(axes, x):
+        return _by_channels(_channels, x, weight, bias, axes, eps=eps)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
     if _are_rows(x, axes) and _rows.plan((x, w, b), axes) is not None:
         y, mean, variance = _rows(x, w, b, axes=axes, inverse=_inverse_count(x.shape, axes), eps=eps)
@@ -188,6 +252,8 @@ def standardize_grad(
     Cost: g and x are read twice (three times where few elements share both a statistic and a weight, in more than a
     row), and the gradient is written.
     """
+    if _per_channel(affine_shape, axes) and channels.fit(axes, g, x):
+        return _grad_by_channels(_channels_grad, g, x, weight, None, mean, var, axes, affine_shape, eps=eps)
     rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
     w = _affine(weight, 1, affine_shape, x)
     padded = (1,) * (x.ndim - len(affine_shape)) + affine_shape
@@ -213,6 +279,8 @@ def standardize_clamped(
     low: float, high: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """``standardize`` between two limits, as by an activation, in the same passes."""
+    if channels.fit(axes, x):
+        return _by_channels(_clamped_channels, x, weight, bias, axes, eps=eps, low=low, high=high)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
     mean, variance, rstd = statistics(x, axes, eps)
     return _clamped(x, mean, rstd, w, b, low=low, high=high), mean, variance
@@ -226,6 +294,9 @@ def standardize_clamped_grad(
 
     Cost: g and x are read twice and the gradient is written; where a limit was reached is worked out again from x.
     """
+    if channels.fit(axes, g, x):
+        how: dict[str, Any] = {"eps": eps, "low": low, "high": high}
+        return _grad_by_channels(_clamped_channels_grad, g, x, weight, bias, mean, var, axes, affine_shape, **how)
     rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
     parts = [s.reshape(mean.shape) for s in _clamped_grad_sums(g, x, mean, rstd, w, b, axes=axes, low=low, high=high)]
@@ -271,6 +342,37 @@ def standardize_leaked_grad(
     g_slope = _folded(each, lone).astype(x.dtype, copy=False)
     g_bias, g_weight = (_folded(s, folded).reshape(affine_shape).astype(x.dtype, copy=False) for s in parts[:2])
     return gx, g_slope, g_weight, g_bias
+
+
+def _per_channel(affine_shape: Sizes, axes: Sizes) -> bool:
+    """Whether weights and statistics are those of batch norm: one a channel."""
+    return len(affine_shape) == len(axes) + 1 and all(affine_shape[k] == 1 for k in axes)
+
+
+def _by_channels(
+    kernel: Channels, x: Array, weight: Array | None, bias: Array | None, axes: Sizes, **numbers: float
+) -> tuple[Array, Array, Array]:
+    given = _given(weight, 1, x), _given(bias, 0, x)
+    y, *statistics = kernel((x,), given, inverse=_inverse_count(x.shape, axes), **numbers)
+    mean, variance = (part.reshape(_kept(x.shape, axes)) for part in statistics)
+    return y, mean, variance
+
+
+def _grad_by_channels(
+    kernel: Channels, g: Array, x: Array, weight: Array | None, bias: Array | None, mean: Array, var: Array,
+    axes: Sizes, affine_shape: Sizes, **numbers: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    given = *(np.ascontiguousarray(a.reshape(-1)) for a in (mean, var)), _given(weight, 1, x), _given(bias, 0, x)
+    gx, *parts = kernel((g, x), given, inverse=_inverse_count(x.shape, axes), **numbers)
+    g_bias, g_weight = (part.reshape(affine_shape) for part in parts)
+    return gx, g_weight, g_bias
+
+
+def _given(parameter: Array | None, neutral: float, x: Array) -> Array:
+    """What each channel has of a parameter."""
+    if parameter is None:
+        return np.full(x.shape[1], neutral, x.dtype)
+    return np.ascontiguousarray(parameter.reshape(-1), x.dtype)
 
 
 def _folded(sums: Array, axes: Sizes) -> Array:
