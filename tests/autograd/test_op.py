@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lucid
-from lucid.autograd import Op, apply
+from lucid.autograd import Op, apply, grad
 from lucid.core.errors import GradientError
 
 
@@ -133,6 +133,8 @@ def test_a_shared_row_serves_only_where_all_its_inputs_need_it():
     apply(op, x.detach(), y).backward()
     assert used == ["both", "x", "y"]
     assert (x.grad.tolist(), y.grad.tolist()) == ([10], [4])
+    assert grad(apply(op, x, y), y)[0].tolist() == [2]
+    assert used[3:] == ["y"]
 
 
 def test_none_as_an_input():

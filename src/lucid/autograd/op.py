@@ -45,7 +45,8 @@ class Op:
     result), the name of an input, ``x_shape`` (the shape of input ``x``), the name of a static parameter. What no row
     of a required input names is not kept alive. One row may serve several inputs: its key is a tuple of names and it
     returns a tuple of gradients; a row for ``*xs`` returns one gradient per tensor. Where inputs have rows of their own
-    too, a shared row before them serves only if gradients of all its inputs are required.
+    too, a shared row before them serves only if gradients of all its inputs are required, and in a backward pass only
+    if all are asked for; it names all that those rows name.
 
     An op with several ``outputs`` returns a tuple; rows then receive ``g`` as a tuple, None where nothing arrived.
     A ``view`` op returns its first input's memory whenever it can.
@@ -149,15 +150,19 @@ class _Plan(NamedTuple):
     shapes: tuple[int, ...]
     outputs: tuple[int, ...]
     keeps: bool
+    mask: int
+    chooses: bool  #: inputs that a shared row serves have rows of their own
 
     @staticmethod
     def make(op: Op, count: int, mask: int) -> _Plan:
         steps: list[_Step] = []
         keep: dict[str, set[int]] = {"input": set(), "shape": set(), "output": set()}
         served: set[str] = set()
+        chooses = False
         for k, row in enumerate(op.rows):
             targets = tuple(i for name in row.targets for i in op.positions(name, count))
             required = [bool(mask >> i & 1) for i in targets]
+            chooses = chooses or served.issuperset(row.targets)
             spare = served.issuperset(row.targets) or (
                 not all(required) and any(set(row.targets) & set(other.targets) for other in op.rows[k + 1 :])
             )
@@ -167,7 +172,7 @@ class _Plan(NamedTuple):
                 single = len(row.targets) == 1 and row.targets[0] != op.variadic
                 steps.append(_Step(row.function, fetch, targets, single))
         inputs, shapes, outputs = (tuple(sorted(keep[k])) for k in ("input", "shape", "output"))
-        return _Plan(tuple(steps), inputs, shapes, outputs, bool(inputs or outputs))
+        return _Plan(tuple(steps), inputs, shapes, outputs, bool(inputs or outputs), mask, chooses)
 
 
 def _fetcher(op: Op, name: str, count: int, keep: dict[str, set[int]]) -> Callable[[OpNode, Any, bool], Any]:
@@ -248,7 +253,7 @@ class OpNode(Node):
             )
         g = upstream[0] if self.results == 1 else tuple(upstream)
         grads: list[Any] = [None] * len(self.edges)
-        for step in self.plan.steps:
+        for step in self._steps(needed):
             targets = step.targets
             for i in targets:
                 if needed[i] is not None:
@@ -265,6 +270,13 @@ class OpNode(Node):
                 for i, one in zip(targets, result, strict=True):
                     grads[i] = one
         return grads
+
+    def _steps(self, needed: Sequence[Edge | None]) -> tuple[_Step, ...]:
+        """The rows to run: in place of a shared one that gives more than is asked for, those that inputs have."""
+        if not self.plan.chooses:
+            return self.plan.steps
+        mask = self.op.differentiable & sum(1 << i for i, edge in enumerate(needed) if edge is not None)
+        return (self.plan if mask == self.plan.mask else self.op.plan(len(needed), mask)).steps
 
     def release(self) -> None:
         """Free the saved arrays. A node that saved none can still be used again."""

@@ -11,6 +11,7 @@ from lucid.kernels.convolution import (
     conv_grad_input_ended,
     conv_grad_weight,
     conv_grad_weight_bias,
+    conv_gradients,
     gives_both,
 )
 from lucid.kernels.plan import Epilogue
@@ -28,6 +29,7 @@ __all__ = [
     "conv_grad_input_ended",
     "conv_grad_weight",
     "conv_grad_weight_bias",
+    "conv_gradients",
     "empty",
     "gives_both",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from lucid.core import quiet
 from lucid.core.errors import DTypeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import kept, settings, target
+from lucid.kernels import kept, pair, settings, target
 from lucid.kernels.casting import HALF, as_type, cast
 from lucid.kernels.kept import Versions
 from lucid.kernels.launch import Keeper, of_any_layout
@@ -335,6 +335,66 @@ def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec, transposed: bool =
 def gives_both(x: Array, g: Array, spec: ConvSpec, transposed: bool = False) -> bool:
     """Whether the element type has kernels that give both gradients, most of them from one reading."""
     return _both_of(x, g, spec, transposed).compute() is not None
+
+
+def conv_gradients(
+    x: Array, y: Array, w: Array, spec: ConvSpec, bias: bool, transposed: bool = False
+) -> tuple[Array, ...] | None:
+    """All gradients of a layer at once: in its input, in w, and if it has a ``bias`` in that; None unless it pays.
+
+    It does where both read the upstream gradient from memory, and one region reads it once: see ``kernels.pair``. One
+    of x and y, of ``conv_forward``'s shapes, is the upstream gradient and the other the input: y is, or x of a
+    ``transposed`` layer.
+    """
+    if x.nbytes + y.nbytes <= _near_bytes():
+        return None
+    compute = _pair(settings.now, spec, x.shape, y.shape, x.dtype, bias, transposed)
+    return None if compute is None else compute(x, y, w)
+
+
+def shares_region(first: Problem, second: Problem) -> bool:
+    """Whether these gradients, of a layer's input and of its weights, are computed in one region."""
+    alike = (first.spec, first.batch, first.size, first.out) == (second.spec, second.batch, second.size, second.out)
+    return (
+        alike and first.role != second.role and pair.paired(first, _planned(first)[1], _planned(second)[1]) is not None
+    )
+
+
+@cache
+def _near_bytes() -> int:
+    """What x and y may have together without being of interest to a pair: the gradient in the input is as large."""
+    return target.cpu().l3_bytes // 4
+
+
+@lru_cache(maxsize=1024)
+def _pair(
+    now: Settings, spec: ConvSpec, x_shape: Sizes, y_shape: Sizes, dtype: np.dtype[Any], bias: bool, transposed: bool
+) -> Callable[[Array, Array, Array], tuple[Array, ...]] | None:
+    """Both gradients' kernels in one region, with results of its own around it."""
+    if dtype.kind == "c":
+        return None
+    role: Role = "forward" if transposed else "grad_input"
+    first = problem(role, spec, x_shape, y_shape, _name(dtype), False)
+    second = problem("grad_weight", spec, x_shape, y_shape, _name(dtype), bias, PLAIN, transposed and bias)
+    if bias and dtype.name in HALF and not _sums_narrow(second):
+        return None
+    (first, run_first), (second, run_second) = _planned(first), _planned(second)
+    run = pair.paired(first, run_first, run_second)
+    if run is None:
+        return None
+    fast, (result_shape, source) = of_any_layout(run), (y_shape, 0) if transposed else (x_shape, 1)
+    w_shape = (y_shape[1], x_shape[1] // spec.groups, *spec.kernel)
+
+    def compute(x: Array, y: Array, w: Array) -> tuple[Array, ...]:
+        if _observers:
+            _observe(first)
+            _observe(second)
+        result, gw = memory.empty(result_shape, dtype), np.empty(w_shape, dtype)
+        gb = (np.empty(second.summed_channels, dtype),) if bias else ()
+        fast((x, y)[source], w, None, result, x, y, gw, *gb)
+        return result, gw, *gb
+
+    return compute
 
 
 def _both_of(x: Array, g: Array, spec: ConvSpec, transposed: bool) -> Call:

@@ -13,10 +13,22 @@ from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.bound_text import NOTHING, WORKSPACE
 from lucid.kernels.runtime.memory import address
 
-__all__ = ["KEPT", "NOTHING", "WORKSPACE", "Halves", "Keeper", "Launch", "address", "launch", "of_any_layout"]
+__all__ = [
+    "KEPT",
+    "NOTHING",
+    "WORKSPACE",
+    "ByAlignment",
+    "Halves",
+    "Keeper",
+    "Launch",
+    "address",
+    "launch",
+    "of_any_layout",
+]
 
 Array = np.ndarray[Any, Any]
 
+_LINE_BYTES = 64
 _KEPT_ARGUMENT = 4
 _WEIGHT_ARGUMENTS = (1, 2, _KEPT_ARGUMENT)
 #: A region that is worth fewer threads, 20 us of work, wakes nobody: the system call takes 10. Work on a machine whose
@@ -62,12 +74,16 @@ class Launch:
 
     Where there are ``kept_bytes`` the first step makes them, of w and bias alone, which are the arguments 1 and 2. A
     region that has no such step, because it reads weights as it goes, may name one ``in_advance`` that has.
+
+    Where there are ``batch_parts`` the tasks of the first step go by so many parts of the images, in each by groups of
+    channels, and in each of those by pieces, as many in all.
     """
 
     __slots__ = (
         "_given",
         "_halves",
         "arity",
+        "batch_parts",
         "bound",
         "fields",
         "keeps",
@@ -92,6 +108,7 @@ class Launch:
         worth: int | None = None,
         keep: object = None,
         in_advance: Callable[[], Launch] | None = None,
+        batch_parts: int = 0,
     ) -> None:
         """The workspace is what is kept, ``shared_bytes`` and, for every thread, ``own_bytes``: multiples of 64.
 
@@ -99,7 +116,7 @@ class Launch:
         fewer threads than any of its steps has tasks.
         """
         self._given = sources, fields, kept_bytes, shared_bytes, keep, in_advance
-        self.arity = 1 + max(sources, default=-1)
+        self.arity, self.batch_parts = 1 + max(sources, default=-1), batch_parts
         self._halves: Halves | None = None
         self.keeps = kept_bytes > 0 or in_advance is not None
         self.most_threads, self.own_bytes, self.shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
@@ -139,6 +156,19 @@ class Launch:
 
     __call__ = threads.launch
     method = threads.method
+
+
+class ByAlignment:
+    """One region for results that begin with a line of the cache, and for others another, made when it is wanted."""
+
+    __slots__ = ("aligned", "other")
+
+    def __init__(self, aligned: Launch, other: Callable[[], Launch]) -> None:
+        self.aligned, self.other = aligned, other
+
+    def __call__(self, x: Array, w: Array, bias: Array | None, y: Array, *more: Array | None) -> None:
+        region = self.other() if address(y) % _LINE_BYTES else self.aligned
+        region(x, w, bias, y, *more)
 
 
 def of_any_layout(run: Callable[..., None]) -> Callable[..., None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lucid.kernels import jit, roofline, select, target
-from lucid.kernels.convolution import observed
+from lucid.kernels.convolution import observed, shares_region
 from lucid.kernels.jit import Code
 from lucid.kernels.launch import Keeper
 from lucid.kernels.plan import Plan, Problem
@@ -61,6 +62,7 @@ class Weighed:
     machine: Roofline
     kernels: dict[str, str] = field(default_factory=dict)
     kept_bytes: int = 0
+    shares: bool = False  #: a region with the input gradient, which reads the upstream gradient for both
 
     def __str__(self) -> str:
         text = [self._work(), _HEADING, *map(self._plan, self.plans)]
@@ -113,6 +115,8 @@ class Weighed:
         for name, numbers in (("tile", self.taken.tile), ("blocks", self.taken.blocking)):
             if numbers:
                 yield f"    {name}: " + ", ".join(f"{key} {value}" for key, value in numbers)
+        if self.shares:
+            yield "    in one region with the input gradient, group by group: g comes from memory once"
         if self.kept_bytes:
             yield f"    in inference, {_size(self.kept_bytes)} made of the weights are kept from call to call"
 
@@ -193,7 +197,7 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
     every, isa = list(dict.fromkeys([*inferred * ended, *trained])), target.isa()
     machines = {dtype: roofline.measure(dtype) for dtype in dict.fromkeys(p.dtype for p in every)}
     title = f"{layer!r} on {tuple(input_shape)}, {x.dtype.name}, {isa.name}, {get_num_threads()} threads"
-    parts = []
+    parts, sharing = [], _sharing(backward)
     for p in every:
         plans, refusals = select.candidates(p, isa)
         taken = select.choose(p, isa)
@@ -201,8 +205,14 @@ def explain(layer: Module, input_shape: tuple[int, ...], level: str = "plan") ->
         kernels = _kernels(p, taken.algorithm, LEVELS[level])
         part = _FORWARD if p in inferred or p in forward else _gradient(p)
         kept_bytes = _kept_bytes(p) if p in inferred else 0
-        parts.append(Weighed(part, p, plans, taken, refusals, measured, machines[p.dtype], kernels, kept_bytes))
+        machine, shares = machines[p.dtype], p in sharing
+        parts.append(Weighed(part, p, plans, taken, refusals, measured, machine, kernels, kept_bytes, shares))
     return Explanation(title, parts)
+
+
+def _sharing(backward: list[Problem]) -> set[Problem]:
+    """The weight gradients among these, in the order in which they ran, that share a region with the one before."""
+    return {p for before, p in pairwise(backward) if p.role == "grad_weight" and shares_region(before, p)}
 
 
 def _gradient(problem: Problem) -> str:

@@ -1,5 +1,6 @@
 """Gradients of kernels of one row against the definitions, between guard pages."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -45,6 +46,20 @@ INPUTS = [
 ]
 ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
 TYPES = [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, HALF)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_of_images_are_added_where_they_come_from_memory(dtype, monkeypatch):
+    far = replace(target.cpu(), l3_bytes=0)
+    monkeypatch.setattr(target, "cpu", lambda: far)
+    case = Case(5, 18, 18, (70,), (3,), padding=1, groups=18, dtype=dtype)
+    assert lines.plan(case.problem("grad_weight"), target.isa())["chunks"] == 5
+
+    def one(where):
+        check(lines, case, "grad_weight", where)
+        check_both(lines, case, where)
+
+    run_guarded_cases(one, ["end", "start"])
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)

@@ -9,7 +9,7 @@ import pytest
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import sliding, sliding_grad
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, run_both
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
@@ -109,6 +109,21 @@ def test_gradients_of_the_weight_and_the_bias(isa, dtype):
 
     with target.using(isa):
         run_guarded_cases(one, GRADIENTS)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), TYPES)
+def test_gradients_of_images_are_added_where_they_come_from_memory(isa, dtype, monkeypatch):
+    far = replace(target.cpu(), l3_bytes=0)
+    monkeypatch.setattr(target, "cpu", lambda: far)
+
+    def one(case):
+        check(sliding, case.typed(dtype), "grad_weight", "end")
+        for transposed in (False, True):
+            check_both(sliding, case.typed(dtype), "start", transposed)
+
+    with target.using(isa):
+        run_guarded_cases(one, [replace(case, batch=3) for case in GRADIENTS])
+        check_threads(lambda: run_both(sliding, GRADIENTS[0], GRADIENTS[0].arrays()))
 
 
 def test_every_tile_agrees():

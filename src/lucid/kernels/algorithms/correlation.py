@@ -15,7 +15,7 @@ The tile is in ``correlation_tile``, the loops around it in ``correlation_kernel
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from math import ceil, prod
 from typing import Any
@@ -41,7 +41,7 @@ from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_windo
 from lucid.kernels.epilogue import sources
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch
 from lucid.kernels.plan import RANK, Problem
 
 Array = np.ndarray[Any, Any]
@@ -393,13 +393,8 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
             own_bytes=asked.private_elements * asked.element.bytes,
             most_threads=useful_threads(asked.cycles, tasks),
             keep=(tables, no_bias, zeros),
+            batch_parts=problem.batch,
         )
 
-    if not _streams(asked, isa):
-        return launch(asked.tile)
-    streaming = launch(replace(asked.tile, stream=True))
-
-    def run(x: Array, w: Array, bias: Array | None, y: Array, *more: Array | None) -> None:
-        (launch(asked.tile) if address(y) % _LINE_BYTES else streaming)(x, w, bias, y, *more)
-
-    return run
+    plain = partial(launch, asked.tile)
+    return ByAlignment(launch(replace(asked.tile, stream=True)), plain) if _streams(asked, isa) else plain()

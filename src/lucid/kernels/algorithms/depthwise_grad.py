@@ -278,4 +278,5 @@ def bind(asked: Sums, isa: ISA) -> Executable:
         own_bytes=asked.private_elements * itemsize,
         most_threads=useful_threads(asked.cycles, tasks),
         keep=tables,
+        batch_parts=asked.chunks if asked.chunks in (1, problem.batch) else 0,
     )

@@ -22,7 +22,15 @@ from math import ceil, prod
 
 from lucid.kernels import jit
 from lucid.kernels.algorithms import lines_input, toeplitz
-from lucid.kernels.algorithms.base import GHZ, Executable, memory_cycles, sum_type, turns_of, useful_threads
+from lucid.kernels.algorithms.base import (
+    GHZ,
+    Executable,
+    far_bytes,
+    memory_cycles,
+    sum_type,
+    turns_of,
+    useful_threads,
+)
 from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -56,6 +64,7 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 _MOST_TAPS = 32
 _MOST_RESULTS = 8
 _TASKS = 16  # wanted at least
+_LONG_ROW = 16  # pixels for each sum that is made of them
 _SEGMENT_BYTES = 4096  # of each row that is read
 _WAITING = 0.85  #: for memory, of what others wait: rows are read a page at a time
 
@@ -109,9 +118,15 @@ class Lines:
 
     @cached_property
     def chunks(self) -> int:
-        """Parts of the images. Where rows of g share one of x an image each, so that x stays in a cache."""
-        tasks = self.problem.groups * self.blocks
-        return self.problem.batch if self.blocks > 1 else min(self.problem.batch, ceil(_TASKS / tasks))
+        """Parts of the images.
+
+        An image each where rows of g share one of x, so that x stays in a cache; and where rows come from memory, in
+        whose order tasks then are, and are long enough to make little of the parts.
+        """
+        p, tasks = self.problem, self.problem.groups * self.blocks
+        long = p.pixels >= _LONG_ROW * (sum(self.tile.passes) + 1)
+        by_image = self.blocks > 1 or (long and far_bytes(p.traffic_bytes) > 0)
+        return p.batch if by_image else min(p.batch, ceil(_TASKS / tasks))
 
     @property
     def tasks(self) -> int:
@@ -267,6 +282,7 @@ def bound(asked: Lines, isa: ISA) -> Executable:
         shared_bytes=part_bytes,
         own_bytes=asked.private_elements * itemsize,
         most_threads=useful_threads(asked.cycles, asked.tasks),
+        batch_parts=asked.chunks if asked.chunks in (1, problem.batch) else 0,
     )
 
 

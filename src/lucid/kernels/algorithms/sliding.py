@@ -7,10 +7,9 @@ of columns and every few results. What does not fit in registers, or pads more t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import product
 from math import ceil
-from typing import Any
 
 import numpy as np
 
@@ -32,10 +31,8 @@ from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch
 from lucid.kernels.plan import Plan, Problem
-
-Array = np.ndarray[Any, Any]
 
 name = "sliding"
 dtypes = ("float32", "float64", "float16", "bfloat16")
@@ -255,6 +252,7 @@ def bound(asked: Sliding, isa: ISA) -> Executable:
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
 
+    @cache
     def launch(tile: Slide) -> Launch:
         key = ("sliding", problem.dtype, tile, problem.epilogue)
         code = jit.kernel(key, lambda isa: write(isa, element, tile, problem.epilogue))
@@ -265,14 +263,8 @@ def bound(asked: Sliding, isa: ISA) -> Executable:
             own_bytes=asked.own_bytes,
             most_threads=useful_threads(asked.cycles, asked.tasks),
             keep=(no_bias, zeros),
+            batch_parts=problem.batch,
         )
 
-    plain = launch(replace(tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4))
-    if not _streams(asked):
-        return plain
-    streaming = launch(replace(tile, stream=True))
-
-    def run(x: Array, w: Array, bias: Array | None, y: Array, *more: Array | None) -> None:
-        (plain if address(y) % _LINE_BYTES else streaming)(x, w, bias, y, *more)
-
-    return run
+    plain = partial(launch, replace(tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4))
+    return ByAlignment(launch(replace(tile, stream=True)), plain) if _streams(asked) else plain()

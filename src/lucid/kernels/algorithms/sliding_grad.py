@@ -9,13 +9,15 @@ read once for up to ``downs`` taps down and all across, where they lie::
 
 Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add nothing:
 an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of x, or some
-of them where those of g are few, all images of it in order, so that bits do not depend on the number of threads.
+of them where those of g are few, all images of it in order, so that bits do not depend on the number of threads. Of
+arrays that come from memory it is one image, so that tasks follow memory, and a second step adds up the images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from math import ceil, prod
 from typing import Any
 
@@ -23,7 +25,7 @@ import numpy as np
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, turns_of, useful_threads
-from lucid.kernels.algorithms.depthwise_sums import rows_adder
+from lucid.kernels.algorithms.depthwise_sums import arrays, rows_adder, write_add_chunks
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, ROOMY, WAITING, Row
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -53,6 +55,7 @@ _MOST_DOWN = 4
 #: Cycles of a product, in one turn of the units and in two; and of a tap across in a row whose vectors are dealt out.
 _PRODUCT, _DEALT = {1: 0.34, 2: 1.0}, {1: 0.0, 2: 1.4}
 _AGAIN = 2.2  # cycles for a row of planes that are read for every pair of channels and leave the first cache
+_HALF = 0.6  # of a strip's cycles, if it is half a vector on a machine that takes a whole one in two turns
 _WIDENING = 0.25  # cycles to widen a vector of halves, which every channel of g does to x again
 _PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
 
@@ -65,6 +68,7 @@ class GradTile:
     across: tuple[int, ...]
     step: int  #: columns of the source from one lane to the next
     in_turns: bool = False  #: a unit takes an instruction in two turns
+    half: bool = False  #: the last strip is half a vector, which takes one
 
     def registers(self, lanes: int) -> int:
         """Sums, rows of g, vectors of x and one that is shifted."""
@@ -96,6 +100,18 @@ class SlidingGrad:
         return found
 
     @property
+    def chunks(self) -> int:
+        """Parts of the images: one each where the arrays come from memory."""
+        return self.problem.batch if self.problem.traffic_bytes > target.cpu().l3_bytes // 2 else 1
+
+    @property
+    def part_elements(self) -> int:
+        """Results of all chunks, with those of the bias; whole lines."""
+        p = self.problem
+        each = p.c_out * p.group_in * p.spec.taps + p.summed_channels
+        return ceil(each * self.chunks / 16) * 16 if self.chunks > 1 else 0
+
+    @property
     def sums(self) -> int:
         """Of one channel of each, with that of g."""
         return self.problem.spec.kernel[1] * self.problem.spec.kernel[2] + 1
@@ -113,8 +129,8 @@ class SlidingGrad:
 
     @property
     def tasks(self) -> int:
-        """Parts of all channels of g."""
-        return self.problem.c_out * self.parts
+        """Parts of all channels of g, of every chunk."""
+        return self.chunks * self.problem.c_out * self.parts
 
     @property
     def private_elements(self) -> int:
@@ -143,7 +159,8 @@ class SlidingGrad:
             strip += p.out[1] * row + 2.7 * across * downs + 14
         planes = p.batch * p.c_out * p.group_in
         waiting = WAITING * memory_cycles(p.traffic_bytes)
-        return planes * (ceil(p.out[2] / self.lanes) * strip + 33) + waiting + 4000
+        strips = ceil(p.out[2] / self.lanes) - (1 - _HALF) * self.tile.half
+        return planes * (strips * strip + 33) + waiting + 4000
 
 
 def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> SlidingGrad | None:
@@ -152,7 +169,8 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     across = tuple(t - spec.padding[2][0] for t in range(spec.kernel[2]))
     most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
     in_turns = target.cpu().turns(isa) > 1
-    tiles = [GradTile(n, across, spec.stride[2], in_turns) for n in range(1, most + 1) if downs in (None, n)]
+    half = in_turns and 0 < problem.out[2] % lanes <= lanes // 2
+    tiles = [GradTile(n, across, spec.stride[2], in_turns, half) for n in range(1, most + 1) if downs in (None, n)]
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
     return min(options, key=lambda option: option.cycles, default=None)
 
@@ -167,56 +185,68 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     return f"{asked.tasks} pairs of channels are too few tasks" if asked.tasks < _LEAST_TASKS else None
 
 
-_ARRAYS = ("x", "g", "gw", "gb", "own")
 _NUMBERS = (
     "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
-    "passes", "table", "add_rows", "sums_g", "sums_x", "parts", "each",
+    "passes", "table", "add_rows", "sums_g", "sums_x", "pieces", "each", "chunks", "weights", "biases",
 )  # fmt: skip
 
 
 def _fields(element: Type) -> dict[str, Type]:
-    fields = {**dict.fromkeys(_ARRAYS, ptr(element)), **dict.fromkeys(_NUMBERS, i64)}
-    return {**fields, "own": ptr(computed(element)), "table": ptr(i64), "add_rows": ptr(i64)}
+    return {**arrays(element), **dict.fromkeys(_NUMBERS, i64), "table": ptr(i64), "add_rows": ptr(i64)}
 
 
 def bind(asked: SlidingGrad, isa: ISA) -> Executable:
     """Every number of the shape is fixed."""
     problem, spec, tile = asked.problem, asked.problem.spec, asked.tile
-    element = BY_DTYPE[problem.dtype]
-    code = jit.kernel(("sliding_grad", problem.dtype, tile), lambda isa: _write(isa, element, tile))
+    element, chunks = BY_DTYPE[problem.dtype], asked.chunks
+    key = ("sliding_grad", problem.dtype, tile, chunks > 1)
+    code = jit.kernel(key, lambda isa: _write(isa, element, tile, chunks > 1))
     table = np.array(asked.passes, np.int64)
+    weights = problem.c_out * problem.group_in * spec.taps
     numbers = (
         problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
         spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.private_elements, len(table), address(table),
         rows_adder(problem.dtype), int(problem.sums_g), int(problem.transposed),
-        asked.parts, asked.each,
+        asked.parts, asked.each, chunks, weights, problem.summed_channels * problem.bias,
     )  # fmt: skip
+    itemsize = sum_type(problem).bytes
+    part_bytes = asked.part_elements * itemsize
+    steps = [(code.address("slide_grad"), asked.tasks, max(1, asked.tasks // 64))]
+    parts = NOTHING
+    if chunks > 1:
+        parts = WORKSPACE
+        steps.append((code.address("finish"), 1, 1))
     return Launch(
-        [(code.address("slide_grad"), asked.tasks, max(1, asked.tasks // 64))],
-        (0, 0, 0, 0, 0, *numbers),
-        (0, 1, 2, 3 if problem.bias else NOTHING, WORKSPACE),
+        steps,
+        (0, 0, 0, 0, 0, chunks * weights * itemsize, part_bytes, *numbers),
+        (0, 1, 2, 3 if problem.bias else NOTHING, parts, parts, WORKSPACE),
+        shared_bytes=part_bytes,
         own_bytes=asked.own_bytes,
         most_threads=useful_threads(asked.cycles, asked.tasks),
         keep=table,
+        batch_parts=chunks,
     )
 
 
-def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
+def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
+    """If it is ``chunked`` a task is for one image, or some, and its results are parts, that ``finish`` adds."""
     module, wide, fields = Module("sliding_grad", isa), computed(element), _fields(element)
     lanes, across = isa.lanes(wide), len(tile.across)
-    runs = {downs: _write_run(module, element, tile, lanes, downs) for downs in sorted({1, tile.downs})}
+    every = list(product(sorted({1, tile.downs}), (False, True) if tile.half else (False,)))
+    runs = {(downs, half): _write_run(module, element, tile, lanes, downs, half) for downs, half in every}
     f = module.entry("slide_grad", **fields)
     a = f.args
     plane, taps = a.h * a.w, a.kernel_h * across
     with f.loop(a.begin, a.end) as task:
-        channel, before = task.i // a.parts, task.i % a.parts * a.each
+        in_all, before = task.i // a.pieces, task.i % a.pieces * a.each
+        chunk, channel = in_all // (a.groups * a.group_out), in_all % (a.groups * a.group_out)
         group, count = channel // a.group_out, minimum(a.each, a.group_in - before)
         acc, bias_acc = a.own.at(a.thread * a.private), a.own.at(a.thread * a.private + a.each * taps * lanes)
         of_x = select((channel % a.group_out).eq(0), a.sums_x, 0) * count  # whose sums are this task's
         of_g = select(before.eq(0), a.sums_g, 0)
         with f.loop(0, a.each * (taps + 1)) as i:
             acc.store(zeros(f, wide, lanes), i.i * lanes)
-        with f.loop(0, a.batch) as n:
+        with f.loop(chunk * a.batch // a.chunks, (chunk + 1) * a.batch // a.chunks) as n:
             g = a.g.at((n.i * a.groups * a.group_out + channel) * (a.oh * a.ow))
             planes = a.x.at(((n.i * a.groups + group) * a.group_in + before) * plane)
             ahead_x = _ahead(f, a, n.i, of_x, a.group_in * plane, a.w * a.stride_h)
@@ -234,19 +264,33 @@ def _write(isa: ISA, element: Type, tile: GradTile) -> Module:
                 begin = maximum((low + (a.stride_h - 1)) // a.stride_h - first, 0)
                 end = minimum((a.h + low + (a.stride_h - 1)) // a.stride_h - first, a.oh + downs - 1)
                 source = x.at((first * a.stride_h - low) * a.w)
-                for most, run in runs.items():
-                    with f.when(downs.eq(most) & (begin < end)):
+                ends = column.i + lanes >= a.ow
+                for (most, half), run in runs.items():
+                    here = downs.eq(most) & (begin < end)
+                    with f.when(here & (ends if half else ~ends) if tile.half else here):
                         f.call(
                             run, source, g.at(column.i), to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
                             a.ow - column.i, begin, end, a.oh, ahead_x, ahead_g,
                         )  # fmt: skip
-        gw = a.gw.at((channel * a.group_in + before) * taps)
+        to_w, to_b = (a.parts.at(chunk * a.weights), a.bias_parts.at(chunk * a.biases)) if chunked else (a.gw, a.gb)
+        first = (channel * a.group_in + before) * taps
         with f.loop(0, count * taps) as i:
-            gw.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), element), i.i)
-        to = a.gb.at(select(a.sums_x.eq(0), channel, group * a.group_in + before))
+            to_w.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), to_w.pointee), first + i.i)
+        first = select(a.sums_x.eq(0), channel, group * a.group_in + before)
         with f.loop(0, of_x + of_g) as k:
-            to.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), element), k.i)
+            to_b.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), to_b.pointee), first + k.i)
+    if chunked:
+        _write_finish(module, element, lanes)
     return module
+
+
+def _write_finish(module: Module, element: Type, lanes: int) -> None:
+    """The entry point ``finish``: adds the chunks."""
+    add = write_add_chunks(module, element, lanes)
+    f = module.entry("finish", **_fields(element))
+    a = f.args
+    for to, parts, count in ((a.gw, a.parts, a.weights), (a.gb, a.bias_parts, a.biases)):
+        f.call(add, to, parts, count, count, a.chunks)
 
 
 def _ahead(f: Function, a: Any, image: Value, summed: Value, group: Value, row: Value) -> Value:
@@ -255,24 +299,28 @@ def _ahead(f: Function, a: Any, image: Value, summed: Value, group: Value, row: 
     Those are the next image's, or the next group's of the first.
     """
     images = a.groups * group
-    following = select((image + 1).eq(a.batch), group - image * images, images)
+    last = ((image + 1) * a.chunks % a.batch).eq(0)  # of a chunk; one of several chunks has one image
+    following = select(last, group - select(a.chunks.eq(1), image * images, 0), images)
     return select(summed.ne(0), following, row * AHEAD_ROWS)
 
 
-def _write_run(module: Module, element: Type, tile: GradTile, lanes: int, downs: int) -> Function:
+def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, downs: int, half: bool) -> Function:
     """Adds a function: acc[k step][across] += the products of rows of x and those of g that they meet.
+
+    Of vectors of ``acc_lanes``, or of ``half`` of those.
 
     Row ``q`` of x, from ``begin`` to ``end``, meets row q of g, of which there are ``oh``, at tap 0 down, and at tap k
     the one k rows before. Between rows for which some of these do not exist, each row of g is read once.
     """
     data, wide, across = ptr(element), computed(element), len(tile.across)
+    lanes = acc_lanes // 2 if half else acc_lanes
     f = module.function(
-        f"run{downs}", x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64, g_row=i64, left=i64,
-        begin=i64, end=i64, oh=i64, ahead_x=i64, ahead_g=i64,
+        f"run{downs}" + "_half" * half, x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64,
+        g_row=i64, left=i64, begin=i64, end=i64, oh=i64, ahead_x=i64, ahead_g=i64,
     )  # fmt: skip
     a, row = f.args, tile.row(lanes)
     inside, masks = lanes_below(f, a.left, lanes, i32), row.masks(f, a.column, a.w)
-    places = [(a.step * k if k else 0, c * lanes) for k in range(downs) for c in range(across)]
+    places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
     def upstream(q: Value, k: int, there: Value) -> Value:
         return convert(a.g.at((q - k) * a.g_row).load(0, lanes, there), wide)

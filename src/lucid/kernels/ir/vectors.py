@@ -110,7 +110,7 @@ def slid(first: Value, second: Value, lane: int) -> Value:
     operand, and keeps products from a unit of Zen 4: 48 of them beside 16 slides take 61 cycles, and 48 with this one.
     """
     lanes, element, fn = first.type.lanes, first.type.element, first.fn
-    if not fn.module.slides or lanes * element.bytes != 64 or element not in (f32, f64):
+    if not fn.module.slides or lanes * element.bytes not in (32, 64) or element not in (f32, f64):
         return shuffle(first, second, range(lane, lane + lanes))
     name = "valignd" if element == f32 else "valignq"
     text = f'asm "{name} $${lane}, $2, $1, $0", "=v,v,v"({second.type} {second.text}, {first.type} {first.text})'
