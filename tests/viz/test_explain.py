@@ -64,11 +64,12 @@ def test_nothing_is_compared_with_what_is_not_worth_it():
 
 def test_the_times_told_are_those_that_were_weighed():
     part = lucid.explain(nn.Conv2d(16, 16, 3), (1, 16, 14, 14)).parts[0]
-    first = replace(part.plans[0], expected_ns=120.0, tasks=2)
-    odd = replace(first, algorithm="whole", expected_ns=100.0, tasks=1)
+    first = replace(part.plans[0], expected_ns=120e6, tasks=2)
+    odd = replace(first, algorithm="whole", expected_ns=100e6, tasks=1)
     text = str(replace(part, plans=[first, odd], taken=first, machine=replace(part.machine, threads=1)))
-    assert re.search(r" whole +150 ns ", text)
-    assert "expected in 80% of whole's time" in text
+    assert re.search(f" whole +{odd.shared_ns / 1e6:.0f} ms ", text)
+    assert f"expected in {first.shared_ns / odd.shared_ns:.0%} of whole's time" in text
+    assert first.shared_ns < odd.shared_ns
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,15 @@ _HALVED_NS = {
     "visit": 0.4,
     "read": 0.7,
     "awaited": 8.0,
-    "weight picked": 0.85,
+    "weight picked": 1.0,
     "weight picked far": 1.8,
+    "line from third cache": 1.5,
+    "line from memory": 6.0,
 }
 _LINE_BYTES = 64
 _L2_WAYS, _L3_WAYS = 16, 16
+#: Rows of a result from which the machine guesses the next lines, and what is then left of waiting for them.
+_LONG_ROW_LINES, _GUESSED = 64, 0.4
 #: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.
 _WEIGHTS_PRODUCTS, _SAMPLES_PRODUCTS = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
@@ -87,7 +91,7 @@ def traffic_ns(problem: Problem) -> float:
 
 
 def _far_bytes(problem: Problem) -> int:
-    return max(0, problem.traffic_bytes - target.cpu().l3_bytes // 2)
+    return max(0, problem.traffic_bytes - target.cpu().l3_bytes // (4 if target.cpu().fetches_overwritten else 2))
 
 
 def saved_ns(problem: Problem) -> float:
@@ -154,7 +158,7 @@ class Rates(NamedTuple):
                     "visit": -stored,
                     "awaited": _awaited(sizes, layout),
                     "skipping": _skipping(sizes, layout),
-                    **_leaving(sizes, layout, tile, tiles),
+                    **_leaving(sizes, layout, tile, tiles, turns),
                 }
             ),
             across=cost({"product": rows * _held_up(sizes, layout, tile)}),
@@ -258,7 +262,7 @@ def _home(sizes: Shape, layout: Layout, tile: AnyTile) -> str:
     return "plane" if stays or sizes.stack == 1 else "plane from third cache"
 
 
-def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:
+def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int) -> dict[str, float]:
     """How sums come from their tiles to the result."""
     z, y, x = layout.phase
     if pixel_panels.contiguous(layout.phase) and not tile.over_channels:
@@ -275,7 +279,7 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int) -> dict[st
     if sizes.stack > 1:
         return work | {"interleaved": lines * x.positions * sizes.stack}
     if x.out_step > 1:
-        return work | {"single": lines * x.positions} | _met_again(sizes, lines, x)
+        return work | {"single": lines * x.positions} | _met_again(sizes, lines, x, turns)
     if tile.over_channels:
         return work | {"square": stretches * ceil(sizes.rows / tile.lanes) * tile.lanes * vectors}
     return work | {"copied": lines * vectors}
@@ -290,14 +294,22 @@ def _over_ends(layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:
     return {"ending": over, "stretch": 2 * over, "copied": over * (tile.accumulators + tile.rows)}
 
 
-def _met_again(sizes: Shape, lines: int, x: Axis) -> dict[str, float]:
-    """Lines of the cache that each phase of the last axis writes to, where they do not wait in the second one."""
-    stored_bytes = sizes.grain.stored.bytes
-    touched = lines * min(x.positions, ceil(x.positions * x.out_step * stored_bytes / _LINE_BYTES))
+def _met_again(sizes: Shape, lines: int, x: Axis, turns: int) -> dict[str, float]:
+    """Lines of the cache that each phase of the last axis writes to, where they do not wait in the second one.
+
+    On a Zen 4 stores wait for each other, so that a line costs as much as it takes to come, unless rows are so long
+    that the machine asks for it; of results of many megabytes not half wait in the third cache.
+    """
+    stored_bytes, half = sizes.grain.stored.bytes, target.cpu().l3_bytes / 2
+    row_lines = ceil(x.positions * x.out_step * stored_bytes / _LINE_BYTES)
+    touched: float = lines * min(x.positions, row_lines)
     result_bytes = sizes.batch * sizes.groups * sizes.rows * sizes.out_plane * stored_bytes
     if result_bytes < target.cpu().l2_bytes // 2:
         return {}
-    far = max(0.0, 1 - target.cpu().l3_bytes / 2 / result_bytes)
+    if turns > 1:
+        half /= 4
+        touched *= _GUESSED if row_lines > _LONG_ROW_LINES else 1
+    far = max(0.0, 1 - half / result_bytes)
     return {"line from third cache": touched * (1 - far), "line from memory": touched * far}
 
 
@@ -334,7 +346,8 @@ def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:
     weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * pixel_panels.taps(phase)
     how, far = packed_by(sizes, phase), home(sizes, weights) == "weight from memory"
     part = how == "picked" and sizes.stack == 1  # of every line; residues side by side take all of it
-    return ns({f"weight {how} far" if part and far else f"weight {how}": weights})
+    turns = turns_of(tile.lanes, sizes.grain.sums) if sizes.stack == 1 else 1
+    return ns({f"weight {how} far" if part and far else f"weight {how}": weights}, turns)
 
 
 def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> float:

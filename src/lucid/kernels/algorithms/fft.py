@@ -35,8 +35,9 @@ _DOUBLINGS, _PIECED_FROM = 6, 1024
 #: What one thread transforms another multiplies, from the third cache. Beyond the second ones two threads take 1.05 to
 #: 1.25 times half of the time of one, gradients of weights 1.2 to 1.35; where each has a third cache of its own, all.
 _SHARED: dict[Role, float] = {"forward": 1.2, "grad_input": 1.2, "grad_weight": 1.25}
-#: The same on a Zen 4.
+#: The same on a Zen 4, and where all stays in the second caches.
 _SHARED_HALVED: dict[Role, float] = {"forward": 1.5, "grad_input": 1.55, "grad_weight": 1.4}
+_NEAR_HALVED = 1.2
 _COST_NS = {
     "butterfly": 0.48,  # a vector of pairs, one doubling of the size
     "load": 2.3,  # a vector of pairs
@@ -58,7 +59,15 @@ _COST_NS = {
     "filter read far": 0.016,  # a byte beyond that quarter, read again for every vector of pairs
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
-_HALVED_NS = {"butterfly": 0.8, "product": 1.0, "lane sum": 1.0, "multiply": 0.4, "call": 18_000.0}
+_HALVED_NS = {
+    "butterfly": 0.8,
+    "dealt": 0.3,
+    "apart beyond second cache": 0.3,
+    "product": 1.0,
+    "lane sum": 1.0,
+    "multiply": 0.4,
+    "call": 18_000.0,
+}
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -190,10 +199,10 @@ def _transforms(cut: Cut) -> tuple[float, float, float, float]:
 def _expected_ns(cut: Cut) -> float:
     turns = turns_of(cut.lanes, sum_type(cut.problem))
     alone = priced(_work(cut), _COST_NS, _HALVED_NS, turns)
-    together = _SHARED if turns == 1 else _SHARED_HALVED
+    together, near = (_SHARED, 1.0) if turns == 1 else (_SHARED_HALVED, _NEAR_HALVED)
     shared = cut.shares is not None and cut.problem.traffic_bytes > target.cpu().l2_bytes
     call = priced({"call": 1}, _COST_NS, _HALVED_NS, turns)
-    return call + alone * (together[cut.problem.role] if shared else 1)
+    return call + alone * (together[cut.problem.role] if shared else near)
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:

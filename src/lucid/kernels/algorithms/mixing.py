@@ -57,6 +57,17 @@ _COST = {
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
 _HALVED = {"tile": 1.6, "line": 1.4, "waiting": 0.5, "call": 5500.0}
+#: And of a product of rows there: 66 plans of random layers, half of them within a tenth, four fifths within a third.
+_HALVED_ROWS = {
+    "product": 1.03,
+    "masked": 4.5,  # a vector of a tile that ends a row, whether there is any of it or not
+    "run": 24.0,  # of a result, in a task: its first lines are waited for
+    "line": 0.6,  # of the sources or results, on its way from or to the second cache
+    "line from third cache": 1.0,
+    "line again": 1.9,  # of sources that the first cache does not keep for the next results
+    "waiting": 0.78,  # for memory
+    "call": 8000.0,
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,8 @@ class Mix:
     def cycles(self) -> float:
         """Expected, of one thread."""
         p, (count, results) = self.problem, self.ends
+        if turns_of(self.lanes, sum_type(p)) > 1:
+            return sum(_HALVED_ROWS[unit] * units for unit, units in self._work_in_turns().items())
         columns = ceil(self.strip / (self.tile.vectors * self.lanes)) + (self.alike > 0)
         blocks = ceil(results / self.tile.results)
         lines = (count + results) * self.strip * p.itemsize / _LINE_BYTES
@@ -129,7 +142,26 @@ class Mix:
             "waiting": memory_cycles(p.traffic_bytes),
             "call": 1,
         }
-        return priced(work, _COST, _HALVED, turns_of(self.lanes, sum_type(p)))
+        return sum(_COST[unit] * units for unit, units in work.items())
+
+    def _work_in_turns(self) -> dict[str, float]:
+        """What one thread does where a vector takes two turns, in the units of ``_HALVED_ROWS``."""
+        p, tile, (count, results), cpu = self.problem, self.tile, self.ends, target.cpu()
+        wide, run = tile.vectors * self.lanes, min(self.strip, self.pixels)
+        blocks, columns = ceil(results / tile.results), ceil(self.strip / wide) + (self.alike > 0)
+        lines = run * p.itemsize / _LINE_BYTES
+        again = count * run * p.itemsize > 3 * cpu.l1_bytes // 4
+        ends = p.batch * p.groups * (self.pixels % wide > 0)
+        return {
+            "product": self.tasks * columns * blocks * count * max(tile.results * tile.vectors, 1.45 * tile.vectors),
+            "masked": ends * blocks * tile.vectors * tile.results,
+            "run": self.tasks * results,
+            "line": self.tasks * (count + results) * lines,
+            "line from third cache": max(0, p.traffic_bytes - cpu.l2_bytes // 2) / _LINE_BYTES,
+            "line again": (blocks - 1) * self.tasks * count * lines * again,
+            "waiting": memory_cycles(p.traffic_bytes),
+            "call": 1,
+        }
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from math import ceil
 
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_cost, dense_plan, overlap_kernel
-from lucid.kernels.algorithms.base import Executable, priced, sum_type, turns_of
+from lucid.kernels.algorithms.base import GHZ, Executable, priced, shared_tasks, sum_type, turns_of
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.overlap_layout import Bound, Cut, Geometry, itemsize
 from lucid.kernels.algorithms.tile import Tile, fitting
@@ -204,7 +204,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 
 
 def _as_plan(bound: Bound, isa: ISA) -> Plan:
-    cut, geometry = bound.cut, bound.geometry
+    cut, geometry, expected_ns = bound.cut, bound.geometry, _expected_ns(bound)
     blocking = {
         "span": cut.span,
         "chunk": cut.chunk,
@@ -216,7 +216,8 @@ def _as_plan(bound: Bound, isa: ISA) -> Plan:
         name,
         geometry.problem,
         isa.name,
-        _expected_ns(bound),
+        expected_ns,
+        tasks=shared_tasks(expected_ns * GHZ, bound.tasks) if target.cpu().turns(isa) > 1 else 0,
         tile=(("rows", cut.tile.rows), ("vectors", cut.tile.vectors), ("lanes", cut.tile.lanes)),
         blocking=tuple(blocking.items()),
         workspace_bytes=bound.packed * bound.itemsize + bound.scratch()["scratch_bytes"],

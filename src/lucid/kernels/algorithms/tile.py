@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
+from lucid.kernels import target
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.panels import either
 from lucid.kernels.algorithms.past_caches import PastRow
@@ -160,8 +161,10 @@ class ChannelTile:
 
     def across(self, columns: int) -> float:
         """Time of one k over a row of tiles."""
-        loads = self.columns + self.vectors + 1
-        step = max(self.columns * self.vectors, _SAMPLE_PRODUCTS * loads, 2 * self.vectors, _BUSY)
+        loads = _SAMPLE_PRODUCTS * (self.columns + self.vectors + 1)
+        if target.cpu().turns_of(self.lanes * 4) > 1:  # loads are as many a cycle as products, each sample one of them
+            loads = self.columns + self.vectors
+        step = max(self.columns * self.vectors, loads, 2 * self.vectors, _BUSY)
         return ceil(columns / self.columns) * step
 
     def read(self, columns: int) -> float:

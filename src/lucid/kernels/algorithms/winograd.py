@@ -96,6 +96,7 @@ _COST_NS = {
     "patch from third cache": 0.075,  # a vector, read again for every block of rows
     "task": 300.0,
 }
+_OF_FILTERS = ("filter line", "filter to")  # how the units of their transforms begin
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
 _HALVED_NS = {
     "product": 0.284,
@@ -425,6 +426,12 @@ def _expected_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
     return _CALL_NS[turns] + sizes.groups * priced(work, _COST_NS, _HALVED_NS, turns)
 
 
+def _filters_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
+    """Time of one thread to transform the filters of a group, which is a task for every tile of rows."""
+    work = {unit: count for unit, count in _work(sizes, form, cut, isa).items() if unit.startswith(_OF_FILTERS)}
+    return priced(work, _COST_NS, _HALVED_NS, target.cpu().turns(isa))
+
+
 def _moving_ns(traffic_bytes: int) -> float:
     """Time of one thread for the operands."""
     return traffic_bytes * _BYTE_NS + far_bytes(traffic_bytes) * _FAR_BYTE_NS
@@ -460,6 +467,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         problem,
         isa.name,
         expected_ns,
+        alone_ns=_filters_ns(sizes, form, cut, isa) if sizes.groups * ceil(sizes.rows / tile.rows) == 1 else 0.0,
         tasks=shared_tasks(expected_ns * GHZ, _tasks(sizes, form, cut)),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
