@@ -29,6 +29,7 @@ _WIDER = 1.06  # what a wider one's panels cost, since fewer of their pixels sta
 _CALLED, _MET_AGAIN, _TURNED_ROWS, _SURE = 30.0, 2.0, 70.0, 0.97
 _SUMMED = 4.5  # cycles of a vector of g that is added up alone
 _FEWER_SURE, _MORE_SURE = 0.95, 0.9  # what makes it sure that swapped operands are faster, by the channels packed
+_WIDENED_SURE = 0.99  # the same of fewer ones, where halves are no longer widened into frames
 _MOST_ROWS = 9  # offsets live in general registers, of which there are 15
 _LINE = 64
 
@@ -175,6 +176,8 @@ def swap_pays(problem: Problem, isa: ISA) -> bool:
     ours, theirs = split(problem, isa), split(other, isa)
     apart = _SUMMED * problem.batch * problem.c_out * problem.pixels / isa.lanes(sum_type(problem)) * other.transposed
     sure = _FEWER_SURE if problem.group_in < problem.group_out else _MORE_SURE
+    if sure == _FEWER_SURE and theirs.in_place > ours.in_place and target.cpu().turns(isa) > 1:
+        sure = _WIDENED_SURE
     return theirs.shared_cycles < ours.shared_cycles and theirs.cycles + apart < sure * ours.cycles
 
 
@@ -344,16 +347,28 @@ def splits(problem: Problem, isa: ISA) -> list[Split]:
     grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
     lanes = isa.lanes(grain.sums)
     every, sums = list(tiles(isa, problem.spec)), problem.group_in * problem.spec.taps
-    tile = best_tile(every, lanes, problem.group_out, sums)
+    chosen = [best_tile(every, lanes, problem.group_out, sums)]
     if target.cpu().turns(isa) > 1:
-        tile = narrower_tile(tile, every, lanes, problem.group_out, sums, lanes * grain.sums.bytes)
+        chosen = _narrower(chosen[0], every, problem, grain, lanes)
     cut = cache(lambda pixels: _of_elements(window.cut(pixels), grain))
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
-    channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
     pieces = [n for n in sorted({1, 2, 4, 8, 16, 32, 64, most}) if n <= most]
-    options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
-    made = (_split(problem, cut, window.pixels, tile, grain, lanes, *option) for option in options)
+    made = []
+    for tile in chosen:
+        channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
+        options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
+        made += [_split(problem, cut, window.pixels, tile, grain, lanes, *option) for option in options]
     return [each for each in made if each is not None]
+
+
+def _narrower(usual: Tile, every: Sequence[Tile], problem: Problem, grain: Grain, lanes: int) -> list[Tile]:
+    """The tile that ``narrower_tile`` says; and of halves one that reads them in place, where that one does not."""
+    sums, vector_bytes = problem.group_in * problem.spec.taps, lanes * grain.sums.bytes
+    tile = narrower_tile(usual, every, lanes, problem.group_out, sums, vector_bytes)
+    if not grain.widened or _inside(problem, tile, grain, lanes) or not _inside(problem, usual, grain, lanes):
+        return [tile]
+    wide = [other for other in every if _inside(problem, other, grain, lanes)]
+    return [tile, narrower_tile(usual, wide, lanes, problem.group_out, sums, vector_bytes)]
 
 
 def _split(
