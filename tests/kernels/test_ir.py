@@ -429,6 +429,18 @@ def test_pointers(isa: ISA) -> None:
     np.testing.assert_array_equal(got, [3, 2.5, 2, 7, 9, 9, 9, 9])
 
 
+@pytest.mark.parametrize("narrow", [f16, bf16])
+def test_one_number_is_widened_into_every_lane(isa: ISA, narrow: Type) -> None:
+    if narrow == f16 and not isa.vector_bytes:
+        return  # x86-64 without vectors has no instruction for it
+    a, lanes = np.array([1.5, -0.0, 3e-40, -2.75, np.inf], DTYPE[narrow]), isa.lanes(f32)
+    for place in range(len(a)):
+        got = np.zeros(lanes, np.float32)
+        call(lambda f, x, y: y.store(x.splat(place, lanes, f32)), a, got)  # noqa: B023
+        np.testing.assert_array_equal(got, np.full(lanes, a[place], np.float32))
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(a[place]))
+
+
 def test_nontemporal_stores(isa: ISA) -> None:
     room = np.zeros(64, np.float32)
     to = room[-room.ctypes.data // 4 % 16 :][:16]

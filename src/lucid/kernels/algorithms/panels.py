@@ -121,13 +121,37 @@ def _copy_elements(f: Function, grain: Grain, width: int) -> None:
         a.panel.store(grain.element(numbers), k.i * width + r.i)
 
 
-def _along(grain: Grain, starts: Sequence[Pointer], k: Value, depth: Value, lanes: int, turned: Turned) -> list[Value]:
-    """Elements of rows that run along k, from the element ``k`` on, ``turned``; nothing beyond ``depth``.
+def _squares(f: Function, grain: Grain, lanes: int, square: Callable[[Value, Value | None], None]) -> None:
+    """Calls ``square(k, depth)`` for as many elements from k on as lanes, up to the ``depth`` of all.
+
+    Where masks of halves are dear and there are numbers enough, the last square begins so much earlier that it needs
+    none, and no depth: what it shares with the one before is written twice.
+    """
+    a, count = f.args, grain.count(f.args.depth)
+
+    def cut() -> None:
+        with f.loop(0, count, lanes) as k:
+            square(k.i, a.depth)
+
+    def whole() -> None:
+        with f.loop(0, count, lanes) as k:
+            square(minimum(k.i, count - lanes), None)
+
+    if grain.depth > 1 or grain.stored.bits != 16 or f.module.masks_halves:
+        cut()
+    else:
+        either(f, count >= lanes, whole, cut)
+
+
+def _along(
+    grain: Grain, starts: Sequence[Pointer], k: Value, depth: Value | None, lanes: int, turned: Turned
+) -> list[Value]:
+    """Elements of rows that run along k, from the element ``k`` on, ``turned``; nothing beyond ``depth``, if any.
 
     Halves that are widened are turned first, by shuffles of half the bits.
     """
     first = k * grain.depth
-    mask = lanes_below(depth.fn, depth - first, lanes * grain.depth)
+    mask = None if depth is None else lanes_below(k.fn, depth - first, lanes * grain.depth)
     numbers = [start.load(first, lanes * grain.depth, mask) for start in starts]
     if grain.depth == 1:
         return [grain.side_by_side(column) for column in turned(numbers)]
@@ -138,9 +162,12 @@ def _weave_rows(f: Function, grain: Grain, lanes: int, width: int) -> None:
     """Rows that run along k, a power of two of them: interleaved in registers, a third of the shuffles of a turn."""
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(width)]
-    with f.loop(0, grain.count(a.depth), lanes) as k:
-        for v, woven in enumerate(_along(grain, starts, k.i, a.depth, lanes, interleave)):
-            a.panel.store(woven, k.i * width + v * lanes)
+
+    def square(k: Value, depth: Value | None) -> None:
+        for v, woven in enumerate(_along(grain, starts, k, depth, lanes, interleave)):
+            a.panel.store(woven, k * width + v * lanes)
+
+    _squares(f, grain, lanes, square)
 
 
 def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
@@ -156,9 +183,12 @@ def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
     )
     a = f.args
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
-    with f.loop(0, grain.count(a.depth), lanes) as k:
+
+    def square(k: Value, depth: Value | None) -> None:
         for start in starts if grain.stored.bits == 16 else ():
-            start.prefetch(k.i * grain.depth + a.rows * a.row_step, locality=2)
-        for c, column in enumerate(_along(grain, starts, k.i, a.depth, lanes, transpose)):
-            a.panel.store(column, (k.i + c) * a.width)
+            start.prefetch(k * grain.depth + a.rows * a.row_step, locality=2)
+        for c, column in enumerate(_along(grain, starts, k, depth, lanes, transpose)):
+            a.panel.store(column, (k + c) * a.width)
+
+    _squares(f, grain, lanes, square)
     return f

@@ -360,7 +360,7 @@ def write_channel_tile(
             w.prefetch(a.next_w + v * lanes, locality=2)
         following: list[Value] = []
         for n in range(tile.columns):
-            sample = convert(panel.splat(n * tile.step, lanes), grain.packed)
+            sample = panel.splat(n * tile.step, lanes, grain.packed)
             following += [grain.multiply_add(weight, sample, next(sums)) for weight in weights]
         k.values = following
     results = iter(k.values)

@@ -127,7 +127,7 @@ def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -
         upstream = [pixel.load(v * lanes, lanes) for v in range(vectors)]
         sums, following = iter(p.values), []
         for row, column in product(map(here.at, offsets), range(columns)):
-            value = convert(row.splat(column, lanes), grain.packed)
+            value = row.splat(column, lanes, grain.packed)
             following += [grain.multiply_add(g, value, next(sums)) for g in upstream]
         if vectors > 1:
             a.next.prefetch(a.asks.load(p.i), locality=2)

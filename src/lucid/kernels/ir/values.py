@@ -284,9 +284,12 @@ class Pointer(Value):
     def __setitem__(self, index: Any, value: Any) -> None:
         self.store(value, index)
 
-    def splat(self, index: Any, lanes: int) -> Value:
-        """One element in every lane."""
-        return splat(self.load(index), lanes)
+    def splat(self, index: Any, lanes: int, element: Type | None = None) -> Value:
+        """One element in every lane, as it is or as another type."""
+        if self.pointee == bf16 and element == f32 and lanes > 1:  # a broadcast of the word, twice a lane, and a shift
+            words = splat(self.cast(i16).load(index), 2 * lanes)
+            return bitcast(bitcast(words, vec(i32, lanes)) << 16, vec(f32, lanes))
+        return convert(splat(self.load(index), lanes), element or self.pointee)
 
     def gather(self, indices: Value, mask: Value) -> Value:
         """The elements at a vector of indices; 0 where ``mask`` is off, and memory is not touched there."""
