@@ -207,3 +207,27 @@ def test_whose_memory_an_array_is() -> None:
     assert not memory.owns_memory(own[1:])
     assert not memory.owns_memory(pooled[1:])
     assert not memory.owns_memory(np.frombuffer(bytearray(64)))
+
+
+def test_a_value_is_kept_of_these_arrays_in_these_versions() -> None:
+    a, b, c = (np.arange(3.0) for _ in range(3))
+    assert kept.value_of((a, b), 0) is None
+    kept.keep_value((a, b), 0, "made")
+    assert kept.value_of((a, b), 0) == "made"
+    assert kept.value_of((a, b), 1) is kept.value_of((a, c), 0) is kept.value_of((a,), 0) is None
+    kept.keep_value((a, c), 1, "anew")
+    assert kept.value_of((a, c), 1) == "anew" and kept.value_of((a, b), 0) is None
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_value_goes_with_what_it_was_made_of(which: int) -> None:
+    parts = [np.arange(3.0), np.arange(3.0)]
+    kept.keep_value(parts, 0, "made")
+    kept.forget(parts[which][1:])
+    assert kept.value_of(parts, 0) is None
+    kept.keep_value(parts, 0, "made")
+    count = len(kept._values)
+    parts.pop(which)
+    gc.collect()
+    assert len(kept._values) == count - 1
+    assert not {id(part) for part in parts} & set(kept._users)

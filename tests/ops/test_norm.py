@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -129,3 +131,59 @@ def test_gradients_through_a_leak(parts: str, slopes: tuple[int, ...]) -> None:
     np.testing.assert_allclose(run(*inputs).out.detach().numpy(), plain)
     check_grads(lambda *t: run(*t).out, inputs, rtol=1e-4)
     check_grads(lambda *t: tuple(run(*t)), inputs, rtol=1e-4)
+
+
+def _statistics() -> list[Any]:
+    return [lucid.rand(4) + 1 for _ in range(4)]
+
+
+def _by_hand(parts: list[Any], eps: float) -> tuple[Any, Any]:
+    mean, var, weight, bias = (part.numpy().astype(np.float64) for part in parts)
+    scale = weight / np.sqrt(var + eps)
+    return scale, bias - mean * scale
+
+
+def _writes_through_numpy(t: Any) -> None:
+    t.numpy()[1] = 7.0
+
+
+CHANGES = {
+    "in place": lambda t: t.mul_(3),
+    "an element": lambda t: t.__setitem__(2, 5.0),
+    "through a view": lambda t: t[1:].fill_(2.0),
+    "through NumPy": _writes_through_numpy,
+    "other memory": lambda t: setattr(t, "data", lucid.full((4,), 9.0)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("which", range(4))
+def test_what_is_folded_is_kept_until_something_changes(which: int, change: Any) -> None:
+    parts = _statistics()
+    with lucid.no_grad():
+        first = folded(*parts, 1e-5, lucid.float32)
+        assert folded(*parts, 1e-5, lucid.float32) is first
+        assert folded(*parts, 1e-3, lucid.float32) is not first
+        folded(*parts, 1e-5, lucid.float32)
+        change(parts[which])
+        found = folded(*parts, 1e-5, lucid.float32)
+    for got, wanted in zip(found, _by_hand(parts, 1e-5), strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_folded_tells_weight_from_bias() -> None:
+    mean, var, one, _ = _statistics()
+    with lucid.no_grad():
+        (scale, _), (other, _) = (folded(mean, var, *ends, 1e-5, lucid.float32) for ends in ((one, None), (None, one)))
+    assert not np.array_equal(scale.numpy(), other.numpy())
+
+
+def test_who_holds_an_array_changes_it_unseen() -> None:
+    parts = _statistics()
+    seen = parts[1].numpy()
+    with lucid.no_grad():
+        for value in (1.0, 2.0, 3.0):
+            seen[...] = value
+            np.testing.assert_allclose(
+                folded(*parts, 0.0, lucid.float32)[0].numpy(), parts[2].numpy() / np.sqrt(value), rtol=1e-6
+            )

@@ -55,6 +55,16 @@ def owns_alone(x: Any) -> bool:
     return _holders(x) == _SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
 
 
+def versions_alone(tensors: Iterable[Any]) -> tuple[int, ...] | None:
+    """What would tell of any change of these tensors; None if one of them could change unseen."""
+    versions = []
+    for x in tensors:
+        if not owns_alone(x):
+            return None
+        versions.append(x._version[0])
+    return tuple(versions)
+
+
 def as_operand(x: Any) -> Any:
     """A tensor, made of arrays and lists where need be."""
     return x if isinstance(x, Tensor) else Tensor(x)

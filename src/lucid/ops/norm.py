@@ -13,10 +13,11 @@ import numpy as np
 from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.dtypes import DType, widened
 from lucid.core.geometry import Sizes
-from lucid.kernels import normalization
+from lucid.kernels import kept, normalization
 from lucid.ops import native
 from lucid.ops.activation import prelu, prelu_forward, prelu_pull
 from lucid.ops.broadcast import sum_to
+from lucid.ops.common import versions_alone
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -67,10 +68,22 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def folded(mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float, dtype: DType) -> tuple[Tensor, Tensor]:
     """The scale and the shift that are (x - mean) / sqrt(var + eps) * weight + bias, in ``dtype``.
 
-    All have one value a channel and one shape.
+    All have one value a channel and one shape. Where no gradient is recorded they are made again only when one of the
+    four has changed.
     """
-    scale, shift = apply(_fold, mean, var, weight, bias, eps=eps, dtype=dtype)
-    return scale, shift
+    parts = mean, var, weight, bias
+    given = [t for t in parts if t is not None]
+    versions = None if is_grad_enabled() else versions_alone(given)  # first, since it counts who holds the arrays
+    if versions is None:
+        made: tuple[Tensor, Tensor] = apply(_fold, *parts, eps=eps, dtype=dtype)
+        return made
+    arrays, asked = [t._array for t in given], (versions, weight is None, eps, dtype)
+    kept_before: tuple[Tensor, Tensor] | None = kept.value_of(arrays, asked)
+    if kept_before is not None:
+        return kept_before
+    made = apply(_fold, *parts, eps=eps, dtype=dtype)
+    kept.keep_value(arrays, asked, made)
+    return made
 
 
 def _fold_forward(
