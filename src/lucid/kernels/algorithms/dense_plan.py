@@ -178,6 +178,8 @@ def _blockings(
     most_taps = max(1, *(layout.taps for layout in layouts))
     unit = max(layout.lines * ceil(layout.line / tile.columns) for layout in layouts)
     units = max(layout.units for layout in layouts)
+    of_lines = len(layouts[0].shared) > 1 and all(layout.lines > 1 for layout in layouts)  # of which spans are whole
+    line_tiles = max(ceil(layout.line / tile.columns) for layout in layouts) if of_lines else 1
     wanted = min(_TASKS, max(1, problem.flops // _TASK_FLOPS[target.cpu().turns(isa)]))
     slack = panels.slack(isa, sum_type(problem), tile.rows)
     blocks = (min(max(1, round(sizes.elements * most_taps / steps)), sizes.elements) for steps in _STEPS)
@@ -189,7 +191,7 @@ def _blockings(
             continue
         spans = ceil(unit / max(1, fitting))
         for finer in (1, 2, 4):
-            width = ceil(unit / min(unit, spans * finer))
+            width = ceil(unit / min(unit, spans * finer) / line_tiles) * line_tiles
             unit_spans = ceil(unit / width)
             others = len(layouts) * sizes.groups * units * unit_spans
             lazy = len(layouts) == whole and units * unit_spans <= _LAZY_SPANS
@@ -419,10 +421,9 @@ def _wait(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
     """
     cuts, heights = [Cut.of(layout, blocking) for layout in layouts], row_blocks(sizes, blocking.tile)
     tasks = sizes.groups * sum(cut.spans for cut in cuts) * blocking.row_parts
-    alike = heights % blocking.row_parts == 0 and all(
-        abs(cut.span - cut.shortest) < blocking.tile.columns for cut in cuts
-    )
-    return _EVEN_WAIT if alike and tasks % 4 == 0 else 1.0
+    halves = len(blocking.shared) > 1 and blocking.row_parts % 2 == 0  # each goes through the same lines
+    alike = halves or all(abs(cut.span - cut.shortest) < blocking.tile.columns for cut in cuts)
+    return _EVEN_WAIT if alike and heights % blocking.row_parts == 0 and tasks % 4 == 0 else 1.0
 
 
 def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
