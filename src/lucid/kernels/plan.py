@@ -174,13 +174,13 @@ class Plan:
     isa: str
     expected_ns: float
     tasks: int = 0  #: that threads share; 0 where there are many, or too little work to wake a thread for
+    alone_ns: float = 0.0  #: of what is expected, where steps of one task keep others waiting
     tile: tuple[tuple[str, int], ...] = ()
     blocking: tuple[tuple[str, int], ...] = ()
     workspace_bytes: int = 0
     packed_bytes: int = 0
     why: str = field(default="", compare=False)
     sums_upstream: bool = False  #: the gradient of the bias comes from the same pass as the weight's
-    alone_ns: float = 0.0  #: of what is expected, where steps of one task keep others waiting
     passes_after: bool = False  #: the problem's epilogue, or the gradient of the bias, is a pass of its own
 
     @classmethod

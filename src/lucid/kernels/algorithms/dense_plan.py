@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import dense_cost, implicit_gemm, panels, pixel_panels, regions
-from lucid.kernels.algorithms.base import far_bytes, sum_type, turns_of
+from lucid.kernels.algorithms.base import GHZ, far_bytes, shared_tasks, sum_type, turns_of
 from lucid.kernels.algorithms.dense_cost import MOST_STEPS, Rates
 from lucid.kernels.algorithms.dense_layout import (
     Blocking,
@@ -314,6 +314,7 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
         problem,
         isa.name,
         expected_ns - past * dense_cost.saved_ns(problem),
+        *_shared(sizes, best, layouts, regions.phases(axes), expected_ns),
         tile=(
             ("rows", tile.rows),
             ("columns", tile.columns),
@@ -338,12 +339,26 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
     )
 
 
+def _shared(
+    sizes: Shape, cut_up: Blocking, layouts: Sequence[Layout], whole: Sequence[Phase], expected_ns: float
+) -> tuple[int, float]:
+    """The tasks that a plan tells of, and the time of weights that one thread packs while others wait."""
+    tile = cut_up.tile
+    if turns_of(tile.lanes, sizes.grain.sums) == 1:
+        return 0, 0.0
+    tasks = sizes.groups * sum(Cut.of(layout, cut_up).spans for layout in layouts) * cut_up.row_parts
+    alone = not cut_up.lazy and sizes.groups * len(whole) * row_blocks(sizes, tile) == 1
+    packing = dense_cost.packing_ns(sizes, whole[0], tile) if alone else 0.0
+    return shared_tasks(expected_ns * GHZ, tasks), packing
+
+
 def least_ns(problem: Problem, isa: ISA) -> float:
     """What every plan takes: the products that are not with padding, at the full rate."""
     sizes, pairs = shape(problem, isa), problem.spec.pairs(problem.size)
     products = sizes.batch * sizes.groups * sizes.rows * sizes.elements * pairs / isa.lanes(sizes.grain.sums)
-    always = dense_cost.CALL_NS + dense_cost.traffic_ns(problem) - dense_cost.saved_ns(problem)
-    return always + dense_cost.ns({"product": products}, target.cpu().turns(isa))
+    turns = target.cpu().turns(isa)
+    always = dense_cost.CALL_NS[turns] + dense_cost.traffic_ns(problem) - dense_cost.saved_ns(problem)
+    return always + dense_cost.ns({"product": products}, turns)
 
 
 class _Group(NamedTuple):
@@ -397,7 +412,8 @@ def _best(
     problem: Problem, sizes: Shape, isa: ISA, phases: Sequence[Phase], whole: Sequence[Phase]
 ) -> tuple[float, Blocking, Sequence[Layout]]:
     """The expected time, the blocks and the layouts of the cheapest plan; ``whole`` are the phases before any cut."""
-    always, found, fastest = dense_cost.CALL_NS + dense_cost.traffic_ns(problem), [], inf
+    call_ns = dense_cost.CALL_NS[target.cpu().turns(isa)]
+    always, found, fastest = call_ns + dense_cost.traffic_ns(problem), [], inf
     for group in sorted(_groups(problem, sizes, isa, phases, whole), key=lambda group: group.least):
         if always + group.least > fastest:
             break
