@@ -68,11 +68,20 @@ Compute = Callable[..., Any]
 class Call:
     """One role on operands of known shapes and type. What computes it is looked up once for the settings in force."""
 
-    __slots__ = ("_asked", "_found")
+    __slots__ = ("_asked", "_ended", "_found")
 
     def __init__(self, *asked: Any) -> None:
         self._asked = asked
+        self._ended: dict[Epilogue, Call] = {}
         self._found: tuple[Settings | None, Any] = None, None
+
+    def ended(self, epilogue: Epilogue) -> Call:
+        """The same with what happens to the result before anybody sees it."""
+        found = self._ended.get(epilogue)
+        if found is None:
+            *asked, _, transposed = self._asked
+            found = self._ended[epilogue] = call_of(*asked, epilogue, transposed)
+        return found
 
     def compute(self) -> Any:
         """A ``Compute`` for now; None for both gradients of weights and bias where no kernel gives them together."""
@@ -299,11 +308,13 @@ class Ending(NamedTuple):
 
 
 def conv_forward_ended(
-    x: Array, w: Array, bias: Array | None, spec: ConvSpec, ending: Ending, versions: Versions | None = None
-) -> Array:
+    x: Array, w: Array, bias: Array | None, spec: ConvSpec, ending: Ending, versions: Versions | None = None,
+    call: Call | None = None,
+) -> Array:  # fmt: skip
     """``conv_forward`` and what ``ending`` does to it. Not for complex numbers."""
-    asked = call_of("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None, ending.epilogue)
-    return asked.compute()(x, w, bias, versions, *ending[1:])  # type: ignore[no-any-return]
+    call = call or call_of("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None)
+    compute = call.ended(ending.epilogue).compute()
+    return compute(x, w, bias, versions, *ending[1:])  # type: ignore[no-any-return]
 
 
 def conv_grad_input_ended(

@@ -223,8 +223,10 @@ class Finish(NamedTuple):
         return Ending(self.epilogue, *(None if t is None else t._array for t in self[1:]))
 
 
-def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec) -> Any:
+def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec, call: Call | None = None) -> Any:
     """``conv`` and what ``finish`` says, in one kernel; in steps where a gradient is recorded.
+
+    ``call``: what ``kernels.call_of`` says of such operands without the finish, from one who asks often.
 
     Raises: DTypeError unless all have one element type.
     """
@@ -233,7 +235,7 @@ def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec) 
     same_dtype("conv", x=x, w=w, bias=bias)
     versions = _versions(w, bias)
     arrays = x._array, w._array, None if bias is None else bias._array
-    return wrap(kernels.conv_forward_ended(*arrays, spec, finish.arrays(), versions))
+    return wrap(kernels.conv_forward_ended(*arrays, spec, finish.arrays(), versions, call))
 
 
 def finished_conv_grad_input(g: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec, size: Sizes) -> Any:

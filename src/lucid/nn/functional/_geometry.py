@@ -30,6 +30,7 @@ class ConvCall:
     size: Sizes = ()  # transposed only: spatial size that the adjoint makes
     tail: Pads | None = None  # transposed only: positions that no tap reaches, appended as zeros
     direct: Call | None = None  # the kernels' own, where nothing has to happen around it
+    made: Sizes = ()  # not transposed only: shape of the result of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,12 @@ def conv_call(
     _check_kernel_fits(caller, size, kernel, dilation, pads)
     spec = ConvSpec(kernel, stride, dilation, pads, groups)
     is_batched = len(x) == rank + 2
+    made = (x[0] if is_batched else 1, w[0], *spec.out_size(size))
     if padding_mode == "zeros" or not any(map(any, pads)):
         direct = call_of("forward", spec, x, w, (), dtype, bias is not None) if is_batched else None
-        return ConvCall(spec, is_batched, direct=direct)
+        return ConvCall(spec, is_batched, direct=direct, made=made)
     check_pads_fit(caller, padding_mode, size, pads)
-    return ConvCall(replace(spec, padding=((0, 0),) * rank), is_batched, around=pads)
+    return ConvCall(replace(spec, padding=((0, 0),) * rank), is_batched, around=pads, made=made)
 
 
 @lru_cache(CACHED_CALLS)

@@ -54,8 +54,8 @@ def _convolved(
     if finish is None:
         y = conv(batch, weight, bias, spec=call.spec)
     else:
-        made = (batch.shape[0], weight.shape[0], *call.spec.out_size(batch.shape[2:]))
-        y = finished_conv(batch, weight, bias, _fitting(caller, finish, made, call.is_batched), spec=call.spec)
+        finish = _fitting(caller, finish, call.made, call.is_batched)
+        y = finished_conv(batch, weight, bias, finish, spec=call.spec, call=call.direct)
     return y if call.is_batched else y.squeeze(0)
 
 
@@ -109,10 +109,9 @@ def _transposed(
 
 def _fitting(caller: str, finish: Finish, made: Sizes, is_batched: bool) -> Finish:
     """The finish of a batch of results, after a check of its tensors' shapes."""
-    shown = made if is_batched else made[1:]
-    shapes = {"scale": made[1:2], "shift": made[1:2], "residual": shown}
-    for name, shape in shapes.items():
-        given = getattr(finish, name)
+    each, shown = made[1:2], made if is_batched else made[1:]
+    _, scale, shift, residual = finish
+    for name, given, shape in (("scale", scale, each), ("shift", shift, each), ("residual", residual, shown)):
         if given is not None and given.shape != shape:
             raise ShapeError(f"{caller}: {name} {given.shape} must be {shape} for a result of {shown}")
     if is_batched or finish.residual is None:

@@ -74,7 +74,8 @@ def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
         return False
     assert isinstance(norm, _BatchNorm), "one of them"
     fits = x.ndim == conv.rank + 2 and x.ndim in norm.ranks
-    return fits and all(t is None or t.dtype is x.dtype for t in (norm.weight, norm.bias))
+    dtype = x.dtype
+    return fits and all(t is None or t.dtype is dtype for t in (norm.weight, norm.bias))
 
 
 def foldable(conv: _Convolution, norm: Module) -> bool:
