@@ -283,6 +283,8 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
 
     ``block`` counts both groups and tiles of rows.
 
+    Lines of the next run of weights are asked for all at once or, where filters take several calls, some beside each.
+
     Weights are first turned so that rows are lanes. Whole vectors are stored, the last rows' first: what lies beyond
     the tile's rows is stored over, or lies between blocks.
     """
@@ -292,7 +294,7 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
         "w", "scratch", "own", "blocks", "rows", "sources", "steps", "spreads", "group_step", "row_step",
         "channel_step", "taps", "tap_runs", "run_taps", "run_places", "first_tap", "tap_z", "tap_y", "tap_x",
         "first_plane", "plane_step", "tile_rows", "pack_weights", "filter", "starts", "spare_at", "filter_step",
-        "filter_y", "filter_z", "filter_plane", "filter_planes",
+        "filter_y", "filter_z", "filter_plane", "filter_planes", "filters_a_call",
     ])  # fmt: skip
     group, first = p.block // a.blocks, p.block % a.blocks * a.tile_rows
     own = a.scratch.at(p.thread * a.own)
@@ -305,7 +307,9 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
         count = minimum(p.channels - block.i, PACKED)
         runs, depth = select(together, f.const(i64, 1), count), select(together, count * a.taps, a.run_taps)
         next_run = source.at((block.i + count) * a.channel_step + plane.i * a.plane_step)
-        with f.loop(0, select(together, rows, 0)) as row, f.loop(0, depth, in_line) as line:
+        asked, each = select(together, rows, 0), a.filters_a_call
+        spread = each < PACKED * a.steps
+        with f.loop(0, select(spread, 0, asked)) as row, f.loop(0, depth, in_line) as line:
             next_run.prefetch(row.i * a.row_step + line.i)
         with f.loop(0, runs) as c:
             start = source.at((block.i + c.i) * a.channel_step + plane.i * a.plane_step)
@@ -315,10 +319,17 @@ def _write_filters(module: Module, lanes: int, stored: Type) -> None:
         with f.loop(0, a.tile_rows, lanes) as back:
             lane = (a.tile_rows - 1) // lanes * lanes - back.i
             to = p.to.at(plane.i * a.filter_plane + block.i * a.steps * a.tile_rows + lane)
-            f.call(
-                a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts, count * a.steps, to, a.tile_rows, spare,
-                *taps, a.filter_z, a.filter_y, a.filter_step,
-            )  # fmt: skip
+            parts = count * a.steps
+            calls = (parts + (each - 1)) // each
+            with f.loop(0, calls) as call:
+                beside = select(spread & back.i.eq(0), asked, 0)
+                with f.loop(call.i, beside, calls) as row, f.loop(0, depth, in_line) as line:
+                    next_run.prefetch(row.i * a.row_step + line.i)
+                t = call.i * each
+                f.call(
+                    a.filter, panel.at(a.first_tap * a.tile_rows + lane), a.starts.at(t), minimum(parts - t, each),
+                    to.at(t * a.tile_rows), a.tile_rows, spare, *taps, a.filter_z, a.filter_y, a.filter_step,
+                )  # fmt: skip
 
 
 def _pack_runs(f: Function, a: Any, start: Pointer, rows: Value, depth: Value, to: Pointer, lanes: int) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
+from lucid.kernels.algorithms.base import turns_of
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
@@ -25,6 +26,7 @@ from lucid.kernels.algorithms.winograd_transforms import (
     Strided,
     Summed,
 )
+from lucid.kernels.ir import f32
 from lucid.kernels.launch import address
 from lucid.kernels.runtime import memory
 
@@ -33,6 +35,8 @@ _ITEM_BYTES = 4
 _APART = 16
 #: Channels that are gathered, or whose filters are packed, at once: they stay in the first level cache.
 GATHERED, PACKED = 8, 32
+#: Calls for so many where vectors take two turns: beside each some of the next filters' lines are asked for.
+_CALLS = 8
 #: Tasks wanted of the gathering of all patches: of few spans, each is a part of the channels.
 _GATHERERS = 8
 
@@ -318,6 +322,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "filter_y": numbers["filter_step"] * x, "filter_z": numbers["filter_step"] * x * y,
         "points": form.points, "across": form.x.outputs, "advance": form.x.advance, "tile_rows": tile.rows,
         "columns": tile.columns,
+        "filters_a_call": PACKED // (_CALLS if turns_of(tile.lanes, f32) > 1 else 1) * prod(shape.step),
     }  # fmt: skip
     m_steps = m_step * (numbers["spans"] if numbers["m_span"] else 1)
     numbers |= _stored_runs(shape, form) | _taps(shape, form) | _runs(shape, form, tile)
@@ -459,7 +464,7 @@ NUMBERS = (
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
     "columns", "v_step", "v_plane", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at", "spare_at",
-    "fills_at", "merges_at", "stores_at", "more_stores_at",
+    "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call",
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class Module:
         self.fma = isa.fma if isa else "fma"  #: the intrinsic for a * b + c: "fmuladd" without a fused instruction
         self.bf16_dot = bool(isa and isa.bf16_dot)  #: whether there are instructions for bfloat16
         self.converts_f16 = isa is None or isa.converts_f16  #: and for float16 from float and back
+        self.registers = isa.registers if isa else 16  #: of vectors
         self.slides = bool(isa and isa.slides)  #: and for the vector between two neighbours
         self.masks_halves = isa is None or isa.masks_halves  #: and loads and stores of some of a vector of halves
         self.functions: list[Function] = []
