@@ -10,10 +10,11 @@ from lucid.kernels import precision, select, target
 from lucid.kernels.algorithms import folded
 from lucid.kernels.algorithms.folded import AHEAD, BEHIND, CORE
 from tests.kernels.algorithms.dense_cases import case, operands, wanted
-from tests.kernels.algorithms.patches import Case, bound, check_threads, expected, run
+from tests.kernels.algorithms.patches import Case, bound, check_threads, expected, rounded, run
 from tests.kernels.guard import guarded, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
+HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 ROLES = ["forward", "grad_input"]
 
 #: All of the axis folded but for a sample, one sample, none between; axes of one tap, or whose only tap that meets
@@ -40,12 +41,15 @@ def check(asked, role, where="end"):
     got, want = run(folded, asked, role, arrays, where).astype(np.float64), expected(asked, role, arrays)
     axes = tuple(range(2, got.ndim))
     most = bound(asked, role, arrays).max(axis=axes, keepdims=True) * select.error_growth(plan)
+    most = most + rounded(asked, np.abs(want) + most)
     assert not np.isnan(got).any(), f"{role} {asked}: {np.isnan(got).sum()} results were not written"
     worst = (np.abs(got - want) / most).max()
     assert worst <= 1, f"{role} {asked}: {worst:.1e} of the bound"
 
 
-@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize(
+    ("isa", "dtype"), [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16", "bfloat16"])]
+)
 @pytest.mark.parametrize("role", ROLES)
 def test_definition(role, isa, dtype):
     def one(asked):
@@ -127,3 +131,10 @@ def test_it_is_chosen_in_deeplab(role, dilation):
     plan = select.choose(asked, target.isa())
     assert plan.algorithm == "folded"
     assert plan.workspace_bytes - plan.packed_bytes < 2 << 20
+
+
+def test_halves_leave_large_results_to_others():
+    """Of which a task's wait until all regions have been added."""
+    asked = Case(1, 64, 256, (140, 140), (3, 3), 1, 80, ((80, 80), (80, 80)))
+    assert folded.refuses(asked.problem("forward"), target.isa()) is None
+    assert "workspace" in folded.refuses(asked.typed("float16").problem("forward"), target.isa())

@@ -54,13 +54,14 @@ from lucid.kernels.algorithms.tile import Tile, fitting, table_of
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch
-from lucid.kernels.plan import Plan, Problem, Role
+from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem, Role
 from lucid.kernels.runtime import memory
 
 Array = np.ndarray[Any, Any]
 
 name = "folded"
 roles: tuple[Role, ...] = ("forward", "grad_input")
+dtypes = ("float32", "float64", "float16", "bfloat16")
 
 CORE, AHEAD, BEHIND = "core", "ahead", "behind"
 _TASKS = 16  # wanted at most, since each gathers its samples anew
@@ -74,6 +75,7 @@ _GROWTH = 2.0
 _COST = {
     "product": 0.51,  # of vectors
     "gather": 8.0,  # a vector of samples, or one added to it, in two pieces at most
+    "widen": 3.0,  # such a vector of half precision
     "visit": 0.8,  # a vector of sums, to memory or from it
     "run": 8.0,  # of sums, added to the result
     "spread": 2.0,  # a vector of them
@@ -152,6 +154,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "no axis has three taps as far apart as half of its samples"
     if prod(axis.size + axis.ends for axis in found) > _MOST_POSITIONS:
         return f"it tells apart {_MOST_POSITIONS} positions"
+    if fold(problem, isa).own_bytes > WORKSPACE_BYTES:
+        return "its sums of half precision are more than its workspace"
     return None
 
 
@@ -313,7 +317,7 @@ class Fold:
 
     def steps(self, span: Span) -> int:
         """Channels whose samples fill a third of the second cache."""
-        room = target.cpu().l2_bytes * 2 // 5 // (span.columns * self.problem.itemsize)
+        room = target.cpu().l2_bytes * 2 // 5 // (span.columns * self.sum_bytes)
         count = ceil(self.channels / max(1, min(room, _MOST_STEPS)))
         return ceil(self.channels / count)
 
@@ -328,15 +332,25 @@ class Fold:
         return self.part_blocks * self.tile.rows * max(span.columns for span in self.spans)
 
     @property
+    def results_elements(self) -> int:
+        """Of a task's rows, where they are rounded once all regions have been added."""
+        return self.part_blocks * self.tile.rows * self.problem.pixels * (self.problem.itemsize < self.sum_bytes)
+
+    @property
+    def sum_bytes(self) -> int:
+        """Of a number as it is summed."""
+        return sum_type(self.problem).bytes
+
+    @property
     def own_elements(self) -> int:
-        """A thread's workspace: zeros, a row to throw away, sums, a panel; whole lines of the cache."""
-        parts = self.tile.rows, self.tile.columns, self.sums_elements, self.panel_elements
+        """A thread's workspace: zeros, a row to throw away, sums, a panel, results; whole lines of the cache."""
+        parts = self.tile.rows, self.tile.columns, self.sums_elements, self.panel_elements, self.results_elements
         return sum(map(in_lines, parts))
 
     @property
     def own_bytes(self) -> int:
         """The same in bytes."""
-        return self.own_elements * self.problem.itemsize
+        return self.own_elements * self.sum_bytes
 
     @property
     def region_elements(self) -> int:
@@ -350,7 +364,7 @@ class Fold:
     def kept_bytes(self) -> int:
         """The weights of all regions."""
         elements = self.problem.groups * self.blocks * len(self.regions) * self.region_elements
-        return ceil(elements * self.problem.itemsize / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+        return ceil(elements * self.sum_bytes / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
 
     @property
     def work(self) -> dict[str, float]:
@@ -365,7 +379,8 @@ class Fold:
             "visit": many * self.blocks * tile.rows * visits,
             "run": many * self.rows * sum(len(span.spread) for span in self.spans),
             "spread": many * self.rows * vectors,
-            "term": self.kept_bytes / problem.itemsize * prod(map(_terms, self.axes)),
+            "widen": many * self.row_parts * self.channels * entries * (problem.itemsize < self.sum_bytes),
+            "term": self.kept_bytes / self.sum_bytes * prod(map(_terms, self.axes)),
             "call": 1,
         }
 
@@ -433,7 +448,8 @@ def bound(asked: Fold) -> Executable:
         "part_blocks": asked.part_blocks, "parts": ceil(asked.blocks / asked.part_blocks), "plane": problem.pixels,
         "row_step": steps[0], "channel_step": steps[1], "group_step": problem.group_out * problem.group_in * taps,
         "spans": len(asked.spans), "own_elements": asked.own_elements,
-        "panel_at": asked.own_elements - in_lines(asked.panel_elements), "region_elements": asked.region_elements,
+        "panel_at": asked.own_elements - in_lines(asked.panel_elements) - in_lines(asked.results_elements),
+        "results_at": asked.own_elements - in_lines(asked.results_elements), "region_elements": asked.region_elements,
         "together": _TOGETHER if problem.role == "forward" else 1,
     }  # fmt: skip
     return Launch(

@@ -8,6 +8,8 @@
                 gather the span, sums of its ends         in the second level cache
                 for each tile of rows, for each tile of positions: sums += weights * panel
             for each row: result += sums, wherever they belong; those of the first region go there alone
+
+Half precision is widened as it is gathered, and results are rounded once, from sums in the workspace.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from lucid.kernels.ir import (
     Function,
     Module,
     Type,
+    convert,
     i32,
     i64,
     lanes_below,
@@ -36,7 +39,7 @@ from lucid.kernels.isa import ISA
 ARRAYS = ("x", "w", "bias", "y", "packed", "own")
 NUMBERS = (
     "groups", "rows", "channels", "blocks", "part_blocks", "parts", "plane", "row_step", "channel_step", "group_step",
-    "spans", "own_elements", "panel_at", "region_elements", "together",
+    "spans", "own_elements", "panel_at", "results_at", "region_elements", "together",
 )  # fmt: skip
 #: Numbers of a span: its tables and how long they are, its region, its width, channels of a block.
 REGION = ("fills", "fill_count", "adds", "add_count", "places", "runs", "run_count", "region", "columns", "block")
@@ -58,31 +61,32 @@ def in_lines(elements: int) -> int:
     return -(-elements // 16) * 16
 
 
-def fields(element: Type) -> dict[str, Type]:
+def fields(grain: Grain) -> dict[str, Type]:
     """Of both entry points."""
-    return {**dict.fromkeys(ARRAYS, ptr(element)), "records": ptr(i64), **dict.fromkeys(NUMBERS, i64)}
+    arrays = dict.fromkeys(ARRAYS, ptr(grain.stored)) | dict.fromkeys(("packed", "own"), ptr(grain.sums))
+    return {**arrays, "records": ptr(i64), **dict.fromkeys(NUMBERS, i64)}
 
 
-def write(isa: ISA, element: Type, form: Form) -> Module:
+def write(isa: ISA, stored: Type, form: Form) -> Module:
     """The module with the entry points ``weights`` and ``run``."""
-    m, grain = Module("folded", isa), Grain(element)
-    pack = pixel_gather.write_pack(m, grain, isa.lanes(element), adds=True)
+    m, grain = Module("folded", isa), Grain(stored)
+    pack = pixel_gather.write_pack(m, grain, form.tile.lanes, adds=True)
     tiles = [
-        write_tile(m, grain, Tile(form.tile.rows, v, form.tile.lanes), None, f"tile_{v}")
+        write_tile(m, Grain(grain.sums), Tile(form.tile.rows, v, form.tile.lanes), None, f"tile_{v}")
         for v in range(1, form.tile.vectors + 1)
     ]
-    spread = _write_spread(m, element, form.tile.lanes)
-    _write_weights(m, element, form)
-    _write_run(m, element, form, pack, _write_multiply(m, element, form, tiles), spread)
+    spread = _write_spread(m, grain.sums, form.tile.lanes)
+    _write_weights(m, grain, form)
+    _write_run(m, grain, form, pack, _write_multiply(m, grain.sums, form, tiles), spread)
     return m
 
 
-def _write_weights(m: Module, element: Type, form: Form) -> None:
+def _write_weights(m: Module, grain: Grain, form: Form) -> None:
     """Adds the entry ``weights``: a task makes those of a tile of rows, [region][channel][row].
 
     Of ``together`` channels, which lie side by side, or one; those to come are asked for where they do not.
     """
-    f = m.entry("weights", **fields(element))
+    f = m.entry("weights", **fields(grain))
     a, rows = f.args, form.tile.rows
     with f.loop(a.begin, a.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * rows
@@ -96,7 +100,8 @@ def _write_weights(m: Module, element: Type, form: Form) -> None:
             source = w.at(minimum(row.i, last) * a.row_step + c.i * a.channel_step)
             source.prefetch(a.channel_step * _AHEAD)
             place = to.at(c.i * rows + row.i)
-            read = {tap: source.load(tap) for tap in sorted({tap for region in form.taps for tap, _ in region})}
+            taps = sorted({tap for region in form.taps for tap, _ in region})
+            read = {tap: convert(source.load(tap), grain.sums) for tap in taps}
             for number, ((first_tap, _), *others) in enumerate(form.taps):
                 value = read[first_tap]
                 for tap, sign in others:
@@ -148,10 +153,10 @@ def _write_spread(m: Module, element: Type, lanes: int) -> Function:
 
 
 def _write_run(
-    m: Module, element: Type, form: Form, pack: Function, multiply: Function, spread: Function
+    m: Module, grain: Grain, form: Form, pack: Function, multiply: Function, spread: Function
 ) -> None:  # fmt: skip
     """Adds the entry ``run``: a task is an image, a group and a part of the rows."""
-    f = m.entry("run", **fields(element))
+    f = m.entry("run", **fields(grain))
     a, tile = f.args, form.tile
     zeros = a.own.at(a.thread * a.own_elements)
     spare = zeros.at(in_lines(tile.rows))
@@ -168,6 +173,8 @@ def _write_run(
         x = a.x.at((image * a.groups + group) * a.channels * a.plane)
         w = a.packed.at((group * a.blocks + low) * block)
         y = a.y.at(((image * a.groups + group) * a.rows + first_row) * a.plane)
+        rows = minimum(heights * tile.rows, a.rows - first_row)
+        results = y if grain.stored == grain.sums else zeros.at(a.results_at)
         with f.loop(0, a.spans) as s:
             r: dict[str, Any] = pixel_panels.read_numbers(a.records.at(s.i * len(REGION)), REGION, _TABLES, REGION)
             places = a.records.at(s.i * len(REGION) + REGION.index("places")).cast(ptr(i32)).load()
@@ -182,11 +189,14 @@ def _write_run(
                     multiply, steps, own.at(c.i * tile.rows), block, panel, r["columns"], c.i, sums, heights, zeros,
                     spare, places,
                 )  # fmt: skip
-            rows = minimum(heights * tile.rows, a.rows - first_row)
             with f.loop(0, rows) as row:
                 channel = group * a.rows + first_row + row.i
-                bias = a.bias.load(channel, 1, has_bias)
+                bias = convert(a.bias.load(channel, 1, has_bias), grain.sums)
                 f.call(
-                    spread, sums.at(row.i * r["columns"]), y.at(row.i * a.plane), r["runs"], r["run_count"],
+                    spread, sums.at(row.i * r["columns"]), results.at(row.i * a.plane), r["runs"], r["run_count"],
                     r["region"], bias,
                 )  # fmt: skip
+        if grain.stored != grain.sums:
+            with f.loop(0, rows * a.plane, tile.lanes) as v:
+                mask = lanes_below(f, rows * a.plane - v.i, tile.lanes)
+                y.store(convert(results.load(v.i, tile.lanes, mask), grain.stored), v.i, mask)
