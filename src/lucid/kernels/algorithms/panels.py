@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from itertools import product
+from typing import Any
 
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import (
@@ -14,6 +16,7 @@ from lucid.kernels.ir import (
     Value,
     i64,
     interleave,
+    joined,
     lanes_below,
     minimum,
     ptr,
@@ -25,6 +28,7 @@ from lucid.kernels.isa import ISA
 Turned = Callable[[Sequence[Value]], list[Value]]
 
 _LINE_BYTES = 64
+_TOGETHER = 4  #: columns of a square that are stored if the first of them exists
 _AHEAD = 12  #: rows asked for in advance: their distance is no pattern that the machine would guess
 
 
@@ -121,26 +125,30 @@ def _copy_elements(f: Function, grain: Grain, width: int) -> None:
         a.panel.store(grain.element(numbers), k.i * width + r.i)
 
 
-def _squares(f: Function, grain: Grain, lanes: int, square: Callable[[Value, Value | None], None]) -> None:
+def _squares(
+    f: Function, grain: Grain, lanes: int, starts: Sequence[Pointer], width: Any,
+    square: Callable[[Value, Value | None], None],
+) -> None:  # fmt: skip
     """Calls ``square(k, depth)`` for as many elements from k on as lanes, up to the ``depth`` of all.
 
-    Where masks of halves are dear and there are numbers enough, the last square begins so much earlier that it needs
-    none, and no depth: what it shares with the one before is written twice.
+    Where masks of halves are dear the last square begins so much earlier that it needs none, and no depth: what it
+    shares with the one before is written twice. Fewer numbers than lanes are picked one by one.
     """
     a, count = f.args, grain.count(f.args.depth)
-
-    def cut() -> None:
-        with f.loop(0, count, lanes) as k:
-            square(k.i, a.depth)
 
     def whole() -> None:
         with f.loop(0, count, lanes) as k:
             square(minimum(k.i, count - lanes), None)
 
-    if grain.depth > 1 or grain.stored.bits != 16 or f.module.masks_halves:
-        cut()
-    else:
-        either(f, count >= lanes, whole, cut)
+    def few() -> None:
+        with f.loop(0, count) as k:
+            a.panel.store(grain.element([joined([start.load(k.i) for start in starts])]), k.i * width)
+
+    if grain.depth == 1 and grain.stored.bits == 16 and not f.module.masks_halves:
+        either(f, count >= lanes, whole, few)
+        return
+    with f.loop(0, count, lanes) as k:
+        square(k.i, a.depth)
 
 
 def _along(
@@ -167,7 +175,15 @@ def _weave_rows(f: Function, grain: Grain, lanes: int, width: int) -> None:
         for v, woven in enumerate(_along(grain, starts, k, depth, lanes, interleave)):
             a.panel.store(woven, k * width + v * lanes)
 
-    _squares(f, grain, lanes, square)
+    _squares(f, grain, lanes, starts, width, square)
+
+
+def _ask_behind(f: Function, source: Pointer, rows: int) -> None:
+    """Asks for the lines where rows begin, unless they share them. In a loop, which keeps no address of each row."""
+    a = f.args
+    apart = a.row_step * source.pointee.bytes >= _LINE_BYTES
+    with f.loop(0, select(apart, f.const(i64, rows), 0)) as r:
+        source.prefetch(r.i * a.row_step, locality=2)
 
 
 def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
@@ -185,10 +201,13 @@ def write_turn(m: Module, isa: ISA, grain: Grain) -> Function:
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(lanes)]
 
     def square(k: Value, depth: Value | None) -> None:
-        for start in starts if grain.stored.bits == 16 else ():
-            start.prefetch(k * grain.depth + a.rows * a.row_step, locality=2)
-        for c, column in enumerate(_along(grain, starts, k, depth, lanes, transpose)):
-            a.panel.store(column, (k + c) * a.width)
+        if grain.stored.bits == 16:
+            _ask_behind(f, a.source.at(a.rows * a.row_step + k * grain.depth), lanes)
+        columns = _along(grain, starts, k, depth, lanes, transpose)
+        for first in range(0, lanes, _TOGETHER):
+            with f.when(k + first < grain.count(depth)) if first and depth is not None else nullcontext():
+                for c, column in enumerate(columns[first : first + _TOGETHER], first):
+                    a.panel.store(column, (k + c) * a.width)
 
-    _squares(f, grain, lanes, square)
+    _squares(f, grain, lanes, starts, a.width, square)
     return f
