@@ -34,7 +34,8 @@ from lucid.kernels.algorithms.overlap_layout import (
     SUMMED,
     Bound,
 )
-from lucid.kernels.algorithms.tile_sums import call_arrays, next_line
+from lucid.kernels.algorithms.pixel_gather import next_line
+from lucid.kernels.algorithms.tile_sums import call_arrays
 from lucid.kernels.epilogue import Destination, sources
 from lucid.kernels.ir import (
     BY_DTYPE,

@@ -58,7 +58,8 @@ def write_table(module: Module, lanes: int) -> Function:
     """Adds ``table(gather, entries, merges, image_size, p, limit, vectors, per_panel, slot)``; gives merges' number.
 
     ``vectors`` vectors of positions from p on, below ``limit``; ``per_panel`` of them side by side in each panel, whose
-    size is ``slot`` elements.
+    size is ``slot`` elements. Where the first position lies takes divisions, all others follow from the one before;
+    the whole vectors of a row are written together, tap by tap.
     """
     p64 = ptr(i64)
     f = module.function(
@@ -69,18 +70,20 @@ def write_table(module: Module, lanes: int) -> Function:
     scale, tap_step = r["scale"], a.per_panel * lanes
     z_table, y_table, x_table = r["z_table"], r["y_table"], r["x_table"]
     taps_count, zero = r["z_taps"] * r["y_taps"] * r["x_taps"], f.const(i64, 0)
-    with f.loop(0, a.vectors, carry=[zero]) as u:
-        at = a.p + u.i * lanes
-        room = minimum(f.const(i64, lanes), a.limit - at)
-        panel_offset = u.i // a.per_panel * a.slot + u.i % a.per_panel * lanes
-        with f.loop(0, room, carry=[*u.values, zero, zero]) as segment:  # its step is the length of the segment
-            lane, (merges, opened, number) = segment.i, segment.values
+    image, inner = a.p // r["image_positions"], a.p % r["image_positions"]
+    row, column = inner // r["x_positions"], inner % r["x_positions"]
+    z_positions = r["image_positions"] // (r["y_positions"] * r["x_positions"])
+    where = [image, row // r["y_positions"], row % r["y_positions"], column]
+    with f.loop(0, a.vectors, carry=[zero, zero, zero, *where]) as u:  # its step is how many are written together
+        merges, panel, in_panel, *where = u.values
+        left, panel_offset = a.limit - a.p - u.i * lanes, panel + in_panel * lanes
+        room = minimum(f.const(i64, lanes), left)
+        whole = minimum(minimum(left, r["x_positions"] - where[-1]) // lanes, a.per_panel - in_panel)
+        together = maximum(whole, 1)
+        with f.loop(0, room, carry=[merges, zero, zero, *where]) as segment:  # its step is the length of the segment
+            lane, (merges, opened, number, image, oz, oy, ox) = segment.i, segment.values
             second, in_fills = (number & 1).ne(0), number < 2
             opened = select(second, opened, select(in_fills, u.i * taps_count, merges))
-            position = at + lane
-            image, inner = position // r["image_positions"], position % r["image_positions"]
-            row, ox = inner // r["x_positions"], inner % r["x_positions"]
-            oz, oy = row // r["y_positions"], row % r["y_positions"]
             run = minimum(r["x_positions"] - ox, room - lane)
             origin = image * a.image_size + oz * r["z_step"] + oy * r["y_step"] + (ox - lane) * r["x_step"]
             target = select(in_fills, a.entries, a.merges)
@@ -95,20 +98,38 @@ def write_table(module: Module, lanes: int) -> Function:
                     at_x = ox + oy * r["y_along"] + y_table.load(y.i * TAP + 3)
                     with f.loop(0, r["x_taps"], carry=y.values) as x:
                         index, to = x.values
-                        low = maximum(lane * scale, (lane - at_x) * scale + x_table.load(x.i * TAP + 1))
-                        high = minimum(end, (lane - at_x) * scale + x_table.load(x.i * TAP + 2))
-                        lane_set = select(low < high, low | high << 16, zero)
-                        entry = target.at(index * _SLOTS)
-                        _write_half(entry, second, source_y + x_table.load(x.i * TAP), to, lane_set, tap_step)
+                        source, entry = source_y + x_table.load(x.i * TAP), target.at(index * _SLOTS)
+                        inside = [(lane - at_x) * scale + x_table.load(x.i * TAP + n) for n in (1, 2)]
+                        with f.loop(0, select(number.eq(0), together, 1)) as v:  # only the first segment has several
+                            ahead = v.i * lanes
+                            low = maximum(lane * scale, inside[0] - ahead * scale)
+                            high = minimum(end, inside[1] - ahead * scale)
+                            lane_set = select(low < high, low | high << 16, zero)
+                            here = entry.at(v.i * taps_count * _SLOTS)
+                            _write_half(here, second, source + ahead * r["x_step"], to + ahead, lane_set, tap_step)
                         x.values = [index + 1, to + tap_step * r["read_taps"]]
                     y.values = x.values
                 z.values = y.values
             more = select(second | in_fills, zero, taps_count)
-            segment.values = [merges + more, opened, number + 1]
-            segment.step = run
-        u.values = segment.values[:1]
+            segment.step, behind = run, ox + run + select(number.eq(0), (together - 1) * lanes, 0)
+            ends = behind.eq(r["x_positions"])
+            lines = zip(next_line(image, oz, oy, z_positions, r["y_positions"]), (image, oz, oy), strict=True)
+            following = [select(ends, after, same) for after, same in lines]
+            segment.values = [merges + more, opened, number + 1, *following, select(ends, 0, behind)]
+        full = (in_panel + together).eq(a.per_panel)
+        merges, _, _, *where = segment.values
+        u.values = [merges, panel + select(full, a.slot, 0), select(full, 0, in_panel + together), *where]
+        u.step = together
     f.ret(u.values[0])
     return f
+
+
+def next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) -> list[Value]:
+    """The line behind another, counted without a division."""
+    last_y = (y + 1).eq(lines_y)
+    last_z = last_y & (z + 1).eq(lines_z)
+    further = [convert(last, i64, signed=False) for last in (last_z, last_y)]
+    return [image + further[0], select(last_z, 0, z + further[1]), select(last_y, 0, y + 1)]
 
 
 def _write_half(entry: Pointer, second: Value, source: Value, to: Value, lane_set: Value, tap_step: Value) -> None:

@@ -8,6 +8,7 @@ from math import prod
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms.dense_layout import FIELDS, read_phase
 from lucid.kernels.algorithms.panels import either
+from lucid.kernels.algorithms.pixel_gather import next_line
 from lucid.kernels.algorithms.woven import OUTWARD, PART, PLACE
 from lucid.kernels.epilogue import Arrays, Destination, operands
 from lucid.kernels.ir import (
@@ -16,7 +17,6 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
-    convert,
     i64,
     interleave,
     lanes_below,
@@ -156,14 +156,6 @@ def write_places(module: Module, lanes: int, residues: Sizes) -> Function:
         ox = ox + each - select(over, r["store_x"], 0)
         q.values = [*(select(over, b, c) for b, c in zip(behind, line, strict=True)), ox]
     return f
-
-
-def next_line(image: Value, z: Value, y: Value, lines_z: Value, lines_y: Value) -> list[Value]:
-    """The line behind another, counted without a division."""
-    last_y = (y + 1).eq(lines_y)
-    last_z = last_y & (z + 1).eq(lines_z)
-    further = [convert(last, i64, signed=False) for last in (last_z, last_y)]
-    return [image + further[0], select(last_z, 0, z + further[1]), select(last_y, 0, y + 1)]
 
 
 def _store_turned(
