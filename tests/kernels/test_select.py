@@ -6,6 +6,7 @@ import pytest
 
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
+from lucid.kernels.algorithms import past_caches
 from lucid.kernels.convolution import problem
 from lucid.kernels.isa import AVX512
 
@@ -20,3 +21,12 @@ def test_large_results_go_past_the_caches_where_lines_are_fetched(name, past, sa
     asked = problem("forward", LONG, (1, 1, samples), (1, 512, *LONG.out_size((samples,))), "float32", True)
     plan = select.algorithm_named("gemm").plan(asked, AVX512)
     assert ("past the caches" in plan.why) == (past and large)
+    assert (plan["rows"] * plan["vectors"] <= 12) == past  # where few sums leave beside products
+
+
+@pytest.mark.parametrize(("read", "kept"), [(0, 2), (8 << 20, 1), (16 << 20, 0)])
+def test_rows_that_half_of_the_last_cache_holds_stay_there(read, kept, monkeypatch):
+    machine = replace(target.cpu(), l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    assert past_caches.kept_rows(8, 64 << 20, read) == kept
+    assert past_caches.kept_rows(1, 64 << 20, read) == 0

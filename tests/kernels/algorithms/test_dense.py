@@ -319,12 +319,13 @@ def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
 
 @pytest.mark.skipif("avx512f" not in target.cpu().isas[-1].requires, reason="only with AVX-512")
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("relu")], ids=["plain", "in registers"])
-@pytest.mark.parametrize(("rows", "vectors"), [(1, 2), (4, 5), (8, 3)])
+@pytest.mark.parametrize(("rows", "vectors", "kept"), [(1, 2, 0), (4, 5, 0), (8, 3, 0), (4, 3, 1), (8, 3, 2)])
 @BOTH
-def test_results_past_the_caches_between_forbidden_pages(role, algorithm, rows, vectors, epilogue, monkeypatch):
+def test_results_past_the_caches_between_forbidden_pages(role, algorithm, rows, vectors, kept, epilogue, monkeypatch):
     """Whole lines, and nothing of their neighbours' at both ends of a row; on 1, 2 and 3 threads."""
     isa = target.cpu().isas[-1]
     monkeypatch.setattr(implicit_gemm, "gains", lambda written_bytes, stored, isa: stored == f32)
+    monkeypatch.setattr(implicit_gemm, "kept_rows", lambda *asked: kept)
     monkeypatch.setattr(implicit_gemm, "LONG_RUN", 0)
     monkeypatch.setattr(dense_plan, "_tiles", lambda asked, sizes, isa, unit: [Tile(rows, vectors, 16)])
     select._executable.cache_clear()

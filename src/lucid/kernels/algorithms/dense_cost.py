@@ -41,7 +41,9 @@ _COST_NS = {
     "pick": 0.32,  # a shuffle more for every doubling of the taps that are read at once
     "copy": 3.5,  # a vector of single samples
     "tile": 9.1,
+    "tile of few": 9.1,  # sums
     "visit": 0.1,  # a vector of sums, to memory or from it
+    "visit of few": 0.1,
     "visit from third cache": 3.0,  # where they wait for more channels and do not fit the second
     "round": 0.07,  # an element on its way out
     "ending": 8.8,  # a tile whose sums do not lie in the result as in memory
@@ -68,6 +70,8 @@ _HALVED_NS = {
     "product": 0.275,
     "widen in place": 0.12,
     "visit": 0.4,
+    "visit of few": 0.05,
+    "tile of few": 3.0,
     "read": 0.7,
     "awaited": 8.0,
     "weight picked far": 1.3,
@@ -144,7 +148,7 @@ class Rates(NamedTuple):
         steps, stored = sizes.elements * layout.taps, tiles * tile.accumulators
         weights, met = groups * heights * tile.rows * steps, groups * heights * steps * layout.met_part
         rows = layout.units * met
-        turns = turns_of(tile.lanes, sizes.grain.sums)
+        turns, few = turns_of(tile.lanes, sizes.grain.sums), " of few" * tile.few
         cost = partial(ns, turns=turns)
         return cls(
             sizes,
@@ -155,14 +159,14 @@ class Rates(NamedTuple):
                 {
                     _home(sizes, layout, tile): rows * tile.loads(layout.unit),
                     "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
-                    "visit": -stored,
+                    f"visit{few}": -stored,
                     "awaited": _awaited(sizes, layout),
                     "skipping": _skipping(sizes, layout),
                     **_leaving(sizes, layout, tile, tiles, turns),
                 }
             ),
             across=cost({"product": rows * _held_up(sizes, layout, tile)}),
-            block=cost({"tile": tiles, "visit": 2 * stored}),
+            block=cost({f"tile{few}": tiles, f"visit{few}": 2 * stored}),
             far=cost({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
             span=(turns if far(sizes, weights) else 1)

@@ -35,6 +35,7 @@ from lucid.kernels.algorithms.tile import (
     cover_products,
     fitting,
     fitting_channels,
+    fitting_few,
 )
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA, ISAS
@@ -52,6 +53,7 @@ _TURNED_TILES = 2
 _ENOUGH_TILES = 4  # of a span, beside whose products its weights are read
 #: Tiles that are weighed in full.
 _TILES = 3
+_FEW_STEPS = 32  # with more, what sums hold up on their way out is little
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
 _TASKS = 16
 #: Part of the usual wait for the last task where all are alike and each thread has as many.
@@ -94,7 +96,18 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
 
     All residues of a channel are in one tile. Where pixels are few, tiles over channels are weighed too.
     """
-    return [*_least_waste(isa, sum_type(problem), sizes.rows, sizes.stack), *_turned(problem, sizes, isa, unit)]
+    least = _least_waste(isa, sum_type(problem), sizes.rows, sizes.stack)
+    return [*least, *_few(problem, sizes, isa), *_turned(problem, sizes, isa, unit)]
+
+
+def _few(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
+    """The tile of few sums of least waste, where they leave after few steps and that holds up products."""
+    if target.cpu().turns(isa) == 1 or sizes.elements * problem.spec.taps > _FEW_STEPS:
+        return []
+    fit = [
+        tile for tile in fitting_few(isa, sum_type(problem)) if tile.rows % sizes.stack == 0 and tile.rows <= sizes.rows
+    ]
+    return sorted(fit, key=lambda tile: waste(tile, sizes.rows))[:1]
 
 
 def _turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[ChannelTile]:
@@ -313,7 +326,7 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
         name,
         problem,
         isa.name,
-        expected_ns - past * dense_cost.saved_ns(problem),
+        expected_ns - (past > 0) * dense_cost.saved_ns(problem),
         *_shared(sizes, best, layouts, regions.phases(axes), expected_ns),
         tile=(
             ("rows", tile.rows),
@@ -335,7 +348,7 @@ def plan(name: str, problem: Problem, isa: ISA, axes: Sequence[Sequence[Axis]], 
         ),
         workspace_bytes=packed + scratch,
         packed_bytes=packed,
-        why=_why(sizes, best, cut) + ", results past the caches" * past,
+        why=_why(sizes, best, cut) + ", results past the caches" * (past > 0),
     )
 
 

@@ -53,7 +53,7 @@ from lucid.kernels.algorithms.dense_layout import (
     woven,
 )
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.past_caches import gains
+from lucid.kernels.algorithms.past_caches import gains, kept_rows
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
 from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish, write_places
@@ -88,7 +88,7 @@ LONG_RUN = 16
 
 def bind(
     shape: Shape, blocking: Blocking, phases: Sequence[Phase], whole: Sequence[Phase], bias: bool, epilogue: Epilogue,
-    expected_ns: float, past: bool = False,
+    expected_ns: float, past: int = 0,
 ) -> Launch:  # fmt: skip
     """A problem's phases bound to a kernel: call it with (x, w, bias or None, y), and what an epilogue takes.
 
@@ -140,17 +140,20 @@ def _weaves(shape: Shape, blocking: Blocking, cut: Cut, epilogue: Epilogue) -> b
     return blocking.channels >= shape.channels and not later and woven(shape, cut.layout, blocking.tile.lanes)
 
 
-def goes_past(shape: Shape, blocking: Blocking, phases: Sequence[Phase], epilogue: Epilogue, isa: ISA) -> bool:
-    """Whether results leave past the caches: in long rows of whole tiles, and never read again."""
+def goes_past(shape: Shape, blocking: Blocking, phases: Sequence[Phase], epilogue: Epilogue, isa: ISA) -> int:
+    """How many of a tile's rows leave past the caches, if any do: in long rows of whole tiles, and never read again."""
     tile = blocking.tile
     later = blocking.channels < shape.channels or tile.over_channels or shape.rows % tile.rows
     if later or shape.stack > 1 or (epilogue and not in_registers(epilogue)):
-        return False
+        return 0
     cuts = [Cut.of(Layout.of(phase, blocking.shared, shape.batch), blocking) for phase in phases]
     if any(min(cut.span, cut.layout.line) < LONG_RUN * tile.columns for cut in cuts):
-        return False
+        return 0
     written_bytes = shape.batch * shape.groups * shape.rows * shape.out_plane * shape.grain.stored.bytes
-    return all(map(pixel_panels.contiguous, phases)) and gains(written_bytes, shape.grain.stored, isa)
+    if not all(map(pixel_panels.contiguous, phases)) or not gains(written_bytes, shape.grain.stored, isa):
+        return 0
+    read_bytes = shape.batch * shape.groups * shape.channels * shape.plane * shape.grain.stored.bytes
+    return tile.rows - kept_rows(tile.rows, written_bytes, read_bytes)
 
 
 def _leaves(shape: Shape, blocking: Blocking, epilogue: Epilogue) -> Type:
@@ -187,7 +190,7 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
 
 def tile_parts(
     grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None,
-    samples: Type | None = None, residues: Sizes | None = None, past: bool = False, reaches: bool = False,
+    samples: Type | None = None, residues: Sizes | None = None, past: int = 0, reaches: bool = False,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of a tile of every width; what is widened before shares them with what need not be."""
     leaves, samples = leaves or grain.sums, samples or grain.packed
@@ -201,7 +204,7 @@ def tile_parts(
 
 def parts(
     grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type,
-    weaves: bool, past: bool, reaches: bool,
+    weaves: bool, past: int, reaches: bool,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
@@ -232,7 +235,7 @@ def parts(
 
 def write_tiles(
     module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type,
-    residues: Sizes | None, past: bool, reaches: bool,
+    residues: Sizes | None, past: int, reaches: bool,
 ) -> None:  # fmt: skip
     """Adds ``tile_1`` and so on: a tile of every width up to the full one, whose rows may go ``past`` the caches."""
     if isinstance(tile, ChannelTile):
@@ -242,7 +245,7 @@ def write_tiles(
         narrower = Tile(tile.rows, v, tile.lanes)
         write_tile(
             module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples,
-            residues=residues, past=past and v == tile.vectors, reaches=reaches,
+            residues=residues, past=past if v == tile.vectors else 0, reaches=reaches,
         )  # fmt: skip
 
 

@@ -33,6 +33,16 @@ def gains(written_bytes: int, stored: Type, isa: ISA) -> bool:
     return able and cpu.fetches_overwritten and written_bytes > cpu.l3_bytes // 2
 
 
+def kept_rows(rows: int, written_bytes: int, read_bytes: int) -> int:
+    """How many of a tile's rows stay in the last cache nevertheless: what half of it holds beside all that is read.
+
+    Memory takes lines that go past the caches no faster than those that are thrown out of one; a line that is there
+    already, from the call before, or will be read there by the next layer, never goes.
+    """
+    room = max(0, target.cpu().l3_bytes // 2 - read_bytes)
+    return min(rows - 1, round(rows * room / written_bytes))
+
+
 @dataclass(frozen=True, slots=True)
 class PastRow:
     """A row from ``to`` on, of which so many numbers of its first line belong to what is ``before`` it."""
@@ -47,6 +57,14 @@ class PastRow:
         before = (-to_whole_vector(to, _LANES)) & (_LANES - 1)
         numbers = lane_numbers(to.fn, _LANES, element=i32)
         return cls(to, before, numbers + (_LANES - splat(convert(before, i32), _LANES)))
+
+    def ask(self, count: Value) -> None:
+        """Asks for the first and the last line of ``count`` numbers, which are stored as usual, before either is due.
+
+        Stores leave in order: behind one that waits for memory all others would wait, and every row begins with one.
+        """
+        for at in (0, count - self.before):
+            self.to.prefetch(at, write=True)
 
     def line(self, last: Value, value: Value) -> Value:
         """A line: the end of the ``last`` vector and the beginning of this one."""

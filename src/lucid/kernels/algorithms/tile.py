@@ -30,7 +30,19 @@ from lucid.kernels.algorithms.panels import either
 from lucid.kernels.algorithms.past_caches import PastRow
 from lucid.kernels.algorithms.woven import PLACE, ask_woven, store_woven, woven_lines
 from lucid.kernels.epilogue import Destination, ended
-from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i32, i64, ptr, select, splat
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    i32,
+    i64,
+    ptr,
+    select,
+    splat,
+)
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import PLAIN, Epilogue
 from lucid.kernels.runtime import memory
@@ -96,6 +108,11 @@ class Tile:
         """Registers that sums are in."""
         return self.rows * self.vectors
 
+    @property
+    def few(self) -> bool:
+        """Whether its sums leave beside other products: see ``fitting_few``."""
+        return self.accumulators <= _BUSY
+
     def loads(self, columns: int) -> int:
         """Vectors read at each k for a row of tiles."""
         return ceil(columns / self.lanes)
@@ -155,6 +172,8 @@ class ChannelTile:
         """Registers that sums are in."""
         return self.columns * self.vectors
 
+    few = False
+
     def loads(self, columns: int) -> int:
         """Vectors read at each k for a row of tiles: of weights, anew for each."""
         return ceil(columns / self.columns) * self.vectors
@@ -197,6 +216,17 @@ def fitting(isa: ISA, element: Type) -> tuple[Tile, ...]:
     return tuple(Tile(m, min(_WIDEST, free // (m + 1)), lanes) for m in range(1, free))
 
 
+@lru_cache(maxsize=64)
+def fitting_few(isa: ISA, element: Type) -> tuple[Tile, ...]:
+    """Tiles of as many sums as keep the units busy, no more.
+
+    Where a vector takes two turns, sums that leave at once hold up products: it reads a vector that waits to be stored
+    where the next products read theirs. Twelve are stored as they come from the unit. That is 36 of 288 cycles with ten
+    steps and 24 sums, none with twelve.
+    """
+    return tuple(Tile(m, _BUSY // m, isa.lanes(element)) for m in range(2, _BUSY // 2 + 1))
+
+
 def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
     """Time of one k over a whole result, in vector products at the full rate, edges included."""
     return ceil(rows / tile.rows) * tile.across(columns)
@@ -205,7 +235,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
     epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None, samples: Type | None = None,
-    residues: Sizes | None = None, past: bool = False, reaches: bool = False,
+    residues: Sizes | None = None, past: int = 0, reaches: bool = False,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -237,7 +267,7 @@ def write_tile(
         return f
     place, next_x = partial(_in_table, a.table), a.next_x if reaches else None
     if past:
-        _write_past(f, grain, tile, place, epilogue, next_x)
+        _write_past(f, grain, tile, place, epilogue, next_x, past)
         return f
     with f.loop(0, a.count) as n:
         panel, to = a.panel.at(n.i * a.apart), a.to.at(n.i * tile.columns)
@@ -280,22 +310,36 @@ def _write_one(
 
 
 def _write_past(
-    f: Function, grain: Grain, tile: Tile, place: Place, epilogue: Epilogue, next_x: Value | None
+    f: Function, grain: Grain, tile: Tile, place: Place, epilogue: Epilogue, next_x: Value | None, past: int
 ) -> None:  # fmt: skip
-    """Tiles side by side, whose rows go past the caches: the last vector of each waits for the next tile's first."""
-    a = f.args
-    rows = [PastRow.of(a.to.at(a.stride * m)) for m in range(tile.rows)]
-    with f.loop(0, a.count, carry=_fresh(f, tile)[:: tile.vectors]) as n:
+    """Tiles side by side, whose last rows go ``past`` the caches: a line waits there for the next tile's first vector.
+
+    The lines of the others are asked for before they are due.
+    """
+    a, lanes, across = f.args, tile.lanes, range(tile.vectors)
+    kept = [a.to.at(a.stride * m) for m in range(tile.rows - past)]
+    rows = [PastRow.of(a.to.at(a.stride * m)) for m in range(tile.rows - past, tile.rows)]
+    for row in rows:
+        row.ask(a.count * tile.columns)
+    with f.loop(0, a.count, carry=_fresh(f, tile)[len(kept) * tile.vectors :: tile.vectors]) as n:
+        column = n.i * tile.columns
+        for row, v in product(kept, across):
+            row.prefetch(column + v * lanes, write=True)
         sums = _summed(f, grain, tile, a.panel.at(n.i * a.apart), _fresh(f, tile), place, a.next_w, next_x)
         values = [ended(epilogue, value) for value in sums]
         lines = [values[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
+        for row, (v, value) in (
+            (row, each) for row, line in zip(kept, lines, strict=False) for each in enumerate(line)
+        ):
+            row.store(value, column + v * lanes)
+        leaving = lines[len(kept) :]
 
         def store(first: bool) -> None:
-            for row, last, line in zip(rows, n.values, lines, strict=True):
-                PastRow(row.to.at(n.i * tile.columns), row.before, row.picks).store(last, line, first)
+            for row, last, line in zip(rows, n.values, leaving, strict=True):
+                PastRow(row.to.at(column), row.before, row.picks).store(last, line, first)
 
         either(f, n.i.eq(0), lambda: store(True), lambda: store(False))
-        n.values = [line[-1] for line in lines]
+        n.values = [line[-1] for line in leaving]
     for row, last in zip(rows, n.values, strict=True):
         row.end(a.count * tile.columns, last)
 
