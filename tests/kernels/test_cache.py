@@ -29,9 +29,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     path = tmp_path / "objects"
     monkeypatch.setenv("LUCID_CACHE_DIR", str(path))
     monkeypatch.setattr(cache, "statistics", Statistics())
-    cache._usable.cache_clear()
+    cache._refusal.cache_clear()
     yield path
-    cache._usable.cache_clear()
+    cache._refusal.cache_clear()
 
 
 def answer() -> int:
@@ -88,29 +88,51 @@ def test_another_kernel_under_the_name_is_a_mismatch_of_names_only(directory: Pa
     assert cache.key("text", "isa") == cache.key("text", "isa")
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o707, 0o777])
-def test_a_directory_open_to_others_is_not_used(directory: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o720, 0o702, 0o777])
+def test_a_directory_that_others_may_write_to_is_not_used(directory: Path, mode: int) -> None:
     directory.mkdir()
     directory.chmod(mode)
-    assert answer() == 42
+    with pytest.warns(RuntimeWarning, match=f"LUCID_CACHE_DIR=.*mode {mode:04o}.* chmod go-w"):
+        assert answer() == 42
     assert files(directory) == []
     assert cache.statistics == Statistics(misses=1)
+    assert answer() == 42  # told once
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_a_directory_that_others_may_only_read_is_used(directory: Path, mode: int) -> None:
+    directory.mkdir()
+    directory.chmod(mode)
+    assert [answer(), answer()] == [42, 42]
+    assert cache.statistics == Statistics(hits=1, misses=1, saved=1)
 
 
 def test_a_directory_of_someone_else_is_not_used(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory.mkdir(mode=0o700)
     mine = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: mine + 1)
-    assert answer() == 42
+    with pytest.warns(RuntimeWarning, match=f"belongs to user {mine}"):
+        assert answer() == 42
     assert files(directory) == []
 
 
 def test_a_path_that_cannot_be_a_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory.write_text("a file")
-    assert answer() == 42
+    with pytest.warns(RuntimeWarning, match="File exists"):
+        assert answer() == 42
     monkeypatch.setenv("LUCID_CACHE_DIR", str(directory / "below"))
-    assert answer() == 42
+    with pytest.warns(RuntimeWarning, match="Not a directory"):
+        assert answer() == 42
     assert directory.read_text() == "a file"
+
+
+def test_nobody_is_told_of_a_directory_nobody_named(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LUCID_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "lucid").write_text("a file")
+    assert answer() == 42
 
 
 def test_no_home(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

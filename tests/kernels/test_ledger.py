@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     path = tmp_path / "kept"
     monkeypatch.setenv("LUCID_CACHE_DIR", str(path))
     monkeypatch.setattr(ledger, "_path", PATH)
-    for memo in (cache._usable, ledger._lines):
+    for memo in (cache._refusal, ledger._lines):
         memo.cache_clear()
     yield path
-    for memo in (cache._usable, ledger._lines):
+    for memo in (cache._refusal, ledger._lines):
         memo.cache_clear()
 
 
@@ -119,7 +120,7 @@ def test_lines_of_many_at_once() -> None:
 def test_without_a_file_all_is_decided(unusable: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if unusable == "open to others":
         directory.mkdir()
-        directory.chmod(0o755)
+        directory.chmod(0o777)
     elif unusable == "a file":
         directory.write_text("a file")
     elif unusable == "read-only":
@@ -130,7 +131,9 @@ def test_without_a_file_all_is_decided(unusable: str, directory: Path, monkeypat
         monkeypatch.setattr(os, "open", refuse)
     else:
         monkeypatch.setattr(cache, "source_digest", lambda: None)
-    assert [asked("a", 1), asked("a", 2)] == [1, 2]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lucid: LUCID_CACHE_DIR")
+        assert [asked("a", 1), asked("a", 2)] == [1, 2]
 
 
 ONE, TWO = ((300,), (31,), 1), ((14, 14), (3, 3), 16)

@@ -4,8 +4,9 @@ An object is named by the digest of its text. A second name of the same file, th
 sources that write it, is there so that not even the text need be written.
 
 A file is a line of magic, the SHA-256 of the rest, and the object. It is written under a temporary name and renamed, so
-that a reader sees all of it or nothing. The directory must be ours alone (mode 0700, our user), or it is not used; what
-does not match its checksum is deleted and made again. Nothing here raises: without a cache, kernels are generated.
+that a reader sees all of it or nothing. What is in it is run, so the directory must be our user's and nobody else may
+write to it, or it is not used, with a warning where ``LUCID_CACHE_DIR`` named it; what does not match its checksum is
+deleted and made again. Nothing here raises: without a cache, kernels are generated.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -49,7 +51,7 @@ def directory_path() -> Path:
 def usable_directory() -> Path | None:
     """The same, if it can be used."""
     path = directory_path()
-    return path if _usable(path) else None
+    return path if _refusal(path) is None else None
 
 
 @lru_cache(maxsize=4)
@@ -62,16 +64,30 @@ def _expanded(name: str) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _usable(path: Path) -> bool:
-    """Whether the directory exists, is ours and is closed to others; it is made if it is missing."""
+def _refusal(path: Path) -> str | None:
+    """Why the directory is not used, None if it is; made if it is missing, told once if the user asked for it."""
+    refusal = _flaw(path)
+    if refusal is not None and os.environ.get("LUCID_CACHE_DIR"):
+        told = f"lucid: LUCID_CACHE_DIR={path} is not used, every process generates its kernels anew: {refusal}"
+        warnings.warn(told, RuntimeWarning, stacklevel=2)
+    return refusal
+
+
+def _flaw(path: Path) -> str | None:
+    """What keeps a directory from being used: that it is none, is another user's, or lets others write."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
-    except OSError:
-        return False
+    except OSError as error:
+        return error.strerror or type(error).__name__
     if os.name == "nt":
-        return True
-    return status.st_uid == os.getuid() and status.st_mode & 0o077 == 0
+        return None
+    if status.st_uid != os.getuid():
+        return f"it belongs to user {status.st_uid}, and code that another user wrote must not run as {os.getuid()}"
+    if status.st_mode & 0o022:
+        mode = status.st_mode & 0o777
+        return f"others may write to it (mode {mode:04o}), and what is in it is run: chmod go-w {path}"
+    return None
 
 
 @lru_cache(maxsize=1)
