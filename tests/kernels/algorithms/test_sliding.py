@@ -229,3 +229,40 @@ def test_gradients_of_halves_in_groups_of_several_channels_are_left_to_who_widen
 
     assert chosen(groups) == chosen(alone) == chosen(alone.typed("float16")) == "sliding"
     assert chosen(groups.typed("float16")) == "depthwise"
+
+
+#: One strip, several, the last of half a vector or more; columns left over; taps that reach far; results of one source.
+PHASES = [
+    Case(2, 3, 3, (16, 34), (4, 4), 2, padding=1, groups=3, bias=True),
+    Case(1, 2, 2, (13, 112), (4, 4), 2, padding=1, groups=2),
+    Case(1, 2, 2, (9, 131), (2, 2), 2, groups=2, bias=True),
+    Case(1, 2, 2, (7, 65), (3, 4), 2, padding=((1, 1), (0, 3)), groups=2),
+    Case(1, 4, 2, (12, 50), (4, 2), (3, 2), padding=((1, 1), (1, 1)), groups=2),
+    Case(1, 2, 2, (8, 40), (2, 2), 2, (1, 5), padding=((0, 0), (3, 3)), groups=2),
+    Case(1, 1, 1, (4, 2), (4, 4), 2, padding=1),
+]
+
+
+def _tile(case, role="grad_input"):
+    problem, isa = case.problem(role), target.isa()
+    return sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 1).tile
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "pairs"), [("znver5", False), ("znver4", True)])
+def test_two_phases_of_columns_in_one_vector(name, pairs, dtype, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case.typed(dtype), "grad_input", where)
+        check_infinity(sliding, case.typed(dtype), "grad_input", (0, 0, 1, 0))
+
+    with target.using(ISAS[0]):
+        assert [_tile(case.typed(dtype)).pairs for case in PHASES] == [pairs] * len(PHASES)
+        assert not _tile(Case(1, 2, 2, (16, 34), (3, 3), 2, padding=1, groups=2)).pairs
+        assert not _tile(PHASES[0], "forward").pairs
+        run_guarded_cases(one, PHASES)
+    sliding.tiles.cache_clear()

@@ -218,9 +218,21 @@ def _in_turns(asked: Sliding) -> Slide:
     strips = ceil(columns / (tile.vectors * lanes))
     halves = ceil((columns - (strips - 1) * tile.vectors * lanes) / (lanes // 2))
     tail = halves if halves < 2 * tile.vectors else 0
+    if _pairs(asked):
+        return replace(tile, in_turns=True, tail=tail, alone=tail > 0 and strips == 1, pairs=True, whole=False)
     many = not tile.several and tile.numbers > HELD
     spreads = many and asked.box_h * strips >= _SPREAD_STEPS
     return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=tail > 0 and strips == 1)
+
+
+def _pairs(asked: Sliding) -> bool:
+    """Whether two phases of columns are computed in one vector: what they read lies in one, and w in registers."""
+    tile = asked.tile
+    alike = len(tile.across) == 2 and len(tile.across[0]) == len(tile.across[1]) > 0
+    if not alike or tile.several or asked.problem.itemsize < 4:
+        return False
+    reach = max(at for phase in tile.across for _, at in phase) - tile.first
+    return reach <= asked.lanes // 2 and replace(tile, pairs=True).numbers <= HELD
 
 
 def _box_rows(asked: Sliding) -> int:
