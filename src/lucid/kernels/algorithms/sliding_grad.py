@@ -80,6 +80,7 @@ _HALVED = {
     "split": 0.3,
     "dealt": 0.68,
     "crowded": 0.0,
+    "widened": 0.7,
     "again": 3.5,
     "sum": 0.1,
     "pass": 42.0,
