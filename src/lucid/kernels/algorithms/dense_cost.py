@@ -62,6 +62,7 @@ _COST_NS = {
     "weight copied": 0.05,  # packed, rows side by side
     "weight turned": 0.11,  # taps side by side
     "weight picked": 0.42,  # neither
+    "weight line": 0.0,  # of the cache, of rows' weights that lie side by side: each phase asks for all of them
     "weight picked far": 0.75,  # the same from beyond the second cache, of whose lines a phase uses a part
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
@@ -74,7 +75,7 @@ _HALVED_NS = {
     "tile of few": 3.0,
     "read": 0.7,
     "awaited": 8.0,
-    "weight picked far": 1.3,
+    "weight line": 1.0,
     "line from third cache": 1.5,
     "line from memory": 6.0,
 }
@@ -348,12 +349,13 @@ def _asked_home(sizes: Shape, layout: Layout, tile: AnyTile, weights: int) -> st
 def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:
     """Time to pack a phase's weights."""
     weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * pixel_panels.taps(phase)
-    how, turns = packed_by(sizes, phase), turns_of(tile.lanes, sizes.grain.sums)
-    far = home(sizes, weights) == "weight from memory"
-    if turns > 1:  # all phases' weights lie there, and what else is met meanwhile
-        far = 2 * sizes.groups * sizes.group_step * sizes.grain.stored.bytes > target.cpu().l2_bytes
+    how, far = packed_by(sizes, phase), home(sizes, weights) == "weight from memory"
     part = how == "picked" and sizes.stack == 1  # of every line; residues side by side take all of it
-    return ns({f"weight {how} far" if part and far else f"weight {how}": weights}, turns)
+    rows = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements
+    asked = rows * sizes.row_step * sizes.grain.stored.bytes / _LINE_BYTES
+    lines = asked if part and sizes.row_step < sizes.channel_step else 0.0
+    work = {f"weight {how} far" if part and far else f"weight {how}": weights, "weight line": lines}
+    return ns(work, turns_of(tile.lanes, sizes.grain.sums))
 
 
 def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> float:
