@@ -42,6 +42,7 @@ _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
 _MORE_CHANNELS = 1024  # of a group's c_in x c_out
 _FEW_UPSTREAM = 4  # channels of g in a group, which would fill a quarter of a vector of them
+_FAR_WAITING = 1.9  # a Zen 4's, in addition, for what half of the last cache does not hold: as of memory at 13 GB/s
 _STRIP_CYCLES = 40  # to begin one
 _SPREAD_STEPS = 24  # of a task, that read a number before it is worth a vector of its own
 
@@ -85,7 +86,10 @@ class Sliding(RowBoxes):
         work = strips * groups * self._strip_cycles(replace(self.tile, tail=0))
         if self.tile.tail:
             work = groups * self._strip_cycles(self.tile.last) + work * (strips - 1) / strips
-        waiting = WAITING * memory_cycles(self.problem.traffic_bytes)
+        traffic_bytes = self.problem.traffic_bytes
+        waiting = WAITING * memory_cycles(traffic_bytes)
+        if turns_of(self.lanes, sum_type(self.problem)) > 1:
+            waiting += _FAR_WAITING * max(0, traffic_bytes - target.cpu().l3_bytes // 2) / 6
         return self.tasks * (work + 40) + waiting + 4200
 
     def _strip_cycles(self, tile: Slide) -> float:
