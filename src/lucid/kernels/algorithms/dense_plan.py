@@ -54,6 +54,7 @@ _ENOUGH_TILES = 4  # of a span, beside whose products its weights are read
 #: Tiles that are weighed in full.
 _TILES = 3
 _FEW_STEPS = 32  # with more, what sums hold up on their way out is little
+_FEW_PAY = 2048  # positions of an image: with fewer, beginning and ending twice as many rows of tiles costs more
 #: Tasks wanted of a problem that has work for them: enough that no core waits long for the last.
 _TASKS = 16
 #: Part of the usual wait for the last task where all are alike and each thread has as many.
@@ -102,7 +103,8 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
 
 def _few(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
     """The tile of few sums of least waste, where they leave after few steps and that holds up products."""
-    if target.cpu().turns(isa) == 1 or sizes.elements * problem.spec.taps > _FEW_STEPS:
+    long, short = problem.pixels >= _FEW_PAY, sizes.elements * problem.spec.taps <= _FEW_STEPS
+    if target.cpu().turns(isa) == 1 or not (long and short):
         return []
     fit = [
         tile for tile in fitting_few(isa, sum_type(problem)) if tile.rows % sizes.stack == 0 and tile.rows <= sizes.rows
