@@ -33,6 +33,8 @@ _DTYPES = ["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16", "complex64
 _ONE_WINDOW = 20
 #: One of so many has taps as far apart as half of its samples, or more.
 _FAR_TAPS = 16
+#: Of the planes, those with three taps down in small groups, which hardly any draw of the others has.
+_SMALL_GROUPS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +189,12 @@ def _any_case(rng: np.random.Generator, limits: Limits, rank: int) -> Case:
         stride, dilation = (stride[0],) * rank, (dilation[0],) * rank
     if rng.random() < 0.2:  # as networks have them, which more algorithms accept
         kernel, stride, dilation = (int(pick(1, 2, 3, 3, 5)),) * rank, (1,) * rank, (1,) * rank
-    padding = tuple(_padding(rng, k, d) for k, d in zip(kernel, dilation, strict=True))
     groups, c_in, c_out = _channels(rng, limits.channels)
+    if rank == 2 and rng.random() < _SMALL_GROUPS:
+        kernel, stride, dilation = (3, pick(1, 3, 3, 3, 5, 8)), (1, 1), (1, 1)
+        groups = int(rng.integers(1, 5))
+        c_in, c_out = (groups * pick(1, 3, 4, 4, 6, 8) for _ in range(2))
+    padding = tuple(_padding(rng, k, d) for k, d in zip(kernel, dilation, strict=True))
     size = tuple(int(rng.integers(1, limits.samples[rank])) for _ in each)
     if rng.random() < 0.3:
         size = tuple(int(pick(1, 7, 8, 9, 15, 16, 17, 31, 32, 33)) for _ in each)

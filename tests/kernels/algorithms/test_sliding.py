@@ -18,7 +18,8 @@ ROLES = ["forward", "grad_input"]
 
 #: One strip and several, cut short by one column and by all but one; taps that reach over neighbours; padding that is
 #: uneven, missing, or as large as it may be; strides that leave rows and columns over; groups, and few rows; many
-#: rows for numbers that are copied first, and last strips that end in half vectors.
+#: rows for numbers that are copied first, and last strips that end in half vectors, of which the source has no more, or
+#: has.
 CASES = [
     Case(2, 3, 3, (13, 19), (3, 3), padding=1, groups=3, bias=True),
     Case(1, 2, 2, (5, 65), (3, 3), padding=1, groups=2),
@@ -41,6 +42,9 @@ CASES = [
     Case(1, 16, 16, (25, 56), (5, 5), padding=2, groups=16, bias=True),
     Case(1, 2, 2, (26, 39), (7, 7), padding=3, groups=2),
     Case(1, 16, 16, (50, 46), (4, 4), 2, padding=1, groups=16, bias=True),
+    Case(1, 2, 2, (7, 24), (3, 17), padding=((1, 1), (4, 12)), groups=2),
+    Case(1, 2, 2, (7, 7), (3, 3), padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (7, 26), (3, 3), padding=((1, 1), (0, 0)), groups=2),
 ]
 #: Enough rows for several boxes of one plane.
 BOXED = [Case(1, 1, 1, (90, 41), (3, 3), padding=1, bias=True), Case(1, 1, 1, (90, 41), (4, 4), 2, padding=1)]
@@ -187,6 +191,17 @@ def test_half_vectors_where_units_take_an_instruction_in_turns(name, tail, sprea
     with target.using(ISAS[0]) as isa:
         tile = sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 2).tile
     assert (tile.tail, tile.spreads, tile.in_turns) == (tail, spreads, spreads)
+
+
+@pytest.mark.parametrize(
+    ("columns", "padding", "half"), [(56, 1, True), (57, 1, False), (58, 0, False), (64, 1, False)]
+)
+def test_half_vectors_are_read_where_a_row_has_no_more(columns, padding, half, monkeypatch):
+    cpu = replace(target.cpu(), name="znver4")
+    problem = Case(4, 4, 4, (40, columns), (3, 3), padding=padding, groups=4).problem("forward")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    with target.using(ISAS[0]) as isa:
+        assert sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 4).tile.half == half
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_halves_are_widened_once(case, dtype):
         np.testing.assert_array_equal(framed, own)
 
 
+def test_widened_planes_of_two_threads_lie_apart():
+    """Farther than a core asks for lines behind its own."""
+    case, isa = Case(1, 8, 8, (28, 28), (3, 3), padding=1), target.isa()
+    (narrow,), (wide,) = (winograd_rows.tiles(case.typed(d).problem("forward"), isa) for d in ("float16", "float32"))
+    assert narrow.own_bytes - wide.own_bytes >= 8 * 28 * 28 * 4 + (32 << 10)
+
+
 def test_every_tile_agrees():
     """Whatever the number of results: a sum has one order."""
     isa, case = target.isa(), Case(2, 12, 12, (20, 55), (3, 3), padding=1)

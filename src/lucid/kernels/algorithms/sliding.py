@@ -226,7 +226,9 @@ def _in_turns(asked: Sliding) -> Slide:
         return replace(tile, in_turns=True, tail=tail, alone=tail > 0 and strips == 1, pairs=True, whole=False)
     many = not tile.several and tile.numbers > HELD
     spreads = many and asked.box_h * strips >= _SPREAD_STEPS
-    return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=tail > 0 and strips == 1)
+    alone = tail > 0 and strips == 1
+    half = alone and tile.whole and tile.stride[1] == 1 and ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
+    return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half)
 
 
 def _pairs(asked: Sliding) -> bool:

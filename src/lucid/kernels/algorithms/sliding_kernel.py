@@ -93,6 +93,7 @@ class Row:
     lanes: int
     whole: bool = False
     in_turns: bool = False  #: a unit takes an instruction in two turns
+    half: bool = False  #: of a whole one's last vector only the first half is read
 
     @property
     def places(self) -> range:
@@ -110,7 +111,7 @@ class Row:
     def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value | None]:
         """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
         masked = self.reads[-1:] if self.whole else self.reads
-        masks = {i: lanes_inside(f, column + i * self.lanes, width, self.lanes) for i in masked}
+        masks = {i: lanes_inside(f, column + i * self.lanes, width, self._lanes_read(i)) for i in masked}
         return {i: masks.get(i) for i in self.reads}
 
     def read(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
@@ -124,7 +125,7 @@ class Row:
         step, nothing = self.step, zeros(row.fn, row.pointee, self.lanes)
         loaded = self.loaded(row, masks, row.pointee)
         parts = {  # halves are told apart before they are widened, as vectors of half the bits
-            (e, p): convert(part, wide)
+            (e, p): self._filled(convert(part, wide))
             for p in self.places
             for e, part in enumerate(
                 deinterleave([loaded.get(i, nothing) for i in range(p * step, (p + 1) * step)], step)
@@ -134,7 +135,16 @@ class Row:
 
     def loaded(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> dict[int, Value]:
         """Its vectors in memory, by number."""
-        return {i: convert(row.load(i * self.lanes, self.lanes, mask), wide) for i, mask in masks.items()}
+        return {i: convert(row.load(i * self.lanes, self._lanes_read(i), mask), wide) for i, mask in masks.items()}
+
+    def _lanes_read(self, number: int) -> int:
+        return self.lanes // 2 if self.half and number == self.reads[-1] else self.lanes
+
+    def _filled(self, part: Value) -> Value:
+        """A vector; of half of one the rest is zeros."""
+        if part.type.lanes == self.lanes:
+            return part
+        return shuffle(part, zeros(part.fn, part.type.element, part.type.lanes), range(self.lanes))
 
     def shifted(self, parts: dict[tuple[int, int], Value], merges: bool = False) -> Callable[[int, int], Value]:
         """Vector ``v`` from a shift on, of the ``parts`` by column of a step and vector.
@@ -147,10 +157,18 @@ class Row:
             if (at, v) not in made:
                 e, (p, r) = at % self.step, divmod(at // self.step, self.lanes)
                 first = parts[e, v + p]
-                made[at, v] = self._between(first, parts[e, v + p + 1], r, merges) if r else first
+                if self.half and v + p == self.reads[-1] and 0 < r < self.lanes // 2:
+                    made[at, v] = self._behind_half(first, r)
+                else:
+                    made[at, v] = self._between(first, parts[e, v + p + 1], r, merges) if r else first
             return made[at, v]
 
         return vector
+
+    def _behind_half(self, vector: Value, lane: int) -> Value:
+        """The vector from a lane on of one whose second half is zeros, as are those behind it."""
+        half = shuffle(vector, None, range(self.lanes // 2))
+        return self._filled(slid(half, zeros(half.fn, half.type.element, half.type.lanes), lane))
 
     def _between(self, first: Value, second: Value, lane: int, merges: bool) -> Value:
         """The vector from a lane on."""
@@ -181,6 +199,7 @@ class Slide:
     spreads: bool = False  #: numbers of w are copied into all lanes of vectors first
     tail: int = 0  #: half vectors of the last strip, if they are fewer than of the others
     alone: bool = False  #: there is no other strip than that
+    half: bool = False  #: and of the source's last vector only the first half is read
     pairs: bool = False  #: both phases of columns are in one vector of sums, by turns
 
     @cached_property
@@ -197,7 +216,7 @@ class Slide:
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
         shifts = tuple(at for phase in self.across for _, at in phase)
-        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns)
+        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half)
 
     @property
     def last(self) -> Slide:

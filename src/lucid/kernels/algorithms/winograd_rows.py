@@ -51,6 +51,9 @@ _FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _MOST_CHANNELS = 1024  # of a group's c_in x c_out
 _MOST_ACROSS = 8  # taps
 _RESULTS = (3, 4)  # of a tile; for fewer, rows are read and transformed for too few products
+#: Between the widened planes of two threads. A step reads a row of each, and a core asks for some behind the last of
+#: its own too: lines that the thread which writes there would have to fetch back.
+_APART_BYTES = 32 << 10
 #: Cycles of one thread. Where a product takes one turn of its unit and not two nobody has measured it: there these
 #: prices leave problems to others.
 _COST = {
@@ -101,7 +104,8 @@ class Rows(RowBoxes):
     @property
     def private_elements(self) -> int:
         """A thread's workspace: the spare row, the transformed weights of a group, and widened planes."""
-        return self.frame_at + self.tile.framed * _frame_elements(self.problem)
+        apart = _APART_BYTES // sum_type(self.problem).bytes
+        return self.frame_at + self.tile.framed * (_frame_elements(self.problem) + apart)
 
     @property
     def frame_at(self) -> int:
