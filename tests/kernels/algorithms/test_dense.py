@@ -10,10 +10,10 @@ import pytest
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import dense_layout, dense_plan, gemm, implicit_gemm, pixel_panels, regions
-from lucid.kernels.algorithms.dense_layout import Cut
+from lucid.kernels.algorithms.dense_layout import Blocking, Cut
 from lucid.kernels.algorithms.grain import HIDE_WIDENING
 from lucid.kernels.algorithms.pixel_panels import Layout
-from lucid.kernels.algorithms.tile import Tile, fitting_channels
+from lucid.kernels.algorithms.tile import ChannelTile, Tile, fitting_channels
 from lucid.kernels.convolution import algorithm, conv_forward
 from lucid.kernels.ir import BY_DTYPE, computed, f32
 from lucid.kernels.isa import AVX512
@@ -408,3 +408,11 @@ def test_lines_from_afar_are_gathered_where_products_take_turns(monkeypatch):
     spec = ConvSpec((1, 2, 2), (1, 2, 2), (1, 1, 1), ((0, 0),) * 3)
     case = Case("forward", "float32", 8, 64, 128, (1, 112, 112), spec, False)
     assert dense_plan._ARRANGED[gemm.plan(case.problem, AVX512)["shared"]] != pixel_panels.LINES_IN_PLACE
+
+
+def test_tiles_ask_for_weights_that_are_packed_beforehand_alone():
+    """Those that a task packs itself it has at hand."""
+    tile = ChannelTile(14, 2, 16, 1, asks=True)
+    for lazy in (False, True):
+        asked = implicit_gemm._tile(Blocking(tile, 512, 14, 8, (), lazy, 0))
+        assert asked == replace(tile, asks=not lazy)

@@ -107,9 +107,10 @@ def bind(
     samples = shape.grain.stored if cuts[0].layout.in_place else shape.grain.packed
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
     reaches = cuts[0].layout.in_place and numbers["reaches"] > 0
-    numbers |= parts(shape.grain, blocking.tile, read, shape.residues, epilogue, leaves, samples, weaves, past, reaches)
+    tile = _tile(blocking)
+    numbers |= parts(shape.grain, tile, read, shape.residues, epilogue, leaves, samples, weaves, past, reaches)
     if blocking.channels < shape.channels:  # sums wait for more
-        numbers |= tile_parts(shape.grain, blocking.tile, samples=samples)
+        numbers |= tile_parts(shape.grain, tile, samples=samples)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -132,6 +133,12 @@ def bind(
         if blocking.lazy
         else None,
     )
+
+
+def _tile(blocking: Blocking) -> AnyTile:
+    """The tile as it is compiled: where each task packs its weights, which are then near, it asks for none."""
+    tile = blocking.tile
+    return replace(tile, asks=False) if blocking.lazy and isinstance(tile, ChannelTile) else tile
 
 
 def _weaves(shape: Shape, blocking: Blocking, cut: Cut, epilogue: Epilogue) -> bool:
