@@ -268,17 +268,25 @@ def test_what_is_left_of_spans_in_place_joins_the_last(cases, vectors, role, alg
     assert any(joined)
 
 
+def pointwise(name, images, c_in, c_out, size, monkeypatch):
+    """How another CPU, of 32 MiB of last cache, would run a 1x1 layer."""
+    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
+    return gemm.plan(Case("forward", "float32", images, c_in, c_out, size, spec, False).problem, AVX512)
+
+
+def reads_in_place(plan):
+    return dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE
+
+
 @pytest.mark.parametrize(("name", "samples", "in_place"), [
     ("znver4", 400, True), ("znver4", 401, False), ("znver5", 400, False),
 ])  # fmt: skip
 def test_spans_of_a_tile_where_products_take_turns(name, samples, in_place, monkeypatch):
     """Of 400 samples 16 are left behind eight tiles of 48, of 401 vectors lie in two lines each."""
-    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
-    monkeypatch.setattr(target, "cpu", lambda: cpu)
-    spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
-    case = Case("forward", "float32", 4, 1024, 256, (1, 1, samples), spec, False)
-    plan = gemm.plan(case.problem, AVX512)
-    assert (dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE) == in_place
+    plan = pointwise(name, 4, 1024, 256, (1, 1, samples), monkeypatch)
+    assert reads_in_place(plan) == in_place
     assert (plan["panels"] == 1) == in_place
 
 
@@ -287,12 +295,7 @@ def test_spans_of_a_tile_where_products_take_turns(name, samples, in_place, monk
 ])  # fmt: skip
 def test_channels_that_share_sets_of_the_last_cache_are_gathered(name, channels, in_place, monkeypatch):
     """Planes of 128 KiB, of which 16 share a set with 16 ways, and of two threads each finds half of them."""
-    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
-    monkeypatch.setattr(target, "cpu", lambda: cpu)
-    spec = ConvSpec((1, 1, 1), (1, 1, 1), (1, 1, 1), ((0, 0),) * 3)
-    case = Case("forward", "float32", 1, channels, 160, (32, 32, 32), spec, False)
-    plan = gemm.plan(case.problem, AVX512)
-    assert (dense_plan._ARRANGED[plan["shared"]] == pixel_panels.IN_PLACE) == in_place
+    assert reads_in_place(pointwise(name, 1, channels, 160, (32, 32, 32), monkeypatch)) == in_place
 
 
 def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
