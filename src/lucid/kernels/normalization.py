@@ -120,6 +120,10 @@ def _channel_grad_sums(
     return to_bias, to_weight, to_bias * w * inverse, to_weight * w * inverse
 
 
+def _channel_moments(s: Value, q: Value, w: Value, b: Value, *, inverse: Value, eps: Value) -> tuple[Value, ...]:
+    return _finish_moments(s, q, inverse=inverse, eps=eps)
+
+
 def _rstd(mean: Value, var: Value, w: Value, b: Value, *, eps: Value) -> Value:
     return 1.0 / sqrt(var + eps)
 
@@ -142,14 +146,14 @@ def _clamped_channel_slope(
 _channels = Channels(
     "standardize_channels",
     terms=lambda x, w, b: (x, 1.0, x, x),
-    finish=lambda s, q, w, b, *, inverse, eps: _finish_moments(s, q, inverse=inverse, eps=eps),
+    finish=_channel_moments,
     results=lambda x, w, b, mean, variance, rstd: (x - mean) * (rstd * w) + b,
     keep=2,
 )
 _clamped_channels = Channels(
     "standardize_clamped_channels",
     terms=lambda x, w, b: (x, 1.0, x, x),
-    finish=lambda s, q, w, b, *, inverse, eps: _finish_moments(s, q, inverse=inverse, eps=eps),
+    finish=_channel_moments,
     results=lambda x, w, b, mean, variance, rstd, *, low, high: clamp((x - mean) * (rstd * w) + b, low, high),
     keep=2,
 )

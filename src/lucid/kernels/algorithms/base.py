@@ -19,6 +19,7 @@ __all__ = [
     "Asked",
     "Executable",
     "address",
+    "channels",
     "far_bytes",
     "launch",
     "memory_cycles",
@@ -66,6 +67,12 @@ class Algorithm(Protocol):
 
     def bind(self, plan: Plan, isa: ISA) -> Executable:
         """Compiles, or finds, the kernels and fixes every number that does not change from call to call."""
+
+
+def channels(problem: Problem) -> tuple[int, int]:
+    """Sources and results of a group, in the forward role or an input gradient."""
+    ends = problem.group_in, problem.group_out
+    return ends if problem.role == "forward" else ends[::-1]
 
 
 def sum_type(problem: Problem) -> Type:

@@ -42,6 +42,7 @@ from lucid.kernels.algorithms.base import (
     GHZ,
     Executable,
     address,
+    channels,
     planned,
     priced,
     sum_type,
@@ -165,14 +166,8 @@ def error_growth(plan: Plan) -> float:
     Sums of C and some additions take the place of one of C taps.
     """
     folded = sum(axis.ends > 0 for axis in axes(plan.problem) or [])
-    channels, taps = _channels(plan.problem)[1], plan.problem.spec.taps
-    return max(1.0, float(_GROWTH**folded * (channels + 4 * folded) / (channels * taps)))
-
-
-def _channels(problem: Problem) -> tuple[int, int]:
-    """Result channels of a group, and summed ones."""
-    both = problem.group_out, problem.group_in
-    return both if problem.role == "forward" else both[::-1]
+    summed, taps = channels(plan.problem)[0], plan.problem.spec.taps
+    return max(1.0, float(_GROWTH**folded * (summed + 4 * folded) / (summed * taps)))
 
 
 @dataclass(frozen=True)
@@ -293,12 +288,12 @@ class Fold:
     @property
     def rows(self) -> int:
         """Of a group."""
-        return _channels(self.problem)[0]
+        return channels(self.problem)[1]
 
     @property
     def channels(self) -> int:
         """Summed, of a group."""
-        return _channels(self.problem)[1]
+        return channels(self.problem)[0]
 
     @property
     def blocks(self) -> int:
@@ -394,7 +389,7 @@ class Fold:
 @lru_cache(maxsize=64)
 def fold(problem: Problem, isa: ISA) -> Fold:
     """The tile of least waste for the rows; parts of these for some tasks."""
-    rows = _channels(problem)[0]
+    rows = channels(problem)[1]
     fit = [tile for tile in fitting(isa, sum_type(problem)) if tile.vectors > 1 and tile.rows <= max(rows, 2)]
     tile = min(fit, key=lambda tile: dense_plan.waste(tile, rows))
     ways = [Fold(problem, tile, parts) for parts in (1, 2, 4) if parts <= ceil(rows / tile.rows)]

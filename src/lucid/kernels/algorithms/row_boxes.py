@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from math import ceil
 
+from lucid.kernels.algorithms.base import channels
 from lucid.kernels.plan import Problem
-
-
-def channels(problem: Problem) -> tuple[int, int]:
-    """Sources and results of a group."""
-    ends = problem.group_in, problem.group_out
-    return ends if problem.role == "forward" else ends[::-1]
 
 
 class RowBoxes:

@@ -19,6 +19,7 @@ from lucid.kernels.algorithms.base import (
     MOST_PRODUCTS,
     Executable,
     address,
+    channels,
     memory_cycles,
     planned,
     sum_type,
@@ -26,7 +27,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
-from lucid.kernels.algorithms.row_boxes import RowBoxes, channels
+from lucid.kernels.algorithms.row_boxes import RowBoxes
 from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE

@@ -23,6 +23,7 @@ from lucid.kernels.algorithms.base import (
     MOST_PRODUCTS,
     Executable,
     address,
+    channels,
     memory_cycles,
     planned,
     priced,
@@ -31,7 +32,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
-from lucid.kernels.algorithms.row_boxes import RowBoxes, channels
+from lucid.kernels.algorithms.row_boxes import RowBoxes
 from lucid.kernels.algorithms.sliding_kernel import WAITING
 from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, ROWS, TAPS, RowPairs, write
 from lucid.kernels.epilogue import is_short, sources
