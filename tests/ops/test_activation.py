@@ -108,3 +108,13 @@ def test_prelu_by_its_definition(slope: tuple[int, ...], dtype: type, shape: tup
 def test_prelu_of_two_types() -> None:
     with pytest.raises(lucid.DTypeError, match="prelu"):
         activation.prelu(lucid.ones(3), lucid.ones(1, dtype=lucid.float64))
+
+
+@pytest.mark.parametrize(("slope", "by_result"), [(0.1, True), (0.0, True), (-0.1, False)])
+def test_a_leaky_relu_saves_its_result_where_that_tells_the_side(slope: float, by_result: bool) -> None:
+    x = lucid.tensor(np.linspace(-2, 2, 9), requires_grad=True)
+    y = activation.leaky_relu(x, slope)
+    assert (y._edge[0].saved_result(0) is y._array) is by_result
+    y.backward(lucid.ones_like(y))
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), np.where(x.detach().numpy() > 0, 1.0, slope))

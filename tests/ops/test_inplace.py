@@ -200,3 +200,25 @@ def test_an_operand_is_not_taken_for_the_result():
     z.copy_(source)
     z += 1
     np.testing.assert_array_equal(source.numpy(), 2 * X)
+
+
+def test_what_the_graph_keeps_of_it_is_taken_and_left_alone():
+    """A ReLU keeps its result: the tensor takes that very memory, and leaves it to the graph at the next write."""
+    x, y = _recorded()
+    z = lucid.nn.functional.relu(y - 4, inplace=True)
+    kept = z._array
+    assert z._edge[0].saved_result(0) is kept
+    del kept
+    z += 1
+    assert z._edge[0].saved_result(0) is None and z.version == 2
+    z.backward(lucid.ones_like(z))
+    np.testing.assert_array_equal(x.grad.numpy(), 3.0 * (3 * X > 4))
+
+
+def test_a_write_that_the_graph_does_not_survive_is_noticed():
+    for inplace in (False, True):
+        _, y = _recorded()
+        z = lucid.nn.functional.relu(y, inplace)
+        z.detach().zero_()
+        with pytest.raises(GradientError, match="relu: a tensor of shape"):
+            z.backward(lucid.ones_like(z))

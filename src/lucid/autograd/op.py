@@ -278,6 +278,16 @@ class OpNode(Node):
         mask = self.op.differentiable & sum(1 << i for i, edge in enumerate(needed) if edge is not None)
         return (self.plan if mask == self.plan.mask else self.op.plan(len(needed), mask)).steps
 
+    def saved_result(self, slot: int) -> Array | None:
+        """The array of result ``slot``, if it was saved."""
+        found = None if self.saved is None else self.saved.get(~slot)
+        return None if found is None else found[0]
+
+    def hand_over(self, slot: int, tensor: Tracked) -> None:
+        """Watch another tensor's version: its memory is that of the saved result."""
+        assert self.saved is not None, "a result was saved"
+        self.saved[~slot] = (tensor._array, tensor._version, tensor._version[0])
+
     def release(self) -> None:
         """Free the saved arrays. A node that saved none can still be used again."""
         if self.plan.keeps:

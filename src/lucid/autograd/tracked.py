@@ -86,6 +86,14 @@ class Node:
         """Let go of what was kept for ``pull``."""
         raise NotImplementedError
 
+    def saved_result(self, slot: int) -> Array | None:
+        """The array of a result that was kept for ``pull``."""
+        return None
+
+    def hand_over(self, slot: int, tensor: Tracked) -> None:
+        """From now on writing through ``tensor`` is what changes that array."""
+        raise NotImplementedError
+
     @property
     def next_functions(self) -> tuple[tuple[Any, int], ...]:
         """The nodes (and leaves) gradients go to from here, with the index of the result each one is."""

@@ -43,10 +43,16 @@ TENSORS = SimpleNamespace(
 _EXACT = ("relu", "hardtanh")  # these make no fractions, so integers may stay what they are
 
 
-def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]) -> Callable[..., Tensor]:
+def _activation(
+    name: str,
+    value: Callable[..., Array],
+    pull: Callable[..., Any],
+    result_tells: Callable[..., bool] = lambda *params: False,
+) -> Callable[..., Tensor]:
     """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x).
 
-    Where arrays are large, the kernels of that name take the place of both.
+    Where arrays are large, the kernels of that name take the place of both. Where ``result_tells(*params)``, ``pull``
+    gives the same of f(x) as of x: then the result is saved, which what follows mostly saves anyway, and not x.
     """
     kernel: Elementwise = getattr(activations, name)
     kernel_grad: Elementwise = getattr(activations, f"{name}_grad")
@@ -68,11 +74,12 @@ def _activation(name: str, value: Callable[..., Array], pull: Callable[..., Any]
     def verb(x: Tensor, *params: Any) -> Tensor:
         if x._array.dtype.kind in "biu" and name not in _EXACT:
             raise DTypeError(f"{name}: the input is {x.dtype.name}, but must be floating-point")
-        result: Tensor = apply(op, x, params=params)
+        result: Tensor = apply(of_result if result_tells(*params) else op, x, params=params)
         return result
 
     gradient = Op(f"{name}_grad", backward_pass)
     op = Op(name, forward, vjp={"x": row})
+    of_result = Op(name, forward, vjp={"x": lambda g, out, params: row(g, out, params)})
     verb.__name__ = verb.__qualname__ = name
     return verb
 
@@ -120,7 +127,7 @@ def _inside(m: Any, g: Any, x: Any, low: float, high: float, slope: float = 1.0)
     return m.where((x <= low) | (x >= high), 0, g * slope)
 
 
-relu = _activation("relu", lambda x: np.maximum(x, 0), lambda m, g, x: m.where(x <= 0, 0, g))
+relu = _activation("relu", lambda x: np.maximum(x, 0), lambda m, g, x: m.where(x <= 0, 0, g), lambda: True)
 method()(relu)
 relu.__doc__ = "max(x, 0)."
 
@@ -128,6 +135,7 @@ leaky_relu = _activation(
     "leaky_relu",
     lambda x, slope: np.where(x > 0, x, slope * x),
     lambda m, g, x, slope: m.where(x > 0, g, g * slope),
+    lambda slope: slope >= 0,  # below 0 the result would be positive there
 )
 
 

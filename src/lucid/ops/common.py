@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lucid.autograd import Op, apply
-from lucid.autograd.tracked import wrap
+from lucid.autograd.tracked import Node, wrap
 from lucid.core.dtypes import DType, float32, of_numpy, promote_types, scalar_dtype, weak_result_type
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import kept
@@ -52,7 +52,22 @@ _SOLE = _holders(wrap(np.empty(0)))
 
 def owns_alone(x: Any) -> bool:
     """Whether nobody but the tensor could read or write its memory: there is no other array on it, nor an address."""
-    return _holders(x) == _SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
+    return _holders(x) == _SOLE and _is_hidden(x._array)
+
+
+def owns_with_origin(x: Any) -> bool:
+    """The same but for the operation that it is the result of, which saved it for its gradient."""
+    return _holders(x) == _SOLE + 1 and is_saved(x) and _is_hidden(x._array)
+
+
+def is_saved(x: Any) -> bool:
+    """Whether the operation that a tensor is the result of has saved it."""
+    edge = x._edge
+    return edge is not None and isinstance(edge[0], Node) and edge[0].saved_result(edge[1]) is x._array
+
+
+def _is_hidden(array: np.ndarray[Any, Any]) -> bool:
+    return memory.owns_memory(array) and not kept.is_excluded(array)
 
 
 def versions_alone(tensors: Iterable[Any]) -> tuple[int, ...] | None:

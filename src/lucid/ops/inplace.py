@@ -6,7 +6,7 @@ a view the base moves too: it becomes "the base with this part replaced", and th
 views of the base find their new place when they are used next (``autograd.tracked.placed``).
 
 Where nobody else can see the memory, as that of a batch norm's result before a ReLU, nothing is written: the graph
-keeps the old memory, if it needs it, and the tensor takes the result's.
+keeps the old memory, if it needs it, and the tensor takes the result's, which the operation may have saved.
 
 Every write counts up the version that all views of the memory share, so that a graph that had saved the old value
 refuses to use the new one.
@@ -28,7 +28,7 @@ from lucid.autograd.tracked import placed, wrap
 from lucid.core import quiet
 from lucid.core.errors import DTypeError, GradientError, ShapeError
 from lucid.ops import compare, elementwise, index
-from lucid.ops.common import cast, method, owns_alone
+from lucid.ops.common import cast, is_saved, method, owns_alone, owns_with_origin
 from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -91,7 +91,7 @@ def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params
     """x = function(x, *args), in the memory of ``x``."""
     _checked(name, x)
     recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in args))
-    alone = owns_alone(x) and (recorded or not x._requires_grad)  # a parameter stays where it is
+    alone = _is_unseen(x) if recorded else owns_alone(x) and not x._requires_grad  # a parameter stays where it is
     old = _was(x, alone) if recorded else wrap(x._array) if alone else x.detach()
     operands = [old if a is x else a for a in args]
     result = function(old, *operands, **params)
@@ -99,11 +99,15 @@ def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params
     if recorded:
         result = cast(result, x.dtype)
     if alone and (recorded or result.dtype == x.dtype):
-        return _adopt(x, result, recorded, all(result is not a for a in (old, *operands)) and owns_alone(result))
+        return _adopt(x, result, recorded, all(result is not a for a in (old, *operands)) and _is_unseen(result))
     if recorded:
         return _move(x, name, result)
     _write(x, result._array)
     return x
+
+
+def _is_unseen(x: Any) -> bool:
+    return owns_alone(x) or owns_with_origin(x)
 
 
 def _adopt(x: Any, result: Any, recorded: bool, is_new: bool) -> Any:
@@ -112,13 +116,23 @@ def _adopt(x: Any, result: Any, recorded: bool, is_new: bool) -> Any:
     x._version[0] += 1
     if recorded:
         x._edge, x._requires_grad = result._edge, result._requires_grad
+        _handed_over(x)
     return x
+
+
+def _handed_over(x: Any) -> None:
+    """Tell the operation that saved what is now this tensor's memory, if it did, who may write there."""
+    if is_saved(x):
+        node, slot = x._edge
+        node.hand_over(slot, x)
 
 
 def _was(x: Any, alone: bool = False) -> Any:
     """The tensor as it is now, for the graph to keep: in memory of its own, unless nobody writes to what it has."""
     old = wrap(x._array if alone else x._array.copy())
     old._edge, old._requires_grad = x._edge, x._requires_grad
+    if alone:
+        _handed_over(old)
     return old
 
 
