@@ -34,6 +34,9 @@ CASES = [
     Case(1, 16, 16, (9, 4, 5), (2, 3, 3), (3, 2, 2), padding=1, groups=16),
     Case(1, 16, 16, (8, 5, 5), (3, 2, 3), (2, 1, 1), (3, 1, 1), padding=((3, 2), (1, 0), (1, 1)), groups=16),
     Case(2, 16, 16, (40,), (16,), padding=((7, 8),), groups=16),
+    Case(1, 18, 18, (5, 14), (3, 27), padding=((1, 1), (13, 13)), groups=18, bias=True),
+    Case(2, 16, 16, (6, 9), (5, 9), (1, 2), padding=((2, 2), (5, 3)), groups=16, bias=True),
+    Case(1, 16, 16, (3, 7), (2, 5), 1, (1, 3), ((0, 1), (7, 5)), groups=16),
 ]
 TYPES = [*product(ISAS, ["float32", "float64", *HALF])]
 
@@ -100,6 +103,18 @@ def test_every_tile_agrees():
             bound(arrays[source], arrays["w"], arrays[bias], result)
             results.append(result)
         assert all((result == results[0]).all() for result in results)
+
+
+@pytest.mark.parametrize("role", ROLES[:2])
+def test_whole_rows_leave_out_products_with_padding(role):
+    """Of 27 taps a row of 14 meets 14 for each result; where padding is little, tiles read it."""
+    wide = Case(1, 16, 16, (14, 14), (27, 27), padding=13, groups=16)
+    small = Case(1, 16, 16, (14, 14), (3, 3), padding=1, groups=16)
+    with target.using(ISAS[-1]):
+        if target.isa().registers == 32:
+            plans = [channel_lanes.channel_lanes(case.problem(role), target.isa()) for case in (wide, small)]
+            assert [plan and plan.tile.products for plan in plans] == [14 * 14, plans[1].tile.columns * 3]
+            assert [plan and plan.frame.width for plan in plans] == [14, 16]
 
 
 @pytest.mark.parametrize("place", [(1, 1, 5, 6), (0, 0, 0, 0)])

@@ -37,20 +37,23 @@ class LaneFrame:
     stride: Sizes
     kernel: Sizes
     lanes: int
+    bare: bool = False  #: rows have no zeros around them, as nothing outside is read
 
     @property
     def lead(self) -> int:
         """Columns of zeros before a row."""
-        return max(self.axes[2].low, 0)
+        return 0 if self.bare else max(self.axes[2].low, 0)
 
     @property
     def first(self) -> int:
         """Column of the frame that the first position's columns are counted from."""
-        return self.lead - self.axes[2].low
+        return 0 if self.bare else self.lead - self.axes[2].low
 
     @property
     def width(self) -> int:
         """Columns of a row."""
+        if self.bare:
+            return self.source[2]
         read = self.first + (self.positions[2] - 1) * self.stride[2] + self.axes[2].extent
         return max(read, self.lead + self.source[2])
 

@@ -57,22 +57,35 @@ class LaneTile:
     columns: int
     across: tuple[tuple[tuple[int, int], ...], ...]
     stride: int  #: columns of the frame from one position to the next
+    inside: tuple[int, int] | None = None  #: of a whole row, the column where the source begins, and its length
 
     @property
     def products(self) -> int:
         """Of a row of taps."""
-        return self.columns * sum(map(len, self.across))
+        return len(self.meetings)
 
     @property
     def registers(self) -> int:
-        """Sums, a row of taps, a pixel."""
-        return self.columns * len(self.across) + sum(map(len, self.across)) + 1
+        """Sums, a row of taps, a pixel; or, of a whole row, its pixels and a tap where those are fewer."""
+        taps = sum(map(len, self.across))
+        return self.columns * len(self.across) + (min(taps, len(self.pixels)) if self.inside else taps) + 1
+
+    @property
+    def meetings(self) -> list[tuple[int, int, int]]:
+        """(Column of the frame from the first position's on, tap, sum): all, or of a whole row those inside."""
+        low, width = self.inside or (0, 0)
+        found = [
+            (q * self.stride + at - low, tap, q * len(self.across) + phase)
+            for q in range(self.columns)
+            for phase, taps in enumerate(self.across)
+            for tap, at in taps
+        ]
+        return [each for each in found if 0 <= each[0] < width] if self.inside else found
 
     @property
     def pixels(self) -> list[int]:
         """Columns of the frame that are read, from the first position's on."""
-        places = {q * self.stride + at for q in range(self.columns) for _, at in chain(*self.across)}
-        return sorted(places)
+        return sorted({place for place, _, _ in self.meetings})
 
     @property
     def cycles(self) -> float:
@@ -251,15 +264,22 @@ def _write_slice(module: Module, wide: Type, lanes: int, tile: LaneTile) -> Func
 
 
 def _added(tile: LaneTile, lanes: int, x: Pointer, w: Pointer, sums: list[Value]) -> list[Value]:
-    """With the products of a row of taps: every pixel is loaded once, and meets all that it belongs to."""
-    sums, phases = list(sums), len(tile.across)
-    weights = {t: w.load(t * lanes, lanes) for t, _ in chain(*tile.across)}
-    for place in tile.pixels:
-        pixel = x.load(place * lanes, lanes)
-        for phase, taps in enumerate(tile.across):
-            for t, at in taps:
-                q, beyond = divmod(place - at, tile.stride)
-                if not beyond and 0 <= q < tile.columns:
-                    n = q * phases + phase
-                    sums[n] = fma(weights[t], pixel, sums[n])
+    """With the products of a row of taps: every pixel and tap is loaded once, and meets all that it belongs to.
+
+    The fewer of them wait in registers for the others, one after the other.
+    """
+    sums = list(sums)
+    pixels_wait = tile.inside is not None and len(tile.pixels) < sum(map(len, tile.across))
+    taps = sorted((at, tap) for tap, at in chain(*tile.across))
+    order = {tap: n for n, (_, tap) in enumerate(taps)}
+    of_pixel: dict[int, Value] = {}
+    of_tap: dict[int, Value] = {}
+    if not pixels_wait:
+        of_tap = {tap: w.load(tap * lanes, lanes) for tap, _ in chain(*tile.across)}
+    for place, tap, n in sorted(tile.meetings, key=lambda each: order[each[1]] if pixels_wait else each[0]):
+        if place not in of_pixel:
+            of_pixel[place] = x.load(place * lanes, lanes)
+        if tap not in of_tap:
+            of_tap[tap] = w.load(tap * lanes, lanes)
+        sums[n] = fma(of_tap[tap], of_pixel[place], sums[n])
     return sums

@@ -161,7 +161,7 @@ class Rates(NamedTuple):
                     _home(sizes, layout, tile): rows * tile.loads(layout.unit),
                     "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
                     f"visit{few}": -stored,
-                    "awaited": _awaited(sizes, layout),
+                    "awaited": _awaited(sizes, layout, turns),
                     "skipping": _skipping(sizes, layout),
                     **_leaving(sizes, layout, tile, tiles, turns),
                 }
@@ -216,10 +216,15 @@ def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
     return max(1.0, read / tile.accumulators)
 
 
-def _awaited(sizes: Shape, layout: Layout) -> float:
-    """Lines of the cache that come from afar while a tile reads them: nobody asks for them ahead."""
-    x_bytes = sizes.batch * sizes.groups * sizes.channels * sizes.plane * sizes.itemsize
-    far = layout.shared == pixel_panels.LINES_IN_PLACE and x_bytes > target.cpu().l3_bytes // 4
+def _awaited(sizes: Shape, layout: Layout, turns: int) -> float:
+    """Lines of the cache that come from afar while a tile reads them: nobody asks for them ahead.
+
+    Where vectors take two turns, results count as well: between two calls they drive samples out.
+    """
+    of_image = sizes.batch * sizes.groups * sizes.itemsize
+    x_bytes = of_image * sizes.channels * sizes.plane
+    y_bytes = of_image * sizes.rows // sizes.stack * sizes.out_plane if turns > 1 else 0
+    far = layout.shared == pixel_panels.LINES_IN_PLACE and x_bytes + y_bytes > target.cpu().l3_bytes // 4
     return x_bytes / _LINE_BYTES if far else 0.0
 
 
