@@ -114,3 +114,10 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert all((tensor.numpy() == number).all() for tensor in loaded.values())
     io.save_file({"a": np.zeros(1)}, path)
     assert list(tmp_path.iterdir()) == [path], "what killed writers left behind is removed by the next write"
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "file"
+    with pytest.raises(FileNotFoundError) as told, io.atomic_write(path):
+        pass
+    assert told.value.filename == str(path)

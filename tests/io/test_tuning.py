@@ -104,15 +104,25 @@ def test_a_damaged_file_is_refused_and_what_was_in_force_stays(tmp_path: Path, c
     assert tuning.in_force() is table
 
 
-def test_an_unwritable_place_leaves_the_choices_as_they_were(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_an_unwritable_place_leaves_the_choices_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"tune: path='.*/no/t\.json' is in a directory that does not exist"):
         lucid.tune(nn.Conv1d(1, 1, 1), (1, 1, 4), tmp_path / "no" / "t.json", seconds=0.0)
     assert tuning.in_force() is None
+    assert not capsys.readouterr().err  # before anything is measured
 
 
 def test_no_shape_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shapes is empty"):
         lucid.tune(nn.Conv1d(1, 1, 1), [], tmp_path / "t.json")
+
+
+def test_what_is_no_model_or_no_shape_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="tune: model must be a Module, not str"):
+        lucid.tune("Conv1d", (1, 1, 4), tmp_path / "t.json")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tune: shapes='1, 1, 4' must be an input shape"):
+        lucid.tune(nn.Conv1d(1, 1, 1), "1, 1, 4", tmp_path / "t.json")  # type: ignore[arg-type]
 
 
 def test_another_process_computes_the_same_bits_from_the_file(tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ def test_sizes():
     assert sizes_of((2, 3)) == sizes_of(((2, 3),)) == sizes_of(([2, 3],)) == (2, 3) and sizes_of(()) == ()
 
 
+@pytest.mark.parametrize("bad", [2.5, "3", None, [2, 3.0]])
+def test_sizes_are_integers(bad):
+    with pytest.raises(TypeError, match="must be ints, not "):
+        lucid.zeros(bad)
+    with pytest.raises(TypeError, match="must be ints, not "):
+        lucid.ones(6).reshape(bad)
+
+
 def test_one_dtype():
     same_dtype("f", x=lucid.ones(1), y=None)
     with pytest.raises(DTypeError, match=r"f: all of one dtype, not x lucid\.float32, y lucid\.int64"):

@@ -143,3 +143,21 @@ def test_a_fused_layer_is_explained_as_it_runs_in_inference_and_as_it_learns():
 def test_a_shape_that_the_layer_cannot_take_is_the_layers_error():
     with pytest.raises(ValueError, match="Conv1d"):
         lucid.explain(nn.Conv1d(2, 4, 3), (1, 3, 20))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "rule"),
+    [
+        ("Conv1d", (1, 2, 9), "explain: layer must be a Module, not str"),
+        (nn.Conv1d(2, 4, 3), "1, 2, 9", r"explain: input_shape='1, 2, 9' must be a tuple of ints"),
+        (nn.Conv1d(2, 4, 3), 9, "explain: input_shape=9 must be a tuple of ints"),
+        (nn.Conv1d(2, 4, 3), (1, 2, 9.5), r"must be ints, not \(1, 2, 9\.5\)"),
+    ],
+)
+def test_what_is_no_layer_or_no_shape_is_an_error(layer, shape, rule):
+    with pytest.raises(TypeError, match=rule):
+        lucid.explain(layer, shape)
+
+
+def test_a_layer_without_convolutions_is_told_so():
+    assert str(lucid.explain(nn.ReLU(), (2, 3))).splitlines()[1:] == ["no convolution is computed"]

@@ -31,7 +31,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     _remove_abandoned(target)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}@{platform.node()}.tmp"
     try:
-        with open(temporary, "xb") as file:
+        with _created(temporary, target) as file:
             yield file
             file.flush()
             with suppress(FileNotFoundError):
@@ -43,6 +43,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         raise
     _sync_directory(target.parent)
+
+
+def _created(temporary: Path, target: Path) -> BinaryIO:
+    """A new file; where there can be none, the error names the file that was asked for."""
+    try:
+        return open(temporary, "xb")
+    except OSError as error:
+        error.filename = str(target)
+        raise
 
 
 def _remove_abandoned(target: Path) -> None:

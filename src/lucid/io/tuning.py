@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lucid.autograd import grad, no_grad
@@ -47,6 +48,10 @@ def tune(
     <Tuning from ...tuning.json: 3 problems on ...>
     >>> load_tuning(None)
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"tune: model must be a Module, not {type(model).__name__}")
+    if not Path(path).absolute().parent.is_dir():  # now, not when all has been measured
+        raise FileNotFoundError(f"tune: path={os.fspath(path)!r} is in a directory that does not exist")
     problems = _problems(model, _several(shapes), gradients)
     choices = {}
     for done, problem in enumerate(problems):
@@ -82,6 +87,8 @@ def load_tuning(path: str | os.PathLike[str] | None) -> Tuning | None:
 
 def _several(shapes: Any) -> list[tuple[int, ...]]:
     """A list of shapes, also from a single one."""
+    if not isinstance(shapes, Iterable) or isinstance(shapes, str):
+        raise TypeError(f"tune: shapes={shapes!r} must be an input shape, such as (1, 3, 224, 224), or several")
     found = list(shapes)
     if not found:
         raise ValueError("tune: shapes is empty; give an input shape, such as (1, 3, 224, 224), or several")

@@ -7,11 +7,15 @@ from typing import get_args
 from lucid.kernels import settings
 from lucid.kernels.settings import Precision
 
+#: Why an algorithm refuses that ``"strict"`` rules out.
+STRICT = "its errors are larger than those of a sum, and the precision is strict"
+
 
 def set_precision(precision: Precision) -> None:
-    """``"strict"`` keeps to sums of the definition's products; ``"default"`` allows Winograd convolution too.
+    """``"strict"`` keeps to sums of the definition's products; ``"default"`` allows Winograd, FFT and folding too.
 
-    Its float32 results are within some 1e-6 of the largest beside them, in place of 3e-7.
+    Their float32 results are within some 1e-6 of the largest beside them, in place of 3e-7 of what their own products
+    add up to without signs: what is quiet beside something loud loses digits. A NaN may spread.
 
     Raises: ValueError if it is neither.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import index
 from sys import getrefcount
 from typing import Any, TypeVar
 
@@ -188,10 +189,16 @@ def axes(caller: str, dim: Dims, ndim: int) -> tuple[int, ...] | None:
 
 
 def sizes_of(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes given one by one or as one sequence."""
+    """Sizes given one by one or as one sequence.
+
+    Raises: TypeError for what is no integer: 2.5 is not 2, nor is "2".
+    """
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list | np.ndarray):
         sizes = tuple(sizes[0])
-    return tuple(map(int, sizes))
+    try:
+        return tuple(map(index, sizes))
+    except TypeError:
+        raise TypeError(f"sizes and dimensions must be ints, not {sizes!r}") from None
 
 
 def new_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:

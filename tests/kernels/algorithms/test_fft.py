@@ -10,7 +10,7 @@ import pytest
 
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
-from lucid.kernels import conv_forward, conv_grad_input, conv_grad_weight, convolution, select, target
+from lucid.kernels import conv_forward, conv_grad_input, conv_grad_weight, convolution, precision, select, target
 from lucid.kernels.algorithms import fft, fft_kernel
 from lucid.kernels.casting import as_type
 from lucid.kernels.ir import BY_DTYPE
@@ -207,6 +207,27 @@ def test_nan_stays_in_the_blocks_that_read_it() -> None:
     assert bad[0, 1, 9000 - 64 : 9000 + 65].all()
     assert not bad[0, 0].any()
     assert not bad[0, 1, : 9000 - 3 * n].any() and not bad[0, 1, 9000 + 3 * n :].any()
+
+
+def test_strict_precision_rules_it_out() -> None:
+    """What is quiet beside something loud has digits in a sum, and next to none in a transform."""
+    case = layer(8, 8, 4000, 1023)
+    x, w, _ = case.inputs()
+    assert x is not None and w is not None
+    x[..., 2000:] *= 1e-6
+    wanted = conv_forward(x.astype("float64"), w.astype("float64"), None, case.spec)
+
+    def missed() -> float:
+        y = conv_forward(x, w, None, case.spec)
+        return float(np.abs(y - wanted)[..., 3000:].max() / np.abs(wanted)[..., 3000:].max())
+
+    assert missed() > 1e-3
+    precision.set_precision("strict")
+    try:
+        assert missed() < 1e-5
+        assert "strict" in (fft.refuses(case.problem, target.isa()) or "")
+    finally:
+        precision.set_precision("default")
 
 
 def test_chosen_where_it_pays() -> None:

@@ -3,9 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import lucid
 from lucid.core.errors import PlanError
+from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
+from lucid.kernels.algorithms import channel_lanes, depthwise, phase_split, sliding
 from lucid.kernels.algorithms.phase_split import axis_phases
+from lucid.kernels.convolution import problem
+from lucid.kernels.ir import f32
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import case, operands, wanted
 
@@ -71,3 +76,22 @@ def test_refusals_are_told():
     _, asked, _ = operands("forward", case(1, 1, 1, (20,), 3), "float32")
     with pytest.raises(PlanError, match="it computes grad_input, not forward"):
         select.choose(asked, target.isa(), "phase_split")
+
+
+def test_long_strides_are_left_to_others_before_their_phases_are_counted():
+    isa, stride = target.isa(), 1 << 30
+    line = ConvSpec((3,), (stride,), (1,), ((0, 0),))
+    plane = ConvSpec((3, 3), (stride, 2), (1, 1), ((0, 0), (0, 0)), groups=32)
+    lines = problem("grad_input", line, (1, 2, 2 * stride), (1, 2, 2), "float32", False)
+    planes = problem("grad_input", plane, (1, 32, 2 * stride, 9), (1, 32, 2, 4), "float32", False)
+    assert all(algorithm.refuses(lines, isa).endswith("1073741824 phases") for algorithm in (phase_split, depthwise))
+    assert "2147483648 phases" in (channel_lanes.refuses(planes, isa) or "") or isa.lanes(f32) == 1
+    assert "2147483648 phases" in (sliding.refuses(planes, isa) or "") or "avx512f" not in isa.requires
+
+
+def test_a_stride_far_beyond_the_kernel_is_computed():
+    stride, w = 1 << 20, np.arange(1.0, 4.0, dtype=np.float32)
+    y = lucid.nn.functional.conv_transpose1d(lucid.ones(1, 1, 2), lucid.tensor(w.reshape(1, 1, 3)), stride=stride)
+    wanted = np.zeros(stride + 3, np.float32)
+    wanted[:3] = wanted[stride:] = w
+    assert np.array_equal(y.numpy().ravel(), wanted)

@@ -265,6 +265,11 @@ def test_bad_thread_counts_are_refused(bad):
         threads.run(kernels().address("mark"), 0, 0, threads=bad)
 
 
+def test_a_thread_count_is_an_integer():
+    with pytest.raises(TypeError, match="set_num_threads: threads='2' must be an int"):
+        threads.set_num_threads("2")
+
+
 # Steps
 
 

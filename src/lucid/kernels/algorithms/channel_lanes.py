@@ -38,7 +38,7 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes, turned
 from lucid.kernels.algorithms.channel_lanes_kernel import LaneTile, write
-from lucid.kernels.algorithms.correlation import axes_of
+from lucid.kernels.algorithms.correlation import axes_of, many_phases
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -150,6 +150,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return f"{problem.groups} channels do not fill the lanes of a vector"
     if problem.role == "grad_weight":
         return channel_lanes_grad.refuses(problem, isa)
+    if many := many_phases(problem):
+        return many
     asked = channel_lanes(problem, isa)
     if asked is None:
         return "a row of taps does not fit in registers"

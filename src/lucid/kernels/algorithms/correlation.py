@@ -50,6 +50,7 @@ _POINTER_BYTES = 8
 _MOST_SPAN = 7
 _LINE_BYTES = 64
 _MOST_CHANNELS = 64  # of a group's c_in x c_out
+_MOST_PHASES = 1 << 14  # to plan one takes some 0.3 ms
 _LOAD_PRODUCTS, _STORE_PRODUCTS = 1.9, 1.6  # of a vector, where a product takes two turns
 _MOST_LINES = 160  # of LLVM text, which taps that are written out may take: about 8 ms to compile
 
@@ -296,8 +297,14 @@ class Correlation:
 def many_channels(problem: Problem, most: int = _MOST_CHANNELS) -> str | None:
     """Why not, where a load should serve more results than one: more than so many pairs in a group."""
     if problem.group_in * problem.group_out > most:
-        return f"groups of {problem.group_in} x {problem.group_out} channels are not depthwise"
+        return f"groups of {problem.group_in} x {problem.group_out} channels have more than {most} pairs"
     return None
+
+
+def many_phases(problem: Problem) -> str | None:
+    """Why not, where each phase of the result would be looked at by itself, and a stride makes more than so many."""
+    count = prod(problem.spec.stride) if problem.role == "grad_input" else 1
+    return f"a stride of {problem.spec.stride} makes {count} phases" if count > _MOST_PHASES else None
 
 
 def correlation(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Correlation:

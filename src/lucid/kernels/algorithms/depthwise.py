@@ -18,8 +18,8 @@ _SUMS_NUMBERS = ("results", "lines", "columns", "down", "long")
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Groups of many channels."""
-    return correlation.many_channels(problem)
+    """Groups of many channels, long strides."""
+    return correlation.many_channels(problem) or correlation.many_phases(problem)
 
 
 def fuses(problem: Problem) -> bool:

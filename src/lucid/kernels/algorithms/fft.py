@@ -4,8 +4,9 @@ A block of n samples gives n - k + 1 sums for one transform each way, instead of
 gradient and weight gradient; a dilation d makes d sequences of every d-th sample. Half precision is widened as samples
 are loaded and rounded once as sums are stored.
 
-Errors grow with log n, see ``error_growth``. A NaN or an infinity may reach all sums of the blocks that it lies in, and
-of their partners: two blocks are transformed at once.
+Errors grow with log n, see ``error_growth``; they are those of the loudest samples of a block, and of its partner, for
+two are transformed at once. A NaN or an infinity may reach all sums of both. Strict precision rules the algorithm out:
+see ``lucid.set_precision``.
 
 Source: Stockham, "High-speed convolution and correlation", 1966; ``fft_kernel`` and ``fft_transform`` have the rest.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import ceil, log2, prod
 
-from lucid.kernels import target
+from lucid.kernels import precision, target
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.base import Executable, far_bytes, priced, sum_type, turns_of
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
@@ -71,8 +72,10 @@ _HALVED_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Planes and volumes, strides."""
+    """Planes and volumes, strides, strict precision."""
     spec = problem.spec
+    if precision.get_precision() == "strict":
+        return precision.STRICT
     if spec.stride[2] != 1:
         return f"it computes every sum, and the stride is {spec.stride[2]}"
     lines = {problem.size[:2], problem.out[:2], spec.kernel[:2]}

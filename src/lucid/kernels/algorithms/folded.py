@@ -149,7 +149,7 @@ def axes(problem: Problem) -> list[Axis] | None:
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """All but kernels of three taps whose dilation, and padding, is half of the axis or more; strict precision."""
     if precision.get_precision() == "strict":
-        return "its errors are larger than those of a sum, and the precision is strict"
+        return precision.STRICT
     found = axes(problem)
     if found is None or not any(axis.ends for axis in found):
         return "no axis has three taps as far apart as half of its samples"

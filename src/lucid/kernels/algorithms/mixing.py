@@ -223,7 +223,7 @@ def _one_pixel_each(problem: Problem) -> bool:
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Windows that overlap or leave pixels out, many channels, few weights to sum."""
     if not _one_pixel_each(problem):
-        return "a pixel meets several of a row"
+        return "a pixel of y meets several of a row of x"
     least, most = sorted(rows_of(problem))
     if least > _FEW or most > _MANY:
         return f"products of {least} rows by {most} are not few"

@@ -22,6 +22,7 @@ from __future__ import annotations
 from lucid.core.geometry import Sizes
 from lucid.kernels.algorithms import dense_plan
 from lucid.kernels.algorithms.base import Executable, sum_type
+from lucid.kernels.algorithms.correlation import many_phases
 from lucid.kernels.algorithms.pixel_panels import Axis
 from lucid.kernels.algorithms.tile import fitting
 from lucid.kernels.isa import ISA
@@ -33,8 +34,8 @@ dtypes = dense_plan.DTYPES
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """What the dense plan refuses."""
-    return dense_plan.refuses(axes(problem, isa))
+    """Long strides, and what the dense plan refuses."""
+    return many_phases(problem) or dense_plan.refuses(axes(problem, isa))
 
 
 def fuses(problem: Problem) -> bool:

@@ -26,7 +26,7 @@ from lucid.kernels.algorithms.base import (
     turns_of,
     useful_threads,
 )
-from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
+from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels, many_phases
 from lucid.kernels.algorithms.row_boxes import RowBoxes
 from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
@@ -108,7 +108,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "it slides along one of two axes, not three"
     if 1 in (problem.size[1], problem.out[1], problem.spec.kernel[1]):
         return "one row does not slide, and what is set up for it takes longer than the row"
-    if many := many_channels(problem, *_more_channels(problem)):
+    if many := many_channels(problem, *_more_channels(problem)) or many_phases(problem):
         return many
     if problem.role == "grad_weight":
         return sliding_grad.refuses(problem, isa)

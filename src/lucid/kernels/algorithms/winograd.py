@@ -113,7 +113,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     """Strides beyond the kernel, most dilations, more taps than 16, strict precision."""
     spec = problem.spec
     if precision.get_precision() == "strict":
-        return "its errors are larger than those of a sum, and the precision is strict"
+        return precision.STRICT
     if not _whole(spec):
         return f"it cannot split kernels of {spec.kernel} by strides of {spec.stride}"
     if problem.role == "grad_weight":

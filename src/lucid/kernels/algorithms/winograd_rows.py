@@ -145,7 +145,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     """Other kernels than 3×k of planes, strides, groups of many channels, machines without masks, strict precision."""
     spec = problem.spec
     if precision.get_precision() == "strict":
-        return "its errors are larger than those of a sum, and the precision is strict"
+        return precision.STRICT
     if "avx512f" not in isa.requires:
         return f"it shifts registers and masks loads as {isa.name} cannot"
     if problem.size[0] * problem.out[0] * spec.kernel[0] != 1 or spec.padding[0] != (0, 0):
@@ -158,7 +158,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return many
     if problem.traffic_bytes > target.cpu().l3_bytes // 2:
         return "rows are read twice, and the caches do not hold the arrays"
-    return None if tiles(problem, isa) else "its tiles are of 3 or 4 results, and must fit in registers"
+    return None if tiles(problem, isa) else "its tiles are of 3 or 4 of a group's results, and must fit in registers"
 
 
 def fuses(problem: Problem) -> bool:

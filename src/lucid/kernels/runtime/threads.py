@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
+from operator import index
 from typing import Any, Protocol
 
 import numpy as np
@@ -408,6 +409,10 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> None:
     """Sets how many threads a region uses; there may be more of them than cores."""
     global _threads
+    try:
+        threads = index(threads)
+    except TypeError:
+        raise TypeError(f"set_num_threads: threads={threads!r} must be an int") from None
     if threads < 1:
         raise ValueError(f"set_num_threads: threads={threads} must be at least 1")
     if threads < get_num_threads():
