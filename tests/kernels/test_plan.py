@@ -12,7 +12,7 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import tap_by_tap, weight_grad_split, winograd_grad
+from lucid.kernels.algorithms import gemm, tap_by_tap, weight_grad_split, winograd_grad
 from lucid.kernels.convolution import problem
 from lucid.kernels.isa import AVX2, AVX512, ISA, SCALAR
 from lucid.kernels.plan import Plan, Problem
@@ -121,6 +121,21 @@ def test_where_registers_are_wider_than_units_only_those_vectors_cost_more(
     assert usual == expected("some", AVX512)
     assert all(1.5 < halved[name] / usual[name] < 3 for name in usual if name != "reference")
     assert halved["reference"] == usual["reference"]
+
+
+@pytest.mark.parametrize(
+    ("name", "isas", "channels", "gathers"),
+    [("znver4", 3, 64, True), ("znver4", 3, 48, False), ("some", 2, 64, True), ("znver5", 3, 64, False)],
+)
+def test_short_steps_gather_channels_of_more_pages_than_are_at_hand(
+    name: str, isas: int, channels: int, gathers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a 1 x 1, by vectors that are half a line and a whole unit; the last kind of CPU is left as it was."""
+    cpu = target.CPU(name, (SCALAR, AVX2, AVX512)[:isas], 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)), 1)
+    p = problem("forward", spec, (4, channels, 56, 56), (4, 256, 56, 56), "float32", False)
+    assert (", read where they lie" not in gemm.plan(p, AVX2).why) == gathers
 
 
 def test_plans_do_not_depend_on_the_number_of_threads() -> None:

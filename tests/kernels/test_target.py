@@ -35,6 +35,8 @@ def test_registers_wider_than_the_units_take_turns() -> None:
     wide, narrow = (target.CPU(name, (SCALAR, AVX2, AVX512), 1, 2, 3) for name in ("znver5", "znver4"))
     assert [wide.turns(isa) for isa in (SCALAR, AVX2, AVX512)] == [1, 1, 1]
     assert [narrow.turns(isa) for isa in (SCALAR, AVX2, AVX512)] == [1, 1, 2]
+    older = target.CPU("some", (SCALAR, AVX2), 1, 2, 3)
+    assert [cpu.unit_bytes for cpu in (wide, narrow, older)] == [64, 32, 32]
 
 
 def test_the_best_comes_last_and_is_used() -> None:

@@ -34,6 +34,11 @@ class CPU:
     l2_bytes: int
     l3_bytes: int
 
+    @property
+    def unit_bytes(self) -> int:
+        """Of a vector unit: no wider than registers."""
+        return min(_UNIT_BYTES.get(self.name, 64), self.runnable[-1].vector_bytes)
+
     def turns(self, isa: ISA) -> int:
         """How many turns of a vector unit an instruction takes: as many as fill a register."""
         return self.turns_of(isa.vector_bytes)

@@ -29,6 +29,7 @@ _COST_NS = {
     "plane": 0.05,  # the same of x itself: each channel lies in pages of its own
     "awaited": 1.5,  # a line of the cache of x, read in place from afar
     "skipping": 1.2,  # one of a row of x between rows that are skipped, which no machine guesses
+    "page": 0.55,  # of x in place, whose place the machine must look up
     "plane from third cache": 0.14,
     "plane from memory": 0.7,
     "vector": 8.0,  # of positions: where it lies in the result, by division
@@ -81,6 +82,8 @@ _HALVED_NS = {
 }
 _LINE_BYTES = 64
 _L2_WAYS, _L3_WAYS = 16, 16
+_PAGE_BYTES = 4096  # as the machine's table has them, since a host's may be small where the system's are large
+_PAGES = 56  #: of x whose places are at hand: of 64 or 72, beside those of weights and results
 #: Rows of a result from which the machine guesses the next lines, and what is then left of waiting for them.
 _LONG_ROW_LINES, _GUESSED = 64, 0.4
 #: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.
@@ -161,6 +164,7 @@ class Rates(NamedTuple):
                     _home(sizes, layout, tile): rows * tile.loads(layout.unit),
                     "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
                     f"visit{few}": -stored,
+                    "page": rows * ceil(layout.unit / tile.columns) * _page_part(sizes, layout, tile),
                     "awaited": _awaited(sizes, layout, turns),
                     "skipping": _skipping(sizes, layout),
                     **_leaving(sizes, layout, tile, tiles, turns),
@@ -270,6 +274,17 @@ def _home(sizes: Shape, layout: Layout, tile: AnyTile) -> str:
         return "plane from memory"
     stays = sizes.channels * gcd(apart, l2_bytes // _L2_WAYS) <= l2_bytes
     return "plane" if stays or sizes.stack == 1 else "plane from third cache"
+
+
+def _page_part(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
+    """The part of a tile's steps that wait for the place of a page of x in place: of more channels than are at hand.
+
+    Twelve products of half a line each do not hide it, as 24 of a line in two turns do.
+    """
+    vector_bytes, page = tile.lanes * sizes.grain.sums.bytes, sizes.plane * sizes.grain.stored.bytes / _PAGE_BYTES
+    short = vector_bytes == target.cpu().unit_bytes == _LINE_BYTES // 2
+    many = sizes.channels * min(1.0, page) > _PAGES
+    return min(1.0, page) if layout.shared == pixel_panels.IN_PLACE and short and many else 0.0
 
 
 def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int) -> dict[str, float]:
