@@ -12,11 +12,26 @@ change by locked instructions, behind which no such store waits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from lucid.kernels import target
-from lucid.kernels.ir import Pointer, Type, Value, convert, f32, i32, lane_numbers, splat, to_whole_vector, vec
+from lucid.kernels.algorithms.panels import either
+from lucid.kernels.ir import (
+    Function,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    f32,
+    i32,
+    lane_numbers,
+    splat,
+    to_whole_vector,
+    vec,
+    zeros,
+)
 from lucid.kernels.isa import ISA
 
 _LANES = 16  #: of the only instruction set and type that have it: two vectors' lanes picked by numbers in a third
@@ -89,3 +104,36 @@ class PastRow:
         mask = inside < splat(convert(self.before, i32), _LANES)
         with self.to.fn.when(self.before.ne(0)):
             self.to.store(self.line(last, last), count - self.before, mask)
+
+
+def store_side_by_side(
+    f: Function, targets: Sequence[Pointer], past: int, count: Value, vectors: int,
+    lines: Callable[[Value], Sequence[Sequence[Value]]],
+) -> None:  # fmt: skip
+    """Writes ``count`` tiles side by side, whose last rows go ``past`` the caches.
+
+    ``lines`` are the rows of a tile, of so many ``vectors`` each. A vector waits for the next tile's first one. The
+    lines of the other rows are asked for before they are due.
+    """
+    columns, kept = vectors * _LANES, targets[: len(targets) - past]
+    rows = [PastRow.of(to) for to in targets[len(kept) :]]
+    for row in rows:
+        row.ask(count * columns)
+    with f.loop(0, count, carry=[zeros(f, f32, _LANES)] * past) as n:
+        column = n.i * columns
+        for to, v in product(kept, range(vectors)):
+            to.prefetch(column + v * _LANES, write=True)
+        made = lines(n.i)
+        for to, line in zip(kept, made, strict=False):
+            for v, value in enumerate(line):
+                to.store(value, column + v * _LANES)
+        leaving = made[len(kept) :]
+
+        def store(first: bool) -> None:
+            for row, last, line in zip(rows, n.values, leaving, strict=True):
+                PastRow(row.to.at(column), row.before, row.picks).store(last, line, first)
+
+        either(f, n.i.eq(0), lambda: store(True), lambda: store(False))
+        n.values = [line[-1] for line in leaving]
+    for row, last in zip(rows, n.values, strict=True):
+        row.end(count * columns, last)

@@ -26,8 +26,7 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.panels import either
-from lucid.kernels.algorithms.past_caches import PastRow
+from lucid.kernels.algorithms.past_caches import store_side_by_side
 from lucid.kernels.algorithms.woven import PLACE, ask_woven, store_woven, woven_lines
 from lucid.kernels.epilogue import Destination, ended
 from lucid.kernels.ir import (
@@ -312,36 +311,15 @@ def _write_one(
 def _write_past(
     f: Function, grain: Grain, tile: Tile, place: Place, epilogue: Epilogue, next_x: Value | None, past: int
 ) -> None:  # fmt: skip
-    """Tiles side by side, whose last rows go ``past`` the caches: a line waits there for the next tile's first vector.
+    """Tiles side by side, whose last rows go ``past`` the caches."""
+    a = f.args
 
-    The lines of the others are asked for before they are due.
-    """
-    a, lanes, across = f.args, tile.lanes, range(tile.vectors)
-    kept = [a.to.at(a.stride * m) for m in range(tile.rows - past)]
-    rows = [PastRow.of(a.to.at(a.stride * m)) for m in range(tile.rows - past, tile.rows)]
-    for row in rows:
-        row.ask(a.count * tile.columns)
-    with f.loop(0, a.count, carry=_fresh(f, tile)[len(kept) * tile.vectors :: tile.vectors]) as n:
-        column = n.i * tile.columns
-        for row, v in product(kept, across):
-            row.prefetch(column + v * lanes, write=True)
-        sums = _summed(f, grain, tile, a.panel.at(n.i * a.apart), _fresh(f, tile), place, a.next_w, next_x)
+    def lines(n: Value) -> list[list[Value]]:
+        sums = _summed(f, grain, tile, a.panel.at(n * a.apart), _fresh(f, tile), place, a.next_w, next_x)
         values = [ended(epilogue, value) for value in sums]
-        lines = [values[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
-        for row, (v, value) in (
-            (row, each) for row, line in zip(kept, lines, strict=False) for each in enumerate(line)
-        ):
-            row.store(value, column + v * lanes)
-        leaving = lines[len(kept) :]
+        return [values[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
 
-        def store(first: bool) -> None:
-            for row, last, line in zip(rows, n.values, leaving, strict=True):
-                PastRow(row.to.at(column), row.before, row.picks).store(last, line, first)
-
-        either(f, n.i.eq(0), lambda: store(True), lambda: store(False))
-        n.values = [line[-1] for line in leaving]
-    for row, last in zip(rows, n.values, strict=True):
-        row.end(a.count * tile.columns, last)
+    store_side_by_side(f, [a.to.at(a.stride * m) for m in range(tile.rows)], past, a.count, tile.vectors, lines)
 
 
 def _fresh(f: Function, tile: Tile) -> list[Value]:
