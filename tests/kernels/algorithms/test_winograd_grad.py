@@ -213,3 +213,19 @@ def test_integers_of_few_bits_are_exact_with_small_tiles() -> None:
     with convolution.algorithm("reference"):
         assert np.array_equal(got, conv_grad_weight(x.astype(float), g.astype(float), spec))
     assert np.array_equal(sums, g.sum(axis=(0, 2, 3)))
+
+
+@pytest.mark.parametrize(("name", "boxes"), [("znver4", 8), ("znver5", 7)])
+def test_two_threads_have_as_many_boxes_where_vectors_take_two_turns(
+    name: str, boxes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = target.CPU(name, tuple(ISAS.values()), 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    monkeypatch.setattr(winograd_grad, "best", winograd_grad.best.__wrapped__)
+    spec = ConvSpec((3,), (1,), (1,), ((1, 1),))
+    problem = Case("grad_weight", "float32", 1, 64, 64, (6400,), spec, False).problem
+    found = winograd_grad.best(problem, ISAS["avx512"])
+    assert found is not None
+    form, split = found
+    cut = winograd_grad.Layout.of(problem, form, split, ISAS["avx512"]).x_cut
+    assert (split.chunks, cut.boxes) == (2, boxes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import ceil, prod
@@ -470,7 +470,20 @@ def best(problem: Problem, isa: ISA) -> tuple[Form, Split] | None:
             if split.chunks > sizes.numbers["boxes"] or sizes.total(1) * f32.bytes > WORKSPACE_BYTES:
                 continue
             options.append((_weighed_ns(problem, form, split, sizes), form, split))
-    return min(options, key=lambda option: option[0])[1:] if options else None
+    if not options:
+        return None
+    _, form, split = min(options, key=lambda option: option[0])
+    return form, _evened(problem, form, split)
+
+
+def _evened(problem: Problem, form: Form, split: Split) -> Split:
+    """The split with as many boxes for each of two threads, where vectors take two turns and a box so much longer."""
+    boxes = _cuts(problem, form, split.box)[0].boxes
+    if split.chunks == 1 or boxes % 2 == 0 or turns_of(split.tile.lanes, f32) == 1:
+        return split
+    smaller = replace(split, box=ceil(tiles(problem, form) / (boxes + 1)))
+    found = _cuts(problem, form, smaller.box)[0].boxes
+    return smaller if found % 2 == 0 and found <= boxes + max(1, boxes // 8) else split  # whole rows may make many more
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
