@@ -74,6 +74,7 @@ GRADIENTS = [
     Case(1, 8, 8, (2, 3), (5, 5), padding=4, groups=8),
     Case(1, 8, 8, (3, 16), (3, 3), padding=((5, 0), (1, 9)), groups=8),
     Case(2, 6, 16, (8, 21), (3, 3), padding=1, groups=2),
+    Case(2, 66, 4, (5, 20), (3, 3), padding=1, groups=2),  # x's channels meet two of g in a task
     Case(2, 70, 1, (9, 18), (4, 4), padding=1),  # x's channels are dealt out, the last part has fewer
     Case(1, 33, 3, (12, 35), (3, 3), 2, padding=1),
     Case(2, 26, 4, (7, 20), (3, 5), padding=1, groups=2),
@@ -85,7 +86,27 @@ def test_few_channels_of_g_deal_x_out():
         asked = [sliding_grad.sliding_grad(case.problem("grad_weight"), isa) for case in GRADIENTS[-3:]]
         head = Case(1, 512, 1, (32, 32), (4, 4), padding=1).problem("grad_weight")
         assert select.choose(head, isa).algorithm == "sliding"
-    assert [each.tasks for each in asked] == [24, 33, 28]
+    assert [each.tasks for each in asked] == [35, 33, 52]
+
+
+def test_few_channels_of_g_meet_a_channel_of_x_in_one_task():
+    """Where those of x are tasks enough; and from beyond the caches too, where the lanes of others were empty."""
+    with target.using(ISAS[0]) as isa:
+        for case, results in ((GRADIENTS[-2], 3), (Case(1, 31, 3, (12, 35), (3, 3)), 1)):
+            assert sliding_grad.sliding_grad(case.problem("grad_weight"), isa).results == results
+        far = Case(1, 64, 3, (384, 384), (9, 9), padding=4).problem("grad_weight")
+        assert select.choose(far, isa).algorithm == "sliding"
+
+
+@pytest.mark.parametrize(("name", "size", "groups", "asked"), [
+    ("znver5", 56, 96, False), ("znver4", 56, 96, True), ("znver4", 28, 32, False), ("znver4", 512, 96, False),
+])  # fmt: skip
+def test_next_planes_are_asked_for_where_the_second_cache_holds_them(name, size, groups, asked, monkeypatch):
+    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20)
+    problem = Case(4, 96, 96, (size, size), (3, 3), padding=1, groups=groups).problem("grad_weight")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    with target.using(ISAS[0]) as isa:
+        assert sliding_grad.sliding_grad(problem, isa).tile.by_planes == asked
 
 
 @pytest.mark.parametrize("transposed", [False, True])

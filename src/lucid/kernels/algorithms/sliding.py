@@ -119,11 +119,11 @@ def _more_channels(problem: Problem) -> tuple[int, ...]:
     """How many a group may have, if more than usual.
 
     In a weight gradient each pair has sums of its own, which pays with few channels of g, whose lanes ``weight_grad``
-    would leave empty; and planes of many sources beyond the caches are waited for.
+    would leave empty. Of others, planes of many sources beyond the caches are waited for.
     """
     near = problem.traffic_bytes <= target.cpu().l3_bytes // 2
-    pays = problem.role != "grad_weight" or problem.group_out <= _FEW_UPSTREAM
-    return (_MORE_CHANNELS,) if near and pays else ()
+    pays = problem.group_out <= _FEW_UPSTREAM if problem.role == "grad_weight" else near
+    return (_MORE_CHANNELS,) if pays else ()
 
 
 def fuses(problem: Problem) -> bool:

@@ -8,9 +8,10 @@ read once for up to ``downs`` taps down and all across, where they lie::
             for every tap down:  sum[down][across] += g[r - down] * shifted
 
 Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add nothing:
-an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of x, or some
-of them where those of g are few, all images of it in order, so that bits do not depend on the number of threads. Of
-arrays that come from memory it is one image, so that tasks follow memory, and a second step adds up the images.
+an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of x, or all
+few of g with some of x, which then comes once from where it is; all images of it in order, so that bits do not depend
+on the number of threads. Of arrays that come from memory it is one image, so that tasks follow memory, and a second
+step adds up the images.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
 _MOST_DOWN = 4
 _HALF = 0.6  # of a strip's cycles, if it is half a vector on a machine that takes a whole one in two turns
 _LINE_BYTES = 64
+_PLANES_PART = 2  # of the second cache: what the planes at hand and the next ones may be, and no larger part
 #: Cycles of one thread, fitted to 86 tiles in the second cache, 76 % of them within 10 %. A row is one vector long.
 _COST = {
     "row": 2.2,
@@ -70,9 +72,11 @@ _COST = {
     "line": 0.0,  # of the cache, from beyond the second one
     "lane sum": 0.0,
     "waiting": WAITING,  # for memory
+    "asked": WAITING,  # the same where the next planes are asked for
     "call": 4000.0,
 }
-#: The same where they are others, on a Zen 4: 54 plans of random layers, half within 6 %, four fifths within 14.
+#: The same where they are others, on a Zen 4: 54 plans of random layers, half within 6 %, four fifths within 14. What
+#: is asked for is of eight layers of planes from 21 to 48 MB, whose own figures are 0.5 to 1.7.
 _HALVED = {
     "row": 2.1,
     "product": 0.92,
@@ -88,9 +92,11 @@ _HALVED = {
     "line": 1.3,
     "lane sum": 5.8,
     "waiting": 2.5,
+    "asked": 1.2,
     "call": 5700.0,
 }
-_PASS = ("phase", "first", "downs")  # of one pass: row of a step, steps from there to its first tap, taps down
+#: Of one pass: channel of g among a task's, row of a step, steps from there to its first tap, taps down.
+_PASS = ("result", "phase", "first", "downs")
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class GradTile:
     step: int  #: columns of the source from one lane to the next
     in_turns: bool = False  #: a unit takes an instruction in two turns
     half: bool = False  #: the last strip is half a vector, which takes one
+    by_planes: bool = False  #: the next planes are asked for, into the second cache, not rows of these into the first
 
     def registers(self, lanes: int) -> int:
         """Sums, rows of g, vectors of x and one that is shifted."""
@@ -138,6 +145,13 @@ class SlidingGrad:
         return self.problem.batch if self.problem.traffic_bytes > target.cpu().l3_bytes // 2 else 1
 
     @property
+    def next_each(self) -> tuple[int, int]:
+        """Elements of the next planes, of x and of g, that a row asks for, strip by strip and pass by pass."""
+        p = self.problem
+        rows = ceil(p.out[2] / self.lanes) * len(self.passes) * p.out[1]
+        return ceil(prod(p.size) / (rows * self.results)), ceil(p.pixels / rows)
+
+    @property
     def part_elements(self) -> int:
         """Results of all chunks, with those of the bias; whole lines."""
         p = self.problem
@@ -145,30 +159,34 @@ class SlidingGrad:
         return ceil(each * self.chunks / 16) * 16 if self.chunks > 1 else 0
 
     @property
-    def sums(self) -> int:
-        """Of one channel of each, with that of g."""
-        return self.problem.spec.kernel[1] * self.problem.spec.kernel[2] + 1
+    def results(self) -> int:
+        """Channels of g of a task: all of a group's where they are few and channels of x are enough tasks."""
+        p = self.problem
+        return p.group_out if p.c_out < _LEAST_TASKS and p.c_in >= _ENOUGH_TASKS else 1
 
     @property
     def each(self) -> int:
         """Channels of x of a task: all of the group's, unless channels of g are too few tasks."""
         p = self.problem
-        return p.group_in if p.c_out >= _LEAST_TASKS else ceil(p.group_in / ceil(_ENOUGH_TASKS / p.c_out))
+        if p.c_out >= _LEAST_TASKS:
+            return p.group_in
+        return max(1, p.group_in // ceil(_ENOUGH_TASKS * self.results / p.c_out))
 
     @property
     def parts(self) -> int:
-        """Tasks of a channel of g."""
+        """Tasks of the same channels of g."""
         return ceil(self.problem.group_in / self.each)
 
     @property
     def tasks(self) -> int:
         """Parts of all channels of g, of every chunk."""
-        return self.chunks * self.problem.c_out * self.parts
+        return self.chunks * self.problem.c_out // self.results * self.parts
 
     @property
     def private_elements(self) -> int:
-        """A thread's sums, vectors of them, whole lines."""
-        return self.each * self.sums * max(self.lanes, 16)
+        """A thread's sums, of every pair and of either's channels, vectors of them, whole lines."""
+        sums = self.each * self.results * self.problem.spec.taps + max(self.each, self.results)
+        return sums * max(self.lanes, 16)
 
     @property
     def own_bytes(self) -> int:
@@ -184,8 +202,7 @@ class SlidingGrad:
         """What one thread does, counted in the units of ``_COST``."""
         p, across, downs = self.problem, len(self.tile.across), [downs for *_, downs in self.passes]
         vectors = len(self.tile.row(self.lanes).places) * self.tile.step + 1  # of x, and one of g
-        planes_bytes = p.itemsize * (prod(p.size) + prod(p.out))
-        again = p.group_in * p.group_out > 1 and planes_bytes > target.cpu().l1_bytes
+        again = p.group_in * p.group_out > 1 and _planes_bytes(p) > target.cpu().l1_bytes
         planes = p.batch * p.c_out * p.group_in
         strips = planes * (ceil(p.out[2] / self.lanes) - (1 - _HALF) * self.tile.half)
         rows, split = strips * p.out[1] * len(downs), self.tile.step > 1
@@ -203,7 +220,7 @@ class SlidingGrad:
             "plane": planes,
             "line": max(0, p.traffic_bytes - target.cpu().l2_bytes) / _LINE_BYTES,
             "lane sum": p.c_out * p.group_in * p.spec.taps,
-            "waiting": memory_cycles(p.traffic_bytes),
+            "asked" if self.tile.by_planes else "waiting": memory_cycles(p.traffic_bytes),
             "call": 1,
         }
 
@@ -215,9 +232,22 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
     in_turns = target.cpu().turns(isa) > 1
     half = in_turns and 0 < problem.out[2] % lanes <= lanes // 2
-    tiles = [GradTile(n, across, spec.stride[2], in_turns, half) for n in range(1, most + 1) if downs in (None, n)]
+    downs_asked = range(1, most + 1) if downs is None else (downs,)
+    planes = in_turns and _by_planes(problem)
+    tiles = [GradTile(n, across, spec.stride[2], in_turns, half, planes) for n in downs_asked]
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
     return min(options, key=lambda option: option.cycles, default=None)
+
+
+def _by_planes(problem: Problem) -> bool:
+    """Whether the next planes are asked for: of several channels small ones follow each other as rows do."""
+    cpu, planes_bytes = target.cpu(), _planes_bytes(problem)
+    return (problem.group_in == 1 or planes_bytes > cpu.l1_bytes) and planes_bytes <= cpu.l2_bytes // _PLANES_PART
+
+
+def _planes_bytes(problem: Problem) -> int:
+    """Of a plane of x and one of g."""
+    return problem.itemsize * (prod(problem.size) + prod(problem.out))
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -232,7 +262,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 
 _NUMBERS = (
     "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
-    "passes", "table", "add_rows", "sums_g", "sums_x", "pieces", "each", "chunks", "weights", "biases",
+    "passes", "table", "add_rows", "sums_g", "sums_x", "pieces", "each", "results", "chunks", "weights", "biases",
+    "next_x", "next_g",
 )  # fmt: skip
 
 
@@ -246,13 +277,14 @@ def bind(asked: SlidingGrad, isa: ISA) -> Executable:
     element, chunks = BY_DTYPE[problem.dtype], asked.chunks
     key = ("sliding_grad", problem.dtype, tile, chunks > 1)
     code = jit.kernel(key, lambda isa: _write(isa, element, tile, chunks > 1))
-    table = np.array(asked.passes, np.int64)
+    table = np.array([(k, *one) for k in range(asked.results) for one in asked.passes], np.int64)
     weights = problem.c_out * problem.group_in * spec.taps
     numbers = (
         problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
         spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.private_elements, len(table), address(table),
         rows_adder(problem.dtype), int(problem.sums_g), int(problem.transposed),
-        asked.parts, asked.each, chunks, weights, problem.summed_channels * problem.bias,
+        asked.parts, asked.each, asked.results, chunks, weights, problem.summed_channels * problem.bias,
+        *asked.next_each,
     )  # fmt: skip
     itemsize = sum_type(problem).bytes
     part_bytes = asked.part_elements * itemsize
@@ -281,46 +313,58 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
     runs = {(downs, half): _write_run(module, element, tile, lanes, downs, half) for downs, half in every}
     f = module.entry("slide_grad", **fields)
     a = f.args
-    plane, taps = a.h * a.w, a.kernel_h * across
+    plane, upstream, taps = a.h * a.w, a.oh * a.ow, a.kernel_h * across
     with f.loop(a.begin, a.end) as task:
         in_all, before = task.i // a.pieces, task.i % a.pieces * a.each
-        chunk, channel = in_all // (a.groups * a.group_out), in_all % (a.groups * a.group_out)
+        in_image = a.groups * a.group_out // a.results
+        chunk, channel = in_all // in_image, in_all % in_image * a.results
         group, count = channel // a.group_out, minimum(a.each, a.group_in - before)
-        acc, bias_acc = a.own.at(a.thread * a.private), a.own.at(a.thread * a.private + a.each * taps * lanes)
+        acc = a.own.at(a.thread * a.private)
+        bias_acc = acc.at(a.results * a.each * taps * lanes)
         of_x = select((channel % a.group_out).eq(0), a.sums_x, 0) * count  # whose sums are this task's
-        of_g = select(before.eq(0), a.sums_g, 0)
-        with f.loop(0, a.each * (taps + 1)) as i:
+        of_g = select(before.eq(0), a.sums_g, 0) * a.results
+        with f.loop(0, a.results * a.each * taps + maximum(a.results, a.each)) as i:
             acc.store(zeros(f, wide, lanes), i.i * lanes)
         with f.loop(chunk * a.batch // a.chunks, (chunk + 1) * a.batch // a.chunks) as n:
-            g = a.g.at((n.i * a.groups * a.group_out + channel) * (a.oh * a.ow))
+            g = a.g.at((n.i * a.groups * a.group_out + channel) * upstream)
             planes = a.x.at(((n.i * a.groups + group) * a.group_in + before) * plane)
-            ahead_x = _ahead(f, a, n.i, of_x, a.group_in * plane, a.w * a.stride_h)
-            ahead_g = _ahead(f, a, n.i, of_g, a.group_out * (a.oh * a.ow), a.ow)
-            with f.when(of_g.ne(0)):
-                f.call(a.add_rows, g, a.ow, a.oh, a.ow, bias_acc)
+            following = _following(f, a, n.i, count * plane, a.groups * a.group_in * plane)
+            following_g = _following(f, a, n.i, a.results * upstream, a.groups * a.group_out * upstream)
+            ahead_x = select(of_x.ne(0), following, a.w * a.stride_h * AHEAD_ROWS)
+            ahead_g = select(of_g.ne(0), following_g, a.ow * AHEAD_ROWS)
+            with f.loop(0, of_g) as k:
+                f.call(a.add_rows, g.at(k.i * upstream), a.ow, a.oh, a.ow, bias_acc.at(k.i * lanes))
             with f.loop(0, of_x) as s:
                 f.call(a.add_rows, planes.at(s.i * plane), plane, 1, plane, bias_acc.at(s.i * lanes))
             with f.loop(0, count) as s, f.loop(0, a.ow, lanes) as column, f.loop(0, a.passes) as p:
                 x = planes.at(s.i * plane + column.i * tile.step)
-                phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
+                result, phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
                 # x's row r meets g's row q at tap (first + k) stride + phase: r = (q + first + k) stride + phase - low
                 step, low = a.stride_h * (across * lanes), a.low_h - phase
-                to = acc.at(s.i * taps * lanes + (phase + first * a.stride_h) * (across * lanes))
+                row = (result * a.each + s.i) * a.kernel_h + phase + first * a.stride_h
+                to = acc.at(row * (across * lanes))
                 begin = maximum((low + (a.stride_h - 1)) // a.stride_h - first, 0)
                 end = minimum((a.h + low + (a.stride_h - 1)) // a.stride_h - first, a.oh + downs - 1)
-                source = x.at((first * a.stride_h - low) * a.w)
+                source, pixels = x.at((first * a.stride_h - low) * a.w), g.at(result * upstream + column.i)
+                asks = (source.at(ahead_x), a.w * a.stride_h, pixels.at(ahead_g), a.ow)
+                if tile.by_planes:
+                    last, done = s.i + 1 >= count, (column.i // lanes * a.passes + p.i) * a.oh - begin
+                    on_x, each_g = select(last, following - (count - 1) * plane, plane), select(last, a.next_g, 0)
+                    on_g = select(last, following_g, 0)
+                    x = planes.at(s.i * plane + on_x)
+                    asks = (x.at(done * a.next_x), a.next_x, g.at(on_g + done * each_g), each_g)
                 ends = column.i + lanes >= a.ow
                 for (most, half), run in runs.items():
                     here = downs.eq(most) & (begin < end)
                     with f.when(here & (ends if half else ~ends) if tile.half else here):
                         f.call(
-                            run, source, g.at(column.i), to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
-                            a.ow - column.i, begin, end, a.oh, ahead_x, ahead_g,
+                            run, source, pixels, to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
+                            a.ow - column.i, begin, end, a.oh, *asks,
                         )  # fmt: skip
         to_w, to_b = (a.parts.at(chunk * a.weights), a.bias_parts.at(chunk * a.biases)) if chunked else (a.gw, a.gb)
-        first = (channel * a.group_in + before) * taps
-        with f.loop(0, count * taps) as i:
-            to_w.store(convert(lane_sum(acc.load(i.i * lanes, lanes)), to_w.pointee), first + i.i)
+        with f.loop(0, a.results) as k, f.loop(0, count * taps) as i:
+            total = lane_sum(acc.load((k.i * a.each * taps + i.i) * lanes, lanes))
+            to_w.store(convert(total, to_w.pointee), ((channel + k.i) * a.group_in + before) * taps + i.i)
         first = select(a.sums_x.eq(0), channel, group * a.group_in + before)
         with f.loop(0, of_x + of_g) as k:
             to_b.store(convert(lane_sum(bias_acc.load(k.i * lanes, lanes)), to_b.pointee), first + k.i)
@@ -338,15 +382,10 @@ def _write_finish(module: Module, element: Type, lanes: int) -> None:
         f.call(add, to, parts, count, count, a.chunks)
 
 
-def _ahead(f: Function, a: Any, image: Value, summed: Value, group: Value, row: Value) -> Value:
-    """How far on to ask for an array's elements: some rows; or, of planes that were ``summed`` first, the next ones.
-
-    Those are the next image's, or the next group's of the first.
-    """
-    images = a.groups * group
+def _following(f: Function, a: Any, image: Value, task: Value, images: Value) -> Value:
+    """How far on the planes lie that come next: those of the next image, or of the next ``task`` in the first one."""
     last = ((image + 1) * a.chunks % a.batch).eq(0)  # of a chunk; one of several chunks has one image
-    following = select(last, group - select(a.chunks.eq(1), image * images, 0), images)
-    return select(summed.ne(0), following, row * AHEAD_ROWS)
+    return select(last, task - select(a.chunks.eq(1), image * images, 0), images)
 
 
 def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, downs: int, half: bool) -> Function:
@@ -355,15 +394,17 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
     Of vectors of ``acc_lanes``, or of ``half`` of those.
 
     Row ``q`` of x, from ``begin`` to ``end``, meets row q of g, of which there are ``oh``, at tap 0 down, and at tap k
-    the one k rows before. Between rows for which some of these do not exist, each row of g is read once.
+    the one k rows before. At each it asks for ``each_x`` and ``each_g`` elements more. Between rows for which some of
+    these do not exist, each row of g is read once.
     """
     data, wide, across = ptr(element), computed(element), len(tile.across)
     lanes = acc_lanes // 2 if half else acc_lanes
     f = module.function(
         f"run{downs}" + "_half" * half, x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64,
-        g_row=i64, left=i64, begin=i64, end=i64, oh=i64, ahead_x=i64, ahead_g=i64,
+        g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, each_x=i64, next_g=data,
+        each_g=i64,
     )  # fmt: skip
-    a, row = f.args, tile.row(lanes)
+    a, row, locality = f.args, tile.row(lanes), 2 if tile.by_planes else 3
     inside, masks = lanes_below(f, a.left, lanes, i32), row.masks(f, a.column, a.w)
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
@@ -377,8 +418,8 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
         with f.loop(first, stop, carry=[*older, *sums]) as q:
             older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
             for part in range(tile.step):
-                x.prefetch(a.ahead_x + part * lanes)
-            a.g.prefetch(q.i * a.g_row + a.ahead_g)
+                a.next_x.prefetch(q.i * a.each_x + part * lanes, locality=locality)
+            a.next_g.prefetch(q.i * a.each_g, locality=locality)
             live = [inside] * downs
             if held < downs - 1:
                 live = [lanes_below(f, select((q.i - k).ult(a.oh), a.left, 0), lanes, i32) for k in range(downs)]
