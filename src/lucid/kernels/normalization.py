@@ -33,6 +33,15 @@ def _positive(variance: Value) -> Value:
     return select(variance < 0.0, 0.0, variance)
 
 
+def _standardized(x: Value, mean: Value, rstd: Value, w: Value, b: Value) -> Value:
+    return (x - mean) * (rstd * w) + b
+
+
+def _slope(g: Value, x: Value, mean: Value, rstd: Value, w: Value, along: Value, across: Value) -> Value:
+    """Its gradient in x, with the means of g w against 1 and against the standardised value."""
+    return (g * w - along - (x - mean) * rstd * across) * rstd
+
+
 def _finish_moments(s: Value, q: Value, *, inverse: Value, eps: Value) -> tuple[Value, Value, Value]:
     mean = s * inverse
     variance = _positive(q * inverse - mean * mean)
@@ -60,7 +69,7 @@ _rows = Rows(
         Stage("sum", lambda x, w, b, mean: (x - mean) * (x - mean), lambda total, *, inverse: total * inverse),
     ],
     once=lambda mean, variance, *, eps: 1.0 / sqrt(variance + eps),
-    results=lambda x, w, b, mean, variance, rstd: (x - mean) * (rstd * w) + b,
+    results=lambda x, w, b, mean, variance, rstd: _standardized(x, mean, rstd, w, b),
     keep=(0, 1),
 )
 _rows_grad = Rows(
@@ -73,9 +82,9 @@ _rows_grad = Rows(
             lambda total, *, inverse: total * inverse,
         ),
     ],
-    results=lambda g, x, w, mean, rstd, along, across: (g * w - along - (x - mean) * rstd * across) * rstd,
+    results=lambda g, x, w, mean, rstd, along, across: _slope(g, x, mean, rstd, w, along, across),
 )
-_apply = Elementwise("standardize", lambda x, mean, rstd, w, b: (x - mean) * (rstd * w) + b)
+_apply = Elementwise("standardize", _standardized)
 affine = Elementwise("affine", lambda x, scale, shift: x * scale + shift)
 _grad = Elementwise(
     "standardize_grad",
@@ -93,7 +102,7 @@ def _inside(g: Value, value: Value, low: Value, high: Value) -> Value:
 def _clamped_terms(
     g: Value, x: Value, mean: Value, rstd: Value, w: Value, b: Value, *, low: Value, high: Value
 ) -> tuple[Value, Value]:
-    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    h = _inside(g, _standardized(x, mean, rstd, w, b), low, high)
     return h, h * ((x - mean) * rstd)
 
 
@@ -102,12 +111,13 @@ def _clamped_slope(
     inverse: Value, low: Value, high: Value,
 ) -> Value:  # fmt: skip
     unit = (x - mean) * rstd
-    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    h = _inside(g, _standardized(x, mean, rstd, w, b), low, high)
     return (h * w - sum_g * inverse - unit * (sum_gx * inverse)) * rstd
 
 
 _clamped = Elementwise(
-    "standardize_clamped", lambda x, mean, rstd, w, b, *, low, high: clamp((x - mean) * (rstd * w) + b, low, high)
+    "standardize_clamped",
+    lambda x, mean, rstd, w, b, *, low, high: clamp(_standardized(x, mean, rstd, w, b), low, high),
 )
 _clamped_grad_sums = Reduction("standardize_clamped_grad_sums", terms=_clamped_terms, more=True)
 _clamped_grad = Elementwise("standardize_clamped_grad", _clamped_slope)
@@ -131,7 +141,7 @@ def _rstd(mean: Value, var: Value, w: Value, b: Value, *, eps: Value) -> Value:
 def _clamped_channel_terms(
     g: Value, x: Value, mean: Value, var: Value, w: Value, b: Value, rstd: Value, *, low: Value, high: Value
 ) -> tuple[Value | float, ...]:
-    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
+    h = _inside(g, _standardized(x, mean, rstd, w, b), low, high)
     return h, 1.0, h, (x - mean) * rstd
 
 
@@ -139,22 +149,22 @@ def _clamped_channel_slope(
     g: Value, x: Value, mean: Value, var: Value, w: Value, b: Value, rstd: Value, to_bias: Value, to_weight: Value,
     along: Value, across: Value, *, low: Value, high: Value,
 ) -> Value:  # fmt: skip
-    h = _inside(g, (x - mean) * (rstd * w) + b, low, high)
-    return (h * w - along - (x - mean) * rstd * across) * rstd
+    h = _inside(g, _standardized(x, mean, rstd, w, b), low, high)
+    return _slope(h, x, mean, rstd, w, along, across)
 
 
 _channels = Channels(
     "standardize_channels",
     terms=lambda x, w, b: (x, 1.0, x, x),
     finish=_channel_moments,
-    results=lambda x, w, b, mean, variance, rstd: (x - mean) * (rstd * w) + b,
+    results=lambda x, w, b, mean, variance, rstd: _standardized(x, mean, rstd, w, b),
     keep=2,
 )
 _clamped_channels = Channels(
     "standardize_clamped_channels",
     terms=lambda x, w, b: (x, 1.0, x, x),
     finish=_channel_moments,
-    results=lambda x, w, b, mean, variance, rstd, *, low, high: clamp((x - mean) * (rstd * w) + b, low, high),
+    results=lambda x, w, b, mean, variance, rstd, *, low, high: clamp(_standardized(x, mean, rstd, w, b), low, high),
     keep=2,
 )
 _channels_grad = Channels(
@@ -162,8 +172,8 @@ _channels_grad = Channels(
     before=_rstd,
     terms=lambda g, x, mean, var, w, b, rstd: (g, 1.0, g, (x - mean) * rstd),
     finish=_channel_grad_sums,
-    results=lambda g, x, mean, var, w, b, rstd, to_bias, to_weight, along, across: (
-        (g * w - along - (x - mean) * rstd * across) * rstd
+    results=lambda g, x, mean, var, w, b, rstd, to_bias, to_weight, along, across: _slope(
+        g, x, mean, rstd, w, along, across
     ),
     keep=2,
 )
