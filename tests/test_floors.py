@@ -1,14 +1,18 @@
-"""Imports go strictly downward, and equals do not import each other: docs/design/0001-architecture.md."""
+"""docs/design/0001-architecture.md: imports go strictly downward, equals do not import each other; its map is true."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src"
+from lucid.kernels import select
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
 
 # From the ground up. A module belongs to the longest entry its name begins with; what shares an entry is free.
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -130,3 +134,16 @@ def test_a_planted_fault_is_found(module: str, source: str, expected: str) -> No
 )
 def test_what_is_allowed_passes(module: str, source: str) -> None:
     assert not [rule for name in imports(source, module, False, frozenset()) if (rule := breaks(module, name))]
+
+
+def test_the_map_names_every_algorithm_its_roles_and_files():
+    short = {"forward": "F", "grad_input": "X", "grad_weight": "W"}
+    page = (ROOT / "docs" / "design" / "0001-architecture.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    told = {cells[0].strip("`"): cells for cells in rows if len(cells) == 5}
+    assert told.keys() == set(select.ALGORITHMS)
+    for name, (_, roles, _, _, files) in told.items():
+        asked = getattr(select.algorithm_named(name), "roles", short)
+        assert roles == " ".join(short[role] for role in asked), name
+        for file in re.findall("`(.+?)`", files):
+            assert (SOURCE / "lucid/kernels/algorithms" / f"{file}.py").is_file(), file

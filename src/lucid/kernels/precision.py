@@ -12,7 +12,7 @@ STRICT = "its errors are larger than those of a sum, and the precision is strict
 
 
 def set_precision(precision: Precision) -> None:
-    """``"strict"`` keeps to sums of the definition's products; ``"default"`` allows Winograd, FFT and folding too.
+    """``"strict"`` keeps to sums of the definition's products; ``"default"`` allows fewer: Winograd, FFT and others.
 
     Their float32 results are within some 1e-6 of the largest beside them, in place of 3e-7 of what their own products
     add up to without signs: what is quiet beside something loud loses digits. A NaN may spread.

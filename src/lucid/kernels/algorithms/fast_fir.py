@@ -61,7 +61,7 @@ _COST = {"product": 1.09, "store": 3.1, "tile": 10.0, "samples": 14.0, "task": 2
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """All but rows along one axis with neighbouring taps, of machines whose vectors take two turns of a unit."""
     if precision.get_precision() == "strict":
-        return "its errors are larger than those of a sum, and the precision is strict"
+        return precision.STRICT
     if target.cpu().turns(isa) == 1:
         return "its gain is proven where a product of vectors takes two turns"
     spec = problem.spec

@@ -1,7 +1,7 @@
-"""Weight gradient of kernels of one row on one channel: pixels in lanes, both arrays read where they lie.
+"""Gradients of kernels of one row on one channel: pixels in lanes, both arrays read where they lie.
 
-Filter banks and depthwise layers of long rows. A row of g is met by its row of x at every tap, a segment that the first
-cache holds at a time::
+Filter banks and depthwise layers of long rows. Input gradients are in ``lines_input``; for those of weights a row of g
+is met by its row of x at every tap, a segment that the first cache holds at a time::
 
     for rows, for segments of a row:
         for taps, some at a time:                            sums in registers, kept in the first cache

@@ -2,6 +2,7 @@
 
 The same sums as ``correlation``, of two axes, without frames: the source is read where it lies, once for every strip
 of columns and every few results. What does not fit in registers, or pads more than a window, is left to that one.
+Weight gradients are in ``sliding_grad``.
 """
 
 from __future__ import annotations
