@@ -13,6 +13,7 @@ from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
 from lucid.kernels.algorithms import reference, winograd
+from lucid.kernels.algorithms.winograd_layout import MOST_TAPS
 from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.plan import Plan
 from tests.kernels.convolution_fuzz import ROLES, Case, Role, error, expected, run_case
@@ -22,6 +23,7 @@ ISAS = [isa.name for isa in target.cpu().isas]
 HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 KERNELS = [(3,), (4,), (5,), (3, 3), (4, 4), (1, 3), (3, 1), (5, 5), (3, 5), (3, 3, 3), (5, 3, 1), (1, 3, 3), (3, 1, 1)]
 KERNELS += [(7,), (16,), (1, 9), (11, 1), (7, 6), (6, 1, 3)]  # in pieces
+LONG = [(17, 3), (19, 9)]  #: down, where they are summed by definition; gradients of weights are left to others
 
 
 def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> Case:
@@ -40,9 +42,10 @@ def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> C
 
 
 def strided_case(rng: np.random.Generator, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Case:
-    """A case of a stride within the kernel."""
+    """A case of a stride within the kernel; input gradients of long ones are left to others."""
     case = random_case(rng, kernel)
-    return replace(case, spec=replace(case.spec, stride=stride))
+    role = "forward" if max(kernel) > MOST_TAPS else case.role
+    return replace(case, role=role, spec=replace(case.spec, stride=stride))
 
 
 def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Case:
@@ -99,11 +102,14 @@ STRIDED = [
 ]  # fmt: skip
 
 
+LONG_STRIDED = [((17, 3), (2, 1)), ((21, 11), (2, 2)), ((18, 7), (5, 3))]
+
+
 def every_case(rng: np.random.Generator, isa: str) -> list[Case]:
     """One of every geometry that the algorithm takes on a machine."""
-    plain = [random_case(rng, kernel) for kernel in KERNELS]
+    plain = [random_case(rng, kernel) for kernel in KERNELS + LONG]
     dilated = [dilated_case(rng, *shape) for shape in DILATED]
-    strided = [strided_case(rng, *shape) for shape in STRIDED]
+    strided = [strided_case(rng, *shape) for shape in STRIDED + LONG_STRIDED]
     return plain + [case for case in dilated + strided if winograd.refuses(case.problem, MACHINES[isa]) is None]
 
 
@@ -111,7 +117,7 @@ def every_case(rng: np.random.Generator, isa: str) -> list[Case]:
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)
     cases = every_case(rng, isa) + every_case(rng, isa)
-    least = 2 * len(KERNELS + STRIDED) + 8
+    least = 2 * len(KERNELS + STRIDED + LONG + LONG_STRIDED) + 8
     assert len(cases) >= least, "on one lane, dilations that fit in none are refused"
     assert 5 in {form.x.outputs for case in cases for form in winograd.forms(case.problem)}
     assert {case.role for case in cases} == {"forward", "grad_input"}
@@ -128,6 +134,18 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
             assert error(got, exact, bound_of(plan, bound)) <= 1, plan
 
     run_guarded_cases(check, list(enumerate(cases)))
+
+
+def test_kernels_longer_down_than_tiles_are_for_are_summed_there() -> None:
+    """DeepSpeech's first layer: its samples' rows are transformed along the other axis, whatever the strides."""
+    spec = ConvSpec((41, 11), (2, 2), (1, 1), ((20, 20), (5, 5)), 1)
+    case = Case("forward", "float32", 1, 1, 32, (161, 400), spec, True, 0)
+    found = winograd.forms(case.problem)
+    assert {(form.z.outputs, form.z.samples, form.planes) for form in found} == {
+        (4, 47, (47, 41, 4)),
+        (8, 55, (55, 41, 8)),
+    }
+    assert not winograd.forms(replace(case, role="grad_input").problem), "its phases would be forms of their own"
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)])

@@ -4,7 +4,8 @@ Convolutions of dilation d along an axis are d undilated ones: see ``_unfolded``
 divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own, or in the
 input gradient, and so in a transposed convolution, each residue of the result a row of its own. Where residues have
 different numbers of taps, they are parts of one form, see ``winograd_transforms.Strided``, or the kernel is filled up
-with zeros: 7 taps of stride 2 are 8, four of each residue. More than 5 taps are taken in pieces, see ``Pieces``. ::
+with zeros: 7 taps of stride 2 are 8, four of each residue. More than 5 taps are taken in pieces, see ``Pieces``;
+an outermost axis of more than 16 is summed by definition, of samples' rows transformed along the others alone. ::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -36,6 +37,7 @@ from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import (
     MOST_GROWTH,
     MOST_POINTS,
+    MOST_TAPS,
     PACKED,
     Blocking,
     Form,
@@ -57,6 +59,7 @@ dtypes = ("float32", "float16", "bfloat16")
 _MOST_STRIDE = 8
 #: Outputs in the same tile where the outer axis of three, without strides, is summed as it is.
 _SUMMED = (2, 4)
+_MORE_SUMMED = (4, 8)  #: where its taps are more than tiles are for
 #: Dilations of the last axis whose residues may stand side by side in a vector.
 _IN_A_VECTOR = (2, 4, 8)
 _ITEM_BYTES = 4
@@ -110,7 +113,7 @@ _HALVED_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides beyond the kernel, most dilations, more taps than 16, strict precision."""
+    """Strides beyond the kernel, most dilations, more taps than 16 but on the outermost axis, strict precision."""
     spec = problem.spec
     if precision.get_precision() == "strict":
         return precision.STRICT
@@ -160,7 +163,10 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     lines = _lines(problem)
     kernel, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in lines), strict=True)
     choices = tuple(line.outputs for line in lines)
-    return _forms(choices, kernel, strides, firsts, lines[-1].dilation, set(problem.spec.stride) != {1})
+    summed = _SUMMED if set(problem.spec.stride) == {1} else ()
+    if lines[0].taps > MOST_TAPS:
+        summed = _MORE_SUMMED if problem.role == "forward" or set(problem.spec.stride) == {1} else ()
+    return _forms(choices, kernel, strides, firsts, lines[-1].dilation, summed)
 
 
 class _Line(NamedTuple):
@@ -213,7 +219,8 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     for axis, (kernel, size, out, stride, (low, _)) in enumerate(
         zip(spec.kernel, problem.size, problem.out, spec.stride, spec.padding, strict=True)
     ):
-        residues, uneven = taken_apart(kernel, stride)
+        long = forward and not lines and kernel > MOST_TAPS and axis + 1 < len(spec.kernel)
+        residues, uneven = (1, stride) if long else taken_apart(kernel, stride)
         taps, dilation = ceil(kernel / residues), spec.dilation[axis] if kernel > 1 else 1
         missing = taps * residues - kernel
         if forward:
@@ -230,7 +237,9 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
             lines += line.folded
     if len(lines) > 3:
         return None
-    z, y, x = [_Line(1, 1, Side(1, 1, 0))] * (3 - len(lines)) + lines
+    others = [_Line(1, 1, Side(1, 1, 0))] * (3 - len(lines))
+    tall = len(lines) == 2 and lines[0].taps > MOST_TAPS  # summed, as the outermost can be
+    z, y, x = [lines[0], *others, lines[1]] if tall else others + lines
     return z, y, x
 
 
@@ -257,13 +266,14 @@ def _forms(
     strides: Sizes,
     firsts: tuple[int | None, ...],
     dilation: int,
-    strided: bool,
+    summed: Sizes,
 ) -> tuple[Form, ...]:
     if set(kernel) == {1}:
         return ()
     every = [Form.of(outputs, kernel, dilation, strides=strides, firsts=firsts) for outputs in product(*choices)]
-    if kernel[0] > 1 and kernel[1:] != (1, 1) and not strided:
-        every += [Form.of(outputs, kernel, dilation, summed=True) for outputs in product(_SUMMED, *choices[1:])]
+    if kernel[0] > 1 and kernel[1:] != (1, 1):
+        tiles = product(summed, *choices[1:])
+        every += [Form.of(outputs, kernel, dilation, True, strides, firsts) for outputs in tiles]
     return tuple(form for form in every if form.points <= MOST_POINTS and growth(form) <= MOST_GROWTH)
 
 

@@ -383,14 +383,14 @@ def _write_multiply(module: Module, lanes: int) -> None:
     )
     p = f.args
     a = read_fields(f, _fields(f32), [
-        "none", "tiles", "block", "filter_step", "v_step", "v_plane", "m_step", "points", "filter_planes",
+        "none", "tiles", "block", "filter_step", "v_step", "v_result", "m_step", "points", "filter_planes",
         "result_planes", "tile_rows", "columns",
     ])  # fmt: skip
     tile = a.tiles.at((p.count + (lanes - 1)) // lanes - 1).cast(ptr(i8)).load()
     blocks, size = (p.rows + (a.tile_rows - 1)) // a.tile_rows, a.tile_rows * a.columns
     depth = p.channels * a.filter_planes
     with f.loop(0, a.points) as k, f.loop(0, a.result_planes) as z, f.loop(0, blocks) as r:
-        filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_plane)
+        filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_result)
         to = p.m.at((z.i * a.points + k.i) * a.m_step + r.i * size)
         f.call(tile, depth, filters, v, a.none, p.again, to, a.columns, a.tile_rows, to)
 

@@ -43,7 +43,7 @@ _GATHERERS = 8
 #: Outputs of a tile along an axis, by the taps of a residue there, of that with the most.
 _OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 4: (2, 3), 5: (2, 4)}
 #: The same of more taps than those, which are taken in pieces, and the most taps.
-_OF_PIECES, _MOST_TAPS = (2, 4), 16
+_OF_PIECES, MOST_TAPS = (2, 4), 16
 _MOST_UNEVEN_TAPS = 3  #: of two residues that are one form: more are filled up
 #: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
 _MORE_OUTPUTS = {3: 5}
@@ -73,7 +73,7 @@ def outputs_of(taps: int, positions: int, stride: int = 1, spreads: bool = False
     """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile."""
     if stride > 1:
         return tuple(outputs * (stride if spreads else 1) for outputs in _OUTPUTS.get(ceil(taps / stride), ()))
-    usual = _OUTPUTS.get(taps, _OF_PIECES if taps <= _MOST_TAPS else ())
+    usual = _OUTPUTS.get(taps, _OF_PIECES if taps <= MOST_TAPS else ())
     more = _MORE_OUTPUTS.get(taps)
     if more is None:
         return usual
@@ -104,7 +104,7 @@ class Form:
         given residue.
         """
         z, y, x = (_minimal(*axis) for axis in zip(outputs, taps, strides, firsts, strict=True))
-        return cls(Summed(z.outputs, z.taps) if summed else z, y, x, apart)
+        return cls(Summed(z.outputs, z.taps, strides[0]) if summed else z, y, x, apart)
 
     @property
     def axes(self) -> tuple[Minimal, Minimal, Minimal]:
@@ -316,6 +316,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "m_span": form.points * planes.result * m_step if cut.chunk < shape.channels else 0, "chunk": cut.chunk,
         "filters_size": form.points * block if cut.rows_first else block, "filter_plane": filter_plane,
         "filter_planes": planes.filter, "result_planes": planes.result,
+        "v_result": v_plane * (form.z.advance // form.z.outputs),
     }  # fmt: skip
     own_operand, (_, y, x) = form.points * (block if cut.rows_first else v_step), (a.products for a in form.axes)
     numbers |= {
@@ -334,27 +335,29 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
 def _stored_runs(shape: Shape, form: Form) -> dict[str, int]:
     """Weights of a channel that lie side by side and belong side by side: all, or a line of a kernel that is filled."""
     if shape.filled and prod(shape.spread) == 1:
-        return {"tap_runs": prod(shape.stored_kernel[:2]), "run_taps": shape.stored_kernel[2]}
+        lines = prod(shape.stored_kernel[:2]) // form.planes.filter
+        return {"tap_runs": lines, "run_taps": shape.stored_kernel[2]}
     return {"tap_runs": 1, "run_taps": shape.packed_taps // form.planes.filter}
 
 
 def run_places(shape: Shape, numbers: dict[str, int]) -> list[int]:
     """The tap that each of those runs starts at, and the one behind the last."""
     (_, y, x), (stored_z, stored_y, _) = shape.kernel, shape.stored_kernel
-    starts = [(i * y + j) * x for i in range(stored_z) for j in range(stored_y)] if numbers["tap_runs"] > 1 else [0]
-    return [*starts, numbers["taps"]]
+    starts = [(i * y + j) * x for i in range(stored_z) for j in range(stored_y)]
+    return [*starts[: numbers["tap_runs"]], numbers["taps"]]
 
 
 def _taps(shape: Shape, form: Form) -> dict[str, int]:
     """Those that are packed at once, and steps from one that a transform reads to the next, and between planes."""
     _, y, x = (kernel // spread for kernel, spread in zip(shape.kernel, shape.spread, strict=True))
     count, sign = shape.packed_taps // form.planes.filter, -1 if shape.flipped else 1
+    stored = prod(shape.stored_kernel) // prod(shape.spread) // form.planes.filter
     steps = [step * inner for step, inner in zip(shape.step, (y * x, x, 1), strict=True)]
     last = sum((length - 1) * step for (_, length), step in zip(form.sizes("filter"), steps, strict=True))
-    first, first_plane = (last, (form.planes.filter - 1) * count) if shape.flipped else (0, 0)
+    first, first_plane = (last, (form.planes.filter - 1) * stored) if shape.flipped else (0, 0)
     return {
         "taps": count, "first_tap": first, **{f"tap_{a}": sign * n for a, n in zip("zyx", steps, strict=True)},
-        "first_plane": first_plane, "plane_step": sign * count,
+        "first_plane": first_plane, "plane_step": sign * stored,
     }  # fmt: skip
 
 
@@ -463,8 +466,8 @@ NUMBERS = (
     "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
-    "columns", "v_step", "v_plane", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at", "spare_at",
-    "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call",
+    "columns", "v_step", "v_plane", "v_result", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at",
+    "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call",
 )  # fmt: skip
 
 

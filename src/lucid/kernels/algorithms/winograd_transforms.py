@@ -285,12 +285,25 @@ class Spread(_OfParts):
         return _transposed(_stacked([part.gradient for part in self._parts], rows, self.outputs))
 
 
+@dataclass(frozen=True)
 class Summed(Minimal):
-    """An axis summed by definition, whose outputs share the transformed planes of their samples."""
+    """An axis summed by definition, whose outputs, a stride apart, share the transformed planes of their samples."""
+
+    stride: int = 1
 
     patch = filter = inverse = gradient = collect = IDENTITY
     growth = gradient_growth = 1.0
     products = 1
+
+    @property
+    def samples(self) -> int:
+        """From the first output's first to the last one's last."""
+        return self.advance - self.stride + self.taps
+
+    @property
+    def advance(self) -> int:
+        """A stride for every output."""
+        return self.outputs * self.stride
 
     def size(self, name: str) -> Size:
         """They leave every number as it is."""
