@@ -151,7 +151,8 @@ def test_gradients_of_images_are_added_where_they_come_from_memory(isa, dtype, m
         check_threads(lambda: run_both(sliding, GRADIENTS[0], GRADIENTS[0].arrays()))
 
 
-def test_every_tile_agrees():
+@pytest.mark.parametrize("dtype", ["float32", *HALF])
+def test_every_tile_agrees(dtype):
     """Whatever the number of results and of vectors: a sum has one order."""
     isa = target.isa()
     for case in (
@@ -160,7 +161,7 @@ def test_every_tile_agrees():
         Case(2, 2, 2, (20, 70), (4, 4), 2, padding=1, groups=2),
     ):
         for role in ROLES:
-            problem, arrays, results = case.problem(role), case.arrays(), []
+            problem, arrays, results = case.typed(dtype).problem(role), case.typed(dtype).arrays(), []
             first, out = ("x", "g") if role == "forward" else ("g", "x")
             for asked in sliding.tiles(problem, isa):
                 result = np.full_like(arrays[out], np.nan)
@@ -190,10 +191,56 @@ def test_stores_past_the_caches(role, monkeypatch):
     run_guarded_cases(one, [*cases, Case(1, 2, 2, (10, 64), (4, 4), 2, padding=1, groups=2)])
 
 
-@pytest.mark.parametrize("place", [(1, 1, 5, 16), (0, 0, 0, 0)])
+@pytest.mark.parametrize("place", [(1, 1, 5, 16), (0, 0, 0, 0), (0, 0, 2, 9)])
 @pytest.mark.parametrize("role", [*ROLES, "grad_weight"])
 def test_an_infinity_reaches_only_what_reads_it(role, place):
     check_infinity(sliding, Case(2, 8, 8, (6, 18), (3, 3), padding=1, groups=8), role, place)
+
+
+@pytest.mark.parametrize("place", [(1, 1, 5, 16), (0, 0, 0, 0), (0, 0, 2, 9)])
+@pytest.mark.parametrize("role", ROLES)
+def test_an_infinity_meets_no_zero_of_a_pair(role, place):
+    for kernel in ((3, 3), (2, 2), (5, 5)):
+        case = Case(2, 8, 8, (6, 18), kernel, padding=kernel[0] // 2, groups=8, dtype="bfloat16")
+        check_infinity(sliding, case, role, place)
+
+
+#: One vector of sums and several, the last of half a one; more columns than that and fewer; a stride of two, whose
+#: pairs are of one result, of both axes or one; several sources and results; numbers that are copied first.
+DOTTED = [
+    Case(2, 2, 2, (9, 56), (3, 3), padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (9, 57), (3, 3), padding=((1, 1), (2, 0)), groups=2),
+    Case(1, 2, 2, (7, 14), (5, 5), padding=2, groups=2),
+    Case(1, 2, 2, (7, 28), (2, 4), padding=1, groups=2),
+    Case(1, 2, 2, (9, 130), (3, 2), (2, 1), padding=1, groups=2, bias=True),
+    Case(1, 6, 4, (9, 33), (3, 3), padding=1, groups=2, bias=True),
+    Case(1, 4, 4, (40, 56), (7, 7), padding=3, groups=4, bias=True),
+]
+STRIDED = [
+    Case(1, 2, 2, (12, 20 + 2 * n), (3 + n % 3, 2 + n % 4), (1 + n % 2, 2), (1, 1), n % 3, groups=2, bias=True)
+    for n in range(0, 30, 3)
+]
+
+
+@pytest.mark.skipif("avx512_bf16" not in ISAS, reason="multiplies pairs of bfloats")
+@pytest.mark.parametrize("name", ["znver4", "znver5"])
+@pytest.mark.parametrize("role", ROLES)
+def test_bfloats_side_by_side_are_multiplied_in_pairs(role, name, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case.typed("bfloat16"), role, where)
+
+    with target.using("avx512_bf16"):
+        cases = DOTTED + STRIDED * (role == "forward")
+        assert all(_tile(case.typed("bfloat16"), role).dots for case in cases)
+        assert not any(_tile(case.typed("float16"), role).dots for case in cases)
+        assert not _tile(Case(1, 2, 2, (9, 40), (3, 3), dilation=2, groups=2, dtype="bfloat16"), role).dots
+        run_guarded_cases(one, cases)
+    sliding.tiles.cache_clear()
 
 
 @pytest.mark.parametrize("role", [*ROLES, "grad_weight"])

@@ -145,7 +145,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         asked.tasks,
         tile=(("results", tile.results), ("vectors", tile.vectors), ("rows", sum(map(len, tile.lags)))),
         blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
-        why=f"pixels in lanes, rows slide through registers, {tile.products} products a step and source",
+        why=f"pixels in lanes, rows slide through registers, {tile.products:g} products a step and source",
     )
 
 
@@ -208,10 +208,17 @@ def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, v
     several = channels(problem)[0] > 1
     lanes, (source, result) = isa.lanes(sum_type(problem)), _widths(problem)
     whole = ceil(source / lanes) == vectors * stride[1] and ceil(result / lanes) == vectors * len(across)
-    tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole)
+    dots = problem.dtype == "bfloat16" and isa.bf16_dot and _side_by_side(across, stride[1]) and result > lanes // 2
+    tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole, dots=dots)
     asked = Sliding(problem, axes, tile, lanes, 1)
     asked = replace(asked, box_h=_box_rows(asked))
     return replace(asked, tile=_in_turns(asked)) if target.cpu().turns(isa) > 1 else asked
+
+
+def _side_by_side(across: tuple[tuple[tuple[int, int], ...], ...], stride: int) -> bool:
+    """Whether taps across are neighbours, all of them those of each result."""
+    places = sorted(at for phase in across for _, at in phase)
+    return len(across) == 1 and stride < 3 and len(places) > 1 and places[-1] - places[0] == len(places) - 1
 
 
 def _in_turns(asked: Sliding) -> Slide:
@@ -229,7 +236,8 @@ def _in_turns(asked: Sliding) -> Slide:
     many = not tile.several and tile.numbers > HELD
     spreads = many and asked.box_h * strips >= _SPREAD_STEPS
     alone = tail > 0 and strips == 1
-    half = alone and tile.whole and tile.stride[1] == 1 and ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
+    fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
+    half = alone and tile.whole and not tile.dots and tile.stride[1] == 1 and fewer
     return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from math import ceil
 from typing import Any
 
 from lucid.kernels.algorithms.correlation_kernel import widened
@@ -22,6 +23,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    bf16_dot,
     bitcast,
     computed,
     convert,
@@ -29,6 +31,7 @@ from lucid.kernels.ir import (
     f32,
     f64,
     fma,
+    i16,
     i32,
     i64,
     interleave,
@@ -59,6 +62,7 @@ _PRODUCT = {1: 0.29, 2: 0.93}
 ROOMY = 26  # registers: a tile of more moves some of them to the stack and back
 
 _LATENCY = 3.8  # cycles of a product: short rows wait for the one before, and the next row is a step of its own
+_DOT_LATENCY = 1.5  # times that of one, of a pair
 _OVERLAP = 64  # cycles of that in which the next strip begins
 
 #: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
@@ -201,6 +205,7 @@ class Slide:
     alone: bool = False  #: there is no other strip than that
     half: bool = False  #: and of the source's last vector only the first half is read
     pairs: bool = False  #: both phases of columns are in one vector of sums, by turns
+    dots: bool = False  #: bfloats side by side are multiplied in pairs, as they lie
 
     @cached_property
     def lags(self) -> list[range]:
@@ -209,9 +214,33 @@ class Slide:
         return [range(min(lags), max(lags) + 1) for lags in found]
 
     @property
+    def phases(self) -> int:
+        """Of the result's columns, each with vectors of sums of its own: pairs of a stride of 1 make two of one."""
+        return 2 if self.dots and self.stride[1] == 1 else len(self.across)
+
+    def widths(self, lanes: int) -> list[int]:
+        """Lanes of the vectors of sums of a row's phase: the last may be half of one."""
+        halves, merged = self.tail or 2 * self.vectors, self.phases // len(self.across)
+        count = ceil(halves / (2 * merged))
+        left = halves - (count - 1) * 2 * merged
+        return [lanes] * (count - 1) + [lanes // 2 if left <= merged else lanes]
+
+    @property
     def each(self) -> int:
         """Vectors of sums of one row."""
-        return self.results * len(self.across) * self.vectors
+        return self.results * self.phases * len(self.widths(2))
+
+    @cached_property
+    def twos(self) -> list[tuple[int | None, int, int]]:
+        """Taps across that are multiplied together: the first, the second, and the place of the first.
+
+        Of an odd number the last is a second one without a first, both of whose numbers are 0.
+        """
+        taps = sorted((at, t) for t, at in self.across[0])
+        both: list[tuple[int | None, int, int]] = [
+            (first, second, at) for (at, first), (_, second) in zip(taps[0::2], taps[1::2], strict=False)
+        ]
+        return [*both, (None, taps[-1][1], taps[-2][0])] if len(taps) % 2 else both
 
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
@@ -224,14 +253,16 @@ class Slide:
         return replace(self, vectors=(self.tail + 1) // 2) if self.tail else self
 
     @property
-    def products(self) -> int:
-        """Of one step and source."""
+    def products(self) -> float:
+        """Vectors of them in one step and source, or of pairs."""
+        if self.dots:
+            return sum(map(len, self.downs)) * len(self.twos) * self.results * self.phases * sum(self.widths(2)) / 2
         return sum(map(len, self.downs)) * sum(map(len, self.across)) * self.results * self.vectors
 
     @property
     def numbers(self) -> int:
         """Of w, or vectors of two of them, that a step and source reads."""
-        across = len(self.across[0]) if self.pairs else sum(map(len, self.across))
+        across = len(self.twos) if self.dots else len(self.across[0]) if self.pairs else sum(map(len, self.across))
         return sum(map(len, self.downs)) * across * self.results
 
     @property
@@ -242,9 +273,10 @@ class Slide:
     def cycles(self, steps: int, sources: int, lanes: int, turns: int) -> float:
         """Of so many steps; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
         registers, parts = self.registers(lanes), self._parts(lanes) * self.stride[0]
-        split, merged = min(self.stride[1] - 1, 2), 0 if self.pairs else min(len(self.across) - 1, 2)
+        split, merged = min(self.stride[1] - 1, 2), 0 if self.pairs else min(self.phases - 1, 2)
+        split = 0 if self.dots else split
         loaded = self.numbers if self.several or self.numbers > HELD else 0
-        halved = self.tail / (2 * self.vectors) if self.tail else 1.0
+        halved = self.tail / (2 * self.vectors) if self.tail and not self.dots else 1.0
         source = (
             _PRODUCT[turns] * self.products * halved
             + 0.15 * loaded
@@ -254,16 +286,18 @@ class Slide:
         source += 0.72 * max(0, registers - ROOMY)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
         ended = 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
-        waiting = _LATENCY * max(map(len, self.across))
+        waiting = _LATENCY * (len(self.twos) * _DOT_LATENCY if self.dots else max(map(len, self.across)))
         return max(steps * (sources * source + ended), steps * (sources * max(source, waiting) + ended) - _OVERLAP)
 
     def registers(self, lanes: int) -> int:
         """How many a step holds."""
         sums = sum(len(lags) for lags in self.lags) * self.each
-        return sums + (4 if self.pairs else len(self.row(lanes).reads)) + min(self.numbers, 2)
+        return sums + (4 if self.pairs or self.dots else len(self.row(lanes).reads)) + min(self.numbers, 2)
 
     def _parts(self, lanes: int) -> int:
         """Vectors that are loaded of a row."""
+        if self.dots:
+            return len({at + c for *_, at in self.twos for c in range(self.phases)}) * len(self.widths(lanes))
         return 2 * self.vectors if self.pairs else len(self.row(lanes).reads)
 
 
@@ -276,7 +310,7 @@ def fields(element: Type) -> dict[str, Type]:
 def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
     """A task is a box of rows of the results of one image and group."""
     module, lanes = Module("sliding", isa), isa.lanes(computed(element))
-    kind = _PairedStrip if tile.pairs else _Strip
+    kind = _PairedStrip if tile.pairs else _DottedStrip if tile.dots else _Strip
     last = strip = kind(module, element, lanes, tile.last, epilogue).function
     if tile.tail and not tile.alone:
         strip = kind(module, element, lanes, replace(tile, tail=0), epilogue, full=True).function
@@ -289,7 +323,9 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
         group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
         rows, spare = minimum(a.box_h, a.rows - first), a.own.at(a.thread * a.private)
         weights = a.weights.at(group * a.w_group)
-        if tile.spreads:
+        if tile.dots:
+            weights = joined(f, weights, spare.at(a.spare), a.w_group // tile.kernel_w, tile, each)
+        elif tile.spreads:
             weights = spread(f, weights, spare.at(a.spare), a.w_group, lanes)
         elif element != computed(element):
             weights = widened(f, weights, spare.at(a.spare), a.w_group, lanes)
@@ -324,6 +360,19 @@ def spread(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int)
     return to
 
 
+def joined(f: Function, numbers: Pointer, to: Pointer, rows: Value, tile: Slide, lanes: int) -> Pointer:
+    """The numbers of w that are multiplied together, two bfloats each, in all of so many lanes; by rows of taps."""
+    words, pairs = numbers.cast(i16), to.cast(i32)
+    with f.loop(0, rows) as row:
+        first = row.i * tile.kernel_w
+        for n, (one, other, _) in enumerate(tile.twos):
+            pair = convert(words.load(first + other), i32, signed=False) << 16
+            if one is not None:
+                pair = pair | convert(words.load(first + one), i32, signed=False)
+            pairs.store(splat(pair, lanes), (first + n) * lanes)
+    return to
+
+
 class _Strip:
     """Writes ``strip``: so many vectors of columns, all rows of a box.
 
@@ -351,19 +400,21 @@ class _Strip:
     def _prepare(self) -> None:
         """What all steps share."""
         f, a, tile, lanes = self.function, self.a, self.tile, self.lanes
-        #: Lanes of each vector of sums, and where it is in a row of the result.
-        self.widths = [lanes] * tile.vectors
-        if tile.tail % 2:
-            self.widths[-1] //= 2
-        across = len(tile.across)
-        self.places = [
-            (v * lanes * across + c * width, width) for v, width in enumerate(self.widths) for c in range(across)
-        ]
-        self.start = [self._part(bias, width) for bias in self.biases for _ in range(across) for width in self.widths]
+        self._share_out()
         self.reading = tile.row(lanes)
         self.masks = self.reading.masks(f, a.column, a.w)
-        self.stored = self._stored(len(self.places) - 1 if tile.whole else 0)
         self.held = self._weights(a.weights) if not tile.several and tile.numbers <= HELD else None
+
+    def _share_out(self) -> None:
+        """Lanes of each vector of sums, where it is in a row of the result, and which of it there are."""
+        tile, lanes, phases = self.tile, self.lanes, self.tile.phases
+        self.widths = tile.widths(lanes)
+        self.places = [
+            (v * lanes * phases + c * width, width) for v, width in enumerate(self.widths) for c in range(phases)
+        ]
+        self.start = [self._part(bias, width) for bias in self.biases for _ in range(phases) for width in self.widths]
+        columns = lanes * (tile.vectors * len(tile.across) - 1) + 1 if tile.whole else 0  # at least
+        self.stored = self._stored(sum(at + width <= columns for at, width in self.places))
 
     def _stored(self, whole: int = 0) -> list[Value | None]:
         """Which lanes there are of each vector of a result's row: of ``whole`` ones, and in a full strip, all."""
@@ -483,13 +534,11 @@ class _Strip:
 
     def _line(self, sums: list[Value], result: int, to: Destination) -> list[Value]:
         """A result's row, its phases of columns side by side."""
-        vectors, across = self.tile.vectors, len(self.tile.across)
-        rows = [
-            sums[at : at + vectors] for at in range(result * across * vectors, (result + 1) * across * vectors, vectors)
-        ]
-        if across > 1:  # halves are mixed as vectors of half the bits
+        count, phases = len(self.widths), self.tile.phases
+        rows = [sums[at : at + count] for at in range(result * phases * count, (result + 1) * phases * count, count)]
+        if phases > 1:  # halves are mixed as vectors of half the bits
             rows = [[to.rounded(value) for value in row] for row in rows]
-        return [value for phases in zip(*rows, strict=True) for value in interleave(phases)]
+        return [value for vectors in zip(*rows, strict=True) for value in interleave(vectors)]
 
 
 class _PairedStrip(_Strip):
@@ -536,3 +585,50 @@ class _PairedStrip(_Strip):
     def _line(self, sums: list[Value], result: int, to: Destination) -> list[Value]:
         count = len(self.windows)
         return sums[result * count : (result + 1) * count]
+
+
+class _DottedStrip(_Strip):
+    """The same where bfloats side by side are multiplied in pairs, as they lie: nothing is widened or shifted.
+
+    With a stride of 2 a pair is at two taps of one result. With a stride of 1 lanes are every other result, and the
+    ones between meet the pairs that begin a column further on. What is loaded straddles lines, but of 64 bytes that
+    serve 32 results.
+    """
+
+    def _prepare(self) -> None:
+        f, a, tile = self.function, self.a, self.tile
+        self._share_out()
+        firsts = [v * self.lanes * 2 for v in range(len(self.widths))]
+        loads = {(v, at + c) for v in range(len(firsts)) for *_, at in tile.twos for c in range(tile.phases)}
+        columns = self.lanes * (tile.vectors * tile.stride[1] - 1) + 1 if tile.whole else 0  # at least
+        self.inside = {
+            (v, at): None
+            if firsts[v] + at >= 0 and firsts[v] + at + 2 * self.widths[v] <= columns
+            else lanes_inside(f, a.column + firsts[v] + at, a.w, 2 * self.widths[v])
+            for v, at in sorted(loads)
+        }
+        taps = product(range(tile.results), self._taps(tile.downs), range(len(tile.twos)))
+        self.held = None
+        if not tile.several and tile.numbers <= HELD:
+            self.held = {(k, h, n): self._weight(a.weights, k, h, n) for k, h, n in taps}
+
+    def _added_source(self, m: Value, source: Pointer, w: Pointer, sums: Sums) -> Sums:
+        tile, stride, count = self.tile, self.tile.stride[0], len(self.widths)
+        sums = {key: list(values) for key, values in sums.items()}
+        for e in reversed(range(stride)):
+            row = self._row(source, m * stride + e - self.a.low_h)
+            loaded = {
+                (v, at): row.load(v * self.lanes * 2 + at, 2 * self.widths[v], there)
+                for (v, at), there in self.inside.items()
+            }
+            downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
+            for n, (first, _, at) in enumerate(tile.twos):
+                x = {(v, c): loaded[v, at + c] for v, c in product(range(count), range(tile.phases))}
+                if first is None:  # infinity by 0 is no number
+                    x = {key: bitcast(value, vec(i32, value.type.lanes // 2)) & ~0xFFFF for key, value in x.items()}
+                for (p, lag, h), k in product(downs, range(tile.results)):
+                    weight = self.held[k, h, n] if self.held else self._weight(w, k, h, n)
+                    for (v, c), samples in x.items():
+                        i, pair = (k * tile.phases + c) * count + v, self._part(weight, self.widths[v])
+                        sums[p, lag][i] = bf16_dot(samples, pair, sums[p, lag][i])
+        return sums
