@@ -71,9 +71,10 @@ class Sliding(RowBoxes):
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: the spare row, and weights of a group where they are widened or spread."""
+        """A thread's workspace: the spare row, and weights of a group where they are copied."""
         weights = self.sources * self.results * self.problem.spec.taps
-        copied = weights * self.lanes if self.tile.spreads else weights * (self.problem.itemsize < 4)
+        apart = self.problem.itemsize < 4 and not self.tile.holds
+        copied = weights * self.lanes if self.tile.spreads else weights * apart
         return self.spare_elements + ceil(copied / 16) * 16
 
     @property
@@ -233,8 +234,7 @@ def _in_turns(asked: Sliding) -> Slide:
     tail = halves if halves < 2 * tile.vectors else 0
     if _pairs(asked):
         return replace(tile, in_turns=True, tail=tail, alone=tail > 0 and strips == 1, pairs=True, whole=False)
-    many = not tile.several and tile.numbers > HELD
-    spreads = many and asked.box_h * strips >= _SPREAD_STEPS
+    spreads = not tile.several and not tile.holds and asked.box_h * strips >= _SPREAD_STEPS
     alone = tail > 0 and strips == 1
     fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
     half = alone and tile.whole and not tile.dots and tile.stride[1] == 1 and fewer

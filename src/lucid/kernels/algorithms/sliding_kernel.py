@@ -266,6 +266,11 @@ class Slide:
         return sum(map(len, self.downs)) * across * self.results
 
     @property
+    def holds(self) -> bool:
+        """Whether numbers of w are in registers through all steps, and are read where they lie."""
+        return not self.several and self.numbers <= HELD
+
+    @property
     def first(self) -> int:
         """The least place of a tap across."""
         return min(at for phase in self.across for _, at in phase)
@@ -323,12 +328,8 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
         group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
         rows, spare = minimum(a.box_h, a.rows - first), a.own.at(a.thread * a.private)
         weights = a.weights.at(group * a.w_group)
-        if tile.dots:
-            weights = joined(f, weights, spare.at(a.spare), a.w_group // tile.kernel_w, tile, each)
-        elif tile.spreads:
-            weights = spread(f, weights, spare.at(a.spare), a.w_group, lanes)
-        elif element != computed(element):
-            weights = widened(f, weights, spare.at(a.spare), a.w_group, lanes)
+        if not tile.holds:
+            weights = copied(f, weights, spare.at(a.spare), a.w_group, tile, lanes)
         with f.loop(0, a.results, tile.results) as result, f.loop(0, a.columns, wide) as column:
             channel = group * a.results + result.i
             to = arrays.at(channel, (image_group * a.results + result.i) * plane + column.i * len(tile.across))
@@ -353,6 +354,15 @@ def _line_elements(element: Type) -> int:
     return 64 // element.bytes
 
 
+def copied(f: Function, numbers: Pointer, to: Pointer, count: Value, tile: Slide, lanes: int) -> Pointer:
+    """A group's numbers of w as its steps read them: joined, in all lanes, widened, or as they lie."""
+    if tile.dots:
+        return joined(f, numbers, to, count // tile.kernel_w, tile, lanes if tile.spreads else 1)
+    if tile.spreads:
+        return spread(f, numbers, to, count, lanes)
+    return numbers if numbers.pointee == to.pointee else widened(f, numbers, to, count, lanes)
+
+
 def spread(f: Function, numbers: Pointer, to: Pointer, count: Value, lanes: int) -> Pointer:
     """Every number in all lanes of a vector."""
     with f.loop(0, count) as i:
@@ -366,11 +376,14 @@ def joined(f: Function, numbers: Pointer, to: Pointer, rows: Value, tile: Slide,
     with f.loop(0, rows) as row:
         first = row.i * tile.kernel_w
         for n, (one, other, _) in enumerate(tile.twos):
-            pair = convert(words.load(first + other), i32, signed=False) << 16
-            if one is not None:
-                pair = pair | convert(words.load(first + one), i32, signed=False)
-            pairs.store(splat(pair, lanes), (first + n) * lanes)
+            pairs.store(splat(_pair(words.at(first), one, other), lanes), (first + n) * lanes)
     return to
+
+
+def _pair(words: Pointer, one: int | None, other: int) -> Value:
+    """Two numbers side by side, or 0 and one."""
+    high = convert(words.load(other), i32, signed=False) << 16
+    return high if one is None else high | convert(words.load(one), i32, signed=False)
 
 
 class _Strip:
@@ -384,10 +397,11 @@ class _Strip:
         self, module: Module, element: Type, lanes: int, tile: Slide, epilogue: Epilogue, full: bool = False
     ) -> None:
         data = ptr(element)
+        weights = data if tile.holds else ptr(computed(element))
         self.tile, self.lanes, self.wide, self.full = tile, lanes, computed(element), full
         self.function = f = module.function(
             f"strip{tile.tail or ''}", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
-            weights=ptr(self.wide), w_source=i64, w_result=i64, bias=data, bias_step=i64, zeros=data, y=data,
+            weights=weights, w_source=i64, w_result=i64, bias=data, bias_step=i64, zeros=data, y=data,
             size_h=i64, size_w=i64, left=i64, first=i64, rows=i64, **parameters(epilogue, element),
         )  # fmt: skip
         self.a = a = f.args
@@ -403,7 +417,7 @@ class _Strip:
         self._share_out()
         self.reading = tile.row(lanes)
         self.masks = self.reading.masks(f, a.column, a.w)
-        self.held = self._weights(a.weights) if not tile.several and tile.numbers <= HELD else None
+        self.held = self._weights(a.weights) if tile.holds else None
 
     def _share_out(self) -> None:
         """Lanes of each vector of sums, where it is in a row of the result, and which of it there are."""
@@ -608,9 +622,13 @@ class _DottedStrip(_Strip):
             for v, at in sorted(loads)
         }
         taps = product(range(tile.results), self._taps(tile.downs), range(len(tile.twos)))
-        self.held = None
-        if not tile.several and tile.numbers <= HELD:
-            self.held = {(k, h, n): self._weight(a.weights, k, h, n) for k, h, n in taps}
+        self.held = {(k, h, n): self._joined(k, h, n) for k, h, n in taps} if tile.holds else None
+
+    def _joined(self, k: int, h: int, n: int) -> Value:
+        """Numbers of w that are multiplied together, as they lie."""
+        one, other, _ = self.tile.twos[n]
+        row = self.a.weights.at(self.a.w_result * k if k else 0).at(h * self.tile.kernel_w)
+        return splat(_pair(row.cast(i16), one, other), self.lanes)
 
     def _added_source(self, m: Value, source: Pointer, w: Pointer, sums: Sums) -> Sums:
         tile, stride, count = self.tile, self.tile.stride[0], len(self.widths)
