@@ -118,7 +118,7 @@ def test_a_new_image_size_compiles_nothing(role):
         (Case(1, 4, 4, (40, 40), (5, 5)), "it has 3 taps down beside each other, and at most 8 across"),
         (Case(1, 4, 4, (40, 40), (3, 3), dilation=2), "it has 3 taps down beside each other, and at most 8 across"),
         (Case(1, 4, 4, (40, 40), (3, 3), 2), "rows of a stride share no taps"),
-        (Case(1, 4, 2, (9, 9), (3, 3)), "its tiles are of 3 or 4 results, and must fit in registers"),
+        (Case(1, 4, 2, (9, 9), (3, 3)), "its tiles are of 3 or 4 of a group's results, and must fit in registers"),
         (Case(64, 4, 4, (99, 99), (3, 3)), "rows are read twice, and the caches do not hold the arrays"),
     ],
 )

@@ -87,7 +87,7 @@ _PAGES = 56  #: of x whose places are at hand: of 64 or 72, beside those of weig
 #: Rows of a result from which the machine guesses the next lines, and what is then left of waiting for them.
 _LONG_ROW_LINES, _GUESSED = 64, 0.4
 #: What lines of the second cache keep a turned tile at, in vector products: of weights, one after the other, and of x.
-_WEIGHTS_PRODUCTS, _SAMPLES_PRODUCTS = 3.0, 8.0
+_WEIGHTS_HOLD, _SAMPLES_HOLD = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 MOST_STEPS = 1280
 
@@ -161,7 +161,7 @@ class Rates(NamedTuple):
             heights,
             once=cost(
                 {
-                    _home(sizes, layout, tile): rows * tile.loads(layout.unit),
+                    _samples_home(sizes, layout, tile): rows * tile.loads(layout.unit),
                     "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
                     f"visit{few}": -stored,
                     "page": rows * ceil(layout.unit / tile.columns) * _page_part(sizes, layout, tile),
@@ -175,7 +175,7 @@ class Rates(NamedTuple):
             far=cost({"visit from third cache": stored}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
             span=(turns if far(sizes, weights) else 1)
-            * cost({_asked_home(sizes, layout, tile, weights): met * tile.rows}),
+            * cost({_asked_weights_home(sizes, layout, tile, weights): met * tile.rows}),
             own_span=cost({"weight from second cache": met * tile.rows}),
             packing=packing_ns(sizes, layout.phase, tile) if alone else 0.0,
         )
@@ -216,7 +216,7 @@ def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
         return 1.0
     assert isinstance(tile, ChannelTile)
     lines = tile.columns * tile.step * sizes.itemsize / _LINE_BYTES + 0.5
-    read = _WEIGHTS_PRODUCTS * tile.vectors + _SAMPLES_PRODUCTS * lines / max(1, len(layout.phase[2].offsets))
+    read = _WEIGHTS_HOLD * tile.vectors + _SAMPLES_HOLD * lines / max(1, len(layout.phase[2].offsets))
     return max(1.0, read / tile.accumulators)
 
 
@@ -261,7 +261,7 @@ def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> floa
     return table + entries * elements * (_PAIR_READS if grain.depth > 1 else 1) * cost(samples)
 
 
-def _home(sizes: Shape, layout: Layout, tile: AnyTile) -> str:
+def _samples_home(sizes: Shape, layout: Layout, tile: AnyTile) -> str:
     """Where a tile's samples are; residues make so many rows of tiles that all but the first find them in a cache.
 
     Channels a power of two apart share ways of the second one, and wait in the third where those are too few. Of two
@@ -338,7 +338,7 @@ def _met_again(sizes: Shape, lines: int, x: Axis, turns: int) -> dict[str, float
     return {"line from third cache": touched * (1 - far), "line from memory": touched * far}
 
 
-def home(sizes: Shape, weights: int) -> str:
+def weights_home(sizes: Shape, weights: int) -> str:
     """What a weight of so many costs to read: where they are."""
     near = weights * sizes.itemsize < target.cpu().l2_bytes * sizes.groups
     return "weight from second cache" if near else "weight from memory"
@@ -360,16 +360,16 @@ def many(sizes: Shape, weights: int) -> bool:
     return weights * sizes.itemsize > 2 * target.cpu().l2_bytes
 
 
-def _asked_home(sizes: Shape, layout: Layout, tile: AnyTile, weights: int) -> str:
+def _asked_weights_home(sizes: Shape, layout: Layout, tile: AnyTile, weights: int) -> str:
     """The same of tiles over x in place, which are ready before their weights where products take no turns."""
     asked = layout.in_place and not tile.over_channels and turns_of(tile.lanes, sizes.grain.sums) > 1
-    return "weight from second cache" if asked and not far(sizes, weights) else home(sizes, weights)
+    return "weight from second cache" if asked and not far(sizes, weights) else weights_home(sizes, weights)
 
 
 def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:
     """Time to pack a phase's weights."""
     weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * pixel_panels.taps(phase)
-    how, far = packed_by(sizes, phase), home(sizes, weights) == "weight from memory"
+    how, far = packed_by(sizes, phase), weights_home(sizes, weights) == "weight from memory"
     part = how == "picked" and sizes.stack == 1  # of every line; residues side by side take all of it
     rows = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements
     asked = rows * sizes.row_step * sizes.grain.stored.bytes / _LINE_BYTES
@@ -382,7 +382,7 @@ def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> fl
     """Time to pack the weights that regions share, and to send them where all find them."""
     taps = sum(map(pixel_panels.taps, whole))
     weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * taps
-    return sum(packing_ns(sizes, phase, tile) for phase in whole) + ns({home(sizes, weights): weights})
+    return sum(packing_ns(sizes, phase, tile) for phase in whole) + ns({weights_home(sizes, weights): weights})
 
 
 def packed_by(sizes: Shape, phase: Phase) -> str:

@@ -412,7 +412,7 @@ def _cheapest(
 ) -> tuple[tuple[float, Blocking, Sequence[Layout]], Sizes]:
     """The cheapest plan, and how it cuts the axes: not at all, or in the way of least products and weights to read."""
     lanes, rows = isa.lanes(sizes.grain.sums), sizes.groups * sizes.rows * sizes.elements
-    home, turns = dense_cost.home(sizes, rows), target.cpu().turns(isa)
+    home, turns = dense_cost.weights_home(sizes, rows), target.cpu().turns(isa)
     rough = {
         cut: dense_cost.ns({"product": rows * sizes.batch * products / lanes, home: rows * weights}, turns)
         for cut, products, weights in regions.cuts(axes)

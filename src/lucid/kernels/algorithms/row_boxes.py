@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from math import ceil
 
+from lucid.kernels import target
 from lucid.kernels.algorithms.base import channels
 from lucid.kernels.plan import Problem
+
+_TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
+_FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 
 
 class RowBoxes:
@@ -54,3 +58,13 @@ class RowBoxes:
     def tasks(self) -> int:
         """Boxes of all images and groups."""
         return self.problem.batch * self.problem.groups * self.boxes
+
+    def box_rows(self, row_bytes: int, step: int = 1) -> int:
+        """Enough boxes for some threads, of whole steps, and rows that a cache holds from one strip to the next.
+
+        ``row_bytes`` are those of all sources that a row of positions moves on by.
+        """
+        rows = self.positions[0]
+        held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes)
+        pieces = min(ceil(_TASKS / (self.problem.batch * self.problem.groups)), ceil(rows / _FEW_ROWS))
+        return ceil(rows / max(pieces, ceil(rows / held)) / step) * step

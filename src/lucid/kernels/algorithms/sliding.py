@@ -39,8 +39,6 @@ from lucid.kernels.plan import Plan, Problem
 name = "sliding"
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
-_TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
-_FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _LINE_BYTES = 64
 _MORE_CHANNELS = 1024  # of a group's c_in x c_out
 _FEW_UPSTREAM = 4  # channels of g in a group, which would fill a quarter of a vector of them
@@ -212,7 +210,7 @@ def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, v
     dots = problem.dtype == "bfloat16" and isa.bf16_dot and _side_by_side(across, stride[1]) and result > lanes // 2
     tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole, dots=dots)
     asked = Sliding(problem, axes, tile, lanes, 1)
-    asked = replace(asked, box_h=_box_rows(asked))
+    asked = replace(asked, box_h=asked.box_rows(asked.sources * asked.source[1] * stride[0] * problem.itemsize))
     return replace(asked, tile=_in_turns(asked)) if target.cpu().turns(isa) > 1 else asked
 
 
@@ -249,15 +247,6 @@ def _pairs(asked: Sliding) -> bool:
         return False
     reach = max(at for phase in tile.across for _, at in phase) - tile.first
     return reach <= asked.lanes // 2 and replace(tile, pairs=True).numbers <= HELD
-
-
-def _box_rows(asked: Sliding) -> int:
-    """Enough boxes for some threads, and rows that a cache holds from one strip to the next."""
-    rows, problem = asked.positions[0], asked.problem
-    row_bytes = asked.sources * asked.source[1] * asked.tile.stride[0] * problem.itemsize
-    held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes)
-    pieces = min(ceil(_TASKS / (problem.batch * problem.groups)), ceil(rows / _FEW_ROWS))
-    return ceil(rows / max(pieces, ceil(rows / held)))
 
 
 def _streams(asked: Sliding) -> bool:

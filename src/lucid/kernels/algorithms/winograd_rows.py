@@ -47,8 +47,6 @@ name = "winograd_rows"
 roles: tuple[Role, ...] = ("forward", "grad_input")
 dtypes = ("float32", "float16", "bfloat16")
 
-_TASKS = 16  # wanted at least; planes are cut into boxes of rows until there are as many
-_FEW_ROWS = 8  # in a box: with fewer, too many are read twice
 _MOST_CHANNELS = 1024  # of a group's c_in x c_out
 _MOST_ACROSS = 8  # taps
 _RESULTS = (3, 4)  # of a tile; for fewer, rows are read and transformed for too few products
@@ -222,16 +220,7 @@ def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> R
     framed = problem.itemsize < 4 and near
     tile = RowPairs(results, by_place, taps, whole, framed=framed)
     asked = Rows(problem, axes, tile, lanes, 1)
-    return replace(asked, box_h=_box_rows(asked))
-
-
-def _box_rows(asked: Rows) -> int:
-    """Enough boxes for some threads, of whole steps, and rows that a cache holds from one strip to the next."""
-    rows, problem = asked.size[0], asked.problem
-    row_bytes = asked.sources * asked.source[1] * problem.itemsize
-    held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes)
-    pieces = min(ceil(_TASKS / (problem.batch * problem.groups)), ceil(rows / _FEW_ROWS))
-    return ceil(rows / max(pieces, ceil(rows / held)) / ROWS) * ROWS
+    return replace(asked, box_h=asked.box_rows(asked.sources * asked.source[1] * problem.itemsize, ROWS))
 
 
 def bound(asked: Rows, isa: ISA) -> Executable:
