@@ -43,11 +43,15 @@ TENSORS = SimpleNamespace(
 _EXACT = ("relu", "hardtanh")  # these make no fractions, so integers may stay what they are
 
 
+#: Of activations whose result may tell its gradient: for which parameters, and g f'(x) of g, f(x) and the parameters.
+BY_RESULT: dict[str, tuple[Callable[..., bool], Callable[[Tensor, Tensor, tuple[Any, ...]], Any]]] = {}
+
+
 def _activation(
     name: str,
     value: Callable[..., Array],
     pull: Callable[..., Any],
-    result_tells: Callable[..., bool] = lambda *params: False,
+    result_tells: Callable[..., bool] | None = None,
 ) -> Callable[..., Tensor]:
     """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x).
 
@@ -74,12 +78,15 @@ def _activation(
     def verb(x: Tensor, *params: Any) -> Tensor:
         if x._array.dtype.kind in "biu" and name not in _EXACT:
             raise DTypeError(f"{name}: the input is {x.dtype.name}, but must be floating-point")
-        result: Tensor = apply(of_result if result_tells(*params) else op, x, params=params)
+        told = result_tells is not None and result_tells(*params)
+        result: Tensor = apply(of_result if told else op, x, params=params)
         return result
 
     gradient = Op(f"{name}_grad", backward_pass)
     op = Op(name, forward, vjp={"x": row})
     of_result = Op(name, forward, vjp={"x": lambda g, out, params: row(g, out, params)})
+    if result_tells is not None:
+        BY_RESULT[name] = result_tells, row
     verb.__name__ = verb.__qualname__ = name
     return verb
 

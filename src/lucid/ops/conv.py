@@ -6,6 +6,7 @@ in one of x, w and y, so every gradient of one of them is another of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +126,42 @@ _conv_grad_weight_bias = Op("conv_grad_weight_bias", _grad_weight_bias, outputs=
 })  # fmt: skip
 
 
+def _forward_ended(
+    x: Array, w: Array, bias: Array | None, *, spec: ConvSpec, epilogue: Epilogue, call: Call | None = None
+) -> Array:
+    return kernels.conv_forward_ended(x, w, bias, spec, Ending(epilogue), call=call)
+
+
+def _before_end(g: Any, out: Any, epilogue: Epilogue) -> Any:
+    """The gradient of the sums that an activation, told by its result, ended."""
+    _, pull = activation.BY_RESULT[epilogue.activation]
+    return pull(g, out, epilogue.numbers)
+
+
+def _ended_rows() -> dict[Any, Callable[..., Any]]:
+    """Those of ``_conv`` behind that of the activation."""
+    e = _before_end
+    return {
+        ("x", "w", "bias"): lambda g, out, x, w, x_shape, spec, epilogue: _gradients(
+            e(g, out, epilogue), x, w, x_shape, spec, bias=True
+        ),
+        ("x", "w"): lambda g, out, x, w, x_shape, spec, epilogue: _gradients(
+            e(g, out, epilogue), x, w, x_shape, spec, bias=False
+        ),
+        "x": lambda g, out, w, x_shape, spec, epilogue: conv_grad_input(
+            e(g, out, epilogue), w, None, spec=spec, size=x_shape[2:]
+        ),
+        ("w", "bias"): lambda g, out, x, spec, epilogue: _weight_and_bias(
+            x, e(g, out, epilogue), spec, transposed=False
+        ),
+        "w": lambda g, out, x, spec, epilogue: conv_grad_weight(x, e(g, out, epilogue), spec=spec),
+        "bias": lambda g, out, epilogue: _channel_sum(e(g, out, epilogue)),
+    }
+
+
+_conv_ended = Op("conv_ended", _forward_ended, vjp=_ended_rows())
+
+
 def _versions(w: Any, bias: Any) -> kept.Versions | None:
     """What would tell of any change of the weights; None if they could change unseen.
 
@@ -189,6 +226,10 @@ def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:
     return apply(_conv_grad_weight, x, g, spec=spec)
 
 
+#: What is stored as it is summed: in half precision a pass of its own rounds once more.
+_UNROUNDED = ("float32", "float64")
+
+
 class Finish(NamedTuple):
     """An epilogue with its tensors: scale and shift have a number a channel, residual the result's shape."""
 
@@ -218,19 +259,31 @@ class Finish(NamedTuple):
         recorded = mode.recording and any(t is not None and t.requires_grad for t in (*operands, *self[1:]))
         return recorded or operands[0]._array.dtype.kind == "c"
 
+    def is_told_by_result(self, x: Any) -> bool:
+        """Whether it is an activation alone whose gradient its result tells, in the bits of a pass of its own."""
+        epilogue = self.epilogue
+        if epilogue.affine or epilogue.residual or x._array.dtype.name not in _UNROUNDED:
+            return False
+        tells, _ = activation.BY_RESULT.get(epilogue.activation, (None, None))
+        return tells is not None and tells(*epilogue.numbers)
+
     def arrays(self) -> Ending:
         """What the kernels take."""
         return Ending(self.epilogue, *(None if t is None else t._array for t in self[1:]))
 
 
 def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec, call: Call | None = None) -> Any:
-    """``conv`` and what ``finish`` says, in one kernel; in steps where a gradient is recorded.
+    """``conv`` and what ``finish`` says, in one kernel; where a gradient is recorded in steps, but for an activation
+    whose result tells its gradient.
 
     ``call``: what ``kernels.call_of`` says of such operands without the finish, from one who asks often.
 
     Raises: DTypeError unless all have one element type.
     """
     if finish.takes_steps(x, w, bias):
+        if finish.is_told_by_result(x):
+            same_dtype("conv", x=x, w=w, bias=bias)
+            return apply(_conv_ended, x, w, bias, spec=spec, epilogue=finish.epilogue, call=call)
         return finish.in_steps(conv(x, w, bias, spec=spec))
     same_dtype("conv", x=x, w=w, bias=bias)
     versions = _versions(w, bias)

@@ -96,10 +96,19 @@ def test_gradients_are_those_of_the_steps() -> None:
 def test_one_kernel_does_it_all_where_nothing_is_recorded() -> None:
     x, w = tensors((1, 2, 9), (4, 2, 3), requires_grad=True)
     with observed() as seen:
-        F.fused_conv1d(x, w, activation="relu")
+        F.fused_conv1d(x, w, activation="silu")
         with lucid.no_grad():
             F.fused_conv1d(x, w, activation="leaky_relu", negative_slope=0.3)
     assert [p.epilogue for p in seen] == [Epilogue(), Epilogue("leaky_relu", (0.3,))]
+
+
+def test_where_a_gradient_is_recorded_a_relu_alone_is_in_the_kernel() -> None:
+    x, w = tensors((1, 2, 9), (4, 2, 3), requires_grad=True)
+    residual = lucid.ones(1, 4, 7, dtype=x.dtype)
+    with observed() as seen:
+        F.fused_conv1d(x, w, activation="relu")
+        F.fused_conv1d(x, w, activation="relu", residual=residual)
+    assert [p.epilogue for p in seen] == [Epilogue("relu"), Epilogue()]
 
 
 def test_complex_numbers_go_in_steps() -> None:

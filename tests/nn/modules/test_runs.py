@@ -9,6 +9,7 @@ import pytest
 
 import lucid
 from lucid import nn
+from lucid.autograd import check_grads
 from lucid.core.errors import DTypeError
 from lucid.kernels.convolution import observed
 from tests.nn.test_fusion import CONVS, lively
@@ -54,11 +55,44 @@ def test_the_kernel_is_asked_for_all_of_it() -> None:
     assert epilogues(layers.eval(), x) == ["scale and shift, relu", "leaky_relu(0.1)"]
 
 
-def test_while_a_gradient_is_recorded_layers_go_one_by_one() -> None:
-    layers = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU())
-    with observed() as problems:
-        layers(lucid.randn(1, 2, 9)).sum().backward()
-    assert not any(problem.epilogue for problem in problems) and layers[0].weight.grad is not None
+def test_while_a_gradient_is_recorded_few_activations_are_the_kernels() -> None:
+    """Those whose gradient the result tells: not GELU, nor a slope below 0, nor halves, rounded once more."""
+    for activation, dtype, ends in (
+        (nn.ReLU(inplace=True), lucid.float32, "relu"), (nn.LeakyReLU(0.5), lucid.float64, "leaky_relu(0.5)"),
+        (nn.GELU(), lucid.float32, ""), (nn.LeakyReLU(-0.5), lucid.float32, ""), (nn.ReLU(), lucid.float16, ""),
+    ):  # fmt: skip
+        layers = nn.Sequential(nn.Conv1d(2, 3, 3, dtype=dtype), activation)
+        with observed() as problems:
+            layers(lucid.randn(1, 2, 9, dtype=dtype)).sum().backward()
+        assert [str(p.epilogue) for p in problems if p.role == "forward"] == [ends]
+        assert layers[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.LeakyReLU(0.1)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(("conv", "size"), [(nn.Conv1d, (400,)), (nn.Conv2d, (20, 21)), (nn.Conv3d, (5, 6, 7))])
+@pytest.mark.parametrize("asked", ["x w b", "x w", "w b", "w", "b", "x"])
+def test_gradients_behind_an_activation_in_the_kernel(activation: Any, conv: Any, size: Any, asked: str) -> None:
+    """The same bits as one by one, whatever is asked for."""
+    layers, x = nn.Sequential(conv(8, 16, 3, padding=1), activation), lucid.randn(2, 8, *size)
+    parts = {"x": x, "w": layers[0].weight, "b": layers[0].bias}
+    for name, part in parts.items():
+        part.requires_grad_(name in asked.split())
+    found = []
+    for at_once in (True, False):
+        y = layers(x) if at_once else layers[1](layers[0](x))
+        assert (y.grad_fn.name == "conv_ended") == at_once
+        wanted = [parts[name] for name in asked.split()]
+        gradients = lucid.autograd.grad(y, wanted, y.detach() * 2 - 1)
+        found.append([y.detach().numpy(), *(g.numpy() for g in gradients)])
+    for at_once, apart in zip(*found, strict=True):
+        np.testing.assert_array_equal(at_once, apart)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.1)], ids=lambda a: type(a).__name__)
+def test_second_gradients_behind_an_activation_in_the_kernel(activation: Any) -> None:
+    layers = nn.Sequential(nn.Conv1d(2, 3, 3, dtype=lucid.float64), activation)
+    x = lucid.randn(2, 2, 9, dtype=lucid.float64, requires_grad=True)
+    check_grads(lambda x, w, b: layers(x) * layers(x), (x, *layers.parameters()), rtol=1e-4)
 
 
 def test_statistics_of_the_batch_are_not_known_before() -> None:

@@ -1,6 +1,7 @@
 """Convolutions with what follows them: scale and shift, a residual, an activation, all while sums are in registers.
 
-For inference. Where a gradient is recorded they are computed in steps, as if written one after the other.
+For inference. Where a gradient is recorded they are computed in steps, as if written one after the other, but for a
+ReLU or LeakyReLU alone behind a convolution in float32 or float64, whose gradient the result tells.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def fused_conv1d(
     negative_slope=0.1``. ``scale`` and ``shift`` have a number for each output channel, ``residual`` the shape of the
     result. The result is that of the steps one after the other, up to the rounding of what they would have stored.
 
-    For inference: where a gradient is recorded, it is computed in those steps.
+    For inference: where a gradient is recorded, it is mostly computed in those steps.
 
     >>> x, w = Tensor([[[1.0, -2.0, 3.0]]]), Tensor([[[2.0]]])
     >>> fused_conv1d(x, w, activation="relu", residual=Tensor([[[1.0, 1.0, 1.0]]]))

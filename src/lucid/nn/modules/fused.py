@@ -97,7 +97,7 @@ class FusedConv1d(_FusedConv):
     """A ``Conv1d`` that ends with an activation, in the same pass: activation(conv(x) + residual).
 
     Arguments as in ``Conv1d``, and ``activation``, a layer without parameters such as ``LeakyReLU(0.1)``. Its state
-    dict is that of the ``Conv1d``. For inference: where a gradient is recorded, it is computed in steps.
+    dict is that of the ``Conv1d``. For inference: where a gradient is recorded, it is mostly computed in steps.
 
     >>> from lucid.nn import LeakyReLU
     >>> FusedConv1d(4, 8, 3, padding=1, activation=LeakyReLU(0.1))

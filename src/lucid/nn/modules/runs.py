@@ -8,7 +8,7 @@ from typing import Any
 
 from lucid.autograd.mode import mode
 from lucid.nn.functional.fused import finish_of
-from lucid.nn.modules.activation import PReLU, ReLU, ReLU6
+from lucid.nn.modules.activation import LeakyReLU, PReLU, ReLU, ReLU6
 from lucid.nn.modules.conv import _Convolution
 from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
 from lucid.nn.modules.module import Module
@@ -20,14 +20,17 @@ from lucid.tensor import Tensor
 _BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 #: Activations that only cut off, and where: numbers that every precision has, so rounding changes nothing about it.
 _LIMITS: dict[type[Module], tuple[float, float]] = {ReLU: (0.0, inf), ReLU6: (0.0, 6.0)}
+#: Activations whose result tells their gradient: a convolution ends with them where one is recorded, too.
+_TOLD = (ReLU, LeakyReLU)
 
 
 def run(layers: Sequence[Module], x: Any) -> Any:
     """What the last layer gives, each fed with what the one before gives.
 
     Where no gradient is recorded, a convolution's kernel also does what the layers behind it would: a batch norm in
-    evaluation, an activation, or both. Where one is, a batch norm in training also cuts off what a ReLU behind it
-    would. A group norm behind a PReLU reads through it. Results differ by roundings only.
+    evaluation, an activation, or both. Where one is, it ends with a ReLU or LeakyReLU behind it, and a batch norm in
+    training also cuts off what a ReLU behind that would. A group norm behind a PReLU reads through it. Results differ
+    by roundings only.
     """
     at = 0
     while at < len(layers):
@@ -45,10 +48,12 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     if rest and _reads_through(first, rest[0], x):
         assert isinstance(first, PReLU) and isinstance(rest[0], GroupNorm), "only those do"
         return 2, rest[0].leaked(x, first.weight)
-    if mode.recording or type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
+    if type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
+        return 1, first(x)
+    if mode.recording and not (rest and type(rest[0]) in _TOLD and not rest[0].is_watched):
         return 1, first(x)
     assert isinstance(first, _Convolution), "what can be fused is a convolution"
-    norm = rest.pop(0) if rest and _folds(first, rest[0], x) else None
+    norm = rest.pop(0) if rest and not mode.recording and _folds(first, rest[0], x) else None
     activation = rest[0] if rest and fusible_activation(rest[0]) else None
     taken = 1 + (norm is not None) + (activation is not None)
     return (1, first(x)) if taken == 1 else (taken, first.finished(x, _finish(first, norm, activation)))
