@@ -20,7 +20,7 @@ NAMES = [isa.name for isa in target.cpu().isas]
 HALF_NAMES = [isa.name for isa in target.cpu().runnable]
 
 #: Odd and even taps; rows shorter than a vector, of whole tiles, and a result more or less; more padding than the row
-#: has samples, and on one side alone; channels that are no whole tiles; groups, lines of an image.
+#: has samples, and on one side alone; channels that are no whole tiles; groups, lines of an image, kernels of several.
 CASES = [
     Case(2, 1, 4, (96,), (15,), padding=7, bias=True),
     Case(1, 1, 5, (500,), (16,), padding=3),
@@ -32,6 +32,8 @@ CASES = [
     Case(1, 1, 4, (5,), (12,), padding=9),
     Case(2, 6, 10, (64,), (7,), padding=3, groups=2, bias=True),
     Case(2, 1, 6, (5, 70), (1, 11), padding=((0, 0), (5, 5)), bias=True),
+    Case(1, 2, 5, (9, 70), (3, 9), (2, 1), (2, 1), ((3, 1), (4, 4)), bias=True),
+    Case(2, 1, 4, (4, 7, 40), (2, 3, 8), (1, 2, 1), (2, 1, 1), ((1, 2), (1, 0), (3, 3))),
     Case(1, 2, 8, (2, 3, 210), (1, 1, 10), padding=((0, 0), (0, 0), (4, 2))),
 ]
 
@@ -136,8 +138,8 @@ def test_bits_do_not_depend_on_threads():
     [
         ({"stride": 2}, "neighbouring taps"),
         ({"dilation": 2}, "neighbouring taps"),
-        ({"kernel": (3, 15), "size": (9, 400)}, "neighbouring taps"),
-        ({"kernel": (1, 15), "size": (9, 400), "padding": ((1, 1), (7, 7))}, "neighbouring taps"),
+        ({"kernel": (5, 5), "size": (9, 400)}, "few taps in each"),
+        ({"kernel": (17, 15), "size": (20, 400), "c_in": 4}, "more than 64 lines"),
         ({"kernel": (8,)}, "so short"),
         ({"c_in": 5}, "more than 4 channels"),
         ({"c_out": 1}, "one channel"),
@@ -163,6 +165,7 @@ def test_strict_precision_rules_it_out():
         Case(64, 1, 32, (5000,), (15,), padding=7),
         Case(16, 1, 8, (64, 256), (1, 65)),
         Case(8, 1, 16, (4000,), (31,), padding=15),
+        Case(2, 1, 64, (128, 128), (9, 9), padding=4),
         Case(2, 2, 64, (3000,), (9,), padding=4),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rows of few channels filtered by many taps: even and odd results share a third of their products.
+"""Lines of few channels filtered by many taps: even and odd results share a third of their products.
 
 Where e and o are the even and the odd samples of a row that is read from its padding on, and a and b the even and the
 odd taps::
@@ -8,7 +8,7 @@ odd taps::
 
 Three filters of half the taps take the place of four, and their sums begin where that of the core ended, so there is no
 addition. Differences of samples are made once for all channels of the result: a line each of o, e - o and e' - o, which
-stay in the first caches.
+stay in the first caches. Along other axes a result is a sum over lines of x, whatever their stride and dilation.
 
 Errors are those of a sum as long whose samples and weights are twice as large: see ``error_growth``. A NaN or an
 infinity may reach its neighbours' results. Strict precision rules the algorithm out: see ``lucid.set_precision``.
@@ -47,6 +47,8 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 #: Rows and vectors of a tile: twelve sums of the core, or fewer, then as many of each phase.
 _TILES = ((4, 3), (3, 4), (6, 2), (2, 6), (5, 2))
 _FEWEST_PRODUCTS = 9  # of a sum: with 7 and 8 1.0 to 1.1 of the time of the usual product
+_FEWEST_ACROSS = 7  # taps of a line of several: with 3 and 5 1.0 to 1.2 of the time of others
+_MOST_FILTERS = 64  # lines that are made ready for each line of results
 _MOST_CHANNELS = 4  # of a sum: with more, transforms of tiles or spectra save more
 _TASKS = 16  # wanted at least
 _LONG_RUN = 16  # tiles of a piece, at least, that go past the caches
@@ -55,7 +57,7 @@ _ASKS_BYTES = 2 << 20  # of results, from which on the lines of a tile are asked
 _NARROW = 2.0  # times the work of a vector of a whole tile, in a tile of one
 _GROWTH = 2.0  #: of the bound of a sum, numbers being all alike
 #: Cycles of one thread, fitted on a Zen 4.
-_COST = {"product": 1.09, "store": 3.1, "tile": 10.0, "samples": 14.0, "task": 200.0, "call": 6500.0}
+_COST = {"product": 1.09, "store": 3.1, "tile": 10.0, "samples": 50.0, "task": 200.0, "call": 6500.0}
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -65,15 +67,24 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     if target.cpu().turns(isa) == 1:
         return "its gain is proven where a product of vectors takes two turns"
     spec = problem.spec
-    if prod(spec.kernel[:2]) * prod(spec.stride) > 1 or spec.dilation[2] > 1 or any(map(any, spec.padding[:2])):
+    if spec.stride[2] * spec.dilation[2] > 1:
         return "it filters rows along the last axis, by neighbouring taps"
-    if spec.kernel[2] < 3 or problem.group_in * spec.kernel[2] < _FEWEST_PRODUCTS:
+    if spec.kernel[2] < 3 or problem.group_in * spec.taps < _FEWEST_PRODUCTS:
         return "its sums are so short that they wait to be stored, not for products"
+    if prod(spec.kernel[:2]) > 1 and spec.kernel[2] < _FEWEST_ACROSS:
+        return "kernels of several lines and few taps in each are left to others"
+    if _filters(problem) > _MOST_FILTERS:
+        return f"its results are sums over more than {_MOST_FILTERS} lines"
     if problem.group_in > _MOST_CHANNELS:
         return f"it sums over more than {_MOST_CHANNELS} channels"
     if problem.group_out < min(rows for rows, _ in _TILES):
         return "one channel of the result leaves most of its tile empty"
     return None
+
+
+def _filters(problem: Problem) -> int:
+    """Lines of samples that a result is a sum over."""
+    return problem.group_in * prod(problem.spec.kernel[:2])
 
 
 def fuses(problem: Problem) -> bool:
@@ -85,7 +96,7 @@ def error_growth(plan: Plan) -> float:
     """A result is within so many times the bound of direct summation, where that is largest in its channel."""
     problem = plan.problem
     summed = problem.group_in * problem.spec.taps
-    return _GROWTH * (summed + problem.group_in + 4) / summed
+    return _GROWTH * (summed + _filters(problem) + 4) / summed
 
 
 @dataclass(frozen=True)
@@ -106,8 +117,8 @@ class FastFir:
     @property
     def steps(self) -> tuple[int, int, int]:
         """Products of a sum: of the core, of even results, of odd ones."""
-        channels, taps = self.problem.group_in, self.problem.spec.taps
-        return channels * ceil(taps / 2), channels * ceil(taps / 2), channels * (taps // 2)
+        filters, taps = _filters(self.problem), self.problem.spec.kernel[2]
+        return filters * ceil(taps / 2), filters * ceil(taps / 2), filters * (taps // 2)
 
     @property
     def pieces(self) -> int:
@@ -133,12 +144,12 @@ class FastFir:
     def pitch(self) -> int:
         """Numbers of a line of samples: as many as the last, narrow tile reads."""
         results = ceil(min(self.piece, self.problem.out[2]) / (2 * self.lanes)) * self.lanes
-        return ceil((results + ceil(self.problem.spec.taps / 2)) / self.lanes) * self.lanes
+        return ceil((results + ceil(self.problem.spec.kernel[2] / 2)) / self.lanes) * self.lanes
 
     @property
     def own_elements(self) -> int:
         """A thread's lines."""
-        return ceil(self.problem.group_in * LINES * self.pitch / 16) * 16
+        return ceil(_filters(self.problem) * LINES * self.pitch / 16) * 16
 
     @property
     def own_bytes(self) -> int:
@@ -162,7 +173,7 @@ class FastFir:
             "product": sum(self.steps) * vectors,
             "store": 2 * vectors,
             "tile": tiles + narrow,
-            "samples": self.tasks * self.problem.group_in * self.pitch / self.lanes,
+            "samples": self.tasks * _filters(self.problem) * self.pitch / self.lanes,
             "task": self.tasks,
             "call": 1,
         }
@@ -182,7 +193,7 @@ def _piece(problem: Problem, tile: tuple[int, int], isa: ISA) -> int:
     """Results of a piece of a row: whole tiles, whose samples stay in the second cache, and some tasks."""
     columns, width = 2 * tile[1] * isa.lanes(sum_type(problem)), problem.out[2]
     run = _LONG_RUN if gains(problem.written_bytes, BY_DTYPE[problem.dtype], isa) else _SHORT_RUN
-    room = target.cpu().l2_bytes // 4 // (LINES * problem.group_in * sum_type(problem).bytes) * 2
+    room = target.cpu().l2_bytes // 4 // (LINES * _filters(problem) * sum_type(problem).bytes) * 2
     rows = problem.batch * problem.groups * prod(problem.out[:2])
     pieces = max(ceil(width / room), min(ceil(_TASKS / rows), width // (run * columns)), 1)
     return ceil(width / pieces / columns) * columns
@@ -220,13 +231,16 @@ def bound(asked: FastFir, isa: ISA) -> Executable:
     asks = problem.written_bytes > _ASKS_BYTES
     form = Form(asked.rows, asked.vectors, asked.lanes, _past(asked, isa), asks, problem.epilogue)
     code = jit.kernel((name, problem.dtype, form), lambda isa: fast_fir_kernel.write(isa, element, form))
-    table = _table(asked)
+    table, spec = _table(asked), problem.spec
     numbers = dict(zip(("core", "ahead", "behind"), asked.steps, strict=True)) | {
         "groups": problem.groups, "channels": problem.group_in, "rows": problem.group_out, "blocks": asked.blocks,
-        "taps": problem.spec.taps, "low": problem.spec.padding[2][0], "width": problem.size[2],
+        "taps": spec.kernel[2], "filters": _filters(problem), "low": spec.padding[2][0], "width": problem.size[2],
         "plane": prod(problem.size), "out_width": problem.out[2], "out_plane": problem.pixels, "lines": asked.lines,
         "pieces": asked.pieces, "piece": asked.piece, "pitch": asked.pitch, "own_elements": asked.own_elements,
-        "has_bias": int(problem.bias),
+        "has_bias": int(problem.bias), "depth": problem.size[0], "height": problem.size[1],
+        "out_height": problem.out[1], "kernel_d": spec.kernel[0], "kernel_h": spec.kernel[1], "step_d": spec.stride[0],
+        "step_h": spec.stride[1], "apart_d": spec.dilation[0], "apart_h": spec.dilation[1],
+        "low_d": spec.padding[0][0], "low_h": spec.padding[1][0],
     }  # fmt: skip
     return Launch(
         [(code.address("weights"), problem.groups * asked.blocks, 1), (code.address("run"), asked.tasks, 1)],
@@ -250,8 +264,8 @@ def _past(asked: FastFir, isa: ISA) -> int:
 
 def _table(asked: FastFir) -> Array:
     """Where the samples of every step lie."""
-    half, odd = ceil(asked.problem.spec.taps / 2), asked.problem.spec.taps // 2
-    channels = np.arange(asked.problem.group_in)[:, None] * (LINES * asked.pitch)
-    stages = [(channels + line * asked.pitch + np.arange(n)).ravel() for line, n in enumerate((half, half, odd))]
+    half, odd = ceil(asked.problem.spec.kernel[2] / 2), asked.problem.spec.kernel[2] // 2
+    filters = np.arange(_filters(asked.problem))[:, None] * (LINES * asked.pitch)
+    stages = [(filters + line * asked.pitch + np.arange(n)).ravel() for line, n in enumerate((half, half, odd))]
     table: Array = np.concatenate(stages).astype(np.int32)
     return table

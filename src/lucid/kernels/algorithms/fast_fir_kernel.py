@@ -3,7 +3,7 @@
 ::
 
     for each image and group, line of it, piece of that line:             tasks: no two write the same
-        for each channel: core = odd samples, ahead = even - odd, behind = next even - odd        in the first caches
+        for each channel and line of the kernel: core = odd samples, ahead = even - odd, behind = next even - odd
         for each tile of rows, for each tile of positions:
             sums = (even + odd weights) core
             even results = sums + even weights * ahead, odd results = sums + odd weights * behind
@@ -38,6 +38,7 @@ from lucid.kernels.ir import (
     lanes_inside,
     minimum,
     ptr,
+    select,
     splat,
 )
 from lucid.kernels.isa import ISA
@@ -46,7 +47,8 @@ from lucid.kernels.plan import Epilogue
 ARRAYS = ("x", "w", "bias", "y", "packed", "own")
 NUMBERS = (
     "groups", "channels", "rows", "blocks", "taps", "core", "ahead", "behind", "low", "width", "plane", "out_width",
-    "out_plane", "lines", "pieces", "piece", "pitch", "own_elements", "has_bias",
+    "out_plane", "lines", "pieces", "piece", "pitch", "own_elements", "has_bias", "filters", "depth", "height",
+    "out_height", "kernel_d", "kernel_h", "step_d", "step_h", "apart_d", "apart_h", "low_d", "low_h",
 )  # fmt: skip
 LINES = 3  #: of samples, for each channel: the core, what is ahead, what is behind
 _STAGES = ("core", "ahead", "behind")
@@ -101,8 +103,8 @@ def _write_weights(m: Module, grain: Grain, form: Form) -> None:
     with f.loop(a.begin, a.end) as task, f.loop(0, form.rows) as row:
         channel = task.i // a.blocks * a.rows + _first_row(task.i % a.blocks, a.rows, form) + row.i
         to = a.packed.at(task.i * (steps + 1) * form.rows + row.i)
-        with f.loop(0, a.channels) as c, f.loop(0, half) as j:
-            w, k = a.w.at((channel * a.channels + c.i) * a.taps + j.i * 2), c.i * half + j.i
+        with f.loop(0, a.filters) as c, f.loop(0, half) as j:
+            w, k = a.w.at((channel * a.filters + c.i) * a.taps + j.i * 2), c.i * half + j.i
             there = a.taps > j.i * 2 + 1
             even, odd = (convert(value, grain.sums) for value in (w.load(), w.load(1, 1, there)))
             to.store(even + odd, k * form.rows)
@@ -196,9 +198,14 @@ def _write_run(m: Module, grain: Grain, form: Form, samples: Function, tile: Fun
     with f.loop(a.begin, a.end) as task:
         first, rest = task.i % a.pieces * a.piece, task.i // a.pieces
         image_group, line = rest // a.lines, rest % a.lines
-        x = a.x.at(image_group * a.channels * a.plane + line * a.width)
-        with f.loop(0, a.channels) as c:
-            f.call(samples, x.at(c.i * a.plane), first - a.low, a.width, own.at(c.i * a.pitch * LINES), a.pitch)
+        x = a.x.at(image_group * a.channels * a.plane)
+        with f.loop(0, a.filters) as n:
+            tap, c = n.i % (a.kernel_d * a.kernel_h), n.i // (a.kernel_d * a.kernel_h)
+            z = line // a.out_height * a.step_d + tap // a.kernel_h * a.apart_d - a.low_d
+            row = line % a.out_height * a.step_h + tap % a.kernel_h * a.apart_h - a.low_h
+            width = select(z.ult(a.depth) & row.ult(a.height), a.width, 0)  # what lies outside is 0
+            source = x.at(c * a.plane + (z * a.height + row) * a.width)
+            f.call(samples, source, first - a.low, width, own.at(n.i * a.pitch * LINES), a.pitch)
         results = minimum(a.piece, a.out_width - first)
         whole = results // form.columns
         done = whole * form.columns
