@@ -75,6 +75,7 @@ GRADIENTS = [
     Case(1, 8, 8, (3, 16), (3, 3), padding=((5, 0), (1, 9)), groups=8),
     Case(2, 6, 16, (8, 21), (3, 3), padding=1, groups=2),
     Case(2, 66, 4, (5, 20), (3, 3), padding=1, groups=2),  # x's channels meet two of g in a task
+    Case(1, 34, 5, (6, 18), (3, 3), padding=1),  # or five
     Case(2, 70, 1, (9, 18), (4, 4), padding=1),  # x's channels are dealt out, the last part has fewer
     Case(1, 33, 3, (12, 35), (3, 3), 2, padding=1),
     Case(2, 26, 4, (7, 20), (3, 5), padding=1, groups=2),
@@ -292,6 +293,17 @@ def test_groups_of_many_channels_slide_where_the_caches_hold_them():
     near = Case(1, 512, 512, (28, 28), (3, 3), 2, padding=1, groups=32)
     assert [refused(near, role) for role in (*ROLES, "grad_weight")] == [False, False, True]
     assert all(refused(Case(64, 512, 512, (28, 28), (3, 3), 2, padding=1, groups=32), role) for role in ROLES)
+
+
+@pytest.mark.parametrize(("name", "slides"), [("znver5", False), ("znver4", True)])
+def test_where_products_count_a_few_more_channels_slide_and_rows_without_a_source_are_free(name, slides, monkeypatch):
+    cpu = replace(target.cpu(), name=name, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    head, unpadded = Case(1, 128, 5, (64, 64), (3, 3), padding=1), Case(64, 6, 16, (14, 14), (5, 5))
+    with target.using(ISAS[0]) as isa:
+        for case, role in ((head, "grad_weight"), (unpadded, "grad_input")):
+            chosen = select.choose(case.problem(role), isa)
+            assert (chosen.algorithm == "sliding") == slides, role
 
 
 def test_gradients_that_it_leaves_to_others():

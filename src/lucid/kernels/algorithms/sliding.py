@@ -41,7 +41,9 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _LINE_BYTES = 64
 _MORE_CHANNELS = 1024  # of a group's c_in x c_out
-_FEW_UPSTREAM = 4  # channels of g in a group, which would fill a quarter of a vector of them
+#: Channels of g in a group, which would fill a quarter of a vector of them; where units take one in two turns, so that
+#: products are what counts, a few more.
+_FEW_UPSTREAM = {1: 4, 2: 6}
 _FAR_WAITING = 1.9  # a Zen 4's, in addition, for what half of the last cache does not hold: as of memory at 13 GB/s
 _STRIP_CYCLES = 40  # to begin one
 _SPREAD_STEPS = 24  # of a task, that read a number before it is worth a vector of its own
@@ -94,9 +96,11 @@ class Sliding(RowBoxes):
         return self.tasks * (work + 40) + waiting + 4200
 
     def _strip_cycles(self, tile: Slide) -> float:
-        reach = max(lags[-1] for lags in tile.lags)
+        reach, turns = max(lags[-1] for lags in tile.lags), turns_of(self.lanes, sum_type(self.problem))
         steps = self.box_h + (reach if self.boxes > 1 else 0)
-        turns = turns_of(self.lanes, sum_type(self.problem))
+        if turns > 1:  # rows of the source alone are steps: without padding more than of the result, or fewer
+            read = min(self.box_h + reach, ceil(self.source[0] / tile.stride[0]))
+            steps = max(read, self.box_h) if self.tile.tail else read  # with half vectors fewer take no less
         return tile.cycles(steps, self.sources, self.lanes, turns) + _STRIP_CYCLES
 
 
@@ -108,21 +112,22 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "it slides along one of two axes, not three"
     if 1 in (problem.size[1], problem.out[1], problem.spec.kernel[1]):
         return "one row does not slide, and what is set up for it takes longer than the row"
-    if many := many_channels(problem, *_more_channels(problem)) or many_phases(problem):
+    if many := many_channels(problem, *_more_channels(problem, isa)) or many_phases(problem):
         return many
     if problem.role == "grad_weight":
         return sliding_grad.refuses(problem, isa)
     return None if tiles(problem, isa) else "the rows in flight do not fit in registers, or read nothing"
 
 
-def _more_channels(problem: Problem) -> tuple[int, ...]:
+def _more_channels(problem: Problem, isa: ISA) -> tuple[int, ...]:
     """How many a group may have, if more than usual.
 
     In a weight gradient each pair has sums of its own, which pays with few channels of g, whose lanes ``weight_grad``
     would leave empty. Of others, planes of many sources beyond the caches are waited for.
     """
     near = problem.traffic_bytes <= target.cpu().l3_bytes // 2
-    pays = problem.group_out <= _FEW_UPSTREAM if problem.role == "grad_weight" else near
+    few = problem.group_out <= _FEW_UPSTREAM[target.cpu().turns(isa)]
+    pays = few if problem.role == "grad_weight" else near
     return (_MORE_CHANNELS,) if pays else ()
 
 
