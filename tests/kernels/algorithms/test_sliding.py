@@ -9,7 +9,7 @@ import pytest
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import sliding, sliding_grad
 from lucid.kernels.runtime import threads
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run_both
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
@@ -360,4 +360,40 @@ def test_two_phases_of_columns_in_one_vector(name, pairs, dtype, monkeypatch):
         assert not _tile(Case(1, 2, 2, (16, 34), (3, 3), 2, padding=1, groups=2)).pairs
         assert not _tile(PHASES[0], "forward").pairs
         run_guarded_cases(one, PHASES)
+    sliding.tiles.cache_clear()
+
+
+#: Rows of three vectors and four, the last whole, half, or of one column; few rows and many; several boxes of a plane.
+RINGED = [
+    Case(2, 2, 2, (9, 56), (3, 3), padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (2, 33), (3, 3), padding=1, groups=2),
+    Case(1, 2, 2, (1, 64), (2, 3), padding=1, groups=2),
+    Case(1, 2, 2, (12, 49), (3, 3), padding=((0, 2), (1, 1)), groups=2, bias=True),
+    Case(1, 2, 2, (5, 40), (4, 3), (1, 1), (1, 3), padding=((1, 1), (3, 3)), groups=2),
+    Case(1, 1, 1, (90, 56), (3, 3), padding=1, bias=True),
+]
+
+
+@pytest.mark.parametrize(("name", "rings"), [("znver5", False), ("znver4", True)])
+@pytest.mark.parametrize("role", ROLES)
+def test_halves_are_widened_into_a_ring_of_rows(role, name, rings, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+
+    def tile(case):
+        vectors = -(-case.size[1] // 16)
+        return sliding._sliding(case.problem(role), target.isa(), sliding.axes_of(case.problem(role)), 1, vectors).tile
+
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case.typed("float16"), role, where)
+
+    with target.using(ISAS[0]):
+        assert [tile(case.typed("float16")).ring for case in RINGED] == [rings] * len(RINGED)
+        assert not any(tile(case).ring for case in RINGED)
+        run_guarded_cases(one, RINGED)
+        if role == "forward":
+            check_infinity(sliding, RINGED[0].typed("float16"), role, (0, 1, 4, 55))
+            check_threads(lambda: run(sliding, RINGED[0].typed("float16"), role, RINGED[0].typed("float16").arrays()))
     sliding.tiles.cache_clear()

@@ -29,7 +29,7 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels, many_phases
 from lucid.kernels.algorithms.row_boxes import RowBoxes
-from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
+from lucid.kernels.algorithms.sliding_kernel import HELD, RING_ROWS, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -66,8 +66,9 @@ class Sliding(RowBoxes):
 
     @property
     def spare_elements(self) -> int:
-        """A row of a strip, which a thread may throw away."""
-        return ceil(len(self.tile.across) * self.tile.vectors * self.lanes / 16) * 16
+        """A row of a strip, which a thread may throw away, and a ring of rows."""
+        ring = RING_ROWS * self.tile.ring_row(self.lanes) if self.tile.ring else 0
+        return ceil(len(self.tile.across) * self.tile.vectors * self.lanes / 16) * 16 + ring
 
     @property
     def private_elements(self) -> int:
@@ -241,7 +242,17 @@ def _in_turns(asked: Sliding) -> Slide:
     alone = tail > 0 and strips == 1
     fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
     half = alone and tile.whole and not tile.dots and tile.stride[1] == 1 and fewer
-    return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half)
+    return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half, ring=_rings(asked))
+
+
+def _rings(asked: Sliding) -> bool:
+    """Whether halves are widened ahead of their steps: in rows of three vectors or four that one strip holds.
+
+    There few products a vector hide slides or conversions, and not both; a short row's stores are read too soon.
+    """
+    tile = asked.tile
+    row = tile.whole and tile.vectors > 2 and tile.stride == (1, 1) and len(tile.across) == 1
+    return row and tile.holds and not tile.dots and asked.problem.itemsize < 4
 
 
 def _pairs(asked: Sliding) -> bool:

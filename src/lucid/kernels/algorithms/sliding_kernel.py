@@ -68,6 +68,9 @@ _OVERLAP = 64  # cycles of that in which the next strip begins
 #: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
 AHEAD_ROWS = 16
 
+#: Rows of a ring, and how many steps before it is read a row is put there: longer than stores take to reach the cache.
+RING_ROWS, _RING_AHEAD = 8, 4
+
 #: How many steps before it is written a vector is asked for, where the caches have not all of the results.
 _AHEAD_RESULTS = 8
 
@@ -205,6 +208,7 @@ class Slide:
     alone: bool = False  #: there is no other strip than that
     half: bool = False  #: and of the source's last vector only the first half is read
     pairs: bool = False  #: both phases of columns are in one vector of sums, by turns
+    ring: bool = False  #: rows are widened some steps before they are read, at each shift, from a ring of them
     dots: bool = False  #: bfloats side by side are multiplied in pairs, as they lie
 
     @cached_property
@@ -246,6 +250,10 @@ class Slide:
         """How a row of the source is read."""
         shifts = tuple(at for phase in self.across for _, at in phase)
         return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half)
+
+    def ring_row(self, lanes: int) -> int:
+        """Elements of a row in the ring, with a vector of zeros at either end."""
+        return (self.vectors + 2) * lanes
 
     @property
     def last(self) -> Slide:
@@ -323,6 +331,10 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
     a = f.args
     arrays, plane, wide = Arrays.of(epilogue, a.y, a), a.size_h * a.size_w, tile.vectors * lanes
     each = lanes if tile.spreads else 1  # numbers of a copied weight
+    if tile.ring:
+        own = a.own.at(a.thread * a.private + wide)
+        with f.loop(0, RING_ROWS * tile.ring_row(lanes), lanes) as at:
+            own.store(zeros(f, own.pointee, lanes), at.i)
     with f.loop(a.begin, a.end) as task:
         image_group, first = task.i // a.boxes, task.i % a.boxes * a.box_h
         group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
@@ -466,6 +478,10 @@ class _Strip:
         below = minimum(end, (a.h + a.low_h + (stride - 1)) // stride)
         keys = [(p, b) for p, lags in enumerate(tile.lags) for b in lags[1:]]
         start = [value for _ in keys for value in self.start]
+        self.below = below
+        if tile.ring:
+            with f.loop(begin, minimum(begin + _RING_AHEAD, below)) as rows:
+                self._put(rows.i, rows.i)
         with f.loop(begin, below, carry=start) as steps:
             steps.values = self._step(steps.i, keys, steps.values, read=True)
         with f.loop(maximum(begin, below), end, carry=steps.values) as rest:
@@ -499,7 +515,7 @@ class _Strip:
         sums = {key: list(values) for key, values in sums.items()}
         rows = range(stride)
         for e in reversed(rows) if tile.in_turns else rows:  # last the one that ends sums, or LLVM stores them before
-            shifted = self.reading.read(self._row(source, m * stride + e - self.a.low_h), self.masks, self.wide)
+            shifted = self._shifted(source, m * stride + e)
             downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
             for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
                 for (p, lag, h), k in product(downs, range(tile.results)):
@@ -508,6 +524,34 @@ class _Strip:
                         n, x = (k * len(tile.across) + c) * tile.vectors + v, self._part(shifted(at, v), width)
                         sums[p, lag][n] = fma(self._part(weight, width), x, sums[p, lag][n])
         return sums
+
+    def _shifted(self, source: Pointer, row: Value) -> Callable[[int, int], Value]:
+        """The row of the source that so many rows and padding lie before, from a shift on."""
+        if not self.tile.ring:
+            return self.reading.read(self._row(source, row - self.a.low_h), self.masks, self.wide)
+        self._put(row + _RING_AHEAD, minimum(row + _RING_AHEAD, self.below - 1))
+        here, made = self._slot(row), dict[tuple[int, int], Value]()
+
+        def vector(at: int, v: int) -> Value:
+            if (at, v) not in made:
+                made[at, v] = here.load(v * self.lanes + at, self.widths[v])
+            return made[at, v]
+
+        return vector
+
+    def _put(self, slot: Value, row: Value) -> None:
+        """Widens a row into the ring."""
+        to, loaded = (
+            self._slot(slot),
+            self.reading.loaded(self._row(self.a.source, row - self.a.low_h), self.masks, self.wide),
+        )
+        for v, value in loaded.items():
+            to.store(value, v * self.lanes)
+
+    def _slot(self, row: Value) -> Pointer:
+        """A row's place in the ring, behind the zeros that lie before it."""
+        ring: Pointer = self.a.spare.cast(self.wide).at((self.tile.vectors + 1) * self.lanes)
+        return ring.at((row & (RING_ROWS - 1)) * self.tile.ring_row(self.lanes))
 
     def _row(self, source: Pointer, row: Value) -> Pointer:
         """A row of the source; with a stride one of a step's may lie outside."""
