@@ -138,6 +138,20 @@ def test_short_steps_gather_channels_of_more_pages_than_are_at_hand(
     assert (", read where they lie" not in gemm.plan(p, AVX2).why) == gathers
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "whole"), [("znver4", 56, True), ("znver4", 28, False), ("znver5", 56, False)]
+)
+def test_rows_stay_together_where_threads_would_all_read_a_large_x(
+    name: str, size: int, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a 1 x 1 whose x outgrows a second cache; the last kind of CPU is left as it was."""
+    cpu = target.CPU(name, (SCALAR, AVX2, AVX512), 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)), 1)
+    p = problem("forward", spec, (1, 144, size, size), (1, 24, size, size), "float32", True)
+    assert (gemm.plan(p, AVX512)["row_parts"] == 1) == whole
+
+
 def test_plans_do_not_depend_on_the_number_of_threads() -> None:
     from lucid.kernels.runtime import threads
 

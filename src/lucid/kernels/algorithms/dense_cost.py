@@ -27,6 +27,7 @@ _COST_NS = {
     "product": 0.116,  # of vectors
     "panel": 0.043,  # a vector of a panel, read for a tile
     "plane": 0.05,  # the same of x itself: each channel lies in pages of its own
+    "crossing": 0.0,  # a line of a large x in place that a second thread reads
     "awaited": 1.5,  # a line of the cache of x, read in place from afar
     "skipping": 1.2,  # one of a row of x between rows that are skipped, which no machine guesses
     "page": 0.55,  # of x in place, whose place the machine must look up
@@ -76,6 +77,7 @@ _HALVED_NS = {
     "tile of few": 3.0,
     "read": 0.7,
     "awaited": 8.0,
+    "crossing": 2.0,
     "weight line": 1.0,
     "line from third cache": 1.5,
     "line from memory": 6.0,
@@ -114,10 +116,11 @@ def ns(work: dict[str, float], turns: int = 1) -> float:
 
 
 class Times(NamedTuple):
-    """What a phase takes one thread, in ns: once, for every part of the rows, and if sums wait in the third cache."""
+    """What a phase takes one thread, in ns: once, for every part of the rows, if there are several, if sums are far."""
 
     once: float
     part: float
+    parted: float
     far: float
     heights: int
     waiting_bytes: int  #: of each height
@@ -125,7 +128,7 @@ class Times(NamedTuple):
     def of(self, row_parts: int) -> float:
         """With the rows in so many parts."""
         far = self.waiting_bytes * ceil(self.heights / row_parts) > target.cpu().l2_bytes // 2
-        return self.once + row_parts * self.part + far * self.far
+        return self.once + row_parts * self.part + (row_parts > 1) * self.parted + far * self.far
 
 
 class Rates(NamedTuple):
@@ -139,6 +142,7 @@ class Rates(NamedTuple):
     across: float  #: a vector product of each row of tiles
     block: float  #: a block of channels
     far: float  #: the same, if sums wait in the third cache
+    crossing: float  #: x in place, read by another thread too
     gathered: float  #: a position of a line, or of a halo
     span: float  #: all weights, read where they are packed beforehand
     own_span: float  #: the same where the task has just packed them
@@ -173,6 +177,7 @@ class Rates(NamedTuple):
             across=cost({"product": rows * _held_up(sizes, layout, tile)}),
             block=cost({f"tile{few}": tiles, f"visit{few}": 2 * stored}),
             far=cost({"visit from third cache": stored}),
+            crossing=cost({"crossing": _crossing(sizes, layout)}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
             span=(turns if far(sizes, weights) else 1)
             * cost({_asked_weights_home(sizes, layout, tile, weights): met * tile.rows}),
@@ -201,6 +206,7 @@ class Rates(NamedTuple):
         return Times(
             self.once + self.across * across + self.block * blocks + cut.spans * span + packings * self.packing,
             self.gathered * samples + sizes.groups * cut.spans * _COST_NS["task"],
+            self.crossing,
             self.far * (blocks - 1),
             self.heights,
             cut.span * tile.rows * sizes.itemsize,
@@ -218,6 +224,15 @@ def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
     lines = tile.columns * tile.step * sizes.itemsize / _LINE_BYTES + 0.5
     read = _WEIGHTS_HOLD * tile.vectors + _SAMPLES_HOLD * lines / max(1, len(layout.phase[2].offsets))
     return max(1.0, read / tile.accumulators)
+
+
+def _crossing(sizes: Shape, layout: Layout) -> float:
+    """Lines of x in place that a thread finds with another, where each has a part of the rows and so reads all of x.
+
+    In a network it has just been written, half of it by the other thread. Of what a second cache holds little is won.
+    """
+    x_bytes = sizes.batch * sizes.groups * sizes.channels * sizes.plane * sizes.itemsize
+    return x_bytes / _LINE_BYTES if layout.shared == pixel_panels.IN_PLACE and x_bytes > target.cpu().l2_bytes else 0.0
 
 
 def _awaited(sizes: Shape, layout: Layout, turns: int) -> float:
