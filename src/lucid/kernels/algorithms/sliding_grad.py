@@ -346,13 +346,13 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                 begin = maximum((low + (a.stride_h - 1)) // a.stride_h - first, 0)
                 end = minimum((a.h + low + (a.stride_h - 1)) // a.stride_h - first, a.oh + downs - 1)
                 source, pixels = x.at((first * a.stride_h - low) * a.w), g.at(result * upstream + column.i)
-                asks = (source.at(ahead_x), a.w * a.stride_h, pixels.at(ahead_g), a.ow)
+                asks: tuple[Any, ...] = (source.at(ahead_x), pixels.at(ahead_g))
                 if tile.by_planes:
                     last, done = s.i + 1 >= count, (column.i // lanes * a.passes + p.i) * a.oh - begin
                     on_x, each_g = select(last, following - (count - 1) * plane, plane), select(last, a.next_g, 0)
                     on_g = select(last, following_g, 0)
                     x = planes.at(s.i * plane + on_x)
-                    asks = (x.at(done * a.next_x), a.next_x, g.at(on_g + done * each_g), each_g)
+                    asks = (x.at(done * a.next_x), g.at(on_g + done * each_g), a.next_x, each_g)
                 ends = column.i + lanes >= a.ow
                 for (most, half), run in runs.items():
                     here = downs.eq(most) & (begin < end)
@@ -394,17 +394,18 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
     Of vectors of ``acc_lanes``, or of ``half`` of those.
 
     Row ``q`` of x, from ``begin`` to ``end``, meets row q of g, of which there are ``oh``, at tap 0 down, and at tap k
-    the one k rows before. At each it asks for ``each_x`` and ``each_g`` elements more. Between rows for which some of
-    these do not exist, each row of g is read once.
+    the one k rows before. At each it asks for a row more of ``next_x`` and ``next_g``, or, by planes, for so many
+    elements of ``each``. Between rows for which some of these do not exist, each row of g is read once.
     """
     data, wide, across = ptr(element), computed(element), len(tile.across)
     lanes = acc_lanes // 2 if half else acc_lanes
     f = module.function(
         f"run{downs}" + "_half" * half, x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64,
-        g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, each_x=i64, next_g=data,
-        each_g=i64,
+        g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, next_g=data,
+        **(dict(each_x=i64, each_g=i64) if tile.by_planes else {}),
     )  # fmt: skip
     a, row, locality = f.args, tile.row(lanes), 2 if tile.by_planes else 3
+    each_x, each_g = (a.each_x, a.each_g) if tile.by_planes else (a.x_row, a.g_row)
     inside, masks = lanes_below(f, a.left, lanes, i32), row.masks(f, a.column, a.w)
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
@@ -418,8 +419,8 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
         with f.loop(first, stop, carry=[*older, *sums]) as q:
             older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
             for part in range(tile.step):
-                a.next_x.prefetch(q.i * a.each_x + part * lanes, locality=locality)
-            a.next_g.prefetch(q.i * a.each_g, locality=locality)
+                a.next_x.prefetch(q.i * each_x + part * lanes, locality=locality)
+            a.next_g.prefetch(q.i * each_g, locality=locality)
             live = [inside] * downs
             if held < downs - 1:
                 live = [lanes_below(f, select((q.i - k).ult(a.oh), a.left, 0), lanes, i32) for k in range(downs)]
