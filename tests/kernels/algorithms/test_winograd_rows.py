@@ -140,3 +140,12 @@ def test_it_is_chosen_where_products_take_two_turns(name, chosen, monkeypatch):
     monkeypatch.setattr(target, "cpu", lambda: machine)
     problem = Case(4, 256, 256, (28, 28), (3, 3), padding=1, groups=32).problem("forward")
     assert select.choose(problem, target.isa()).algorithm == chosen
+
+
+def test_small_groups_in_bfloat16_are_no_matrix_product(monkeypatch):
+    """Its pairs are half the products, but every tile of lines this short goes through memory."""
+    machine = target.CPU("znver4", target.cpu().runnable, 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    problem = Case(4, 256, 256, (28, 28), (3, 3), padding=1, groups=32).problem("forward")
+    chosen = select.choose(replace(problem, dtype="bfloat16"), target.isa())
+    assert chosen.algorithm in ("winograd_rows", "sliding")

@@ -56,6 +56,7 @@ _COST_NS = {
     "single": 0.27,  # an element that is stored alone, as its neighbours belong to other phases
     "square": 1.0,  # a vector of a turned tile: part of a line in each of as many rows
     "copied": 1.0,  # a vector of any other
+    "read back": 0.0,  # one of a tile that is wider than what is left of its line: it was just stored
     "line from third cache": 0.26,  # one that another phase has written to, met again
     "line from memory": 1.2,
     "task": 60.0,
@@ -75,7 +76,9 @@ _HALVED_NS = {
     "visit": 0.4,
     "visit of few": 0.05,
     "tile of few": 3.0,
+    "widen": 0.3,
     "read": 0.7,
+    "read back": 2.0,
     "awaited": 8.0,
     "crossing": 2.0,
     "weight line": 1.0,
@@ -308,7 +311,7 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int
     if pixel_panels.contiguous(layout.phase) and not tile.over_channels:
         at_once = sizes.stored_whole or sizes.elements * layout.taps <= MOST_STEPS
         rounded = 0 if at_once else tiles * tile.accumulators * tile.lanes
-        return {"round": rounded, **_over_ends(layout, tile, tiles)}
+        return {"round": rounded, "read back": _read_back(sizes, layout, tile), **_over_ends(layout, tile, tiles)}
     if woven(sizes, layout, tile.lanes) and sizes.elements * layout.taps <= MOST_STEPS:
         results = sizes.batch * sizes.groups * sizes.rows * pixel_panels.positions(layout.phase)
         return {"woven": results / tile.lanes}
@@ -323,6 +326,17 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int
     if tile.over_channels:
         return work | {"square": stretches * ceil(sizes.rows / tile.lanes) * tile.lanes * vectors}
     return work | {"copied": lines * vectors}
+
+
+def _read_back(sizes: Shape, layout: Layout, tile: AnyTile) -> int:
+    """Vectors of the last tiles of lines that end within one of theirs, which waits for its sums to be stored.
+
+    Of short lines every tile is one. Over x in place the last tile begins earlier.
+    """
+    if layout.in_place or layout.line % tile.lanes == 0:
+        return 0
+    vectors = ceil((layout.line % tile.columns) / tile.lanes)
+    return sizes.groups * layout.units * layout.lines * row_blocks(sizes, tile) * tile.rows * vectors
 
 
 def _over_ends(layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:

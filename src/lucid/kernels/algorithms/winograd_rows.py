@@ -64,6 +64,7 @@ _COST = {
     "pair": 4.0,  # of channels, whose weights are transformed
     "pair beyond first cache": 35.0,  # in addition, where the group's are more than it holds
     "task": 60.0,
+    "widened": 0.0,  # a vector of halves
     "waiting": WAITING,  # for memory
     "call": 4200.0,
 }
@@ -77,6 +78,7 @@ _HALVED = {
     "strip": 10.0,
     "pair": 1.0,
     "pair beyond first cache": 2.0,
+    "widened": 4.0,
     "waiting": 2.0,
     "call": 5200.0,
 }
@@ -117,6 +119,12 @@ class Rows(RowBoxes):
         return self.private_elements * sum_type(self.problem).bytes
 
     @property
+    def _widened(self) -> float:
+        """Vectors of halves of a task that are widened before its products."""
+        rows = min(self.box_h + FREQUENCIES - ROWS, self.source[0])
+        return self.tile.framed * self.sources * rows * self.source[1] / self.lanes
+
+    @property
     def cycles(self) -> float:
         """Expected, of one thread."""
         tile, pairs = self.tile, self.sources * self.results
@@ -133,6 +141,7 @@ class Rows(RowBoxes):
             "pair": self.tasks * pairs,
             "pair beyond first cache": self.tasks * pairs * beyond,
             "task": self.tasks,
+            "widened": self.tasks * self._widened,
             "waiting": memory_cycles(self.problem.traffic_bytes),
             "call": 1,
         }
