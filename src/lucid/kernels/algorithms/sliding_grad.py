@@ -399,10 +399,11 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
     """
     data, wide, across = ptr(element), computed(element), len(tile.across)
     lanes = acc_lanes // 2 if half else acc_lanes
+    each: dict[str, Any] = {"each_x": i64, "each_g": i64} if tile.by_planes else {}
     f = module.function(
         f"run{downs}" + "_half" * half, x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64,
         g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, next_g=data,
-        **(dict(each_x=i64, each_g=i64) if tile.by_planes else {}),
+        **each,
     )  # fmt: skip
     a, row, locality = f.args, tile.row(lanes), 2 if tile.by_planes else 3
     each_x, each_g = (a.each_x, a.each_g) if tile.by_planes else (a.x_row, a.g_row)
