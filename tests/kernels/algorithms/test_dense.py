@@ -394,7 +394,9 @@ def test_lines_of_large_results_are_asked_for_where_products_take_turns(monkeypa
         assert dense_layout._asks(128 * 56 * 56, dense_plan.shape(case.problem, AVX512)) == asks
 
 
-@pytest.mark.parametrize(("name", "images", "tiles"), [("znver4", 4, 2), ("znver4", 1, 3), ("znver5", 4, 5), ("znver5", 1, 5)])
+@pytest.mark.parametrize(
+    ("name", "images", "tiles"), [("znver4", 4, 2), ("znver4", 1, 3), ("znver5", 4, 5), ("znver5", 1, 5)]
+)
 def test_spans_of_large_arrays_in_place_are_shorter_where_products_take_turns(name, images, tiles, monkeypatch):
     cpu = replace(target.cpu(), name=name, l2_bytes=1 << 20, l3_bytes=32 << 20)
     monkeypatch.setattr(target, "cpu", lambda: cpu)
