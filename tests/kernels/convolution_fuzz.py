@@ -33,6 +33,8 @@ _DTYPES = ["float32"] * 6 + ["float64"] * 3 + ["float16", "bfloat16", "complex64
 _ONE_WINDOW = 20
 #: One of so many has taps as far apart as half of its samples, or more.
 _FAR_TAPS = 16
+#: One of so many has a kernel as long as x along the first axis.
+_SPANNED_ROWS = 13
 #: Of the planes, those with three taps down in small groups, which hardly any draw of the others has.
 _SMALL_GROUPS = 0.25
 
@@ -106,7 +108,7 @@ class Case:
     def problem(self) -> Problem:
         """What a kernel is asked; half precision asks for float32, complex numbers for their real parts."""
         dtype = {"float16": "float32", "bfloat16": "float32", "complex64": "float32"}.get(self.dtype, self.dtype)
-        has_bias = self.bias and self.role != "grad_weight"
+        has_bias = self.bias and self.role != "grad_weight" and _numpy(self.dtype).kind != "c"
         shapes = self.x_shape, self.y_shape
         return convolution.problem(self.role, self.spec, *shapes, dtype, has_bias, self.epilogue)
 
@@ -155,6 +157,8 @@ def random_case(rng: np.random.Generator, limits: Limits = SMALL) -> Case:
             case = _of_one_window(case)
         elif case.seed % _FAR_TAPS == 0:
             case = _of_far_taps(case)
+        elif case.seed % _SPANNED_ROWS == 0:
+            case = _of_spanned_rows(case)
         if valid(case) and case.products <= limits.products:
             return case
 
@@ -171,6 +175,14 @@ def _of_far_taps(case: Case) -> Case:
     dilation = tuple((size + 1) // 2 + case.seed % 7 for size in case.size)
     padding = tuple((d, d) for d in dilation)
     return replace(case, spec=ConvSpec((3,) * len(ones), ones, dilation, padding, case.spec.groups))
+
+
+def _of_spanned_rows(case: Case) -> Case:
+    """The case with a kernel that spans all rows, slices where there are some: they may count as channels."""
+    spec = case.spec
+    dilation, padding = (1, *spec.dilation[1:]), ((0, 0), *spec.padding[1:])
+    size = (spec.kernel[0], *case.size[1:])
+    return replace(case, size=size, spec=ConvSpec(spec.kernel, spec.stride, dilation, padding, spec.groups))
 
 
 def _any_case(rng: np.random.Generator, limits: Limits, rank: int) -> Case:

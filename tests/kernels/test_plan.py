@@ -15,7 +15,7 @@ from lucid.kernels import select, target
 from lucid.kernels.algorithms import gemm, tap_by_tap, weight_grad_split, winograd_grad
 from lucid.kernels.convolution import problem
 from lucid.kernels.isa import AVX2, AVX512, ISA, SCALAR
-from lucid.kernels.plan import Plan, Problem
+from lucid.kernels.plan import PLAIN, Plan, Problem
 
 SPEC = ConvSpec((3, 5), (1, 2), (1, 1), ((1, 1), (2, 2)), 2)
 
@@ -47,6 +47,24 @@ def test_flops_are_counted_by_the_definition() -> None:
 def test_problems_are_values() -> None:
     assert asked() == asked()
     assert len({asked(), asked(), asked(dtype="float64")}) == 2
+
+
+@pytest.mark.parametrize("role", ["forward", "grad_input", "grad_weight"])
+def test_rows_that_a_kernel_spans_are_channels(role: Any) -> None:
+    """Of the first axes only, without padding, and where nothing has one number for all rows of a channel."""
+
+    def of(kernel: Any, padding: Any = ((0, 0), (0, 0)), bias: bool = False, transposed: bool = False) -> Problem:
+        spec = ConvSpec(kernel, (3, 2), (1, 2), padding, 2)
+        return problem(role, spec, (1, 4, 8, 9), (1, 6, *spec.out_size((8, 9))), "float32", bias, PLAIN, transposed)
+
+    spanned = of((8, 3))
+    assert (spanned.c_in, spanned.size, spanned.spec.kernel) == (32, (1, 1, 9), (1, 1, 3))
+    assert (spanned.out, spanned.spec.stride, spanned.spec.dilation) == ((1, 1, 3), (1, 1, 2), (1, 1, 2))
+    assert (spanned.flops, spanned.traffic_bytes) == (2 * 6 * 16 * 3 * 3, 4 * (4 * 72 + 6 * 3 + 6 * 2 * 24))
+    left = [of((7, 3)), of((3, 5)), of((8, 3), ((0, 1), (0, 0))), of((1, 5))]
+    assert {p.c_in for p in left} == {4}
+    assert of((8, 3), bias=True).c_in == (4 if role == "grad_input" else 32)
+    assert of((8, 3), bias=True, transposed=True).c_in == (32 if role == "forward" else 4)
 
 
 def test_a_plan_s_numbers_by_name() -> None:

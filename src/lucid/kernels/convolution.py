@@ -217,7 +217,7 @@ def problem(
 ) -> Problem:  # fmt: skip
     """What is to be computed between an x and a y of these shapes (N, C, *size)."""
     more = (1,) * (RANK - spec.rank)
-    return Problem(
+    asked = Problem(
         role,
         spec.expanded(RANK),
         x_shape[0],
@@ -230,6 +230,7 @@ def problem(
         epilogue,
         transposed,
     )
+    return asked.with_rows_as_channels
 
 
 def _name(dtype: np.dtype[Any]) -> str:
@@ -243,18 +244,18 @@ def _name(dtype: np.dtype[Any]) -> str:
 def _complex(
     role: Role, spec: ConvSpec, size: Sizes, a: Array, b: Array, bias: Array | None = None, versions: object = None
 ) -> Array:
-    """(a + ib)(c + id) from four real convolutions; the bias joins the real and the imaginary sum once each."""
+    """(a + ib)(c + id) from four real convolutions, and the bias."""
 
-    def real(a: Array, b: Array, bias: Array | None = None) -> Array:
-        call = call_of(role, spec, a.shape, b.shape, size, a.dtype, bias is not None)
-        return call.compute()(a, b, bias)  # type: ignore[no-any-return]
+    def real(a: Array, b: Array) -> Array:
+        return call_of(role, spec, a.shape, b.shape, size, a.dtype, False).compute()(a, b)  # type: ignore[no-any-return]
 
-    more = (None, None) if bias is None else (bias.real, bias.imag)
     with quiet.numpy():
-        above = real(a.real, b.real, more[0]) - real(a.imag, b.imag)
-        beside = real(a.real, b.imag, more[1]) + real(a.imag, b.real)
-    result = memory.empty(above.shape, a.dtype)
-    result.real, result.imag = above, beside
+        above = real(a.real, b.real) - real(a.imag, b.imag)
+        beside = real(a.real, b.imag) + real(a.imag, b.real)
+        result = memory.empty(above.shape, a.dtype)
+        result.real, result.imag = above, beside
+        if bias is not None:
+            result += bias.reshape(-1, *(1,) * spec.rank)
     return result
 
 

@@ -8,6 +8,7 @@ bits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from itertools import takewhile
 from math import ceil, prod
 from typing import Any, Literal
 
@@ -91,6 +92,23 @@ class Problem:
     def plain(self) -> Problem:
         """The problem without what a pass of its own can do after it."""
         return replace(self, bias=self.bias and not self.sums, epilogue=PLAIN, transposed=False)
+
+    @property
+    def with_rows_as_channels(self) -> Problem:
+        """The same on the same arrays, where the kernel is as long as x along the first axes.
+
+        There (channel, tap) is one axis of x and of w as they lie: filters over all electrodes of an EEG are a 1x1
+        layer of channels times electrodes. What has a number for each channel of x stays as it is.
+        """
+        spec, ends = self.spec, self.role == "grad_input" and (self.bias or self.epilogue.affine)
+        axes = zip(spec.kernel, self.size, spec.padding, strict=True)
+        spanned = len([*takewhile(bool, (kernel == n and pads == (0, 0) for kernel, n, pads in axes))])
+        rows, ones = prod(self.size[:spanned]), (1,) * spanned
+        if rows == 1 or ends or (self.sums and self.transposed):
+            return self
+        kernel, stride, dilation = (ones + of[spanned:] for of in (spec.kernel, spec.stride, spec.dilation))
+        alone = ConvSpec(kernel, stride, dilation, spec.padding, spec.groups)
+        return replace(self, spec=alone, c_in=self.c_in * rows, size=ones + self.size[spanned:])
 
     @property
     def groups(self) -> int:

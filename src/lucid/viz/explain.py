@@ -172,7 +172,8 @@ def explain(layer: Module, input_shape: tuple[int, ...] | list[int], level: str 
 
     The work is the definition's products and the arrays, read or written once: "at best" they take what this machine's
     arithmetic and memory, as measured, allow, and that is the roofline. An algorithm of fewer products (Winograd, FFT)
-    and arrays that a cache holds can be above 100 %. An error bound is over that of a plain sum of the products.
+    and arrays that a cache holds can be above 100 %. An error bound is over that of a plain sum of the products. Rows
+    that a kernel spans count as channels: filters over all electrodes of an EEG are planned as a 1x1 layer of many.
 
     With ``level="ir"`` the kernels of the plan that is taken follow as LLVM text, with ``"asm"`` as assembly.
 

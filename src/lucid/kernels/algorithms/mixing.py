@@ -1,14 +1,13 @@
-"""Groups of few channels, pixel by pixel, and windows that span the first axes of x: products of rows as they lie.
+"""Groups of few channels, pixel by pixel: products of rows as they lie.
 
-Where a kernel is as long as x along the first axes and one wide along the others, a pixel of y meets one pixel of every
-row of x, and (channel, tap) is one axis of x and of w alike, so that in each group::
+In each group, with r a channel of y and s one of x::
 
-    forward        y[r]     = sum over s of w[r][s] x[s]      r: channels of y, s: channels of x by taps
+    forward        y[r]     = sum over s of w[r][s] x[s]
     grad_input     gx[s]    = sum over r of w[r][s] g[r]
     grad_weight    gw[r][s] = sum over pixels of g[r] x[s]
 
-EEGNet's filters over all electrodes, with two results for every channel, and grouped 1x1 layers. Every row is read once
-for all results of a tile, in place: there is no frame.
+Grouped 1x1 layers, and EEGNet's filters over all electrodes, whose rows count as channels (``with_rows_as_channels``).
+Every row is read once for all results of a tile, in place: there is no frame.
 """
 
 from __future__ import annotations
@@ -204,39 +203,24 @@ class MixGrad:
 
 def rows_of(problem: Problem) -> tuple[int, int]:
     """Rows of x and of y in a group."""
-    return problem.group_in * problem.spec.taps, problem.group_out
-
-
-def _one_pixel_each(problem: Problem) -> bool:
-    """Whether a pixel of y meets one of every row of x: the kernel spans the first axes, and is one wide in others."""
-    spec = problem.spec
-    if any(map(any, spec.padding)):
-        return False
-    axes = [*zip(spec.kernel, spec.stride, spec.dilation, problem.size, problem.out, strict=True)]
-    spans = [
-        n_out == 1 and kernel == size and (dilation == 1 or kernel == 1) for kernel, _, dilation, size, n_out in axes
-    ]
-    alone = [kernel == 1 and (stride == 1 or size == 1) for kernel, stride, _, size, _ in axes]
-    return any(all(spans[:k]) and all(alone[k:]) for k in range(len(axes) + 1))
+    return problem.group_in, problem.group_out
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Windows that overlap or leave pixels out, many channels, few weights to sum."""
-    if not _one_pixel_each(problem):
-        return "a pixel of y meets several of a row of x"
+    if problem.spec.taps > 1 or problem.out != problem.size:
+        return "a pixel of y does not meet one pixel of x"
     least, most = sorted(rows_of(problem))
     if least > _FEW or most > _MANY:
         return f"products of {least} rows by {most} are not few"
-    if problem.role == "grad_input" and problem.bias and problem.spec.taps > 1:
-        return "its results are several rows a channel, which share a bias"
     if problem.role == "grad_weight" and (tasks := mixing_grad(problem, isa).tasks) < _LEAST_TASKS:
         return f"{tasks} blocks of weights are too few tasks"
     return None
 
 
 def fuses(problem: Problem) -> bool:
-    """Short epilogues, as sums leave their registers, where every row is a channel of its own."""
-    return is_short(problem.epilogue) and not (problem.role == "grad_input" and problem.spec.taps > 1)
+    """Short epilogues, as sums leave their registers."""
+    return is_short(problem.epilogue)
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
