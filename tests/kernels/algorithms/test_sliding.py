@@ -80,6 +80,11 @@ GRADIENTS = [
     Case(1, 33, 3, (12, 35), (3, 3), 2, padding=1),
     Case(2, 26, 4, (7, 20), (3, 5), padding=1, groups=2),
 ]
+#: Pairs of pixels: one vector of them, half of one, several; an odd number of columns, and of what padding leaves.
+PAIRED = [
+    Case(2, 3, 3, (9, width), (3, taps), padding=padding, groups=3)
+    for width, taps, padding in product((7, 15, 16, 33, 47, 48, 70), (2, 3, 7), (0, ((1, 1), (2, 0))))
+]
 
 
 def test_few_channels_of_g_deal_x_out():
@@ -135,6 +140,17 @@ def test_gradients_of_the_weight_and_the_bias(isa, dtype):
 
     with target.using(isa):
         run_guarded_cases(one, GRADIENTS)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, HALF)])
+def test_gradients_of_columns_in_pairs(isa, dtype):
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case.typed(dtype), "grad_weight", where)
+
+    with target.using(isa):
+        run_guarded_cases(one, PAIRED)
+        check_threads(lambda: run(sliding, PAIRED[-1].typed(dtype), "grad_weight", PAIRED[-1].typed(dtype).arrays()))
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)
@@ -199,11 +215,16 @@ def test_an_infinity_reaches_only_what_reads_it(role, place):
 
 
 @pytest.mark.parametrize("place", [(1, 1, 5, 16), (0, 0, 0, 0), (0, 0, 2, 9)])
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, "grad_weight"])
 def test_an_infinity_meets_no_zero_of_a_pair(role, place):
     for kernel in ((3, 3), (2, 2), (5, 5)):
         case = Case(2, 8, 8, (6, 18), kernel, padding=kernel[0] // 2, groups=8, dtype="bfloat16")
         check_infinity(sliding, case, role, place)
+
+
+@pytest.mark.parametrize("place", [(1, 1, 5, 17), (0, 0, 0, 17)])
+def test_an_infinity_beside_an_odd_row_of_g_meets_no_zero_of_a_pair(place):
+    check_infinity(sliding, Case(2, 8, 8, (6, 18), (3, 2), groups=8, dtype="bfloat16"), "grad_weight", place)
 
 
 #: One vector of sums and several, the last of half a one; more columns than that and fewer; a stride of two, whose
@@ -221,6 +242,22 @@ STRIDED = [
     Case(1, 2, 2, (12, 20 + 2 * n), (3 + n % 3, 2 + n % 4), (1 + n % 2, 2), (1, 1), n % 3, groups=2, bias=True)
     for n in range(0, 30, 3)
 ]
+
+
+@pytest.mark.parametrize(("dtype", "kernel", "stride", "apart"), [
+    ("bfloat16", 7, 1, (True, True)), ("bfloat16", 3, 2, (False, False)), ("float16", 5, 1, (True, False)),
+    ("float16", 7, 1, (False, False)), ("float32", 3, 1, (False, False)),
+])  # fmt: skip
+def test_weight_gradients_of_halves_load_x_at_each_tap(dtype, kernel, stride, apart, monkeypatch):
+    """Bfloats wherever there are instructions for pairs of them, and they are neighbours."""
+    cpu = target.cpu()
+    for name, asked in zip(("znver4", "znver5"), apart, strict=True):
+        monkeypatch.setattr(target, "cpu", lambda name=name: replace(cpu, name=name))
+        with target.using(ISAS[0]) as isa:
+            problem = Case(2, 8, 8, (20, 21), (kernel, kernel), stride, groups=8, dtype=dtype).problem("grad_weight")
+            tile = sliding_grad.sliding_grad(problem, isa).tile
+            pairs = dtype == "bfloat16" and isa.bf16_dot
+            assert (tile.apart, tile.dots) == ((asked and (pairs or dtype == "float16")), asked and pairs)
 
 
 @pytest.mark.skipif("avx512_bf16" not in ISAS, reason="multiplies pairs of bfloats")
@@ -313,6 +350,7 @@ def test_gradients_that_it_leaves_to_others():
 
 
 def test_gradients_of_halves_in_groups_of_several_channels_are_left_to_who_widens_once():
+    """But where x is loaded at each tap."""
     groups, alone = (
         Case(16, 128, 128, (28, 28), (3, 3), padding=1, groups=32),
         Case(1, 96, 96, (56, 56), (3, 3), padding=1, groups=96),
@@ -323,7 +361,9 @@ def test_gradients_of_halves_in_groups_of_several_channels_are_left_to_who_widen
             return select.choose(case.problem("grad_weight"), target.isa()).algorithm
 
     assert chosen(groups) == chosen(alone) == chosen(alone.typed("float16")) == "sliding"
-    assert chosen(groups.typed("float16")) == "depthwise"
+    with target.using(ISAS[0]) as isa:
+        apart = sliding_grad.sliding_grad(groups.typed("float16").problem("grad_weight"), isa).tile.apart
+    assert chosen(groups.typed("float16")) == ("sliding" if apart else "depthwise")
 
 
 #: One strip, several, the last of half a vector or more; columns left over; taps that reach far; results of one source.

@@ -7,16 +7,18 @@ read once for up to ``downs`` taps down and all across, where they lie::
         for every tap across:   x shifted out of neighbours
             for every tap down:  sum[down][across] += g[r - down] * shifted
 
-Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add nothing:
-an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of x, or all
-few of g with some of x, which then comes once from where it is; all images of it in order, so that bits do not depend
-on the number of threads. Of arrays that come from memory it is one image, so that tasks follow memory, and a second
-step adds up the images.
+Halves of few taps across are loaded and widened at each tap instead, and bfloats multiplied in pairs of pixels, as they
+lie. Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add
+nothing: an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of
+x, or all few of g with some of x, which then comes once from where it is; all images of it in order, so that bits do
+not depend on the number of threads. Of arrays that come from memory it is one image, so that tasks follow memory, and a
+second step adds up the images.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil, prod
@@ -32,8 +34,10 @@ from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
     Module,
+    Pointer,
     Type,
     Value,
+    bf16_dot,
     computed,
     convert,
     fma,
@@ -41,6 +45,7 @@ from lucid.kernels.ir import (
     i64,
     lane_sum,
     lanes_below,
+    lanes_inside,
     maximum,
     minimum,
     ptr,
@@ -55,6 +60,7 @@ _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
 _MOST_DOWN = 4
 _HALF = 0.6  # of a strip's cycles, if it is half a vector on a machine that takes a whole one in two turns
 _LINE_BYTES = 64
+_MOST_APART = 5  # taps across of halves that are widened at each: of more, slides take less
 _PLANES_PART = 2  # of the second cache: what the planes at hand and the next ones may be, and no larger part
 #: Cycles of one thread, fitted to 86 tiles in the second cache, 76 % of them within 10 %. A row is one vector long.
 _COST = {
@@ -65,6 +71,7 @@ _COST = {
     "dealt": 0.0,  # a tap across of such a row
     "crowded": 0.38,  # a register beyond those that leave room
     "widened": 0.25,  # a vector of halves, which every channel of g does to x again
+    "apart": 0.45,  # one that is loaded at its tap
     "again": 2.2,  # a row of planes that are read for every pair of channels and leave the first cache
     "sum": 2.7,
     "pass": 14.0,
@@ -109,10 +116,21 @@ class GradTile:
     in_turns: bool = False  #: a unit takes an instruction in two turns
     half: bool = False  #: the last strip is half a vector, which takes one
     by_planes: bool = False  #: the next planes are asked for, into the second cache, not rows of these into the first
+    apart: bool = False  #: x is loaded at every tap across, not shifted out of neighbours
+    dots: bool = False  #: and bfloats side by side are multiplied in pairs, as they lie
+
+    @property
+    def pixels(self) -> int:
+        """Of a lane, side by side."""
+        return 2 if self.dots else 1
+
+    def parts(self, lanes: int) -> int:
+        """Vectors that are loaded of a row of x."""
+        return len(self.across) if self.apart else len(self.row(lanes).places) * self.step
 
     def registers(self, lanes: int) -> int:
         """Sums, rows of g, vectors of x and one that is shifted."""
-        return self.downs * (len(self.across) + 1) + len(self.row(lanes).places) * self.step + 1
+        return self.downs * (len(self.across) + 1) + (1 if self.apart else self.parts(lanes)) + 1
 
     def row(self, lanes: int) -> Row:
         """How a row of x is read."""
@@ -126,6 +144,11 @@ class SlidingGrad:
     problem: Problem
     tile: GradTile
     lanes: int
+
+    @property
+    def columns(self) -> int:
+        """Of g in a strip."""
+        return self.lanes * self.tile.pixels
 
     @cached_property
     def passes(self) -> list[tuple[int, int, int]]:
@@ -148,7 +171,7 @@ class SlidingGrad:
     def next_each(self) -> tuple[int, int]:
         """Elements of the next planes, of x and of g, that a row asks for, strip by strip and pass by pass."""
         p = self.problem
-        rows = ceil(p.out[2] / self.lanes) * len(self.passes) * p.out[1]
+        rows = ceil(p.out[2] / self.columns) * len(self.passes) * p.out[1]
         return ceil(prod(p.size) / (rows * self.results)), ceil(p.pixels / rows)
 
     @property
@@ -201,10 +224,10 @@ class SlidingGrad:
     def _work(self) -> dict[str, float]:
         """What one thread does, counted in the units of ``_COST``."""
         p, across, downs = self.problem, len(self.tile.across), [downs for *_, downs in self.passes]
-        vectors = len(self.tile.row(self.lanes).places) * self.tile.step + 1  # of x, and one of g
+        vectors = self.tile.parts(self.lanes) + 1  # of x, and one of g
         again = p.group_in * p.group_out > 1 and _planes_bytes(p) > target.cpu().l1_bytes
         planes = p.batch * p.c_out * p.group_in
-        strips = planes * (ceil(p.out[2] / self.lanes) - (1 - _HALF) * self.tile.half)
+        strips = planes * (ceil(p.out[2] / self.columns) - (1 - _HALF) * self.tile.half)
         rows, split = strips * p.out[1] * len(downs), self.tile.step > 1
         return {
             "row": rows,
@@ -213,7 +236,8 @@ class SlidingGrad:
             "split": rows * split,
             "dealt": rows * split * across,
             "crowded": rows * max(0, self.tile.registers(self.lanes) - ROOMY),
-            "widened": rows * vectors * (p.itemsize < sum_type(p).bytes),
+            "widened": rows * vectors * (p.itemsize < sum_type(p).bytes and not self.tile.apart),
+            "apart": rows * vectors * self.tile.apart,
             "again": rows * again,
             "sum": strips * across * sum(downs),
             "pass": strips * len(downs),
@@ -231,10 +255,14 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     across = tuple(t - spec.padding[2][0] for t in range(spec.kernel[2]))
     most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
     in_turns = target.cpu().turns(isa) > 1
-    half = in_turns and 0 < problem.out[2] % lanes <= lanes // 2
-    downs_asked = range(1, most + 1) if downs is None else (downs,)
-    planes = in_turns and _by_planes(problem)
-    tiles = [GradTile(n, across, spec.stride[2], in_turns, half, planes) for n in downs_asked]
+    side_by_side, few = spec.stride[2] == 1, len(across) <= _MOST_APART
+    dots = side_by_side and problem.dtype == "bfloat16" and isa.bf16_dot
+    apart = dots or (side_by_side and problem.dtype == "float16" and in_turns and few)
+    tile = GradTile(1, across, spec.stride[2], in_turns, apart=apart, dots=dots)
+    columns = lanes * tile.pixels
+    half = in_turns and 0 < problem.out[2] % columns <= columns // 2
+    tile = replace(tile, half=half, by_planes=in_turns and _by_planes(problem))
+    tiles = [replace(tile, downs=n) for n in (range(1, most + 1) if downs is None else (downs,))]
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
     return min(options, key=lambda option: option.cycles, default=None)
 
@@ -309,6 +337,7 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
     """If it is ``chunked`` a task is for one image, or some, and its results are parts, that ``finish`` adds."""
     module, wide, fields = Module("sliding_grad", isa), computed(element), _fields(element)
     lanes, across = isa.lanes(wide), len(tile.across)
+    columns = lanes * tile.pixels
     every = list(product(sorted({1, tile.downs}), (False, True) if tile.half else (False,)))
     runs = {(downs, half): _write_run(module, element, tile, lanes, downs, half) for downs, half in every}
     f = module.entry("slide_grad", **fields)
@@ -336,7 +365,7 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                 f.call(a.add_rows, g.at(k.i * upstream), a.ow, a.oh, a.ow, bias_acc.at(k.i * lanes))
             with f.loop(0, of_x) as s:
                 f.call(a.add_rows, planes.at(s.i * plane), plane, 1, plane, bias_acc.at(s.i * lanes))
-            with f.loop(0, count) as s, f.loop(0, a.ow, lanes) as column, f.loop(0, a.passes) as p:
+            with f.loop(0, count) as s, f.loop(0, a.ow, columns) as column, f.loop(0, a.passes) as p:
                 x = planes.at(s.i * plane + column.i * tile.step)
                 result, phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
                 # x's row r meets g's row q at tap (first + k) stride + phase: r = (q + first + k) stride + phase - low
@@ -348,12 +377,12 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                 source, pixels = x.at((first * a.stride_h - low) * a.w), g.at(result * upstream + column.i)
                 asks: tuple[Any, ...] = (source.at(ahead_x), pixels.at(ahead_g))
                 if tile.by_planes:
-                    last, done = s.i + 1 >= count, (column.i // lanes * a.passes + p.i) * a.oh - begin
+                    last, done = s.i + 1 >= count, (column.i // columns * a.passes + p.i) * a.oh - begin
                     on_x, each_g = select(last, following - (count - 1) * plane, plane), select(last, a.next_g, 0)
                     on_g = select(last, following_g, 0)
                     x = planes.at(s.i * plane + on_x)
                     asks = (x.at(done * a.next_x), g.at(on_g + done * each_g), a.next_x, each_g)
-                ends = column.i + lanes >= a.ow
+                ends = column.i + columns >= a.ow
                 for (most, half), run in runs.items():
                     here = downs.eq(most) & (begin < end)
                     with f.when(here & (ends if half else ~ends) if tile.half else here):
@@ -407,15 +436,36 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
     )  # fmt: skip
     a, row, locality = f.args, tile.row(lanes), 2 if tile.by_planes else 3
     each_x, each_g = (a.each_x, a.each_g) if tile.by_planes else (a.x_row, a.g_row)
-    inside, masks = lanes_below(f, a.left, lanes, i32), row.masks(f, a.column, a.w)
+    columns = lanes * tile.pixels
+    inside = lanes_below(f, a.left, columns, i32)
+    if tile.apart:  # pixels of a pair that are not both inside g: infinity by 0 is no number
+        met = {at: lanes_inside(f, a.column + at, a.w, columns) for at in tile.across}
+        met = {at: mask & inside if tile.dots else mask for at, mask in met.items()}
+    else:
+        masks = row.masks(f, a.column, a.w)
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
     def upstream(q: Value, k: int, there: Value) -> Value:
-        return convert(a.g.at((q - k) * a.g_row).load(0, lanes, there), wide)
+        return widened(a.g.at((q - k) * a.g_row).load(0, columns, there))
+
+    def widened(value: Value) -> Value:
+        return value if tile.dots else convert(value, wide)
+
+    def read(x: Pointer) -> Callable[[int], Value]:
+        if tile.apart:
+            return lambda at: widened(x.load(at, columns, met[at]))
+        shifted = row.read(x, masks, wide)
+        return lambda at: shifted(at, 0)
+
+    def added(one: Value, value: Value, total: Value, live: Value, all_there: bool) -> Value:
+        if not tile.dots:
+            return select(live, fma(one, value, total), total)
+        both = bf16_dot(one, value, total)  # beside g both are zeros
+        return both if all_there else select(live, both, total)
 
     def rows(first: Value, stop: Value, sums: list[Value], held: int) -> list[Value]:
         """The sums after some rows; ``held`` rows of g stay in registers from one to the next, and all exist."""
-        some = lanes_below(f, select(first < stop, a.left, 0), lanes, i32)
+        some = lanes_below(f, select(first < stop, a.left, 0), columns, i32)
         older = [upstream(first, k, some) for k in range(1, held + 1)]
         with f.loop(first, stop, carry=[*older, *sums]) as q:
             older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
@@ -423,15 +473,19 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
                 a.next_x.prefetch(q.i * each_x + part * lanes, locality=locality)
             a.next_g.prefetch(q.i * each_g, locality=locality)
             live = [inside] * downs
-            if held < downs - 1:
-                live = [lanes_below(f, select((q.i - k).ult(a.oh), a.left, 0), lanes, i32) for k in range(downs)]
+            all_there = held == downs - 1
+            if not all_there:
+                left = [select((q.i - k).ult(a.oh), a.left, 0) for k in range(downs)]
+                live = [lanes_below(f, count, columns, i32) for count in left]
             seen = [*(upstream(q.i, k, live[k]) for k in range(downs - held)), *older]
-            read = row.read(x, masks, wide)
+            if tile.dots and not all_there:
+                live = [lanes_below(f, count, lanes, i32) for count in left]
+            value_at = read(x)
             for c, at in enumerate(tile.across):
-                value = read(at, 0)
+                value = value_at(at)
                 for k, (one, mask) in enumerate(zip(seen, live, strict=True)):
                     n = k * across + c
-                    sums[n] = select(mask, fma(one, value, sums[n]), sums[n])
+                    sums[n] = added(one, value, sums[n], mask, all_there)
             q.values = [*seen[:held], *sums]
         return q.values[held:]
 
