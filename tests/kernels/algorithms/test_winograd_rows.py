@@ -149,3 +149,16 @@ def test_small_groups_in_bfloat16_are_no_matrix_product(monkeypatch):
     problem = Case(4, 256, 256, (28, 28), (3, 3), padding=1, groups=32).problem("forward")
     chosen = select.choose(replace(problem, dtype="bfloat16"), target.isa())
     assert chosen.algorithm in ("winograd_rows", "sliding")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "role", "chosen"), [("bfloat16", "forward", "sliding"), ("float16", "grad_weight", "depthwise")]
+)
+def test_halves_of_few_channels_go_where_they_cost_least(dtype, role, chosen, monkeypatch):
+    """Pairs of columns need no widened rows; whole rows of g are widened once, and their ends cost nothing."""
+    machine = target.CPU("znver4", target.cpu().runnable, 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    if not target.isa().bf16_dot:
+        pytest.skip("the first is of machines that multiply pairs")
+    problem = Case(64, 3, 16, (32, 32), (3, 3), padding=1, dtype=dtype).problem(role)
+    assert select.choose(problem, target.isa()).algorithm == chosen

@@ -51,6 +51,7 @@ _COST = {
     "long": 0.52,  # a lane of a vector of taps
     "vector": 0.5,  # of pixels
     "row": 2.9,  # of pixels, in a pass
+    "whole row": 2.9,  # one of whole vectors
     "pass": 32.0,
     "sum": 2.0,  # a vector of them, once a pass
     "fill": 2.9,  # a vector of a frame
@@ -69,6 +70,7 @@ _HALVED = {
     "long": 1.05,
     "vector": 1.1,
     "row": 2.0,
+    "whole row": 0.0,
     "sum": 4.7,
     "fill": 5.0,
     "fill split": 23.0,
@@ -178,7 +180,7 @@ class Sums:
         return {
             **({"long": vectors * tile.columns * self.lanes} if tile.long else {"product": vectors * tile.cycles}),
             "vector": vectors,
-            "row": rows,
+            "whole row" if wide % self.lanes == 0 else "row": rows,
             "pass": boxes * groups,
             "sum": boxes * groups * tile.sums,
             "fill" if p.spec.stride[2] <= 2 else "fill split": boxes * p.group_in * self.cut.plane / self.lanes,

@@ -65,6 +65,7 @@ _COST = {
     "pair beyond first cache": 35.0,  # in addition, where the group's are more than it holds
     "task": 60.0,
     "widened": 0.0,  # a vector of halves
+    "rounded": 0.0,  # two vectors of results, to halves
     "waiting": WAITING,  # for memory
     "call": 4200.0,
 }
@@ -79,6 +80,7 @@ _HALVED = {
     "pair": 1.0,
     "pair beyond first cache": 2.0,
     "widened": 4.0,
+    "rounded": 2.2,
     "waiting": 2.0,
     "call": 5200.0,
 }
@@ -142,6 +144,7 @@ class Rows(RowBoxes):
             "pair beyond first cache": self.tasks * pairs * beyond,
             "task": self.tasks,
             "widened": self.tasks * self._widened,
+            "rounded": steps * tile.results * (self.problem.itemsize < sum_type(self.problem).bytes),
             "waiting": memory_cycles(self.problem.traffic_bytes),
             "call": 1,
         }
