@@ -115,6 +115,20 @@ def test_next_planes_are_asked_for_where_the_second_cache_holds_them(name, size,
         assert sliding_grad.sliding_grad(problem, isa).tile.by_planes == asked
 
 
+@pytest.mark.parametrize(("kernel", "stride", "downs", "passes"), [
+    (7, 1, 3, [3, 2, 2]), (5, 1, 4, [3, 2]), (5, 2, 3, [3, 2]), (5, 2, 2, [2, 1, 2]), (3, 1, 1, [1, 1, 1]),
+    (2, 4, 1, [1, 1]),
+])  # fmt: skip
+def test_passes_share_taps_down_evenly(kernel, stride, downs, passes):
+    problem = Case(1, 8, 8, (20, 20), (kernel, 3), (stride, 1), groups=8).problem("grad_weight")
+    with target.using(ISAS[0]) as isa:
+        asked = sliding_grad.sliding_grad(problem, isa, downs)
+    assert [count for *_, count in asked.passes] == passes
+    taps = [(first + k) * stride + phase for phase, first, count in asked.passes for k in range(count)]
+    assert sorted(taps) == list(range(kernel))
+    assert asked.tile.sizes == tuple(sorted(set(passes)))
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bits_of_both_sums_do_not_depend_on_threads(transposed):
     case, results, before = GRADIENTS[-3], [], threads.get_num_threads()

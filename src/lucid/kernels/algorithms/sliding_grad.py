@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from math import ceil, prod
 from typing import Any
 
@@ -118,6 +118,7 @@ class GradTile:
     by_planes: bool = False  #: the next planes are asked for, into the second cache, not rows of these into the first
     apart: bool = False  #: x is loaded at every tap across, not shifted out of neighbours
     dots: bool = False  #: and bfloats side by side are multiplied in pairs, as they lie
+    sizes: tuple[int, ...] = ()  #: taps down that passes have
 
     @property
     def pixels(self) -> int:
@@ -152,15 +153,8 @@ class SlidingGrad:
 
     @cached_property
     def passes(self) -> list[tuple[int, int, int]]:
-        """(row of a step, steps to the first tap, taps down) of every pass: of ``downs`` taps as long as there are."""
-        kernel, stride = self.problem.spec.kernel[1], self.problem.spec.stride[1]
-        found = []
-        for phase in range(min(stride, kernel)):
-            count = ceil((kernel - phase) / stride)
-            whole = count - count % self.tile.downs
-            found += [(phase, first, self.tile.downs) for first in range(0, whole, self.tile.downs)]
-            found += [(phase, first, 1) for first in range(whole, count)]
-        return found
+        """(row of a step, steps to the first tap, taps down) of every pass."""
+        return _passes(self.problem, self.tile.downs)
 
     @property
     def chunks(self) -> int:
@@ -262,9 +256,22 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     columns = lanes * tile.pixels
     half = in_turns and 0 < problem.out[2] % columns <= columns // 2
     tile = replace(tile, half=half, by_planes=in_turns and _by_planes(problem))
-    tiles = [replace(tile, downs=n) for n in (range(1, most + 1) if downs is None else (downs,))]
+    downs_asked = range(1, most + 1) if downs is None else (downs,)
+    tiles = [replace(tile, downs=n, sizes=tuple(sorted({k for *_, k in _passes(problem, n)}))) for n in downs_asked]
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
     return min(options, key=lambda option: option.cycles, default=None)
+
+
+def _passes(problem: Problem, downs: int) -> list[tuple[int, int, int]]:
+    """The fewest of up to so many taps down, dealt out evenly: a row of one tap is read for few products."""
+    kernel, stride = problem.spec.kernel[1], problem.spec.stride[1]
+    found = []
+    for phase in range(min(stride, kernel)):
+        taps = ceil((kernel - phase) / stride)
+        count = ceil(taps / downs)
+        ends = [ceil(taps * n / count) for n in range(count + 1)]
+        found += [(phase, first, end - first) for first, end in pairwise(ends)]
+    return found
 
 
 def _by_planes(problem: Problem) -> bool:
@@ -338,7 +345,7 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
     module, wide, fields = Module("sliding_grad", isa), computed(element), _fields(element)
     lanes, across = isa.lanes(wide), len(tile.across)
     columns = lanes * tile.pixels
-    every = list(product(sorted({1, tile.downs}), (False, True) if tile.half else (False,)))
+    every = list(product(tile.sizes, (False, True) if tile.half else (False,)))
     runs = {(downs, half): _write_run(module, element, tile, lanes, downs, half) for downs, half in every}
     f = module.entry("slide_grad", **fields)
     a = f.args
