@@ -67,6 +67,23 @@ def test_rows_that_a_kernel_spans_are_channels(role: Any) -> None:
     assert of((8, 3), bias=True, transposed=True).c_in == (32 if role == "forward" else 4)
 
 
+def test_axes_that_no_kernel_joins_are_one() -> None:
+    """Those of one sample are none; a stride, padding or kernel keeps neighbours apart."""
+
+    def told(kernel: Any, size: Any, stride: Any = (1, 1, 1), padding: Any = ((0, 0),) * 3) -> Any:
+        spec = ConvSpec(kernel, stride, (1, 1, 1), padding)
+        p = problem("forward", spec, (1, 4, *size), (1, 6, *spec.out_size(size)), "float32", False)
+        return p.spec.kernel, p.size, p.out
+
+    assert told((3, 1, 1), (5, 6, 7)) == ((1, 3, 1), (1, 5, 42), (1, 3, 42))
+    assert told((1, 1, 1), (5, 6, 7)) == ((1, 1, 1), (1, 1, 210), (1, 1, 210))
+    assert told((1, 1, 3), (5, 6, 7)) == ((1, 1, 3), (1, 30, 7), (1, 30, 5))
+    assert told((3, 1, 1), (5, 6, 1), (1, 1, 2)) == ((1, 3, 1), (1, 5, 6), (1, 3, 6))
+    assert told((5, 1, 3), (5, 1, 7)) == ((1, 1, 3), (1, 1, 7), (1, 1, 5))
+    assert told((3, 1, 1), (5, 6, 7), (1, 1, 2)) == ((3, 1, 1), (5, 6, 7), (3, 6, 4))
+    assert told((3, 1, 1), (5, 6, 7), padding=((0, 0), (1, 0), (0, 0))) == ((3, 1, 1), (5, 6, 7), (3, 7, 7))
+
+
 def test_a_plan_s_numbers_by_name() -> None:
     plan = Plan("x", asked(), "avx2", 1.0, tile=(("rows", 6),), blocking=(("depth", 256),), why="because")
     assert (plan["rows"], plan["depth"]) == (6, 256)

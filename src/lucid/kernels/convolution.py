@@ -230,7 +230,7 @@ def problem(
         epilogue,
         transposed,
     )
-    return asked.with_rows_as_channels
+    return asked.canonical
 
 
 def _name(dtype: np.dtype[Any]) -> str:

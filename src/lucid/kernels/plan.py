@@ -7,10 +7,11 @@ bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from itertools import takewhile
 from math import ceil, prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import target
@@ -94,21 +95,30 @@ class Problem:
         return replace(self, bias=self.bias and not self.sums, epilogue=PLAIN, transposed=False)
 
     @property
-    def with_rows_as_channels(self) -> Problem:
-        """The same on the same arrays, where the kernel is as long as x along the first axes.
+    def canonical(self) -> Problem:
+        """The same on the same arrays, in as few axes and taps as tell it, so that what is alike has one plan.
 
-        There (channel, tap) is one axis of x and of w as they lie: filters over all electrodes of an EEG are a 1x1
-        layer of channels times electrodes. What has a number for each channel of x stays as it is.
+        An axis of one sample is none, and neighbours along which a kernel is one wide and moves by one are one axis.
+        Where a kernel is as long as x along the first axes, (channel, tap) is one axis of x and of w as they lie:
+        filters over all electrodes of an EEG are a 1x1 layer of channels times electrodes. That is left where something
+        has one number for all rows of a channel of x.
         """
-        spec, ends = self.spec, self.role == "grad_input" and (self.bias or self.epilogue.affine)
-        axes = zip(spec.kernel, self.size, spec.padding, strict=True)
-        spanned = len([*takewhile(bool, (kernel == n and pads == (0, 0) for kernel, n, pads in axes))])
-        rows, ones = prod(self.size[:spanned]), (1,) * spanned
-        if rows == 1 or ends or (self.sums and self.transposed):
-            return self
-        kernel, stride, dilation = (ones + of[spanned:] for of in (spec.kernel, spec.stride, spec.dilation))
-        alone = ConvSpec(kernel, stride, dilation, spec.padding, spec.groups)
-        return replace(self, spec=alone, c_in=self.c_in * rows, size=ones + self.size[spanned:])
+        spec = self.spec
+        axes = _fewest(map(_Axis, spec.kernel, spec.stride, spec.dilation, spec.padding, self.size, self.out))
+        a_number_each = (self.role == "grad_input" and (self.bias or self.epilogue.affine)) or (
+            self.sums and self.transposed
+        )
+        spanned = 0 if a_number_each else len([*takewhile(lambda axis: axis.is_spanned, axes)])
+        rows = prod(axis.size for axis in axes[:spanned])
+        left = [_POINT] * (RANK - len(axes) + spanned) + axes[spanned:]
+        kernel, stride, dilation, padding, size, out = zip(*left, strict=True)
+        return replace(
+            self,
+            spec=ConvSpec(kernel, stride, dilation, padding, spec.groups),
+            c_in=self.c_in * rows,
+            size=size,
+            out=out,
+        )
 
     @property
     def groups(self) -> int:
@@ -163,6 +173,42 @@ class Problem:
             "grad_input": self.batch * self.c_in * prod(self.size),
             "grad_weight": self.c_out * self.group_in * self.spec.taps,
         }
+
+
+class _Axis(NamedTuple):
+    """What a convolution does along one axis."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    padding: tuple[int, int]
+    size: int
+    out: int
+
+    @property
+    def is_spanned(self) -> bool:
+        """Whether there is one window, which is all of it."""
+        return self.kernel == self.size and self.padding == (0, 0)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether every sample is met alone, and none by two results."""
+        return self.kernel == 1 and self.stride == 1 and self.padding == (0, 0)
+
+
+_POINT = _Axis(1, 1, 1, (0, 0), 1, 1)
+
+
+def _fewest(axes: Iterable[_Axis]) -> list[_Axis]:
+    """Without those of one sample, and with neighbours as one where no kernel joins their samples."""
+    found: list[_Axis] = []
+    for axis in axes:
+        if axis.is_copied and found and found[-1].is_copied:
+            last = found.pop()
+            found.append(_POINT._replace(size=last.size * axis.size, out=last.out * axis.out))
+        elif axis.size > 1 or not axis.is_spanned:
+            found.append(axis)
+    return found
 
 
 def waiting(tasks: int) -> float:

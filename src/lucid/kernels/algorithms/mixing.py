@@ -6,7 +6,7 @@ In each group, with r a channel of y and s one of x::
     grad_input     gx[s]    = sum over r of w[r][s] g[r]
     grad_weight    gw[r][s] = sum over pixels of g[r] x[s]
 
-Grouped 1x1 layers, and EEGNet's filters over all electrodes, whose rows count as channels (``with_rows_as_channels``).
+Grouped 1x1 layers, and EEGNet's filters over all electrodes, whose rows count as channels (``Problem.canonical``).
 Every row is read once for all results of a tile, in place: there is no frame.
 """
 
