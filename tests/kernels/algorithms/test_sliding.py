@@ -274,6 +274,18 @@ def test_weight_gradients_of_halves_load_x_at_each_tap(dtype, kernel, stride, ap
             assert (tile.apart, tile.dots) == ((asked and (pairs or dtype == "float16")), asked and pairs)
 
 
+@pytest.mark.parametrize(("name", "dtype", "kernel", "count"), [
+    ("znver5", "float32", 3, 3), ("znver4", "float32", 3, 2), ("znver4", "float32", 7, 3), ("znver4", "float16", 7, 2),
+])  # fmt: skip
+def test_weight_gradients_read_no_vector_before_the_first_tap_where_it_pays(name, dtype, kernel, count, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    case = Case(2, 8, 8, (20, 21), (kernel, kernel), padding=kernel // 2, groups=8, dtype=dtype)
+    with target.using(ISAS[0]) as isa:
+        asked = sliding_grad.sliding_grad(case.problem("grad_weight"), isa)
+    assert len(asked.tile.row(asked.lanes).places) == count
+
+
 @pytest.mark.skipif("avx512_bf16" not in ISAS, reason="multiplies pairs of bfloats")
 @pytest.mark.parametrize("name", ["znver4", "znver5"])
 @pytest.mark.parametrize("role", ROLES)

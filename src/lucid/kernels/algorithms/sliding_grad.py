@@ -60,7 +60,7 @@ _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
 _MOST_DOWN = 4
 _HALF = 0.6  # of a strip's cycles, if it is half a vector on a machine that takes a whole one in two turns
 _LINE_BYTES = 64
-_MOST_APART = 5  # taps across of halves that are widened at each: of more, slides take less
+_FEW_ACROSS = 5  # taps of halves that are widened at each: of more, slides take less
 _PLANES_PART = 2  # of the second cache: what the planes at hand and the next ones may be, and no larger part
 #: Cycles of one thread, fitted to 86 tiles in the second cache, 76 % of them within 10 %. A row is one vector long.
 _COST = {
@@ -119,11 +119,17 @@ class GradTile:
     apart: bool = False  #: x is loaded at every tap across, not shifted out of neighbours
     dots: bool = False  #: and bfloats side by side are multiplied in pairs, as they lie
     sizes: tuple[int, ...] = ()  #: taps down that passes have
+    from_first: bool = False  #: vectors of x begin at the first tap, and have no neighbours before
 
     @property
     def pixels(self) -> int:
         """Of a lane, side by side."""
         return 2 if self.dots else 1
+
+    @property
+    def first(self) -> int:
+        """Column of x at which a lane's row of vectors begins."""
+        return min(self.across) if self.from_first else 0
 
     def parts(self, lanes: int) -> int:
         """Vectors that are loaded of a row of x."""
@@ -134,8 +140,8 @@ class GradTile:
         return self.downs * (len(self.across) + 1) + (1 if self.apart else self.parts(lanes)) + 1
 
     def row(self, lanes: int) -> Row:
-        """How a row of x is read."""
-        return Row(self.across, self.step, 1, lanes, in_turns=self.in_turns)
+        """How a row of x is read, from its ``first`` column on."""
+        return Row(tuple(at - self.first for at in self.across), self.step, 1, lanes, in_turns=self.in_turns)
 
 
 @dataclass(frozen=True)
@@ -249,10 +255,11 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     across = tuple(t - spec.padding[2][0] for t in range(spec.kernel[2]))
     most = min(_MOST_DOWN, ceil(spec.kernel[1] / spec.stride[1]))
     in_turns = target.cpu().turns(isa) > 1
-    side_by_side, few = spec.stride[2] == 1, len(across) <= _MOST_APART
+    side_by_side, few = spec.stride[2] == 1, len(across) <= _FEW_ACROSS
     dots = side_by_side and problem.dtype == "bfloat16" and isa.bf16_dot
     apart = dots or (side_by_side and problem.dtype == "float16" and in_turns and few)
-    tile = GradTile(1, across, spec.stride[2], in_turns, apart=apart, dots=dots)
+    from_first = in_turns and (problem.itemsize < sum_type(problem).bytes or (side_by_side and few))
+    tile = GradTile(1, across, spec.stride[2], in_turns, apart=apart, dots=dots, from_first=from_first)
     columns = lanes * tile.pixels
     half = in_turns and 0 < problem.out[2] % columns <= columns // 2
     tile = replace(tile, half=half, by_planes=in_turns and _by_planes(problem))
@@ -449,7 +456,7 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
         met = {at: lanes_inside(f, a.column + at, a.w, columns) for at in tile.across}
         met = {at: mask & inside if tile.dots else mask for at, mask in met.items()}
     else:
-        masks = row.masks(f, a.column, a.w)
+        masks = row.masks(f, a.column + tile.first, a.w)
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
     def upstream(q: Value, k: int, there: Value) -> Value:
@@ -461,8 +468,8 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
     def read(x: Pointer) -> Callable[[int], Value]:
         if tile.apart:
             return lambda at: widened(x.load(at, columns, met[at]))
-        shifted = row.read(x, masks, wide)
-        return lambda at: shifted(at, 0)
+        shifted = row.read(x.at(tile.first), masks, wide)
+        return lambda at: shifted(at - tile.first, 0)
 
     def added(one: Value, value: Value, total: Value, live: Value, all_there: bool) -> Value:
         if not tile.dots:
