@@ -105,10 +105,9 @@ class Problem:
         """
         spec = self.spec
         axes = _fewest(map(_Axis, spec.kernel, spec.stride, spec.dilation, spec.padding, self.size, self.out))
-        a_number_each = (self.role == "grad_input" and (self.bias or self.epilogue.affine)) or (
-            self.sums and self.transposed
-        )
-        spanned = 0 if a_number_each else len([*takewhile(lambda axis: axis.is_spanned, axes)])
+        ends = self.role == "grad_input" and (self.bias or self.epilogue.affine)
+        whole = () if ends or (self.sums and self.transposed) else takewhile(lambda axis: axis.is_spanned, axes)
+        spanned = len([*whole])
         rows = prod(axis.size for axis in axes[:spanned])
         left = [_POINT] * (RANK - len(axes) + spanned) + axes[spanned:]
         kernel, stride, dilation, padding, size, out = zip(*left, strict=True)
