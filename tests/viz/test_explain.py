@@ -40,6 +40,19 @@ def test_passes_have_the_layers_own_names():
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "planned"),
+    [
+        (nn.Conv2d(4, 8, (22, 1)), (1, 4, 22, 50), "88 to 8 channels, kernel 1, on 50"),
+        (nn.Conv3d(4, 4, (3, 1, 1), groups=4), (1, 4, 6, 5, 7), "4 to 4 channels in 4 groups, kernel 3x1, on 6x35"),
+        (nn.Conv2d(4, 8, 3, stride=2), (1, 4, 9, 9), "4 to 8 channels, kernel 3x3, stride 2x2, on 9x9"),
+        (nn.Conv1d(4, 8, 1), (1, 4, 1), "4 to 8 channels, kernel 1, on 1"),
+    ],
+)
+def test_what_is_planned_has_no_more_axes_than_it_takes(layer, shape, planned):
+    assert f"    planned as {planned}\n" in str(lucid.explain(layer, shape))
+
+
 def test_every_candidate_has_its_error_bound():
     text = str(lucid.explain(nn.Conv2d(64, 64, 3, padding=1), (1, 64, 28, 28)))
     assert re.search(r"\n -> winograd .* [\d.]+ x direct summation's\n", text)

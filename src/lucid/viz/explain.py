@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from lucid.core.geometry import Sizes
 from lucid.kernels import jit, roofline, select, target
 from lucid.kernels.convolution import observed, shares_region
 from lucid.kernels.jit import Code
@@ -107,7 +108,8 @@ class Weighed:
         return plan.shared_ns / self.machine.threads
 
     def _reasons(self) -> Iterator[str]:
-        """Why the plan taken is taken and what it is, in lines."""
+        """What is planned, why the plan taken is taken and what it is, in lines."""
+        yield f"    planned as {_geometry(self.problem)}"
         if self.problem.epilogue:
             place = "in a pass after it" if self.taken.passes_after else "in its stores"
             yield f"    epilogue: {self.problem.epilogue}, {place}"
@@ -130,6 +132,21 @@ class Weighed:
     def _measured(self) -> str:
         rate, share = self.problem.flops / self.measured_ns, self._limit_ns / self.measured_ns
         return f"    measured {_duration(self.measured_ns)}, {rate:.3g} GFLOP/s, {share:.0%} of the roofline"
+
+
+def _geometry(problem: Problem) -> str:
+    """From x to y, whatever the role, along the axes that there are."""
+    spec = problem.spec
+    axes = [i for i, (n, kernel) in enumerate(zip(problem.size, spec.kernel, strict=True)) if n * kernel > 1] or [-1]
+
+    def told(numbers: Sizes) -> str:
+        return "x".join(str(numbers[i]) for i in axes)
+
+    more = {"stride": spec.stride, "dilation": spec.dilation}
+    steps = [f", {name} {told(numbers)}" for name, numbers in more.items() if max(numbers) > 1]
+    groups = f" in {spec.groups} groups" * (spec.groups > 1)
+    channels = f"{problem.c_in} to {problem.c_out} channels{groups}"
+    return f"{channels}, kernel {told(spec.kernel)}{''.join(steps)}, on {told(problem.size)}"
 
 
 def _error(growth: float) -> str:
@@ -172,8 +189,8 @@ def explain(layer: Module, input_shape: tuple[int, ...] | list[int], level: str 
 
     The work is the definition's products and the arrays, read or written once: "at best" they take what this machine's
     arithmetic and memory, as measured, allow, and that is the roofline. An algorithm of fewer products (Winograd, FFT)
-    and arrays that a cache holds can be above 100 %. An error bound is over that of a plain sum of the products. Rows
-    that a kernel spans count as channels: filters over all electrodes of an EEG are planned as a 1x1 layer of many.
+    and arrays that a cache holds can be above 100 %. An error bound is over that of a plain sum of the products. What
+    is planned may have fewer axes: rows that a kernel spans count as channels, as in filters over all electrodes.
 
     With ``level="ir"`` the kernels of the plan that is taken follow as LLVM text, with ``"asm"`` as assembly.
 
