@@ -22,6 +22,7 @@ from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import (
     Executable,
     address,
+    channels,
     memory_cycles,
     planned,
     priced,
@@ -80,8 +81,7 @@ class Mix:
     @property
     def ends(self) -> tuple[int, int]:
         """Rows of the source and of the result, in a group."""
-        ends = rows_of(self.problem)
-        return ends if self.problem.role == "forward" else ends[::-1]
+        return channels(self.problem)
 
     @property
     def pixels(self) -> int:
@@ -176,7 +176,7 @@ class MixGrad:
     @property
     def blocks(self) -> int:
         """Of sources, in a group."""
-        return ceil(rows_of(self.problem)[0] / self.tile.sources)
+        return ceil(self.problem.group_in / self.tile.sources)
 
     @property
     def tasks(self) -> int:
@@ -186,10 +186,10 @@ class MixGrad:
     @property
     def cycles(self) -> float:
         """Expected, of one thread."""
-        p, (count, results) = self.problem, rows_of(self.problem)
-        rounds = self.blocks * ceil(results / self.tile.results)
+        p = self.problem
+        rounds = self.blocks * ceil(p.group_out / self.tile.results)
         vectors = ceil(p.pixels / self.lanes)
-        lines = (count + results) * p.pixels * p.itemsize / _LINE_BYTES
+        lines = (p.group_in + p.group_out) * p.pixels * p.itemsize / _LINE_BYTES
         ended = p.groups * rounds * 16 * self.tile.results * (self.tile.sources + 1)
         work = {
             "tile": p.groups * p.batch * rounds * vectors * self.tile.cycles,
@@ -201,16 +201,11 @@ class MixGrad:
         return ended + priced(work, _COST, _HALVED, turns_of(self.lanes, sum_type(p)))
 
 
-def rows_of(problem: Problem) -> tuple[int, int]:
-    """Rows of x and of y in a group."""
-    return problem.group_in, problem.group_out
-
-
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Windows that overlap or leave pixels out, many channels, few weights to sum."""
     if problem.spec.taps > 1 or problem.out != problem.size:
         return "a pixel of y does not meet one pixel of x"
-    least, most = sorted(rows_of(problem))
+    least, most = sorted((problem.group_in, problem.group_out))
     if least > _FEW or most > _MANY:
         return f"products of {least} rows by {most} are not few"
     if problem.role == "grad_weight" and (tasks := mixing_grad(problem, isa).tasks) < _LEAST_TASKS:
@@ -259,9 +254,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 
 def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
     """The tile that takes least a column, unless one has been ``chosen``."""
-    lanes, (count, results) = isa.lanes(sum_type(problem)), rows_of(problem)
-    if problem.role == "grad_input":
-        count, results = results, count
+    lanes, (count, results) = isa.lanes(sum_type(problem)), channels(problem)
     tiles = [MixTile(k, vectors) for k in range(1, min(results, 12) + 1) for vectors in (1, 2, 4, 8)]
 
     def cost(tile: MixTile) -> float:
@@ -273,7 +266,7 @@ def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
 
 def mixing_grad(problem: Problem, isa: ISA, chosen: MixGradTile | None = None) -> MixGrad:
     """The tile that takes least a vector, unless one has been ``chosen``."""
-    lanes, (count, results) = isa.lanes(sum_type(problem)), rows_of(problem)
+    lanes, count, results = isa.lanes(sum_type(problem)), problem.group_in, problem.group_out
     tiles = [MixGradTile(s, k) for s in range(1, min(count, 24) + 1) for k in range(1, min(results, 8) + 1)]
 
     def cost(tile: MixGradTile) -> float:
@@ -285,11 +278,11 @@ def mixing_grad(problem: Problem, isa: ISA, chosen: MixGradTile | None = None) -
 
 def _bound(asked: Mix) -> Launch:
     problem, tile = asked.problem, asked.tile
-    element, forward, taps = BY_DTYPE[problem.dtype], problem.role == "forward", rows_of(problem)[0]
+    element, row = BY_DTYPE[problem.dtype], problem.group_in
     code = jit.kernel(
         ("mixing", problem.dtype, tile, problem.epilogue), lambda isa: write(isa, element, tile, problem.epilogue)
     )
-    steps = (1, taps) if forward else (taps, 1)  # in w, of sources and of results
+    steps = (1, row) if problem.role == "forward" else (row, 1)  # in w, of sources and of results
     no_bias = np.zeros(1)
     numbers = (
         problem.groups, *asked.ends, asked.pixels, asked.strip, asked.strips, prod(asked.ends), *steps,
@@ -311,7 +304,8 @@ def _bound_grad(asked: MixGrad) -> Launch:
     element = BY_DTYPE[problem.dtype]
     code = jit.kernel(("mixing_grad", problem.dtype, tile), lambda isa: write_grad(isa, element, tile))
     numbers = (
-        problem.batch, problem.groups, *rows_of(problem), problem.pixels, asked.blocks, int(problem.bias),
+        problem.batch, problem.groups, problem.group_in, problem.group_out, problem.pixels, asked.blocks,
+        int(problem.bias),
     )  # fmt: skip
     return Launch(
         [(code.address("mix_grad"), asked.tasks, 1)],
