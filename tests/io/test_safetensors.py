@@ -126,7 +126,9 @@ def test_an_empty_file_of_tensors(tmp_path: Path) -> None:
 DAMAGED = [
     (b"", "0 bytes is too short"),
     (b"\x01\0\0", "3 bytes is too short"),
-    (b"PK\x03\x04" + b"\0" * 4 + b"zip", r"cut off: the header should take 67324752 bytes, the file has 3 left"),
+    (b"PK\x03\x04" + b"\0" * 4 + b"zip", r"not safetensors, but .* torch\.save .* safetensors\.torch\.save_file"),
+    (b"\x80\x02}q\0." + b"\0" * 9, r"not safetensors, but .* pickle"),
+    ((648).to_bytes(8, "little") + b"{}", "cut off: the header should take 648 bytes, the file has 2 left"),
     (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "not safetensors: a header of"),
     (by_hand({"a": entry()}, b"\0" * 8, length=2**60), "the limit is 100000000"),
     (by_hand(b"\xff\xfe{}"), "the header is not JSON"),
@@ -163,6 +165,12 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path, content: bytes, tex
         with pytest.raises(FormatError, match=text) as caught:
             load(path)
         assert str(path) in str(caught.value)
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_read(tmp_path: Path) -> None:
+    """640 is written 80 02, as pickles begin."""
+    (tmp_path / "f").write_bytes(by_hand(b"{}" + b" " * 638))
+    assert io.load_file(tmp_path / "f") == {}
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:

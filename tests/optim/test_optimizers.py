@@ -243,6 +243,11 @@ def test_wrong_arguments_are_named() -> None:
         (lambda: optim.SGD([]), ValueError, "SGD: params is empty"),
         (lambda: optim.SGD(iter([])), ValueError, "SGD: params is empty"),
         (lambda: optim.SGD(p), TypeError, "not one Tensor"),
+        (
+            lambda: optim.SGD(nn.Conv1d(1, 1, 1)),
+            TypeError,
+            r"SGD: params must be .*; pass \.parameters\(\)",
+        ),
         (lambda: optim.SGD([1.0]), TypeError, "params must be tensors, not float"),
         (lambda: optim.SGD([p, p]), ValueError, "appears twice"),
         (lambda: optim.SGD([p * 2]), lucid.GradientError, "only leaves"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -28,6 +29,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     b'new'
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        # A rename would put a file in the place of the device or the pipe.
+        raise OSError(errno.EINVAL, "Only a file can be written to", str(target))
     _remove_abandoned(target)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.{os.getpid()}@{platform.node()}.tmp"
     try:

@@ -44,6 +44,7 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 METADATA = "__metadata__"
 LONGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 ALIGNMENT_BYTES = 8
+PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")  # how zip files and pickles begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,13 @@ def _read_header(handle: int, path: str | os.PathLike[str]) -> Header:
     size_bytes = os.fstat(handle).st_size
     if size_bytes < 8:
         raise FormatError(f"{file}: {size_bytes} bytes is too short for a safetensors file: its length field takes 8")
-    length = int.from_bytes(os.pread(handle, 8, 0), "little")
+    start = os.pread(handle, 8, 0)
+    length = int.from_bytes(start, "little")
+    if length > size_bytes - 8 and start.startswith(PICKLED):
+        raise FormatError(
+            f"{file}: not safetensors, but begins as what torch.save or pickle writes, which runs code when it is "
+            "read; where PyTorch is, safetensors.torch.save_file(state_dict, path) writes what Lucid loads"
+        )
     if length > LONGEST_HEADER_BYTES:
         raise FormatError(f"{file}: not safetensors: a header of {length} bytes, the limit is {LONGEST_HEADER_BYTES}")
     if length > size_bytes - 8:

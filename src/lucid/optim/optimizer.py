@@ -29,7 +29,11 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Any]] = {}
         if isinstance(params, Tensor):
             raise TypeError(f"{self._name}: params must be an iterable of tensors or of dicts, not one Tensor")
-        entries: list[Any] = list(params)
+        entries: Any = params
+        if not isinstance(entries, Iterable):
+            hint = f"; pass .parameters() of the {type(params).__name__}" if hasattr(params, "parameters") else ""
+            raise TypeError(f"{self._name}: params must be an iterable of tensors or of dicts{hint}")
+        entries = list(entries)
         if not entries:
             raise ValueError(f"{self._name}: params is empty: there is nothing to optimize")
         groups = entries if isinstance(entries[0], Mapping) else [{"params": entries}]

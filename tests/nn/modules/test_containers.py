@@ -40,6 +40,10 @@ def test_sequential() -> None:
             chain[index]
     with pytest.raises(TypeError, match=r"must be an nn\.Module or None, not int"):
         nn.Sequential(3)
+    with pytest.raises(TypeError, match=r"0 must be an nn\.Module or None, not the class ReLU"):
+        nn.Sequential(nn.ReLU)
+    with pytest.raises(TypeError, match=r"one by one, not as a list: Sequential\(\*layers\)"):
+        nn.Sequential([nn.ReLU()])
 
 
 def test_module_list() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -292,3 +293,35 @@ def test_how_it_prints() -> None:
     assert repr(named) == "Named(\n  width=3\n  (inner): Sequential(\n    (0): ReLU()\n  )\n)"
     with pytest.raises(NotImplementedError, match=r"Named has no forward\(\)"):
         named(1)
+
+
+def test_wrong_arguments_are_told_of_under_the_layer_s_own_name() -> None:
+    for call, text in (
+        (lambda: nn.Conv2d(3, 4), r"Conv2d\.__init__\(\) missing .* 'kernel_size'"),
+        (lambda: nn.ConvTranspose1d(3, 4, 3, strides=2), r"ConvTranspose1d\.__init__\(\) .* 'strides'"),
+        (lambda: nn.MaxPool3d(2, strid=1), r"MaxPool3d\.__init__\(\) .* 'strid'"),
+        (lambda: nn.BatchNorm2d(), r"BatchNorm2d\.__init__\(\) missing .* 'num_features'"),
+        (lambda: nn.Conv1d(1, 1, 1)(), r"Conv1d\.forward\(\) missing .* 'input'"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+    assert nn.Conv1d.__init__ is not nn.Conv2d.__init__
+    assert list(inspect.signature(nn.Conv3d).parameters)[:3] == ["in_channels", "out_channels", "kernel_size"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_error_tells_the_way_to_the_layer(training: bool) -> None:
+    """In training layers are called, in inference a convolution is fused with the activation behind it."""
+    net = nn.Sequential(nn.Conv1d(1, 4, 1), nn.ModuleDict())
+    net[1] = nn.Sequential(nn.ReLU(), nn.Conv1d(3, 4, 1), nn.ReLU())
+    with lucid.set_grad_enabled(training), pytest.raises(lucid.ShapeError, match="Conv1d: the input") as caught:
+        net(lucid.ones(1, 1, 5))
+    assert caught.value.__notes__ == ["in Sequential: 1.1"]
+    with pytest.raises(lucid.ShapeError) as caught:
+        net[0](lucid.ones(1, 2, 5))
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_what_is_no_state_dict_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Net: load_state_dict takes a dict of tensors, .* not str"):
+        Net().load_state_dict("network.safetensors")

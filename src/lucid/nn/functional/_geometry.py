@@ -261,6 +261,8 @@ def _check_input(caller: str, rank: int, shape: Sizes, channels: int, reason: st
             hint = f"; it looks channels-last: input.movedim(-1, {axis}) has the channels where they belong"
         elif axis == 0:
             hint = f"; it was read as one sample (C, {', '.join(AXES[rank])}), since it has only {rank + 1} axes"
+            if channels == 1:
+                hint += ": input.unsqueeze(1) makes it samples of one channel"
         raise ShapeError(
             f"{caller}: the input {shape} has {shape[axis]} channels (axis {axis}), but {reason} takes {channels}{hint}"
         )

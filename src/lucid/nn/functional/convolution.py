@@ -13,6 +13,7 @@ from lucid.nn.functional._arguments import (
     Padding,
     PaddingArgument,
     SizeArgument,
+    check_tensors,
     integer,
     padding_mode,
     paddings,
@@ -356,13 +357,9 @@ def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Sizes, Sizes
     try:
         a, w, b = x._array, weight._array, None if bias is None else bias._array
     except AttributeError:
-        raise _no_tensor(caller, {"input": x, "weight": weight, "bias": bias}) from None
+        check_tensors(caller, input=x, weight=weight, bias=bias)
+        raise
     dtype = a.dtype
     if w.dtype is not dtype or (b is not None and b.dtype is not dtype):
         check_alike(caller, dtype, w.dtype, None if b is None else b.dtype)
     return a.shape, w.shape, None if b is None else b.shape, dtype
-
-
-def _no_tensor(caller: str, arguments: dict[str, Any]) -> TypeError:
-    name, value = next((name, x) for name, x in arguments.items() if not isinstance(x, Tensor))
-    return TypeError(f"{caller}: the {name} must be a Tensor, not {type(value).__name__}; lucid.tensor(...) makes one")

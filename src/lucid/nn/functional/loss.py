@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lucid.core.errors import DTypeError, ShapeError
+from lucid.nn.functional._arguments import check_tensors
 from lucid.nn.functional.activation import log_softmax
 from lucid.ops import elementwise
 from lucid.ops import loss as ops
@@ -34,6 +35,7 @@ def cross_entropy(
     >>> cross_entropy(Tensor([[0.0, 0.0]]), Tensor([1]))
     Tensor(0.6931)
     """
+    check_tensors("cross_entropy", input=input, target=target)
     _check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} must be in 0 … 1")
@@ -66,6 +68,7 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Minus the log-probability of the right class; ``input`` holds log-probabilities. Else as ``cross_entropy``."""
+    check_tensors("nll_loss", input=input, target=target)
     _check_reduction("nll_loss", reduction)
     return _class_loss("nll_loss", input, target, weight, ignore_index, reduction)
 
@@ -141,7 +144,8 @@ def _class_loss(
 def _probability_loss(log_p: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float) -> Tensor:
     if target.shape != log_p.shape:
         raise ShapeError(
-            f"cross_entropy: class probabilities {target.shape} must have the shape of the input {log_p.shape}"
+            f"cross_entropy: class probabilities {target.shape} must have the shape of the input {log_p.shape}; "
+            "class numbers must be integers"
         )
     axis = 0 if log_p.ndim == 1 else 1
     if smoothing:

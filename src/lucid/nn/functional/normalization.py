@@ -9,6 +9,7 @@ from lucid.core import quiet
 from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
+from lucid.nn.functional._arguments import check_tensors
 from lucid.ops.inplace import overwrite
 from lucid.ops.norm import affine, folded, standardize, standardize_clamped, standardize_leaked
 from lucid.tensor import Tensor
@@ -45,7 +46,10 @@ def batch_norm(
     named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     for name, tensor in named.items():
         if tensor is not None and tensor.shape != (channels,):
-            raise ShapeError(f"{caller}: {name} {tensor.shape} must be ({channels},), the channels of {input.shape}")
+            raise ShapeError(
+                f"{caller}: the input {input.shape} has {channels} channels (axis 1), but {name} has the shape "
+                f"{tensor.shape}"
+            )
     _check_dtypes(caller, input, weight, bias)
     shape = (1, channels, *(1,) * (input.ndim - 2))
     if not training:
@@ -173,6 +177,7 @@ def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> Non
 
 
 def _check_dtypes(caller: str, x: Tensor, weight: Maybe, bias: Maybe) -> None:
+    check_tensors(caller, input=x)
     if not x.dtype.is_floating_point:
         raise DTypeError(f"{caller}: the input is {x.dtype.name}, but must be floating-point")
     for name, tensor in (("weight", weight), ("bias", bias)):

@@ -100,6 +100,8 @@ class Sequential(_Listed):
     def __init__(self, modules: Mapping[str, Module], /) -> None: ...
     def __init__(self, *modules: Any) -> None:
         super().__init__()
+        if len(modules) == 1 and isinstance(modules[0], (list, tuple)):
+            raise TypeError(f"{type(self).__name__}: layers are given one by one, not as a list: Sequential(*layers)")
         named = modules[0] if len(modules) == 1 and isinstance(modules[0], Mapping) else None
         for name, module in named.items() if named is not None else enumerate(modules):
             self.add_module(str(name), module)

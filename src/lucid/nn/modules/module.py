@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from types import FunctionType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -46,6 +47,12 @@ class Module:
     training: bool
     _kinds: dict[str, str]  # the registered attributes, in order; their values are ordinary attributes
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            _say_own_name(cls, "__init__")
+            _say_own_name(cls, "forward")
+
     def __init__(self) -> None:
         # Past __setattr__, which needs the registry to exist.
         self.__dict__.update(training=True, _kinds={}, _before={}, _after={})
@@ -55,8 +62,16 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._before and not self._after:
-            return self.forward(*args, **kwargs)
+        try:
+            if not self._before and not self._after:
+                return self.forward(*args, **kwargs)
+            return self._watched_call(args, kwargs)
+        except Exception as error:
+            locate(error, self)
+            raise
+
+    def _watched_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``forward`` with the hooks before and after it."""
         for hook, with_kwargs in list(self._before.values()):
             if with_kwargs:
                 changed = hook(self, args, kwargs)
@@ -135,7 +150,7 @@ class Module:
         """Add a module under a name that need not be an identifier."""
         self._checked_name(name, MODULE)
         if module is not None and not isinstance(module, Module):
-            raise TypeError(f"{type(self).__name__}: {name} must be an nn.Module or None, not {type(module).__name__}")
+            raise TypeError(f"{type(self).__name__}: {name} must be an nn.Module or None, not {_called(module)}")
         self._enroll(name, MODULE)
         object.__setattr__(self, name, module)
 
@@ -249,6 +264,11 @@ class Module:
             RuntimeError: listing every missing and unexpected name (only if ``strict``) and every shape that differs.
                 Nothing is changed then.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}: load_state_dict takes a dict of tensors, as lucid.load(path) gives, "
+                f"not {type(state_dict).__name__}"
+            )
         own = self.state_dict(keep_vars=True)
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
@@ -389,6 +409,40 @@ class Module:
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name.isidentifier()]
+
+
+def locate(error: Exception, module: Module) -> None:
+    """Note on an error that leaves ``module`` which of the modules below raised it: "in UNet: down.0.conv".
+
+    Called by one module after the other on the way out, so that the note names the outermost and the whole path.
+    """
+    inner, path, note = error.__dict__.get("_lucid_place", (module, "", None))
+    if inner is not module:
+        name = next((name for name, one in module.named_modules() if one is inner), None)
+        if name is None:
+            return
+        path = _dotted(name, path) if path else name
+        notes = [one for one in getattr(error, "__notes__", ()) if one is not note]
+        note = f"in {type(module).__name__}: {path}"
+        error.__notes__ = [*notes, note]
+    error.__dict__["_lucid_place"] = module, path, note
+
+
+def _say_own_name(cls: type, method: str) -> None:
+    """Let Python's complaints of wrong arguments name a layer, not the private base that it has the method from."""
+    inherited = getattr(cls, method)
+    if isinstance(inherited, FunctionType) and inherited.__qualname__.startswith("_"):
+        own = FunctionType(
+            inherited.__code__, inherited.__globals__, method, inherited.__defaults__, inherited.__closure__
+        )
+        for name in ("__annotations__", "__doc__", "__kwdefaults__", "__module__"):
+            setattr(own, name, getattr(inherited, name))
+        own.__qualname__ = f"{cls.__qualname__}.{method}"
+        setattr(cls, method, own)
+
+
+def _called(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _hung(hooks: dict[int, Any], entry: tuple[Callable[..., Any], bool], prepend: bool) -> RemovableHandle:

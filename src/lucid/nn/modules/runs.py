@@ -11,7 +11,7 @@ from lucid.nn.functional.fused import finish_of
 from lucid.nn.modules.activation import LeakyReLU, PReLU, ReLU, ReLU6
 from lucid.nn.modules.conv import _Convolution
 from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
-from lucid.nn.modules.module import Module
+from lucid.nn.modules.module import Module, locate
 from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, _BatchNorm
 from lucid.ops.conv import Finish
 from lucid.ops.norm import folded
@@ -34,7 +34,11 @@ def run(layers: Sequence[Module], x: Any) -> Any:
     """
     at = 0
     while at < len(layers):
-        taken, x = _step(layers[at : at + 3], x)
+        try:
+            taken, x = _step(layers[at : at + 3], x)
+        except Exception as error:
+            locate(error, layers[at])
+            raise
         at += taken
     return x
 
