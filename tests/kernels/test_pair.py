@@ -16,6 +16,7 @@ needs_sliding = pytest.mark.skipif(not SLIDES, reason="slides on AVX-512 alone")
 
 ROWS = Case(3, 16, 16, (70,), (3,), padding=1, groups=16)
 APART = Case(2, 16, 32, (80,), (3,), dilation=9, padding=9, groups=16)
+BANK = Case(3, 2, 8, (70,), (5,), padding=2, groups=2)
 PLANES = Case(3, 8, 8, (13, 40), (3, 3), padding=1, groups=8)
 UP = Case(2, 8, 8, (12, 36), (4, 4), 2, padding=1, groups=8)
 GROUPS = Case(2, 12, 18, (9, 21), (3, 3), padding=1, groups=6)
@@ -23,6 +24,7 @@ PAIRS = [
     (depthwise, lines, ROWS, False),
     (depthwise, depthwise, ROWS, False),
     (depthwise, lines, APART, False),
+    (lines, lines, BANK, False),
     (depthwise, depthwise, PLANES, True),
     *[(sliding, sliding, case, turned) for case in (PLANES, UP, GROUPS) for turned in (False, True)],
 ]

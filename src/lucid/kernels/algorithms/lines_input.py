@@ -221,6 +221,7 @@ def bound(asked: LinesInput) -> Executable:
         own_bytes=asked.private_elements * asked.element.bytes,
         most_threads=useful_threads(asked.cycles, asked.tasks),
         keep=no_bias,
+        batch_parts=problem.batch,
     )
 
 
