@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from lucid import autograd
+from lucid import autograd, cuda
 from lucid.autograd import (
     enable_grad,
     inference_mode,
@@ -32,6 +32,12 @@ from lucid.core.dtypes import (
     uint8,
 )
 from lucid.core.dtypes import bool_ as bool
+from lucid.core.dtypes import float16 as half
+from lucid.core.dtypes import float32 as float
+from lucid.core.dtypes import float64 as double
+from lucid.core.dtypes import int16 as short
+from lucid.core.dtypes import int32 as int
+from lucid.core.dtypes import int64 as long
 from lucid.core.errors import DeviceError, DTypeError, FormatError, GradientError, PlanError, ShapeError
 from lucid.ops.activation import relu
 from lucid.ops.broadcast import broadcast_tensors, broadcast_to
@@ -293,6 +299,7 @@ __all__ = [
     "cos",
     "cosh",
     "count_nonzero",
+    "cuda",
     "cumprod",
     "cumsum",
     "default_generator",
@@ -301,6 +308,7 @@ __all__ = [
     "diagonal",
     "div",
     "dot",
+    "double",
     "einsum",
     "empty",
     "empty_like",
@@ -316,6 +324,7 @@ __all__ = [
     "finfo",
     "flatten",
     "flip",
+    "float",
     "float16",
     "float32",
     "float64",
@@ -330,12 +339,14 @@ __all__ = [
     "ge",
     "get_rng_state",
     "gt",
+    "half",
     "iinfo",
     "imag",
     "index_add",
     "index_select",
     "inference_mode",
     "initial_seed",
+    "int",
     "int8",
     "int16",
     "int32",
@@ -360,6 +371,7 @@ __all__ = [
     "logical_xor",
     "logspace",
     "logsumexp",
+    "long",
     "lt",
     "manual_seed",
     "masked_fill",
@@ -414,6 +426,7 @@ __all__ = [
     "select",
     "set_grad_enabled",
     "set_rng_state",
+    "short",
     "sigmoid",
     "sign",
     "sin",

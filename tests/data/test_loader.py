@@ -46,7 +46,9 @@ def same(a: list[list[np.ndarray]], b: list[list[np.ndarray]]) -> bool:
 def test_every_number_of_workers_gives_the_same_batches(num_workers: int) -> None:
     epochs = [
         [arrays(loader), arrays(loader)]
-        for loader in (DataLoader(Numbers(), 4, shuffle=True, seed=3, num_workers=n) for n in (0, num_workers))
+        for loader in (
+            DataLoader(Numbers(), 4, True, seed=3, num_workers=n, pin_memory=n > 0) for n in (0, num_workers)
+        )
     ]
     assert same(epochs[0][0], epochs[1][0]) and same(epochs[0][1], epochs[1][1])
     assert not same(epochs[0][0], epochs[0][1]), "another epoch has another order"

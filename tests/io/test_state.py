@@ -88,6 +88,14 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+def test_there_is_one_place_to_load_to(tmp_path: Path) -> None:
+    io.save({"weight": lucid.ones(1)}, tmp_path / "f")
+    for place in ("cpu", lucid.device("cpu"), None):
+        assert io.load(tmp_path / "f", map_location=place, weights_only=True)["weight"].item() == 1
+    with pytest.raises(lucid.DeviceError, match="'cuda:0' does not exist here"):
+        io.load(tmp_path / "f", "cuda:0")
+
+
 def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"save: a\.0 is a set"):
         lucid.save({"a": [{1}]}, tmp_path / "f")

@@ -30,6 +30,8 @@ def rates(make: Callable[[optim.Optimizer], Any], steps: int, opt: optim.Optimiz
 def test_steps() -> None:
     found = rates(lambda o: S.StepLR(o, 2, 0.5), 6)
     assert found == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert rates(lambda o: S.MultiStepLR(o, [4, 1], 0.5), 6) == [1, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert rates(lambda o: S.ExponentialLR(o, 0.5), 4) == [1, 0.5, 0.25, 0.125]
 
 
 def test_functions() -> None:

@@ -308,6 +308,24 @@ def test_resampling() -> None:
     same(lambda x: F.unfold(x, **options), lambda x: T.unfold(x, **options), x)
 
 
+@pytest.mark.parametrize(("mode", "shape"), [("linear", (7,)), ("bilinear", (5, 8)), ("trilinear", (3, 4, 5))])
+@pytest.mark.parametrize("align_corners", [None, False, True])
+@pytest.mark.parametrize("asked", [{"scale_factor": f} for f in (2, 1.7, 0.5)] + [{"size": n} for n in (9, 3, 1)])
+def test_interpolation_in_straight_lines(
+    mode: str, shape: tuple[int, ...], align_corners: bool | None, asked: dict[str, Any]
+) -> None:
+    options = {"mode": mode, "align_corners": align_corners, **asked}
+    same(lambda x: F.interpolate(x, **options), lambda x: T.interpolate(x, **options), draw(0, 2, 3, *shape))
+
+
+def test_one_hot() -> None:
+    classes = np.array([[3, 0], [1, 1]])
+    for count in (-1, 4, 6):
+        ours, theirs = F.one_hot(lucid.tensor(classes), count), T.one_hot(torch.tensor(classes), count)
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+        assert ours.numpy().dtype == theirs.numpy().dtype
+
+
 @pytest.mark.parametrize("make", [
     lambda m: m.Conv1d(4, 8, 3, stride=2, padding=1, bias=False),
     lambda m: m.Conv2d(4, 8, (3, 5), padding="same", padding_mode="reflect", groups=2, dilation=2),

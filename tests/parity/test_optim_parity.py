@@ -41,6 +41,8 @@ def test_optimizers(make: Callable[[Any, Any], Any], dtype: str, tolerance: floa
 
 SCHEDULES: list[Callable[[Any, Any], Any]] = [
     lambda s, o: s.StepLR(o, 3, 0.5),
+    lambda s, o: s.MultiStepLR(o, [7, 2, 2], 0.5),
+    lambda s, o: s.ExponentialLR(o, 0.9),
     lambda s, o: s.LambdaLR(o, lambda t: 0.9**t),
     lambda s, o: s.CosineAnnealingLR(o, 7, 0.01),
     lambda s, o: s.OneCycleLR(o, 1.0, 25),

@@ -231,6 +231,14 @@ def test_static_creation_of_the_pages():
     assert Tensor.zeros(2).tolist() == [0, 0] and Tensor.arange(3).tolist() == [0, 1, 2]
 
 
+def test_what_programs_for_several_devices_say():
+    device = lucid.device("cuda" if lucid.cuda.is_available() and lucid.cuda.device_count() else "cpu")
+    x = lucid.ones(2).to(device, non_blocking=True)
+    names = ("float", "double", "half", "long", "int", "short")
+    found = [x.to(getattr(lucid, name), non_blocking=True).dtype.name for name in names]
+    assert found == ["float32", "float64", "float16", "int64", "int32", "int16"]
+
+
 def test_import_loads_no_engine():
     import subprocess
     import sys

@@ -24,7 +24,8 @@ class DataLoader:
     seed follows from it and from ``epoch``, which counts the loops begun and may be set to resume; otherwise it is
     drawn from ``generator``, or from the default one.
 
-    Workers are forked at the start of each epoch and keep ``prefetch_factor`` batches each ahead.
+    Workers are forked at the start of each epoch and keep ``prefetch_factor`` batches each ahead. ``pin_memory`` is
+    taken, and has nothing to do on a CPU.
 
     >>> from lucid.data import TensorDataset
     >>> from lucid.tensor import Tensor
@@ -42,6 +43,7 @@ class DataLoader:
         batch_sampler: Iterable[Sequence[int]] | None = None,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
         drop_last: bool = False,
         timeout: float = 0.0,
         worker_init_fn: Callable[[int], Any] | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from lucid.core.errors import FormatError
 from lucid.io.safetensors import load_file, load_metadata, save_file
-from lucid.tensor import Tensor
+from lucid.tensor import Device, Tensor
 
 TREE = "lucid.tree"  # the metadata entry that holds everything but the tensors' values
 
@@ -35,8 +35,13 @@ def save(state: Any, path: str | os.PathLike[str]) -> None:
     save_file(tensors, path, {TREE: json.dumps(tree, separators=(",", ":"))})
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """What ``save`` wrote; of a safetensors file from elsewhere, the dict of its tensors."""
+def load(path: str | os.PathLike[str], map_location: Device | str | None = None, *, weights_only: bool = True) -> Any:
+    """What ``save`` wrote; of a safetensors file from elsewhere, the dict of its tensors.
+
+    ``map_location`` can only be the CPU, and weights are all that such a file holds: nothing in it is run.
+    """
+    if map_location is not None:
+        Device(map_location)
     tensors, text = load_file(path), load_metadata(path).get(TREE)
     if text is None:
         return tensors

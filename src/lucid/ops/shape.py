@@ -345,8 +345,13 @@ def _iterate(x: Any) -> Any:
 
 
 @method("to")
-def to(x: Any, *targets: Any, dtype: DTypeLike = None, device: Any = None, copy: bool = False) -> Any:
-    """The tensor in another element type or on another device; itself if nothing changes and ``copy`` is not asked."""
+def to(
+    x: Any, *targets: Any, dtype: DTypeLike = None, device: Any = None, non_blocking: bool = False, copy: bool = False
+) -> Any:
+    """The tensor in another element type or on another device; itself if nothing changes and ``copy`` is not asked.
+
+    ``non_blocking`` is taken, and has nothing to do on a CPU.
+    """
     for target in targets:
         if isinstance(target, Tensor):
             dtype = target.dtype

@@ -6,7 +6,8 @@ A rate is a function of the step number alone, so a resumed run sees exactly the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lucid.optim.optimizer import Group, Optimizer
@@ -71,7 +72,7 @@ class LambdaLR(LRScheduler):
 
     def rate(self, index: int, epoch: int) -> float:
         """The initial rate times the function's value."""
-        return self.base_lrs[index] * self.lr_lambdas[index](epoch)  # type: ignore[no-any-return]
+        return float(self.base_lrs[index] * self.lr_lambdas[index](epoch))
 
 
 class StepLR(LRScheduler):
@@ -86,7 +87,34 @@ class StepLR(LRScheduler):
 
     def rate(self, index: int, epoch: int) -> float:
         """A staircase."""
-        return self.base_lrs[index] * self.gamma ** (epoch // self.step_size)  # type: ignore[no-any-return]
+        return float(self.base_lrs[index] * self.gamma ** (epoch // self.step_size))
+
+
+class MultiStepLR(LRScheduler):
+    """The rate times ``gamma`` at each of the ``milestones``."""
+
+    def __init__(
+        self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
+        self.milestones = sorted(milestones)
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """Down a stair at each milestone."""
+        return float(self.base_lrs[index] * self.gamma ** bisect_right(self.milestones, epoch))
+
+
+class ExponentialLR(LRScheduler):
+    """The rate times ``gamma`` after every step."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A power."""
+        return float(self.base_lrs[index] * self.gamma**epoch)
 
 
 class CosineAnnealingLR(LRScheduler):

@@ -74,6 +74,8 @@ def test_resampling_and_pooling_to_second_order() -> None:
     for verb in (
         lambda x: F.interpolate(x, scale_factor=1.5),
         lambda x: F.interpolate(x, size=(3, 9)),
+        lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"),
+        lambda x: F.interpolate(x, size=(3, 9), mode="bilinear", align_corners=True),
         lambda x: F.pixel_shuffle(x, 2),
         lambda x: F.pixel_unshuffle(x, 2),
         lambda x: F.unfold(x, 3, padding=1, stride=2),
@@ -218,7 +220,17 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: F.pad(Z(1, 3), (1, 1), "reflect", 2.0), ValueError, "value=2.0 belongs to mode='constant'"),
     (lambda: F.pad(Z(3), (1, 1), "mirror"), ValueError, "mode='mirror' must be one of 'constant'"),
     (lambda: F.interpolate(Z(1, 1, 4)), ValueError, "exactly one of size and scale_factor"),
-    (lambda: F.interpolate(Z(1, 1, 4), 2, mode="cubic"), ValueError, "mode='cubic' must be 'nearest'"),
+    (lambda: F.interpolate(Z(1, 1, 4), 2, mode="cubic"), ValueError, "mode='cubic' must be one of 'nearest', 'linear'"),
+    (lambda: F.interpolate(Z(1, 1, 4), 2, mode="bilinear"), ValueError, "'bilinear' is for 2 .* for 1 it is 'linear'"),
+    (
+        lambda: F.interpolate(Z(1, 1, 4), 2, align_corners=True),
+        ValueError,
+        "align_corners=True is for the linear",
+    ),
+    (lambda: F.one_hot(Z(3)), lucid.DTypeError, "one_hot: the tensor is float32; class numbers must be integers"),
+    (lambda: F.one_hot(lucid.tensor([0, 3]), 3), IndexError, "one_hot: class 3 is out of range for 3 classes, 0 … 2"),
+    (lambda: F.one_hot(lucid.tensor([1, -1])), IndexError, "one_hot: class -1 is out of range"),
+    (lambda: F.one_hot(lucid.zeros(0, dtype="int64")), ValueError, "num_classes must be given"),
     (lambda: F.interpolate(Z(1, 4), 2), lucid.ShapeError, r"the input \(1, 4\) must be \(N, C, …\)"),
     (lambda: F.interpolate(Z(1, 1, 4), scale_factor=-1), lucid.ShapeError, "scale_factor=-1 must be above 0"),
     (lambda: F.pixel_shuffle(Z(1, 3, 2, 2), 2), lucid.ShapeError, "the 3 channels .* multiple of upscale_factor² = 4"),
@@ -232,3 +244,17 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
 def test_errors_name_caller_argument_value_and_rule(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+def test_straight_lines_between_samples() -> None:
+    """Along two axes: along one and then the other. Corners stay where they are, if asked."""
+    x = drawn(1, 2, 4, 5)
+    for corners in (False, True):
+        line = {"mode": "linear", "align_corners": corners}
+        rows = F.interpolate(x.reshape(1, 8, 5), size=9, **line).reshape(1, 2, 4, 9)
+        columns = F.interpolate(rows.movedim(2, 3).reshape(1, 18, 4), size=7, **line)
+        plane = F.interpolate(x, size=(7, 9), mode="bilinear", align_corners=corners)
+        np.testing.assert_allclose(
+            plane.detach().numpy(), columns.reshape(1, 2, 9, 7).movedim(3, 2).detach().numpy(), rtol=1e-12
+        )
+    np.testing.assert_allclose(plane.detach().numpy()[..., ::6, ::8], x.detach().numpy()[..., ::3, ::4], rtol=1e-12)

@@ -46,6 +46,7 @@ from lucid.nn.functional.loss import (
     l1_loss,
     mse_loss,
     nll_loss,
+    one_hot,
     smooth_l1_loss,
 )
 from lucid.nn.functional.normalization import batch_norm, group_norm, instance_norm, layer_norm
@@ -116,6 +117,7 @@ __all__ = [
     "mish",
     "mse_loss",
     "nll_loss",
+    "one_hot",
     "pad",
     "pixel_shuffle",
     "pixel_unshuffle",

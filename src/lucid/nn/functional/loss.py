@@ -131,6 +131,29 @@ def binary_cross_entropy_with_logits(
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """For each class number a row of zeros with a one at its place; by default as long as the largest number needs.
+
+    Shape:
+        tensor (*) of integers, result (*, num_classes) of int64.
+
+    >>> one_hot(Tensor([1, 0]), 3).tolist()
+    [[0, 1, 0], [1, 0, 0]]
+    """
+    check_tensors("one_hot", tensor=tensor)
+    array = tensor._array
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"one_hot: the tensor is {tensor.dtype.name}; class numbers must be integers")
+    if num_classes < 1:
+        if not array.size:
+            raise ValueError("one_hot: num_classes must be given where there is no class number")
+        num_classes = int(array.max()) + 1
+    if array.size and not 0 <= array.min() <= array.max() < num_classes:
+        wrong = array[(array < 0) | (array >= num_classes)][0]
+        raise IndexError(f"one_hot: class {wrong} is out of range for {num_classes} classes, 0 … {num_classes - 1}")
+    return Tensor((array[..., None] == np.arange(num_classes)).astype(np.int64))
+
+
 def _class_loss(
     caller: str, log_p: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
 ) -> Tensor:

@@ -1,8 +1,10 @@
-"""Changing the resolution: nearest-neighbour interpolation, pixels to channels and back, patches."""
+"""Changing the resolution: interpolation, pixels to channels and back, patches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -12,42 +14,94 @@ from lucid.nn.functional._arguments import SizeArgument, as_pairs, sizes
 from lucid.ops import pool as ops
 from lucid.tensor import Tensor
 
+LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}  # and how many spatial axes each is for
+
 
 def interpolate(
     input: Tensor,
     size: SizeArgument | None = None,
     scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
+    align_corners: bool | None = None,
 ) -> Tensor:
-    """The input at another resolution: output i of n takes input floor(i · m / n), or floor(i / scale) if scaled.
+    """The input at another resolution, along each axis on its own.
+
+    "nearest": output i of n takes input floor(i · m / n), or floor(i / scale) if scaled. "linear", "bilinear" and
+    "trilinear", for one, two and three axes, weigh the two inputs beside (i + ½) m / n - ½; with ``align_corners``
+    beside i (m - 1) / (n - 1), so that the first and last samples stay where they are.
 
     Shape:
         input (N, C, *m), result (N, C, *n), n = size or floor(m · scale_factor).
 
     >>> interpolate(Tensor([[[1.0, 2.0]]]), scale_factor=2).tolist()
     [[[1.0, 1.0, 2.0, 2.0]]]
+    >>> interpolate(Tensor([[[1.0, 2.0]]]), scale_factor=2, mode="linear").tolist()
+    [[[1.0, 1.25, 1.75, 2.0]]]
     """
-    if mode != "nearest":
-        raise ValueError(f"interpolate: mode={mode!r} must be 'nearest'")
     if input.ndim not in (3, 4, 5):
         raise ShapeError(f"interpolate: the input {input.shape} must be (N, C, …) with 1 to 3 spatial axes")
     rank = input.ndim - 2
-    if (size is None) == (scale_factor is None):
-        raise ValueError("interpolate: exactly one of size and scale_factor must be given")
-    if scale_factor is None:
-        wanted = sizes("interpolate", "size", size, rank)
-        steps = [m / n for m, n in zip(input.shape[2:], wanted, strict=True)]
-    else:
-        factors = [scale_factor] * rank if isinstance(scale_factor, (int, float)) else list(scale_factor)
-        if len(factors) != rank or min(factors) <= 0:
-            raise ShapeError(f"interpolate: scale_factor={scale_factor} must be above 0, one for all or {rank}")
-        wanted = tuple(int(m * f) for m, f in zip(input.shape[2:], factors, strict=True))
-        steps = [1 / f for f in factors]
+    _check_mode(mode, rank, align_corners)
+    wanted, steps = _resolution(input.shape[2:], size, scale_factor)
     for axis, (n, m, step) in enumerate(zip(wanted, input.shape[2:], steps, strict=True), start=2):
-        if n != m or step != 1:
+        if n == m and step == 1:
+            continue
+        if mode == "nearest":
             index = np.minimum((np.arange(n) * step).astype(np.int64), m - 1)
             input = input.index_select(axis, Tensor(index))
+        else:
+            input = _mixed(input, axis, _neighbours(n, m, step, bool(align_corners)))
     return input
+
+
+def _check_mode(mode: str, rank: int, align_corners: bool | None) -> None:
+    if mode != "nearest" and mode not in LINEAR:
+        raise ValueError(f"interpolate: mode={mode!r} must be one of 'nearest', {', '.join(map(repr, LINEAR))}")
+    if mode == "nearest" and align_corners is not None:
+        raise ValueError(f"interpolate: align_corners={align_corners} is for the linear modes, not mode='nearest'")
+    if mode != "nearest" and LINEAR[mode] != rank:
+        fitting = next(name for name, axes in LINEAR.items() if axes == rank)
+        raise ValueError(f"interpolate: mode={mode!r} is for {LINEAR[mode]} spatial axes; for {rank} it is {fitting!r}")
+
+
+def _resolution(
+    size: Sizes, wanted: SizeArgument | None, scale_factor: float | Sequence[float] | None
+) -> tuple[Sizes, list[float]]:
+    """The size to make of ``size``, and the input samples that one output sample stands for, along each axis."""
+    rank = len(size)
+    if (wanted is None) == (scale_factor is None):
+        raise ValueError("interpolate: exactly one of size and scale_factor must be given")
+    if scale_factor is None:
+        made = sizes("interpolate", "size", wanted, rank)
+        return made, [m / n for m, n in zip(size, made, strict=True)]
+    factors = [scale_factor] * rank if isinstance(scale_factor, (int, float)) else list(scale_factor)
+    if len(factors) != rank or min(factors) <= 0:
+        raise ShapeError(f"interpolate: scale_factor={scale_factor} must be above 0, one for all or {rank}")
+    return tuple(int(m * f) for m, f in zip(size, factors, strict=True)), [1 / f for f in factors]
+
+
+def _neighbours(n: int, m: int, step: float, align_corners: bool) -> np.ndarray[Any, Any]:
+    """The weights (n, m) of m samples in n samples between them."""
+    if align_corners:
+        place = np.arange(n) * ((m - 1) / (n - 1) if n > 1 else 0.0)
+    else:
+        place = np.maximum((np.arange(n) + 0.5) * step - 0.5, 0.0)
+    left = np.minimum(place.astype(np.int64), m - 1)
+    part = np.minimum(place - left, 1.0)
+    weights = np.zeros((n, m))
+    weights[np.arange(n), left] = 1 - part
+    weights[np.arange(n), np.minimum(left + 1, m - 1)] += part
+    return weights
+
+
+def _mixed(x: Tensor, axis: int, weights: np.ndarray[Any, Any]) -> Tensor:
+    """The samples along one axis, mixed by ``weights`` (new, old): a matrix product, and so is its gradient."""
+    n, m = weights.shape
+    matrix = Tensor(weights.astype(x.dtype.numpy))
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    mixed = matrix @ x.reshape(prod(before), m, prod(after)) if after else x.reshape(-1, m) @ matrix.t()
+    result: Tensor = mixed.reshape(*before, n, *after)
+    return result
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:

@@ -51,22 +51,24 @@ class Unflatten(Module):
 
 
 class Upsample(Module):
-    """Another resolution by nearest neighbours; see ``functional.interpolate``."""
+    """Another resolution, by nearest neighbours or in straight lines between them; see ``functional.interpolate``."""
 
     def __init__(
         self,
         size: SizeArgument | None = None,
         scale_factor: float | Sequence[float] | None = None,
         mode: str = "nearest",
+        align_corners: bool | None = None,
     ) -> None:
         super().__init__()
         self.size = size
         self.scale_factor = scale_factor
         self.mode = mode
+        self.align_corners = align_corners
 
     def forward(self, input: Tensor) -> Tensor:
         """The resampled input."""
-        return F.interpolate(input, self.size, self.scale_factor, self.mode)
+        return F.interpolate(input, self.size, self.scale_factor, self.mode, self.align_corners)
 
     def extra_repr(self) -> str:
         """What was given."""
