@@ -166,3 +166,26 @@ def test_to():
         x.to("cuda")
     with pytest.raises(DTypeError, match="not an element type"):
         x.to(dtype="cpu")
+
+
+def test_gradients_of_parts_are_joined_in_one_pass_with_zeros_where_none_arrive() -> None:
+    x = lucid.Tensor(np.arange(24.0).reshape(2, 6, 2), requires_grad=True)
+    first, _, last = x.split([1, 3, 2], 1)
+    (g,) = lucid.autograd.grad((first * 2).sum() + (last**2).sum(), x, create_graph=True)
+    want = np.zeros((2, 6, 2))
+    want[:, :1], want[:, 4:] = 2, 2 * x.detach().numpy()[:, 4:]
+    np.testing.assert_array_equal(g.detach().numpy(), want)
+    (second,) = lucid.autograd.grad(g.sum(), x)
+    np.testing.assert_array_equal(second.numpy(), np.where(np.arange(6)[:, None] >= 4, 2.0, 0.0) * np.ones((2, 6, 2)))
+    assert g._edge[0].name == "cat"
+
+
+def test_a_part_that_is_written_to_is_seen_in_the_whole_and_in_the_graph() -> None:
+    x = lucid.Tensor(np.arange(8.0).reshape(2, 4), requires_grad=True)
+    y = x * 1
+    left, right = y.chunk(2, 1)
+    left *= 3
+    np.testing.assert_array_equal(y.detach().numpy(), [[0, 3, 2, 3], [12, 15, 6, 7]])
+    (right * y[:, :2]).sum().backward()
+    a, b = np.split(np.arange(8.0).reshape(2, 4), 2, 1)
+    np.testing.assert_array_equal(x.grad.numpy(), np.concatenate([3 * b, 3 * a], 1))

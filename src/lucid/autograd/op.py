@@ -49,7 +49,7 @@ class Op:
     if all are asked for; it names all that those rows name.
 
     An op with several ``outputs`` returns a tuple; rows then receive ``g`` as a tuple, None where nothing arrived.
-    A ``view`` op returns its first input's memory whenever it can.
+    A ``view`` op returns its first input's memory whenever it can, or several parts of it.
 
     >>> import numpy as np, lucid
     >>> square = Op("square", lambda x: x * x, vjp={"x": lambda g, x: g * x * 2})
@@ -364,14 +364,23 @@ def _record(op: Op, inputs: Sequence[Any], params: dict[str, Any], mask: int, re
     node.keep(inputs, result)
 
 
-def _view_of(op: Op, x: Any, out: Array, params: dict[str, Any]) -> Any:
-    """The result of a view op: tied to its base if it shares memory with it, and a plain result if it had to copy."""
-    result = wrap(out)
-    array = x._array
+def _view_of(op: Op, x: Any, out: Any, params: dict[str, Any], slot: int | None = None) -> Any:
+    """The result of a view op: tied to its base if it shares memory with it, and a plain result if it had to copy.
+
+    ``slot``: which of several results it is.
+    """
+    if type(out) is tuple:
+        return tuple([_view_of(op, x, one, params, slot) for slot, one in enumerate(out)])
+    result, array = wrap(out), x._array
     if out is array or (out.base is not None and (out.base is array or out.base is array.base)):
         result._version = x._version
-        step = partial(apply, op, **params)
+        step = partial(apply, op, **params) if slot is None else partial(_one_of, op, slot, **params)
         view = x._view
         base, steps = (x, (step,)) if view is None else (view.base, (*view.steps, step))
         result._view = View(base, base._edge, steps)
     return result
+
+
+def _one_of(op: Op, slot: int, x: Any, **params: Any) -> Any:
+    """One of several results."""
+    return apply(op, x, **params)[slot]

@@ -49,6 +49,7 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
+from lucid.kernels.moving import contiguous, join
 from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.memory import empty
 
@@ -81,13 +82,13 @@ def layout(shape: Sizes, shapes: Sequence[Sizes], strides: Sequence[Sizes]) -> L
     Layout(sizes=(8, 3, 25), strides=((75, 25, 1), (0, 1, 0)), copies=())
     """
     spread = [_spread(shape, s, t) for s, t in zip(shapes, strides, strict=True)]
-    sizes, joined = _join(shape, spread)
+    sizes, joined = join(shape, spread)
     copies = [k for k, s in enumerate(joined) if s[-1] not in (0, 1)]
     if len(sizes) > 3:
         copies = [k for k, s in enumerate(joined) if s != _contiguous(sizes)]
     if copies:
         fresh = [_contiguous(shape) if k in copies else s for k, s in enumerate(spread)]
-        sizes, joined = _join(shape, fresh)
+        sizes, joined = join(shape, fresh)
     lead = 3 - len(sizes)
     return Layout(
         ((1,) * lead + sizes)[:3],  # type: ignore[arg-type]
@@ -104,22 +105,6 @@ def _spread(shape: Sizes, own: Sizes, strides: Sizes) -> Sizes:
 
 def _contiguous(shape: Sizes) -> Sizes:
     return tuple(prod(shape[k + 1 :]) if n != 1 else 0 for k, n in enumerate(shape))
-
-
-def _join(shape: Sizes, strides: Sequence[Sizes]) -> tuple[Sizes, list[Sizes]]:
-    """Drops axes of size 1, and joins neighbours that every operand walks through as through one."""
-    axes: list[tuple[int, Sizes]] = []
-    for n, *step in zip(shape, *strides, strict=True):
-        if n == 1:
-            continue
-        if axes and all(before == after * n for before, after in zip(axes[-1][1], step, strict=True)):
-            axes[-1] = (axes[-1][0] * n, tuple(step))
-        else:
-            axes.append((n, tuple(step)))
-    if not axes:
-        axes = [(1, (0,) * len(strides))]
-    sizes = tuple(n for n, _ in axes)
-    return sizes, [tuple(step[k] for _, step in axes) for k in range(len(strides))]
 
 
 class Formula:
@@ -219,7 +204,7 @@ class Elementwise:
         if plan is None:
             plan = self._plan(key, arrays)
         for k in plan.copies:
-            arrays = (*arrays[:k], np.ascontiguousarray(np.broadcast_to(arrays[k], plan.shape)), *arrays[k + 1 :])
+            arrays = (*arrays[:k], contiguous(np.broadcast_to(arrays[k], plan.shape)), *arrays[k + 1 :])
         results = out or [empty(plan.shape, d) for d in plan.dtypes]
         if out:
             plan.check(self.formula.name, out)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from lucid.kernels import target
+from lucid.kernels.moving import contiguous
 from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.bound_text import NOTHING, WORKSPACE
 from lucid.kernels.runtime.memory import address
@@ -181,4 +182,4 @@ def of_any_layout(run: Callable[..., None]) -> Callable[..., None]:
 
 
 def _contiguous(a: Any) -> Any:
-    return a if a is None or a.flags.c_contiguous else np.ascontiguousarray(a)
+    return a if a is None else contiguous(a)

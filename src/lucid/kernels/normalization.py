@@ -19,6 +19,7 @@ from lucid.kernels.activations import clamp
 from lucid.kernels.channels import Channels
 from lucid.kernels.elementwise import Elementwise
 from lucid.kernels.ir import Value, select, sqrt
+from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction import Reduction
 from lucid.kernels.rows import Rows, Stage
 
@@ -241,6 +242,7 @@ def standardize(
     float32.
     Cost: x is read twice (float64 three times), or once where rows stay in cache; the result is written.
     """
+    x = _in_rows(x)
     if _per_channel(affine_shape, axes) and channels.fit(axes, x):
         return _by_channels(_channels, x, weight, bias, axes, eps=eps)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
@@ -266,6 +268,7 @@ def standardize_grad(
     Cost: g and x are read twice (three times where few elements share both a statistic and a weight, in more than a
     row), and the gradient is written.
     """
+    g, x = _in_rows(g), _in_rows(x)
     if _per_channel(affine_shape, axes) and channels.fit(axes, g, x):
         return _grad_by_channels(_channels_grad, g, x, weight, None, mean, var, axes, affine_shape, eps=eps)
     rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
@@ -293,6 +296,7 @@ def standardize_clamped(
     low: float, high: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """``standardize`` between two limits, as by an activation, in the same passes."""
+    x = _in_rows(x)
     if channels.fit(axes, x):
         return _by_channels(_clamped_channels, x, weight, bias, axes, eps=eps, low=low, high=high)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
@@ -308,6 +312,7 @@ def standardize_clamped_grad(
 
     Cost: g and x are read twice and the gradient is written; where a limit was reached is worked out again from x.
     """
+    g, x = _in_rows(g), _in_rows(x)
     if channels.fit(axes, g, x):
         how: dict[str, Any] = {"eps": eps, "low": low, "high": high}
         return _grad_by_channels(_clamped_channels_grad, g, x, weight, bias, mean, var, axes, affine_shape, **how)
@@ -325,6 +330,7 @@ def standardize_leaked(
     x: Array, slope: Array, weight: Array | None, bias: Array | None, axes: Sizes, affine_shape: Sizes, eps: float
 ) -> tuple[Array, Array, Array]:
     """``standardize`` of a PReLU of x, in the same passes. Not of float64, whose statistics take a pass more."""
+    x = _in_rows(x)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
     shape = _kept(x.shape, axes)
     found = _leaked_statistics(x, slope, axes=axes, inverse=_inverse_count(x.shape, axes), eps=eps)
@@ -342,6 +348,7 @@ def standardize_leaked_grad(
     the slope's, the sum of h x below zero, is one of sums that the same pass finds.
     Cost: g and x are read twice and the gradient is written.
     """
+    g, x = _in_rows(g), _in_rows(x)
     rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)
     w, inverse = _affine(weight, 1, affine_shape, x), _inverse_count(x.shape, axes)
     folded = tuple(k for k, n in enumerate(affine_shape) if n == 1)
@@ -356,6 +363,11 @@ def standardize_leaked_grad(
     g_slope = _folded(each, lone).astype(x.dtype, copy=False)
     g_bias, g_weight = (_folded(s, folded).reshape(affine_shape).astype(x.dtype, copy=False) for s in parts[:2])
     return gx, g_slope, g_weight, g_bias
+
+
+def _in_rows(x: Array) -> Array:
+    """The array, or a copy where neighbours along its last axis lie apart, for each pass would make one."""
+    return x if x.strides[-1] in (0, x.itemsize) else contiguous(x)
 
 
 def _per_channel(affine_shape: Sizes, axes: Sizes) -> bool:

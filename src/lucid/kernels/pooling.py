@@ -42,6 +42,7 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address, launch
+from lucid.kernels.moving import contiguous
 from lucid.kernels.pool_windows import window_count
 from lucid.kernels.runtime.memory import empty
 
@@ -105,7 +106,7 @@ def _run(
     given = x if x is not None else h
     assert given is not None, "a pooling has an input"
     out, lead = spec.out_size(size), given.shape[: given.ndim - len(size)]
-    x, h = (a if a is None else np.ascontiguousarray(a) for a in (x, h))
+    x, h = (a if a is None else contiguous(a) for a in (x, h))
     if mode != "indices" and mode != "max_pick" and given.size and pool_tiles.fit(spec, size):
         return pool_tiles.run(mode, spec, size, x, h, divisor or prod(spec.kernel))
     if mode != "indices" and mode != "max_pick" and 0 not in (*given.shape, *size) and pool_windows.fit(spec, size):

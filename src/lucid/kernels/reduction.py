@@ -34,6 +34,7 @@ from lucid.kernels import jit, target
 from lucid.kernels.elementwise import Array, Formula, compute_type
 from lucid.kernels.ir import Value
 from lucid.kernels.launch import address
+from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction_kernel import BAND, COMBINE, Formulas, Kernel
 from lucid.kernels.runtime import threads
 from lucid.kernels.runtime.memory import empty
@@ -121,7 +122,7 @@ class Reduction:
         key = (target.isa().name, axes, *[(a.shape, a.strides, a.dtype) for a in arrays])
         plan = self._plans.get(key) or self._plan(key, arrays, axes)
         if plan.order:
-            arrays = tuple(np.ascontiguousarray(np.broadcast_to(a, plan.shape).transpose(plan.order)) for a in arrays)
+            arrays = tuple(contiguous(np.broadcast_to(a, plan.shape).transpose(plan.order)) for a in arrays)
         results = [empty(plan.kept, plan.dtype) for _ in range(plan.results)]
         scratch = empty(plan.scratch, plan.scratch_dtype)
         packed = plan.pack(

@@ -45,6 +45,7 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import address
+from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction import Axis, arrange
 from lucid.kernels.reduction_kernel import COMBINE, across_lanes
 from lucid.kernels.runtime import threads
@@ -109,7 +110,7 @@ class Rows:
             whole = broadcast_shape(*(a.shape for a in arrays))
             order = (*(k for k in range(len(whole)) if k not in axes), *axes)
             back = np.argsort(order)
-            moved = [np.ascontiguousarray(np.broadcast_to(a, whole).transpose(order)) for a in arrays]
+            moved = [contiguous(np.broadcast_to(a, whole).transpose(order)) for a in arrays]
             last: Any = tuple(range(len(whole) - len(axes), len(whole)))
             made = self(*moved, axes=last, **numbers)
             return made.transpose(back) if isinstance(made, np.ndarray) else tuple(r.transpose(back) for r in made)

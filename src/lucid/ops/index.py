@@ -11,6 +11,7 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.errors import DTypeError, ShapeError
+from lucid.kernels import empty, moving
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, axis, cast, method
 from lucid.ops.reduction import Extremes
@@ -64,8 +65,9 @@ _getitem_copy = Op("getitem", lambda x, *, index: x[index], vjp={
 
 
 def _placed_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
-    out = np.zeros(shape, g.dtype)
-    out[index] = g
+    out: Array = empty(shape, g.dtype)
+    moving.move(np.zeros((), g.dtype), out)
+    moving.move(g, out[index])
     return out
 
 

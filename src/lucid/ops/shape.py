@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DTypeLike, as_dtype, promote_types
 from lucid.core.errors import ShapeError
+from lucid.kernels import empty, moving
 from lucid.ops.common import Dims, as_operand, attribute, axes, axis, cast, method, sizes_of
 from lucid.tensor.device import Device
 from lucid.tensor.tensor import Tensor
@@ -30,8 +34,15 @@ _flip = Op("flip", lambda x, *, dims: np.ascontiguousarray(np.flip(x, dims)), vj
 _roll = Op("roll", lambda x, *, shifts, dims: np.roll(x, shifts, dims), vjp={
     "x": lambda g, shifts, dims: apply(_roll, g, shifts=tuple(-s for s in shifts), dims=dims),
 })  # fmt: skip
-_clone = Op("clone", lambda x: x.copy(order="K"), vjp={"x": lambda g: g})
-_contiguous = Op("contiguous", lambda x: x.copy(order="C"), vjp={"x": lambda g: g})
+_clone = Op("clone", lambda x: _copied(x) if x.flags.c_contiguous else x.copy(order="K"), vjp={"x": lambda g: g})
+_contiguous = Op("contiguous", lambda x: _copied(x), vjp={"x": lambda g: g})
+
+
+def _copied(x: Array) -> Array:
+    """In row-major order."""
+    to = empty(x.shape, x.dtype)
+    moving.move(x, to)
+    return to
 
 
 def _filled(caller: str, x: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -235,10 +246,23 @@ def _cut(g: Any, shapes: tuple[tuple[int, ...], ...], dim: int) -> tuple[Any, ..
     return split(g, [s[dim] for s in shapes], dim)
 
 
-_cat = Op("cat", lambda *xs, dim: np.concatenate(xs, dim), vjp={
-    "xs": lambda g, xs_shape, dim: _cut(g, xs_shape, dim),
+def _joined(*xs: Array, dim: int) -> Array:
+    shape = xs[0].shape
+    sizes = [x.shape[dim] for x in xs]
+    to = empty((*shape[:dim], sum(sizes), *shape[dim + 1 :]), xs[0].dtype)
+    if to.size < moving.LEAST:
+        return np.concatenate(xs, dim, out=to)
+    start = 0
+    for x, size in zip(xs, sizes, strict=True):
+        moving.move(x, to[(slice(None),) * dim + (slice(start, start + size),)])
+        start += size
+    return to
+
+
+_cat = Op("cat", _joined, vjp={"xs": lambda g, xs_shape, dim: _cut(g, xs_shape, dim)})
+_stack = Op("stack", lambda *xs, dim: _joined(*(np.expand_dims(x, dim) for x in xs), dim=dim), vjp={
+    "xs": lambda g, dim: unbind(g, dim),
 })  # fmt: skip
-_stack = Op("stack", lambda *xs, dim: np.stack(xs, dim), vjp={"xs": lambda g, dim: unbind(g, dim)})
 
 
 def _one_dtype(caller: str, tensors: Iterable[Any]) -> list[Any]:
@@ -311,8 +335,35 @@ def split(x: Any, split_size: int | Sequence[int], dim: int = 0) -> tuple[Any, .
         sizes = list(split_size)
         if sum(sizes) != n:
             raise ShapeError(f"split: the sizes {sizes} add up to {sum(sizes)}, dimension {dim} has {n}")
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return tuple(narrow(x, d, start, size) for start, size in zip(starts, sizes, strict=True))
+    ends = list(accumulate(sizes))
+    if len(ends) > 1 and min(sizes) >= 0:
+        parts: tuple[Any, ...] = apply(_split_op(len(ends)), x, ends=tuple(ends), dim=d)
+        return parts
+    return tuple(narrow(x, d, end - size, size) for end, size in zip(ends, sizes, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _split_op(count: int) -> Op:
+    """Views of so many parts of a dimension, whose gradients are put beside each other in one pass."""
+    names = tuple(f"part{k}" for k in range(count))
+    return Op("split", _split_forward, outputs=names, view=True, vjp={
+        "x": lambda g, x_shape, ends, dim: _parts_joined(g, x_shape, ends, dim),
+    })  # fmt: skip
+
+
+def _split_forward(x: Array, *, ends: tuple[int, ...], dim: int) -> tuple[Array, ...]:
+    lead = (slice(None),) * dim
+    return tuple(x[(*lead, slice(start, end))] for start, end in zip((0, *ends), ends, strict=False))
+
+
+def _parts_joined(parts: Sequence[Any], shape: tuple[int, ...], ends: tuple[int, ...], dim: int) -> Any:
+    """Beside each other; zeros in place of those that are None."""
+    nothing = np.zeros((), next(g for g in parts if g is not None)._array.dtype)
+    joined = []
+    for g, start, end in zip(parts, (0, *ends), ends, strict=False):
+        sizes = (*shape[:dim], end - start, *shape[dim + 1 :])
+        joined.append(wrap(np.broadcast_to(nothing, sizes)) if g is None else g)
+    return apply(_cat, *joined, dim=dim)
 
 
 @method()
