@@ -275,7 +275,7 @@ def write_tile(
             channels = woven_lines(tile.rows, a.to, a.stride, a.rows, places, residues)
             with f.when(a.asks.ne(0)):
                 ask_woven(channels, places, tile.vectors * residues[2])
-            sums = _summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w, next_x)
+            sums = summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w, next_x)
             lines = [sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
             store_woven(lines, channels, places, residues, epilogue)
         else:
@@ -302,7 +302,7 @@ def _write_one(
         return [row.load(v * lanes, lanes) for row in targets for v in across]
 
     begun = f.choose(a.again.eq(0), fresh, earlier) if to.pointee == grain.sums else fresh()
-    results = iter(_summed(f, grain, tile, panel, begun, place, ahead, next_x))
+    results = iter(summed(f, grain, tile, panel, begun, place, ahead, next_x))
     for row in targets:
         for v in across:
             Destination(row, epilogue).store(next(results), v * lanes)
@@ -315,7 +315,7 @@ def _write_past(
     a = f.args
 
     def lines(n: Value) -> list[list[Value]]:
-        sums = _summed(f, grain, tile, a.panel.at(n * a.apart), _fresh(f, tile), place, a.next_w, next_x)
+        sums = summed(f, grain, tile, a.panel.at(n * a.apart), _fresh(f, tile), place, a.next_w, next_x)
         values = [ended(epilogue, value) for value in sums]
         return [values[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
 
@@ -327,7 +327,7 @@ def _fresh(f: Function, tile: Tile) -> list[Value]:
     return [start for m in range(tile.rows) for start in [f.args.start.splat(m, tile.lanes)] * tile.vectors]
 
 
-def _summed(
+def summed(
     f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Place, ahead: Value | int,
     next_x: Value | None = None,
 ) -> list[Value]:  # fmt: skip

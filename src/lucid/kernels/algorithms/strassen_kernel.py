@@ -1,0 +1,310 @@
+"""Native code of ``strassen``: the weights' sums, and the loops over spans of vectors of positions.
+
+::
+
+    for each group, part of the rows, span:               tasks: no two write the same
+        for each tile of the span: gather the seven sums of its four quarters of x    in the second level cache
+        for each pair of tiles of rows, for each tile of the span:
+            seven products, whose sums wait in two small arrays on their way to the four quarters of y
+
+A vector of positions is of one image; its last is short where the plane is no whole number of vectors, and those
+that fill up the last span hold nothing. Half precision is widened as it is gathered and rounded as it is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.tile import Tile, summed
+from lucid.kernels.epilogue import Destination
+from lucid.kernels.ir import (
+    Function,
+    Module,
+    Pointer,
+    Type,
+    Value,
+    convert,
+    i64,
+    lanes_below,
+    minimum,
+    ptr,
+    select,
+    shuffle,
+    transpose,
+    zeros,
+)
+from lucid.kernels.isa import ISA
+from lucid.kernels.plan import Epilogue
+
+ARRAYS = ("x", "w", "bias", "y", "packed", "own")
+NUMBERS = (
+    "groups", "rows", "pairs", "blocks", "part_blocks", "parts", "plane", "vectors", "image_vectors", "half", "tiles",
+    "narrow", "spans", "row_step", "channel_step", "group_step", "term", "block", "panel_term",
+    "panel_tile", "panels_at", "own_elements",
+)  # fmt: skip
+#: Numbers of a vector of positions: where its samples are, where its results, how many it holds.
+PLACE = 3
+TERMS = 7
+_AHEAD = 4  # pairs of channels that are asked for before they are gathered
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the code depends on: the tile, how weights lie, and what is done to results.
+
+    Weights are read ``"one by one"``, or, where a vector holds those of two tiles of rows, whose weights of a channel
+    lie ``"side by side"``, or those of a row, which are ``"turned"``.
+    """
+
+    tile: Tile
+    packing: str
+    epilogue: Epilogue
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The full one, and one that is a vector narrower."""
+        return tuple(Tile(self.tile.rows, v, self.tile.lanes) for v in (self.tile.vectors, self.tile.vectors - 1))
+
+
+def in_lines(elements: int) -> int:
+    """Elements in whole lines of the cache."""
+    return -(-elements // 16) * 16
+
+
+def fields(grain: Grain) -> dict[str, Type]:
+    """Of both entry points."""
+    arrays = dict.fromkeys(ARRAYS, ptr(grain.stored)) | dict.fromkeys(("packed", "own"), ptr(grain.sums))
+    return {**arrays, **dict.fromkeys(NUMBERS, i64)}
+
+
+def write(isa: ISA, stored: Type, form: Form) -> Module:
+    """The module with the entry points ``weights`` and ``run``."""
+    m, grain = Module("strassen", isa), Grain(stored)
+    _write_weights(m, grain, form)
+    calls = [_write_gather(m, grain, form.tile.columns, tile) for tile in form.tiles]
+    quads = [_write_quad(m, grain, form, tile) for tile in form.tiles]
+    _write_run(m, grain, form.tile, calls, quads)
+    return m
+
+
+def _weight_terms(a11: Value, a12: Value, a21: Value, a22: Value) -> list[Value]:
+    """The left factors, in the order of their use; the fifth is subtracted."""
+    s1 = a21 + a22
+    s2 = s1 - a11
+    return [a11, a12, s2, a11 - a21, -a22, s1, a12 - s2]
+
+
+def _sample_terms(b11: Value, b12: Value, b21: Value, b22: Value) -> list[Value]:
+    """The right factors, in the order of their use."""
+    t1 = b12 - b11
+    t2 = b22 - t1
+    return [b11, b21, t2, b22 - b12, t2 - b21, t1, b22]
+
+
+def _write_weights(m: Module, grain: Grain, form: Form) -> None:
+    """Adds the entry ``weights``: a task makes those of a pair of tiles of rows, first biases, then [term][pair][row].
+
+    Rows beyond the last are the last again, or zeros.
+    """
+    f = m.entry("weights", **fields(grain))
+    a, rows = f.args, form.tile.rows
+    has_bias = f.emit(i64, f"ptrtoint ptr {a.bias.text} to i64").ne(0)
+    with f.loop(a.begin, a.end) as task:
+        group, first = task.i // a.blocks, task.i % a.blocks * (2 * rows)
+        to, last = a.packed.at(task.i * a.block), a.rows - 1
+        w, terms = a.w.at(group * a.group_step), to.at(in_lines(2 * rows))
+        with f.loop(0, 2 * rows) as r:
+            channel = group * a.rows + minimum(first + r.i, last)
+            to.store(convert(a.bias.load(channel, 1, has_bias), grain.sums), r.i)
+        if form.packing == "side by side":
+            _pack_side_by_side(f, grain, form, w, terms, first)
+        elif form.packing == "turned":
+            _pack_turned(f, grain, form, w, terms, first)
+        else:
+            _pack_one_by_one(f, grain, form, w, terms, first)
+
+
+def _pack_one_by_one(f: Function, grain: Grain, form: Form, w: Pointer, terms: Pointer, first: Value) -> None:
+    """Weights of any number of rows and channels."""
+    a, rows = f.args, form.tile.rows
+    with f.loop(0, rows) as r, f.loop(0, a.pairs) as i:
+        quarters = []
+        for n, k in product((0, rows), (0, 1)):
+            row = w.at(minimum(first + n + r.i, a.rows - 1) * a.row_step)
+            quarters.append(convert(row.load((i.i * 2 + k) * a.channel_step), grain.sums))
+        _store_terms(a, _weight_terms(*quarters), terms.at(i.i * rows + r.i))
+
+
+def _pack_side_by_side(f: Function, grain: Grain, form: Form, w: Pointer, terms: Pointer, first: Value) -> None:
+    """A vector holds both tiles' weights of a channel, which lie side by side."""
+    a, lanes = f.args, form.tile.lanes
+    mask = lanes_below(f, a.rows - first, lanes)
+    with f.loop(0, a.pairs) as i:
+        pair = [w.at((i.i * 2 + k) * a.channel_step + first).load(0, lanes, mask) for k in (0, 1)]
+        _store_pair(a, grain, form, pair, terms.at(i.i * form.tile.rows))
+
+
+def _pack_turned(f: Function, grain: Grain, form: Form, w: Pointer, terms: Pointer, first: Value) -> None:
+    """The same where a row's channels lie side by side: as many as there are rows are turned, the last moved back."""
+    a, lanes = f.args, form.tile.lanes
+    with f.loop(0, a.pairs, lanes // 2) as i:
+        start = minimum(i.i, a.pairs - lanes // 2)
+        lines = [w.at(minimum(first + r, a.rows - 1) * a.row_step).load(start * 2, lanes) for r in range(lanes)]
+        columns = transpose([convert(line, grain.sums) for line in lines])
+        for n in range(lanes // 2):
+            _store_pair(a, grain, form, columns[2 * n : 2 * n + 2], terms.at((start + n) * form.tile.rows))
+
+
+def _store_pair(a: Any, grain: Grain, form: Form, pair: list[Value], to: Pointer) -> None:
+    """The terms of a pair of channels, each a vector of both tiles' rows."""
+    rows = form.tile.rows
+    (a11, a21), (a12, a22) = ([shuffle(v, None, range(n, n + rows)) for n in (0, rows)] for v in pair)
+    _store_terms(a, _weight_terms(*(convert(v, grain.sums) for v in (a11, a12, a21, a22))), to)
+
+
+def _store_terms(a: Any, values: list[Value], to: Pointer) -> None:
+    for number, value in enumerate(values):
+        to.store(value, a.term * number)
+
+
+def _write_gather(m: Module, grain: Grain, pitch: int, tile: Tile) -> Function:
+    """Adds ``gather``: the seven right factors of two tiles of positions, [term][pair of channels][position]."""
+    f = m.function(
+        f"gather_{tile.vectors}", x=ptr(grain.stored), plane=i64, pairs=i64, places=ptr(i64), half=i64,
+        panel=ptr(grain.sums), term=i64,
+    )  # fmt: skip
+    a, lanes = f.args, tile.lanes
+    ends = [[a.places.at((a.half * h + v) * PLACE) for v in range(tile.vectors)] for h in (0, 1)]
+    sources = [[a.x.at(place.load(0)) for place in half] for half in ends]
+    masks = [[lanes_below(f, place.load(2), lanes) for place in half] for half in ends]
+    with f.loop(0, a.pairs) as pair:
+        at = pair.i * (2 * a.plane)
+        for v in range(tile.vectors):
+            quarters = []  # b11, b21, b12, b22
+            for half, k in product((0, 1), (0, 1)):
+                source = sources[half][v].at(at + a.plane * k)
+                source.prefetch(a.plane * (2 * _AHEAD))
+                quarters.append(convert(source.load(0, lanes, masks[half][v]), grain.sums))
+            b11, b21, b12, b22 = quarters
+            _store_terms(a, _sample_terms(b11, b12, b21, b22), a.panel.at(pair.i * pitch + v * lanes))
+    return f
+
+
+def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -> Function:
+    """Adds one of three products of a term: sums begin where ``begin`` says, and go on by ``steps``.
+
+    ``sum`` puts them to ``sums``, ``end`` to the result. ``fork`` adds what they are without a beginning to both: to
+    ``begin`` on the way to the result, and to ``sums``.
+    """
+    sums, stored = ptr(grain.sums), ptr(grain.stored)
+    f = m.function(
+        f"{kind}_{tile.vectors}", steps=i64, w=sums, panel=sums, ahead=i64, begin=sums, sums=sums, to=stored,
+        stride=i64, places=ptr(i64), rows=i64, bias=sums, spare=stored,
+    )  # fmt: skip
+    a, lanes, pitch = f.args, tile.lanes, form.tile.columns
+    cells = list(product(range(tile.rows), range(tile.vectors)))
+    targets = [a.to.at(a.places.load(v * PLACE + 1)) for v in range(tile.vectors)]
+    if kind != "sum":
+        for row, v in cells:
+            targets[v].prefetch(a.stride * row, write=True)
+
+    def earlier(p: Pointer) -> list[Value]:
+        return [p.load(row * pitch + v * lanes, lanes) for row, v in cells]
+
+    begun = earlier(a.begin) if kind != "fork" else [zeros(f, grain.sums, lanes)] * len(cells)
+    values = summed(f, grain, tile, a.panel, begun, lambda k: (k * pitch, k * tile.rows), a.ahead)
+    masks = [lanes_below(f, a.places.load(v * PLACE + 2), lanes) for v in range(tile.vectors)] if kind != "sum" else []
+    for (row, v), value in zip(cells, values, strict=True):
+        at = row * pitch + v * lanes
+        if kind != "end":
+            a.sums.store(value + a.sums.load(at, lanes) if kind == "fork" else value, at)
+        if kind != "sum":
+            whole = value + a.begin.load(at, lanes) if kind == "fork" else value
+            place = select(a.rows > row, targets[v].at(a.stride * row), a.spare)
+            assert isinstance(place, Pointer)
+            Destination(place, form.epilogue).store(whole + a.bias.splat(row, lanes), 0, masks[v])
+    return f
+
+
+def _write_quad(m: Module, grain: Grain, form: Form, tile: Tile) -> Function:
+    """Adds ``quad``: two tiles of rows by two of positions. ``u`` and ``v`` hold sums on their way, ``none`` zeros."""
+    sums = ptr(grain.sums)
+    f = m.function(
+        f"quad_{tile.vectors}", pairs=i64, weights=sums, term=i64, block=i64, panel=sums, panel_term=i64, none=sums,
+        u=sums, v=sums, y=ptr(grain.stored), stride=i64, places=ptr(i64), half=i64, rows=i64, spare=ptr(grain.stored),
+    )  # fmt: skip
+    a, rows = f.args, tile.rows
+    kinds = {kind: _write_product(m, grain, form, tile, kind) for kind in ("sum", "end", "fork")}
+    factors, right = a.weights.at(in_lines(2 * rows)), a.places.at(a.half * PLACE)
+    bottom = a.y.at(a.stride * rows), a.rows - rows, a.weights.at(rows)
+    top = a.y, a.rows, a.weights
+    steps: list[tuple[str, Pointer, Pointer, tuple[Any, Any, Any], Pointer]] = [
+        ("sum", a.none, a.u, top, a.places),
+        ("end", a.u, a.u, top, a.places),
+        ("sum", a.u, a.u, top, a.places),
+        ("sum", a.u, a.v, top, a.places),
+        ("end", a.v, a.v, bottom, a.places),
+        ("fork", a.v, a.u, bottom, right),
+        ("end", a.u, a.u, top, right),
+    ]
+    for number, (kind, begin, to, (y, exist, bias), places) in enumerate(steps):
+        f.call(
+            kinds[kind], a.pairs, factors.at(a.term * number), a.panel.at(a.panel_term * number), a.block, begin, to, y,
+            a.stride, places, exist, bias, a.spare,
+        )  # fmt: skip
+    return f
+
+
+def _write_run(m: Module, grain: Grain, tile: Tile, gathers: list[Function], quads: list[Function]) -> None:
+    """Adds the entry ``run``: a task is a part of the rows and a span of the positions of a group."""
+    f = m.entry("run", **fields(grain))
+    a, cells = f.args, tile.rows * tile.columns
+    none = a.own.at(a.thread * a.own_elements)
+    u, v = none.at(in_lines(cells)), none.at(2 * in_lines(cells))
+    spare, places = none.at(3 * in_lines(cells)), none.at(3 * in_lines(cells) + in_lines(tile.columns)).cast(i64)
+    panels = none.at(a.panels_at)
+    with f.loop(0, cells, tile.lanes) as k:
+        none.store(zeros(f, grain.sums, tile.lanes), k.i)
+
+    def each(of_width: list[Function], call: Any) -> None:
+        """Calls one of two functions for each tile of the span, the last ones narrow."""
+        with f.loop(0, a.tiles) as t:
+            full = t.i < a.tiles - a.narrow
+            start = t.i * tile.vectors - select(full, 0, t.i - (a.tiles - a.narrow))
+            for wanted, function in ((1, of_width[0]), (0, of_width[1])):
+                with f.when(convert(full, i64, signed=False).eq(wanted)):
+                    call(function, panels.at(t.i * a.panel_tile), places.at(start * PLACE))
+
+    with f.loop(a.begin, a.end) as task:
+        span, rest = task.i % a.spans, task.i // a.spans
+        part, group = rest % a.parts, rest // a.parts
+        _place(f, a, places, span * (2 * a.half), tile.lanes)
+        x = a.x.at(group * (2 * a.pairs) * a.plane)
+        each(gathers, lambda gather, panel, at: f.call(gather, x, a.plane, a.pairs, at, a.half, panel, a.panel_term))
+        low = part * a.part_blocks
+        with f.loop(low, minimum(low + a.part_blocks, a.blocks)) as block:
+            first = block.i * (2 * tile.rows)
+            weights, y = a.packed.at((group * a.blocks + block.i) * a.block), a.y.at((group * a.rows + first) * a.plane)
+            each(
+                quads,
+                lambda quad, panel, at: f.call(
+                    quad, a.pairs, weights, a.term, a.block, panel, a.panel_term, none, u, v, y, a.plane, at, a.half,
+                    a.rows - first, spare.cast(grain.stored),
+                ),
+            )  # fmt: skip
+
+
+def _place(f: Function, a: Any, places: Pointer, first: Value, lanes: int) -> None:
+    """Where the vectors of a span lie; those beyond the last hold nothing."""
+    with f.loop(0, 2 * a.half) as k:
+        number = first + k.i
+        image, at = number // a.image_vectors, number % a.image_vectors * lanes
+        place = places.at(k.i * PLACE)
+        here = number < a.vectors
+        image = select(here, image, 0)
+        place.store(image * (a.groups * 2 * a.pairs) * a.plane + at, 0)
+        place.store(image * (a.groups * a.rows) * a.plane + at, 1)
+        place.store(select(here, minimum(a.plane - at, lanes), 0), 2)
