@@ -31,6 +31,17 @@ def test_rows_get_what_their_parameters_name():
     assert x.grad.tolist() == [4, 40]
 
 
+def test_the_rows_of_an_op_that_ends_in_another_get_what_that_one_makes_of_g():
+    def ended(g, out, limit):
+        return g * (out > limit) * 10
+
+    rows = {"x": lambda g, w: g * w, "w": lambda x, g: x * g}
+    op = Op("ended", lambda x, w, *, limit: np.maximum(x * w, limit), vjp=rows, ended=ended)
+    x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    apply(op, x, w, limit=5.0).backward(lucid.tensor([1.0, 7.0], dtype=lucid.float64))
+    assert x.grad.tolist() == [0, 280] and w.grad.tolist() == [0, 140]
+
+
 @pytest.mark.parametrize(
     ("vjp", "text"),
     [({"z": lambda g: g}, "row 'z' names no input"), ({"x": lambda g, nothing: g}, r"asks for unknown \['nothing'\]")],

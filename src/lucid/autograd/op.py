@@ -48,6 +48,8 @@ class Op:
     too, a shared row before them serves only if gradients of all its inputs are required, and in a backward pass only
     if all are asked for; it names all that those rows name.
 
+    For an op that ends in another one, ``ended`` is that one's row: every row gets, as ``g``, what it makes of g.
+
     An op with several ``outputs`` returns a tuple; rows then receive ``g`` as a tuple, None where nothing arrived.
     A ``view`` op returns its first input's memory whenever it can, or several parts of it.
 
@@ -81,6 +83,7 @@ class Op:
         inputs: tuple[str, ...] | None = None,
         outputs: tuple[str, ...] = ("out",),
         view: bool = False,
+        ended: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
         self.forward = forward
@@ -91,7 +94,7 @@ class Op:
         self.variadic = given.variadic
         self.inputs = inputs or given.positional
         self.defaults = given.defaults
-        self.rows = [self._row(key, function, given.static) for key, function in (vjp or {}).items()]
+        self.rows = [self._row(key, function, ended, given.static) for key, function in (vjp or {}).items()]
         self.differentiable = 0  # as bits, input 0 lowest
         for row in self.rows:
             for target in row.targets:
@@ -99,13 +102,21 @@ class Op:
                     -1 << len(self.inputs) if target == self.variadic else 1 << self.inputs.index(target)
                 )
 
-    def _row(self, key: str | tuple[str, ...], function: Callable[..., Any], static: tuple[str, ...]) -> _Row:
+    def _row(
+        self,
+        key: str | tuple[str, ...],
+        function: Callable[..., Any],
+        ended: Callable[..., Any] | None,
+        static: tuple[str, ...],
+    ) -> _Row:
         targets = (key,) if isinstance(key, str) else key
         tensors = (*self.inputs, self.variadic)
         for target in targets:
             if target not in tensors:
                 raise TypeError(f"Op {self.name}: the vjp row {target!r} names no input; there are {self.inputs}")
         needs = _Parameters.of(function).positional
+        if ended is not None:
+            function, needs = _behind(ended, function, needs)
         known = {"g", *self.outputs, *tensors, *(f"{n}_shape" for n in tensors), *static}
         if unknown := set(needs) - known:
             raise TypeError(f"Op {self.name}: the vjp row of {key!r} asks for unknown {sorted(unknown)}")
@@ -133,6 +144,20 @@ class _Row(NamedTuple):
     targets: tuple[str, ...]
     function: Callable[..., Any]
     needs: tuple[str, ...]
+
+
+def _behind(
+    ended: Callable[..., Any], function: Callable[..., Any], needs: tuple[str, ...]
+) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """A row that needs ``needs`` behind one that ``ended`` what it differentiates, and what both need."""
+    first = _Parameters.of(ended).positional
+    split, place = len(first), needs.index("g")
+
+    def both(*given: Any) -> Any:
+        rest = given[split:]
+        return function(*rest[:place], ended(*given[:split]), *rest[place:])
+
+    return both, (*first, *needs[:place], *needs[place + 1 :])
 
 
 class _Step(NamedTuple):

@@ -100,14 +100,15 @@ def _y_of_both(g: tuple[Any, Any], x: Any, y_shape: Sizes, spec: ConvSpec, trans
     return _with_sum(through, None if transposed else g[1], y_shape)
 
 
-_conv = Op("conv", _forward, vjp={
+_CONV_ROWS: dict[str | tuple[str, ...], Callable[..., Any]] = {
     ("x", "w", "bias"): lambda g, x, w, x_shape, spec: _gradients(g, x, w, x_shape, spec, bias=True),
     ("x", "w"): lambda g, x, w, x_shape, spec: _gradients(g, x, w, x_shape, spec, bias=False),
     "x": lambda g, w, x_shape, spec: conv_grad_input(g, conj(w), None, spec=spec, size=x_shape[2:]),
     ("w", "bias"): lambda g, x, spec: _weight_and_bias(conj(x), g, spec, transposed=False),
     "w": lambda g, x, spec: conv_grad_weight(conj(x), g, spec=spec),
     "bias": _channel_sum,
-})  # fmt: skip
+}  # fmt: skip
+_conv = Op("conv", _forward, vjp=_CONV_ROWS)
 _conv_grad_input = Op("conv_grad_input", _grad_input, vjp={
     ("y", "w", "bias"): lambda g, y, w, y_shape, spec: _gradients(g, y, w, y_shape, spec, True, transposed=True),
     ("y", "w"): lambda g, y, w, y_shape, spec: _gradients(g, y, w, y_shape, spec, False, transposed=True),
@@ -138,28 +139,7 @@ def _before_end(g: Any, out: Any, epilogue: Epilogue) -> Any:
     return pull(g, out, epilogue.numbers)
 
 
-def _ended_rows() -> dict[Any, Callable[..., Any]]:
-    """Those of ``_conv`` behind that of the activation."""
-    e = _before_end
-    return {
-        ("x", "w", "bias"): lambda g, out, x, w, x_shape, spec, epilogue: _gradients(
-            e(g, out, epilogue), x, w, x_shape, spec, bias=True
-        ),
-        ("x", "w"): lambda g, out, x, w, x_shape, spec, epilogue: _gradients(
-            e(g, out, epilogue), x, w, x_shape, spec, bias=False
-        ),
-        "x": lambda g, out, w, x_shape, spec, epilogue: conv_grad_input(
-            e(g, out, epilogue), w, None, spec=spec, size=x_shape[2:]
-        ),
-        ("w", "bias"): lambda g, out, x, spec, epilogue: _weight_and_bias(
-            x, e(g, out, epilogue), spec, transposed=False
-        ),
-        "w": lambda g, out, x, spec, epilogue: conv_grad_weight(x, e(g, out, epilogue), spec=spec),
-        "bias": lambda g, out, epilogue: _channel_sum(e(g, out, epilogue)),
-    }
-
-
-_conv_ended = Op("conv_ended", _forward_ended, vjp=_ended_rows())
+_conv_ended = Op("conv_ended", _forward_ended, vjp=_CONV_ROWS, ended=_before_end)
 
 
 def _versions(w: Any, bias: Any) -> kept.Versions | None:
