@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lucid.core.geometry import ConvSpec
-from lucid.kernels import select, target
+from lucid.kernels import precision, select, target
 from lucid.kernels.algorithms import past_caches
 from lucid.kernels.convolution import problem
 from lucid.kernels.isa import AVX512
@@ -30,3 +30,16 @@ def test_rows_that_half_of_the_last_cache_holds_stay_there(read, kept, monkeypat
     monkeypatch.setattr(target, "cpu", lambda: machine)
     assert past_caches.kept_rows(8, 64 << 20, read) == kept
     assert past_caches.kept_rows(1, 64 << 20, read) == 0
+
+
+def test_strict_precision_rules_out_what_does_not_sum_the_definition_s_products():
+    spec = ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+    asked = problem("forward", spec, (1, 64, 28, 28), (1, 64, 28, 28), "float32", True)
+    assert "winograd" not in select.candidates(asked, target.isa())[1]
+    precision.set_precision("strict")
+    try:
+        refusals = select.candidates(asked, target.isa())[1]
+    finally:
+        precision.set_precision("default")
+    ruled_out = {name for name, why in refusals.items() if why == precision.STRICT}
+    assert ruled_out == {"fast_fir", "fft", "folded", "winograd", "winograd_rows"}

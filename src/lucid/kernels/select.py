@@ -94,10 +94,12 @@ def _scaled(plan: Plan, isa: ISA) -> Plan:
 
 
 def _refuses(algorithm: ModuleType, problem: Problem, isa: ISA) -> str | None:
-    """Why an algorithm cannot compute a problem: an element type that it does not know, or reasons of its own."""
+    """Why an algorithm cannot compute a problem: precision, an element type it does not know, reasons of its own."""
     known: tuple[str, ...] = getattr(algorithm, "dtypes", _USUAL_DTYPES)
     if problem.dtype not in known:
         return f"it computes {' and '.join(known)}, not {problem.dtype}"
+    if precision.get_precision() == "strict" and hasattr(algorithm, "error_growth"):
+        return precision.STRICT
     reason: str | None = algorithm.refuses(problem, isa)
     return reason
 

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lucid.kernels import precision, select, target
+from lucid.kernels import select, target
 from lucid.kernels.algorithms import fast_fir
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512
@@ -148,14 +148,6 @@ def test_bits_do_not_depend_on_threads():
 def test_what_it_leaves_to_others(change, why, zen4):
     asked = Case(**{"batch": 4, "c_in": 1, "c_out": 8, "size": (400,), "kernel": (15,)} | change)
     assert why in fast_fir.refuses(asked.problem("forward"), AVX512)
-
-
-def test_strict_precision_rules_it_out():
-    precision.set_precision("strict")
-    try:
-        assert "strict" in (fast_fir.refuses(CASES[0].problem("forward"), target.isa()) or "")
-    finally:
-        precision.set_precision("default")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

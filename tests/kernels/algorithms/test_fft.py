@@ -225,7 +225,6 @@ def test_strict_precision_rules_it_out() -> None:
     precision.set_precision("strict")
     try:
         assert missed() < 1e-5
-        assert "strict" in (fft.refuses(case.problem, target.isa()) or "")
     finally:
         precision.set_precision("default")
 

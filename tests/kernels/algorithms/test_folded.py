@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lucid.kernels import precision, select, target
+from lucid.kernels import select, target
 from lucid.kernels.algorithms import folded
 from lucid.kernels.algorithms.folded import AHEAD, BEHIND, CORE
 from tests.kernels.algorithms.dense_cases import case, operands, wanted
@@ -114,14 +114,6 @@ def test_what_it_leaves_to_others(spec):
     asked = Case(1, 8, 8, (33, 33), **{"kernel": (3, 3)} | spec)
     why = "no axis has three taps as far apart as half of its samples"
     assert folded.refuses(asked.problem("forward"), target.isa()) == why
-
-
-def test_strict_precision_rules_it_out():
-    precision.set_precision("strict")
-    try:
-        assert "strict" in (folded.refuses(CASES[0].problem("forward"), target.isa()) or "")
-    finally:
-        precision.set_precision("default")
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lucid.kernels import jit, precision, select, target
+from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import winograd_rows
 from tests.kernels.algorithms.patches import HALF, OPERANDS, Case, bound, check_threads, expected, rounded, run
 from tests.kernels.guard import run_guarded_cases
@@ -124,14 +124,6 @@ def test_a_new_image_size_compiles_nothing(role):
 )
 def test_what_it_leaves_to_others(case, why):
     assert winograd_rows.refuses(case.problem("forward"), target.isa()) == why
-
-
-def test_strict_precision_rules_it_out():
-    precision.set_precision("strict")
-    try:
-        assert "strict" in (winograd_rows.refuses(CASES[0].problem("forward"), target.isa()) or "")
-    finally:
-        precision.set_precision("default")
 
 
 @pytest.mark.parametrize(("name", "chosen"), [("znver4", "winograd_rows"), ("znver5", "sliding")])

@@ -60,7 +60,10 @@ class Algorithm(Protocol):
         """No more than any plan is expected to take, before one is weighed. Who does not say so is always asked."""
 
     def error_growth(self, plan: Plan) -> float:
-        """A result is within so many times the bound of direct summation. Who does not say so sums directly."""
+        """A result is within so many times the bound of direct summation. Strict precision rules out who says so.
+
+        Who does not sums the definition's products.
+        """
 
     def plan(self, problem: Problem, isa: ISA) -> Plan:
         """Its best plan for a problem that it does not refuse."""

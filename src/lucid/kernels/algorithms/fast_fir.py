@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lucid.kernels import jit, precision, target
+from lucid.kernels import jit, target
 from lucid.kernels.algorithms import dense_cost, fast_fir_kernel
 from lucid.kernels.algorithms.base import GHZ, Executable, address, planned, priced, sum_type, useful_threads
 from lucid.kernels.algorithms.fast_fir_kernel import ARRAYS, LINES, NUMBERS, Form
@@ -62,8 +62,6 @@ _COST = {"product": 1.09, "store": 3.1, "tile": 10.0, "samples": 50.0, "task": 2
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """All but rows along one axis with neighbouring taps, of machines whose vectors take two turns of a unit."""
-    if precision.get_precision() == "strict":
-        return precision.STRICT
     if target.cpu().turns(isa) == 1:
         return "its gain is proven where a product of vectors takes two turns"
     spec = problem.spec

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import ceil, log2, prod
 
-from lucid.kernels import precision, target
+from lucid.kernels import target
 from lucid.kernels.algorithms import fft_kernel
 from lucid.kernels.algorithms.base import Executable, far_bytes, priced, sum_type, turns_of
 from lucid.kernels.algorithms.fft_cut import Cut, Shares, even, spans
@@ -72,10 +72,8 @@ _HALVED_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Planes and volumes, strides, strict precision."""
+    """Planes and volumes, strides."""
     spec = problem.spec
-    if precision.get_precision() == "strict":
-        return precision.STRICT
     if spec.stride[2] != 1:
         return f"it computes every sum, and the stride is {spec.stride[2]}"
     lines = {problem.size[:2], problem.out[:2], spec.kernel[:2]}

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
-from lucid.kernels import jit, precision, target
+from lucid.kernels import jit, target
 from lucid.kernels.algorithms import dense_cost, dense_plan, folded_kernel
 from lucid.kernels.algorithms.base import (
     GHZ,
@@ -147,9 +147,7 @@ def axes(problem: Problem) -> list[Axis] | None:
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """All but kernels of three taps whose dilation, and padding, is half of the axis or more; strict precision."""
-    if precision.get_precision() == "strict":
-        return precision.STRICT
+    """All but kernels of three taps whose dilation, and padding, is half of the axis or more."""
     found = axes(problem)
     if found is None or not any(axis.ends for axis in found):
         return "no axis has three taps as far apart as half of its samples"

@@ -30,7 +30,7 @@ from math import ceil, prod
 from typing import NamedTuple
 
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.kernels import precision, target
+from lucid.kernels import target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
 from lucid.kernels.algorithms.base import GHZ, Executable, far_bytes, priced, shared_tasks, useful_threads
 from lucid.kernels.algorithms.tile import Tile, fitting
@@ -113,10 +113,8 @@ _HALVED_NS = {
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Strides beyond the kernel, most dilations, more taps than 16 but on the outermost axis, strict precision."""
+    """Strides beyond the kernel, most dilations, more taps than 16 but on the outermost axis."""
     spec = problem.spec
-    if precision.get_precision() == "strict":
-        return precision.STRICT
     if not _whole(spec):
         return f"it cannot split kernels of {spec.kernel} by strides of {spec.stride}"
     if problem.role == "grad_weight":

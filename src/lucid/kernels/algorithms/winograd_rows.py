@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lucid.kernels import jit, precision, target
+from lucid.kernels import jit, target
 from lucid.kernels.algorithms.base import (
     MOST_PRODUCTS,
     Executable,
@@ -152,10 +152,8 @@ class Rows(RowBoxes):
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
-    """Other kernels than 3×k of planes, strides, groups of many channels, machines without masks, strict precision."""
+    """Other kernels than 3×k of planes, strides, groups of many channels, machines without masks."""
     spec = problem.spec
-    if precision.get_precision() == "strict":
-        return precision.STRICT
     if "avx512f" not in isa.requires:
         return f"it shifts registers and masks loads as {isa.name} cannot"
     if problem.size[0] * problem.out[0] * spec.kernel[0] != 1 or spec.padding[0] != (0, 0):
