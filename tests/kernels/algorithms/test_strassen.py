@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lucid.kernels import precision, select, target
+from lucid.kernels import select, target
 from lucid.kernels.algorithms import strassen
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512
@@ -131,14 +131,6 @@ def _right(outcome):
 def test_what_it_leaves_to_others(change, why, zen4):
     asked = Case(**{"batch": 4, "c_in": 512, "c_out": 512, "size": (400,), "kernel": (1,)} | change)
     assert why in strassen.refuses(asked.problem("forward"), AVX512)
-
-
-def test_strict_precision_rules_it_out():
-    precision.set_precision("strict")
-    try:
-        assert "strict" in (strassen.refuses(CASES[0].problem("forward"), target.isa()) or "")
-    finally:
-        precision.set_precision("default")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import ceil, prod
 
-from lucid.kernels import jit, precision, target
+from lucid.kernels import jit, target
 from lucid.kernels.algorithms import dense_cost, strassen_kernel
 from lucid.kernels.algorithms.base import (
     GHZ,
@@ -69,8 +69,6 @@ _COST = {
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """All but kernels of one tap that meet every sample; few channels; machines that were not measured."""
-    if precision.get_precision() == "strict":
-        return precision.STRICT
     spec = problem.spec
     if spec.taps > 1 or prod(spec.stride) > 1 or problem.size != problem.out:
         return "it computes kernels of one tap that meet every sample"
