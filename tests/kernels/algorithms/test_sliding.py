@@ -126,7 +126,7 @@ def test_passes_share_taps_down_evenly(kernel, stride, downs, passes):
     assert [count for *_, count in asked.passes] == passes
     taps = [(first + k) * stride + phase for phase, first, count in asked.passes for k in range(count)]
     assert sorted(taps) == list(range(kernel))
-    assert asked.tile.sizes == tuple(sorted(set(passes)))
+    assert asked.tile.sizes == tuple((count, False) for count in sorted(set(passes)))
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -259,8 +259,8 @@ STRIDED = [
 
 
 @pytest.mark.parametrize(("dtype", "kernel", "stride", "apart"), [
-    ("bfloat16", 7, 1, (True, True)), ("bfloat16", 3, 2, (False, False)), ("float16", 5, 1, (True, False)),
-    ("float16", 7, 1, (False, False)), ("float32", 3, 1, (False, False)),
+    ("bfloat16", 7, 1, (True, True)), ("bfloat16", 3, 2, (False, False)), ("float16", 3, 1, (True, False)),
+    ("float16", 5, 1, (False, False)), ("float32", 3, 1, (False, False)),
 ])  # fmt: skip
 def test_weight_gradients_of_halves_load_x_at_each_tap(dtype, kernel, stride, apart, monkeypatch):
     """Bfloats wherever there are instructions for pairs of them, and they are neighbours."""
@@ -272,6 +272,59 @@ def test_weight_gradients_of_halves_load_x_at_each_tap(dtype, kernel, stride, ap
             tile = sliding_grad.sliding_grad(problem, isa).tile
             pairs = dtype == "bfloat16" and isa.bf16_dot
             assert (tile.apart, tile.dots) == ((asked and (pairs or dtype == "float16")), asked and pairs)
+
+
+#: Half a strip more than whole ones, less, and more; rows that the first pass leaves out, of x or of g, at either end
+#: or both; fewer rows than taps, of g than a pass; one column of taps, two vectors of them; groups of several channels,
+#: all in one task.
+KEPT = [
+    Case(2, 8, 8, (13, 24), (7, 7), padding=3, groups=8, bias=True),
+    Case(2, 8, 8, (20, 39), (7, 7), groups=8, bias=True),
+    Case(1, 8, 8, (12, 31), (5, 5), padding=((4, 0), (0, 4)), groups=8),
+    Case(1, 8, 8, (12, 17), (5, 5), padding=((0, 4), (4, 0)), groups=8, bias=True),
+    Case(1, 8, 8, (3, 20), (9, 9), padding=((6, 5), (4, 4)), groups=8),
+    Case(1, 8, 8, (2, 9), (7, 3), padding=((6, 6), (1, 1)), groups=8),
+    Case(1, 8, 8, (8, 20), (7, 7), padding=((0, 0), (3, 3)), groups=8),
+    Case(1, 8, 8, (3, 20), (7, 7), padding=((0, 6), (3, 3)), groups=8),
+    Case(1, 8, 8, (19, 21), (9, 1), padding=((2, 0), (0, 0)), groups=8, bias=True),
+    Case(1, 8, 8, (17, 50), (4, 17), padding=((1, 2), (8, 8)), groups=8),
+    Case(2, 16, 16, (9, 18), (7, 7), padding=3, groups=4, bias=True),
+    Case(2, 64, 3, (9, 18), (7, 7), padding=3, bias=True),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weight_gradients_of_float16_read_again_what_their_first_pass_widened(isa, monkeypatch):
+    cpu = replace(target.cpu(), name="znver4")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    halves = [case.typed("float16") for case in KEPT]
+
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case, "grad_weight", where)
+            for transposed in (False, True):
+                check_both(sliding, case, where, transposed)
+
+    with target.using(isa) as chosen:
+        tiles = [sliding_grad.sliding_grad(case.problem("grad_weight"), chosen).tile for case in halves]
+        assert all(tile.keeps for tile in tiles)
+        run_guarded_cases(one, halves)
+        check_threads(lambda: run(sliding, halves[-1], "grad_weight", halves[-1].arrays()))
+        for place in ((0, 0, 0, 0), (1, 1, 8, 17), (0, 5, 4, 15)):
+            check_infinity(sliding, halves[-2], "grad_weight", place)
+
+
+@pytest.mark.parametrize(("change", "keeps"), [
+    ({}, True), ({"dtype": "float32"}, False), ({"dtype": "bfloat16"}, False), ({"kernel": (3, 3)}, False),
+    ({"stride": 2}, False), ({"size": (1600, 20)}, False),
+])  # fmt: skip
+def test_rows_are_kept_where_several_passes_convert_them_and_they_stay_near(change, keeps, monkeypatch):
+    cpu, case = replace(target.cpu(), l2_bytes=1 << 20), Case(1, 8, 8, (20, 20), (7, 7), groups=8, dtype="float16")
+    for name in ("znver4", "znver5"):
+        monkeypatch.setattr(target, "cpu", lambda name=name: replace(cpu, name=name))
+        with target.using(ISAS[0]) as isa:
+            asked = sliding_grad.sliding_grad(replace(case, **change).problem("grad_weight"), isa)
+        assert asked.tile.keeps == (keeps and name == "znver4")
 
 
 @pytest.mark.parametrize(("name", "dtype", "kernel", "count"), [

@@ -8,11 +8,12 @@ read once for up to ``downs`` taps down and all across, where they lie::
             for every tap down:  sum[down][across] += g[r - down] * shifted
 
 Halves of few taps across are loaded and widened at each tap instead, and bfloats multiplied in pairs of pixels, as they
-lie. Rows where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add
-nothing: an infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of
-x, or all few of g with some of x, which then comes once from where it is; all images of it in order, so that bits do
-not depend on the number of threads. Of arrays that come from memory it is one image, so that tasks follow memory, and a
-second step adds up the images.
+lie. Where taps down are several passes and widening costs, the first pass, which has most products beside it, leaves
+the rows of its strip in float32, on whole lines, and the others read those. Rows where not all of these taps meet one
+of g go through the same code for one tap down. Lanes outside g add nothing: an infinity in x meets only the pixels it
+belongs to. A task is one channel of g with its group's channels of x, or all few of g with some of x, which then comes
+once from where it is; all images of it in order, so that bits do not depend on the number of threads. Of arrays that
+come from memory it is one image, so that tasks follow memory, and a second step adds up the images.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
 from math import ceil, prod
 from typing import Any
 
@@ -61,6 +62,7 @@ _MOST_DOWN = 4
 _HALF = 0.6  # of a strip's cycles, if it is half a vector on a machine that takes a whole one in two turns
 _LINE_BYTES = 64
 _FEW_ACROSS = 5  # taps of halves that are widened at each: of more, slides take less
+_KEPT_PART = 4  # of the second cache: what the rows of a strip that are kept may be, and no larger part
 _PLANES_PART = 2  # of the second cache: what the planes at hand and the next ones may be, and no larger part
 #: Cycles of one thread, fitted to 86 tiles in the second cache, 76 % of them within 10 %. A row is one vector long.
 _COST = {
@@ -102,8 +104,9 @@ _HALVED = {
     "asked": 1.2,
     "call": 5700.0,
 }
-#: Of one pass: channel of g among a task's, row of a step, steps from there to its first tap, taps down.
-_PASS = ("result", "phase", "first", "downs")
+#: Of one pass: channel of g among a task's, row of a step, steps from there to its first tap, taps down, whether it
+#: reads what is kept.
+_PASS = ("result", "phase", "first", "downs", "reads")
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,10 @@ class GradTile:
     by_planes: bool = False  #: the next planes are asked for, into the second cache, not rows of these into the first
     apart: bool = False  #: x is loaded at every tap across, not shifted out of neighbours
     dots: bool = False  #: and bfloats side by side are multiplied in pairs, as they lie
-    sizes: tuple[int, ...] = ()  #: taps down that passes have
+    sizes: tuple[tuple[int, bool], ...] = ()  #: taps down that passes have, and whether they read what is kept
     from_first: bool = False  #: vectors of x begin at the first tap, and have no neighbours before
+    narrow: bool = False  #: and of the one behind, for taps across, only half is read where that is enough
+    keeps: bool = False  #: the first pass of a strip leaves its rows widened, for the others
 
     @property
     def pixels(self) -> int:
@@ -141,7 +146,13 @@ class GradTile:
 
     def row(self, lanes: int) -> Row:
         """How a row of x is read, from its ``first`` column on."""
-        return Row(tuple(at - self.first for at in self.across), self.step, 1, lanes, in_turns=self.in_turns)
+        shifts = tuple(at - self.first for at in self.across)
+        half = self.narrow and 0 < max(shifts) <= lanes // 2
+        return Row(shifts, self.step, 1, lanes, in_turns=self.in_turns, half=half)
+
+    def kept_row(self, lanes: int) -> int:
+        """Elements of a row of x that is kept."""
+        return self.parts(lanes) * lanes
 
 
 @dataclass(frozen=True)
@@ -160,7 +171,8 @@ class SlidingGrad:
     @cached_property
     def passes(self) -> list[tuple[int, int, int]]:
         """(row of a step, steps to the first tap, taps down) of every pass."""
-        return _passes(self.problem, self.tile.downs)
+        found = _passes(self.problem, self.tile.downs)
+        return _middle_first([downs for *_, downs in found]) if self.tile.keeps else found
 
     @property
     def chunks(self) -> int:
@@ -212,9 +224,16 @@ class SlidingGrad:
         return sums * max(self.lanes, 16)
 
     @property
+    def kept_elements(self) -> int:
+        """Of a strip's rows of x and of g that one pass leaves for the others, with rows outside g at both ends."""
+        rows_of_g = self.problem.out[1] + 2 * _MOST_DOWN
+        return self.problem.size[1] * self.tile.kept_row(self.lanes) + rows_of_g * self.lanes
+
+    @property
     def own_bytes(self) -> int:
-        """The same in bytes."""
-        return self.private_elements * sum_type(self.problem).bytes
+        """The sums and what is kept, in bytes."""
+        kept = self.kept_elements if self.tile.keeps else 0
+        return (self.private_elements + kept) * sum_type(self.problem).bytes
 
     @property
     def cycles(self) -> float:
@@ -229,6 +248,7 @@ class SlidingGrad:
         planes = p.batch * p.c_out * p.group_in
         strips = planes * (ceil(p.out[2] / self.columns) - (1 - _HALF) * self.tile.half)
         rows, split = strips * p.out[1] * len(downs), self.tile.step > 1
+        widened = rows / len(downs) if self.tile.keeps else rows
         return {
             "row": rows,
             "product": strips * p.out[1] * across * sum(downs),
@@ -236,7 +256,7 @@ class SlidingGrad:
             "split": rows * split,
             "dealt": rows * split * across,
             "crowded": rows * max(0, self.tile.registers(self.lanes) - ROOMY),
-            "widened": rows * vectors * (p.itemsize < sum_type(p).bytes and not self.tile.apart),
+            "widened": widened * vectors * (p.itemsize < sum_type(p).bytes and not self.tile.apart),
             "apart": rows * vectors * self.tile.apart,
             "again": rows * again,
             "sum": strips * across * sum(downs),
@@ -259,14 +279,25 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     dots = side_by_side and problem.dtype == "bfloat16" and isa.bf16_dot
     apart = dots or (side_by_side and problem.dtype == "float16" and in_turns and few)
     from_first = in_turns and (problem.itemsize < sum_type(problem).bytes or (side_by_side and few))
-    tile = GradTile(1, across, spec.stride[2], in_turns, apart=apart, dots=dots, from_first=from_first)
+    narrow = from_first and side_by_side and problem.itemsize < sum_type(problem).bytes
+    tile = GradTile(1, across, spec.stride[2], in_turns, apart=apart, dots=dots, from_first=from_first, narrow=narrow)
     columns = lanes * tile.pixels
     half = in_turns and 0 < problem.out[2] % columns <= columns // 2
     tile = replace(tile, half=half, by_planes=in_turns and _by_planes(problem))
     downs_asked = range(1, most + 1) if downs is None else (downs,)
-    tiles = [replace(tile, downs=n, sizes=tuple(sorted({k for *_, k in _passes(problem, n)}))) for n in downs_asked]
+    tiles = [_in_passes(problem, replace(tile, downs=n), lanes) for n in downs_asked]
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
     return min(options, key=lambda option: option.cycles, default=None)
+
+
+def _in_passes(problem: Problem, tile: GradTile, lanes: int) -> GradTile:
+    """With the sizes of its passes, of which the first keeps what it widens where there are several."""
+    sizes = [downs for *_, downs in _passes(problem, tile.downs)]
+    if len(sizes) > 1 and tile.in_turns and problem.dtype == "float16" and problem.spec.stride[1:] == (1, 1):
+        kept = SlidingGrad(problem, replace(tile, keeps=True, apart=False), lanes)
+        if kept.kept_elements * sum_type(problem).bytes <= target.cpu().l2_bytes // _KEPT_PART:
+            tile = kept.tile
+    return replace(tile, sizes=tuple(sorted({(downs, tile.keeps and n > 0) for n, downs in enumerate(sizes)})))
 
 
 def _passes(problem: Problem, downs: int) -> list[tuple[int, int, int]]:
@@ -279,6 +310,15 @@ def _passes(problem: Problem, downs: int) -> list[tuple[int, int, int]]:
         ends = [ceil(taps * n / count) for n in range(count + 1)]
         found += [(phase, first, end - first) for first, end in pairwise(ends)]
     return found
+
+
+def _middle_first(sizes: list[int]) -> list[tuple[int, int, int]]:
+    """Passes of a stride of 1, the longest in the middle: it meets most rows of x and of g, and comes first."""
+    middle = len(sizes) // 2
+    dealt = [*sizes[1 : middle + 1], sizes[0], *sizes[middle + 1 :]]
+    ends = [0, *accumulate(dealt)]
+    found = [(0, first, end - first) for first, end in pairwise(ends)]
+    return [found[middle], *found[:middle], *found[middle + 1 :]]
 
 
 def _by_planes(problem: Problem) -> bool:
@@ -305,7 +345,7 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
 _NUMBERS = (
     "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
     "passes", "table", "add_rows", "sums_g", "sums_x", "pieces", "each", "results", "chunks", "weights", "biases",
-    "next_x", "next_g",
+    "next_x", "next_g", "kept",
 )  # fmt: skip
 
 
@@ -319,16 +359,16 @@ def bind(asked: SlidingGrad, isa: ISA) -> Executable:
     element, chunks = BY_DTYPE[problem.dtype], asked.chunks
     key = ("sliding_grad", problem.dtype, tile, chunks > 1)
     code = jit.kernel(key, lambda isa: _write(isa, element, tile, chunks > 1))
-    table = np.array([(k, *one) for k in range(asked.results) for one in asked.passes], np.int64)
-    weights = problem.c_out * problem.group_in * spec.taps
+    passes = [(*one, tile.keeps and n > 0) for n, one in enumerate(asked.passes)]
+    table = np.array([(k, *one) for k in range(asked.results) for one in passes], np.int64)
+    weights, itemsize = problem.c_out * problem.group_in * spec.taps, sum_type(problem).bytes
     numbers = (
         problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
-        spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.private_elements, len(table), address(table),
+        spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.own_bytes // itemsize, len(table), address(table),
         rows_adder(problem.dtype), int(problem.sums_g), int(problem.transposed),
         asked.parts, asked.each, asked.results, chunks, weights, problem.summed_channels * problem.bias,
-        *asked.next_each,
+        *asked.next_each, asked.private_elements,
     )  # fmt: skip
-    itemsize = sum_type(problem).bytes
     part_bytes = asked.part_elements * itemsize
     steps = [(code.address("slide_grad"), asked.tasks, max(1, asked.tasks // 64))]
     parts = NOTHING
@@ -353,7 +393,8 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
     lanes, across = isa.lanes(wide), len(tile.across)
     columns = lanes * tile.pixels
     every = list(product(tile.sizes, (False, True) if tile.half else (False,)))
-    runs = {(downs, half): _write_run(module, element, tile, lanes, downs, half) for downs, half in every}
+    runs = {(size, half): _write_run(module, element, tile, lanes, *size, half) for size, half in every}
+    widen, pitch = _write_widen(module, element, lanes) if tile.keeps else None, tile.kept_row(lanes)
     f = module.entry("slide_grad", **fields)
     a = f.args
     plane, upstream, taps = a.h * a.w, a.oh * a.ow, a.kernel_h * across
@@ -364,6 +405,8 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
         group, count = channel // a.group_out, minimum(a.each, a.group_in - before)
         acc = a.own.at(a.thread * a.private)
         bias_acc = acc.at(a.results * a.each * taps * lanes)
+        kept_x = acc.at(a.kept)
+        kept_g = kept_x.at(a.h * pitch + _MOST_DOWN * lanes)
         of_x = select((channel % a.group_out).eq(0), a.sums_x, 0) * count  # whose sums are this task's
         of_g = select(before.eq(0), a.sums_g, 0) * a.results
         with f.loop(0, a.results * a.each * taps + maximum(a.results, a.each)) as i:
@@ -381,7 +424,7 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                 f.call(a.add_rows, planes.at(s.i * plane), plane, 1, plane, bias_acc.at(s.i * lanes))
             with f.loop(0, count) as s, f.loop(0, a.ow, columns) as column, f.loop(0, a.passes) as p:
                 x = planes.at(s.i * plane + column.i * tile.step)
-                result, phase, first, downs = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
+                result, phase, first, downs, reads = (a.table.load(p.i * len(_PASS) + k) for k in range(len(_PASS)))
                 # x's row r meets g's row q at tap (first + k) stride + phase: r = (q + first + k) stride + phase - low
                 step, low = a.stride_h * (across * lanes), a.low_h - phase
                 row = (result * a.each + s.i) * a.kernel_h + phase + first * a.stride_h
@@ -396,13 +439,27 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                     on_g = select(last, following_g, 0)
                     x = planes.at(s.i * plane + on_x)
                     asks = (x.at(done * a.next_x), g.at(on_g + done * each_g), a.next_x, each_g)
+                first_row = first - low  # of x, which row 0 of g meets
+                if widen:
+                    missed = _missed(a, begin, end, first_row, downs)
+                    of_both = (
+                        (planes.at(s.i * plane + column.i + tile.first), a.w, column.i + tile.first, kept_x, pitch),
+                        (pixels, a.ow, column.i, kept_g, lanes),
+                    )
+                    for rows, spans in zip(of_both, missed, strict=True):
+                        for at, until in spans:
+                            with f.when(reads.eq(0) & (at < until)):
+                                f.call(widen, *rows, at, until)
                 ends = column.i + columns >= a.ow
-                for (most, half), run in runs.items():
+                for ((most, kept), half), run in runs.items():
                     here = downs.eq(most) & (begin < end)
+                    here = here & reads.eq(int(kept)) if tile.keeps else here
+                    wide_rows = (kept_x.at(first_row * pitch), kept_g)
+                    given = (*wide_rows, pitch, lanes) if kept else (source, pixels, a.w * a.stride_h, a.ow)
                     with f.when(here & (ends if half else ~ends) if tile.half else here):
                         f.call(
-                            run, source, pixels, to, step, a.w, column.i * tile.step, a.w * a.stride_h, a.ow,
-                            a.ow - column.i, begin, end, a.oh, *asks,
+                            run, *given[:2], to, step, a.w, column.i * tile.step, *given[2:], a.ow - column.i, begin,
+                            end, a.oh, *asks, *(wide_rows if tile.keeps and not kept else ()),
                         )  # fmt: skip
         to_w, to_b = (a.parts.at(chunk * a.weights), a.bias_parts.at(chunk * a.biases)) if chunked else (a.gw, a.gb)
         with f.loop(0, a.results) as k, f.loop(0, count * taps) as i:
@@ -431,22 +488,52 @@ def _following(f: Function, a: Any, image: Value, task: Value, images: Value) ->
     return select(last, task - select(a.chunks.eq(1), image * images, 0), images)
 
 
-def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, downs: int, half: bool) -> Function:
+def _missed(a: Any, begin: Value, end: Value, first_row: Value, downs: Value) -> list[list[tuple[Any, Any]]]:
+    """Rows of x, and those of g, that a pass from ``begin`` to ``end`` does not read: before it and after it.
+
+    Of x it reads those from ``first_row`` on, of g ``downs`` at once.
+    """
+    read_x = begin + first_row, end + first_row
+    read_g = select(begin < end, begin - downs + 1, end), end
+    return [
+        [(0, minimum(at, count)), (maximum(minimum(until, count), 0), count)]
+        for (at, until), count in ((read_x, a.h), (read_g, a.oh))
+    ]
+
+
+def _write_widen(module: Module, element: Type, lanes: int) -> Function:
+    """Adds ``widen``: rows from ``begin`` to ``end``, from a ``column`` on, are kept as ``count`` numbers each."""
+    f = module.function(
+        "widen", rows=ptr(element), width=i64, column=i64, to=ptr(computed(element)), count=i64, begin=i64, end=i64
+    )
+    a = f.args
+    with f.loop(a.begin, a.end) as row, f.loop(0, a.count, lanes) as at:
+        there = lanes_inside(f, a.column + at.i, a.width, lanes)
+        value = convert(a.rows.at(row.i * a.width).load(at.i, lanes, there), a.to.pointee)
+        a.to.store(value, row.i * a.count + at.i)
+    return f
+
+
+def _write_run(
+    module: Module, element: Type, tile: GradTile, acc_lanes: int, downs: int, kept: bool, half: bool
+) -> Function:
     """Adds a function: acc[k step][across] += the products of rows of x and those of g that they meet.
 
-    Of vectors of ``acc_lanes``, or of ``half`` of those.
+    Of vectors of ``acc_lanes``, or of ``half`` of those. Rows that are ``kept`` are read as such; if others of the tile
+    read them so, these are left in ``kept_x`` and ``kept_g``.
 
     Row ``q`` of x, from ``begin`` to ``end``, meets row q of g, of which there are ``oh``, at tap 0 down, and at tap k
     the one k rows before. At each it asks for a row more of ``next_x`` and ``next_g``, or, by planes, for so many
     elements of ``each``. Between rows for which some of these do not exist, each row of g is read once.
     """
     data, wide, across = ptr(element), computed(element), len(tile.across)
-    lanes = acc_lanes // 2 if half else acc_lanes
-    each: dict[str, Any] = {"each_x": i64, "each_g": i64} if tile.by_planes else {}
+    lanes, keeps = acc_lanes // 2 if half else acc_lanes, tile.keeps and not kept
+    more: dict[str, Any] = {"each_x": i64, "each_g": i64} if tile.by_planes else {}
+    more |= {"kept_x": ptr(wide), "kept_g": ptr(wide)} if keeps else {}
+    rows_of = ptr(wide) if kept else data
     f = module.function(
-        f"run{downs}" + "_half" * half, x=data, g=data, acc=ptr(wide), step=i64, w=i64, column=i64, x_row=i64,
-        g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, next_g=data,
-        **each,
+        f"run{downs}" + "_kept" * kept + "_half" * half, x=rows_of, g=rows_of, acc=ptr(wide), step=i64, w=i64,
+        column=i64, x_row=i64, g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, next_g=data, **more,
     )  # fmt: skip
     a, row, locality = f.args, tile.row(lanes), 2 if tile.by_planes else 3
     each_x, each_g = (a.each_x, a.each_g) if tile.by_planes else (a.x_row, a.g_row)
@@ -456,19 +543,25 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
         met = {at: lanes_inside(f, a.column + at, a.w, columns) for at in tile.across}
         met = {at: mask & inside if tile.dots else mask for at, mask in met.items()}
     else:
-        masks = row.masks(f, a.column + tile.first, a.w)
+        masks = dict.fromkeys(row.reads) if kept else row.masks(f, a.column + tile.first, a.w)
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
-    def upstream(q: Value, k: int, there: Value) -> Value:
+    def upstream(q: Value, k: int, there: Value | None) -> Value:
         return widened(a.g.at((q - k) * a.g_row).load(0, columns, there))
 
     def widened(value: Value) -> Value:
         return value if tile.dots else convert(value, wide)
 
-    def read(x: Pointer) -> Callable[[int], Value]:
+    def read(x: Pointer, q: Value) -> Callable[[int], Value]:
         if tile.apart:
             return lambda at: widened(x.load(at, columns, met[at]))
-        shifted = row.read(x.at(tile.first), masks, wide)
+        if tile.keeps:
+            loaded = row.loaded(x if kept else x.at(tile.first), masks, wide)
+            for i, part in loaded.items() if keeps else ():
+                a.kept_x.at(q * tile.kept_row(acc_lanes)).store(part, i * lanes)
+            shifted = row.shifted({(0, i): row.filled(part) for i, part in loaded.items()})
+        else:
+            shifted = row.read(x.at(tile.first), masks, wide)
         return lambda at: shifted(at - tile.first, 0)
 
     def added(one: Value, value: Value, total: Value, live: Value, all_there: bool) -> Value:
@@ -477,10 +570,17 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
         both = bf16_dot(one, value, total)  # beside g both are zeros
         return both if all_there else select(live, both, total)
 
+    def keep(q: Value, seen: list[Value], first: int) -> None:
+        for k, one in enumerate(seen, first) if keeps else ():
+            a.kept_g.at((q - k) * acc_lanes).store(one)
+
     def rows(first: Value, stop: Value, sums: list[Value], held: int) -> list[Value]:
         """The sums after some rows; ``held`` rows of g stay in registers from one to the next, and all exist."""
         some = lanes_below(f, select(first < stop, a.left, 0), columns, i32)
         older = [upstream(first, k, some) for k in range(1, held + 1)]
+        if keeps and held:
+            with f.when(first < stop):
+                keep(first, older, 1)
         with f.loop(first, stop, carry=[*older, *sums]) as q:
             older, sums, x = q.values[:held], q.values[held:], a.x.at(q.i * a.x_row)
             for part in range(tile.step):
@@ -491,10 +591,12 @@ def _write_run(module: Module, element: Type, tile: GradTile, acc_lanes: int, do
             if not all_there:
                 left = [select((q.i - k).ult(a.oh), a.left, 0) for k in range(downs)]
                 live = [lanes_below(f, count, columns, i32) for count in left]
-            seen = [*(upstream(q.i, k, live[k]) for k in range(downs - held)), *older]
+            whole = kept and all_there
+            seen = [*(upstream(q.i, k, None if whole else live[k]) for k in range(downs - held)), *older]
+            keep(q.i, seen[: downs - held], 0)
             if tile.dots and not all_there:
                 live = [lanes_below(f, count, lanes, i32) for count in left]
-            value_at = read(x)
+            value_at = read(x, q.i)
             for c, at in enumerate(tile.across):
                 value = value_at(at)
                 for k, (one, mask) in enumerate(zip(seen, live, strict=True)):

@@ -132,7 +132,7 @@ class Row:
         step, nothing = self.step, zeros(row.fn, row.pointee, self.lanes)
         loaded = self.loaded(row, masks, row.pointee)
         parts = {  # halves are told apart before they are widened, as vectors of half the bits
-            (e, p): self._filled(convert(part, wide))
+            (e, p): self.filled(convert(part, wide))
             for p in self.places
             for e, part in enumerate(
                 deinterleave([loaded.get(i, nothing) for i in range(p * step, (p + 1) * step)], step)
@@ -147,7 +147,7 @@ class Row:
     def _lanes_read(self, number: int) -> int:
         return self.lanes // 2 if self.half and number == self.reads[-1] else self.lanes
 
-    def _filled(self, part: Value) -> Value:
+    def filled(self, part: Value) -> Value:
         """A vector; of half of one the rest is zeros."""
         if part.type.lanes == self.lanes:
             return part
@@ -175,7 +175,7 @@ class Row:
     def _behind_half(self, vector: Value, lane: int) -> Value:
         """The vector from a lane on of one whose second half is zeros, as are those behind it."""
         half = shuffle(vector, None, range(self.lanes // 2))
-        return self._filled(slid(half, zeros(half.fn, half.type.element, half.type.lanes), lane))
+        return self.filled(slid(half, zeros(half.fn, half.type.element, half.type.lanes), lane))
 
     def _between(self, first: Value, second: Value, lane: int, merges: bool) -> Value:
         """The vector from a lane on."""
