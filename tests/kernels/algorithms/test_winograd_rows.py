@@ -28,6 +28,8 @@ CASES = [
     Case(1, 6, 6, (7, 40), (3, 8), padding=((4, 3), (9, 1)), groups=2),
     Case(1, 4, 8, (9, 33), (3, 5), 1, (1, 2), 4, bias=True),
     Case(1, 24, 32, (10, 21), (3, 3), padding=1),
+    Case(1, 6, 12, (7, 35), (3, 2), padding=((0, 1), (1, 2)), bias=True),
+    Case(1, 16, 16, (4, 14), (3, 3), padding=1, groups=2),
 ]
 #: Enough rows for several boxes of one plane, the last of fewer.
 BOXED = Case(1, 4, 4, (91, 41), (3, 3), padding=1, bias=True)
@@ -61,7 +63,7 @@ def test_halves_are_widened_once(case, dtype):
     """By box, of which there are several, the same bits as if every strip did so."""
     problem, isa, arrays = case.typed(dtype).problem("forward"), target.isa(), case.typed(dtype).arrays()
     for asked in winograd_rows.tiles(problem, isa):
-        assert asked.tile.framed
+        assert asked.tile.framed != asked.tile.twice
         framed, own = (np.full_like(arrays["g"], np.nan) for _ in range(2))
         for one, y in ((asked, framed), (replace(asked, tile=replace(asked.tile, framed=False)), own)):
             winograd_rows.bound(one, isa)(arrays["x"], arrays["w"], None, y, None)
@@ -71,7 +73,7 @@ def test_halves_are_widened_once(case, dtype):
 def test_widened_planes_of_two_threads_lie_apart():
     """Farther than a core asks for lines behind its own."""
     case, isa = Case(1, 8, 8, (28, 28), (3, 3), padding=1), target.isa()
-    (narrow,), (wide,) = (winograd_rows.tiles(case.typed(d).problem("forward"), isa) for d in ("float16", "float32"))
+    narrow, wide = (winograd_rows.tiles(case.typed(d).problem("forward"), isa)[0] for d in ("float16", "float32"))
     assert narrow.own_bytes - wide.own_bytes >= 8 * 28 * 28 * 4 + (32 << 10)
 
 
@@ -87,6 +89,23 @@ def test_every_tile_agrees():
             results.append(result)
         assert len(results) == 2
         np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("role", ROLES)
+def test_sources_are_read_twice_for_more_results(role, dtype, monkeypatch):
+    """Of halves, where products take two turns: it is what is planned, and near the same without."""
+    machine = target.CPU("znver4", target.cpu().runnable, 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    isa, case = target.isa(), Case(2, 24, 24, (20, 55), (3, 3), padding=1, groups=3).typed(dtype)
+    arrays, problem, found = case.arrays(), case.problem(role), {}
+    for asked in winograd_rows.tiles(problem, isa):
+        result = np.full_like(arrays["g" if role == "forward" else "x"], np.nan)
+        winograd_rows.bound(asked, isa)(arrays[OPERANDS[role][0]], arrays["w"], None, result, None)
+        found[asked.tile.results] = result.astype(np.float64)
+    assert winograd_rows.plan(problem, isa)["results"] == 8
+    assert winograd_rows.plan(replace(problem, dtype="float32"), isa)["results"] == 4
+    np.testing.assert_allclose(found[8], found[4], atol=np.abs(found[4]).max() * 2.0**-7)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -144,10 +163,10 @@ def test_small_groups_in_bfloat16_are_no_matrix_product(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "role", "chosen"), [("bfloat16", "forward", "sliding"), ("float16", "grad_weight", "depthwise")]
+    ("dtype", "role", "chosen"), [("bfloat16", "forward", "winograd_rows"), ("float16", "grad_weight", "depthwise")]
 )
 def test_halves_of_few_channels_go_where_they_cost_least(dtype, role, chosen, monkeypatch):
-    """Pairs of columns need no widened rows; whole rows of g are widened once, and their ends cost nothing."""
+    """Two frequencies at a time read no widened rows; whole rows of g are widened once, and their ends cost nothing."""
     machine = target.CPU("znver4", target.cpu().runnable, 32 << 10, 1 << 20, 32 << 20)
     monkeypatch.setattr(target, "cpu", lambda: machine)
     if not target.isa().bf16_dot:

@@ -50,6 +50,7 @@ dtypes = ("float32", "float16", "bfloat16")
 _MOST_CHANNELS = 1024  # of a group's c_in x c_out
 _MOST_ACROSS = 8  # taps
 _RESULTS = (3, 4)  # of a tile; for fewer, rows are read and transformed for too few products
+_MORE_RESULTS = (6, 8)  # of one whose sources are read twice, which pays where it saves conversions
 #: Between the widened planes of two threads. A step reads a row of each, and a core asks for some behind the last of
 #: its own too: lines that the thread which writes there would have to fetch back.
 _APART_BYTES = 32 << 10
@@ -57,9 +58,11 @@ _APART_BYTES = 32 << 10
 #: prices leave problems to others.
 _COST = {
     "product": 1.04,
+    "product of rows read twice": 1.04,
     "read": 0.74,
     "source": 7.6,
     "result": 4.4,
+    "result of rows read twice": 4.4,
     "strip": 110.0,
     "pair": 4.0,  # of channels, whose weights are transformed
     "pair beyond first cache": 35.0,  # in addition, where the group's are more than it holds
@@ -73,9 +76,11 @@ _COST = {
 #: what waits for memory. Products are all that counts: loads, additions and shifts are beside them.
 _HALVED = {
     "product": 1.14,
+    "product of rows read twice": 1.12,
     "read": 0.0,
     "source": 0.0,
     "result": 6.2,
+    "result of rows read twice": 2.0,
     "strip": 10.0,
     "pair": 1.0,
     "pair beyond first cache": 2.0,
@@ -135,10 +140,12 @@ class Rows(RowBoxes):
         steps = self.tasks * strips * ceil(self.box_h / ROWS)
         beyond = self.frame_at * sum_type(self.problem).bytes > target.cpu().l1_bytes
         work = {
-            "product": steps * self.sources * tile.products,
+            "product": steps * self.sources * tile.products * (not tile.twice),
+            "product of rows read twice": steps * self.sources * tile.products * tile.twice,
             "read": steps * self.sources * reads,
             "source": steps * self.sources,
-            "result": steps * tile.results,
+            "result": steps * tile.results * (not tile.twice),
+            "result of rows read twice": steps * tile.results * tile.twice,
             "strip": self.tasks * strips,
             "pair": self.tasks * pairs,
             "pair beyond first cache": self.tasks * pairs * beyond,
@@ -177,11 +184,13 @@ def fuses(problem: Problem) -> bool:
 def error_growth(plan: Plan) -> float:
     """A result is within so many times the bound of direct summation, where that is largest in or beside its channel.
 
-    A sum of C taps across and seven roundings of transforms take the place of one of C taps. It is never less than one:
+    A sum of C taps across and seven roundings of transforms take the place of one of C taps; where sources are read
+    twice, what is summed first is rounded with the others' sums too. It is never less than one:
     a result in half precision is rounded once more, as that of direct summation is.
     """
     taps = channels(plan.problem)[0] * plan.problem.spec.kernel[2]
-    return max(1.0, _GROWTH * (taps + 7) / (taps * TAPS))
+    sums = 1 + (plan["results"] in _MORE_RESULTS)
+    return max(1.0, _GROWTH * (taps * sums + 7) / (taps * TAPS))
 
 
 def plan(problem: Problem, isa: ISA) -> Plan:
@@ -208,7 +217,11 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def tiles(problem: Problem, isa: ISA) -> list[Rows]:
     """All that the registers hold."""
     axes, results = axes_of(problem), channels(problem)[1]
-    every = [_rows(problem, isa, axes, k) for k in _RESULTS if results % k == 0]
+    converted = (
+        problem.itemsize < sum_type(problem).bytes and turns_of(isa.lanes(sum_type(problem)), sum_type(problem)) > 1
+    )
+    counts = _RESULTS + _MORE_RESULTS * converted
+    every = [_rows(problem, isa, axes, k) for k in counts if results % k == 0]
     return [
         one for one in every if one.tile.registers(one.lanes) <= isa.registers and one.tile.products <= MOST_PRODUCTS
     ]
@@ -228,7 +241,8 @@ def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> R
     whole = max(problem.size[2], problem.out[2]) <= lanes
     near = _frame_elements(problem) * sum_type(problem).bytes <= target.cpu().l2_bytes // 4
     framed = problem.itemsize < 4 and near
-    tile = RowPairs(results, by_place, taps, whole, framed=framed)
+    twice = results in _MORE_RESULTS
+    tile = RowPairs(results, by_place, taps, whole, framed=framed and not twice, slides=not twice, twice=twice)
     asked = Rows(problem, axes, tile, lanes, 1)
     return replace(asked, box_h=asked.box_rows(asked.sources * asked.source[1] * problem.itemsize, ROWS))
 

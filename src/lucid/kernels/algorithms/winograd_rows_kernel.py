@@ -3,18 +3,20 @@
 A step makes two rows of results of the four rows of the source that they read. Where a vector holds columns, transforms
 down are additions of whole vectors, and taps across are shifts between neighbours, in registers. ::
 
-    t0 = d0 - d2    t1 = d1 + d2    t2 = d2 - d1    t3 = d1 - d3            every source, once for its taps across
+    t0 = d0 - d2    t1 = d1 + d2    t2 = d2 - d1    t3 = d3 - d1            every source, once for its taps across
     m[i] += u[i, t] * shifted(t[i], t)                                      4 products for 6, in registers
-    y0 = m0 + m1 + m2    y1 = m1 - m2 - m3                                  once for all sources
+    y0 = m0 + m1 + m2    y1 = m1 - m2 + m3                                  once for all sources
+
+With t3 of the other sign what is left to add to both rows has none. So twice as many results fit where sources are read
+twice: m1 and m2 are summed first, and what they give the two rows is what m0 and m3 are added to.
 
 Source: Lavin and Gray, arXiv:1509.09308.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from lucid.kernels.algorithms.correlation_kernel import widened
@@ -32,6 +34,7 @@ from lucid.kernels.ir import (
     i32,
     i64,
     lanes_below,
+    lanes_inside,
     maximum,
     minimum,
     ptr,
@@ -55,7 +58,7 @@ _NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class RowPairs:
-    """A vector of sums of each of so many ``results`` for each of the frequencies.
+    """A vector of sums of each of so many ``results`` for each of the frequencies, or for two at a time.
 
     One vector, as numbers are read by the products themselves, each in half a turn of a load; for two they would be
     loads of their own. ``downs`` are the taps by their place below a step's first row, ``across`` (tap, place in the
@@ -68,6 +71,8 @@ class RowPairs:
     whole: bool = False  #: one strip is a row of the source and of the result
     asks: bool = False  #: lines that will be written are asked for
     framed: bool = False  #: halves of a task are widened once, not by every strip that reads them
+    slides: bool = True  #: taps across are met by shifts in registers, not each by a load of its own
+    twice: bool = False  #: sources are read twice, for two frequencies each time
 
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
@@ -90,7 +95,8 @@ class RowPairs:
 
     def registers(self, lanes: int) -> int:
         """Sums, the transformed rows, one that is shifted and one of nothing."""
-        return FREQUENCIES * (self.results + len(self.row(lanes).reads)) + 2
+        read = len(self.row(lanes).reads) if self.slides else 1
+        return FREQUENCIES // (1 + self.twice) * self.results + FREQUENCIES * read + 2
 
 
 def fields(element: Type) -> dict[str, Type]:
@@ -149,6 +155,15 @@ def _widened_rows(
     return to
 
 
+#: The rows that each frequency is made of: the first without the second, or with it.
+_PAIRS = ((0, 2), (1, 2), (2, 1), (3, 1))
+
+
+def _combined(frequency: int, first: Value, second: Value) -> Value:
+    """A row of a frequency."""
+    return first + second if frequency == 1 else first - second
+
+
 class _Strip:
     """Writes ``strip``: a vector of columns, all rows of a box, from ``first`` to ``end``.
 
@@ -167,33 +182,44 @@ class _Strip:
         self.a = a = f.args
         self.to = Arrays.of(epilogue, a.y, a)
         self.reading = tile.row(lanes)
-        self.masks = self.reading.masks(f, a.column, a.w)
+        if tile.slides:
+            self.masks = self.reading.masks(f, a.column, a.w)
+        else:
+            self.inside = {at: lanes_inside(f, a.column + at, a.w, lanes) for _, at in tile.across}
         self.stored = lanes_below(f, a.left, lanes, i32)
-        self.start = self._start()
+        self.nothing = zeros(f, self.wide, lanes)
+        self.biases = [splat(convert(a.bias.load(a.bias_step * k), self.wide), lanes) for k in range(tile.results)]
         with f.loop(a.first, a.end, ROWS) as step:
             self._step(step.i)
 
-    def _sums(self) -> Iterator[tuple[int, int]]:
-        """(frequency, result) of the sums, in their order."""
-        return product(range(FREQUENCIES), range(self.tile.results))
-
-    def _start(self) -> list[Value]:
-        """The bias, which both rows of results have of the second frequency; the other sums begin empty."""
-        a, nothing = self.a, zeros(self.function, self.wide, self.lanes)
-        biases = [splat(convert(a.bias.load(a.bias_step * k), self.wide), self.lanes) for k in range(self.tile.results)]
-        return [biases[k] if n == 1 else nothing for n, k in self._sums()]
-
     def _step(self, row: Value) -> None:
         """Two rows of results, from ``row`` on."""
-        f, a = self.function, self.a
-        rows = [self._row(row + (n - a.low_h), n) for n in range(FREQUENCIES)]
-        with f.loop(0, a.sources, carry=self.start) as s:
-            s.values = self._added([first.at(s.i * plane) for first, plane in rows], s.i, s.values)
-        sums = dict(zip(self._sums(), s.values, strict=True))
-        for k in range(self.tile.results):
-            m0, m1, m2, m3 = (sums[n, k] for n in range(FREQUENCIES))
-            self._store(row, k, m0 + m1 + m2)
-            self._store(row + 1, k, m1 - m2 - m3, missing=~(row + 1 < a.end))
+        rows = [self._row(row + (n - self.a.low_h), n) for n in range(FREQUENCIES)]
+        for k, (above, below) in enumerate(self._twice(rows) if self.tile.twice else self._at_once(rows)):
+            self._store(row, k, above)
+            self._store(row + 1, k, below, missing=~(row + 1 < self.a.end))
+
+    def _at_once(self, rows: list[tuple[Pointer, Value]]) -> list[tuple[Value, Value]]:
+        """Two rows of each result, of the sums of all frequencies."""
+        nothing = [self.nothing] * self.tile.results
+        m0, m1, m2, m3 = self._summed(rows, range(FREQUENCIES), [nothing, self.biases, nothing, nothing])
+        return [(a + b + c, b - c + d) for a, b, c, d in zip(m0, m1, m2, m3, strict=True)]
+
+    def _twice(self, rows: list[tuple[Pointer, Value]]) -> list[tuple[Value, Value]]:
+        """The same in half the registers: the sums that both rows have are made first, and the others are added to."""
+        m1, m2 = self._summed(rows, (1, 2), [self.biases, [self.nothing] * self.tile.results])
+        both = [(b + c, b - c) for b, c in zip(m1, m2, strict=True)]
+        above, below = self._summed(rows, (0, 3), [list(sums) for sums in zip(*both, strict=True)])
+        return list(zip(above, below, strict=True))
+
+    def _summed(
+        self, rows: list[tuple[Pointer, Value]], frequencies: Sequence[int], start: list[list[Value]]
+    ) -> list[list[Value]]:
+        """With the products of all sources, by frequency and result."""
+        f, count = self.function, self.tile.results
+        with f.loop(0, self.a.sources, carry=[value for sums in start for value in sums]) as s:
+            s.values = self._added([first.at(s.i * plane) for first, plane in rows], s.i, frequencies, s.values)
+        return [s.values[at : at + count] for at in range(0, len(s.values), count)]
 
     def _row(self, row: Value, number: int) -> tuple[Pointer, Value]:
         """A row of the first source and how far it is to that of the next; one of zeros, if it lies outside."""
@@ -204,21 +230,35 @@ class _Strip:
             here.at(a.column).prefetch(a.w * AHEAD_ROWS)
         return place, select(there, a.h * a.w, 0)
 
-    def _added(self, rows: list[Pointer], source: Value, sums: list[Value]) -> list[Value]:
+    def _added(
+        self, rows: list[Pointer], source: Value, frequencies: Sequence[int], sums: Sequence[Value]
+    ) -> list[Value]:
         """With the products of a source."""
         tile, a = self.tile, self.a
-        d = [self.reading.loaded(row, self.masks, self.wide) for row in rows]
-        nothing = zeros(self.function, self.wide, self.lanes)
         weights, sums = a.numbers.at(source * a.w_source), list(sums)
-        for frequency, (p, q) in enumerate(((0, 2), (1, 2), (2, 1), (1, 3))):
-            made = {i: d[p][i] + d[q][i] if frequency == 1 else d[p][i] - d[q][i] for i in d[0]}
-            shifted = self.reading.shifted({(0, i): made.get(i, nothing) for i in self.reading.places})
-            for t, at in tile.across:
-                for k in range(tile.results):
-                    number = k * tile.pair + frequency * tile.pitch + t
-                    n = frequency * tile.results + k
-                    sums[n] = fma(splat(weights.load(number), self.lanes), shifted(at, 0), sums[n])
+        for frequency, t, vector in self._met(rows, frequencies):
+            for k in range(tile.results):
+                number = k * tile.pair + frequency * tile.pitch + t
+                n = frequencies.index(frequency) * tile.results + k
+                sums[n] = fma(splat(weights.load(number), self.lanes), vector, sums[n])
         return sums
+
+    def _met(self, rows: list[Pointer], frequencies: Sequence[int]) -> Iterator[tuple[int, int, Value]]:
+        """A source's transformed rows by frequency and tap across: slid there, or loaded and widened at each tap."""
+        needed = sorted({r for n in frequencies for r in _PAIRS[n]})
+        if not self.tile.slides:
+            for t, at in self.tile.across:
+                d = {r: convert(rows[r].load(at, self.lanes, self.inside[at]), self.wide) for r in needed}
+                for n in frequencies:
+                    yield n, t, _combined(n, *(d[r] for r in _PAIRS[n]))
+            return
+        loaded = {r: self.reading.loaded(rows[r], self.masks, self.wide) for r in needed}
+        for n in frequencies:
+            p, q = _PAIRS[n]
+            made = {i: _combined(n, loaded[p][i], loaded[q][i]) for i in loaded[p]}
+            shifted = self.reading.shifted({(0, i): made.get(i, self.nothing) for i in self.reading.places})
+            for t, at in self.tile.across:
+                yield n, t, shifted(at, 0)
 
     def _store(self, row: Value, result: int, value: Value, missing: Value | None = None) -> None:
         a, plane = self.a, self.a.size_h * self.a.size_w
