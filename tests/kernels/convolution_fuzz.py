@@ -35,6 +35,8 @@ _ONE_WINDOW = 20
 _FAR_TAPS = 16
 #: One of so many has a kernel as long as x along the first axis.
 _SPANNED_ROWS = 13
+#: One of so many filters rows of one to four channels by 9 to 65 neighbouring taps, which hardly any draw has.
+_FILTERED_ROWS = 8
 #: Of the planes, those with three taps down in small groups, which hardly any draw of the others has.
 _SMALL_GROUPS = 0.25
 
@@ -159,6 +161,8 @@ def random_case(rng: np.random.Generator, limits: Limits = SMALL) -> Case:
             case = _of_far_taps(case)
         elif case.seed % _SPANNED_ROWS == 0:
             case = _of_spanned_rows(case)
+        elif case.seed % _FILTERED_ROWS == 0:
+            case = _of_filtered_rows(case)
         if valid(case) and case.products <= limits.products:
             return case
 
@@ -183,6 +187,24 @@ def _of_spanned_rows(case: Case) -> Case:
     dilation, padding = (1, *spec.dilation[1:]), ((0, 0), *spec.padding[1:])
     size = (spec.kernel[0], *case.size[1:])
     return replace(case, size=size, spec=ConvSpec(spec.kernel, spec.stride, dilation, padding, spec.groups))
+
+
+def _of_filtered_rows(case: Case) -> Case:
+    """The case with many taps along the last axis, from few channels to any number; one in three in several lines."""
+    spec, number, drawn = case.spec, case.seed // _FILTERED_ROWS, []
+    for most in (57, 4, 2, 3, 2, 4):
+        number, choice = divmod(number, most)
+        drawn.append(choice)
+    taps, each_in, groups, lines, centred, strided = drawn
+    taps, each_in, groups, each_out = taps + 9, each_in + 1, groups + 1, number % 80 + 1
+    ones = (1,) * (spec.rank - 1)
+    outer = (spec.kernel, spec.stride, spec.dilation, spec.padding) if not lines else (ones, ones, ones, ((0, 0),) * 2)
+    kernel, stride, dilation, padding = (values[: spec.rank - 1] for values in outer)
+    last = (taps // 2, taps // 2) if centred else spec.padding[-1]
+    filtered = ConvSpec(
+        (*kernel, taps), (*stride, 1 if strided else spec.stride[-1]), (*dilation, 1), (*padding, last), groups
+    )
+    return replace(case, c_in=groups * each_in, c_out=groups * each_out, spec=filtered)
 
 
 def _any_case(rng: np.random.Generator, limits: Limits, rank: int) -> Case:

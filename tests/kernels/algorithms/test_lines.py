@@ -32,6 +32,7 @@ CASES = [
 ]
 #: Input gradients: rows of less than a vector, of several tiles and segments; one tap, uneven passes, taps apart; g
 #: shorter than x, longer, and met by parts of it only; weights that fill vectors and that do not; rows of volumes, one.
+#: More channels than are read side by side; strides, with windows that leave gaps, taps apart, a residue without taps.
 INPUTS = [
     Case(4, 1, 8, (16,), (3,), padding=1, bias=True),
     Case(2, 2, 10, (37,), (7,), padding=((0, 3),), groups=2, bias=True),
@@ -43,6 +44,13 @@ INPUTS = [
     Case(1, 1, 5, (20,), (3,), dilation=40, padding=((70, 10),), bias=True),
     Case(2, 2, 8, (2, 3, 19), (1, 1, 32), padding=((0, 0), (0, 0), (16, 15)), groups=2, bias=True),
     Case(2, 2, 8, (3, 5, 7), (1, 1, 1), groups=2, bias=True),
+    Case(1, 1, 130, (300,), (3,), padding=1),
+    Case(1, 1, 67, (3000,), (10,), 5, padding=3, bias=True),
+    Case(2, 2, 8, (61,), (4,), 3, padding=((5, 2),), groups=2, bias=True),
+    Case(1, 1, 5, (50,), (3,), 4, bias=True),
+    Case(2, 1, 4, (3, 90), (1, 5), (1, 2), (1, 3), padding=((0, 0), (7, 0))),
+    Case(1, 1, 4, (70,), (4,), 4, 2, padding=((0, 3),)),
+    Case(2, 1, 4, (33,), (1,), 2),
 ]
 ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
 TYPES = [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, HALF)]

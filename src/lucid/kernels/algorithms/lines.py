@@ -198,14 +198,15 @@ class Lines:
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Planes, strides, several channels, many taps."""
     spec = problem.spec
-    rows = spec.kernel[:2] == (1, 1) and spec.padding[:2] == ((0, 0), (0, 0))
-    if not rows or spec.stride != (1, 1, 1):
+    rows = spec.kernel[:2] == (1, 1) and spec.padding[:2] == ((0, 0), (0, 0)) and spec.stride[:2] == (1, 1)
+    strided = problem.role == "grad_input" and target.cpu().turns(isa) > 1  # as far as it has been measured
+    if not rows or (spec.stride[2] > 1 and not strided):
         return "a row of g meets several of x, or not every pixel of one"
     if problem.group_in > 1:
         return f"{problem.group_in} channels of x in a group"
     if spec.kernel[2] > _MOST_TAPS:
         return f"{spec.kernel[2]} taps are too many"
-    return lines_input.refuses(problem) if problem.role == "grad_input" else None
+    return lines_input.refuses(problem, isa) if problem.role == "grad_input" else None
 
 
 def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
@@ -226,7 +227,7 @@ def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
 
 def _in_rows(problem: Problem) -> Problem:
     """With all of a channel's pixels in one row, where each meets but one."""
-    if problem.spec.taps > 1 or problem.spec.padding[2] != (0, 0):
+    if problem.spec.taps > 1 or problem.spec.padding[2] != (0, 0) or problem.spec.stride[2] > 1:
         return problem
     return replace(problem, size=(1, 1, prod(problem.size)), out=(1, 1, prod(problem.out)))
 
