@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Mode(threading.local):
@@ -53,13 +54,13 @@ class _Setting:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         mode.recording, mode.inference, self._outer = self._outer
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
             with self._again():
                 return function(*args, **kwargs)
 
-        return inside  # type: ignore[return-value]
+        return inside
 
     def _again(self) -> _Setting:
         """The same setting once more: a decorated function may run in several threads at once."""
@@ -128,6 +129,6 @@ class set_grad_enabled(_Setting):
     def _set(self) -> None:
         mode.recording = self.recording and not mode.inference
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         mode.recording, mode.inference = self._before  # a decorator acts when the function is called
         return super().__call__(function)

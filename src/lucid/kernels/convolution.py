@@ -62,7 +62,9 @@ def observed() -> Iterator[list[Problem]]:
 
 
 #: Computes one role on arrays of known shapes and type: (a, b, bias, versions, *what an epilogue takes), or (x, g).
-Compute = Callable[..., Any]
+Compute = Callable[..., Array]
+#: Computes the gradients of weights and bias: (x, g).
+ComputeBoth = Callable[[Array, Array], tuple[Array, Array]]
 
 
 class Call:
@@ -83,14 +85,21 @@ class Call:
             found = self._ended[epilogue] = call_of(*asked, epilogue, transposed)
         return found
 
-    def compute(self) -> Any:
-        """A ``Compute`` for now; None for both gradients of weights and bias where no kernel gives them together."""
+    def compute(self) -> Compute:
+        """What computes it for now."""
         now = settings.now
         found_for, compute = self._found
         if found_for is not now:
             compute = _compute(now, *self._asked)
             self._found = now, compute
-        return compute
+        found: Compute = compute
+        return found
+
+    def compute_both(self) -> ComputeBoth | None:
+        """The same for the gradients of weights and bias; None where no kernel gives them together."""
+        found: Any = self.compute()
+        both: ComputeBoth | None = found
+        return both
 
 
 @lru_cache(maxsize=4096)
@@ -109,7 +118,7 @@ def call_of(
 def _compute(
     now: Settings, role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any],
     bias: bool, epilogue: Epilogue, transposed: bool,
-) -> Compute | None:  # fmt: skip
+) -> Callable[..., Any] | None:  # fmt: skip
     both = bias and role == "grad_weight"
     if dtype.kind == "c":
         return None if both else partial(_complex, role, spec, size)
@@ -157,7 +166,7 @@ def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[An
     return compute
 
 
-def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
+def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Callable[..., Any]:
     """The same for the gradient of the weights, or both gradients."""
     fast, both, size_bytes = of_any_layout(run), asked.sums, prod(shape) * dtype.itemsize
     channels = asked.summed_channels
@@ -247,7 +256,7 @@ def _complex(
     """(a + ib)(c + id) from four real convolutions, and the bias."""
 
     def real(a: Array, b: Array) -> Array:
-        return call_of(role, spec, a.shape, b.shape, size, a.dtype, False).compute()(a, b)  # type: ignore[no-any-return]
+        return call_of(role, spec, a.shape, b.shape, size, a.dtype, False).compute()(a, b)
 
     with quiet.numpy():
         above = real(a.real, b.real) - real(a.imag, b.imag)
@@ -284,7 +293,7 @@ def conv_forward(
     the ``call`` of these operands at hand saves a look-up.
     """
     call = call or call_of("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None)
-    return call.compute()(x, w, bias, versions)  # type: ignore[no-any-return]
+    return call.compute()(x, w, bias, versions)
 
 
 def conv_grad_input(
@@ -296,7 +305,7 @@ def conv_grad_input(
     Shape: g (N, C_out, *spec.out_size(size)), w (C_out, C_in / groups, *kernel), bias (C_in,); result (N, C_in, *size).
     """
     call = call or call_of("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None)
-    return call.compute()(g, w, bias, versions)  # type: ignore[no-any-return]
+    return call.compute()(g, w, bias, versions)
 
 
 class Ending(NamedTuple):
@@ -315,7 +324,7 @@ def conv_forward_ended(
     """``conv_forward`` and what ``ending`` does to it. Not for complex numbers."""
     call = call or call_of("forward", spec, x.shape, w.shape, (), x.dtype, bias is not None)
     compute = call.ended(ending.epilogue).compute()
-    return compute(x, w, bias, versions, *ending[1:])  # type: ignore[no-any-return]
+    return compute(x, w, bias, versions, *ending[1:])
 
 
 def conv_grad_input_ended(
@@ -324,7 +333,7 @@ def conv_grad_input_ended(
 ) -> Array:  # fmt: skip
     """``conv_grad_input`` and what ``ending`` does to it. Not for complex numbers."""
     asked = call_of("grad_input", spec, g.shape, w.shape, size, g.dtype, bias is not None, ending.epilogue)
-    return asked.compute()(g, w, bias, versions, *ending[1:])  # type: ignore[no-any-return]
+    return asked.compute()(g, w, bias, versions, *ending[1:])
 
 
 def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
@@ -332,7 +341,7 @@ def conv_grad_weight(x: Array, g: Array, spec: ConvSpec) -> Array:
 
     The sum is split by the shape alone and added in a fixed order: the same bits for every number of threads.
     """
-    return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, False).compute()(x, g)  # type: ignore[no-any-return]
+    return call_of("grad_weight", spec, x.shape, g.shape, (), x.dtype, False).compute()(x, g)
 
 
 def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec, transposed: bool = False) -> tuple[Array, Array] | None:
@@ -340,13 +349,13 @@ def conv_grad_weight_bias(x: Array, g: Array, spec: ConvSpec, transposed: bool =
 
     Of a ``transposed`` layer, whose upstream gradient is x, the sum over n and all places of x.
     """
-    compute = _both_of(x, g, spec, transposed).compute()
+    compute = _both_of(x, g, spec, transposed).compute_both()
     return None if compute is None else compute(x, g)
 
 
 def gives_both(x: Array, g: Array, spec: ConvSpec, transposed: bool = False) -> bool:
     """Whether the element type has kernels that give both gradients, most of them from one reading."""
-    return _both_of(x, g, spec, transposed).compute() is not None
+    return _both_of(x, g, spec, transposed).compute_both() is not None
 
 
 def conv_gradients(

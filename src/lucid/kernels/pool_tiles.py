@@ -173,7 +173,7 @@ class _Inputs:
         for run, places in enumerate(self.places):
             rows = range(high) if self.width else [run]
             source = [(row, column, q) for row in rows for column in range(wide) for q in range(self.lanes)]
-            order = sorted(range(len(source)), key=lambda k, s=source: self._at(*s[k]))  # type: ignore[misc]
+            order = sorted(range(len(source)), key=[self._at(*one) for one in source].__getitem__)
             own = taps[rows[0] * wide : (rows[-1] + 1) * wide]
             for v, (place, mask) in enumerate(zip(places, self.masks, strict=True)):
                 write(y, chosen(own, order[v * self.lanes : (v + 1) * self.lanes]), place, mask)
