@@ -32,7 +32,7 @@ from typing import NamedTuple
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import target
 from lucid.kernels.algorithms import panels, winograd_grad, winograd_kernel
-from lucid.kernels.algorithms.base import GHZ, Executable, far_bytes, priced, shared_tasks, useful_threads
+from lucid.kernels.algorithms.base import GHZ, Executable, channels, far_bytes, priced, shared_tasks, useful_threads
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.algorithms.winograd_layout import (
     MOST_GROWTH,
@@ -301,19 +301,27 @@ def error_growth(plan: Plan) -> float:
 def shape(problem: Problem) -> Shape:
     """Rows, sum and sides for the problem's role."""
     taps, forward = problem.spec.taps, problem.role == "forward"
-    outward, inward = problem.group_in * taps, taps
+    sources, results = channels(problem)
+    result_step, source_step = problem.group_in * taps, taps
+    planes = prod(problem.size), problem.pixels
+    if not forward:
+        result_step, source_step, planes = source_step, result_step, planes[::-1]
     z, y, x = _lines(problem)
     residues = z.residues * y.residues * x.residues
-    rows, channels = (problem.group_out, problem.group_in) if forward else (problem.group_in, problem.group_out)
-    planes = prod(problem.size), problem.pixels
-    row_step, channel_step = (outward, inward) if forward else (inward, outward)
     return Shape(
-        (z.side, y.side, x.side), planes if forward else planes[::-1], problem.batch, problem.groups,
-        rows * (1 if forward else residues),
-        channels * (residues if forward else 1), row_step, channel_step, problem.group_out * outward,
-        (z.kernel, y.kernel, x.kernel), (z.kernel - z.missing, y.kernel - y.missing, x.kernel - x.missing),
+        sides=(z.side, y.side, x.side),
+        planes=planes,
+        batch=problem.batch,
+        groups=problem.groups,
+        rows=results * (1 if forward else residues),
+        channels=sources * (residues if forward else 1),
+        row_step=result_step,
+        channel_step=source_step,
+        group_step=problem.group_out * problem.group_in * taps,
+        kernel=(z.kernel, y.kernel, x.kernel),
+        stored_kernel=(z.kernel - z.missing, y.kernel - y.missing, x.kernel - x.missing),
         flipped=not forward,
-    )  # fmt: skip
+    )
 
 
 def _tiles(sizes: Shape, isa: ISA) -> list[Tile]:
