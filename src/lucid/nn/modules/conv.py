@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np
+
 from lucid.core.dtypes import DTypeLike
+from lucid.core.errors import ShapeError
+from lucid.core.geometry import window_extent
 from lucid.nn import init
 from lucid.nn.functional._arguments import PaddingArgument, SizeArgument, integer, padding_mode, paddings, sizes
 from lucid.nn.functional._geometry import check_channels, check_output_padding
 from lucid.nn.functional.convolution import convolve, convolve_transposed, target_size
+from lucid.nn.functional.streaming import conv1d_step, conv_transpose1d_step, lead_in
 from lucid.nn.modules._fresh import fresh_parameter
 from lucid.nn.modules.module import Module
 from lucid.nn.parameter import Parameter
@@ -155,6 +160,11 @@ class _ConvTranspose(_Convolution):
         )  # fmt: skip
 
 
+def _silence(layer: _Convolution, batch: int | None, channels: int, samples: int) -> Tensor:
+    lead = () if batch is None else (integer(type(layer).__name__, "batch", batch, 0),)
+    return Tensor(np.zeros((*lead, channels, samples), layer.weight.dtype.numpy))
+
+
 class Conv1d(_Conv):
     """Convolution of signals (N, C_in, L), or one signal (C_in, L), with learned filters.
 
@@ -165,9 +175,38 @@ class Conv1d(_Conv):
     (4, 8, 16)
     >>> Conv1d(4, 4, 3, padding="same", dilation=2, groups=4, bias=False)
     Conv1d(4, 4, kernel_size=(3,), stride=(1,), padding=same, dilation=(2,), groups=4, bias=False)
+
+    A stream is taken in chunks, of any lengths, by a layer that looks at no later sample:
+
+    >>> layer = Conv1d(1, 8, 3, padding="causal")
+    >>> carry = layer.initial_state(batch=4)
+    >>> for length in (5, 1, 10):
+    ...     y, carry = layer.step(Tensor([[[1.0] * length] * 1] * 4), carry)
+    >>> y.shape
+    (4, 8, 10)
     """
 
     rank = 1
+
+    def initial_state(self, batch: int | None = None) -> Tensor:
+        """What ``step`` takes with a stream's first chunk (N, C_in, L), or without a batch (C_in, L): the padding.
+
+        Raises: ShapeError unless the layer can be streamed: padding on the left only, no stride beyond the kernel.
+        """
+        low = lead_in(
+            type(self).__name__, self.padding, self.padding_mode, self.kernel_size, self.stride, self.dilation
+        )
+        return _silence(self, batch, self.in_channels, low)
+
+    def step(self, chunk: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs that a stream's next chunk completes, and the carry for the chunk after it.
+
+        Outputs of all chunks, joined, are the layer's of the joined chunks. Within a graph the carry is a part of it:
+        ``detach()`` it where gradients shall not go further back.
+        """
+        return conv1d_step(
+            type(self).__name__, chunk, carry, self.weight, self.bias, self.stride, self.dilation, self.groups
+        )
 
 
 class Conv2d(_Conv):
@@ -197,9 +236,30 @@ class ConvTranspose1d(_ConvTranspose):
     >>> layer = ConvTranspose1d(4, 2, 3, stride=2, padding=1, output_padding=1)
     >>> layer(Tensor([[[1.0] * 5] * 4])).shape
     (1, 2, 10)
+
+    With ``padding="causal"`` it takes streams in chunks, as ``Conv1d`` does.
     """
 
     rank = 1
+
+    def initial_state(self, batch: int | None = None) -> Tensor:
+        """What ``step`` takes with a stream's first chunk (N, C_in, L), or without a batch (C_in, L).
+
+        Raises: ShapeError unless the layer can be streamed: causal padding, no stride beyond the kernel.
+        """
+        name, extent = type(self).__name__, window_extent(self.kernel_size[0], self.dilation[0])
+        if self.padding != "causal" or self.padding_mode != "zeros" or self.stride[0] > extent:
+            raise ShapeError(
+                f"{name}: a stream needs padding='causal' with 'zeros' and a stride of at most {extent}, not "
+                f"padding={self.padding!r} with {self.padding_mode!r} and stride={self.stride[0]}"
+            )
+        return _silence(self, batch, self.out_channels, extent - self.stride[0])
+
+    def step(self, chunk: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+        """``stride`` outputs for every sample of a stream's next chunk, and the carry for the chunk after it."""
+        return conv_transpose1d_step(
+            type(self).__name__, chunk, carry, self.weight, self.bias, self.stride, self.dilation, self.groups
+        )
 
 
 class ConvTranspose2d(_ConvTranspose):
