@@ -9,8 +9,9 @@ is met by its row of x at every tap, a segment that the first cache holds at a t
                 sum[result][tap] += g[result][pixels] * x[pixels + tap]
 
 The first taps ask for what comes next in memory, the next segment or the first of the next row, so memory is read while
-products are made. Only where a window leaves x are lanes masked. A task is ``results`` channels of g and some of the
-images; parts are added in order, so bits do not depend on the number of threads.
+products are made; where vectors take two turns, and the first cache holds no two segments, all taps share that, and ask
+for it in the second one. Only where a window leaves x are lanes masked. A task is ``results`` channels of g and some of
+the images; parts are added in order, so bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ class Tile:
 
     results: int
     passes: tuple[int, ...]
+
+    @property
+    def first_asks(self) -> int:
+        """For how many rows of g the first of passes that share this asks; each of the others asks for one."""
+        return max(1, self.results - len(self.passes) + 1)
 
     @property
     def registers(self) -> int:
@@ -381,11 +387,12 @@ class _Segments:
             of_g = acc.at((self.tile.sums + self.tile.results * (n > 0)) * lanes)
             shared = (x, g, acc.at(first * self.tile.results * lanes), of_g, plane, low, a.dilation)
             whole = self.others[taps] if n else self.first
+            asked = plane * min(self.tile.first_asks + max(n - 1, 0), self.tile.results - 1)
             for function, begin, end in (
                 (self.edges[taps], start, inside), (whole, inside, outside), (self.edges[taps], outside, stop),
             ):  # fmt: skip
                 with f.when(begin < end):
-                    f.call(function, *shared, begin, end, a.w, a.ow, ahead_g, ahead_x)
+                    f.call(function, *shared, begin, end, a.w, a.ow, ahead_g, ahead_x, asked)
             first += taps
 
 
@@ -395,13 +402,14 @@ def _write_sums(
     """Adds a function: acc[result][tap] += the products of the columns from ``begin`` to ``end``.
 
     One that ``asks`` for the columns that are so much ahead in both arrays adds g itself to ``of_g`` too, as one does
-    for an ``edge``, where columns may be outside.
+    for an ``edge``, where columns may be outside. Where asking is shared, others ask for the row that is ``asked``.
     """
     wide = computed(element)
+    shared = turns_of(lanes, wide) > 1
     kind = "edge" if edge else "first" if asks else "sums"
     f = module.function(
         f"{kind}{taps}", x=ptr(element), g=ptr(element), acc=ptr(wide), of_g=ptr(wide), plane=i64, low=i64,
-        dilation=i64, begin=i64, end=i64, w=i64, ow=i64, ahead_g=i64, ahead_x=i64,
+        dilation=i64, begin=i64, end=i64, w=i64, ow=i64, ahead_g=i64, ahead_x=i64, asked=i64,
     )  # fmt: skip
     a = f.args
     planes = [a.plane * k if k else f.const(i64, 0) for k in range(tile.results)]
@@ -413,9 +421,11 @@ def _write_sums(
         live = lanes_below(f, a.ow - i.i, lanes, i32) if edge else None
         rows = [a.g.at(plane).at(i.i) for plane in planes]
         if asks:
-            a.x.prefetch(i.i + a.ahead_x)
-            for row in rows:
-                row.prefetch(a.ahead_g)
+            a.x.prefetch(i.i + a.ahead_x, locality=2 if shared else 3)
+            for row in rows[: tile.first_asks if shared else None]:
+                row.prefetch(a.ahead_g, locality=2 if shared else 3)
+        elif shared and not edge:
+            a.g.prefetch(a.asked + i.i + a.ahead_g, locality=2)
         upstream = [convert(row.load(0, lanes, live), wide) for row in rows]
         i.values = _products(f, a.x.at(i.i), i.i, offsets, upstream, i.values, live)
     for place, total in zip(places, i.values, strict=True):
