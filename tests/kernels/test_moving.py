@@ -37,6 +37,9 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Array], Array]]] = {
     "every other": ((21, 67), lambda a: a[:, ::2]),
     "long rows": ((3, 2 * moving._TASK + 5), lambda a: a[:, :-1]),
     "five axes": ((2, 3, 4, 5, 6), lambda a: a.transpose(4, 1, 3, 0, 2)),
+    "channels to pixels": ((2, 3, 2, 3, 5, 7), lambda a: a.transpose(0, 1, 4, 2, 5, 3)),
+    "pixels to channels": ((2, 3, 5, 2, 7, 3), lambda a: a.transpose(0, 1, 3, 5, 2, 4)),
+    "six axes": ((2, 3, 2, 3, 2, 5), lambda a: a.transpose(4, 1, 3, 5, 2, 0)),
 }  # fmt: skip
 
 

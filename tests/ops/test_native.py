@@ -79,6 +79,67 @@ def test_functions(name: str) -> None:
     np.testing.assert_allclose(verb(x).numpy(), in_pieces(verb, x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_gradients_that_the_result_tells(name: str) -> None:
+    def gradient(x: lucid.Tensor, g: lucid.Tensor) -> Any:
+        leaf = lucid.Tensor(x.numpy(), requires_grad=True)
+        getattr(leaf, name)().backward(g)
+        return leaf.grad
+
+    x, g = tensor(ROWS, COLUMNS), tensor(ROWS, COLUMNS, seed=1)
+    np.testing.assert_allclose(gradient(x, g).numpy(), in_pieces(gradient, x, g), rtol=1e-4, atol=1e-5)
+
+
+def test_choices_and_bounds() -> None:
+    x, y = tensor(ROWS, COLUMNS), tensor(ROWS, COLUMNS, seed=1)
+    x[0, :3] = lucid.Tensor([np.nan, np.inf, -np.inf])
+    for verb in (
+        lambda x, y: lucid.where(x < y, x, y),
+        lambda x, y: lucid.where(x < 0, x, 0.5),
+        lambda x, y: x.masked_fill(y > 1, -np.inf),
+        lambda x, y: x.clamp(-1, 2.0),
+        lambda x, y: x.clamp(min=0.25),
+        lambda x, y: x.clamp(max=-0.25),
+    ):
+        np.testing.assert_array_equal(verb(x, y).numpy(), in_pieces(verb, x, y))
+    row = lucid.where(x < 0, y[0], y[:, :1]).numpy()
+    np.testing.assert_array_equal(row, np.where(x.numpy() < 0, y.numpy()[0], y.numpy()[:, :1]))
+
+
+def test_views_that_a_reshape_must_copy() -> None:
+    x = tensor(4, 18, 20, 24)
+    for order, shape in (((0, 2, 3, 1), (4, -1, 18)), ((0, 3, 1, 2), (96, 360)), ((0, 1, 3, 2), (72, 480))):
+        want = np.transpose(x.numpy(), order)
+        np.testing.assert_array_equal(x.permute(order).reshape(shape).numpy(), want.reshape(shape))
+    squares = x[:, :16].reshape(4, 4, 2, 2, 20, 24).permute(0, 1, 4, 2, 5, 3)
+    np.testing.assert_array_equal(squares.reshape(4, 4, 40, 48).numpy(), squares.numpy().reshape(4, 4, 40, 48))
+    assert x.permute(1, 0, 2, 3).reshape(18, 4, 480)._view is not None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64])
+def test_the_nearest_sample_at_whole_factors(dtype: Any) -> None:
+    x = lucid.Tensor((np.random.default_rng(0).standard_normal((3, 8, 24, 20)) * 9).astype(dtype))
+    got = lucid.nn.functional.interpolate(x, scale_factor=(2, 3)).numpy()
+    np.testing.assert_array_equal(got, x.numpy().repeat(2, 2).repeat(3, 3))
+    if dtype == np.float32:
+        leaf, g = x.detach().requires_grad_(), tensor(3, 8, 48, 60)
+        lucid.nn.functional.interpolate(leaf, (48, 60)).backward(g)
+        want = g.numpy().astype(np.float64).reshape(3, 8, 24, 2, 20, 3).sum((3, 5))
+        np.testing.assert_allclose(leaf.grad.numpy(), want, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gradients_at_indices_that_repeat(axis: int) -> None:
+    leaf = tensor(5, 6, 7, dtype=np.float64).requires_grad_()
+    index = np.array([3, -1, 3, 0, 3, -2, 4])
+    chosen = leaf[(slice(None),) * axis + (index,)]
+    g = tensor(*chosen.shape, dtype=np.float64, seed=1)
+    chosen.backward(g)
+    want = np.zeros(leaf.shape)
+    np.add.at(want, (slice(None),) * axis + (index,), g.numpy())
+    np.testing.assert_allclose(leaf.grad.numpy(), want, rtol=1e-14)
+
+
 def test_arithmetic_with_arrays_and_numbers() -> None:
     x, y = tensor(ROWS, COLUMNS), tensor(ROWS, COLUMNS, seed=1).abs() + 0.1
     for verb in (lambda x, y: x + y, lambda x, y: x - y, lambda x, y: x * y, lambda x, y: x / y):

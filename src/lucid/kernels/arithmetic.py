@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lucid.kernels import functions as fn
 from lucid.kernels.elementwise import Elementwise
-from lucid.kernels.ir import absolute
+from lucid.kernels.ir import absolute, select
 from lucid.kernels.ir import sqrt as root
 
 BINARY = {
@@ -29,3 +29,14 @@ UNARY = {
         Elementwise("reciprocal", lambda x: 1.0 / x),
     )
 }
+
+#: The gradients of functions whose results tell them, in one pass: of ``g`` and the result.
+BY_RESULT = {
+    name: Elementwise(f"{name}_grad", formula)
+    for name, formula in {
+        "sigmoid": lambda g, out: g * out * (1.0 - out),
+        "tanh": lambda g, out: g * (1.0 - out * out),
+    }.items()
+}
+
+where = Elementwise("where", lambda condition, a, b: select(condition, a, b))

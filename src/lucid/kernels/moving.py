@@ -123,10 +123,10 @@ def _plan(source: Array, to: Array) -> _Plan | None:
     order = sorted(range(to.ndim), key=lambda k: -abs(to.strides[k]))
     spread = [tuple(side[k] // to.itemsize for k in order) for side in steps]
     sizes, (first, last) = join(tuple(to.shape[k] for k in order), spread)
-    if last[-1] != 1 or len(sizes) > 4:
+    element, rows = _TYPES[to.itemsize], first[-1] in (0, 1)
+    if last[-1] != 1 or len(sizes) > (4 if rows else 5):
         return None
-    element = _TYPES[to.itemsize]
-    if first[-1] in (0, 1):
+    if rows:
         return _rows(element, first[-1], sizes, first, last)
     if 1 not in first or target.isa().lanes(element) == 1 or element == i16:
         return None
@@ -149,14 +149,14 @@ def _turned(element: Type, sizes: Sizes, first: Sizes, last: Sizes) -> _Plan:
     """``down`` is the axis along which the source has neighbours."""
     down = first.index(1)
     others = [k for k in range(len(sizes) - 1) if k != down]
-    lead = 2 - len(others)
+    lead = 3 - len(others)
     outer = [*(1,) * lead, *(sizes[k] for k in others)]
     steps = [(*(0,) * lead, *(side[k] for k in others)) for side in (first, last)]
     n, height = sizes[-1], sizes[down]
     parts = -(-height // _TURNED[1]), -(-n // _TURNED[0])
     return _bound(
         ("move", "turned", element.bytes), lambda isa: _write_turned(isa, element),
-        (outer[1], height, n, *parts, *steps[0], first[-1], *steps[1], last[down]), prod(outer) * prod(parts),
+        (*outer[1:], height, n, *parts, *steps[0], first[-1], *steps[1], last[down]), prod(outer) * prod(parts),
     )  # fmt: skip
 
 
@@ -205,7 +205,8 @@ def _write_turned(isa: ISA, element: Type) -> Module:
     """A task is some blocks of rows, which lie along memory in the source and across it in the result."""
     m, lanes = Module("move_turned", isa), isa.lanes(element)
     names = (
-        "second", "height", "n", "down_parts", "parts", "source_0", "source_1", "source_n", "to_0", "to_1", "to_down",
+        "second", "third", "height", "n", "down_parts", "parts", *(f"source_{k}" for k in range(3)), "source_n",
+        *(f"to_{k}" for k in range(3)), "to_down",
     )  # fmt: skip
     block = _write_block(m, element, lanes)
     f = m.entry("run", source=ptr(element), to=ptr(element), **dict.fromkeys(names, i64))
@@ -213,9 +214,10 @@ def _write_turned(isa: ISA, element: Type) -> Module:
     with f.loop(a.begin, a.end) as task:
         left, rest = task.i % a.parts * _TURNED[0], task.i // a.parts
         top, rest = rest % a.down_parts * _TURNED[1], rest // a.down_parts
+        third, rest = rest % a.third, rest // a.third
         first, second = rest // a.second, rest % a.second
-        source = a.source.at(first * a.source_0 + second * a.source_1)
-        to = a.to.at(first * a.to_0 + second * a.to_1)
+        source = a.source.at(first * a.source_0 + second * a.source_1 + third * a.source_2)
+        to = a.to.at(first * a.to_0 + second * a.to_1 + third * a.to_2)
         with f.loop(left, minimum(left + _TURNED[0], a.n), lanes) as i:
             f.call(
                 block, source.at(i.i * a.source_n), to.at(i.i), a.source_n, a.to_down, top,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
+from lucid.kernels import arithmetic
+from lucid.ops import native
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, cast, method, operands
 from lucid.tensor.tensor import Tensor
@@ -134,7 +136,15 @@ def equal(a: Any, b: Any) -> bool:
     return a.shape == b.shape and bool(np.array_equal(a._array, b._array))
 
 
-_where = Op("where", np.where, inputs=("condition", "a", "b"), vjp={
+def _where_forward(condition: Array, a: Array, b: Array) -> Array:
+    large = a if a.size >= b.size else b
+    if condition.dtype == np.bool_ and native.takes(native.ONE_PASS, large, a, b):
+        chosen: Array = arithmetic.where(condition, a, b)
+        return chosen
+    return np.where(condition, a, b)
+
+
+_where = Op("where", _where_forward, vjp={
     "a": lambda g, condition, a_shape: sum_to(where(condition, g, 0), a_shape),
     "b": lambda g, condition, b_shape: sum_to(where(condition, 0, g), b_shape),
 })  # fmt: skip

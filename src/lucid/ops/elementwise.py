@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lucid.autograd import Op, apply
+from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.errors import DTypeError
+from lucid.kernels import activations, arithmetic
 from lucid.ops import native, special
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, attribute, conj, floating, method, operands
@@ -228,6 +229,18 @@ def _zero(g: Any) -> Any:
     return g * 0
 
 
+def _told(name: str, steps: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The row of a function whose result tells its gradient: one pass where nobody differentiates it, else steps."""
+    kernel = arithmetic.BY_RESULT[name]
+    op = Op(f"{name}_grad", lambda h, out: kernel(h, out))
+
+    def row(g: Any, out: Any) -> Any:
+        alone = not is_grad_enabled() and native.takes(native.ONE_PASS, g._array, out._array)
+        return apply(op, g, out) if alone else steps(g, out)
+
+    return row
+
+
 _FUNCTIONS: dict[str, Row] = {
     # name: (forward, gradient); integers become float32 first
     "exp": (np.exp, lambda g, out: g * conj(out)),
@@ -248,11 +261,11 @@ _FUNCTIONS: dict[str, Row] = {
     "atan": (np.arctan, lambda g, x: g / (x * x + 1)),
     "sinh": (np.sinh, lambda g, x: g * conj(cosh(x))),
     "cosh": (np.cosh, lambda g, x: g * conj(sinh(x))),
-    "tanh": (np.tanh, lambda g, out: g * conj(1 - out * out)),
+    "tanh": (np.tanh, _told("tanh", lambda g, out: g * conj(1 - out * out))),
     "asinh": (np.arcsinh, lambda g, x: g * rsqrt(x * x + 1)),
     "acosh": (np.arccosh, lambda g, x: g * rsqrt(x * x - 1)),
     "atanh": (np.arctanh, lambda g, x: g / (1 - x * x)),
-    "sigmoid": (special.sigmoid, lambda g, out: g * out * (1 - out)),
+    "sigmoid": (special.sigmoid, _told("sigmoid", lambda g, out: g * out * (1 - out))),
     "erf": (special.erf, lambda g, x: g * exp(-x * x) * _ROOT_PI_INVERSE_TWICE),
     "erfc": (special.erfc, lambda g, x: g * exp(-x * x) * -_ROOT_PI_INVERSE_TWICE),
 }
@@ -399,6 +412,9 @@ def angle(x: Any) -> Any:
 
 
 def _clamp_forward(x: Array, low: Any, high: Any) -> Array:
+    if native.takes(native.ONE_PASS, x):
+        bounds = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        return native.run(activations.hardtanh, x, params=bounds)
     out: Array = x if low is None else np.maximum(x, low)
     return out if high is None else np.minimum(out, high)
 

@@ -71,9 +71,26 @@ def _placed_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
     return out
 
 
+_SUMMED = ("float32", "float64", "complex64", "complex128")
+
+
+def _lone_axis(index: Index) -> int | None:
+    """The axis that is all an index chooses along, by whole numbers in a row."""
+    chosen = [k for k, part in enumerate(index) if not (isinstance(part, slice) and part == slice(None))]
+    part = index[chosen[0]] if len(chosen) == 1 else None
+    return chosen[0] if isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind in "iu" else None
+
+
 def _added_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
     """As ``_placed_forward``, for indices that may repeat."""
     out = np.zeros(shape, g.dtype)
+    axis = _lone_axis(index)
+    if axis is not None and g.size and g.dtype.name in _SUMMED:
+        where = index[axis] % shape[axis]
+        order = np.argsort(where, kind="stable")
+        places, starts = np.unique(where[order], return_index=True)
+        out[(*index[:axis], places)] = np.add.reduceat(g.take(order, axis), starts, axis)
+        return out
     if all(not isinstance(part, np.ndarray) or part.dtype.kind == "b" for part in index):
         out[index] = g
     else:

@@ -17,6 +17,7 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.geometry import Pads
+from lucid.kernels import empty, moving
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -58,14 +59,16 @@ def _resized(x: Array, pads: Pads, fill: float | None) -> Array:
     still = x.ndim - len(pads)
     sizes = tuple(n + low + high for n, (low, high) in zip(x.shape[still:], pads, strict=True))
     shape = (*x.shape[:still], *sizes)
-    y = np.empty(shape, x.dtype) if fill is None else np.full(shape, fill, x.dtype)
+    y: Array = empty(shape, x.dtype)
+    if fill is not None:
+        moving.move(np.asarray(fill, x.dtype), y)
     inner: tuple[Any, ...] = tuple(
         slice(max(low, 0), n - max(high, 0)) for n, (low, high) in zip(sizes, pads, strict=True)
     )
     outer: tuple[Any, ...] = tuple(
         slice(max(-low, 0), n - max(-high, 0)) for n, (low, high) in zip(x.shape[still:], pads, strict=True)
     )
-    y[(Ellipsis, *inner)] = x[(Ellipsis, *outer)]
+    moving.move(x[(Ellipsis, *outer)], y[(Ellipsis, *inner)])
     return y
 
 

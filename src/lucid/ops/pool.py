@@ -42,6 +42,14 @@ def avg_pool(x: Tensor, spec: PoolSpec, count_include_pad: bool = True, divisor:
     return result
 
 
+def repeated(x: Tensor, counts: Sizes) -> Tensor:
+    """Every sample ``counts`` times along each trailing axis: the adjoint of sums over windows side by side."""
+    spec = PoolSpec(counts, counts, (1,) * len(counts), ((0, 0),) * len(counts))
+    size = tuple(n * count for n, count in zip(x.shape[x.ndim - len(counts) :], counts, strict=True))
+    result: Tensor = apply(_avg_pool_grad, x, spec=spec, size=size, count_include_pad=True, divisor=1)
+    return result
+
+
 def adaptive_avg_pool(x: Tensor, out: Sizes) -> Tensor:
     """Means over ``out`` windows per trailing axis, window i from floor(i n / out) to ceil((i + 1) n / out)."""
     size = x.shape[x.ndim - len(out) :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from inspect import signature
 from itertools import accumulate
 from typing import Any
 
@@ -24,9 +25,20 @@ from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
 
-_reshape = Op("reshape", lambda x, *, shape: x.reshape(shape), view=True, vjp={
-    "x": lambda g, x_shape: reshape(g, x_shape),
-})  # fmt: skip
+#: Of NumPy's reshape, which has the word since 2.1: a view or an error.
+_VIEW_ONLY: dict[str, Any] = {"copy": False} if "copy" in signature(np.reshape).parameters else {}
+
+
+def _reshaped(x: Array, *, shape: tuple[int, ...]) -> Array:
+    if x.flags.c_contiguous or x.size < moving.LEAST:
+        return x.reshape(shape)
+    try:
+        return np.reshape(x, shape, **_VIEW_ONLY)
+    except ValueError:
+        return moving.contiguous(x).reshape(shape)
+
+
+_reshape = Op("reshape", _reshaped, view=True, vjp={"x": lambda g, x_shape: reshape(g, x_shape)})
 _permute = Op("permute", lambda x, *, dims: x.transpose(dims), view=True, vjp={
     "x": lambda g, dims: apply(_permute, g, dims=tuple(map(int, np.argsort(dims)))),
 })  # fmt: skip

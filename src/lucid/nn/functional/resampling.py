@@ -43,6 +43,8 @@ def interpolate(
     rank = input.ndim - 2
     _check_mode(mode, rank, align_corners)
     wanted, steps = _resolution(input.shape[2:], size, scale_factor)
+    if mode == "nearest" and input.dtype.is_floating_point and _repeats(wanted, input.shape[2:], steps):
+        return ops.repeated(input, tuple(n // m for n, m in zip(wanted, input.shape[2:], strict=True)))
     for axis, (n, m, step) in enumerate(zip(wanted, input.shape[2:], steps, strict=True), start=2):
         if n == m and step == 1:
             continue
@@ -78,6 +80,11 @@ def _resolution(
     if len(factors) != rank or min(factors) <= 0:
         raise ShapeError(f"interpolate: scale_factor={scale_factor} must be above 0, one for all or {rank}")
     return tuple(int(m * f) for m, f in zip(size, factors, strict=True)), [1 / f for f in factors]
+
+
+def _repeats(wanted: Sizes, size: Sizes, steps: Sequence[float]) -> bool:
+    """Whether along each axis every sample comes equally often, in order."""
+    return all(m and n and n % m == 0 and step * n == m for n, m, step in zip(wanted, size, steps, strict=True))
 
 
 def _neighbours(n: int, m: int, step: float, align_corners: bool) -> np.ndarray[Any, Any]:
