@@ -48,6 +48,7 @@ NUMBERS = (
 #: Numbers of a vector of positions: where its samples are, where its results, how many it holds.
 PLACE = 3
 TERMS = 7
+_ASKS = 3  # of the seven sums that ask for samples
 _AHEAD = 4  # pairs of channels that are asked for before they are gathered
 
 
@@ -196,13 +197,13 @@ def _write_gather(m: Module, grain: Grain, pitch: int, tile: Tile) -> Function:
 def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -> Function:
     """Adds one of three products of a term: sums begin where ``begin`` says, and go on by ``steps``.
 
-    ``sum`` puts them to ``sums``, ``end`` to the result. ``fork`` adds what they are without a beginning to both: to
-    ``begin`` on the way to the result, and to ``sums``.
+    ``sum`` puts them to ``sums``, and asks for one of the ``samples`` with each step; ``end`` puts them to the result.
+    ``fork`` adds what they are without a beginning to both: to ``begin`` on the way to the result, and to ``sums``.
     """
     sums, stored = ptr(grain.sums), ptr(grain.stored)
     f = m.function(
         f"{kind}_{tile.vectors}", steps=i64, w=sums, panel=sums, ahead=i64, begin=sums, sums=sums, to=stored,
-        stride=i64, places=ptr(i64), rows=i64, bias=sums, spare=stored,
+        stride=i64, places=ptr(i64), rows=i64, bias=sums, spare=stored, samples=stored, apart=i64,
     )  # fmt: skip
     a, lanes, pitch = f.args, tile.lanes, form.tile.columns
     cells = list(product(range(tile.rows), range(tile.vectors)))
@@ -215,7 +216,13 @@ def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -
         return [p.load(row * pitch + v * lanes, lanes) for row, v in cells]
 
     begun = earlier(a.begin) if kind != "fork" else [zeros(f, grain.sums, lanes)] * len(cells)
-    values = summed(f, grain, tile, a.panel, begun, lambda k: (k * pitch, k * tile.rows), a.ahead)
+
+    def place(k: Value) -> tuple[Value, Value]:
+        if kind == "sum":
+            a.samples.prefetch(k * a.apart, locality=2)
+        return k * pitch, k * tile.rows
+
+    values = summed(f, grain, tile, a.panel, begun, place, a.ahead)
     masks = [lanes_below(f, a.places.load(v * PLACE + 2), lanes) for v in range(tile.vectors)] if kind != "sum" else []
     for (row, v), value in zip(cells, values, strict=True):
         at = row * pitch + v * lanes
@@ -230,11 +237,16 @@ def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -
 
 
 def _write_quad(m: Module, grain: Grain, form: Form, tile: Tile) -> Function:
-    """Adds ``quad``: two tiles of rows by two of positions. ``u`` and ``v`` hold sums on their way, ``none`` zeros."""
+    """Adds ``quad``: two tiles of rows by two of positions. ``u`` and ``v`` hold sums on their way, ``none`` zeros.
+
+    The last ones of a span, of which so many are ``left``, ask for the samples of the ``following`` one, which would
+    not stay in the second cache for long.
+    """
     sums = ptr(grain.sums)
     f = m.function(
         f"quad_{tile.vectors}", pairs=i64, weights=sums, term=i64, block=i64, panel=sums, panel_term=i64, none=sums,
         u=sums, v=sums, y=ptr(grain.stored), stride=i64, places=ptr(i64), half=i64, rows=i64, spare=ptr(grain.stored),
+        following=ptr(grain.stored), left=i64,
     )  # fmt: skip
     a, rows = f.args, tile.rows
     kinds = {kind: _write_product(m, grain, form, tile, kind) for kind in ("sum", "end", "fork")}
@@ -250,10 +262,14 @@ def _write_quad(m: Module, grain: Grain, form: Form, tile: Tile) -> Function:
         ("fork", a.v, a.u, bottom, right),
         ("end", a.u, a.u, top, right),
     ]
+    lines, asked = (a.half * 2 + 1) * 2, 0
     for number, (kind, begin, to, (y, exist, bias), places) in enumerate(steps):
+        line = a.left * _ASKS + asked
+        asked += kind == "sum"
+        samples, wanted = a.following.at(line % 2 * a.stride + line // 2 * tile.lanes), line < lines
         f.call(
             kinds[kind], a.pairs, factors.at(a.term * number), a.panel.at(a.panel_term * number), a.block, begin, to, y,
-            a.stride, places, exist, bias, a.spare,
+            a.stride, places, exist, bias, a.spare, samples, select(wanted, a.stride * 2, 0),
         )  # fmt: skip
     return f
 
@@ -276,23 +292,25 @@ def _write_run(m: Module, grain: Grain, tile: Tile, gathers: list[Function], qua
             start = t.i * tile.vectors - select(full, 0, t.i - (a.tiles - a.narrow))
             for wanted, function in ((1, of_width[0]), (0, of_width[1])):
                 with f.when(convert(full, i64, signed=False).eq(wanted)):
-                    call(function, panels.at(t.i * a.panel_tile), places.at(start * PLACE))
+                    call(function, panels.at(t.i * a.panel_tile), places.at(start * PLACE), t.i)
 
     with f.loop(a.begin, a.end) as task:
         span, rest = task.i % a.spans, task.i // a.spans
         part, group = rest % a.parts, rest // a.parts
         _place(f, a, places, span * (2 * a.half), tile.lanes)
         x = a.x.at(group * (2 * a.pairs) * a.plane)
-        each(gathers, lambda gather, panel, at: f.call(gather, x, a.plane, a.pairs, at, a.half, panel, a.panel_term))
+        following = x.at(_source(a, *_position(a, (span + 1) * (2 * a.half), tile.lanes)))
+        each(gathers, lambda gather, panel, at, _: f.call(gather, x, a.plane, a.pairs, at, a.half, panel, a.panel_term))
         low = part * a.part_blocks
-        with f.loop(low, minimum(low + a.part_blocks, a.blocks)) as block:
+        end = minimum(low + a.part_blocks, a.blocks)
+        with f.loop(low, end) as block:
             first = block.i * (2 * tile.rows)
             weights, y = a.packed.at((group * a.blocks + block.i) * a.block), a.y.at((group * a.rows + first) * a.plane)
             each(
                 quads,
-                lambda quad, panel, at: f.call(
+                lambda quad, panel, at, t: f.call(
                     quad, a.pairs, weights, a.term, a.block, panel, a.panel_term, none, u, v, y, a.plane, at, a.half,
-                    a.rows - first, spare.cast(grain.stored),
+                    a.rows - first, spare.cast(grain.stored), following, (end - block.i) * a.tiles - t - 1,
                 ),
             )  # fmt: skip
 
@@ -301,10 +319,19 @@ def _place(f: Function, a: Any, places: Pointer, first: Value, lanes: int) -> No
     """Where the vectors of a span lie; those beyond the last hold nothing."""
     with f.loop(0, 2 * a.half) as k:
         number = first + k.i
-        image, at = number // a.image_vectors, number % a.image_vectors * lanes
-        place = places.at(k.i * PLACE)
         here = number < a.vectors
-        image = select(here, image, 0)
-        place.store(image * (a.groups * 2 * a.pairs) * a.plane + at, 0)
+        image, at = _position(a, number, lanes)
+        place, image = places.at(k.i * PLACE), select(here, image, 0)
+        place.store(_source(a, image, at), 0)
         place.store(image * (a.groups * a.rows) * a.plane + at, 1)
         place.store(select(here, minimum(a.plane - at, lanes), 0), 2)
+
+
+def _position(a: Any, number: Value, lanes: int) -> tuple[Value, Value]:
+    """The image that a vector is of, and its first position there."""
+    return number // a.image_vectors, number % a.image_vectors * lanes
+
+
+def _source(a: Any, image: Value, at: Value) -> Value:
+    """Where the samples of a position begin, in a group's first channel."""
+    return image * (a.groups * 2 * a.pairs) * a.plane + at
