@@ -57,11 +57,11 @@ _MOST_TILES = 4  # of a span
 _GROWTH = 9 * 2
 #: Cycles of one thread, fitted on a Zen 4.
 _COST = {
-    "product": 1.125,  # of vectors
+    "product": 1.11,  # of vectors
     "tile": 50.0,  # a sum of products, beside them
     "visit": 1.2,  # a vector of sums or results
-    "gather": 90.0,  # four vectors of samples, of which seven are made
-    "term": 11.0,  # four weights, of which seven are made
+    "gather": 60.0,  # four vectors of samples, of which seven are made
+    "term": 10.0,  # four weights, of which seven are made
     "task": 2000.0,
     "call": 12000.0,
 }
@@ -191,12 +191,12 @@ class Strassen:
         elements = self.problem.groups * self.blocks * self.block
         return ceil(elements * sum_type(self.problem).bytes / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
 
-    @cached_property
-    def cycles(self) -> float:
-        """Expected, of one thread."""
+    @property
+    def work(self) -> dict[str, float]:
+        """What one thread does, in the units of ``_COST``."""
         halves = self.problem.groups * self.spans * self.half
         quads, tall = self.problem.groups * self.spans * self.tiles * self.blocks, self.blocks * self.tile.rows
-        work = {
+        return {
             "product": TERMS * halves * tall * self.pairs,
             "tile": TERMS * quads,
             "visit": 13 * halves * tall,
@@ -205,7 +205,12 @@ class Strassen:
             "task": self.tasks,
             "call": 1,
         }
-        return sum(_COST[unit] * count for unit, count in work.items()) + dense_cost.traffic_ns(self.problem) * GHZ
+
+    @cached_property
+    def cycles(self) -> float:
+        """Expected, of one thread."""
+        own = sum(_COST[unit] * count for unit, count in self.work.items())
+        return own + dense_cost.traffic_ns(self.problem) * GHZ
 
 
 @lru_cache(maxsize=64)
