@@ -125,7 +125,7 @@ def _right(outcome):
         ({"stride": 2}, "kernels of one tap"),
         ({"padding": 1}, "kernels of one tap"),
         ({"c_in": 513}, "in pairs"),
-        ({"c_out": 64}, "less than 128 channels"),
+        ({"c_out": 64}, "less than 96 channels"),
     ],
 )
 def test_what_it_leaves_to_others(change, why, zen4):

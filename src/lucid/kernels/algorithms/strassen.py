@@ -49,7 +49,7 @@ name = "strassen"
 roles: tuple[Role, ...] = ("forward", "grad_input")
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
-_LEAST_CHANNELS = 128  # with fewer, what stands between two products takes what is saved
+_LEAST_CHANNELS = 96  # with fewer, what stands between two products takes what is saved
 _TASKS = 16  # wanted at most, since each gathers its samples anew
 _MOST_TILES = 4  # of a span
 #: By how much products with signs left out may exceed direct summation's, and their sums be longer, numbers being all
