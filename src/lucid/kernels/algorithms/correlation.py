@@ -70,6 +70,7 @@ _COST = {
     "byte": 0.0156,  # of x, w and y, in the last cache
     "waiting": 0.57,  # for memory
     "fetched": 0.0,  # in addition, where results do not go past the caches
+    "past": 0.0,  # where they do
     "call": 4800.0,
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
@@ -83,6 +84,7 @@ _HALVED = {
     "plane": 32.0,
     "merged": 36.0,
     "fetched": 0.65,
+    "past": 0.4,
     "call": 6500.0,
 }
 
@@ -260,7 +262,7 @@ class Correlation:
             "task": self.tasks,
             "byte": min(p.traffic_bytes, target.cpu().l3_bytes / 4),
             "waiting": memory_cycles(p.traffic_bytes),
-            "fetched": 0 if self.streams else memory_cycles(p.traffic_bytes),
+            "past" if self.streams else "fetched": memory_cycles(p.traffic_bytes),
             "call": 1,
         }
 

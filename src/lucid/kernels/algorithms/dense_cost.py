@@ -52,6 +52,9 @@ _COST_NS = {
     "stretch": 3.3,  # a row of the result's positions in a tile's rows
     "line": 0.6,  # a row of the result
     "woven": 0.56,  # a vector of stacked phases that leave the tile as lines
+    "place": 0.0,  # where a vector of each of a tile's channels goes
+    "brief": 0.0,  # a tile of few steps, which are done before its results have left
+    "brief astride": 0.0,  # one whose results straddle lines of the cache
     "interleaved": 0.07,  # an element of a line of stacked phases
     "single": 0.27,  # an element that is stored alone, as its neighbours belong to other phases
     "square": 1.0,  # a vector of a turned tile: part of a line in each of as many rows
@@ -82,6 +85,9 @@ _HALVED_NS = {
     "awaited": 8.0,
     "crossing": 2.0,
     "weight line": 1.0,
+    "place": 5.0,
+    "brief": 7.5,
+    "brief astride": 22.0,
     "line from third cache": 1.5,
     "line from memory": 6.0,
 }
@@ -95,6 +101,7 @@ _LONG_ROW_LINES, _GUESSED = 64, 0.4
 _WEIGHTS_HOLD, _SAMPLES_HOLD = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 MOST_STEPS = 1280
+_BRIEF_STEPS = 4  #: of a tile that is done before its results have left
 
 
 def traffic_ns(problem: Problem) -> float:
@@ -311,13 +318,17 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int
     if pixel_panels.contiguous(layout.phase) and not tile.over_channels:
         at_once = sizes.stored_whole or sizes.elements * layout.taps <= MOST_STEPS
         rounded = 0 if at_once else tiles * tile.accumulators * tile.lanes
-        return {"round": rounded, "read back": _read_back(sizes, layout, tile), **_over_ends(layout, tile, tiles)}
+        work: dict[str, float] = {"round": rounded, "read back": _read_back(sizes, layout, tile)}
+        if layout.in_place and sizes.elements * layout.taps <= _BRIEF_STEPS:
+            work["brief astride" if sizes.out_plane * sizes.grain.stored.bytes % _LINE_BYTES else "brief"] = tiles
+        return work | _over_ends(layout, tile, tiles)
     if woven(sizes, layout, tile.lanes) and sizes.elements * layout.taps <= MOST_STEPS:
         results = sizes.batch * sizes.groups * sizes.rows * pixel_panels.positions(layout.phase)
-        return {"woven": results / tile.lanes}
+        channels = min(tile.rows, sizes.rows) / sizes.stack
+        return {"woven": results / tile.lanes, "place": results / tile.lanes / channels}
     stretches = sizes.batch * sizes.groups * z.positions * y.positions
     lines = stretches * sizes.rows // sizes.stack
-    work: dict[str, float] = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}
+    work = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}
     vectors = ceil(x.positions / tile.lanes)
     if sizes.stack > 1:
         return work | {"interleaved": lines * x.positions * sizes.stack}

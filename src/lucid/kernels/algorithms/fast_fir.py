@@ -54,7 +54,7 @@ _TASKS = 16  # wanted at least
 _LONG_RUN = 16  # tiles of a piece, at least, that go past the caches
 _SHORT_RUN = 4  # of others
 _ASKS_BYTES = 2 << 20  # of results, from which on the lines of a tile are asked for before they are due
-_NARROW = 2.0  # times the work of a vector of a whole tile, in a tile of one
+_CHAINS = 4  # sums that hide how long a product takes: of a tile of one vector, its rows
 _GROWTH = 2.0  #: of the bound of a sum, numbers being all alike
 #: Cycles of one thread, fitted on a Zen 4.
 _COST = {"product": 1.09, "store": 3.1, "tile": 10.0, "samples": 50.0, "task": 200.0, "call": 6500.0}
@@ -166,7 +166,7 @@ class FastFir:
         rows = self.problem.batch * self.problem.groups * self.lines
         whole, left = divmod(self.problem.out[2], self.columns)
         tiles, narrow = (rows * self.blocks * count for count in (whole, ceil(left / (2 * self.lanes))))
-        vectors = self.rows * (tiles * self.vectors + narrow * _NARROW)
+        vectors = self.rows * (tiles * self.vectors + narrow * max(1.0, _CHAINS / self.rows))
         work = {
             "product": sum(self.steps) * vectors,
             "store": 2 * vectors,

@@ -42,9 +42,13 @@ Array = np.ndarray[Any, Any]
 name = "mixing"
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
-_TASKS = 16  # wanted at least; rows are cut into strips until there are as many
+#: Wanted at least, by the turns of a vector; rows are cut into strips until there are as many.
+_TASKS = {1: 16, 2: 8}
 _LEAST_TASKS = 8  # of a weight gradient, which are blocks of weights
 _FEW, _MANY = 8, 128  # rows of either side of a product
+#: Where a vector takes two turns, rows of a tile by vectors: few enough that the last of a row is little, and that rows
+#: a power of two apart stay in the first cache. Of all results of a group there are more, as sources are read once.
+_TILE_ROWS, _TILE_VECTORS = 4, 4
 _LINE_BYTES = 64
 
 #: Cycles of one thread.
@@ -60,7 +64,7 @@ _HALVED = {"tile": 1.6, "line": 1.4, "waiting": 0.5, "call": 5500.0}
 #: And of a product of rows there: 66 plans of random layers, half of them within a tenth, four fifths within a third.
 _HALVED_ROWS = {
     "product": 1.03,
-    "masked": 4.5,  # a vector of a tile that ends a row, whether there is any of it or not
+    "masked": 1.5,  # a vector of a tile that ends a row, in addition, whether there is any of it or not
     "run": 24.0,  # of a result, in a task: its first lines are waited for
     "line": 0.6,  # of the sources or results, on its way from or to the second cache
     "line from third cache": 1.0,
@@ -92,7 +96,8 @@ class Mix:
     def strip(self) -> int:
         """Pixels of a task: whole tiles, few enough for the first cache if results come in several blocks."""
         unit, (count, results) = self.tile.vectors * self.lanes, self.ends
-        pieces = ceil(_TASKS / (self.problem.batch * self.problem.groups))
+        wanted = _TASKS[turns_of(self.lanes, sum_type(self.problem))]
+        pieces = ceil(wanted / (self.problem.batch * self.problem.groups))
         if results > self.tile.results:
             row_bytes = count * self.pixels * self.problem.itemsize
             pieces = max(pieces, ceil(row_bytes / (target.cpu().l1_bytes // 2)))
@@ -255,6 +260,8 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
     """The tile that takes least a column, unless one has been ``chosen``."""
     lanes, (count, results) = isa.lanes(sum_type(problem)), channels(problem)
+    if turns_of(lanes, sum_type(problem)) > 1:
+        return Mix(problem, chosen or _tile_in_turns(results), lanes)
     tiles = [MixTile(k, vectors) for k in range(1, min(results, 12) + 1) for vectors in (1, 2, 4, 8)]
 
     def cost(tile: MixTile) -> float:
@@ -262,6 +269,16 @@ def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
 
     best = chosen or min((tile for tile in tiles if tile.registers <= isa.registers), key=cost)
     return Mix(problem, best, lanes)
+
+
+def _tile_in_turns(results: int) -> MixTile:
+    """The tile where a vector takes two turns, whatever the sources: it covers so many results with least waste."""
+    if results == 1:
+        return MixTile(1, 2 * _TILE_VECTORS)
+    if _TILE_ROWS < results <= 2 * _TILE_ROWS:
+        return MixTile(results, _TILE_VECTORS // 2)
+    rows = min(range(2, min(_TILE_ROWS, results) + 1), key=lambda rows: (ceil(results / rows) * rows, -rows))
+    return MixTile(rows, _TILE_VECTORS)
 
 
 def mixing_grad(problem: Problem, isa: ISA, chosen: MixGradTile | None = None) -> MixGrad:

@@ -44,7 +44,10 @@ _MORE_CHANNELS = 1024  # of a group's c_in x c_out
 #: Channels of g in a group, which would fill a quarter of a vector of them; where units take one in two turns, so that
 #: products are what counts, a few more.
 _FEW_UPSTREAM = {1: 4, 2: 6}
-_FAR_WAITING = 1.9  # a Zen 4's, in addition, for what half of the last cache does not hold: as of memory at 13 GB/s
+#: Of the time that memory takes, what a Zen 4 waits; in addition, of what half of the last cache does not hold, which
+#: of more than a few sources is as many streams.
+_NEAR_WAITING, _FAR_WAITING, _FAR_WAITING_OF_MANY = 0.3, 1.0, 3.5
+_FEW_SOURCES = 8
 _STRIP_CYCLES = 40  # to begin one
 _SPREAD_STEPS = 24  # of a task, that read a number before it is worth a vector of its own
 
@@ -93,7 +96,9 @@ class Sliding(RowBoxes):
         traffic_bytes = self.problem.traffic_bytes
         waiting = WAITING * memory_cycles(traffic_bytes)
         if turns_of(self.lanes, sum_type(self.problem)) > 1:
-            waiting += _FAR_WAITING * max(0, traffic_bytes - target.cpu().l3_bytes // 2) / 6
+            far = _FAR_WAITING if self.sources <= _FEW_SOURCES else _FAR_WAITING_OF_MANY
+            beyond = max(0, traffic_bytes - target.cpu().l3_bytes // 2)
+            waiting = _NEAR_WAITING * memory_cycles(traffic_bytes) + far * beyond / 6
         return self.tasks * (work + 40) + waiting + 4200
 
     def _strip_cycles(self, tile: Slide) -> float:
