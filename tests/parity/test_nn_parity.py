@@ -389,3 +389,17 @@ def test_float16_and_bfloat16_round_as_pytorch() -> None:
             a = getattr(F, verb)(ours).to("float32").numpy()
             b = getattr(T, verb)(theirs, **({"dim": -1} if "softmax" in verb else {})).float().numpy()
             np.testing.assert_allclose(a, b, rtol=2.0**-7)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("kind", ["Conv1d", "ConvTranspose1d"])
+@pytest.mark.parametrize("dim", [0, 1, -1, None])
+def test_weight_norm(kind: str, dim: int | None) -> None:
+    ours = nn.utils.weight_norm(getattr(nn, kind)(4, 6, 3, dtype="float64"), dim=dim)
+    theirs = torch.nn.utils.weight_norm(getattr(torch.nn, kind)(4, 6, 3, dtype=torch.float64), dim=dim)
+    state = theirs.state_dict()
+    assert {k: tuple(v.shape) for k, v in state.items()} == {k: v.shape for k, v in ours.state_dict().items()}
+    ours.load_state_dict({name: value.numpy() for name, value in state.items()})
+    same(ours, theirs, draw(0, 2, 4, 9))
+    for name, parameter in theirs.named_parameters():
+        np.testing.assert_allclose(ours.get_parameter(name).grad.numpy(), parameter.grad.numpy(), rtol=1e-10)

@@ -8,6 +8,7 @@ from lucid.nn.utils.parameters import (
     parameters_to_vector,
     vector_to_parameters,
 )
+from lucid.nn.utils.weight_norm import remove_weight_norm, weight_norm
 
 __all__ = [
     "clip_grad_norm_",
@@ -18,5 +19,7 @@ __all__ = [
     "fuse_modules",
     "fusion",
     "parameters_to_vector",
+    "remove_weight_norm",
     "vector_to_parameters",
+    "weight_norm",
 ]
