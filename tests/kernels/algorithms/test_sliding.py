@@ -291,13 +291,23 @@ KEPT = [
     Case(2, 16, 16, (9, 18), (7, 7), padding=3, groups=4, bias=True),
     Case(2, 64, 3, (9, 18), (7, 7), padding=3, bias=True),
 ]
+#: One strip and several, the last a half one; rows that meet nothing; channels of x in several tasks.
+KEPT_OF_G = [
+    Case(2, 16, 16, (9, 14), (3, 3), padding=1, groups=4, bias=True),
+    Case(1, 6, 8, (9, 39), (3, 3), groups=2, bias=True),
+    Case(1, 3, 16, (7, 36), (2, 5), padding=((1, 0), (4, 2)), bias=True),
+    Case(2, 16, 16, (5, 17), (3, 3), padding=((4, 3), (5, 3)), groups=8),
+    Case(1, 3, 8, (1, 20), (3, 3), padding=((1, 2), (1, 1)), bias=True),
+]
 
 
-@pytest.mark.parametrize("isa", ISAS)
-def test_weight_gradients_of_float16_read_again_what_their_first_pass_widened(isa, monkeypatch):
+@pytest.mark.parametrize(("isa", "cases", "of_x"), [
+    *((isa, cases, of_x) for isa in ISAS for cases, of_x in ((KEPT, True), (KEPT_OF_G, False))),
+])  # fmt: skip
+def test_weight_gradients_of_float16_read_again_what_has_been_widened(isa, cases, of_x, monkeypatch):
     cpu = replace(target.cpu(), name="znver4")
     monkeypatch.setattr(target, "cpu", lambda: cpu)
-    halves = [case.typed("float16") for case in KEPT]
+    halves = [case.typed("float16") for case in cases]
 
     def one(case):
         for where in ("end", "start"):
@@ -307,19 +317,24 @@ def test_weight_gradients_of_float16_read_again_what_their_first_pass_widened(is
 
     with target.using(isa) as chosen:
         tiles = [sliding_grad.sliding_grad(case.problem("grad_weight"), chosen).tile for case in halves]
-        assert all(tile.keeps for tile in tiles)
+        assert all((tile.keeps, tile.keeps_x) == (True, of_x) for tile in tiles)
         run_guarded_cases(one, halves)
         check_threads(lambda: run(sliding, halves[-1], "grad_weight", halves[-1].arrays()))
-        for place in ((0, 0, 0, 0), (1, 1, 8, 17), (0, 5, 4, 15)):
-            check_infinity(sliding, halves[-2], "grad_weight", place)
+        case = halves[-2]
+        for place in ((0, 0, 0, 0), (1, 1, case.size[0] - 1, case.size[1] - 1), (0, 5, 4, 15)):
+            check_infinity(sliding, case, "grad_weight", place)
 
 
 @pytest.mark.parametrize(("change", "keeps"), [
     ({}, True), ({"dtype": "float32"}, False), ({"dtype": "bfloat16"}, False), ({"kernel": (3, 3)}, False),
-    ({"stride": 2}, False), ({"size": (1600, 20)}, False),
+    ({"stride": 2}, False), ({"size": (1600, 20)}, False), ({"kernel": (3, 3), "groups": 4}, True),
+    ({"kernel": (3, 3), "groups": 4, "size": (90, 90)}, False),
 ])  # fmt: skip
-def test_rows_are_kept_where_several_passes_convert_them_and_they_stay_near(change, keeps, monkeypatch):
-    cpu, case = replace(target.cpu(), l2_bytes=1 << 20), Case(1, 8, 8, (20, 20), (7, 7), groups=8, dtype="float16")
+def test_rows_are_kept_where_they_are_converted_several_times_and_stay_near(change, keeps, monkeypatch):
+    cpu, case = (
+        replace(target.cpu(), l1_bytes=1 << 15, l2_bytes=1 << 20),
+        Case(1, 8, 8, (20, 20), (7, 7), groups=8, dtype="float16"),
+    )
     for name in ("znver4", "znver5"):
         monkeypatch.setattr(target, "cpu", lambda name=name: replace(cpu, name=name))
         with target.using(ISAS[0]) as isa:

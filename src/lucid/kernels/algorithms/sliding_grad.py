@@ -9,11 +9,12 @@ read once for up to ``downs`` taps down and all across, where they lie::
 
 Halves of few taps across are loaded and widened at each tap instead, and bfloats multiplied in pairs of pixels, as they
 lie. Where taps down are several passes and widening costs, the first pass, which has most products beside it, leaves
-the rows of its strip in float32, on whole lines, and the others read those. Rows where not all of these taps meet one
-of g go through the same code for one tap down. Lanes outside g add nothing: an infinity in x meets only the pixels it
-belongs to. A task is one channel of g with its group's channels of x, or all few of g with some of x, which then comes
-once from where it is; all images of it in order, so that bits do not depend on the number of threads. Of arrays that
-come from memory it is one image, so that tasks follow memory, and a second step adds up the images.
+the rows of its strip in float32, on whole lines, and the others read those; or the first channel of x those of g. Rows
+where not all of these taps meet one of g go through the same code for one tap down. Lanes outside g add nothing: an
+infinity in x meets only the pixels it belongs to. A task is one channel of g with its group's channels of x, or all few
+of g with some of x, which then comes once from where it is; all images of it in order, so that bits do not depend on
+the number of threads. Of arrays that come from memory it is one image, so that tasks follow memory, and a second step
+adds up the images.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ _COST = {
     "crowded": 0.38,  # a register beyond those that leave room
     "widened": 0.25,  # a vector of halves, which every channel of g does to x again
     "apart": 0.45,  # one that is loaded at its tap
+    "apart alone": 0.15,  # the same beside rows of g that are kept
     "again": 2.2,  # a row of planes that are read for every pair of channels and leave the first cache
     "sum": 2.7,
     "pass": 14.0,
@@ -124,7 +126,8 @@ class GradTile:
     sizes: tuple[tuple[int, bool], ...] = ()  #: taps down that passes have, and whether they read what is kept
     from_first: bool = False  #: vectors of x begin at the first tap, and have no neighbours before
     narrow: bool = False  #: and of the one behind, for taps across, only half is read where that is enough
-    keeps: bool = False  #: the first pass of a strip leaves its rows widened, for the others
+    keeps: bool = False  #: rows of g are left widened for who reads them again: other channels of x
+    keeps_x: bool = False  #: or other passes of a strip, of which the first leaves both its rows
 
     @property
     def pixels(self) -> int:
@@ -172,7 +175,7 @@ class SlidingGrad:
     def passes(self) -> list[tuple[int, int, int]]:
         """(row of a step, steps to the first tap, taps down) of every pass."""
         found = _passes(self.problem, self.tile.downs)
-        return _middle_first([downs for *_, downs in found]) if self.tile.keeps else found
+        return _middle_first([downs for *_, downs in found]) if self.tile.keeps_x else found
 
     @property
     def chunks(self) -> int:
@@ -225,9 +228,11 @@ class SlidingGrad:
 
     @property
     def kept_elements(self) -> int:
-        """Of a strip's rows of x and of g that one pass leaves for the others, with rows outside g at both ends."""
-        rows_of_g = self.problem.out[1] + 2 * _MOST_DOWN
-        return self.problem.size[1] * self.tile.kept_row(self.lanes) + rows_of_g * self.lanes
+        """Rows of a strip of x and g, or of all strips of g; with rows outside g at both ends."""
+        of_g = (self.problem.out[1] + 2 * _MOST_DOWN) * self.lanes
+        if self.tile.keeps_x:
+            return self.problem.size[1] * self.tile.kept_row(self.lanes) + of_g
+        return ceil(self.problem.out[2] / self.lanes) * of_g
 
     @property
     def own_bytes(self) -> int:
@@ -248,7 +253,7 @@ class SlidingGrad:
         planes = p.batch * p.c_out * p.group_in
         strips = planes * (ceil(p.out[2] / self.columns) - (1 - _HALF) * self.tile.half)
         rows, split = strips * p.out[1] * len(downs), self.tile.step > 1
-        widened = rows / len(downs) if self.tile.keeps else rows
+        widened = rows / len(downs) if self.tile.keeps_x else rows
         return {
             "row": rows,
             "product": strips * p.out[1] * across * sum(downs),
@@ -257,7 +262,8 @@ class SlidingGrad:
             "dealt": rows * split * across,
             "crowded": rows * max(0, self.tile.registers(self.lanes) - ROOMY),
             "widened": widened * vectors * (p.itemsize < sum_type(p).bytes and not self.tile.apart),
-            "apart": rows * vectors * self.tile.apart,
+            "apart": rows * vectors * self.tile.apart * (1 / self.each if self.tile.keeps else 1),
+            "apart alone": rows * (vectors - 1) * (self.tile.apart and self.tile.keeps) * (1 - 1 / self.each),
             "again": rows * again,
             "sum": strips * across * sum(downs),
             "pass": strips * len(downs),
@@ -291,13 +297,17 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
 
 
 def _in_passes(problem: Problem, tile: GradTile, lanes: int) -> GradTile:
-    """With the sizes of its passes, of which the first keeps what it widens where there are several."""
-    sizes = [downs for *_, downs in _passes(problem, tile.downs)]
-    if len(sizes) > 1 and tile.in_turns and problem.dtype == "float16" and problem.spec.stride[1:] == (1, 1):
-        kept = SlidingGrad(problem, replace(tile, keeps=True, apart=False), lanes)
-        if kept.kept_elements * sum_type(problem).bytes <= target.cpu().l2_bytes // _KEPT_PART:
-            tile = kept.tile
-    return replace(tile, sizes=tuple(sorted({(downs, tile.keeps and n > 0) for n, downs in enumerate(sizes)})))
+    """With the sizes of its passes, and what is kept where several passes, or several channels of x, widen the same."""
+    downs = [downs for *_, downs in _passes(problem, tile.downs)]
+    several = len(downs) > 1
+    kept = SlidingGrad(problem, replace(tile, keeps=True, keeps_x=several, apart=tile.apart and not several), lanes)
+    pays = tile.in_turns and problem.dtype == "float16" and problem.spec.stride[1:] == (1, 1)
+    pays &= several or kept.results == 1 < kept.each
+    near = target.cpu().l2_bytes // _KEPT_PART if several else target.cpu().l1_bytes // 2
+    if not pays or kept.kept_elements * sum_type(problem).bytes > near:
+        return replace(tile, sizes=tuple(sorted({(count, False) for count in downs})))
+    again = {(count, True) for count in (downs[1:] if several else downs)}
+    return replace(kept.tile, sizes=tuple(sorted({(downs[0], False), *again})))
 
 
 def _passes(problem: Problem, downs: int) -> list[tuple[int, int, int]]:
@@ -359,7 +369,7 @@ def bind(asked: SlidingGrad, isa: ISA) -> Executable:
     element, chunks = BY_DTYPE[problem.dtype], asked.chunks
     key = ("sliding_grad", problem.dtype, tile, chunks > 1)
     code = jit.kernel(key, lambda isa: _write(isa, element, tile, chunks > 1))
-    passes = [(*one, tile.keeps and n > 0) for n, one in enumerate(asked.passes)]
+    passes = [(*one, tile.keeps_x and n > 0) for n, one in enumerate(asked.passes)]
     table = np.array([(k, *one) for k in range(asked.results) for one in passes], np.int64)
     weights, itemsize = problem.c_out * problem.group_in * spec.taps, sum_type(problem).bytes
     numbers = (
@@ -394,7 +404,7 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
     columns = lanes * tile.pixels
     every = list(product(tile.sizes, (False, True) if tile.half else (False,)))
     runs = {(size, half): _write_run(module, element, tile, lanes, *size, half) for size, half in every}
-    widen, pitch = _write_widen(module, element, lanes) if tile.keeps else None, tile.kept_row(lanes)
+    widen, pitch = _write_widen(module, element, lanes) if tile.keeps_x else None, tile.kept_row(lanes)
     f = module.entry("slide_grad", **fields)
     a = f.args
     plane, upstream, taps = a.h * a.w, a.oh * a.ow, a.kernel_h * across
@@ -406,7 +416,7 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
         acc = a.own.at(a.thread * a.private)
         bias_acc = acc.at(a.results * a.each * taps * lanes)
         kept_x = acc.at(a.kept)
-        kept_g = kept_x.at(a.h * pitch + _MOST_DOWN * lanes)
+        kept_g = kept_x.at(a.h * pitch * tile.keeps_x + _MOST_DOWN * lanes)
         of_x = select((channel % a.group_out).eq(0), a.sums_x, 0) * count  # whose sums are this task's
         of_g = select(before.eq(0), a.sums_g, 0) * a.results
         with f.loop(0, a.results * a.each * taps + maximum(a.results, a.each)) as i:
@@ -440,13 +450,13 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                     x = planes.at(s.i * plane + on_x)
                     asks = (x.at(done * a.next_x), g.at(on_g + done * each_g), a.next_x, each_g)
                 first_row = first - low  # of x, which row 0 of g meets
+                wide_x, wide_g = kept_x.at(first_row * pitch), kept_g
+                if tile.keeps and not tile.keeps_x:
+                    reads, wide_g = select(s.i > 0, 1, reads), kept_g.at(column.i * (a.oh + 2 * _MOST_DOWN))
                 if widen:
-                    missed = _missed(a, begin, end, first_row, downs)
-                    of_both = (
-                        (planes.at(s.i * plane + column.i + tile.first), a.w, column.i + tile.first, kept_x, pitch),
-                        (pixels, a.ow, column.i, kept_g, lanes),
-                    )
-                    for rows, spans in zip(of_both, missed, strict=True):
+                    from_x = (planes.at(s.i * plane + column.i + tile.first), a.w, column.i + tile.first, kept_x, pitch)
+                    of_both = (from_x, (pixels, a.ow, column.i, wide_g, lanes))
+                    for rows, spans in zip(of_both, _missed(a, begin, end, first_row, downs), strict=True):
                         for at, until in spans:
                             with f.when(reads.eq(0) & (at < until)):
                                 f.call(widen, *rows, at, until)
@@ -454,12 +464,13 @@ def _write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                 for ((most, kept), half), run in runs.items():
                     here = downs.eq(most) & (begin < end)
                     here = here & reads.eq(int(kept)) if tile.keeps else here
-                    wide_rows = (kept_x.at(first_row * pitch), kept_g)
-                    given = (*wide_rows, pitch, lanes) if kept else (source, pixels, a.w * a.stride_h, a.ow)
+                    wide_rows = [wide_x, wide_g] if tile.keeps_x else [wide_g]
+                    given_x = (wide_x, pitch) if kept and tile.keeps_x else (source, a.w * a.stride_h)
+                    given_g = (wide_g, lanes) if kept else (pixels, a.ow)
                     with f.when(here & (ends if half else ~ends) if tile.half else here):
                         f.call(
-                            run, *given[:2], to, step, a.w, column.i * tile.step, *given[2:], a.ow - column.i, begin,
-                            end, a.oh, *asks, *(wide_rows if tile.keeps and not kept else ()),
+                            run, given_x[0], given_g[0], to, step, a.w, column.i * tile.step, given_x[1], given_g[1],
+                            a.ow - column.i, begin, end, a.oh, *asks, *(wide_rows if tile.keeps and not kept else ()),
                         )  # fmt: skip
         to_w, to_b = (a.parts.at(chunk * a.weights), a.bias_parts.at(chunk * a.biases)) if chunked else (a.gw, a.gb)
         with f.loop(0, a.results) as k, f.loop(0, count * taps) as i:
@@ -529,10 +540,11 @@ def _write_run(
     data, wide, across = ptr(element), computed(element), len(tile.across)
     lanes, keeps = acc_lanes // 2 if half else acc_lanes, tile.keeps and not kept
     more: dict[str, Any] = {"each_x": i64, "each_g": i64} if tile.by_planes else {}
-    more |= {"kept_x": ptr(wide), "kept_g": ptr(wide)} if keeps else {}
-    rows_of = ptr(wide) if kept else data
+    more |= {"kept_x": ptr(wide)} if keeps and tile.keeps_x else {}
+    more |= {"kept_g": ptr(wide)} if keeps else {}
+    of_x, of_g = (ptr(wide) if kept and there else data for there in (tile.keeps_x, True))
     f = module.function(
-        f"run{downs}" + "_kept" * kept + "_half" * half, x=rows_of, g=rows_of, acc=ptr(wide), step=i64, w=i64,
+        f"run{downs}" + "_kept" * kept + "_half" * half, x=of_x, g=of_g, acc=ptr(wide), step=i64, w=i64,
         column=i64, x_row=i64, g_row=i64, left=i64, begin=i64, end=i64, oh=i64, next_x=data, next_g=data, **more,
     )  # fmt: skip
     a, row, locality = f.args, tile.row(lanes), 2 if tile.by_planes else 3
@@ -543,7 +555,7 @@ def _write_run(
         met = {at: lanes_inside(f, a.column + at, a.w, columns) for at in tile.across}
         met = {at: mask & inside if tile.dots else mask for at, mask in met.items()}
     else:
-        masks = dict.fromkeys(row.reads) if kept else row.masks(f, a.column + tile.first, a.w)
+        masks = dict.fromkeys(row.reads) if kept and tile.keeps_x else row.masks(f, a.column + tile.first, a.w)
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
     def upstream(q: Value, k: int, there: Value | None) -> Value:
@@ -555,7 +567,7 @@ def _write_run(
     def read(x: Pointer, q: Value) -> Callable[[int], Value]:
         if tile.apart:
             return lambda at: widened(x.load(at, columns, met[at]))
-        if tile.keeps:
+        if tile.keeps_x:
             loaded = row.loaded(x if kept else x.at(tile.first), masks, wide)
             for i, part in loaded.items() if keeps else ():
                 a.kept_x.at(q * tile.kept_row(acc_lanes)).store(part, i * lanes)
