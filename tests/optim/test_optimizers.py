@@ -242,6 +242,7 @@ def test_wrong_arguments_are_named() -> None:
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (lambda: optim.SGD([]), ValueError, "SGD: params is empty"),
         (lambda: optim.SGD(iter([])), ValueError, "SGD: params is empty"),
+        (lambda: optim.SGD([]), ValueError, "not those in a plain list"),
         (lambda: optim.SGD(p), TypeError, "not one Tensor"),
         (
             lambda: optim.SGD(nn.Conv1d(1, 1, 1)),
@@ -275,6 +276,10 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         optimizer.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match=r"groups of \[2\] parameters, the optimizer of \[1\]"):
         optimizer.load_state_dict(optim.Adam([p, q]).state_dict())
+    with pytest.raises(ValueError, match=r"Adam: the state of another optimizer: it has no .*betas, eps"):
+        optimizer.load_state_dict(optim.SGD([p], lr=0.3).state_dict())
+    with pytest.raises(ValueError, match="keys 'state' and 'param_groups', not 'weight'"):
+        optimizer.load_state_dict({"weight": p})
     assert optimizer.param_groups[0]["lr"] == 0.1 and not optimizer.state
 
 

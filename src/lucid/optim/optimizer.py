@@ -35,7 +35,10 @@ class Optimizer:
             raise TypeError(f"{self._name}: params must be an iterable of tensors or of dicts{hint}")
         entries = list(entries)
         if not entries:
-            raise ValueError(f"{self._name}: params is empty: there is nothing to optimize")
+            raise ValueError(
+                f"{self._name}: params is empty: there is nothing to optimize; a module knows the layers that are its "
+                "attributes, or in an nn.ModuleList, not those in a plain list"
+            )
         groups = entries if isinstance(entries[0], Mapping) else [{"params": entries}]
         for group in groups:
             self.add_param_group(group)
@@ -123,8 +126,10 @@ class Optimizer:
         """Take over options and state, copied.
 
         Raises:
-            ValueError: other numbers of groups or parameters, or a state of another shape. Nothing is changed then.
+            ValueError: another kind of optimizer, other numbers of groups or parameters, or a state of another shape.
+                Nothing is changed then.
         """
+        self._check_kind(state_dict)
         groups, saved = self.param_groups, state_dict["param_groups"]
         ours, theirs = ([len(group["params"]) for group in g] for g in (groups, saved))
         if ours != theirs:
@@ -143,6 +148,18 @@ class Optimizer:
         for group, other in zip(groups, saved, strict=True):
             group.update({key: value for key, value in other.items() if key != "params"})
         self.state = state
+
+    def _check_kind(self, state_dict: Mapping[str, Any]) -> None:
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(
+                f"{self._name}: an optimizer's state has the keys 'state' and 'param_groups', not "
+                f"{', '.join(map(repr, state_dict))}"
+            )
+        for group in state_dict["param_groups"]:
+            if missing := self.defaults.keys() - group.keys():
+                raise ValueError(
+                    f"{self._name}: the state of another optimizer: it has no {', '.join(sorted(missing))}"
+                )
 
     def _numbers(self) -> dict[int, int]:
         params = (p for group in self.param_groups for p in group["params"])

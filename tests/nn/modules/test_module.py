@@ -325,3 +325,13 @@ def test_an_error_tells_the_way_to_the_layer(training: bool) -> None:
 def test_what_is_no_state_dict_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Net: load_state_dict takes a dict of tensors, .* not str"):
         Net().load_state_dict("network.safetensors")
+
+
+def test_names_with_a_word_too_many_are_told_of() -> None:
+    state = {f"module.{name}": value for name, value in Net().state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"They fit without 'module\.': \{name\.removeprefix\('module\.'\)"):
+        Net().load_state_dict(state)
+    Net().load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    with pytest.raises(RuntimeError) as caught:
+        Net().load_state_dict({**state, "more": lucid.zeros(1)})
+    assert "They fit" not in str(caught.value)

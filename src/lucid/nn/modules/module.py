@@ -275,6 +275,7 @@ class Module:
         shared = {name: (tensor, state_dict[name]) for name, tensor in own.items() if name in state_dict}
         faults = [f"Missing key(s): {', '.join(map(repr, missing))}."] if strict and missing else []
         faults += [f"Unexpected key(s): {', '.join(map(repr, unexpected))}."] if strict and unexpected else []
+        faults += _prefix_fault(missing, unexpected) if strict else []
         faults += [
             f"Size mismatch for {name!r}: {np.shape(value)} in the state dict, {tensor.shape} in the module."
             for name, (tensor, value) in shared.items()
@@ -439,6 +440,14 @@ def _say_own_name(cls: type, method: str) -> None:
             setattr(own, name, getattr(inherited, name))
         own.__qualname__ = f"{cls.__qualname__}.{method}"
         setattr(cls, method, own)
+
+
+def _prefix_fault(missing: list[str], unexpected: list[str]) -> list[str]:
+    """What to do about names that would fit but for one word before them, as ``DataParallel`` puts there."""
+    prefix = unexpected[0].partition(".")[0] + "." if unexpected else ""
+    if not missing or {prefix + name for name in missing} != set(unexpected):
+        return []
+    return [f"They fit without {prefix!r}: {{name.removeprefix({prefix!r}): value for name, value in state.items()}}."]
 
 
 def _called(value: Any) -> str:
