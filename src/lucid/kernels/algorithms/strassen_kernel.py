@@ -230,9 +230,9 @@ def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -
             a.sums.store(value + a.sums.load(at, lanes) if kind == "fork" else value, at)
         if kind != "sum":
             whole = value + a.begin.load(at, lanes) if kind == "fork" else value
-            place = select(a.rows > row, targets[v].at(a.stride * row), a.spare)
-            assert isinstance(place, Pointer)
-            Destination(place, form.epilogue).store(whole + a.bias.splat(row, lanes), 0, masks[v])
+            to = select(a.rows > row, targets[v].at(a.stride * row), a.spare)
+            assert isinstance(to, Pointer)
+            Destination(to, form.epilogue).store(whole + a.bias.splat(row, lanes), 0, masks[v])
     return f
 
 
@@ -334,4 +334,5 @@ def _position(a: Any, number: Value, lanes: int) -> tuple[Value, Value]:
 
 def _source(a: Any, image: Value, at: Value) -> Value:
     """Where the samples of a position begin, in a group's first channel."""
-    return image * (a.groups * 2 * a.pairs) * a.plane + at
+    start: Value = image * (a.groups * 2 * a.pairs) * a.plane + at
+    return start
