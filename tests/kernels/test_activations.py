@@ -35,6 +35,10 @@ FORMULAS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
     "hardswish": (lambda x: x * np.clip(x + 3, 0, 6) / 6, {}),
     "hardsigmoid": (lambda x: np.clip(x + 3, 0, 6) / 6, {}),
     "softsign": (lambda x: x / (1 + np.abs(x)), {}),
+    "huber": (
+        lambda x, delta: np.where(np.abs(x) < delta, x * x / 2, delta * (np.abs(x) - delta / 2)),
+        {"delta": 2.5},
+    ),
 }
 GRADIENTS = [n.removesuffix("_grad") for n in dir(activations) if n.endswith("_grad") and not n.startswith("_")]
 
@@ -42,7 +46,7 @@ GRADIENTS = [n.removesuffix("_grad") for n in dir(activations) if n.endswith("_g
 def arguments(dtype: Any) -> Array:
     """Numbers of both signs, away from every kink by more than a difference step."""
     x = np.random.default_rng(0).uniform(-8, 8, 1003)
-    kinks = np.array([-3, -1.5, 0, 2.5, 3, 6])
+    kinks = np.array([-3, -2.5, -1.5, 0, 2.5, 3, 6])
     return x[(np.abs(x[:, None] - kinks) > 1e-3).all(1)].astype(dtype)
 
 

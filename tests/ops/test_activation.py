@@ -26,6 +26,7 @@ DEFINITIONS: dict[str, tuple[tuple[float, ...], Callable[..., np.ndarray]]] = {
     "hardtanh": ((-0.5, 1.5), lambda x, a, b: np.minimum(np.maximum(x, a), b)),
     "hardsigmoid": ((), lambda x: np.minimum(np.maximum(x / 6 + 0.5, 0), 1)),
     "hardswish": ((), lambda x: x * np.minimum(np.maximum(x / 6 + 0.5, 0), 1)),
+    "huber": ((0.7,), lambda x, d: np.where(np.abs(x) < d, x * x / 2, d * (np.abs(x) - d / 2))),
 }
 NAMES = list(DEFINITIONS)
 VALUES = np.concatenate([np.linspace(-12, 12, 97), [-700.0, 700.0, 1e-9, -1e-9]])

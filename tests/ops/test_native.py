@@ -37,7 +37,7 @@ def in_pieces(function: Callable[..., Any], *inputs: lucid.Tensor) -> Array:
 
 ACTIVATIONS: dict[str, tuple[Any, ...]] = {
     "relu": (), "leaky_relu": (0.2,), "elu": (0.7,), "selu": (), "silu": (), "gelu": (), "gelu_tanh": (), "mish": (),
-    "softplus": (2.0, 5.0), "hardtanh": (-1.0, 2.0), "hardsigmoid": (), "hardswish": (),
+    "softplus": (2.0, 5.0), "hardtanh": (-1.0, 2.0), "hardsigmoid": (), "hardswish": (), "huber": (1.5,),
 }  # fmt: skip
 
 
@@ -252,3 +252,19 @@ def test_sums_what_broadcasting_repeated(shape: tuple[int, ...], dtype: str) -> 
     # Kept in float64, whose rounding is the second term, and rounded once.
     unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}.get(dtype, 2.0**-53)
     np.testing.assert_allclose(got.numpy().astype(np.float64), want, rtol=unit, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 1), (8, 64, 1), (64, 1), (50,), (8, 1, 50), (), (1, 1, 50)])
+def test_gradients_of_factors_that_are_repeated(shape: tuple[int, ...]) -> None:
+    x, g = tensor(8, 64, 50), tensor(8, 64, 50, seed=1)
+    factor = tensor(*shape, seed=2).requires_grad_()
+    (x * factor).backward(g)
+    grown = tuple(k for k, n in enumerate((1,) * (3 - len(shape)) + shape) if n == 1)
+    want = (x.numpy().astype(np.float64) * g.numpy()).sum(grown).reshape(shape)
+    np.testing.assert_allclose(factor.grad.numpy(), want, rtol=1e-7)
+    second = tensor(*shape, seed=2).requires_grad_()
+    (first,) = lucid.autograd.grad((x * second * second).sum(), second, create_graph=True)
+    (twice,) = lucid.autograd.grad(first.sum(), second)
+    np.testing.assert_allclose(
+        twice.numpy(), 2 * x.numpy().astype(np.float64).sum(grown).reshape(shape), rtol=1e-3, atol=1e-3
+    )

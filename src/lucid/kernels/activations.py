@@ -90,6 +90,11 @@ def _softsign_grad(g: Value, x: Value) -> Value:
     return g / (d * d)
 
 
+def _huber(x: Value, *, delta: Value) -> Value:
+    size = absolute(x)
+    return select(size < delta, x * x * 0.5, delta * (size - delta * 0.5))
+
+
 relu = Elementwise("relu", lambda x: select(x < 0.0, 0.0, x))
 relu_grad = Elementwise("relu_grad", lambda g, x: select(x <= 0.0, 0.0, g))
 relu6 = Elementwise("relu6", lambda x: clamp(x, 0.0, 6.0))
@@ -122,3 +127,5 @@ hardsigmoid = Elementwise("hardsigmoid", lambda x: clamp(x + 3.0, 0.0, 6.0) * (1
 hardsigmoid_grad = Elementwise("hardsigmoid_grad", _hardsigmoid_grad)
 softsign = Elementwise("softsign", lambda x: x / (absolute(x) + 1.0))
 softsign_grad = Elementwise("softsign_grad", _softsign_grad)
+huber = Elementwise("huber", _huber)
+huber_grad = Elementwise("huber_grad", lambda g, x, *, delta: g * clamp(x, -delta, delta))

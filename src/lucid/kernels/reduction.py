@@ -227,5 +227,6 @@ class _Plan:
     blocks: int
 
 
+sum_of_products = Reduction("sum_of_products", terms=lambda a, b: a * b)
 #: factor times the sum over the axes; with factor 1 / n their mean.
 scaled_sum = Reduction("scaled_sum", terms=lambda x: x, finish=lambda total, *, factor: total * factor)

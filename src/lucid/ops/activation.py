@@ -226,3 +226,10 @@ hardswish = _activation(
     lambda x: x * np.clip(x + 3, 0, 6) / 6,
     lambda m, g, x: m.where(x <= -3, 0, m.where(x < 3, g * (x / 3 + 0.5), g)),
 )
+
+#: Of a difference: x²/2 where |x| < delta, else delta (|x| - delta/2).
+huber = _activation(
+    "huber",
+    lambda x, delta: np.where(np.abs(x) < delta, x * x * 0.5, delta * (np.abs(x) - 0.5 * delta)),
+    lambda m, g, x, delta: m.where(x >= delta, g * delta, m.where(x <= -delta, g * -delta, g * x)),
+)

@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from lucid.autograd import Op, apply
+from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.dtypes import computed
 from lucid.core.errors import ShapeError
 from lucid.kernels import reduction
 from lucid.ops import native
-from lucid.ops.common import method, sizes_of
+from lucid.ops.common import conj, method, sizes_of
 
 Array = np.ndarray[Any, Any]
 
 
 def sum_forward_to(x: Array, shape: tuple[int, ...]) -> Array:
     """``sum_to`` of arrays."""
-    lead = x.ndim - len(shape)
-    grown = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and x.shape[lead + i] != 1)
+    grown = _grown(x.shape, shape)
     if native.takes(native.ONE_PASS, x):
         summed: Array = reduction.scaled_sum(x, axes=grown, factor=1.0)
         return summed.reshape(shape)
@@ -30,6 +29,18 @@ def sum_forward_to(x: Array, shape: tuple[int, ...]) -> Array:
     return total.astype(x.dtype, copy=False).reshape(shape)
 
 
+def _grown(to: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which broadcasting from ``shape`` repeats."""
+    lead = len(to) - len(shape)
+    return (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and to[lead + i] != 1))
+
+
+def _products_forward(g: Array, other: Array, *, shape: tuple[int, ...]) -> Array:
+    total: Array = reduction.sum_of_products(g, other, axes=_grown(g.shape, shape))
+    return total.reshape(shape)
+
+
+_products = Op("sum_of_products_to", _products_forward)
 _broadcast_to = Op("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape), view=True, vjp={
     "x": lambda g, x_shape: sum_to(g, x_shape),
 })  # fmt: skip
@@ -50,6 +61,14 @@ def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
 def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
     """The adjoint of broadcasting: sum over what broadcasting from ``shape`` has repeated."""
     return x if x._array.shape == shape else apply(_sum, x, shape=shape)
+
+
+def product_sum_to(g: Any, other: Any, shape: tuple[int, ...]) -> Any:
+    """``sum_to`` of g conj(other): one pass without a product in memory, where nobody differentiates it."""
+    alone = g._array.shape != shape and not is_grad_enabled()
+    if alone and native.takes(native.ONE_PASS, g._array, other._array):
+        return apply(_products, g, other, shape=shape)
+    return sum_to(g * conj(other), shape)
 
 
 @method()

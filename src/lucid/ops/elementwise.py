@@ -16,7 +16,7 @@ from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.errors import DTypeError
 from lucid.kernels import activations, arithmetic
 from lucid.ops import native, special
-from lucid.ops.broadcast import sum_to
+from lucid.ops.broadcast import product_sum_to, sum_to
 from lucid.ops.common import as_operand, attribute, conj, floating, method, operands
 from lucid.tensor.tensor import Tensor
 
@@ -35,8 +35,8 @@ _sub = Op("sub", native.binary("sub", np.subtract), inputs=AB, vjp={
     "b": lambda g, b_shape: sum_to(-g, b_shape),
 })  # fmt: skip
 _mul = Op("mul", native.binary("mul", np.multiply), inputs=AB, vjp={
-    "a": lambda g, b, a_shape: sum_to(g * conj(b), a_shape),
-    "b": lambda g, a, b_shape: sum_to(g * conj(a), b_shape),
+    "a": lambda g, b, a_shape: product_sum_to(g, b, a_shape),
+    "b": lambda g, a, b_shape: product_sum_to(g, a, b_shape),
 })  # fmt: skip
 _div = Op("div", native.binary("div", np.true_divide), inputs=AB, vjp={
     "a": lambda g, b, a_shape: sum_to(g / conj(b), a_shape),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.nn.functional._arguments import check_tensors
 from lucid.nn.functional.activation import log_softmax
-from lucid.ops import elementwise
+from lucid.ops import activation, elementwise
 from lucid.ops import loss as ops
 from lucid.ops.compare import where
 from lucid.tensor import Tensor
@@ -91,16 +93,18 @@ def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta:
     """d²/(2 beta) where |d| < beta, else |d| - beta/2, for d = input - target."""
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta={beta} must be at least 0")
-    d = elementwise.abs(_difference("smooth_l1_loss", input, target, reduction))
-    return _reduced(d if beta == 0 else where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+    d = _difference("smooth_l1_loss", input, target, reduction)
+    if beta == 0:
+        return _reduced(elementwise.abs(d), reduction)
+    loss = activation.huber(d, float(beta))
+    return _reduced(loss if beta == 1 else loss / beta, reduction)
 
 
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d²/2 where |d| < delta, else delta (|d| - delta/2), for d = input - target."""
     if delta <= 0:
         raise ValueError(f"huber_loss: delta={delta} must be above 0")
-    d = elementwise.abs(_difference("huber_loss", input, target, reduction))
-    return _reduced(where(d < delta, d * d * 0.5, delta * (d - 0.5 * delta)), reduction)
+    return _reduced(activation.huber(_difference("huber_loss", input, target, reduction), float(delta)), reduction)
 
 
 def binary_cross_entropy(
@@ -125,9 +129,8 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """``binary_cross_entropy`` of sigmoid(input), without overflow; ``pos_weight`` multiplies the positive part."""
     _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
-    softplus = elementwise.log1p(elementwise.exp(-elementwise.abs(input))) + elementwise.clamp(-input, min=0.0)
-    factor = 1.0 if pos_weight is None else (pos_weight - 1) * target + 1
-    loss = (1 - target) * input + factor * softplus
+    surprise = activation.softplus(-input, 1.0, inf)
+    loss = (1 - target) * input + (surprise if pos_weight is None else ((pos_weight - 1) * target + 1) * surprise)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
