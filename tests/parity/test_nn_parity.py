@@ -403,3 +403,14 @@ def test_weight_norm(kind: str, dim: int | None) -> None:
     same(ours, theirs, draw(0, 2, 4, 9))
     for name, parameter in theirs.named_parameters():
         np.testing.assert_allclose(ours.get_parameter(name).grad.numpy(), parameter.grad.numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["Constant", "Zero", "Reflection", "Replication", "Circular"])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_pads(rank: int, kind: str, uneven: bool) -> None:
+    padding = tuple(range(1, 2 * rank + 1)) if uneven else 2
+    more = (1.5,) if kind == "Constant" else ()
+    ours, theirs = (getattr(m, f"{kind}Pad{rank}d")(padding, *more) for m in (nn, torch.nn))
+    assert repr(ours) == repr(theirs)
+    same(ours, theirs, draw(0, 2, 3, *(7, 8, 9)[:rank]))

@@ -169,3 +169,10 @@ def test_losses() -> None:
     assert (
         list(nn.CrossEntropyLoss(weight).state_dict()) == ["weight"] and list(nn.CrossEntropyLoss().state_dict()) == []
     )
+
+
+def test_pads_are_checked_when_made() -> None:
+    assert nn.ConstantPad1d((1, 2), 3.0)(lucid.ones(1, 1, 1)).tolist() == [[[3, 1, 3, 3]]]
+    for padding in ((1, 2, 3), (1.0, 2.0, 1.0, 2.0)):
+        with pytest.raises(lucid.ShapeError, match=r"ReflectionPad2d: padding=.* must be an int or 4 ints"):
+            nn.ReflectionPad2d(padding)
