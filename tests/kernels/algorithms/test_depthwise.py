@@ -36,6 +36,9 @@ CASES = [
     Case(2, 2, 4, (4, 5, 6), (3, 2, 3), (1, 2, 1), padding=1, groups=2, bias=True),
     Case(1, 2, 2, (4, 5, 6), (3, 3, 3), padding=1, groups=2),
     Case(1, 2, 2, (2, 2), (1, 1), 3, groups=2),
+    Case(2, 2, 2, (23, 37), (9, 9), padding=4, groups=2, bias=True),
+    Case(1, 2, 4, (30, 19), (13, 3), (2, 1), padding=((6, 5), (1, 1)), groups=2),
+    Case(1, 2, 2, (5, 21, 50), (3, 15, 5), padding=((1, 1), (7, 7), (0, 2)), groups=2),
 ]
 #: Enough pixels for several boxes of one image.
 BOXED = [Case(2, 2, 2, (90, 81), (3, 3), padding=1, groups=2), Case(1, 1, 1, (14000,), (2,), 2)]
@@ -55,6 +58,13 @@ def test_definition(role, isa, dtype):
 
     with target.using(isa):
         run_guarded_cases(one, CASES)
+
+
+@pytest.mark.parametrize("role", ROLES[:2])
+def test_many_taps_down_are_served_in_parts(role):
+    """Where a vector takes two turns, all but as many as are left."""
+    plan = depthwise.plan(CASES[-3].problem(role), target.isa())
+    assert plan["span"] in ((4, 5) if target.cpu().turns(target.isa()) > 1 else (1,))
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -48,6 +48,7 @@ Array = np.ndarray[Any, Any]
 
 _POINTER_BYTES = 8
 _MOST_SPAN = 7
+_PART_SPANS = (4, 5)  # of more taps down than that
 _LINE_BYTES = 64
 _MOST_CHANNELS = 64  # of a group's c_in x c_out
 _MOST_PHASES = 1 << 14  # to plan one takes some 0.3 ms
@@ -223,13 +224,14 @@ class Correlation:
         width = 1 if self.tile.in_place else frame_columns
         heads, places, begins = [], [], [0]
         for depth, row, column in product(*(axis.phases for axis in self.axes)):
-            downs = row[:1] if self.tile.span > 1 else row
+            whole = len(row) - self.tile.rest
             firsts = column[:1] if self.tile.group else column
-            for s, (td, d), (th, h), (tw, w) in product(range(self.sources), depth, downs, firsts):
-                place = ((s * frame_depth + d) * frame_rows + h) * width
-                heads.append((place, w) if self.tile.in_place else (place + w % step * pitch + w // step, 0))
-                places.append(s * channel + (td * spec.kernel[1] + th) * spec.kernel[2] + tw)
-            begins.append(len(heads))
+            for downs in (row[: whole : self.tile.span], row[whole : whole + 1])[: 1 + (self.tile.rest > 0)]:
+                for s, (td, d), (th, h), (tw, w) in product(range(self.sources), depth, downs, firsts):
+                    place = ((s * frame_depth + d) * frame_rows + h) * width
+                    heads.append((place, w) if self.tile.in_place else (place + w % step * pitch + w // step, 0))
+                    places.append(s * channel + (td * spec.kernel[1] + th) * spec.kernel[2] + tw)
+                begins.append(len(heads))
         offsets, columns = np.array(heads or [(0, 0)], np.int64).T.copy()
         return offsets, columns, np.array(places or [0], np.int64), np.array(begins, np.int64)
 
@@ -283,8 +285,14 @@ class Correlation:
         tile = self.tile
         if tile.group or turns_of(self.lanes, self.element) == 1:
             return {"tile": tile.cycles(heads, self.problem.spec.kernel[2], self.lanes, self.element)}
-        each = max(tile.sums * tile.span, _LOAD_PRODUCTS * tile.sources * tile.vectors)
-        return {"product": heads / tile.span * each + _STORE_PRODUCTS * tile.phases * tile.sums}
+
+        def products(span: int) -> float:
+            loaded = ((tile.rows - 1) * tile.step + span) * tile.vectors
+            return max(tile.sums * span, _LOAD_PRODUCTS * loaded)
+
+        count = len(self.axes[1].phases[0]) if tile.rest else tile.span
+        each = count // tile.span * products(tile.span) + (products(tile.rest) if tile.rest else 0)
+        return {"product": heads / count * each + _STORE_PRODUCTS * tile.phases * tile.sums}
 
     @property
     def _far_lines(self) -> float:
@@ -326,12 +334,20 @@ def correlation(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Corre
     room = (target.cpu().l1_bytes // 2 if sources == 1 else target.cpu().l2_bytes // 4) // element.bytes
     window = plain_window(source, positions, extents, stride_in, tuple(axis.low for axis in axes))
     cut = window.cut(max(64, room // (sources * prod(stride_in))))
-    tile = chosen or _tile(problem, isa, axes, cut, lanes)
-    wide, step = tile.vectors * lanes, stride_in[2]
-    columns = ceil(cut.box[3] / wide) * wide + (extents[2] - 1) // step + 1
-    columns = ceil(columns / lanes) * lanes  # so that vectors of a phase begin alike in every row
-    framed = Correlation(problem, axes, cut.widened(columns * step), tile, lanes)
-    return replace(framed, tile=replace(tile, in_place=_reads_in_place(framed, isa)))
+    step = stride_in[2]
+
+    def framed(tile: Tile) -> Correlation:
+        columns = ceil(cut.box[3] / (tile.vectors * lanes)) * tile.vectors * lanes + (extents[2] - 1) // step + 1
+        columns = ceil(columns / lanes) * lanes  # so that vectors of a phase begin alike in every row
+        rest = len(axes[1].phases[0]) % tile.span if tile.span > 1 else 0
+        made = Correlation(problem, axes, cut.widened(columns * step), replace(tile, rest=rest), lanes)
+        return replace(made, tile=replace(made.tile, in_place=_reads_in_place(made, isa)))
+
+    if chosen:
+        return framed(chosen)
+    parted = _parts(axes, turns_of(lanes, element))
+    tiles = [_tile(problem, isa, axes, cut, lanes, spans) for spans in ((_span(axes[1]),), parted) if spans]
+    return min(map(framed, tiles), key=lambda option: option.cycles)
 
 
 def _span(axis: Axis) -> int:
@@ -342,7 +358,17 @@ def _span(axis: Axis) -> int:
     return count if all(at == k for phase in axis.phases for k, (_, at) in enumerate(phase, phase[0][1])) else 1
 
 
-def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: int) -> Tile:
+def _parts(axes: tuple[Axis, ...], turns: int) -> tuple[int, ...]:
+    """Of so many taps down that a load cannot serve all, how many it may, if they are neighbours and of one phase.
+
+    Where a vector takes two turns: what such kernels wait for there are loads that straddle two lines of the cache.
+    """
+    rows = axes[1].phases[0]
+    one = all(len(axis.phases) == 1 for axis in axes) and len(rows) > _MOST_SPAN and turns > 1
+    return _PART_SPANS if one and all(at == k for k, (_, at) in enumerate(rows, rows[0][1])) else ()
+
+
+def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: int, spans: tuple[int, ...]) -> Tile:
     _, _, height, width = cut.box
     element = sum_type(problem)
     spec, forward = problem.spec, problem.role == "forward"
@@ -350,7 +376,7 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
     if not forward:
         sources, results = results, sources
     step = spec.stride[1] if forward else 1
-    span = _span(axes[1]) if height > 1 and step <= 2 else 1
+    spans = tuple({1, *spans}) if height > 1 and step <= 2 else (1,)
     phases = 2 if not forward and spec.stride[2] == 2 else 1
     counts = {sources * len(d) * len(h) * len(w) for d, h, w in product(*(axis.phases for axis in axes))}
     heads = sum(counts) / len(counts)
@@ -360,12 +386,13 @@ def _tile(problem: Problem, isa: ISA, axes: tuple[Axis, ...], cut: Cut, lanes: i
         return tiles * tile.cycles(phases * heads, spec.kernel[2], lanes, element), -tile.vectors
 
     def unrolled(tile: Tile) -> Tile:
-        every = replace(tile, taps=counts.copy().pop() // tile.span) if len(counts) == 1 else tile
+        whole = len(counts) == 1 and (tile.span == 1 or len(axes[1].phases[0]) % tile.span == 0)
+        every = replace(tile, taps=counts.copy().pop() // tile.span) if whole else tile
         return every if every.lines <= _MOST_LINES else tile
 
     options = [
         unrolled(Tile(rows, vectors, down, step if down > 1 else 1, k, phases))
-        for k, rows, vectors, down in product((1, 2, 3, 4), (1, 2, 4), (1, 2, 3, 4, 8), {1, span})
+        for k, rows, vectors, down in product((1, 2, 3, 4), (1, 2, 4), (1, 2, 3, 4, 8), spans)
         if results % k == 0 and (k == 1 or problem.role == "forward" or spec.stride[2] == 1)
     ]
     if spec.stride[2] == spec.dilation[2] == 1:

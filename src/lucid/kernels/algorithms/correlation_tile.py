@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from lucid.kernels.algorithms import toeplitz
@@ -50,6 +50,7 @@ class Tile:
     group: int = 0  #: if positive, taps of a row are many and next to each other, and so many are held
     in_place: bool = False  #: the source is read where it lies, not from a frame
     stream: bool = False  #: whole vectors go past the caches
+    rest: int = 0  #: taps down that are left where ``span`` serves a part of them at a time
 
     @property
     def sums(self) -> int:
@@ -179,7 +180,7 @@ def _phase_sums(f: Function, tile: Tile, lanes: int, source: Pointer, column: Va
     each = [toeplitz.spread(a.bias, a.bias_step * k if k else 0, wide, lanes) for k in range(tile.results)]
     sums = [start for start in each for _ in range(tile.rows * tile.vectors)]
 
-    def tap(j: Value, values: list[Value]) -> list[Value]:
+    def tap(j: Value, values: list[Value], tile: Tile = tile) -> list[Value]:
         w = a.w.at(a.places.load(j))
         if tile.group:
             x = source.at(column).at(a.offsets.load(j))
@@ -193,7 +194,11 @@ def _phase_sums(f: Function, tile: Tile, lanes: int, source: Pointer, column: Va
         return sums
     with f.loop(begin, a.begins.load(phase + 1), carry=sums) as many:
         many.values = tap(many.i, many.values)
-    return many.values
+    if not tile.rest:
+        return many.values
+    with f.loop(a.begins.load(1), a.begins.load(2), carry=many.values) as left:
+        left.values = tap(left.i, left.values, replace(tile, span=tile.rest))
+    return left.values
 
 
 def _framed(
