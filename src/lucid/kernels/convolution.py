@@ -70,19 +70,23 @@ ComputeBoth = Callable[[Array, Array], tuple[Array, Array]]
 class Call:
     """One role on operands of known shapes and type. What computes it is looked up once for the settings in force."""
 
-    __slots__ = ("_asked", "_ended", "_found")
+    __slots__ = ("_asked", "_ended", "_found", "_last")
 
     def __init__(self, *asked: Any) -> None:
         self._asked = asked
         self._ended: dict[Epilogue, Call] = {}
+        self._last: tuple[Epilogue | None, Call] = None, self
         self._found: tuple[Settings | None, Any] = None, None
 
     def ended(self, epilogue: Epilogue) -> Call:
         """The same with what happens to the result before anybody sees it."""
-        found = self._ended.get(epilogue)
-        if found is None:
-            *asked, _, transposed = self._asked
-            found = self._ended[epilogue] = call_of(*asked, epilogue, transposed)
+        last, found = self._last
+        if last is not epilogue:
+            if epilogue not in self._ended:
+                *asked, _, transposed = self._asked
+                self._ended[epilogue] = call_of(*asked, epilogue, transposed)
+            found = self._ended[epilogue]
+            self._last = epilogue, found
         return found
 
     def compute(self) -> Compute:

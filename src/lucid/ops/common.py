@@ -53,7 +53,7 @@ _SOLE = _holders(wrap(np.empty(0)))
 
 def owns_alone(x: Any) -> bool:
     """Whether nobody but the tensor could read or write its memory: there is no other array on it, nor an address."""
-    return _holders(x) == _SOLE and _is_hidden(x._array)
+    return getrefcount(x._array) == _SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
 
 
 def owns_with_origin(x: Any) -> bool:

@@ -235,7 +235,10 @@ class Finish(NamedTuple):
 
         Raises: DTypeError unless all have one element type.
         """
-        same_dtype("conv", x=operands[0], scale=self.scale, shift=self.shift, residual=self.residual)
+        dtype = operands[0]._array.dtype
+        for t in self[1:]:
+            if t is not None and t._array.dtype is not dtype:
+                same_dtype("conv", x=operands[0], scale=self.scale, shift=self.shift, residual=self.residual)
         recorded = mode.recording and any(t is not None and t.requires_grad for t in (*operands, *self[1:]))
         return recorded or operands[0]._array.dtype.kind == "c"
 
@@ -265,7 +268,8 @@ def finished_conv(x: Any, w: Any, bias: Any, finish: Finish, *, spec: ConvSpec, 
             same_dtype("conv", x=x, w=w, bias=bias)
             return apply(_conv_ended, x, w, bias, spec=spec, epilogue=finish.epilogue, call=call)
         return finish.in_steps(conv(x, w, bias, spec=spec))
-    same_dtype("conv", x=x, w=w, bias=bias)
+    if not _alike(x, w, bias):
+        same_dtype("conv", x=x, w=w, bias=bias)
     versions = _versions(w, bias)
     arrays = x._array, w._array, None if bias is None else bias._array
     return wrap(kernels.conv_forward_ended(*arrays, spec, finish.arrays(), versions, call))

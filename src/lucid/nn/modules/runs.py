@@ -49,8 +49,8 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     if mode.recording and rest and _cuts_off(first, rest[0], x):
         assert isinstance(first, _BatchNorm), "only those do"
         return 2, first.clamped(x, _LIMITS[type(rest[0])])
-    if rest and _reads_through(first, rest[0], x):
-        assert isinstance(first, PReLU) and isinstance(rest[0], GroupNorm), "only those do"
+    if type(first) is PReLU and rest and _reads_through(first, rest[0], x):
+        assert isinstance(rest[0], GroupNorm), "only those do"
         return 2, rest[0].leaked(x, first.weight)
     if type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
         return 1, first(x)
@@ -69,9 +69,9 @@ def _cuts_off(norm: Module, activation: Module, x: Any) -> bool:
     return known and not norm.is_watched and not activation.is_watched and isinstance(x, Tensor)
 
 
-def _reads_through(activation: Module, norm: Module, x: Any) -> bool:
-    """Whether the norm can read what the activation would write, with the same numbers and no error of its own."""
-    if type(activation) is not PReLU or type(norm) is not GroupNorm or activation.is_watched or norm.is_watched:
+def _reads_through(activation: PReLU, norm: Module, x: Any) -> bool:
+    """Whether the norm can read what a PReLU would write, with the same numbers and no error of its own."""
+    if type(norm) is not GroupNorm or activation.is_watched or norm.is_watched:
         return False
     fits = isinstance(x, Tensor) and x.ndim > 1 and x.dtype is activation.weight.dtype
     return fits and x.shape[1] == norm.num_channels and activation.weight.shape in ((1,), x.shape[1:2])
@@ -82,9 +82,9 @@ def _folds(conv: _Convolution, norm: Module, x: Tensor) -> bool:
     if type(norm) not in _BATCH_NORMS or norm.training or not foldable(conv, norm):
         return False
     assert isinstance(norm, _BatchNorm), "one of them"
-    fits = x.ndim == conv.rank + 2 and x.ndim in norm.ranks
-    dtype = x.dtype
-    return fits and all(t is None or t.dtype is dtype for t in (norm.weight, norm.bias))
+    rank, dtype, weight, bias = x._array.ndim, x._array.dtype, norm.weight, norm.bias
+    alike = (weight is None or weight._array.dtype is dtype) and (bias is None or bias._array.dtype is dtype)
+    return alike and rank == conv.rank + 2 and rank in norm.ranks
 
 
 def foldable(conv: _Convolution, norm: Module) -> bool:
