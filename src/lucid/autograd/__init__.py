@@ -1,5 +1,6 @@
 """Gradients: the graph, the backward pass, and the one door (``apply``) every operation goes through."""
 
+from lucid.autograd.anomaly import detect_anomaly
 from lucid.autograd.check import check_grads
 from lucid.autograd.engine import backward, grad, set_implicit_gradient
 from lucid.autograd.function import Function
@@ -24,6 +25,7 @@ __all__ = [
     "apply",
     "backward",
     "check_grads",
+    "detect_anomaly",
     "enable_grad",
     "grad",
     "inference_mode",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lucid.autograd.anomaly import watch, watched_pull
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Edge, Node, Tracked, edge_of, placed, wrap
 from lucid.core import quiet
@@ -251,7 +252,7 @@ def _pull(
         needed = [None if edge is None or id(edge[0]) not in useful else edge for edge in needed]
         if not any(needed):
             return
-    grads = node.pull(upstream, needed, create)
+    grads = watched_pull(node, upstream, needed, create) if watch.on else node.pull(upstream, needed, create)
     if not retain:
         node.release()
     for edge, g in zip(needed, grads, strict=True):

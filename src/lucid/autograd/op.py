@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lucid.autograd.anomaly import check_result, watch
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Array, Edge, Node, Tracked, View, edge_of, placed, restored, wrap
 from lucid.core import quiet
@@ -354,6 +355,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
             raise _named(op, arrays, error) from None
         finally:
             quiet.end(noise)
+        if watch.on:
+            check_result(op.name, arrays, out)
         if type(out) is np.ndarray:
             result = wrap(out)
         elif type(out) is tuple:
