@@ -8,6 +8,7 @@ import pytest
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import lines
+from lucid.kernels.isa import AVX512
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
 from tests.kernels.guard import run_guarded_cases
@@ -52,6 +53,17 @@ INPUTS = [
     Case(1, 1, 4, (70,), (4,), 4, 2, padding=((0, 3),)),
     Case(2, 1, 4, (33,), (1,), 2),
 ]
+#: Weights of strides: rows of less than a vector, of several segments and parts; windows that leave gaps, taps apart,
+#: more padding than samples; groups, rows of planes.
+STRIDED = [
+    Case(2, 1, 12, (300,), (10,), 5, padding=3),
+    Case(2, 2, 6, (61,), (4,), 3, padding=((5, 2),), groups=2),
+    Case(1, 1, 5, (50,), (3,), 4),
+    Case(2, 1, 4, (3, 90), (1, 5), (1, 2), (1, 3), padding=((0, 0), (7, 0))),
+    Case(1, 1, 8, (20011,), (3,), 2),
+    Case(1, 1, 3, (9,), (9,), 2, padding=12),
+    Case(3, 1, 7, (2100,), (16,), 2, padding=((0, 9),)),
+]
 ISAS, HALF_ISAS = ([isa.name for isa in isas] for isas in (target.cpu().isas, target.cpu().runnable))
 TYPES = [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, HALF)]
 
@@ -78,7 +90,7 @@ def test_definition(isa, dtype):
             check_both(lines, case.typed(dtype), where)
 
     with target.using(isa):
-        run_guarded_cases(one, CASES)
+        run_guarded_cases(one, [*CASES, *STRIDED])
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)
@@ -97,7 +109,7 @@ def test_input_gradients_on_any_number_of_threads(isa, dtype):
 
 
 @pytest.mark.parametrize(
-    "case", [Case(5, 1, 12, (300,), (9,), padding=4), Case(9, 3, 3, (700,), (3,), groups=3)], ids=str
+    "case", [Case(5, 1, 12, (300,), (9,), padding=4), Case(9, 3, 3, (700,), (3,), groups=3), *STRIDED[:2]], ids=str
 )
 def test_bits_do_not_depend_on_the_number_of_threads(case):
     check_threads(lambda: run_both(lines, case, case.arrays()))
@@ -106,6 +118,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(case):
 @pytest.mark.parametrize("place", [(1, 1, 16), (0, 0, 0), (1, 0, 39)])
 def test_an_infinity_reaches_only_what_reads_it(place):
     check_infinity(lines, Case(2, 2, 4, (40,), (3,), padding=((0, 1),), groups=2), "grad_weight", place)
+
+
+@pytest.mark.parametrize("place", [(1, 1, 40), (0, 0, 33), (1, 0, 7)])
+def test_an_infinity_reaches_only_what_reads_it_at_a_stride(place):
+    check_infinity(lines, Case(2, 2, 4, (41,), (3,), 2, groups=2), "grad_weight", place)
 
 
 def test_a_new_image_size_compiles_nothing():
@@ -122,7 +139,7 @@ def test_a_new_image_size_compiles_nothing():
     ("case", "why"),
     [
         (Case(1, 1, 1, (9, 9), (3, 3)), "a row of g meets several of x, or not every pixel of one"),
-        (Case(1, 1, 1, (9,), (3,), stride=2), "a row of g meets several of x, or not every pixel of one"),
+        (Case(1, 1, 1, (9, 9), (1, 3), stride=(2, 1)), "a row of g meets several of x, or not every pixel of one"),
         (
             Case(1, 1, 1, (9, 9), (1, 3), padding=((1, 0), (0, 0))),
             "a row of g meets several of x, or not every pixel of one",
@@ -133,6 +150,19 @@ def test_a_new_image_size_compiles_nothing():
 )
 def test_what_it_leaves_to_others(case, why):
     assert lines.refuses(case.problem("grad_weight"), target.isa()) == why
+
+
+def test_strides_are_for_machines_where_they_were_measured(monkeypatch):
+    case, isa = Case(1, 1, 8, (90,), (4,), 2), AVX512
+    for name, turns in (("znver4", 2), ("znver5", 1)):
+        cpu = replace(target.cpu(), name=name)
+        monkeypatch.setattr(target, "cpu", lambda cpu=cpu: cpu)
+        assert cpu.turns(isa) == turns
+        for role in ("grad_input", "grad_weight"):
+            assert (lines.refuses(case.problem(role), isa) is None) == (turns == 2)
+    monkeypatch.undo()
+    large = Case(8, 1, 4, (400_000,), (3,), 2).problem("grad_weight")
+    assert lines.lines_strided.refuses(large, isa) == "x is larger than what it deals out"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from functools import cached_property
 from math import ceil, prod
 
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import lines_input, toeplitz
+from lucid.kernels.algorithms import lines_input, lines_strided, lines_tile
 from lucid.kernels.algorithms.base import (
     GHZ,
     Executable,
@@ -32,7 +32,8 @@ from lucid.kernels.algorithms.base import (
     turns_of,
     useful_threads,
 )
-from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
+from lucid.kernels.algorithms.depthwise_sums import arrays
+from lucid.kernels.algorithms.lines_tile import HALVED, Tile
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -63,52 +64,11 @@ roles: tuple[Role, ...] = ("grad_input", "grad_weight")
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _MOST_TAPS = 32
-_MOST_RESULTS = 8
 _TASKS = 16  # wanted at least
 _LONG_ROW = 16  # pixels for each sum that is made of them
 _SEGMENT_BYTES = 4096  # of each row that is read
 _LINE_BYTES = 64
 _WAITING = 0.85  #: for memory, of what others wait: rows are read a page at a time
-#: Cycles of one thread of a Zen 4, whose loads take longer than its products: 26 plans of random layers, four fifths of
-#: them within 14 %.
-_HALVED = {
-    "product": 0.37,
-    "load": 1.6,
-    "upstream": 0.6,  # a vector of g that is added up
-    "lane sum": 13.0,
-    "line": 1.25,  # of the cache, from beyond the second one
-    "waiting": 0.35,  # for memory
-    "call": 6400.0,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Sums in flight: ``results`` channels of g by up to the largest of ``passes``, numbers of taps."""
-
-    results: int
-    passes: tuple[int, ...]
-
-    @property
-    def first_asks(self) -> int:
-        """For how many rows of g the first of passes that share this asks; each of the others asks for one."""
-        return max(1, self.results - len(self.passes) + 1)
-
-    @property
-    def registers(self) -> int:
-        """Sums, those of g, vectors of g, one of x."""
-        return self.results * (max(self.passes) + 2) + 1
-
-    @property
-    def sums(self) -> int:
-        """Vectors of them, of all taps."""
-        return self.results * sum(self.passes)
-
-    def cycles(self, vector_bytes: int) -> float:
-        """Of a vector of pixels of every result."""
-        touched = toeplitz.straddle(vector_bytes)
-        each = [max(self.results * taps, touched * (self.results + taps), 4) / 2 + 0.5 for taps in self.passes]
-        return sum(each)
 
 
 @dataclass(frozen=True)
@@ -198,37 +158,30 @@ class Lines:
             "waiting": memory_cycles(p.traffic_bytes),
             "call": 1,
         }
-        return sum(_HALVED[unit] * count for unit, count in work.items())
+        return sum(HALVED[unit] * count for unit, count in work.items())
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Planes, strides, several channels, many taps."""
     spec = problem.spec
     rows = spec.kernel[:2] == (1, 1) and spec.padding[:2] == ((0, 0), (0, 0)) and spec.stride[:2] == (1, 1)
-    strided = problem.role == "grad_input" and target.cpu().turns(isa) > 1  # as far as it has been measured
+    strided = target.cpu().turns(isa) > 1  # as far as it has been measured
     if not rows or (spec.stride[2] > 1 and not strided):
         return "a row of g meets several of x, or not every pixel of one"
     if problem.group_in > 1:
         return f"{problem.group_in} channels of x in a group"
     if spec.kernel[2] > _MOST_TAPS:
         return f"{spec.kernel[2]} taps are too many"
-    return lines_input.refuses(problem, isa) if problem.role == "grad_input" else None
+    if problem.role == "grad_input":
+        return lines_input.refuses(problem, isa)
+    return lines_strided.refuses(problem, isa) if spec.stride[2] > 1 else None
 
 
 def lines(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines:
-    """The tile that is expected to be fastest, unless one has been chosen."""
-    element = sum_type(problem)
-    lanes = isa.lanes(element)
-    taps = problem.spec.kernel[2]
-    tiles = [
-        Tile(results, lines_input.even(taps, count))
-        for results in range(1, _MOST_RESULTS + 1)
-        for count in range(1, taps + 1)
-        if problem.group_out % results == 0
-    ]
-    fitting = [tile for tile in tiles if tile.registers <= isa.registers]
-    best = chosen or min(fitting, key=lambda tile: tile.cycles(lanes * element.bytes) / tile.results)
-    return Lines(problem, best, lanes)
+    """With the tile that is expected to be fastest, unless one has been chosen."""
+    best = chosen or lines_tile.fastest(problem, isa)
+    assert best is not None, "one result of one tap fits any registers"
+    return Lines(problem, best, isa.lanes(sum_type(problem)))
 
 
 def _in_rows(problem: Problem) -> Problem:
@@ -242,6 +195,8 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile and the cut."""
     if problem.role == "grad_input":
         return _plan_input(problem, isa)
+    if problem.spec.stride[2] > 1:
+        return _plan_strided(problem, isa)
     asked = lines(_in_rows(problem), isa)
     return Plan(
         name,
@@ -270,6 +225,21 @@ def _plan_input(problem: Problem, isa: ISA) -> Plan:
     )
 
 
+def _plan_strided(problem: Problem, isa: ISA) -> Plan:
+    asked = lines_strided.lines_strided(problem, isa)
+    return Plan(
+        name,
+        problem,
+        isa.name,
+        expected_ns=asked.cycles / GHZ,
+        tile=(("results", asked.tile.results), ("passes", len(asked.tile.passes))),
+        blocking=(("segment", asked.segment), ("chunks", asked.chunks)),
+        workspace_bytes=asked.shared_bytes + asked.private_elements * asked.element.bytes,
+        why=f"pixels in lanes, x dealt out by the stride, {max(asked.tile.passes)} taps at a time",
+        sums_upstream=not problem.transposed,
+    )
+
+
 def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with every number of the shape fixed."""
     problem = _in_rows(plan.problem)
@@ -277,6 +247,8 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         tile = lines_input.Tile(plan["vectors"], lines_input.even(problem.spec.kernel[2], plan["passes"]))
         return lines_input.bound(lines_input.lines_input(problem, isa, tile))
     sums = Tile(plan["results"], lines_input.even(problem.spec.kernel[2], plan["passes"]))
+    if problem.spec.stride[2] > 1:
+        return lines_strided.bound(lines_strided.lines_strided(problem, isa, sums))
     return bound(lines(problem, isa, sums), isa)
 
 
@@ -453,9 +425,5 @@ def _products(
 def _write_finish(isa: ISA, element: Type) -> Module:
     """The entry point ``finish``: adds the chunks."""
     module = Module("lines_finish", isa)
-    add = write_add_chunks(module, element, isa.lanes(computed(element)))
-    f = module.entry("finish", **_fields(element))
-    a = f.args
-    for to, parts, count in ((a.gw, a.parts, a.weights), (a.gb, a.bias_parts, a.channels * a.has_bias)):
-        f.call(add, to, parts, count, count, a.chunks)
+    lines_tile.write_finish(module, element, isa.lanes(computed(element)), _fields(element))
     return module
