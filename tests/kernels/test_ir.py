@@ -43,6 +43,7 @@ from lucid.kernels.ir import (
     lane_numbers,
     lane_sum,
     lanes_below,
+    loaded_as,
     maximum,
     minimum,
     ptr,
@@ -357,6 +358,28 @@ def test_sliding_between_neighbours(isa: ISA, element: Type) -> None:
 
     call(write, a, got)
     np.testing.assert_array_equal(got, [a[k : k + lanes] for k in range(1, lanes)])
+
+
+@pytest.mark.parametrize("element", [f32, f16, bf16])
+def test_masked_numbers_as_another_type(isa: ISA, element: Type) -> None:
+    """None, one, up to all, at the end of a page behind which nothing may be touched."""
+    if element == f16 and not isa.vector_bytes:
+        pytest.skip("float16 in vectors")
+    lanes = max(isa.lanes(f32), 2)
+    numbers = np.arange(1, lanes + 1, dtype=np.float32)
+
+    def write(f: Function, x: Any, y: Any) -> None:
+        for count in range(lanes + 1):
+            y.store(loaded_as(f32, x, lanes - count, lanes, lanes_below(f, f.const(i64, count), lanes)), count * lanes)
+
+    def check() -> None:
+        got = np.empty((lanes + 1, lanes), np.float32)
+        with guarded((lanes,), DTYPE[element]) as x:
+            x[:] = numbers.astype(DTYPE[element])
+            call(write, x, got)
+        np.testing.assert_array_equal(got, [np.pad(numbers[lanes - n :], (0, lanes - n)) for n in range(lanes + 1)])
+
+    run_guarded(check)
 
 
 @pytest.mark.parametrize("element", [f32, f64])

@@ -58,23 +58,18 @@ def test_definition(role, isa, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("case", [Case(1, 3, 16, (91, 21), (3, 3), padding=((2, 0), (1, 1))), CASES[-1]], ids=str)
-def test_halves_are_widened_once(case, dtype):
-    """By box, of which there are several, the same bits as if every strip did so."""
+@pytest.mark.parametrize(
+    "case", [Case(1, 3, 12, (91, 21), (3, 3), padding=((2, 0), (1, 1))), Case(1, 6, 9, (7, 35), (3, 2))], ids=str
+)
+def test_halves_are_widened_at_each_tap(case, dtype):
+    """The same bits as if they slid, and as if rows were read for one pair of rows of results."""
     problem, isa, arrays = case.typed(dtype).problem("forward"), target.isa(), case.typed(dtype).arrays()
     for asked in winograd_rows.tiles(problem, isa):
-        assert asked.tile.framed != asked.tile.twice
-        framed, own = (np.full_like(arrays["g"], np.nan) for _ in range(2))
-        for one, y in ((asked, framed), (replace(asked, tile=replace(asked.tile, framed=False)), own)):
+        assert not asked.tile.slides
+        each, slid = (np.full_like(arrays["g"], np.nan) for _ in range(2))
+        for one, y in ((asked, each), (replace(asked, tile=replace(asked.tile, slides=True, deep=1)), slid)):
             winograd_rows.bound(one, isa)(arrays["x"], arrays["w"], None, y, None)
-        np.testing.assert_array_equal(framed, own)
-
-
-def test_widened_planes_of_two_threads_lie_apart():
-    """Farther than a core asks for lines behind its own."""
-    case, isa = Case(1, 8, 8, (28, 28), (3, 3), padding=1), target.isa()
-    narrow, wide = (winograd_rows.tiles(case.typed(d).problem("forward"), isa)[0] for d in ("float16", "float32"))
-    assert narrow.own_bytes - wide.own_bytes >= 8 * 28 * 28 * 4 + (32 << 10)
+        np.testing.assert_array_equal(each, slid)
 
 
 def test_every_tile_agrees():
@@ -166,7 +161,7 @@ def test_small_groups_in_bfloat16_are_no_matrix_product(monkeypatch):
     ("dtype", "role", "chosen"), [("bfloat16", "forward", "winograd_rows"), ("float16", "grad_weight", "depthwise")]
 )
 def test_halves_of_few_channels_go_where_they_cost_least(dtype, role, chosen, monkeypatch):
-    """Two frequencies at a time read no widened rows; whole rows of g are widened once, and their ends cost nothing."""
+    """Sources that are read twice need no widened rows; whole rows of g are widened once, and their ends are free."""
     machine = target.CPU("znver4", target.cpu().runnable, 32 << 10, 1 << 20, 32 << 20)
     monkeypatch.setattr(target, "cpu", lambda: machine)
     if not target.isa().bf16_dot:

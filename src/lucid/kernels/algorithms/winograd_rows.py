@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, prod
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,7 @@ _MOST_CHANNELS = 1024  # of a group's c_in x c_out
 _MOST_ACROSS = 8  # taps
 _RESULTS = (3, 4)  # of a tile; for fewer, rows are read and transformed for too few products
 _MORE_RESULTS = (6, 8)  # of one whose sources are read twice, which pays where it saves conversions
-#: Between the widened planes of two threads. A step reads a row of each, and a core asks for some behind the last of
-#: its own too: lines that the thread which writes there would have to fetch back.
-_APART_BYTES = 32 << 10
+_DEEP_RESULTS = 3  # of one of two pairs of rows, for the same reason: more do not fit
 #: Cycles of one thread. Where a product takes one turn of its unit and not two nobody has measured it: there these
 #: prices leave problems to others.
 _COST = {
@@ -67,7 +65,6 @@ _COST = {
     "pair": 4.0,  # of channels, whose weights are transformed
     "pair beyond first cache": 35.0,  # in addition, where the group's are more than it holds
     "task": 60.0,
-    "widened": 0.0,  # a vector of halves
     "rounded": 0.0,  # two vectors of results, to halves
     "waiting": WAITING,  # for memory
     "call": 4200.0,
@@ -84,7 +81,6 @@ _HALVED = {
     "strip": 10.0,
     "pair": 1.0,
     "pair beyond first cache": 2.0,
-    "widened": 4.0,
     "rounded": 2.2,
     "waiting": 2.0,
     "call": 5200.0,
@@ -111,13 +107,7 @@ class Rows(RowBoxes):
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: the spare row, the transformed weights of a group, and widened planes."""
-        apart = _APART_BYTES // sum_type(self.problem).bytes
-        return self.frame_at + self.tile.framed * (_frame_elements(self.problem) + apart)
-
-    @property
-    def frame_at(self) -> int:
-        """Where widened planes begin in it."""
+        """A thread's workspace: the spare row, and the transformed weights of a group."""
         return self.spare_elements + self.sources * self.results * self.tile.pair
 
     @property
@@ -126,32 +116,25 @@ class Rows(RowBoxes):
         return self.private_elements * sum_type(self.problem).bytes
 
     @property
-    def _widened(self) -> float:
-        """Vectors of halves of a task that are widened before its products."""
-        rows = min(self.box_h + FREQUENCIES - ROWS, self.source[0])
-        return self.tile.framed * self.sources * rows * self.source[1] / self.lanes
-
-    @property
     def cycles(self) -> float:
         """Expected, of one thread."""
         tile, pairs = self.tile, self.sources * self.results
         strips = ceil(self.size[1] / self.lanes) * self.results / tile.results
         reads = FREQUENCIES * len(tile.row(self.lanes).reads)
-        steps = self.tasks * strips * ceil(self.box_h / ROWS)
-        beyond = self.frame_at * sum_type(self.problem).bytes > target.cpu().l1_bytes
+        steps = self.tasks * strips * ceil(self.box_h / (ROWS * tile.deep))
+        beyond = self.private_elements * sum_type(self.problem).bytes > target.cpu().l1_bytes
         work = {
             "product": steps * self.sources * tile.products * (not tile.twice),
             "product of rows read twice": steps * self.sources * tile.products * tile.twice,
             "read": steps * self.sources * reads,
             "source": steps * self.sources,
-            "result": steps * tile.results * (not tile.twice),
+            "result": steps * tile.deep * tile.results * (not tile.twice),
             "result of rows read twice": steps * tile.results * tile.twice,
             "strip": self.tasks * strips,
             "pair": self.tasks * pairs,
             "pair beyond first cache": self.tasks * pairs * beyond,
             "task": self.tasks,
-            "widened": self.tasks * self._widened,
-            "rounded": steps * tile.results * (self.problem.itemsize < sum_type(self.problem).bytes),
+            "rounded": steps * tile.deep * tile.results * (self.problem.itemsize < sum_type(self.problem).bytes),
             "waiting": memory_cycles(self.problem.traffic_bytes),
             "call": 1,
         }
@@ -217,20 +200,16 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def tiles(problem: Problem, isa: ISA) -> list[Rows]:
     """All that the registers hold."""
     axes, results = axes_of(problem), channels(problem)[1]
-    converted = (
-        problem.itemsize < sum_type(problem).bytes and turns_of(isa.lanes(sum_type(problem)), sum_type(problem)) > 1
-    )
-    counts = _RESULTS + _MORE_RESULTS * converted
+    counts = _RESULTS + _MORE_RESULTS * _converts(problem, isa.lanes(sum_type(problem)))
     every = [_rows(problem, isa, axes, k) for k in counts if results % k == 0]
     return [
         one for one in every if one.tile.registers(one.lanes) <= isa.registers and one.tile.products <= MOST_PRODUCTS
     ]
 
 
-def _frame_elements(problem: Problem) -> int:
-    """Of a group's source planes, whole lines, and what the last vector writes beyond them."""
-    plane = prod(problem.size if problem.role == "forward" else problem.out)
-    return (ceil(channels(problem)[0] * plane / 16) + 1) * 16
+def _converts(problem: Problem, lanes: int) -> bool:
+    """Whether halves are widened by units that have other work: of a Zen 4, which adds there too."""
+    return problem.itemsize < sum_type(problem).bytes and turns_of(lanes, sum_type(problem)) > 1
 
 
 def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> Rows:
@@ -239,12 +218,12 @@ def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> R
     by_place = tuple(t for t, _ in sorted(downs, key=lambda tap: tap[1]))
     taps = tuple((t, at - axes[2].low) for t, at in across)
     whole = max(problem.size[2], problem.out[2]) <= lanes
-    near = _frame_elements(problem) * sum_type(problem).bytes <= target.cpu().l2_bytes // 4
-    framed = problem.itemsize < 4 and near
-    twice = results in _MORE_RESULTS
-    tile = RowPairs(results, by_place, taps, whole, framed=framed and not twice, slides=not twice, twice=twice)
+    slides, twice = problem.itemsize == 4 or whole, results in _MORE_RESULTS
+    tile = RowPairs(results, by_place, taps, whole, slides=slides, twice=twice)
+    if results == _DEEP_RESULTS and not slides and _converts(problem, lanes) and 2 * tile.products <= MOST_PRODUCTS:
+        tile = replace(tile, deep=2)
     asked = Rows(problem, axes, tile, lanes, 1)
-    return replace(asked, box_h=asked.box_rows(asked.sources * asked.source[1] * problem.itemsize, ROWS))
+    return replace(asked, box_h=asked.box_rows(asked.sources * asked.source[1] * problem.itemsize, ROWS * tile.deep))
 
 
 def bound(asked: Rows, isa: ISA) -> Executable:
@@ -256,9 +235,9 @@ def bound(asked: Rows, isa: ISA) -> Executable:
         problem.groups, asked.sources, asked.results, asked.boxes, asked.box_h, asked.size[1], *asked.source,
         *asked.size, asked.axes[1].low, asked.sources * asked.results * spec.taps,
         spec.taps * (1 if asked.forward else asked.results), spec.taps * (asked.sources if asked.forward else 1),
-        int(problem.bias), asked.private_elements, asked.spare_elements, asked.frame_at,
+        int(problem.bias), asked.private_elements, asked.spare_elements,
     )  # fmt: skip
-    no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * sum_type(problem).bytes, np.uint8)
+    no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
     key = (name, problem.dtype, tile, problem.epilogue)

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from lucid.kernels.algorithms.correlation_kernel import widened
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, Row
 from lucid.kernels.epilogue import Arrays, parameters
 from lucid.kernels.ir import (
@@ -35,7 +35,7 @@ from lucid.kernels.ir import (
     i64,
     lanes_below,
     lanes_inside,
-    maximum,
+    loaded_as,
     minimum,
     ptr,
     select,
@@ -52,7 +52,7 @@ ROWS = 2  #: rows of results
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
 _NUMBERS = (
     "groups", "sources", "results", "boxes", "box_h", "columns", "h", "w", "size_h", "size_w", "low_h", "w_group",
-    "w_source", "w_result", "bias_step", "private", "spare", "frame",
+    "w_source", "w_result", "bias_step", "private", "spare",
 )  # fmt: skip
 
 
@@ -70,18 +70,28 @@ class RowPairs:
     across: tuple[tuple[int, int], ...]
     whole: bool = False  #: one strip is a row of the source and of the result
     asks: bool = False  #: lines that will be written are asked for
-    framed: bool = False  #: halves of a task are widened once, not by every strip that reads them
     slides: bool = True  #: taps across are met by shifts in registers, not each by a load of its own
     twice: bool = False  #: sources are read twice, for two frequencies each time
+    deep: int = 1  #: pairs of rows of results, which share rows of the source
 
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
         return Row(tuple(at for _, at in self.across), 1, 1, lanes, self.whole)
 
     @property
+    def rows(self) -> int:
+        """Of a source, that a step reads."""
+        return FREQUENCIES + (self.deep - 1) * ROWS
+
+    @property
+    def sums(self) -> int:
+        """Vectors that products are added to."""
+        return FREQUENCIES // (1 + self.twice) * self.results * self.deep
+
+    @property
     def products(self) -> int:
         """Of one step and source."""
-        return FREQUENCIES * len(self.across) * self.results
+        return FREQUENCIES * len(self.across) * self.results * self.deep
 
     @property
     def pitch(self) -> int:
@@ -90,13 +100,12 @@ class RowPairs:
 
     @property
     def pair(self) -> int:
-        """Numbers of a pair of channels."""
-        return FREQUENCIES * self.pitch
+        """Numbers of a pair of channels, for each pair of rows: LLVM would keep in registers what it reads again."""
+        return FREQUENCIES * self.pitch * self.deep
 
     def registers(self, lanes: int) -> int:
-        """Sums, the transformed rows, one that is shifted and one of nothing."""
-        read = len(self.row(lanes).reads) if self.slides else 1
-        return FREQUENCIES // (1 + self.twice) * self.results + FREQUENCIES * read + 2
+        """Sums, the rows that are transformed, one that is shifted and one of nothing."""
+        return self.sums + self.rows * (len(self.row(lanes).reads) if self.slides else 1) + 2
 
 
 def fields(element: Type) -> dict[str, Type]:
@@ -118,15 +127,13 @@ def write(isa: ISA, element: Type, tile: RowPairs, epilogue: Epilogue) -> Module
         end, spare = minimum(first + a.box_h, a.size_h), a.own.at(a.thread * a.private)
         numbers = spare.at(a.spare)
         _transform(f, tile, a, a.weights.at(group * a.w_group), numbers)
-        if tile.framed:
-            source = _widened_rows(f, a, source, spare.at(a.frame), first, end, lanes)
         with f.loop(0, a.results, tile.results) as result, f.loop(0, a.columns, lanes) as column:
             channel = group * a.results + result.i
             to = arrays.at(channel, (image_group * a.results + result.i) * plane + column.i)
             f.call(
                 strip, spare.cast(element), source, a.sources, a.h, a.w, column.i, a.low_h,
                 numbers.at(result.i * tile.pair), a.results * tile.pair,
-                a.bias.at(channel * a.bias_step), a.bias_step, a.zeros.cast(source.pointee), to.y, a.size_h, a.size_w,
+                a.bias.at(channel * a.bias_step), a.bias_step, a.zeros, to.y, a.size_h, a.size_w,
                 a.size_w - column.i, first, end, *to.given.values(),
             )  # fmt: skip
     return module
@@ -140,19 +147,8 @@ def _transform(f: Function, tile: RowPairs, a: Any, w: Pointer, to: Pointer) -> 
         first, second, third = (convert(pair.load(h * taps, tile.pitch, there), wide) for h in tile.downs)
         ends = first + third
         for n, value in enumerate((first, (ends + second) * 0.5, (ends - second) * 0.5, third)):
-            to.store(value, (s.i * a.results + k.i) * tile.pair + n * tile.pitch)
-
-
-def _widened_rows(
-    f: Function, a: Any, source: Pointer, to: Pointer, first: Value, end: Value, lanes: int
-) -> Pointer:  # fmt: skip
-    """The rows that a box of results reads, as float32 and where they lie in their planes; others are left out."""
-    begin = maximum(first - a.low_h, 0) * a.w
-    count = minimum(end + (FREQUENCIES - 1) - a.low_h, a.h) * a.w - begin
-    with f.loop(0, a.sources) as s:
-        place = s.i * (a.h * a.w) + begin
-        widened(f, source.at(place), to.at(place), count, lanes)
-    return to
+            for copy in range(0, tile.pair, FREQUENCIES * tile.pitch):
+                to.store(value, (s.i * a.results + k.i) * tile.pair + (copy + n * tile.pitch))
 
 
 #: The rows that each frequency is made of: the first without the second, or with it.
@@ -172,11 +168,11 @@ class _Strip:
     """
 
     def __init__(self, module: Module, element: Type, lanes: int, tile: RowPairs, epilogue: Epilogue) -> None:
-        data, read = ptr(element), ptr(computed(element) if tile.framed else element)
+        data = ptr(element)
         self.tile, self.lanes, self.wide = tile, lanes, computed(element)
         self.function = f = module.function(
-            "strip", spare=data, source=read, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
-            numbers=ptr(self.wide), w_source=i64, bias=data, bias_step=i64, zeros=read, y=data,
+            "strip", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
+            numbers=ptr(self.wide), w_source=i64, bias=data, bias_step=i64, zeros=data, y=data,
             size_h=i64, size_w=i64, left=i64, first=i64, end=i64, **parameters(epilogue, element),
         )  # fmt: skip
         self.a = a = f.args
@@ -189,44 +185,49 @@ class _Strip:
         self.stored = lanes_below(f, a.left, lanes, i32)
         self.nothing = zeros(f, self.wide, lanes)
         self.biases = [splat(convert(a.bias.load(a.bias_step * k), self.wide), lanes) for k in range(tile.results)]
-        with f.loop(a.first, a.end, ROWS) as step:
+        with f.loop(a.first, a.end, ROWS * tile.deep) as step:
             self._step(step.i)
 
     def _step(self, row: Value) -> None:
-        """Two rows of results, from ``row`` on."""
-        rows = [self._row(row + (n - self.a.low_h), n) for n in range(FREQUENCIES)]
-        for k, (above, below) in enumerate(self._twice(rows) if self.tile.twice else self._at_once(rows)):
-            self._store(row, k, above)
-            self._store(row + 1, k, below, missing=~(row + 1 < self.a.end))
+        """Two rows of results for each pair of rows, from ``row`` on."""
+        rows = [self._row(row + (n - self.a.low_h), n) for n in range(self.tile.rows)]
+        ends = self._twice(rows) if self.tile.twice else self._at_once(rows)
+        for (pair, n), values in zip(product(range(self.tile.deep), range(ROWS)), ends, strict=True):
+            here = row + (pair * ROWS + n)
+            for k, value in enumerate(values):
+                self._store(here, k, value, missing=~(here < self.a.end) if pair + n else None)
 
-    def _at_once(self, rows: list[tuple[Pointer, Value]]) -> list[tuple[Value, Value]]:
-        """Two rows of each result, of the sums of all frequencies."""
+    def _at_once(self, rows: list[tuple[Pointer, Value]]) -> Iterator[list[Value]]:
+        """Rows of each result, of the sums of all frequencies."""
         nothing = [self.nothing] * self.tile.results
-        m0, m1, m2, m3 = self._summed(rows, range(FREQUENCIES), [nothing, self.biases, nothing, nothing])
-        return [(a + b + c, b - c + d) for a, b, c, d in zip(m0, m1, m2, m3, strict=True)]
+        sums = self._summed(rows, range(FREQUENCIES), [nothing, self.biases, nothing, nothing])
+        for pair in range(self.tile.deep):
+            m0, m1, m2, m3 = sums[pair * FREQUENCIES : (pair + 1) * FREQUENCIES]
+            yield [a + b + c for a, b, c in zip(m0, m1, m2, strict=True)]
+            yield [b - c + d for b, c, d in zip(m1, m2, m3, strict=True)]
 
-    def _twice(self, rows: list[tuple[Pointer, Value]]) -> list[tuple[Value, Value]]:
+    def _twice(self, rows: list[tuple[Pointer, Value]]) -> list[list[Value]]:
         """The same in half the registers: the sums that both rows have are made first, and the others are added to."""
         m1, m2 = self._summed(rows, (1, 2), [self.biases, [self.nothing] * self.tile.results])
-        both = [(b + c, b - c) for b, c in zip(m1, m2, strict=True)]
-        above, below = self._summed(rows, (0, 3), [list(sums) for sums in zip(*both, strict=True)])
-        return list(zip(above, below, strict=True))
+        both = [[b + c for b, c in zip(m1, m2, strict=True)], [b - c for b, c in zip(m1, m2, strict=True)]]
+        return self._summed(rows, (0, 3), both)
 
     def _summed(
         self, rows: list[tuple[Pointer, Value]], frequencies: Sequence[int], start: list[list[Value]]
     ) -> list[list[Value]]:
-        """With the products of all sources, by frequency and result."""
+        """With the products of all sources, by pair of rows, frequency and result."""
         f, count = self.function, self.tile.results
-        with f.loop(0, self.a.sources, carry=[value for sums in start for value in sums]) as s:
+        carried = [value for sums in start * self.tile.deep for value in sums]
+        with f.loop(0, self.a.sources, carry=carried) as s:
             s.values = self._added([first.at(s.i * plane) for first, plane in rows], s.i, frequencies, s.values)
-        return [s.values[at : at + count] for at in range(0, len(s.values), count)]
+        return [s.values[at : at + count] for at in range(0, len(carried), count)]
 
     def _row(self, row: Value, number: int) -> tuple[Pointer, Value]:
         """A row of the first source and how far it is to that of the next; one of zeros, if it lies outside."""
         a, here = self.a, self.a.source.at(row * self.a.w)
         there = row.ult(a.h)
         place = select(there, here, a.zeros).at(a.column)
-        if number >= ROWS and not self.tile.framed:
+        if number >= ROWS:
             here.at(a.column).prefetch(a.w * AHEAD_ROWS)
         return place, select(there, a.h * a.w, 0)
 
@@ -236,29 +237,29 @@ class _Strip:
         """With the products of a source."""
         tile, a = self.tile, self.a
         weights, sums = a.numbers.at(source * a.w_source), list(sums)
-        for frequency, t, vector in self._met(rows, frequencies):
+        for pair, frequency, t, vector in self._met(rows, frequencies):
             for k in range(tile.results):
-                number = k * tile.pair + frequency * tile.pitch + t
-                n = frequencies.index(frequency) * tile.results + k
+                number = k * tile.pair + (pair * FREQUENCIES + frequency) * tile.pitch + t
+                n = (pair * len(frequencies) + frequencies.index(frequency)) * tile.results + k
                 sums[n] = fma(splat(weights.load(number), self.lanes), vector, sums[n])
         return sums
 
-    def _met(self, rows: list[Pointer], frequencies: Sequence[int]) -> Iterator[tuple[int, int, Value]]:
-        """A source's transformed rows by frequency and tap across: slid there, or loaded and widened at each tap."""
-        needed = sorted({r for n in frequencies for r in _PAIRS[n]})
-        if not self.tile.slides:
-            for t, at in self.tile.across:
-                d = {r: convert(rows[r].load(at, self.lanes, self.inside[at]), self.wide) for r in needed}
-                for n in frequencies:
-                    yield n, t, _combined(n, *(d[r] for r in _PAIRS[n]))
+    def _met(self, rows: list[Pointer], frequencies: Sequence[int]) -> Iterator[tuple[int, int, int, Value]]:
+        """A source's transformed rows by pair of rows, frequency and tap: slid there, or loaded at each tap."""
+        tile = self.tile
+        if not tile.slides:
+            for t, at in tile.across:
+                d = [loaded_as(self.wide, row, at, self.lanes, self.inside[at]) for row in rows]
+                for pair, n in product(range(tile.deep), frequencies):
+                    yield pair, n, t, _combined(n, *(d[pair * ROWS + r] for r in _PAIRS[n]))
             return
-        loaded = {r: self.reading.loaded(rows[r], self.masks, self.wide) for r in needed}
-        for n in frequencies:
-            p, q = _PAIRS[n]
-            made = {i: _combined(n, loaded[p][i], loaded[q][i]) for i in loaded[p]}
+        loaded = [self.reading.loaded(row, self.masks, self.wide) for row in rows]
+        for pair, n in product(range(tile.deep), frequencies):
+            first, second = (loaded[pair * ROWS + r] for r in _PAIRS[n])
+            made = {i: _combined(n, first[i], second[i]) for i in first}
             shifted = self.reading.shifted({(0, i): made.get(i, self.nothing) for i in self.reading.places})
-            for t, at in self.tile.across:
-                yield n, t, shifted(at, 0)
+            for t, at in tile.across:
+                yield pair, n, t, shifted(at, 0)
 
     def _store(self, row: Value, result: int, value: Value, missing: Value | None = None) -> None:
         a, plane = self.a, self.a.size_h * self.a.size_w

@@ -49,6 +49,7 @@ from lucid.kernels.ir.vectors import (
     lane_sums,
     lanes_below,
     lanes_inside,
+    loaded_as,
     picked,
     slid,
     to_whole_vector,
@@ -62,7 +63,7 @@ __all__ = [
     "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bf16_dot",
     "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
     "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum", "lane_sums",
-    "lanes_below", "lanes_inside", "lift", "maximum", "minimum", "picked", "ptr", "rint", "select", "shuffle", "slid",
-    "splat", "sqrt", "to_whole_vector", "transpose", "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void",
-    "zeros",
+    "lanes_below", "lanes_inside", "lift", "loaded_as", "maximum", "minimum", "picked", "ptr", "rint", "select",
+    "shuffle", "slid", "splat", "sqrt", "to_whole_vector", "transpose", "transpose_blocks", "transpose_pieces", "vec",
+    "vector_of", "void", "zeros",
 ]  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lucid.kernels.ir.builder import Function
-from lucid.kernels.ir.types import Type, f32, f64, i32, i64, vec
-from lucid.kernels.ir.values import Pointer, Value, convert, extract, lift, shuffle, splat, vector_of
+from lucid.kernels.ir.types import Type, bf16, f16, f32, f64, i16, i32, i64, vec
+from lucid.kernels.ir.values import Pointer, Value, bitcast, convert, extract, lift, shuffle, splat, vector_of
 
 
 def lane_numbers(fn: Function, lanes: int, step: int = 1, element: Type = i64) -> Value:
@@ -115,6 +115,22 @@ def slid(first: Value, second: Value, lane: int) -> Value:
     name = "valignd" if element == f32 else "valignq"
     text = f'asm "{name} $${lane}, $2, $1, $0", "=v,v,v"({second.type} {second.text}, {first.type} {first.text})'
     return fn.emit(first.type, f"call {first.type} {text}")
+
+
+def loaded_as(element: Type, numbers: Pointer, index: Any, lanes: int, mask: Value) -> Value:
+    """Consecutive numbers as another type, those that a ``mask`` lets through: halves by one instruction.
+
+    LLVM makes two, of which the first, on Zen 4, takes units that are wanted: 48 products beside 12 such loads of
+    float16 take 52 cycles, and 48 with this one.
+    """
+    fn, halves = numbers.fn, {f16: ("vcvtph2ps", f32), bf16: ("vpmovzxwd", i32)}
+    if not fn.module.slides or (element, lanes) != (f32, 16) or numbers.pointee not in halves:
+        return convert(numbers.load(index, lanes, mask), element)
+    name, made = halves[numbers.pointee]
+    text = f'asm "{name} $1, $0 {{$2}} {{z}}", "=v,*m,^Yk"'
+    operands = f"ptr elementtype({vec(i16, lanes)}) {numbers.at(index).text}, {mask.type} {mask.text}"
+    found = fn.emit(vec(made, lanes), f"call {vec(made, lanes)} {text}({operands}) readonly")
+    return found if made == element else bitcast(found << 16, vec(element, lanes))
 
 
 def picked(vectors: Sequence[Value], places: Sequence[tuple[int, int]]) -> list[Value]:
