@@ -9,10 +9,11 @@ import pytest
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import mixing
 from lucid.kernels.algorithms.mixing_kernel import MixGradTile, MixTile
-from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity
+from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run
 from tests.kernels.guard import run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
+WIDE = [isa.name for isa in target.cpu().isas if "avx512f" in isa.requires]
 ROLES = ["forward", "grad_input", "grad_weight"]
 
 #: Kernels that span rows, slices, or both, or nothing; results in one block, in several, one of them not full; rows of
@@ -48,6 +49,62 @@ def test_definition(role, isa, dtype):
 
     with target.using(isa):
         run_guarded_cases(one, CASES)
+
+
+#: Results and sources that end with a whole tile and with one that has some again; strips and vectors that are not
+#: full, one pixel, several images, groups.
+STAGED = [
+    Case(2, 48, 16, (1700,), (1,), bias=True),
+    Case(1, 50, 19, (37, 41), (1, 1), bias=True),
+    Case(1, 129, 16, (1,), (1,), bias=True),
+    Case(3, 60, 18, (9, 9), (1, 1), groups=2, bias=True),
+]
+
+
+@pytest.mark.skipif(not WIDE, reason="registers that take two turns are those of AVX-512")
+def test_sums_of_float16_that_wait_in_memory(monkeypatch):
+    cpu = replace(target.cpu(), name="znver4")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    halves = [case.typed("float16") for case in STAGED]
+
+    def one(case):
+        for where in ("end", "start"):
+            check(mixing, case, "grad_weight", where)
+            check_both(mixing, case, where)
+
+    with target.using(WIDE[0]) as isa:
+        tiles = [mixing.mixing_grad(case.problem("grad_weight"), isa).tile for case in halves]
+        assert all(tile.staged for tile in tiles)
+        assert all(mixing.refuses(case.problem("grad_weight"), isa) is None for case in halves)
+        run_guarded_cases(one, halves)
+        check_threads(lambda: run(mixing, halves[1], "grad_weight", halves[1].arrays()))
+        check_infinity(mixing, halves[-1], "grad_weight", (1, 20, 8, 8))
+
+
+@pytest.mark.skipif(not WIDE, reason="registers that take two turns are those of AVX-512")
+@pytest.mark.parametrize(("change", "staged"), [
+    ({}, True), ({"dtype": "float32"}, False), ({"dtype": "bfloat16"}, False), ({"c_out": 40}, False),
+    ({"c_in": 300}, False),
+])  # fmt: skip
+def test_sums_wait_where_float16_is_framed_elsewhere(change, staged, monkeypatch):
+    cpu, case = target.cpu(), replace(Case(4, 128, 16, (56, 56), (1, 1), dtype="float16"), **change)
+    for name in ("znver4", "znver5"):
+        monkeypatch.setattr(target, "cpu", lambda name=name: replace(cpu, name=name))
+        with target.using(WIDE[0]) as isa:
+            taken = mixing.refuses(case.problem("grad_weight"), isa) is None
+        assert taken == (staged and name == "znver4")
+
+
+@pytest.mark.skipif(not WIDE, reason="registers that take two turns are those of AVX-512")
+@pytest.mark.parametrize(("c_in", "size", "tile"), [
+    (128, (56, 56), (5, 4)), (128, (64, 64), (4, 4)), (24, (56, 56), (3, 6)),
+])  # fmt: skip
+def test_tiles_whose_sums_wait_leave_enough_tasks_and_have_room_in_the_first_cache(c_in, size, tile, monkeypatch):
+    cpu = replace(target.cpu(), name="znver4")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    with target.using(WIDE[0]) as isa:
+        asked = mixing.mixing_grad(Case(4, c_in, 16, size, (1, 1), dtype="float16").problem("grad_weight"), isa)
+    assert (asked.tile.sources, asked.tile.results) == tile
 
 
 def test_it_takes_the_cases():

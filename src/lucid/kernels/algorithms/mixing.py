@@ -7,12 +7,14 @@ In each group, with r a channel of y and s one of x::
     grad_weight    gw[r][s] = sum over pixels of g[r] x[s]
 
 Grouped 1x1 layers, and EEGNet's filters over all electrodes, whose rows count as channels (``Problem.canonical``).
-Every row is read once for all results of a tile, in place: there is no frame.
+Every row is read once for all results of a tile, in place: there is no frame. So weight gradients of float16 are these
+products too where one side has some tens of rows and to widen costs (``_stages``): no sample is widened for one product
+alone. Their sums wait in memory from one strip of pixels to the next.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
@@ -30,7 +32,8 @@ from lucid.kernels.algorithms.base import (
     turns_of,
     useful_threads,
 )
-from lucid.kernels.algorithms.mixing_kernel import MixGradTile, MixTile, write, write_grad
+from lucid.kernels.algorithms.depthwise_sums import rows_adder
+from lucid.kernels.algorithms.mixing_kernel import MixGradTile, MixTile, write, write_grad, write_staged_grad
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -46,6 +49,8 @@ dtypes = ("float32", "float64", "float16", "bfloat16")
 _TASKS = {1: 16, 2: 8}
 _LEAST_TASKS = 8  # of a weight gradient, which are blocks of weights
 _FEW, _MANY = 8, 128  # rows of either side of a product
+_STAGED_FEW, _STAGED_MANY = 32, 256  # the same of a weight gradient whose sums wait in memory
+_SET_BYTES, _WAYS = 4096, 8  # so many rows that far apart, or a multiple, have a place in the first cache
 #: Where a vector takes two turns, rows of a tile by vectors: few enough that the last of a row is little, and that rows
 #: a power of two apart stay in the first cache. Of all results of a group there are more, as sources are read once.
 _TILE_ROWS, _TILE_VECTORS = 4, 4
@@ -71,6 +76,17 @@ _HALVED_ROWS = {
     "line again": 1.9,  # of sources that the first cache does not keep for the next results
     "waiting": 0.78,  # for memory
     "call": 8000.0,
+}
+
+
+#: Of a weight gradient whose sums wait, on a Zen 4: from 17 layers beside ``weight_grad``, whose price of halves that
+#: are framed is as much too low.
+_STAGED = {
+    "tile": 0.95,  # of what its products take
+    "visit": 100.0,  # of a tile's sums, once a strip
+    "sum": 16.0,  # over lanes
+    "waiting": 0.5,  # for memory
+    "call": 5500.0,
 }
 
 
@@ -176,7 +192,20 @@ class MixGrad:
     tile: MixGradTile
     lanes: int
 
-    own_bytes = 0
+    @property
+    def own_bytes(self) -> int:
+        """A thread's sums, where they wait, and those of a channel of g."""
+        if not self.tile.staged:
+            return 0
+        tiles = ceil(self.problem.group_out / self.tile.results)
+        sums = tiles * self.tile.results * self.tile.sources + 1
+        return ceil(sums * self.lanes / 16) * 16 * sum_type(self.problem).bytes
+
+    @property
+    def strip(self) -> int:
+        """Pixels of a task's rows that the first cache holds beside those of g, whole lines of them."""
+        most = target.cpu().l1_bytes // 2 // (self.tile.sources * self.problem.itemsize)
+        return ceil(ceil(self.problem.pixels / ceil(self.problem.pixels / most)) / 32) * 32
 
     @property
     def blocks(self) -> int:
@@ -194,6 +223,16 @@ class MixGrad:
         p = self.problem
         rounds = self.blocks * ceil(p.group_out / self.tile.results)
         vectors = ceil(p.pixels / self.lanes)
+        if self.tile.staged:
+            visits = p.groups * p.batch * rounds
+            work = {
+                "tile": visits * vectors * self.tile.cycles,
+                "visit": visits * ceil(p.pixels / self.strip),
+                "sum": p.groups * rounds * self.tile.results * self.tile.sources,
+                "waiting": memory_cycles(p.traffic_bytes),
+                "call": 1,
+            }
+            return sum(_STAGED[unit] * units for unit, units in work.items())
         lines = (p.group_in + p.group_out) * p.pixels * p.itemsize / _LINE_BYTES
         ended = p.groups * rounds * 16 * self.tile.results * (self.tile.sources + 1)
         work = {
@@ -210,12 +249,23 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
     """Windows that overlap or leave pixels out, many channels, few weights to sum."""
     if problem.spec.taps > 1 or problem.out != problem.size:
         return "a pixel of y does not meet one pixel of x"
-    least, most = sorted((problem.group_in, problem.group_out))
-    if least > _FEW or most > _MANY:
-        return f"products of {least} rows by {most} are not few"
+    if not (_are_few(problem, _FEW, _MANY) or _stages(problem, isa)):
+        return f"products of {problem.group_in} rows by {problem.group_out} are not few"
     if problem.role == "grad_weight" and (tasks := mixing_grad(problem, isa).tasks) < _LEAST_TASKS:
         return f"{tasks} blocks of weights are too few tasks"
     return None
+
+
+def _are_few(problem: Problem, few: int, many: int) -> bool:
+    least, most = sorted((problem.group_in, problem.group_out))
+    return least <= few and most <= many
+
+
+def _stages(problem: Problem, isa: ISA) -> bool:
+    """Whether sums of a weight gradient wait in memory: of float16 that others frame, where widening costs."""
+    halves = problem.role == "grad_weight" and problem.dtype == "float16" and target.cpu().turns(isa) > 1
+    fits = min(problem.group_in, problem.group_out) >= _FEW and _are_few(problem, _STAGED_FEW, _STAGED_MANY)
+    return halves and fits and not problem.transposed and not _are_few(problem, _FEW, _MANY)
 
 
 def fuses(problem: Problem) -> bool:
@@ -232,7 +282,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
             sums,
             isa,
             sums.tasks,
-            tile=(("sources", sums.tile.sources), ("results", sums.tile.results)),
+            tile=(("sources", sums.tile.sources), ("results", sums.tile.results), ("staged", int(sums.tile.staged))),
             blocking=(("blocks", sums.blocks),),
             why="pixels in lanes, rows read in place, sums in registers",
             sums_upstream=not problem.transposed,
@@ -253,7 +303,9 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     """The kernel with every number of the shape fixed."""
     problem = plan.problem
     if problem.role == "grad_weight":
-        return _bound_grad(mixing_grad(problem, isa, MixGradTile(plan["sources"], plan["results"])))
+        return _bound_grad(
+            mixing_grad(problem, isa, MixGradTile(plan["sources"], plan["results"], bool(plan["staged"])))
+        )
     return _bound(mixing(problem, isa, MixTile(plan["results"], plan["vectors"])))
 
 
@@ -285,6 +337,10 @@ def mixing_grad(problem: Problem, isa: ISA, chosen: MixGradTile | None = None) -
     """The tile that takes least a vector, unless one has been ``chosen``."""
     lanes, count, results = isa.lanes(sum_type(problem)), problem.group_in, problem.group_out
     tiles = [MixGradTile(s, k) for s in range(1, min(count, 24) + 1) for k in range(1, min(results, 8) + 1)]
+    if _stages(problem, isa):
+        tiles = [replace(tile, staged=True) for tile in tiles if ceil(count / tile.sources) >= _LEAST_TASKS]
+        if problem.pixels * problem.itemsize % _SET_BYTES == 0:
+            tiles = [tile for tile in tiles if tile.sources + tile.results <= _WAYS]
 
     def cost(tile: MixGradTile) -> float:
         return ceil(count / tile.sources) * ceil(results / tile.results) * tile.cycles
@@ -319,14 +375,20 @@ def _bound(asked: Mix) -> Launch:
 def _bound_grad(asked: MixGrad) -> Launch:
     problem, tile = asked.problem, asked.tile
     element = BY_DTYPE[problem.dtype]
-    code = jit.kernel(("mixing_grad", problem.dtype, tile), lambda isa: write_grad(isa, element, tile))
-    numbers = (
+    writes = write_staged_grad if tile.staged else write_grad
+    code = jit.kernel(("mixing_grad", problem.dtype, tile), lambda isa: writes(isa, element, tile))
+    numbers: tuple[int, ...] = (
         problem.batch, problem.groups, problem.group_in, problem.group_out, problem.pixels, asked.blocks,
         int(problem.bias),
     )  # fmt: skip
+    arrays: tuple[int, ...] = (0, 1, 2, 3 if problem.bias else NOTHING)
+    if tile.staged:
+        arrays = (*arrays, WORKSPACE)
+        numbers = (*numbers, asked.own_bytes // sum_type(problem).bytes, asked.strip, rows_adder(problem.dtype))
     return Launch(
         [(code.address("mix_grad"), asked.tasks, 1)],
-        (0, 0, 0, 0, *numbers),
-        (0, 1, 2, 3 if problem.bias else NOTHING),
+        (*[0] * len(arrays), *numbers),
+        arrays,
+        own_bytes=asked.own_bytes,
         most_threads=useful_threads(asked.cycles, asked.tasks),
     )

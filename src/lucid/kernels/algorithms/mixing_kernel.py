@@ -42,6 +42,8 @@ _NUMBERS = (
 )  # fmt: skip
 _GRAD_ARRAYS = ("x", "g", "gw", "gb")
 _GRAD_NUMBERS = ("batch", "groups", "sources", "results", "pixels", "blocks", "has_bias")
+_AHEAD_BYTES = 512  # of a row, before they are read: rows of another tile come from the second cache
+_STAGED_NUMBERS = ("private", "strip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,28 @@ class MixTile:
 
 @dataclass(frozen=True, slots=True)
 class MixGradTile:
-    """``sources`` by ``results`` of sums in registers, with those of the results alone."""
+    """``sources`` by ``results`` of sums in registers, with those of the results alone.
+
+    If it is ``staged`` sums wait in memory while the next strip of pixels meets all results, and g is summed elsewhere.
+    """
 
     sources: int
     results: int
+    staged: bool = False
 
     @property
     def registers(self) -> int:
         """Sums, those of g, vectors of g, one of x."""
-        return self.results * (self.sources + 2) + 1
+        return self.results * (self.sources + 2 - self.staged) + 1
 
     @property
     def cycles(self) -> float:
-        """Of a vector of pixels: two products or two loads a cycle, or one after the other."""
+        """Of a vector of pixels: two products or two loads a cycle, or one after the other.
+
+        Where it is staged, of a Zen 4: one product a cycle, or a conversion every two.
+        """
+        if self.staged:
+            return max(self.sources * self.results, 2.2 * (self.sources + self.results)) + 1
         return max(self.sources * self.results / 2, (self.sources + self.results) / 2, 4.0) + 1
 
 
@@ -218,4 +229,77 @@ def _write_add(module: Module, element: Type, lanes: int, tile: MixGradTile) -> 
                 a.to.store(totals[k * tile.sources + s], a.to_row * k + s)
         with f.when(a.biases > k):
             a.bias.store(totals[tile.results * tile.sources + k], k)
+    return f
+
+
+def staged_fields(element: Type) -> dict[str, Type]:
+    """What the entry point ``mix_grad`` of a staged tile reads."""
+    own = {"own": ptr(computed(element))}
+    arrays = {**dict.fromkeys(_GRAD_ARRAYS, ptr(element)), **own}
+    return {**arrays, **dict.fromkeys(_GRAD_NUMBERS + _STAGED_NUMBERS, i64), "add_rows": ptr(i64)}
+
+
+def write_staged_grad(isa: ISA, element: Type, tile: MixGradTile) -> Module:
+    """A task of ``mix_grad`` is a block of sources of one group, in all images in order.
+
+    A ``strip`` of their pixels stays in the first cache while it meets all results, whose sums wait in ``own``. The
+    last tile has results again that the one before has, as it has sources again, and writes the same.
+    """
+    module, wide = Module("mixing_staged_grad", isa), computed(element)
+    lanes, each = isa.lanes(wide), tile.sources * tile.results
+    add = _write_staged_add(module, element, lanes, tile)
+    f = module.entry("mix_grad", **staged_fields(element))
+    a = f.args
+    with f.loop(a.begin, a.end) as task:
+        group, block = task.i // a.blocks, task.i % a.blocks
+        source = minimum(block * tile.sources, a.sources - tile.sources)
+        channel, acc = group * a.results, a.own.at(a.thread * a.private)
+        bias_acc, tiles = acc.at(a.private - lanes), (a.results + (tile.results - 1)) // tile.results
+        with f.loop(0, tiles * (each * lanes), lanes) as at:
+            acc.store(zeros(f, wide, lanes), at.i)
+        with f.loop(0, a.batch) as n, f.loop(0, a.pixels, a.strip) as column, f.loop(0, tiles) as t:
+            result = minimum(t.i * tile.results, a.results - tile.results)
+            x = a.x.at(((n.i * a.groups + group) * a.sources + source) * a.pixels + column.i)
+            g = a.g.at((n.i * (a.groups * a.results) + channel + result) * a.pixels + column.i)
+            f.call(add, x, g, a.pixels, minimum(a.strip, a.pixels - column.i), acc.at(t.i * (each * lanes)))
+        with f.loop(0, tiles) as t, f.loop(0, tile.results) as k, f.loop(0, tile.sources) as s:
+            result = minimum(t.i * tile.results, a.results - tile.results) + k.i
+            total = lane_sum(acc.load(((t.i * tile.results + k.i) * tile.sources + s.i) * lanes, lanes))
+            a.gw.store(convert(total, element), (channel + result) * a.sources + source + s.i)
+        with f.loop(0, select(block.eq(0), a.has_bias * a.results, 0)) as k:
+            bias_acc.store(zeros(f, wide, lanes))
+            with f.loop(0, a.batch) as n:
+                g = a.g.at((n.i * (a.groups * a.results) + channel + k.i) * a.pixels)
+                f.call(a.add_rows, g, a.pixels, 1, a.pixels, bias_acc)
+            a.gb.store(convert(lane_sum(bias_acc.load(0, lanes)), element), channel + k.i)
+    return module
+
+
+def _write_staged_add(module: Module, element: Type, lanes: int, tile: MixGradTile) -> Function:
+    """Adds ``add``: acc[result][source] += products of ``count`` pixels of rows that are ``pitch`` apart."""
+    data, wide = ptr(element), computed(element)
+    f = module.function("add", x=data, g=data, pitch=i64, count=i64, acc=ptr(wide))
+    a, full = f.args, f.args.count // lanes * lanes
+
+    def added(at: Value, mask: Value | None, sums: list[Value]) -> list[Value]:
+        x, g = a.x.at(at), a.g.at(at)
+        if mask is None:
+            for rows, count in ((g, tile.results), (x, tile.sources)):
+                for k in range(count):
+                    rows.prefetch((a.pitch * k if k else 0) + _AHEAD_BYTES // element.bytes)
+        upstream = [convert(g.load(a.pitch * k if k else 0, lanes, mask), wide) for k in range(tile.results)]
+        sums = list(sums)
+        for s in range(tile.sources):
+            value = convert(x.load(a.pitch * s if s else 0, lanes, mask), wide)
+            for k, one in enumerate(upstream):
+                sums[k * tile.sources + s] = fma(one, value, sums[k * tile.sources + s])
+        return sums
+
+    sums = [a.acc.load(n * lanes, lanes) for n in range(tile.sources * tile.results)]
+    with f.loop(0, full, lanes, carry=sums) as i:
+        i.values = added(i.i, None, i.values)
+    with f.loop(full, a.count, lanes, carry=i.values) as rest:
+        rest.values = added(rest.i, lanes_below(f, a.count - rest.i, lanes), rest.values)
+    for n, total in enumerate(rest.values):
+        a.acc.store(total, n * lanes)
     return f
