@@ -27,13 +27,12 @@ def an_int(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def check_tensors(caller: str, **arguments: Any) -> None:
-    """Raises: TypeError naming the first argument that is no tensor."""
-    for name, value in arguments.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{caller}: the {name} must be a Tensor, not {type(value).__name__}; lucid.tensor(...) makes one"
-            ) from None
+def check_tensor(caller: str, name: str, value: Any) -> None:
+    """Raises: TypeError if ``value`` is no tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{caller}: the {name} must be a Tensor, not {type(value).__name__}; lucid.tensor(...) makes one"
+        ) from None
 
 
 def integer(caller: str, name: str, value: Any, least: int) -> int:

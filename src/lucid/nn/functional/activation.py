@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lucid.core.errors import ShapeError
-from lucid.nn.functional._arguments import check_tensors
+from lucid.nn.functional._arguments import check_tensor
 from lucid.ops import activation as ops
 from lucid.ops import elementwise
 from lucid.ops import loss as soft
@@ -15,7 +15,7 @@ from lucid.tensor import Tensor
 
 def _applied(function: Callable[..., Tensor], inplace: bool, x: Tensor, *params: float) -> Tensor:
     """The function's result; with ``inplace``, ``x`` itself holding it."""
-    check_tensors(function.__name__, input=x)
+    check_tensor(function.__name__, "input", x)
     if inplace:
         kept: Tensor = update(x, f"{function.__name__}_", function, *params)
         return kept

@@ -13,7 +13,7 @@ from lucid.nn.functional._arguments import (
     Padding,
     PaddingArgument,
     SizeArgument,
-    check_tensors,
+    check_tensor,
     integer,
     padding_mode,
     paddings,
@@ -357,7 +357,9 @@ def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Sizes, Sizes
     try:
         a, w, b = x._array, weight._array, None if bias is None else bias._array
     except AttributeError:
-        check_tensors(caller, input=x, weight=weight, bias=bias)
+        check_tensor(caller, "input", x)
+        check_tensor(caller, "weight", weight)
+        check_tensor(caller, "bias", bias)
         raise
     dtype = a.dtype
     if w.dtype is not dtype or (b is not None and b.dtype is not dtype):

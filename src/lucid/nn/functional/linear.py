@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.nn.functional._arguments import check_tensors
+from lucid.nn.functional._arguments import check_tensor
 from lucid.ops import linear as ops
 from lucid.tensor import Tensor
 
@@ -17,7 +17,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, caller:
     >>> linear(Tensor([1.0, 2.0]), Tensor([[3.0, 4.0]]), Tensor([5.0]))
     Tensor([16.])
     """
-    check_tensors(caller, input=input, weight=weight, **({} if bias is None else {"bias": bias}))
+    check_tensor(caller, "input", input)
+    check_tensor(caller, "weight", weight)
+    if bias is not None:
+        check_tensor(caller, "bias", bias)
     if weight.ndim != 2:
         raise ShapeError(f"{caller}: the weight {weight.shape} must have the shape (out_features, in_features)")
     if input.ndim == 0 or input.shape[-1] != weight.shape[1]:

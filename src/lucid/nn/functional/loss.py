@@ -7,7 +7,7 @@ from math import inf
 import numpy as np
 
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.nn.functional._arguments import check_tensors
+from lucid.nn.functional._arguments import check_tensor
 from lucid.nn.functional.activation import log_softmax
 from lucid.ops import activation, elementwise
 from lucid.ops import loss as ops
@@ -37,7 +37,8 @@ def cross_entropy(
     >>> cross_entropy(Tensor([[0.0, 0.0]]), Tensor([1]))
     Tensor(0.6931)
     """
-    check_tensors("cross_entropy", input=input, target=target)
+    check_tensor("cross_entropy", "input", input)
+    check_tensor("cross_entropy", "target", target)
     _check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} must be in 0 … 1")
@@ -70,7 +71,8 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Minus the log-probability of the right class; ``input`` holds log-probabilities. Else as ``cross_entropy``."""
-    check_tensors("nll_loss", input=input, target=target)
+    check_tensor("nll_loss", "input", input)
+    check_tensor("nll_loss", "target", target)
     _check_reduction("nll_loss", reduction)
     return _class_loss("nll_loss", input, target, weight, ignore_index, reduction)
 
@@ -143,7 +145,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     >>> one_hot(Tensor([1, 0]), 3).tolist()
     [[0, 1, 0], [1, 0, 0]]
     """
-    check_tensors("one_hot", tensor=tensor)
+    check_tensor("one_hot", "tensor", tensor)
     array = tensor._array
     if array.dtype.kind not in "iu":
         raise DTypeError(f"one_hot: the tensor is {tensor.dtype.name}; class numbers must be integers")

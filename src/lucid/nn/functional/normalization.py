@@ -9,7 +9,7 @@ from lucid.core import quiet
 from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
-from lucid.nn.functional._arguments import check_tensors
+from lucid.nn.functional._arguments import check_tensor
 from lucid.ops.inplace import overwrite
 from lucid.ops.norm import affine, folded, standardize, standardize_clamped, standardize_leaked
 from lucid.tensor import Tensor
@@ -177,7 +177,7 @@ def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> Non
 
 
 def _check_dtypes(caller: str, x: Tensor, weight: Maybe, bias: Maybe) -> None:
-    check_tensors(caller, input=x)
+    check_tensor(caller, "input", x)
     if not x.dtype.is_floating_point:
         raise DTypeError(f"{caller}: the input is {x.dtype.name}, but must be floating-point")
     for name, tensor in (("weight", weight), ("bias", bias)):

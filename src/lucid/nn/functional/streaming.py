@@ -16,7 +16,7 @@ import numpy as np
 
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes, window_extent
-from lucid.nn.functional._arguments import Padding, as_pairs, check_tensors
+from lucid.nn.functional._arguments import Padding, as_pairs, check_tensor
 from lucid.nn.functional.convolution import convolve, convolve_transposed
 from lucid.ops.shape import cat
 from lucid.tensor import Tensor
@@ -81,7 +81,8 @@ def conv_transpose1d_step(
 
 
 def _check_alike(caller: str, chunk: Tensor, carry: Tensor, channels: tuple[int, int]) -> None:
-    check_tensors(caller, chunk=chunk, carry=carry)
+    check_tensor(caller, "chunk", chunk)
+    check_tensor(caller, "carry", carry)
     found = chunk.shape[-2:-1] + carry.shape[-2:-1]
     if carry.ndim not in (2, 3) or chunk.shape[:-2] != carry.shape[:-2] or found != channels:
         raise ShapeError(
