@@ -62,6 +62,8 @@ def contiguous(a: Array) -> Array:
     """
     if a.flags.c_contiguous:
         return a
+    if a.size < LEAST:
+        return np.ascontiguousarray(a)
     to: Array = empty(a.shape, a.dtype)
     move(a, to)
     return to
