@@ -52,7 +52,7 @@ _FEW, _MANY = 8, 128  # rows of either side of a product
 _STAGED_FEW, _STAGED_MANY = 32, 256  # the same of a weight gradient whose sums wait in memory
 _SET_BYTES, _WAYS = 4096, 8  # so many rows that far apart, or a multiple, have a place in the first cache
 #: Where a vector takes two turns, rows of a tile by vectors: few enough that the last of a row is little, and that rows
-#: a power of two apart stay in the first cache. Of all results of a group there are more, as sources are read once.
+#: a power of two apart stay in the first cache. Of all results of no fewer sources there are more: those are read once.
 _TILE_ROWS, _TILE_VECTORS = 4, 4
 _LINE_BYTES = 64
 
@@ -313,7 +313,7 @@ def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
     """The tile that takes least a column, unless one has been ``chosen``."""
     lanes, (count, results) = isa.lanes(sum_type(problem)), channels(problem)
     if turns_of(lanes, sum_type(problem)) > 1:
-        return Mix(problem, chosen or _tile_in_turns(results), lanes)
+        return Mix(problem, chosen or _tile_in_turns(count, results), lanes)
     tiles = [MixTile(k, vectors) for k in range(1, min(results, 12) + 1) for vectors in (1, 2, 4, 8)]
 
     def cost(tile: MixTile) -> float:
@@ -323,11 +323,11 @@ def mixing(problem: Problem, isa: ISA, chosen: MixTile | None = None) -> Mix:
     return Mix(problem, best, lanes)
 
 
-def _tile_in_turns(results: int) -> MixTile:
-    """The tile where a vector takes two turns, whatever the sources: it covers so many results with least waste."""
+def _tile_in_turns(count: int, results: int) -> MixTile:
+    """The tile where a vector takes two turns: it covers so many results, of ``count`` sources, with least waste."""
     if results == 1:
         return MixTile(1, 2 * _TILE_VECTORS)
-    if _TILE_ROWS < results <= 2 * _TILE_ROWS:
+    if _TILE_ROWS < results <= min(count, 2 * _TILE_ROWS):
         return MixTile(results, _TILE_VECTORS // 2)
     rows = min(range(2, min(_TILE_ROWS, results) + 1), key=lambda rows: (ceil(results / rows) * rows, -rows))
     return MixTile(rows, _TILE_VECTORS)
