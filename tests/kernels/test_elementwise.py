@@ -142,7 +142,33 @@ def test_layout_joins_axes() -> None:
     assert layout((4, 5, 6), [(4, 5, 6)], [(30, 6, 1)]).sizes == (1, 1, 120)
     assert layout((4, 5, 6), [(4, 5, 6), (5, 6)], [(30, 6, 1), (6, 1)]).sizes == (1, 4, 30)
     assert layout((4, 5), [(4, 5), ()], [(5, 1), ()]).strides == ((0, 0, 1), (0, 0, 0))
-    assert layout((4, 5), [(4, 5)], [(1, 4)]).copies == (0,)
+    assert layout((4, 5), [(4, 5)], [(1, 4)]).copies == ((0, (4, 5)),)
+
+
+def test_what_is_one_number_a_row_is_that_in_its_copy() -> None:
+    """As group norm's statistics and weights."""
+    shape, strides = (2, 3, 4, 50), ((600, 200, 50, 1), (3, 1, 0, 0), (0, 4, 1, 0))
+    found = layout(shape, [shape, (2, 3, 1, 1), (1, 3, 4, 1)], strides)
+    assert found.sizes == (6, 4, 50) and found.strides[1:] == ((1, 0, 0), (4, 1, 0))
+    assert found.copies == ((1, (2, 3, 1, 1)), (2, (2, 3, 4, 1)))
+
+
+def test_operands_that_vary_along_any_axes_in_any_order() -> None:
+    rng = np.random.default_rng(5)
+    four = Elementwise("four", lambda x, y, z, w: x * y + z * w)
+    shapes = (2, 1, 1, 1), (2, 3, 1, 1), (2, 3, 4, 1), (2, 3, 4, 5)
+    x, y, z, w = (normal(*shape) for shape in shapes)
+    np.testing.assert_allclose(four(x, y, z, w), x * y + z * w, rtol=1e-12, atol=1e-12)
+    for _ in range(300):
+        rank = int(rng.integers(1, 6))
+        shape = tuple(rng.integers(1, 5, rank).tolist())
+        given = []
+        for _ in range(4):
+            own = tuple(n if rng.random() < 0.6 else 1 for n in shape)
+            order = rng.permutation(rank)
+            given.append(normal(*(own[k] for k in order)).transpose(np.argsort(order)))
+        x, y, z, w = given
+        np.testing.assert_allclose(four(x, y, z, w), x * y + z * w, rtol=1e-12, atol=1e-12)
 
 
 def test_refusals() -> None:

@@ -67,12 +67,13 @@ _PLANS = 1024
 class Layout:
     """Operands broadcast to rows: sizes (outer, middle, inner) and every operand's strides along them, in elements.
 
-    An inner stride is 0 or 1. ``copies`` are the operands that had to be laid out afresh for that.
+    An inner stride is 0 or 1. ``copies`` are the operands that had to be laid out afresh for that, each with the shape
+    it then has, which still broadcasts: what is one number a row is that in its copy.
     """
 
     sizes: tuple[int, int, int]
     strides: tuple[tuple[int, int, int], ...]
-    copies: tuple[int, ...]
+    copies: tuple[tuple[int, Sizes], ...]
 
 
 def layout(shape: Sizes, shapes: Sequence[Sizes], strides: Sequence[Sizes]) -> Layout:
@@ -86,14 +87,17 @@ def layout(shape: Sizes, shapes: Sequence[Sizes], strides: Sequence[Sizes]) -> L
     copies = [k for k, s in enumerate(joined) if s[-1] not in (0, 1)]
     if len(sizes) > 3:
         copies = [k for k, s in enumerate(joined) if s != _contiguous(sizes)]
+    grown = {k: _as_far_as_it_varies(shape, spread[k]) for k in copies}
     if copies:
-        fresh = [_contiguous(shape) if k in copies else s for k, s in enumerate(spread)]
-        sizes, joined = join(shape, fresh)
+        sizes, joined = _copied(shape, spread, grown)
+    if len(sizes) > 3:  # copies that vary as far as several axes
+        grown |= {k: shape for k, s in enumerate(joined) if s != _contiguous(sizes)}
+        sizes, joined = _copied(shape, spread, grown)
     lead = 3 - len(sizes)
     return Layout(
         ((1,) * lead + sizes)[:3],  # type: ignore[arg-type]
         tuple(((0,) * lead + s)[:3] for s in joined),  # type: ignore[misc]
-        tuple(copies),
+        tuple(grown.items()),
     )
 
 
@@ -101,6 +105,18 @@ def _spread(shape: Sizes, own: Sizes, strides: Sizes) -> Sizes:
     """The strides of an operand along the axes of what it broadcasts to."""
     lead = len(shape) - len(own)
     return (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(own, strides, strict=True))
+
+
+def _copied(shape: Sizes, spread: Sequence[Sizes], grown: dict[int, Sizes]) -> tuple[Sizes, list[Sizes]]:
+    """The axes joined once some operands are in order, of the shapes that ``grown`` says."""
+    fresh = [_spread(shape, grown[k], _contiguous(grown[k])) if k in grown else s for k, s in enumerate(spread)]
+    return join(shape, fresh)
+
+
+def _as_far_as_it_varies(shape: Sizes, spread: Sizes) -> Sizes:
+    """The shape with 1 for the last axes along which an operand of these strides is the same."""
+    varies = max((k + 1 for k, (n, step) in enumerate(zip(shape, spread, strict=True)) if n > 1 and step), default=0)
+    return shape[:varies] + (1,) * (len(shape) - varies)
 
 
 def _contiguous(shape: Sizes) -> Sizes:
@@ -203,8 +219,9 @@ class Elementwise:
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plan(key, arrays)
-        for k in plan.copies:
-            arrays = (*arrays[:k], contiguous(np.broadcast_to(arrays[k], plan.shape)), *arrays[k + 1 :])
+        for k, grown in plan.copies:
+            whole = np.broadcast_to(arrays[k], plan.shape)[tuple(slice(n) for n in grown)]
+            arrays = (*arrays[:k], contiguous(whole), *arrays[k + 1 :])
         results = out or [empty(plan.shape, d) for d in plan.dtypes]
         if out:
             plan.check(self.formula.name, out)
@@ -268,7 +285,7 @@ class _Plan:
     streaming: int | None
     pack: Callable[..., bytes]
     geometry: tuple[int, ...]
-    copies: tuple[int, ...]
+    copies: tuple[tuple[int, Sizes], ...]
     shape: Sizes
     dtypes: tuple[np.dtype[Any], ...]
     tasks: int
