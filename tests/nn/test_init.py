@@ -98,3 +98,14 @@ def test_wrong_arguments_are_named() -> None:
     ):
         with pytest.raises(error, match=text):
             call()
+
+
+def test_what_begins_by_icnr_shuffles_to_even_squares() -> None:
+    weight = init.icnr_(lucid.empty(12, 5, 3, 3), 2)
+    image = nn.functional.pixel_shuffle(nn.functional.conv2d(lucid.randn(1, 5, 6, 6), weight), 2).numpy()
+    for corner in (image[..., ::2, 1::2], image[..., 1::2, ::2], image[..., 1::2, 1::2]):
+        np.testing.assert_allclose(corner, image[..., ::2, ::2], rtol=1e-4, atol=1e-4)
+    assert image.std() > 0.1
+    assert init.icnr_(lucid.empty(4, 1, 1), 1, init.ones_).numpy().all()
+    with pytest.raises(lucid.ShapeError, match=r"icnr_: .* must be a multiple of upscale_factor² = 4"):
+        init.icnr_(lucid.empty(6, 5, 3, 3))

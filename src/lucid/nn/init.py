@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,18 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     q, r = np.linalg.qr(_draws(generator).standard_normal((max(rows, columns), min(rows, columns))))
     q *= np.where(np.diag(r) < 0, -1, 1)  # uniform over all such matrices
     return _set(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+
+
+def icnr_(tensor: Tensor, upscale_factor: int = 2, initializer: Callable[[Tensor], Tensor] = kaiming_normal_) -> Tensor:
+    """A weight for the convolution before a ``pixel_shuffle``: the filters of one square begin alike.
+
+    So the image begins without a checkerboard. Source: Aitken et al., arXiv:1707.02937.
+    """
+    square = upscale_factor**2
+    if upscale_factor < 1 or tensor.ndim < 1 or tensor.shape[0] % square:
+        raise ShapeError(f"icnr_: the first axis of {tensor.shape} must be a multiple of upscale_factor² = {square}")
+    one = initializer(Tensor(np.empty((tensor.shape[0] // square, *tensor.shape[1:]), tensor.dtype.numpy)))
+    return _set(tensor, np.repeat(one.numpy(), square, axis=0))
 
 
 def _draws(generator: Generator | None) -> np.random.Generator:
