@@ -30,6 +30,7 @@ CASES = [
     Case(2, 2, 2, (2, 3, 19), (1, 1, 32), padding=((0, 0), (0, 0), (16, 15)), groups=2),
     Case(2, 2, 6, (3, 5, 7), (1, 1, 1), groups=2),
     Case(2, 1, 3, (3, 5), (1, 1), padding=((0, 0), (2, 1))),
+    Case(1, 1, 4, (90,), (45,), padding=((22, 30),)),
 ]
 #: Input gradients: rows of less than a vector, of several tiles and segments; one tap, uneven passes, taps apart; g
 #: shorter than x, longer, and met by parts of it only; weights that fill vectors and that do not; rows of volumes, one.
@@ -145,14 +146,14 @@ def test_a_new_image_size_compiles_nothing():
             "a row of g meets several of x, or not every pixel of one",
         ),
         (Case(1, 2, 1, (9,), (3,)), "2 channels of x in a group"),
-        (Case(1, 1, 1, (99,), (33,)), "33 taps are too many"),
+        (Case(1, 1, 1, (99,), (66,)), "66 taps are too many"),
     ],
 )
 def test_what_it_leaves_to_others(case, why):
     assert lines.refuses(case.problem("grad_weight"), target.isa()) == why
 
 
-def test_strides_are_for_machines_where_they_were_measured(monkeypatch):
+def test_strides_and_many_taps_are_for_machines_where_they_were_measured(monkeypatch):
     case, isa = Case(1, 1, 8, (90,), (4,), 2), AVX512
     for name, turns in (("znver4", 2), ("znver5", 1)):
         cpu = replace(target.cpu(), name=name)
@@ -160,6 +161,8 @@ def test_strides_are_for_machines_where_they_were_measured(monkeypatch):
         assert cpu.turns(isa) == turns
         for role in ("grad_input", "grad_weight"):
             assert (lines.refuses(case.problem(role), isa) is None) == (turns == 2)
+        many = Case(1, 1, 8, (90,), (65,), padding=32).problem("grad_weight")
+        assert (lines.refuses(many, isa) is None) == (turns == 2)
     monkeypatch.undo()
     large = Case(8, 1, 4, (400_000,), (3,), 2).problem("grad_weight")
     assert lines.lines_strided.refuses(large, isa) == "x is larger than what it deals out"

@@ -64,6 +64,7 @@ roles: tuple[Role, ...] = ("grad_input", "grad_weight")
 dtypes = ("float32", "float64", "float16", "bfloat16")
 
 _MOST_TAPS = 32
+_MOST_OF_WEIGHTS = 65  # where vectors take two turns, and neighbours are as many
 _TASKS = 16  # wanted at least
 _LONG_ROW = 16  # pixels for each sum that is made of them
 _SEGMENT_BYTES = 4096  # of each row that is read
@@ -145,6 +146,20 @@ class Lines:
         sums = p.batch * p.groups * self.blocks * self.rows * row + self.tasks * 6 * self.tile.sums
         return max(1.05 * sums, _WAITING * memory_cycles(p.traffic_bytes)) + 3000
 
+    @property
+    def _edges(self) -> int:
+        """Vectors of a row, at every tap, whose lanes are masked in its pass as they may be outside."""
+        p, first, found = self.problem, 0, 0
+        whole = p.out[2] // self.lanes
+        for taps in self.tile.passes:
+            low = first * p.spec.dilation[2] - p.spec.padding[2][0]
+            high = low + (taps - 1) * p.spec.dilation[2]
+            inside = min(max(0, ceil(-low / self.lanes)), whole)
+            outside = max(inside, min(whole, (p.size[2] - high) // self.lanes))
+            found += taps * (inside + ceil(p.out[2] / self.lanes) - outside)
+            first += taps
+        return found
+
     def _in_turns(self, vectors: int) -> float:
         """The same where a vector takes two turns, and loads that straddle two lines of the cache four, of so many."""
         p, tile = self.problem, self.tile
@@ -153,6 +168,7 @@ class Lines:
             "product": vectors * tile.sums,
             "load": vectors * (tile.results * len(tile.passes) + sum(tile.passes)),
             "upstream": vectors * tile.results,
+            "edge": p.batch * p.groups * self.blocks * self.rows * tile.results * self._edges,
             "lane sum": self.tasks * tile.sums,
             "line": lines,
             "waiting": memory_cycles(p.traffic_bytes),
@@ -170,7 +186,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "a row of g meets several of x, or not every pixel of one"
     if problem.group_in > 1:
         return f"{problem.group_in} channels of x in a group"
-    if spec.kernel[2] > _MOST_TAPS:
+    weights = problem.role == "grad_weight" and strided and spec.stride[2] == 1
+    if spec.kernel[2] > (_MOST_OF_WEIGHTS if weights else _MOST_TAPS):
         return f"{spec.kernel[2]} taps are too many"
     if problem.role == "grad_input":
         return lines_input.refuses(problem, isa)
