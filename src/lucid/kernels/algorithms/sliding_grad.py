@@ -48,6 +48,7 @@ from lucid.kernels.ir import (
     lane_sum,
     lanes_below,
     lanes_inside,
+    loaded_as,
     maximum,
     minimum,
     ptr,
@@ -561,14 +562,16 @@ def _write_run(
     places = [(a.step * k if k else 0, c * acc_lanes) for k in range(downs) for c in range(across)]
 
     def upstream(q: Value, k: int, there: Value | None) -> Value:
-        return widened(a.g.at((q - k) * a.g_row).load(0, columns, there))
+        return widened(a.g.at((q - k) * a.g_row), 0, there)
 
-    def widened(value: Value) -> Value:
-        return value if tile.dots else convert(value, wide)
+    def widened(row: Pointer, at: int, there: Value | None) -> Value:
+        if tile.dots:
+            return row.load(at, columns, there)
+        return convert(row.load(at, lanes), wide) if there is None else loaded_as(wide, row, at, lanes, there)
 
     def read(x: Pointer, q: Value) -> Callable[[int], Value]:
         if tile.apart:
-            return lambda at: widened(x.load(at, columns, met[at]))
+            return lambda at: widened(x, at, met[at])
         if tile.keeps_x:
             loaded = row.loaded(x if kept else x.at(tile.first), masks, wide)
             for i, part in loaded.items() if keeps else ():

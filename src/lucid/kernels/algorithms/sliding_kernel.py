@@ -38,6 +38,7 @@ from lucid.kernels.ir import (
     lane_numbers,
     lanes_below,
     lanes_inside,
+    loaded_as,
     maximum,
     minimum,
     ptr,
@@ -142,7 +143,11 @@ class Row:
 
     def loaded(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> dict[int, Value]:
         """Its vectors in memory, by number."""
-        return {i: convert(row.load(i * self.lanes, self._lanes_read(i), mask), wide) for i, mask in masks.items()}
+        places = [(i, i * self.lanes, self._lanes_read(i), mask) for i, mask in masks.items()]
+        return {
+            i: convert(row.load(at, lanes), wide) if mask is None else loaded_as(wide, row, at, lanes, mask)
+            for i, at, lanes, mask in places
+        }
 
     def _lanes_read(self, number: int) -> int:
         return self.lanes // 2 if self.half and number == self.reads[-1] else self.lanes

@@ -124,7 +124,7 @@ def loaded_as(element: Type, numbers: Pointer, index: Any, lanes: int, mask: Val
     float16 take 52 cycles, and 48 with this one.
     """
     fn, halves = numbers.fn, {f16: ("vcvtph2ps", f32), bf16: ("vpmovzxwd", i32)}
-    if not fn.module.slides or (element, lanes) != (f32, 16) or numbers.pointee not in halves:
+    if not fn.module.slides or element != f32 or lanes not in (8, 16) or numbers.pointee not in halves:
         return convert(numbers.load(index, lanes, mask), element)
     name, made = halves[numbers.pointee]
     text = f'asm "{name} $1, $0 {{$2}} {{z}}", "=v,*m,^Yk"'
