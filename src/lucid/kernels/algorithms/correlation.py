@@ -71,7 +71,7 @@ _COST = {
     "byte": 0.0156,  # of x, w and y, in the last cache
     "waiting": 0.57,  # for memory
     "fetched": 0.0,  # in addition, where results do not go past the caches
-    "past": 0.0,  # where they do
+    "past": 0.0,  # where they do, as much of it as is read: of as much as is written all
     "call": 4800.0,
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
@@ -264,7 +264,8 @@ class Correlation:
             "task": self.tasks,
             "byte": min(p.traffic_bytes, target.cpu().l3_bytes / 4),
             "waiting": memory_cycles(p.traffic_bytes),
-            "past" if self.streams else "fetched": memory_cycles(p.traffic_bytes),
+            "fetched": 0 if self.streams else memory_cycles(p.traffic_bytes),
+            "past": memory_cycles(p.traffic_bytes) * self.streams * min(1, 2 - 2 * p.written_bytes / p.traffic_bytes),
             "call": 1,
         }
 

@@ -52,7 +52,7 @@ _COST_NS = {
     "stretch": 3.3,  # a row of the result's positions in a tile's rows
     "line": 0.6,  # a row of the result
     "woven": 0.56,  # a vector of stacked phases that leave the tile as lines
-    "place": 0.0,  # where a vector of each of a tile's channels goes
+    "place": 0.0,  # where a vector of each of a tile's channels goes, after few steps
     "brief": 0.0,  # a tile of few steps, which are done before its results have left
     "brief astride": 0.0,  # one whose results straddle lines of the cache
     "interleaved": 0.07,  # an element of a line of stacked phases
@@ -324,8 +324,9 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int
         return work | _over_ends(layout, tile, tiles)
     if woven(sizes, layout, tile.lanes) and sizes.elements * layout.taps <= MOST_STEPS:
         results = sizes.batch * sizes.groups * sizes.rows * pixel_panels.positions(layout.phase)
-        channels = min(tile.rows, sizes.rows) / sizes.stack
-        return {"woven": results / tile.lanes, "place": results / tile.lanes / channels}
+        places = results / tile.lanes * sizes.stack / min(tile.rows, sizes.rows)
+        brief = sizes.elements * layout.taps <= _BRIEF_STEPS
+        return {"woven": results / tile.lanes, "place": places * brief}
     stretches = sizes.batch * sizes.groups * z.positions * y.positions
     lines = stretches * sizes.rows // sizes.stack
     work = {"ending": tiles, "stretch": stretches * row_blocks(sizes, tile), "line": lines}

@@ -94,7 +94,7 @@ _HALVED = {
     "single": 2.1,
     "split": 0.3,
     "dealt": 0.68,
-    "crowded": 1.0,
+    "crowded": 0.0,
     "widened": 0.7,
     "again": 3.5,
     "sum": 0.1,
