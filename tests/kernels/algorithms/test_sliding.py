@@ -1,6 +1,7 @@
 """Rows that slide through registers against the definitions, between guard pages."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -190,6 +191,7 @@ def test_every_tile_agrees(dtype):
         Case(2, 4, 4, (20, 70), (3, 3), padding=1),
         Case(2, 4, 4, (20, 55), (3, 3), padding=1),
         Case(2, 2, 2, (20, 70), (4, 4), 2, padding=1, groups=2),
+        Case(2, 2, 6, (7, 55), (3, 3), padding=1, groups=2),
     ):
         for role in ROLES:
             problem, arrays, results = case.typed(dtype).problem(role), case.typed(dtype).arrays(), []
@@ -497,7 +499,8 @@ def test_two_phases_of_columns_in_one_vector(name, pairs, dtype, monkeypatch):
     sliding.tiles.cache_clear()
 
 
-#: Rows of three vectors and four, the last whole, half, or of one column; few rows and many; several boxes of a plane.
+#: Rows of three vectors and four, the last whole, half, or of one column; few rows and many; several boxes of a plane;
+#: planes one behind the other, of fewer rows than are put ahead, or with rows that nothing reads.
 RINGED = [
     Case(2, 2, 2, (9, 56), (3, 3), padding=1, groups=2, bias=True),
     Case(1, 2, 2, (2, 33), (3, 3), padding=1, groups=2),
@@ -505,6 +508,10 @@ RINGED = [
     Case(1, 2, 2, (12, 49), (3, 3), padding=((0, 2), (1, 1)), groups=2, bias=True),
     Case(1, 2, 2, (5, 40), (4, 3), (1, 1), (1, 3), padding=((1, 1), (3, 3)), groups=2),
     Case(1, 1, 1, (90, 56), (3, 3), padding=1, bias=True),
+    Case(2, 7, 7, (1, 64), (2, 3), padding=1, groups=7),
+    Case(1, 9, 9, (3, 56), (3, 3), padding=((2, 3), (1, 1)), groups=9, bias=True),
+    Case(1, 5, 5, (11, 34), (2, 3), padding=((0, 0), (1, 1)), groups=5),
+    Case(1, 150, 150, (4, 40), (3, 3), padding=1, groups=150),
 ]
 
 
@@ -526,8 +533,11 @@ def test_halves_are_widened_into_a_ring_of_rows(role, name, rings, monkeypatch):
     with target.using(ISAS[0]):
         assert [tile(case.typed("float16")).ring for case in RINGED] == [rings] * len(RINGED)
         assert not any(tile(case).ring for case in RINGED)
-        run_guarded_cases(one, RINGED)
+        unread = Case(1, 5, 5, (7, 56), (2, 3), padding=((2, 0), (1, 1)), groups=5)  # rows of g before the first
+        run_guarded_cases(one, [*RINGED, *[unread] * (role == "grad_input")])
         if role == "forward":
             check_infinity(sliding, RINGED[0].typed("float16"), role, (0, 1, 4, 55))
-            check_threads(lambda: run(sliding, RINGED[0].typed("float16"), role, RINGED[0].typed("float16").arrays()))
+        for case in (RINGED[0].typed("float16"), RINGED[-1].typed("float16")):
+            arrays = case.arrays()
+            check_threads(partial(run, sliding, case, role, arrays))
     sliding.tiles.cache_clear()

@@ -81,6 +81,9 @@ _NUMBERS = (
     "low_h", "w_group", "w_source", "w_result", "bias_step", "private", "spare",
 )  # fmt: skip
 
+#: Rows of planes before this one that went through the ring, its own that are there, those behind it that may be.
+_PLANES = ("before", "there", "behind")
+
 #: Whole numbers of as many bits.
 _WORDS = {f32: i32, f64: i64}
 
@@ -354,7 +357,8 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
                 spare.cast(element), source, a.sources, a.h, a.w, column.i * tile.stride[1], a.low_h,
                 weights.at(result.i * (a.w_result * each)), a.w_source * each, a.w_result * each,
                 a.bias.at(channel * a.bias_step), a.bias_step, a.zeros, to.y, a.size_h, a.size_w,
-                a.size_w - column.i * len(tile.across), first, rows, *to.given.values(),
+                a.size_w - column.i * len(tile.across), first, rows, *(_planes(a, tile, task.i) if tile.ring else ()),
+                *to.given.values(),
             )  # fmt: skip
             if strip is last:
                 f.call(strip, *given)
@@ -364,6 +368,14 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
                     with f.when(there):
                         f.call(which, *given)
     return module
+
+
+def _planes(a: Any, tile: Slide, task: Value) -> tuple[Value, Value, Value]:
+    """The numbers of ``_PLANES``: where planes are tasks, the last steps of one put the first rows of the next."""
+    steps = a.rows + max(lags[-1] for lags in tile.lags)
+    joined = a.boxes.eq(1) & a.results.eq(tile.results) & (a.low_h >= 0) & (steps >= a.h + a.low_h)
+    there = select(joined & (task > a.begin), a.h.const(_RING_AHEAD), 0)
+    return (task - a.begin) * a.h, there, select(joined, minimum((a.end - task - 1) * a.h, _RING_AHEAD), 0)
 
 
 def _line_elements(element: Type) -> int:
@@ -415,11 +427,12 @@ class _Strip:
     ) -> None:
         data = ptr(element)
         weights = data if tile.holds else ptr(computed(element))
+        planes: dict[str, Any] = dict.fromkeys(_PLANES if tile.ring else (), i64)
         self.tile, self.lanes, self.wide, self.full = tile, lanes, computed(element), full
         self.function = f = module.function(
             f"strip{tile.tail or ''}", spare=data, source=data, sources=i64, h=i64, w=i64, column=i64, low_h=i64,
             weights=weights, w_source=i64, w_result=i64, bias=data, bias_step=i64, zeros=data, y=data,
-            size_h=i64, size_w=i64, left=i64, first=i64, rows=i64, **parameters(epilogue, element),
+            size_h=i64, size_w=i64, left=i64, first=i64, rows=i64, **planes, **parameters(epilogue, element),
         )  # fmt: skip
         self.a = a = f.args
         self.results = Arrays.of(epilogue, a.y, a)
@@ -483,9 +496,10 @@ class _Strip:
         below = minimum(end, (a.h + a.low_h + (stride - 1)) // stride)
         keys = [(p, b) for p, lags in enumerate(tile.lags) for b in lags[1:]]
         start = [value for _ in keys for value in self.start]
-        self.below = below
         if tile.ring:
-            with f.loop(begin, minimum(begin + _RING_AHEAD, below)) as rows:
+            beyond = below + a.behind
+            self.last = beyond - 1
+            with f.loop(begin + a.there, minimum(begin + _RING_AHEAD, beyond)) as rows:
                 self._put(rows.i, rows.i)
         with f.loop(begin, below, carry=start) as steps:
             steps.values = self._step(steps.i, keys, steps.values, read=True)
@@ -534,7 +548,7 @@ class _Strip:
         """The row of the source that so many rows and padding lie before, from a shift on."""
         if not self.tile.ring:
             return self.reading.read(self._row(source, row - self.a.low_h), self.masks, self.wide)
-        self._put(row + _RING_AHEAD, minimum(row + _RING_AHEAD, self.below - 1))
+        self._put(row + _RING_AHEAD, minimum(row + _RING_AHEAD, self.last))
         here, made = self._slot(row), dict[tuple[int, int], Value]()
 
         def vector(at: int, v: int) -> Value:
@@ -556,7 +570,7 @@ class _Strip:
     def _slot(self, row: Value) -> Pointer:
         """A row's place in the ring, behind the zeros that lie before it."""
         ring: Pointer = self.a.spare.cast(self.wide).at((self.tile.vectors + 1) * self.lanes)
-        return ring.at((row & (RING_ROWS - 1)) * self.tile.ring_row(self.lanes))
+        return ring.at((self.a.before + row & (RING_ROWS - 1)) * self.tile.ring_row(self.lanes))
 
     def _row(self, source: Pointer, row: Value) -> Pointer:
         """A row of the source; with a stride one of a step's may lie outside."""
