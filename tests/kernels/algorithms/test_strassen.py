@@ -43,9 +43,9 @@ def zen4(monkeypatch):
     strassen.strassen.cache_clear()
 
 
-def check(asked, role, where="end"):
-    """It is within its own bound, of the largest in its channel."""
-    arrays = asked.arrays()
+def check(asked, role, where="end", arrays=None):
+    """It is within its own bound, of the largest in its channel of its image."""
+    arrays = arrays or asked.arrays()
     plan = strassen.plan(asked.problem(role), target.isa())
     got, want = run(strassen, asked, role, arrays, where).astype(np.float64), expected(asked, role, arrays)
     axes = tuple(range(2, got.ndim))
@@ -90,6 +90,39 @@ def test_every_cut(role):
                 result[...] = np.nan
                 halves.compute(*given, result, kept)
             np.testing.assert_array_equal(result, first)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_quiet_loses_nothing_to_what_is_loud(dtype, role):
+    """Channels of the result and images of any size, each within its own bound; no NaN reaches another image."""
+    asked = Case(3, 48, 48, (70,), (1,)).typed(dtype)
+    arrays, rng = asked.arrays(), np.random.default_rng(0)
+    rows, source = (0, "x") if role == "forward" else (1, "g")
+    sizes = (10.0 ** rng.uniform(-12, 12, 48)).astype(dtype)
+    arrays["w"] = arrays["w"] * np.expand_dims(sizes, (1 - rows, 2))
+    arrays[source] = arrays[source] * np.array([1, 1e-9, 1e9], dtype).reshape(3, 1, 1)
+    check(asked, role, arrays=arrays)
+    arrays[source][1] = np.nan
+    got = run(strassen, asked, role, arrays)
+    assert np.isnan(got[1]).all()
+    assert not np.isnan(got[[0, 2]]).any()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-41, 1e-37, 1e36, np.inf, np.nan])
+def test_a_row_of_one_number(value):
+    """Rows of zeros, which leave zeros, of numbers at both ends of a type's, of none."""
+    asked = Case(1, 32, 32, (20,), (1,))
+    arrays = asked.arrays()
+    arrays["w"][5] = value
+    got = run(strassen, asked, "forward", arrays)[0, 5].astype(np.float64)
+    if not np.isfinite(value):
+        assert not np.isfinite(got).any()
+    elif value < 1e-38:
+        np.testing.assert_array_equal(got, 0)
+    else:
+        want = expected(asked, "forward", arrays)[0, 5]
+        assert np.all(abs(got - want) <= bound(asked, "forward", arrays)[0, 5].max() * strassen._GROWTH)
 
 
 @pytest.mark.parametrize("role", ROLES)

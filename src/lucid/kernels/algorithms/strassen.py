@@ -1,7 +1,7 @@
 """Pointwise convolution by Strassen's product: seven products of halves take the place of eight.
 
-Rows of the result, channels and positions are each in two: tiles of rows side by side, neighbouring channels, vectors
-of positions half a span apart. With w = (a11 a12; a21 a22) and x = (b11 b12; b21 b22)::
+Rows of the result, channels and positions are each in two: tiles of rows side by side, neighbouring channels,
+neighbouring vectors of positions. With w = (a11 a12; a21 a22) and x = (b11 b12; b21 b22)::
 
     s1 = a21 + a22    t1 = b12 - b11        u2 = a11 b11 + s2 t2        y11 = a11 b11 + a12 b21
     s2 = s1 - a11     t2 = b22 - t1         u3 = u2 + s3 t3             y12 = u2 + s1 t1 + s4 b22
@@ -11,9 +11,11 @@ of positions half a span apart. With w = (a11 a12; a21 a22) and x = (b11 b12; b2
 The sums of w are made once, those of x as a span is gathered; sums of products go on in registers, so y needs one
 addition. The input gradient is the same with w turned.
 
-Errors are those of sums of larger numbers: see ``error_growth``. A result loses digits where the weights of its
-partner are larger, or its partner's samples; a NaN or an infinity reaches the partner's results. Strict precision rules
-the algorithm out: see ``lucid.set_precision``.
+Rows of w are divided by the power of two of their largest weight, and their results multiplied by it, so that quiet
+channels lose nothing to the louder ones they share sums with. Errors are those of sums of larger numbers: see
+``error_growth``. A result loses digits where the samples of its partner, up to two vectors away in the same image, are
+larger; a NaN or an infinity reaches the partner's results. Strict precision rules the algorithm out: see
+``lucid.set_precision``.
 
 Source: Strassen, Gaussian elimination is not optimal, 1969; seven products with fifteen additions: Winograd 1971, in
 Higham, Accuracy and Stability of Numerical Algorithms, chapter 23.
@@ -114,19 +116,19 @@ class Strassen:
         return channels(self.problem)[0] // 2
 
     @property
-    def image_vectors(self) -> int:
-        """Vectors of positions of an image, the last one short."""
-        return ceil(self.problem.pixels / self.tile.lanes)
+    def image_couples(self) -> int:
+        """Of neighbouring vectors of an image, which share errors: no two are of different images."""
+        return ceil(ceil(self.problem.pixels / self.tile.lanes) / 2)
 
     @property
-    def vectors(self) -> int:
+    def couples(self) -> int:
         """Those of all images."""
-        return self.problem.batch * self.image_vectors
+        return self.problem.batch * self.image_couples
 
     @property
     def spans(self) -> int:
         """Of positions."""
-        return ceil(self.vectors / (2 * self.half))
+        return ceil(self.couples / self.half)
 
     @property
     def tiles(self) -> int:
@@ -165,8 +167,8 @@ class Strassen:
 
     @property
     def block(self) -> int:
-        """Elements of the weights of two tiles of rows."""
-        return in_lines(2 * self.tile.rows) + TERMS * self.term
+        """Elements of the weights of two tiles of rows, and of a bias and a scale for each."""
+        return 2 * in_lines(2 * self.tile.rows) + TERMS * self.term
 
     @property
     def panel_term(self) -> int:
@@ -273,8 +275,8 @@ def bound(asked: Strassen) -> Executable:
     steps = (problem.group_in, 1) if forward else (1, problem.group_in)
     numbers = {
         "groups": problem.groups, "rows": asked.rows, "pairs": asked.pairs, "blocks": asked.blocks,
-        "part_blocks": asked.part_blocks, "parts": asked.parts, "plane": problem.pixels, "vectors": asked.vectors,
-        "image_vectors": asked.image_vectors, "half": asked.half, "tiles": asked.tiles, "narrow": asked.narrow,
+        "part_blocks": asked.part_blocks, "parts": asked.parts, "plane": problem.pixels, "couples": asked.couples,
+        "image_couples": asked.image_couples, "half": asked.half, "tiles": asked.tiles, "narrow": asked.narrow,
         "spans": asked.spans, "row_step": steps[0], "channel_step": steps[1],
         "group_step": problem.group_out * problem.group_in,
         "term": asked.term, "block": asked.block, "panel_term": asked.panel_term,

@@ -7,12 +7,14 @@
         for each pair of tiles of rows, for each tile of the span:
             seven products, whose sums wait in two small arrays on their way to the four quarters of y
 
-A vector of positions is of one image; its last is short where the plane is no whole number of vectors, and those
-that fill up the last span hold nothing. Half precision is widened as it is gathered and rounded as it is stored.
+A vector of positions is of one image, as is the one beside it that shares its sums; an image's last is short or holds
+nothing, as do those that fill up the last span. Half precision is widened as it is gathered and rounded as it is
+stored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -26,14 +28,20 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    absolute,
+    bitcast,
     convert,
+    fma,
+    i32,
     i64,
     lanes_below,
+    maximum,
     minimum,
     ptr,
     select,
     shuffle,
     transpose,
+    vec,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -41,7 +49,7 @@ from lucid.kernels.plan import Epilogue
 
 ARRAYS = ("x", "w", "bias", "y", "packed", "own")
 NUMBERS = (
-    "groups", "rows", "pairs", "blocks", "part_blocks", "parts", "plane", "vectors", "image_vectors", "half", "tiles",
+    "groups", "rows", "pairs", "blocks", "part_blocks", "parts", "plane", "couples", "image_couples", "half", "tiles",
     "narrow", "spans", "row_step", "channel_step", "group_step", "term", "block", "panel_term",
     "panel_tile", "panels_at", "own_elements",
 )  # fmt: skip
@@ -50,6 +58,8 @@ PLACE = 3
 TERMS = 7
 _ASKS = 3  # of the seven sums that ask for samples
 _AHEAD = 4  # pairs of channels that are asked for before they are gathered
+
+Use = Callable[[Value, Any, list[Value]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ def _sample_terms(b11: Value, b12: Value, b21: Value, b22: Value) -> list[Value]
 
 
 def _write_weights(m: Module, grain: Grain, form: Form) -> None:
-    """Adds the entry ``weights``: a task makes those of a pair of tiles of rows, first biases, then [term][pair][row].
+    """Adds the entry ``weights``: a task makes those of a pair of tiles of rows: biases, scales, [term][pair][row].
 
     Rows beyond the last are the last again, or zeros.
     """
@@ -116,54 +126,74 @@ def _write_weights(m: Module, grain: Grain, form: Form) -> None:
     with f.loop(a.begin, a.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * (2 * rows)
         to, last = a.packed.at(task.i * a.block), a.rows - 1
-        w, terms = a.w.at(group * a.group_step), to.at(in_lines(2 * rows))
+        w, scales = a.w.at(group * a.group_step), to.at(in_lines(2 * rows))
         with f.loop(0, 2 * rows) as r:
             channel = group * a.rows + minimum(first + r.i, last)
             to.store(convert(a.bias.load(channel, 1, has_bias), grain.sums), r.i)
-        if form.packing == "side by side":
-            _pack_side_by_side(f, grain, form, w, terms, first)
-        elif form.packing == "turned":
-            _pack_turned(f, grain, form, w, terms, first)
-        else:
-            _pack_one_by_one(f, grain, form, w, terms, first)
+            scales.store(0, r.i)
+        _each_four(f, grain, form, w, first, lambda _, row, four: _keep_largest(scales, rows, row, four))
+        with f.loop(0, 2 * rows) as r:
+            scales.store(_power_of_two(scales.load(r.i)), r.i)
+
+        def divided(pair: Value, row: Any, four: list[Value]) -> None:
+            lanes = four[0].type.lanes
+            used = [scales.load(row + n, lanes) for n in (0, rows)]
+            top, bottom = (1 / maximum(scale, 1 / _most(scale)) for scale in used)
+            a11, a12, a21, a22 = four
+            values = _weight_terms(a11 * top, a12 * top, a21 * bottom, a22 * bottom)
+            _store_terms(a, values, scales.at(in_lines(2 * rows) + pair * rows + row))
+
+        _each_four(f, grain, form, w, first, divided)
 
 
-def _pack_one_by_one(f: Function, grain: Grain, form: Form, w: Pointer, terms: Pointer, first: Value) -> None:
-    """Weights of any number of rows and channels."""
-    a, rows = f.args, form.tile.rows
-    with f.loop(0, rows) as r, f.loop(0, a.pairs) as i:
-        quarters = []
-        for n, k in product((0, rows), (0, 1)):
-            row = w.at(minimum(first + n + r.i, a.rows - 1) * a.row_step)
-            quarters.append(convert(row.load((i.i * 2 + k) * a.channel_step), grain.sums))
-        _store_terms(a, _weight_terms(*quarters), terms.at(i.i * rows + r.i))
+def _keep_largest(to: Pointer, rows: int, row: Any, four: list[Value]) -> None:
+    """The largest size of a row's weights so far: sizes are in the order of their bits, and NaN above all."""
+    sizes = [absolute(v) for v in four]
+    whole = {4: i32, 8: i64}[sizes[0].type.element.bytes]
+    lanes = sizes[0].type.lanes
+    for n, pair in ((0, sizes[:2]), (rows, sizes[2:])):
+        place = to.cast(whole).at(row + n)
+        one, other = (bitcast(v, vec(whole, lanes) if lanes > 1 else whole) for v in pair)
+        place.store(maximum(maximum(one, other), place.load(0, lanes)))
 
 
-def _pack_side_by_side(f: Function, grain: Grain, form: Form, w: Pointer, terms: Pointer, first: Value) -> None:
-    """A vector holds both tiles' weights of a channel, which lie side by side."""
-    a, lanes = f.args, form.tile.lanes
-    mask = lanes_below(f, a.rows - first, lanes)
-    with f.loop(0, a.pairs) as i:
-        pair = [w.at((i.i * 2 + k) * a.channel_step + first).load(0, lanes, mask) for k in (0, 1)]
-        _store_pair(a, grain, form, pair, terms.at(i.i * form.tile.rows))
+def _power_of_two(largest: Value) -> Value:
+    """The largest that is no larger and has a reciprocal: its exponent alone. 0 of zeros and of subnormal numbers."""
+    whole, exponent = {4: (i32, 0xFF << 23), 8: (i64, 0x7FF << 52)}[largest.type.bytes]
+    power = bitcast(bitcast(largest, whole) & exponent, largest.type)
+    return minimum(power, _most(largest))
 
 
-def _pack_turned(f: Function, grain: Grain, form: Form, w: Pointer, terms: Pointer, first: Value) -> None:
-    """The same where a row's channels lie side by side: as many as there are rows are turned, the last moved back."""
-    a, lanes = f.args, form.tile.lanes
-    with f.loop(0, a.pairs, lanes // 2) as i:
-        start = minimum(i.i, a.pairs - lanes // 2)
-        lines = [w.at(minimum(first + r, a.rows - 1) * a.row_step).load(start * 2, lanes) for r in range(lanes)]
-        columns = transpose([convert(line, grain.sums) for line in lines])
-        for n in range(lanes // 2):
-            _store_pair(a, grain, form, columns[2 * n : 2 * n + 2], terms.at((start + n) * form.tile.rows))
+def _most(pattern: Value) -> float:
+    """The largest power of two whose reciprocal is no subnormal number."""
+    return float({4: 2.0**126, 8: 2.0**1022}[pattern.type.element.bytes])
 
 
-def _store_pair(a: Any, grain: Grain, form: Form, pair: list[Value], to: Pointer) -> None:
-    """The terms of a pair of channels, each a vector of both tiles' rows."""
-    rows = form.tile.rows
-    (a11, a21), (a12, a22) = ([shuffle(v, None, range(n, n + rows)) for n in (0, rows)] for v in pair)
-    _store_terms(a, _weight_terms(*(convert(v, grain.sums) for v in (a11, a12, a21, a22))), to)
+def _each_four(f: Function, grain: Grain, form: Form, w: Pointer, first: Value, use: Use) -> None:
+    """Calls ``use`` with each pair of channels, the first row, and a11, a12, a21, a22: of one row or of a tile's."""
+    a, rows, lanes = f.args, form.tile.rows, form.tile.lanes
+
+    def both(pair: Value, columns: list[Value]) -> None:
+        """Of two channels, each a vector of both tiles' rows."""
+        tiles = [[shuffle(v, None, range(n, n + rows)) for v in columns] for n in (0, rows)]
+        use(pair, 0, [convert(v, grain.sums) for tile in tiles for v in tile])
+
+    if form.packing == "one by one":
+        with f.loop(0, rows) as r, f.loop(0, a.pairs) as i:
+            lines = [w.at(minimum(first + n + r.i, a.rows - 1) * a.row_step) for n in (0, rows)]
+            four = [line.load((i.i * 2 + k) * a.channel_step) for line in lines for k in (0, 1)]
+            use(i.i, r.i, [convert(v, grain.sums) for v in four])
+    elif form.packing == "side by side":
+        mask = lanes_below(f, a.rows - first, lanes)
+        with f.loop(0, a.pairs) as i:
+            both(i.i, [w.at((i.i * 2 + k) * a.channel_step + first).load(0, lanes, mask) for k in (0, 1)])
+    else:  # as many channels of a row as there are rows, the last moved back
+        with f.loop(0, a.pairs, lanes // 2) as i:
+            start = minimum(i.i, a.pairs - lanes // 2)
+            lines = [w.at(minimum(first + r, a.rows - 1) * a.row_step) for r in range(lanes)]
+            columns = transpose([convert(line.load(start * 2, lanes), grain.sums) for line in lines])
+            for n in range(lanes // 2):
+                both(start + n, columns[2 * n : 2 * n + 2])
 
 
 def _store_terms(a: Any, values: list[Value], to: Pointer) -> None:
@@ -232,7 +262,8 @@ def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -
             whole = value + a.begin.load(at, lanes) if kind == "fork" else value
             to = select(a.rows > row, targets[v].at(a.stride * row), a.spare)
             assert isinstance(to, Pointer)
-            Destination(to, form.epilogue).store(whole + a.bias.splat(row, lanes), 0, masks[v])
+            scale = a.bias.splat(in_lines(2 * tile.rows) + row, lanes)
+            Destination(to, form.epilogue).store(fma(whole, scale, a.bias.splat(row, lanes)), 0, masks[v])
     return f
 
 
@@ -250,7 +281,7 @@ def _write_quad(m: Module, grain: Grain, form: Form, tile: Tile) -> Function:
     )  # fmt: skip
     a, rows = f.args, tile.rows
     kinds = {kind: _write_product(m, grain, form, tile, kind) for kind in ("sum", "end", "fork")}
-    factors, right = a.weights.at(in_lines(2 * rows)), a.places.at(a.half * PLACE)
+    factors, right = a.weights.at(2 * in_lines(2 * rows)), a.places.at(a.half * PLACE)
     bottom = a.y.at(a.stride * rows), a.rows - rows, a.weights.at(rows)
     top = a.y, a.rows, a.weights
     steps: list[tuple[str, Pointer, Pointer, tuple[Any, Any, Any], Pointer]] = [
@@ -297,9 +328,9 @@ def _write_run(m: Module, grain: Grain, tile: Tile, gathers: list[Function], qua
     with f.loop(a.begin, a.end) as task:
         span, rest = task.i % a.spans, task.i // a.spans
         part, group = rest % a.parts, rest // a.parts
-        _place(f, a, places, span * (2 * a.half), tile.lanes)
+        _place(f, a, places, span * a.half, tile.lanes)
         x = a.x.at(group * (2 * a.pairs) * a.plane)
-        following = x.at(_source(a, *_position(a, (span + 1) * (2 * a.half), tile.lanes)))
+        following = x.at(_source(a, *_position(a, (span + 1) * a.half, tile.lanes)))
         each(gathers, lambda gather, panel, at, _: f.call(gather, x, a.plane, a.pairs, at, a.half, panel, a.panel_term))
         low = part * a.part_blocks
         end = minimum(low + a.part_blocks, a.blocks)
@@ -316,20 +347,23 @@ def _write_run(m: Module, grain: Grain, tile: Tile, gathers: list[Function], qua
 
 
 def _place(f: Function, a: Any, places: Pointer, first: Value, lanes: int) -> None:
-    """Where the vectors of a span lie; those beyond the last hold nothing."""
-    with f.loop(0, 2 * a.half) as k:
-        number = first + k.i
-        here = number < a.vectors
-        image, at = _position(a, number, lanes)
-        place, image = places.at(k.i * PLACE), select(here, image, 0)
+    """Where the vectors of a span lie, first the left ones of all couples; those beyond an image hold nothing."""
+    with f.loop(0, 2) as side, f.loop(0, a.half) as k:
+        couple = first + k.i
+        image, left = _position(a, couple, lanes)
+        at = left + side.i * lanes
+        count = select(couple < a.couples, minimum(a.plane - at, lanes), 0)
+        holds = count > 0
+        image, at = select(holds, image, 0), select(holds, at, 0)
+        place = places.at((side.i * a.half + k.i) * PLACE)
         place.store(_source(a, image, at), 0)
         place.store(image * (a.groups * a.rows) * a.plane + at, 1)
-        place.store(select(here, minimum(a.plane - at, lanes), 0), 2)
+        place.store(maximum(count, 0), 2)
 
 
-def _position(a: Any, number: Value, lanes: int) -> tuple[Value, Value]:
-    """The image that a vector is of, and its first position there."""
-    return number // a.image_vectors, number % a.image_vectors * lanes
+def _position(a: Any, couple: Value, lanes: int) -> tuple[Value, Value]:
+    """The image that a couple of vectors is of, and its first position there."""
+    return couple // a.image_couples, couple % a.image_couples * (2 * lanes)
 
 
 def _source(a: Any, image: Value, at: Value) -> Value:
