@@ -124,12 +124,12 @@ def test_it_says_what_inference_keeps():
 def test_it_says_which_gradients_share_a_region(monkeypatch):
     from lucid.kernels import convolution, pair
 
-    near = lucid.explain(nn.Conv1d(32, 32, 3, groups=32), (2, 32, 400))
+    near = lucid.explain(nn.Conv1d(32, 32, 3, groups=32), (2, 32, 2000))
     assert "in one region" not in str(near)
     monkeypatch.setattr(pair, "_held_bytes", lambda: 0)
     monkeypatch.setattr(convolution, "_near_bytes", lambda: 0)
     convolution._pair.cache_clear()
-    weight = lucid.explain(nn.Conv1d(32, 32, 3, groups=32), (2, 32, 400)).parts[-1]
+    weight = lucid.explain(nn.Conv1d(32, 32, 3, groups=32), (2, 32, 2000)).parts[-1]
     convolution._pair.cache_clear()
     assert weight.part == "weight gradient"
     assert "in one region with the input gradient" in str(weight)
