@@ -37,6 +37,8 @@ _FAR_TAPS = 16
 _SPANNED_ROWS = 13
 #: One of so many filters rows of one to four channels by 9 to 65 neighbouring taps, which hardly any draw has.
 _FILTERED_ROWS = 8
+#: One of so many is a 1x1 of many channels on few positions.
+_MANY_CHANNELS = 19
 #: Of the planes, those with three taps down in small groups, which hardly any draw of the others has.
 _SMALL_GROUPS = 0.25
 
@@ -163,6 +165,8 @@ def random_case(rng: np.random.Generator, limits: Limits = SMALL) -> Case:
             case = _of_spanned_rows(case)
         elif case.seed % _FILTERED_ROWS == 0:
             case = _of_filtered_rows(case)
+        elif case.seed % _MANY_CHANNELS == 0:
+            case = _of_many_channels(case)
         if valid(case) and case.products <= limits.products:
             return case
 
@@ -205,6 +209,15 @@ def _of_filtered_rows(case: Case) -> Case:
         (*kernel, taps), (*stride, 1 if strided else spec.stride[-1]), (*dilation, 1), (*padding, last), groups
     )
     return replace(case, c_in=groups * each_in, c_out=groups * each_out, spec=filtered)
+
+
+def _of_many_channels(case: Case) -> Case:
+    """The case with one tap and about a hundred channels on each side, which leaves products for some positions."""
+    number, each_in = divmod(case.seed // _MANY_CHANNELS, 50)
+    each_out, ones = number % 50, (1,) * len(case.size)
+    size = tuple(samples % {1: 80, 2: 9, 3: 4}[len(ones)] + 1 for samples in case.size)
+    spec = ConvSpec(ones, ones, ones, ((0, 0),) * len(ones))
+    return replace(case, batch=min(case.batch, 2), c_in=90 + each_in, c_out=90 + each_out, size=size, spec=spec)
 
 
 def _any_case(rng: np.random.Generator, limits: Limits, rank: int) -> Case:

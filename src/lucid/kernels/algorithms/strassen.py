@@ -38,7 +38,7 @@ from lucid.kernels.algorithms.base import (
     turns_of,
     useful_threads,
 )
-from lucid.kernels.algorithms.strassen_kernel import ARRAYS, NUMBERS, PLACE, TERMS, Form, in_lines
+from lucid.kernels.algorithms.strassen_kernel import ARRAYS, HEADS, NUMBERS, PLACE, TERMS, Form, in_lines
 from lucid.kernels.algorithms.tile import Tile, fitting
 from lucid.kernels.epilogue import in_registers
 from lucid.kernels.ir import BY_DTYPE
@@ -167,8 +167,8 @@ class Strassen:
 
     @property
     def block(self) -> int:
-        """Elements of the weights of two tiles of rows, and of a bias and a scale for each."""
-        return 2 * in_lines(2 * self.tile.rows) + TERMS * self.term
+        """Elements of the weights of two tiles of rows, and of each row's bias, scale and reciprocal."""
+        return HEADS * in_lines(2 * self.tile.rows) + TERMS * self.term
 
     @property
     def panel_term(self) -> int:

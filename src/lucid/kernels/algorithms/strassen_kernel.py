@@ -56,6 +56,7 @@ NUMBERS = (
 #: Numbers of a vector of positions: where its samples are, where its results, how many it holds.
 PLACE = 3
 TERMS = 7
+HEADS = 3  # numbers of each row before its terms
 _ASKS = 3  # of the seven sums that ask for samples
 _AHEAD = 4  # pairs of channels that are asked for before they are gathered
 
@@ -116,9 +117,10 @@ def _sample_terms(b11: Value, b12: Value, b21: Value, b22: Value) -> list[Value]
 
 
 def _write_weights(m: Module, grain: Grain, form: Form) -> None:
-    """Adds the entry ``weights``: a task makes those of a pair of tiles of rows: biases, scales, [term][pair][row].
+    """Adds the entry ``weights``: a task makes those of a pair of tiles of rows.
 
-    Rows beyond the last are the last again, or zeros.
+    Biases, scales and their reciprocals, [row] each, then [term][pair][row]. Rows beyond the last are the last again,
+    or zeros.
     """
     f = m.entry("weights", **fields(grain))
     a, rows = f.args, form.tile.rows
@@ -126,22 +128,23 @@ def _write_weights(m: Module, grain: Grain, form: Form) -> None:
     with f.loop(a.begin, a.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * (2 * rows)
         to, last = a.packed.at(task.i * a.block), a.rows - 1
-        w, scales = a.w.at(group * a.group_step), to.at(in_lines(2 * rows))
+        w, scales, inverse = a.w.at(group * a.group_step), to.at(in_lines(2 * rows)), to.at(2 * in_lines(2 * rows))
         with f.loop(0, 2 * rows) as r:
             channel = group * a.rows + minimum(first + r.i, last)
             to.store(convert(a.bias.load(channel, 1, has_bias), grain.sums), r.i)
             scales.store(0, r.i)
         _each_four(f, grain, form, w, first, lambda _, row, four: _keep_largest(scales, rows, row, four))
         with f.loop(0, 2 * rows) as r:
-            scales.store(_power_of_two(scales.load(r.i)), r.i)
+            scale = _power_of_two(scales.load(r.i))
+            scales.store(scale, r.i)
+            inverse.store(1 / maximum(scale, 1 / _most(scale)), r.i)
 
         def divided(pair: Value, row: Any, four: list[Value]) -> None:
             lanes = four[0].type.lanes
-            used = [scales.load(row + n, lanes) for n in (0, rows)]
-            top, bottom = (1 / maximum(scale, 1 / _most(scale)) for scale in used)
+            top, bottom = (inverse.load(row + n, lanes) for n in (0, rows))
             a11, a12, a21, a22 = four
             values = _weight_terms(a11 * top, a12 * top, a21 * bottom, a22 * bottom)
-            _store_terms(a, values, scales.at(in_lines(2 * rows) + pair * rows + row))
+            _store_terms(a, values, inverse.at(in_lines(2 * rows) + pair * rows + row))
 
         _each_four(f, grain, form, w, first, divided)
 
@@ -281,7 +284,7 @@ def _write_quad(m: Module, grain: Grain, form: Form, tile: Tile) -> Function:
     )  # fmt: skip
     a, rows = f.args, tile.rows
     kinds = {kind: _write_product(m, grain, form, tile, kind) for kind in ("sum", "end", "fork")}
-    factors, right = a.weights.at(2 * in_lines(2 * rows)), a.places.at(a.half * PLACE)
+    factors, right = a.weights.at(HEADS * in_lines(2 * rows)), a.places.at(a.half * PLACE)
     bottom = a.y.at(a.stride * rows), a.rows - rows, a.weights.at(rows)
     top = a.y, a.rows, a.weights
     steps: list[tuple[str, Pointer, Pointer, tuple[Any, Any, Any], Pointer]] = [
