@@ -288,7 +288,8 @@ def bound(asked: Sliding, isa: ISA) -> Executable:
     )  # fmt: skip
     no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
-    chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
+    chunks = 32 if tile.ring else 64  # a ring is filled anew in each
+    chunk = max(1, min(asked.tasks // chunks, int(50_000 / (asked.cycles / asked.tasks + 1))))
 
     @cache
     def launch(tile: Slide) -> Launch:
