@@ -140,6 +140,11 @@ class Problem:
         return prod(self.out)
 
     @property
+    def is_pointwise(self) -> bool:
+        """Whether each pixel of y meets that of x at its place, and no other."""
+        return self.spec.taps == 1 and self.size == self.out and not any(map(any, self.spec.padding))
+
+    @property
     def flops(self) -> int:
         """Multiplications and additions of the definition; the same for all three roles."""
         return 2 * self.batch * self.c_out * self.group_in * self.spec.taps * self.pixels

@@ -160,6 +160,15 @@ def test_a_new_image_size_compiles_nothing(role):
             "a pixel of y does not meet one pixel of x",
         ),
         (Case(1, 8, 8, (9, 9), (1, 1), 2, groups=8), "forward", "a pixel of y does not meet one pixel of x"),
+        *(
+            (
+                Case(1, 8, 8, (n, n), (1, 1), n + 1, padding=((n, 0),) * 2, groups=8),
+                role,
+                "a pixel of y does not meet one pixel of x",
+            )
+            for role in ROLES
+            for n in (1, 2)
+        ),  # as many results as samples, of which some meet padding
         (Case(1, 16, 16, (9, 9), (1, 1)), "forward", "products of 16 rows by 16 are not few"),
         (Case(1, 2, 2, (9, 9), (1, 1)), "grad_weight", "1 blocks of weights are too few tasks"),
         (

@@ -247,7 +247,7 @@ class MixGrad:
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """Windows that overlap or leave pixels out, many channels, few weights to sum."""
-    if problem.spec.taps > 1 or problem.out != problem.size:
+    if not problem.is_pointwise:
         return "a pixel of y does not meet one pixel of x"
     if not (_are_few(problem, _FEW, _MANY) or _stages(problem, isa)):
         return f"products of {problem.group_in} rows by {problem.group_out} are not few"

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from math import ceil, prod
+from math import ceil
 
 from lucid.kernels import jit, target
 from lucid.kernels.algorithms import dense_cost, strassen_kernel
@@ -71,8 +71,7 @@ _COST = {
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
     """All but kernels of one tap that meet every sample; few channels; machines that were not measured."""
-    spec = problem.spec
-    if spec.taps > 1 or prod(spec.stride) > 1 or problem.size != problem.out:
+    if not problem.is_pointwise:
         return "it computes kernels of one tap that meet every sample"
     if channels(problem)[0] % 2:
         return "its channels are in pairs"
