@@ -512,6 +512,7 @@ RINGED = [
     Case(1, 9, 9, (3, 56), (3, 3), padding=((2, 3), (1, 1)), groups=9, bias=True),
     Case(1, 5, 5, (11, 34), (2, 3), padding=((0, 0), (1, 1)), groups=5),
     Case(1, 150, 150, (4, 40), (3, 3), padding=1, groups=150),
+    Case(1, 2, 2, (3, 57), (3, 3), 1, (1, 16), padding=((1, 1), (16, 16)), groups=2),
 ]
 
 
@@ -534,7 +535,9 @@ def test_halves_are_widened_into_a_ring_of_rows(role, name, rings, monkeypatch):
         assert [tile(case.typed("float16")).ring for case in RINGED] == [rings] * len(RINGED)
         assert not any(tile(case).ring for case in RINGED)
         unread = Case(1, 5, 5, (7, 56), (2, 3), padding=((2, 0), (1, 1)), groups=5)  # rows of g before the first
-        run_guarded_cases(one, [*RINGED, *[unread] * (role == "grad_input")])
+        far = [Case(2, 2, 2, (3, 57), (3, 3), 1, (1, d), padding=((1, 1), (d, d)), groups=2) for d in (17, 30)]
+        assert not any(tile(case.typed("float16")).ring for case in far)
+        run_guarded_cases(one, [*RINGED, *far, *[unread] * (role == "grad_input")])
         if role == "forward":
             check_infinity(sliding, RINGED[0].typed("float16"), role, (0, 1, 4, 55))
         for case in (RINGED[0].typed("float16"), RINGED[-1].typed("float16")):

@@ -253,10 +253,12 @@ def _in_turns(asked: Sliding) -> Slide:
 def _rings(asked: Sliding) -> bool:
     """Whether halves are widened ahead of their steps: in rows of three vectors or four that one strip holds.
 
-    There few products a vector hide slides or conversions, and not both; a short row's stores are read too soon.
+    There few products a vector hide slides or conversions, and not both; a short row's stores are read too soon. No tap
+    is farther away than the vector of zeros at either end of a row.
     """
     tile = asked.tile
     row = tile.whole and tile.vectors > 2 and tile.stride == (1, 1) and len(tile.across) == 1
+    row = row and all(abs(at) <= asked.lanes for _, at in tile.across[0])
     return row and tile.holds and not tile.dots and asked.problem.itemsize < 4
 
 
