@@ -13,7 +13,7 @@ import numpy as np
 
 from lucid.core.dtypes import as_dtype
 from lucid.core.geometry import ConvSpec
-from lucid.kernels import convolution, target
+from lucid.kernels import convolution, select, target
 from lucid.kernels.plan import Problem
 from tests.kernels.convolution_fuzz import using_threads
 from tests.kernels.guard import guarded
@@ -210,6 +210,21 @@ def check_infinity(algorithm: Any, case: Case, role: str, place: tuple[int, ...]
     got, want = run(algorithm, case, role, arrays), expected(case, role, arrays)
     np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+def check_within_channel(
+    algorithm: Any, case: Case, role: str, where: Any = "end", arrays: dict[str, Array] | None = None
+) -> None:
+    """An algorithm of fewer products is within its own bound, of the largest in its channel of its image."""
+    arrays = arrays or case.arrays()
+    plan = algorithm.plan(case.problem(role), target.isa())
+    got, want = run(algorithm, case, role, arrays, where).astype(np.float64), expected(case, role, arrays)
+    axes = tuple(range(2, got.ndim))
+    most = bound(case, role, arrays).max(axis=axes, keepdims=True) * select.error_growth(plan)
+    most = most + rounded(case, np.abs(want) + most)
+    assert not np.isnan(got).any(), f"{role} {case}: {np.isnan(got).sum()} results were not written"
+    worst = (np.abs(got - want) / most).max()
+    assert worst <= 1, f"{role} {case}: {worst:.1e} of the bound"
 
 
 def check(algorithm: Any, case: Case, role: str, where: Any = "end") -> None:

@@ -10,7 +10,7 @@ from lucid.kernels import select, target
 from lucid.kernels.algorithms import folded
 from lucid.kernels.algorithms.folded import AHEAD, BEHIND, CORE
 from tests.kernels.algorithms.dense_cases import case, operands, wanted
-from tests.kernels.algorithms.patches import Case, bound, check_threads, expected, rounded, run
+from tests.kernels.algorithms.patches import Case, check_threads, check_within_channel, run
 from tests.kernels.guard import guarded, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -34,19 +34,6 @@ CASES = [
 ]
 
 
-def check(asked, role, where="end"):
-    """The algorithm is within its own bound, of the largest in its channel."""
-    arrays = asked.arrays()
-    plan = folded.plan(asked.problem(role), target.isa())
-    got, want = run(folded, asked, role, arrays, where).astype(np.float64), expected(asked, role, arrays)
-    axes = tuple(range(2, got.ndim))
-    most = bound(asked, role, arrays).max(axis=axes, keepdims=True) * select.error_growth(plan)
-    most = most + rounded(asked, np.abs(want) + most)
-    assert not np.isnan(got).any(), f"{role} {asked}: {np.isnan(got).sum()} results were not written"
-    worst = (np.abs(got - want) / most).max()
-    assert worst <= 1, f"{role} {asked}: {worst:.1e} of the bound"
-
-
 @pytest.mark.parametrize(
     ("isa", "dtype"), [*product(ISAS, ["float32", "float64"]), *product(HALF_ISAS, ["float16", "bfloat16"])]
 )
@@ -54,7 +41,7 @@ def check(asked, role, where="end"):
 def test_definition(role, isa, dtype):
     def one(asked):
         for where in ("end", "start"):
-            check(asked.typed(dtype), role, where)
+            check_within_channel(folded, asked.typed(dtype), role, where)
 
     with target.using(isa):
         run_guarded_cases(one, CASES)
