@@ -298,10 +298,10 @@ class _Run:
         for total, (at, c) in zip(self._all_rows(sums), places, strict=True):
             self.a.acc.at(at).store(total, c)
 
-    def _parameters(self, element: Type) -> dict[str, Type]:
+    def _parameters(self, element: Type) -> dict[str, Any]:
         data, wide, tile = ptr(element), ptr(self.wide), self.tile
         x, g = wide if self.kept and tile.keeps_x else data, wide if self.kept else data
-        every = {"x": x, "g": g, "acc": wide}
+        every: dict[str, Any] = {"x": x, "g": g, "acc": wide}
         every |= dict.fromkeys(("step", "w", "column", "x_row", "g_row", "left", "begin", "end", "oh"), i64)
         every |= {"next_x": data, "next_g": data}
         every |= {"each_x": i64, "each_g": i64} if tile.by_planes else {}
