@@ -233,6 +233,6 @@ def test_a_second_thread_counts_for_what_it_gains_where_vectors_take_turns(monke
     plan = Plan("gemm", asked(), "avx512", expected_ns=100e3, tasks=2)
     lone, odd = replace(plan, tasks=1), replace(plan, tasks=3)
     assert plan.shared_ns < replace(plan, alone_ns=50e3).shared_ns < lone.shared_ns
-    assert plan.shared_ns < odd.shared_ns < lone.shared_ns
+    assert plan.shared_ns < odd.shared_ns < lone.shared_ns < replace(lone, handed_ns=5e3).shared_ns
     small = replace(plan, expected_ns=8e3)
     assert replace(small, tasks=1).shared_ns / small.shared_ns < lone.shared_ns / plan.shared_ns

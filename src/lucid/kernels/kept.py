@@ -69,7 +69,6 @@ class _Value(NamedTuple):
     parts: tuple[int, ...]
     versions: object
     value: Any
-    size_bytes: int
 
 
 def _nothing() -> None:
@@ -147,23 +146,13 @@ def value_of(arrays: Sequence[Array], versions: object) -> Any:
     return found.value
 
 
-def has_room(size_bytes: int) -> bool:
-    """Whether so many bytes more may be kept and nothing has to give way."""
-    return _size_bytes + size_bytes <= _limit_bytes
-
-
-def keep_value(arrays: Sequence[Array], versions: object, value: Any, size_bytes: int = 0) -> None:
-    """Keeps a value for ``value_of``, in place of the one before; arrays must be vouched for as weights are.
-
-    ``size_bytes`` is what counts of it, 0 of a small one.
-    """
-    global _size_bytes
+def keep_value(arrays: Sequence[Array], versions: object, value: Any) -> None:
+    """Keeps a small value for ``value_of``, in place of the one before; arrays must be vouched for as weights are."""
     key = id(arrays[0])
     with _lock:
         _drop(key)
         refs = tuple(weakref.ref(array, partial(_died, key)) for array in arrays)
-        _values[key] = found = _Value(refs, tuple(map(id, arrays)), versions, value, size_bytes)
-        _size_bytes += size_bytes
+        _values[key] = found = _Value(refs, tuple(map(id, arrays)), versions, value)
         for part in found.parts:
             _users.setdefault(part, set()).add(key)
 
@@ -178,7 +167,8 @@ def _died(key: int, ref: weakref.ref[Array]) -> None:
 def _drop(key: int) -> None:
     global _size_bytes
     known, value = _known.pop(key, None), _values.pop(key, None)
-    _size_bytes -= (known.size_bytes if known else 0) + (value.size_bytes if value else 0)
+    if known is not None:
+        _size_bytes -= known.size_bytes
     for part in {*(known.parts if known else ()), *(value.parts if value else ())}:
         users = _users[part]
         users.discard(key)
@@ -188,7 +178,7 @@ def _drop(key: int) -> None:
 
 def _shed(limit_bytes: int) -> None:
     while _size_bytes > limit_bytes:
-        _drop(next(iter(_known or _values)))
+        _drop(next(iter(_known)))
 
 
 def forget(array: Array) -> None:

@@ -228,6 +228,23 @@ def waiting(tasks: int) -> float:
 _SECOND, _WAKE_NS, _WORTH_NS = 0.54, 2400.0, 7000.0
 
 
+def two_threads_ns(expected_ns: float, tasks: int, alone_ns: float = 0.0, handed_ns: float = 0.0) -> float:
+    """Expected of two threads, on a Zen 4: the larger part of the tasks, and what it takes to wake one.
+
+    With what a plan says of itself by these names.
+    """
+    if expected_ns < _WORTH_NS:
+        return expected_ns
+    part = max(_SECOND, ceil(tasks / 2) / tasks if tasks else 0)
+    shared_ns = part * (expected_ns - alone_ns) + _WAKE_NS
+    return min(expected_ns, alone_ns + shared_ns) + handed_ns
+
+
+def mean_ns(one_ns: float, two_ns: float) -> float:
+    """The mean of one thread's time and two threads', less what all plans have in common."""
+    return (one_ns + 2 * two_ns) / (1 + 2 * _SECOND)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a problem is computed. ``tile`` and ``blocking`` are the algorithm's own (name, number) pairs.
@@ -243,6 +260,7 @@ class Plan:
     expected_ns: float
     tasks: int = 0  #: that threads share; 0 where there are many, or too little work to wake a thread for
     alone_ns: float = 0.0  #: of what is expected, where steps of one task keep others waiting
+    handed_ns: float = 0.0  #: in addition where there are two threads: lines that one writes and another reads
     tile: tuple[tuple[str, int], ...] = ()
     blocking: tuple[tuple[str, int], ...] = ()
     workspace_bytes: int = 0
@@ -270,16 +288,11 @@ class Plan:
         """
         if target.cpu().turns(ISAS[self.isa]) == 1:
             return self.expected_ns * waiting(self.tasks)
-        return (self.expected_ns + 2 * self._two_threads_ns) / (1 + 2 * _SECOND)
+        return mean_ns(self.expected_ns, self._two_threads_ns)
 
     @property
     def _two_threads_ns(self) -> float:
-        """Expected of two threads, on a Zen 4: the larger part of the tasks, and what it takes to wake one."""
-        if self.expected_ns < _WORTH_NS:
-            return self.expected_ns
-        part = max(_SECOND, ceil(self.tasks / 2) / self.tasks if self.tasks else 0)
-        shared_ns = part * (self.expected_ns - self.alone_ns) + _WAKE_NS
-        return min(self.expected_ns, self.alone_ns + shared_ns)
+        return two_threads_ns(self.expected_ns, self.tasks, self.alone_ns, self.handed_ns)
 
     def __getitem__(self, name: str) -> int:
         """A number of the tile or the blocking by its name."""

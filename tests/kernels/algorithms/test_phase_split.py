@@ -8,6 +8,7 @@ from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
 from lucid.kernels.algorithms import channel_lanes, depthwise, phase_split, sliding
+from lucid.kernels.algorithms.dense_layout import SHAPE
 from lucid.kernels.algorithms.phase_split import axis_phases
 from lucid.kernels.convolution import problem
 from lucid.kernels.ir import f32
@@ -95,3 +96,24 @@ def test_a_stride_far_beyond_the_kernel_is_computed():
     wanted = np.zeros(stride + 3, np.float32)
     wanted[:3] = wanted[stride:] = w
     assert np.array_equal(y.numpy().ravel(), wanted)
+
+
+def test_phases_of_a_span_are_neighbours_unless_their_weights_are_far(monkeypatch):
+    c = case(3, 8, 40, (4021,), 5, stride=4)
+    arrays, asked, shape = operands("grad_input", c, "float32")
+    plan = select.choose(asked, target.isa(), "phase_split")
+    plan = replace(plan, blocking=tuple((name, 0 if name == "lazy" else number) for name, number in plan.blocking))
+    cpu, results = target.cpu(), []
+    for l2_bytes, near in ((cpu.l2_bytes, True), (64, False)):
+        machine = replace(cpu, l2_bytes=l2_bytes)
+        monkeypatch.setattr(target, "cpu", lambda machine=machine: machine)
+        run = phase_split.bind(plan, target.isa())
+        numbers = dict(zip(SHAPE, run._given[4][0][0], strict=True))
+        every, spans = (numbers["span_tasks"], numbers["kind_tasks"]), numbers["spans"]
+        assert numbers["kinds"] == 4 and spans > 2
+        assert every == ((4, 1) if near else (1, spans))
+        results.append(np.empty(shape, "float32"))
+        run(*arrays, results[-1])
+    want, bound = wanted("grad_input", c, arrays)
+    assert np.array_equal(*results)
+    assert np.all(np.abs(results[0] - want) <= bound)

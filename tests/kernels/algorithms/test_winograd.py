@@ -13,6 +13,7 @@ from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
 from lucid.kernels.algorithms import reference, winograd
+from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_TAPS
 from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.plan import Plan
@@ -366,3 +367,19 @@ def test_integers_of_few_bits_are_exact_with_small_tiles() -> None:
     cut = next(winograd._blockings(winograd.shape(case.problem), form, machine))
     got = computed(case, winograd._planned(case.problem, machine, form, cut), machine.name, [x, w, None])
     assert np.array_equal(got, reference.conv_forward(x, w, None, case.spec))
+
+
+def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(monkeypatch):
+    cpu = target.cpu()
+    monkeypatch.setattr(target, "cpu", lambda: replace(cpu, name="znver4"))
+    wide = MACHINES["avx512"]
+    asked = convolution.problem(
+        "grad_input", ConvSpec((15,), (1,), (1,), ((7, 7),), 1), (1, 3, 200), (1, 256, 200), "float32", False
+    )
+    plan = select.choose(asked, wide, "winograd")
+    assert plan.handed_ns > 1e3
+    short = winograd.Blocking(Tile(7, 3, 16), 7, 1, False, 256)  # 50 vectors' tiles of four: spans of 48 and of 2
+    even = winograd.Blocking(Tile(7, 2, 16), 7, 1, False, 256)
+    sizes, form = winograd.shape(asked), next(f for f in winograd.forms(asked) if f.x.outputs == 4)
+    alone = [winograd._alone_ns(sizes, form, cut, wide) for cut in (short, even)]
+    assert alone[0] > 3 * alone[1] > 0

@@ -25,6 +25,7 @@ from lucid.kernels.launch import address
 SHAPE = (
     "batch", "groups", "rows", "channels", "plane", "image", "group_input", "out_plane", "out_image", "row_step",
     "channel_step", "group_step", "row_blocks", "task_rows", "row_parts", "spans", "kinds", "channel_block", "lazy",
+    "span_tasks", "kind_tasks",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "packings", "stack", "tile_rows",
     "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places", "asks",
     "table", "pack", "pack_weights", "finish", "ending", "places",
@@ -259,6 +260,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
     blocks, rows = row_blocks(shape, blocking.tile), blocking.tile.rows
     task_rows = ceil(blocks / blocking.row_parts) * rows
     row_parts, spans = ceil(shape.rows / task_rows), max(cut.spans for cut in cuts)
+    by_kind = blocking.lazy or _near(packings.elements // shape.groups // row_parts * shape.itemsize)
     return {
         "batch": shape.batch, "groups": shape.groups, "rows": shape.rows, "channels": shape.channels,
         "plane": shape.plane, "image": shape.groups * shape.channels * shape.plane,
@@ -266,6 +268,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
         "out_image": shape.groups * shape.rows // shape.stack * shape.out_plane,
         "row_step": shape.row_step, "channel_step": shape.channel_step, "group_step": shape.group_step,
         "row_blocks": blocks, "task_rows": task_rows, "row_parts": row_parts, "spans": spans, "kinds": len(cuts),
+        "span_tasks": len(cuts) if by_kind else 1, "kind_tasks": 1 if by_kind else spans,
         "channel_block": blocking.channels, "lazy": int(blocking.lazy),
         **scratch_layout(shape, blocking, cuts), "packings": address(packings.numbers),
         "stack": shape.stack, "tile_rows": rows, "tile_columns": blocking.tile.columns,
@@ -275,6 +278,14 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
         "asks": int(_asks(shape.groups * shape.rows // shape.stack * shape.out_plane, shape)),
         "reaches": int(_asks(shape.groups * shape.channels * shape.plane, shape)),
     }  # fmt: skip
+
+
+def _near(weights_bytes: int) -> bool:
+    """Whether the second cache keeps so many weights: all phases of a span one after the other then read them.
+
+    They meet the same lines of the result, which otherwise two threads would write to, or come to twice.
+    """
+    return weights_bytes <= target.cpu().l2_bytes // 2
 
 
 def latest(cut: Cut, shape: Shape, tile: AnyTile) -> int:

@@ -270,22 +270,23 @@ def _write(grain: Grain, samples: Type, isa: ISA) -> Module:
 def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: dict[str, Type]) -> None:
     """Adds the entry ``run``: a task is a phase's span of positions in one group, for a part of the rows.
 
-    Spans are side by side: a thread, whose share of the tasks is a run of them, reads few parts' weights.
+    Spans are side by side: a thread, whose share of the tasks is a run of them, reads few parts' weights. Those of each
+    span are its phases, or of each phase its spans.
     """
     multiply = _write_multiply(module, grain, samples)
     f = module.entry("run", **fields)
     a = f.args
     s = read_shape(
         a.shape,
-        "scratch_bytes entries_at merges_at row_parts kinds spans image channels channel_block group_input plane "
-        "task_rows places places_at tail_places tile_columns out_image",
+        "scratch_bytes entries_at merges_at row_parts kinds spans span_tasks kind_tasks image channels channel_block "
+        "group_input plane task_rows places places_at tail_places tile_columns out_image",
     )
     own = a.scratch.at(a.thread * s["scratch_bytes"])
     panel, entries, merges = own.cast(grain.packed), own.at(s["entries_at"]).cast(i64), own.at(s["merges_at"]).cast(i64)
     table, pack = part(a.shape, "table"), part(a.shape, "pack")
     with f.loop(a.begin, a.end) as task:
-        span, rest = task.i % s["spans"], task.i // s["spans"]
-        phase, rest = rest % s["kinds"], rest // s["kinds"]
+        span, phase = task.i // s["span_tasks"] % s["spans"], task.i // s["kind_tasks"] % s["kinds"]
+        rest = task.i // (s["spans"] * s["kinds"])
         row_part, group = rest % s["row_parts"], rest // s["row_parts"]
         record = phase_record(a.phases, phase)
         r = read_phase(

@@ -51,7 +51,7 @@ from lucid.kernels.algorithms.winograd_layout import (
 from lucid.kernels.algorithms.winograd_transforms import Spread, Summed
 from lucid.kernels.ir import BY_DTYPE, f32
 from lucid.kernels.isa import ISA
-from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem, waiting
+from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem, mean_ns, two_threads_ns, waiting
 
 name = "winograd"
 dtypes = ("float32", "float16", "bfloat16")
@@ -63,6 +63,7 @@ _MORE_SUMMED = (4, 8)  #: where its taps are more than tiles are for
 #: Dilations of the last axis whose residues may stand side by side in a vector.
 _IN_A_VECTOR = (2, 4, 8)
 _ITEM_BYTES = 4
+_LINE_BYTES = 64
 #: Tasks wanted of a problem that has work for them, and the work that is worth one.
 _TASKS, _TASK_PRODUCTS = 8, 1 << 17
 _TILES = 4
@@ -110,6 +111,8 @@ _HALVED_NS = {
     "output": 1.0,
     "patch from third cache": 0.3,
 }
+#: A line of the cache that one thread wrote and another reads: patches are read in order, filters as they are needed.
+_HANDED_NS = {"patch": 4.5, "filter": 12.0}
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -463,16 +466,64 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     sizes = shape(problem)
     options = [(form, cut) for form in forms(problem) for cut in _blockings(sizes, form, isa)]
     expected_ns = {option: _expected_ns(sizes, *option, isa) for option in options}
+    if target.cpu().turns(isa) > 1:
+        shared_ns = {option: _shared_ns(sizes, *option, isa, ns) for option, ns in expected_ns.items()}
+        return _planned(problem, isa, *min(options, key=lambda option: shared_ns[option]))
     found = min(options, key=lambda option: expected_ns[option])
     if _tasks(sizes, *found) < _TASKS:
         found = min(options, key=lambda option: waiting(_tasks(sizes, *option)) * expected_ns[option])
     return _planned(problem, isa, *found)
 
 
+def _shared_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: float) -> float:
+    """The mean over one thread and two."""
+    tasks = _told_tasks(sizes, form, cut, isa, expected_ns)
+    two_ns = two_threads_ns(expected_ns, tasks, _alone_ns(sizes, form, cut, isa), _handed_ns(sizes, form, cut))
+    return mean_ns(expected_ns, two_ns)
+
+
+def _alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
+    """What one thread takes while another waits: for filters of a single tile of rows, for the last of a few spans."""
+    filters_ns = _filters_ns(sizes, form, cut, isa)
+    single_ns = filters_ns if sizes.groups * ceil(sizes.rows / cut.tile.rows) == 1 else 0.0
+    if not _few_spans(sizes, form, cut):
+        return single_ns
+    vectors = ceil(sizes.tiles(form) / cut.tile.lanes)
+    missing = -vectors % cut.tile.vectors
+    waited = cut.tile.vectors - missing if ceil(vectors / cut.tile.vectors) % 2 else missing
+    products_ns = _expected_ns(sizes, form, cut, isa) - _CALL_NS[target.cpu().turns(isa)] - filters_ns
+    return single_ns + products_ns * waited / vectors
+
+
+def _few_spans(sizes: Shape, form: Form, cut: Blocking) -> bool:
+    """Whether threads share a few spans, of which the last may be short."""
+    return not cut.rows_first and sizes.groups * cut.row_parts == 1 and 1 < _tasks(sizes, form, cut) < _TASKS
+
+
+def _handed_ns(sizes: Shape, form: Form, cut: Blocking) -> float:
+    """Two threads' wait for lines that the other has written: half of the patches, if rows come first, or of filters.
+
+    Of more than its second cache holds they come from the third, as one thread's do.
+    """
+    rows, columns = (
+        ceil(size / tile) * tile for size, tile in ((sizes.rows, cut.tile.rows), (sizes.tiles(form), cut.tile.lanes))
+    )
+    unit, wide = ("patch", columns) if cut.rows_first else ("filter", rows)
+    planes: int = getattr(form.planes, unit)
+    handed_bytes = _ITEM_BYTES * sizes.groups * form.points * planes * sizes.channels * wide / 2
+    return min(handed_bytes, target.cpu().l2_bytes) / _LINE_BYTES * _HANDED_NS[unit]
+
+
 def _tasks(sizes: Shape, form: Form, cut: Blocking) -> int:
     """Of the step with the products."""
     spans = ceil(sizes.tiles(form) / cut.tile.columns)
     return sizes.groups * (ceil(sizes.rows / cut.tile.rows) if cut.rows_first else spans * cut.row_parts)
+
+
+def _told_tasks(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: float) -> int:
+    """What a plan says of them; nothing where it says what one thread takes alone."""
+    told = target.cpu().turns(isa) > 1 and _few_spans(sizes, form, cut)
+    return 0 if told else shared_tasks(expected_ns * GHZ, _tasks(sizes, form, cut))
 
 
 def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
@@ -483,8 +534,9 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         problem,
         isa.name,
         expected_ns,
-        alone_ns=_filters_ns(sizes, form, cut, isa) if sizes.groups * ceil(sizes.rows / tile.rows) == 1 else 0.0,
-        tasks=shared_tasks(expected_ns * GHZ, _tasks(sizes, form, cut)),
+        alone_ns=_alone_ns(sizes, form, cut, isa),
+        handed_ns=_handed_ns(sizes, form, cut),
+        tasks=_told_tasks(sizes, form, cut, isa, expected_ns),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
