@@ -219,6 +219,21 @@ def test_a_value_is_kept_of_these_arrays_in_these_versions() -> None:
     assert kept.value_of((a, c), 1) == "anew" and kept.value_of((a, b), 0) is None
 
 
+def test_a_large_value_counts_and_gives_way() -> None:
+    limit, before, (a,) = kept.stats().limit_bytes, kept.stats().size_bytes, (np.zeros(3),)
+    try:
+        kept.set_limit(before + 100)
+        assert kept.has_room(100) and not kept.has_room(101)
+        for _ in range(2):
+            kept.keep_value((a,), 0, "large", 60)
+            assert kept.stats().size_bytes == before + 60
+        assert kept.has_room(40) and not kept.has_room(41)
+        kept.set_limit(0)
+        assert kept.value_of((a,), 0) is None and kept.stats().size_bytes == 0
+    finally:
+        kept.set_limit(limit)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_value_goes_with_what_it_was_made_of(which: int) -> None:
     parts = [np.arange(3.0), np.arange(3.0)]

@@ -318,6 +318,23 @@ def test_interpolation_in_straight_lines(
     same(lambda x: F.interpolate(x, **options), lambda x: T.interpolate(x, **options), draw(0, 2, 3, *shape))
 
 
+@pytest.mark.parametrize("align_corners", [None, False, True])
+@pytest.mark.parametrize("asked", [
+    {"scale_factor": 2}, {"scale_factor": (1.7, 0.6)}, {"scale_factor": 1.7, "recompute_scale_factor": True},
+    {"size": (9, 3)}, {"size": 1}, {"size": (40, 50)},
+])  # fmt: skip
+def test_interpolation_by_cubics(align_corners: bool | None, asked: dict[str, Any]) -> None:
+    options = {"mode": "bicubic", "align_corners": align_corners, **asked}
+    same(lambda x: F.interpolate(x, **options), lambda x: T.interpolate(x, **options), draw(0, 2, 3, 5, 8))
+
+
+@pytest.mark.parametrize("mode", ["area", "nearest-exact"])
+@pytest.mark.parametrize("asked", [{"scale_factor": 2}, {"scale_factor": 0.6}, {"size": (7, 5)}])
+def test_interpolation_by_means_and_middles(mode: str, asked: dict[str, Any]) -> None:
+    same(lambda x: F.interpolate(x, mode=mode, **asked), lambda x: T.interpolate(x, mode=mode, **asked),
+         draw(1, 2, 3, 8, 9))  # fmt: skip
+
+
 def test_one_hot() -> None:
     classes = np.array([[3, 0], [1, 1]])
     for count in (-1, 4, 6):

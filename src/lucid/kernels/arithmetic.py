@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lucid.kernels import functions as fn
 from lucid.kernels.elementwise import Elementwise
-from lucid.kernels.ir import absolute, select
+from lucid.kernels.ir import absolute, floor, maximum, minimum, select
 from lucid.kernels.ir import sqrt as root
 
 BINARY = {
@@ -14,6 +14,8 @@ BINARY = {
         Elementwise("sub", lambda a, b: a - b),
         Elementwise("mul", lambda a, b: a * b),
         Elementwise("div", lambda a, b: a / b),
+        Elementwise("maximum", lambda a, b: maximum(a, b)),
+        Elementwise("minimum", lambda a, b: minimum(a, b)),
     )
 }
 
@@ -24,6 +26,9 @@ UNARY = {
         Elementwise("neg", lambda x: -x),
         Elementwise("abs", lambda x: absolute(x)),
         Elementwise("square", lambda x: x * x),
+        Elementwise("cube", lambda x: x * x * x),
+        Elementwise("floor", lambda x: floor(x)),
+        Elementwise("sign", lambda x: select(x > 0.0, 1.0, select(x < 0.0, -1.0, x + 0.0))),
         Elementwise("sqrt", lambda x: root(x)),
         Elementwise("rsqrt", lambda x: 1.0 / root(x)),
         Elementwise("reciprocal", lambda x: 1.0 / x),

@@ -69,6 +69,7 @@ class _Value(NamedTuple):
     parts: tuple[int, ...]
     versions: object
     value: Any
+    size_bytes: int
 
 
 def _nothing() -> None:
@@ -146,13 +147,23 @@ def value_of(arrays: Sequence[Array], versions: object) -> Any:
     return found.value
 
 
-def keep_value(arrays: Sequence[Array], versions: object, value: Any) -> None:
-    """Keeps a small value for ``value_of``, in place of the one before; arrays must be vouched for as weights are."""
+def has_room(size_bytes: int) -> bool:
+    """Whether so many bytes more may be kept and nothing has to give way."""
+    return _size_bytes + size_bytes <= _limit_bytes
+
+
+def keep_value(arrays: Sequence[Array], versions: object, value: Any, size_bytes: int = 0) -> None:
+    """Keeps a value for ``value_of``, in place of the one before; arrays must be vouched for as weights are.
+
+    ``size_bytes`` is what counts of it, 0 of a small one.
+    """
+    global _size_bytes
     key = id(arrays[0])
     with _lock:
         _drop(key)
         refs = tuple(weakref.ref(array, partial(_died, key)) for array in arrays)
-        _values[key] = found = _Value(refs, tuple(map(id, arrays)), versions, value)
+        _values[key] = found = _Value(refs, tuple(map(id, arrays)), versions, value, size_bytes)
+        _size_bytes += size_bytes
         for part in found.parts:
             _users.setdefault(part, set()).add(key)
 
@@ -167,8 +178,7 @@ def _died(key: int, ref: weakref.ref[Array]) -> None:
 def _drop(key: int) -> None:
     global _size_bytes
     known, value = _known.pop(key, None), _values.pop(key, None)
-    if known is not None:
-        _size_bytes -= known.size_bytes
+    _size_bytes -= (known.size_bytes if known else 0) + (value.size_bytes if value else 0)
     for part in {*(known.parts if known else ()), *(value.parts if value else ())}:
         users = _users[part]
         users.discard(key)
@@ -178,7 +188,7 @@ def _drop(key: int) -> None:
 
 def _shed(limit_bytes: int) -> None:
     while _size_bytes > limit_bytes:
-        _drop(next(iter(_known)))
+        _drop(next(iter(_known or _values)))
 
 
 def forget(array: Array) -> None:

@@ -210,7 +210,7 @@ def _write_turned(isa: ISA, element: Type) -> Module:
         "second", "third", "height", "n", "down_parts", "parts", *(f"source_{k}" for k in range(3)), "source_n",
         *(f"to_{k}" for k in range(3)), "to_down",
     )  # fmt: skip
-    block = _write_block(m, element, lanes)
+    block = write_block(m, element, lanes)
     f = m.entry("run", source=ptr(element), to=ptr(element), **dict.fromkeys(names, i64))
     a = f.args
     with f.loop(a.begin, a.end) as task:
@@ -228,7 +228,7 @@ def _write_turned(isa: ISA, element: Type) -> Module:
     return m
 
 
-def _write_block(m: Module, element: Type, lanes: int) -> Function:
+def write_block(m: Module, element: Type, lanes: int) -> Function:
     """Adds ``block``: from ``top`` to ``stop`` of ``count`` rows of the source, or of as many as there are lanes."""
     f = m.function(
         "block", source=ptr(element), to=ptr(element), apart=i64, to_apart=i64, top=i64, stop=i64, count=i64

@@ -230,3 +230,5 @@ class _Plan:
 sum_of_products = Reduction("sum_of_products", terms=lambda a, b: a * b)
 #: factor times the sum over the axes; with factor 1 / n their mean.
 scaled_sum = Reduction("scaled_sum", terms=lambda x: x, finish=lambda total, *, factor: total * factor)
+largest = Reduction("largest", terms=lambda x: x, combine="max")
+smallest = Reduction("smallest", terms=lambda x: x, combine="min")

@@ -42,7 +42,17 @@ _div = Op("div", native.binary("div", np.true_divide), inputs=AB, vjp={
     "a": lambda g, b, a_shape: sum_to(g / conj(b), a_shape),
     "b": lambda g, out, b, b_shape: sum_to(-g * conj(out / b), b_shape),
 })  # fmt: skip
-_pow = Op("pow", operator.pow, inputs=AB, vjp={
+
+
+def _power(a: Any, b: Any) -> Any:
+    """a^b; a cube by products, which NumPy's power of a negative number takes 100 times as long as."""
+    if isinstance(a, np.ndarray) and a.dtype.kind == "f" and type(b) in (int, float) and b == 3:
+        return _cube(a)
+    return operator.pow(a, b)
+
+
+_cube = native.unary("cube", lambda x: x * x * x)
+_pow = Op("pow", _power, inputs=AB, vjp={
     "a": lambda g, a, b, a_shape: sum_to(g * conj(_pow_slope(a, b)), a_shape),
     "b": lambda g, out, a, b, b_shape: sum_to(g * conj(_log_times(out, a, b)), b_shape),
 })  # fmt: skip
@@ -58,11 +68,11 @@ _floor_divide = Op("floor_divide", np.floor_divide, inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g * 0, a_shape),
     "b": lambda g, b_shape: sum_to(g * 0, b_shape),
 })  # fmt: skip
-_maximum = Op("maximum", np.maximum, inputs=AB, vjp={
+_maximum = Op("maximum", native.binary("maximum", np.maximum), inputs=AB, vjp={
     "a": lambda g, a, b, a_shape: sum_to(g * _share(a, b), a_shape),
     "b": lambda g, a, b, b_shape: sum_to(g * _share(b, a), b_shape),
 })  # fmt: skip
-_minimum = Op("minimum", np.minimum, inputs=AB, vjp={
+_minimum = Op("minimum", native.binary("minimum", np.minimum), inputs=AB, vjp={
     "a": lambda g, a, b, a_shape: sum_to(g * _share(b, a), a_shape),
     "b": lambda g, a, b, b_shape: sum_to(g * _share(a, b), b_shape),
 })  # fmt: skip

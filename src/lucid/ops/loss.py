@@ -210,8 +210,22 @@ def _columns(x: Array) -> Array:
 
 
 def _softmax_row(g: Tensor, out: Tensor, axis: int) -> Tensor:
+    """One pass where nobody differentiates the gradient, else the steps, which have gradients of their own."""
+    result: Tensor
+    if not is_grad_enabled():
+        result = apply(_softmax_grad, g, out, axis=axis)
+        return result
     along = g * out
-    result: Tensor = along - out * along.sum(axis, keepdim=True)
+    result = along - out * along.sum(axis, keepdim=True)
+    return result
+
+
+def _softmax_grad_forward(h: Array, y: Array, *, axis: int) -> Array:
+    if native.takes(_LEAST, h, y):
+        return _row(kernels.softmax_grad, h, y, axis=axis)
+    along: Array = widened(h) * widened(y)
+    along -= widened(y) * along.sum(axis, keepdims=True)
+    result: Array = along.astype(h.dtype, copy=False)
     return result
 
 
@@ -235,6 +249,7 @@ def _cross_entropy_row(
     return result
 
 
+_softmax_grad = Op("softmax_grad", _softmax_grad_forward)
 _softmax = Op("softmax", _softmax_forward, vjp={"x": _softmax_row})
 
 _log_softmax = Op(

@@ -86,6 +86,41 @@ def folded(mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float, dt
     return made
 
 
+def taken_in(
+    w: Tensor, b: Maybe, is_transposed: bool, mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float
+) -> tuple[Tensor, Tensor] | None:
+    """Weights and bias of the convolution that does what one with ``w`` and ``b`` and a batch norm behind it do.
+
+    They are made again only when one of the six has changed. None where they would be made for every call, or rounded
+    to halves, which a scale and a shift of the sums are not: then ``folded`` is the way. Not where a gradient is
+    recorded.
+    """
+    given = [t for t in (w, b, mean, var, weight, bias) if t is not None]
+    versions = versions_alone(given) if w.dtype.name in ("float32", "float64") else None
+    if versions is None:
+        return None
+    arrays, asked = [t._array for t in given], (versions, b is None, weight is None, eps, is_transposed)
+    found: tuple[Tensor, Tensor] | None = kept.value_of(arrays, asked)
+    if found is None and kept.has_room(w.nbytes):
+        scale, shift = folded(mean, var, weight, bias, eps, w.dtype)
+        offset = shift if b is None else b * scale + shift
+        found = Tensor(scaled_channels(w._array, scale._array, is_transposed)), offset
+        kept.keep_value(arrays, asked, found, w.nbytes)
+    return found
+
+
+def scaled_channels(w: Array, scale: Array, is_transposed: bool) -> Array:
+    """A convolution's weights, those of each channel that it makes times the channel's number.
+
+    Shape: w (C_out, C_in / groups, *kernel), ``is_transposed`` (C_in, C_out / groups, *kernel); scale (C_out,).
+    """
+    rows = scale
+    if is_transposed:
+        groups = len(scale) // w.shape[1]
+        rows = np.repeat(scale.reshape(groups, -1), w.shape[0] // groups, axis=0)
+    return w * rows.reshape(*rows.shape, *(1,) * (w.ndim - rows.ndim))
+
+
 def _fold_forward(
     mean: Array, var: Array, weight: Array | None, bias: Array | None, *, eps: float, dtype: DType
 ) -> tuple[Array, Array]:

@@ -7,7 +7,8 @@ every window is one strided slice, so the Python loop runs over the kernel's pos
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from functools import lru_cache
+from itertools import chain, product
 from math import prod
 from typing import Any
 
@@ -17,7 +18,9 @@ from lucid.autograd import Op, apply
 from lucid.core.dtypes import computed
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
 from lucid.kernels import pooling, reduction
+from lucid.kernels.columns import Band
 from lucid.ops import native
+from lucid.ops.weighted import Bands, transposed, weighted_forward
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -266,7 +269,7 @@ _avg_pool_grad: Op = Op(
 )  # fmt: skip
 
 
-# Average over windows of different lengths, one axis after the other
+# Average over windows of different lengths
 
 
 def _even(size: Sizes, out_size: Sizes) -> PoolSpec | None:
@@ -277,6 +280,21 @@ def _even(size: Sizes, out_size: Sizes) -> PoolSpec | None:
     return PoolSpec(window, window, (1,) * len(size), ((0, 0),) * len(size))
 
 
+@lru_cache(maxsize=256)
+def _means(n: int, out: int) -> Band:
+    """The matrix (out, n) of means over adaptive windows."""
+    windows = adaptive_windows(n, out)
+    lengths = [w.stop - w.start for w in windows]
+    places = [range(w.start, w.stop) for w in windows]
+    rows, values = (np.repeat(a, lengths) for a in (np.arange(out), 1 / np.array(lengths, np.float64)))
+    return Band(out, n, rows, list(chain.from_iterable(places)), values)
+
+
+def _mean_bands(size: Sizes, out_size: Sizes) -> Bands:
+    pairs = enumerate(zip(size, out_size, strict=True), start=-len(size))
+    return tuple((axis, _means(n, o)) for axis, (n, o) in pairs)
+
+
 def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
     if native.takes(native.SEVERAL_PASSES, x) and (windows := _even(size, out_size)):
         if prod(out_size) > 1:
@@ -284,24 +302,13 @@ def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
         axes = tuple(range(x.ndim - len(size), x.ndim))
         mean: Array = reduction.scaled_sum(x, axes=axes, factor=1.0 / prod(size))
         return mean.reshape(*mean.shape, *out_size)
-    y = x.astype(computed(x.dtype), copy=False)
-    for axis, (n, o) in enumerate(zip(size, out_size, strict=True), start=-len(size)):
-        y = np.concatenate([y[_along(axis, w)].mean(axis, keepdims=True) for w in adaptive_windows(n, o)], axis)
-    return y.astype(x.dtype, copy=False)
+    return weighted_forward(x, bands=_mean_bands(size, out_size))
 
 
 def _adaptive_grad_forward(h: Array, *, size: Sizes, out_size: Sizes) -> Array:
     if native.takes(native.SEVERAL_PASSES // 4, h) and prod(out_size) > 1 and (windows := _even(size, out_size)):
         return pooling.avg_pool_grad(h, windows, size, True, None)
-    y = h.astype(computed(h.dtype), copy=False)
-    for axis, (n, o) in enumerate(zip(size, out_size, strict=True), start=-len(size)):
-        shape = list(y.shape)
-        shape[axis] = n
-        wider = np.zeros(shape, y.dtype)
-        for i, window in enumerate(adaptive_windows(n, o)):
-            wider[_along(axis, window)] += y[_along(axis, slice(i, i + 1))] / (window.stop - window.start)
-        y = wider
-    return y.astype(h.dtype, copy=False)
+    return weighted_forward(h, bands=transposed(_mean_bands(size, out_size)))
 
 
 def _adaptive_indices(x: Array, *, out_size: Sizes) -> Array:

@@ -13,9 +13,10 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.autograd.tracked import wrap
-from lucid.core.dtypes import DTypeLike, as_dtype, computed, widened
+from lucid.core.dtypes import DTypeLike, as_dtype, computed, is_floating, widened
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.kernels import reduction
+from lucid.kernels import columns, reduction
+from lucid.kernels.reduction import Reduction
 from lucid.ops import native
 from lucid.ops.broadcast import broadcast_to
 from lucid.ops.common import Dims, as_operand, axes, axis, cast, conj, floating, method
@@ -122,12 +123,19 @@ def _extreme_row(g: Any, out: Any, x: Any, dims: Axes) -> Any:
     return _kept(g, x.shape, dims) * (there / apply(_sum, there, dims=dims, keepdim=True))
 
 
-_amax = Op(
-    "amax", lambda x, *, dims, keepdim: np.maximum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row}
-)
-_amin = Op(
-    "amin", lambda x, *, dims, keepdim: np.minimum.reduce(x, axis=dims, keepdims=keepdim), vjp={"x": _extreme_row}
-)
+def _extreme_forward(kernel: Reduction, plain: Callable[..., Any]) -> Callable[..., Array]:
+    def forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+        if native.takes(native.ONE_PASS, x):
+            axes = tuple(range(x.ndim)) if dims is None else tuple(sorted(dims))
+            extreme: Array = kernel(x, axes=axes)
+            return extreme.reshape(_kept_shape(x.shape, dims)) if keepdim else extreme
+        return np.asarray(plain(x, axis=dims, keepdims=keepdim))
+
+    return forward
+
+
+_amax = Op("amax", _extreme_forward(reduction.largest, np.maximum.reduce), vjp={"x": _extreme_row})
+_amin = Op("amin", _extreme_forward(reduction.smallest, np.minimum.reduce), vjp={"x": _extreme_row})
 
 
 def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
@@ -141,10 +149,38 @@ def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
 _logsumexp = Op("logsumexp", _logsumexp_forward, vjp={
     "x": lambda g, x, out, dims: _kept(g, x.shape, dims) * (x - _kept(out, x.shape, dims)).exp(),
 })  # fmt: skip
-_cumsum = Op("cumsum", lambda x, *, dim: _narrowed(np.cumsum(x, axis=dim, dtype=_wide(x)), x), vjp={
-    "x": lambda g, dim: flip(apply(_cumsum, flip(g, dim), dim=dim), dim),
+
+
+def _cumsum_forward(x: Array, *, dim: int, reverse: bool = False) -> Array:
+    if _walks(x, dim):
+        return columns.running_sum(widened(x), dim, reverse).astype(x.dtype, copy=False)
+    turned = np.flip(x, dim) if reverse else x
+    out = np.cumsum(turned, axis=dim, dtype=_running(x))
+    return _narrowed(np.flip(out, dim) if reverse else out, x)
+
+
+def _cumprod_forward(x: Array, *, dim: int) -> Array:
+    if _walks(x, dim):
+        return columns.running_product(widened(x), dim).astype(x.dtype, copy=False)
+    return _narrowed(np.cumprod(x, axis=dim, dtype=_running(x)), x)
+
+
+def _running(x: Array) -> Any:
+    """The dtype of sums and products that grow element by element."""
+    return np.float64 if is_floating(x.dtype) else _wide(x)
+
+
+def _walks(x: Array, dim: int) -> bool:
+    """Whether there are lines enough along a dimension to be walked side by side."""
+    large = is_floating(x.dtype) and x.size >= native.SEVERAL_PASSES
+    return large and x.size >= _FEWEST_LINES * x.shape[dim]
+
+
+_FEWEST_LINES = 4
+_cumsum = Op("cumsum", _cumsum_forward, vjp={
+    "x": lambda g, dim, reverse: apply(_cumsum, g, dim=dim, reverse=not reverse),
 })  # fmt: skip
-_cumprod = Op("cumprod", lambda x, *, dim: np.cumprod(x, axis=dim), vjp={
+_cumprod = Op("cumprod", _cumprod_forward, vjp={
     "x": lambda g, x, dim: _products_before(conj(x), dim) * _later_products(g, conj(x), dim),
 })  # fmt: skip
 _norm = Op("norm", lambda x, *, dims, keepdim: _norm_forward(x, dims, keepdim), vjp={

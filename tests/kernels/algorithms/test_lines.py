@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import lines
+from lucid.kernels.algorithms import lines, lines_input
 from lucid.kernels.isa import AVX512
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
@@ -81,6 +81,18 @@ def test_gradients_of_images_are_added_where_they_come_from_memory(dtype, monkey
         check_both(lines, case, where)
 
     run_guarded_cases(one, ["end", "start"])
+
+
+@pytest.mark.skipif(AVX512 not in target.cpu().runnable, reason="registers that take two turns are those of AVX-512")
+@pytest.mark.parametrize(("taps", "length", "dtype", "tile"), [
+    (15, 5000, "float16", (1, (8, 7))), (15, 5000, "bfloat16", (1, (8, 7))), (31, 5000, "float16", (1, (11, 10, 10))),
+    (5, 5000, "float16", (4, (5,))), (7, 5000, "float16", (3, (7,))), (5, 30, "float16", (3, (5,))),
+    (15, 5000, "float32", (2, (8, 7))),
+])  # fmt: skip
+def test_conversions_hide_beside_the_products_of_one_vector_or_of_most(taps, length, dtype, tile, monkeypatch):
+    cpu, case = target.cpu(), Case(2, 1, 32, (length,), (taps,), padding=taps // 2, dtype=dtype)
+    monkeypatch.setattr(target, "cpu", lambda: replace(cpu, name="znver4"))
+    assert lines_input.lines_input(case.problem("grad_input"), AVX512).tile == lines_input.Tile(*tile)
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)

@@ -220,7 +220,11 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: F.pad(Z(1, 3), (1, 1), "reflect", 2.0), ValueError, "value=2.0 belongs to mode='constant'"),
     (lambda: F.pad(Z(3), (1, 1), "mirror"), ValueError, "mode='mirror' must be one of 'constant'"),
     (lambda: F.interpolate(Z(1, 1, 4)), ValueError, "exactly one of size and scale_factor"),
-    (lambda: F.interpolate(Z(1, 1, 4), 2, mode="cubic"), ValueError, "mode='cubic' must be one of 'nearest', 'linear'"),
+    (
+        lambda: F.interpolate(Z(1, 1, 4), 2, mode="cubic"),
+        ValueError,
+        "mode='cubic' must be one of 'nearest'",
+    ),
     (lambda: F.interpolate(Z(1, 1, 4), 2, mode="bilinear"), ValueError, "'bilinear' is for 2 .* for 1 it is 'linear'"),
     (
         lambda: F.interpolate(Z(1, 1, 4), 2, align_corners=True),
@@ -231,6 +235,10 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: F.one_hot(lucid.tensor([0, 3]), 3), IndexError, "one_hot: class 3 is out of range for 3 classes, 0 … 2"),
     (lambda: F.one_hot(lucid.tensor([1, -1])), IndexError, "one_hot: class -1 is out of range"),
     (lambda: F.one_hot(lucid.zeros(0, dtype="int64")), ValueError, "num_classes must be given"),
+    (lambda: F.interpolate(Z(1, 1, 4, 4), 2, mode="bicubic", antialias=True), ValueError, "shrink with mode='area'"),
+    (lambda: F.interpolate(lucid.zeros(1, 1, 4).long(), 2, mode="linear"), lucid.DTypeError, "interpolate: .* int64"),
+    (lambda: F.interpolate(Z(1, 1, 0), 2), lucid.ShapeError, r"the input's sizes \(0,\) nor"),
+    (lambda: F.interpolate(Z(1, 1, 4), 2, recompute_scale_factor=True), ValueError, "needs a scale_factor"),
     (lambda: F.interpolate(Z(1, 4), 2), lucid.ShapeError, r"the input \(1, 4\) must be \(N, C, …\)"),
     (lambda: F.interpolate(Z(1, 1, 4), scale_factor=-1), lucid.ShapeError, "scale_factor=-1 must be above 0"),
     (lambda: F.pixel_shuffle(Z(1, 3, 2, 2), 2), lucid.ShapeError, "the 3 channels .* multiple of upscale_factor² = 4"),

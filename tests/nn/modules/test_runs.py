@@ -11,6 +11,7 @@ import lucid
 from lucid import nn
 from lucid.autograd import check_grads
 from lucid.core.errors import DTypeError
+from lucid.kernels import kept
 from lucid.kernels.convolution import observed
 from tests.nn.test_fusion import CONVS, lively
 
@@ -52,7 +53,42 @@ def test_at_once_as_one_by_one(conv: Any, bn: Any, activation: Any, normed: bool
 def test_the_kernel_is_asked_for_all_of_it() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.LeakyReLU(0.1))
     x = lucid.randn(1, 3, 8, 8)
-    assert epilogues(layers.eval(), x) == ["scale and shift, relu", "leaky_relu(0.1)"]
+    assert epilogues(layers.eval(), x) == ["relu", "leaky_relu(0.1)"]
+
+
+def test_a_batch_norm_is_in_sums_where_weights_could_change_unseen() -> None:
+    layers, x = nn.Sequential(nn.Conv2d(3, 8, 3), lively(nn.BatchNorm2d(8)), nn.ReLU()).eval(), lucid.randn(1, 3, 8, 8)
+    held = layers[0].weight.detach().numpy()
+    assert epilogues(layers, x) == ["scale and shift, relu"]
+    held *= 2
+    with lucid.no_grad():
+        np.testing.assert_allclose(layers(x).numpy(), one_by_one(layers, x), atol=1e-5)
+    assert epilogues(layers.half(), x.half())[0].startswith("scale and shift"), "in halves weights would be rounded"
+
+
+def test_a_batch_norm_is_in_sums_where_there_is_no_room_for_more_weights() -> None:
+    layers, limit = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), kept.stats().limit_bytes
+    kept.set_limit(layers[0].weight.nbytes - 1)
+    try:
+        assert epilogues(layers, lucid.randn(1, 3, 8, 8)) == ["scale and shift, relu"]
+    finally:
+        kept.set_limit(limit)
+
+
+@pytest.mark.parametrize(("conv", "bn"), [(nn.Conv1d, nn.BatchNorm1d), (nn.ConvTranspose1d, nn.BatchNorm1d)])
+@pytest.mark.parametrize("part", ["0.weight", "0.bias", "1.running_mean", "1.running_var", "1.weight", "1.bias", "eps"])
+def test_a_batch_norm_in_weights_sees_changes(conv: Any, bn: Any, part: str) -> None:
+    layers = nn.Sequential(conv(4, 6, 3, groups=2), lively(bn(6)), nn.ReLU()).eval()
+    x = lucid.randn(2, 4, 9)
+    with lucid.no_grad():
+        before = layers(x).numpy()
+        if part == "eps":
+            layers[1].eps = 0.5
+        else:
+            layers.state_dict()[part].mul_(1.5)
+        after = layers(x).numpy()
+        assert abs(after - before).max() > 1e-3
+        np.testing.assert_allclose(after, one_by_one(layers, x), atol=1e-5)
 
 
 def test_while_a_gradient_is_recorded_few_activations_are_the_kernels() -> None:
@@ -110,7 +146,7 @@ def test_who_listens_hears_every_layer() -> None:
         assert epilogues(layers, x) == [""]
     assert seen == ["norm", "conv"]
     layers[2].forward = lambda y: y * 0.0  # type: ignore[method-assign]
-    assert epilogues(layers, x) == ["scale and shift"] and not layers(x).any()
+    assert epilogues(layers, x) == [""] and not layers(x).any()
 
 
 def test_one_signal_whose_channels_a_batch_norm_takes_for_samples() -> None:

@@ -17,7 +17,7 @@ the images; parts are added in order, so bits do not depend on the number of thr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
 
@@ -33,7 +33,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.depthwise_sums import arrays
-from lucid.kernels.algorithms.lines_tile import HALVED, Tile
+from lucid.kernels.algorithms.lines_tile import HALVED, RowSums, Tile
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -72,23 +72,8 @@ _LINE_BYTES = 64
 _WAITING = 0.85  #: for memory, of what others wait: rows are read a page at a time
 
 
-@dataclass(frozen=True)
-class Lines:
-    """A problem with its tile."""
-
-    problem: Problem
-    tile: Tile
-    lanes: int
-
-    @property
-    def element(self) -> Type:
-        """What is computed in."""
-        return sum_type(self.problem)
-
-    @property
-    def blocks(self) -> int:
-        """Of results, in a group."""
-        return self.problem.group_out // self.tile.results
+class Lines(RowSums):
+    """The images in chunks."""
 
     @property
     def rows(self) -> int:
@@ -106,11 +91,6 @@ class Lines:
         long = p.pixels >= _LONG_ROW * (sum(self.tile.passes) + 1)
         by_image = self.blocks > 1 or (long and far_bytes(p.traffic_bytes) > 0)
         return p.batch if by_image else min(p.batch, ceil(_TASKS / tasks))
-
-    @property
-    def tasks(self) -> int:
-        """Blocks of all groups and chunks."""
-        return self.chunks * self.problem.groups * self.blocks
 
     @property
     def segment(self) -> int:
@@ -133,6 +113,11 @@ class Lines:
     def part_elements(self) -> int:
         """Results of all chunks, with those of the bias."""
         return 0 if self.alone else ceil(self.chunks * self.problem.c_out * (sum(self.tile.passes) + 1) / 16) * 16
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Parts, and a thread's sums."""
+        return (self.private_elements + self.part_elements) * self.element.bytes
 
     @property
     def cycles(self) -> float:
@@ -213,8 +198,12 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     if problem.role == "grad_input":
         return _plan_input(problem, isa)
     if problem.spec.stride[2] > 1:
-        return _plan_strided(problem, isa)
-    asked = lines(_in_rows(problem), isa)
+        strided = lines_strided.lines_strided(problem, isa)
+        return _plan_weights(strided, problem, isa, "pixels in lanes, x dealt out by the stride")
+    return _plan_weights(lines(_in_rows(problem), isa), problem, isa, "pixels in lanes, rows read in place")
+
+
+def _plan_weights(asked: RowSums, problem: Problem, isa: ISA, way: str) -> Plan:
     return Plan(
         name,
         problem,
@@ -222,8 +211,8 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         expected_ns=asked.cycles / GHZ,
         tile=(("results", asked.tile.results), ("passes", len(asked.tile.passes))),
         blocking=(("segment", asked.segment), ("chunks", asked.chunks)),
-        workspace_bytes=(asked.private_elements + asked.part_elements) * asked.element.bytes,
-        why=f"pixels in lanes, rows read in place, {max(asked.tile.passes)} taps at a time",
+        workspace_bytes=asked.workspace_bytes,
+        why=f"{way}, {max(asked.tile.passes)} taps at a time",
         sums_upstream=not problem.transposed,
     )
 
@@ -239,21 +228,6 @@ def _plan_input(problem: Problem, isa: ISA) -> Plan:
         blocking=(("segment", asked.segment),),
         workspace_bytes=asked.private_elements * asked.element.bytes,
         why=f"rows read in place, {max(asked.tile.passes)} taps at a time, added up where they meet",
-    )
-
-
-def _plan_strided(problem: Problem, isa: ISA) -> Plan:
-    asked = lines_strided.lines_strided(problem, isa)
-    return Plan(
-        name,
-        problem,
-        isa.name,
-        expected_ns=asked.cycles / GHZ,
-        tile=(("results", asked.tile.results), ("passes", len(asked.tile.passes))),
-        blocking=(("segment", asked.segment), ("chunks", asked.chunks)),
-        workspace_bytes=asked.shared_bytes + asked.private_elements * asked.element.bytes,
-        why=f"pixels in lanes, x dealt out by the stride, {max(asked.tile.passes)} taps at a time",
-        sums_upstream=not problem.transposed,
     )
 
 

@@ -59,6 +59,7 @@ _MOST_VECTORS = 4
 _SEGMENT = 1024
 _TASKS = 8  # wanted at least, of segments that are not
 _SHORT = 128
+_HIDING = 13  # taps of one vector at a time, of halves
 #: Cycles of one thread of a Zen 4, whose loads take longer than its products: 16 plans of random layers, half of them
 #: within 4 %.
 _HALVED = {
@@ -236,8 +237,24 @@ def lines_input(problem: Problem, isa: ISA, chosen: Tile | None = None) -> Lines
         Tile(vectors, even(taps, count)) for vectors in range(1, _MOST_VECTORS + 1) for count in range(1, taps + 1)
     ]
     fitting = [tile for tile in tiles if tile.registers <= isa.registers]
-    best = chosen or min(fitting, key=lambda tile: (tile.cycles(lanes * problem.itemsize), len(tile.passes)))
+    narrow = problem.itemsize < sum_type(problem).bytes
+    if chosen or (narrow and turns_of(lanes, sum_type(problem)) > 1):
+        return LinesInput(problem, chosen or _beside_conversions(problem, fitting, lanes), lanes)
+    best = min(fitting, key=lambda tile: (tile.cycles(lanes * problem.itemsize), len(tile.passes)))
     return LinesInput(problem, best, lanes)
+
+
+def _beside_conversions(problem: Problem, fitting: list[Tile], lanes: int) -> Tile:
+    """The tile for halves where a vector takes two turns.
+
+    Conversions hide beside the products of one vector with some taps at a time; of few taps, of as many vectors as
+    there are.
+    """
+    taps = problem.spec.kernel[2]
+    if taps >= 8:
+        return Tile(1, even(taps, max(2, ceil(taps / _HIDING))))
+    asked = [LinesInput(problem, tile, lanes) for tile in fitting if len(tile.passes) == 1]
+    return min(asked, key=lambda a: ceil((a.segment + a.halo) / a.wide) * (taps * a.tile.vectors + 2)).tile
 
 
 def even(taps: int, passes: int) -> tuple[int, ...]:

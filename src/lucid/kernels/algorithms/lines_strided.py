@@ -15,7 +15,6 @@ on the number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
 from typing import Any
@@ -26,7 +25,7 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms import lines_tile
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, sum_type, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import arrays
-from lucid.kernels.algorithms.lines_tile import HALVED, Tile
+from lucid.kernels.algorithms.lines_tile import HALVED, RowSums, Tile
 from lucid.kernels.ir import (
     BY_DTYPE,
     Function,
@@ -67,23 +66,8 @@ _HALVED = HALVED | {
 _PASS = 10  # vectors that a pass costs beside its sums
 
 
-@dataclass(frozen=True)
-class LinesStrided:
-    """A problem with its tile."""
-
-    problem: Problem
-    tile: Tile
-    lanes: int
-
-    @property
-    def element(self) -> Type:
-        """What is computed in."""
-        return sum_type(self.problem)
-
-    @property
-    def blocks(self) -> int:
-        """Of results, in a group."""
-        return self.problem.group_out // self.tile.results
+class LinesStrided(RowSums):
+    """Parts of all rows in chunks, and the residues that they read."""
 
     @property
     def pieces(self) -> int:
@@ -112,11 +96,6 @@ class LinesStrided:
         """Sums that are added up in the end."""
         each = self.problem.c_out * (self.problem.spec.kernel[2] + 1) * self.element.bytes
         return min(self.units, max(1, _MOST_PART_BYTES // each))
-
-    @property
-    def tasks(self) -> int:
-        """Blocks of all groups and chunks."""
-        return self.chunks * self.problem.groups * self.blocks
 
     @property
     def pitch(self) -> int:
@@ -149,6 +128,11 @@ class LinesStrided:
     def shared_bytes(self) -> int:
         """Residues and chunks."""
         return (self.residue_elements + self.part_elements) * self.element.bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What is shared, and a thread's sums."""
+        return self.shared_bytes + self.private_elements * self.element.bytes
 
     @cached_property
     def cycles(self) -> float:

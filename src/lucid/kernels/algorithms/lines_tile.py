@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from lucid.kernels.algorithms import lines_input, toeplitz
@@ -53,6 +54,50 @@ class Tile:
         touched = toeplitz.straddle(vector_bytes)
         each = [max(self.results * taps, touched * (self.results + taps), 4) / 2 + 0.5 for taps in self.passes]
         return sum(each)
+
+
+@dataclass(frozen=True)
+class RowSums(ABC):
+    """A problem with its tile: a task is the results of a tile, over one chunk of what is summed."""
+
+    problem: Problem
+    tile: Tile
+    lanes: int
+
+    @property
+    def element(self) -> Type:
+        """What is computed in."""
+        return sum_type(self.problem)
+
+    @property
+    def blocks(self) -> int:
+        """Of results, in a group."""
+        return self.problem.group_out // self.tile.results
+
+    @property
+    @abstractmethod
+    def chunks(self) -> int:
+        """Sums that are added up in the end."""
+
+    @property
+    def tasks(self) -> int:
+        """Blocks of all groups and chunks."""
+        return self.chunks * self.problem.groups * self.blocks
+
+    @property
+    @abstractmethod
+    def segment(self) -> int:
+        """Pixels of a row that are read at a time: whole vectors."""
+
+    @property
+    @abstractmethod
+    def workspace_bytes(self) -> int:
+        """Of all threads' chunks, and of one thread's own sums."""
+
+    @property
+    @abstractmethod
+    def cycles(self) -> float:
+        """Expected, of one thread."""
 
 
 def fastest(problem: Problem, isa: ISA, most_passes: int | None = None) -> Tile | None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import ConvSpec, Sizes
-from lucid.nn.functional._arguments import SizeArgument, as_pairs, sizes
+from lucid.kernels.columns import Band
+from lucid.nn.functional._arguments import SizeArgument, as_pairs, check_tensor, sizes
 from lucid.ops import pool as ops
+from lucid.ops.weighted import weighted
 from lucid.tensor import Tensor
 
-LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}  # and how many spatial axes each is for
+#: Modes that weigh neighbours, and how many spatial axes each is for.
+SMOOTH = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
+NEAREST = {"nearest": 0.0, "nearest-exact": 0.5}  # and the place in an output sample that is looked up
+_CUBIC = -0.75  # the slope of bicubic weights one sample away, as PyTorch has it
 
 
 def interpolate(
@@ -23,47 +28,81 @@ def interpolate(
     scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
 ) -> Tensor:
     """The input at another resolution, along each axis on its own.
 
-    "nearest": output i of n takes input floor(i · m / n), or floor(i / scale) if scaled. "linear", "bilinear" and
-    "trilinear", for one, two and three axes, weigh the two inputs beside (i + ½) m / n - ½; with ``align_corners``
-    beside i (m - 1) / (n - 1), so that the first and last samples stay where they are.
+    "nearest": output i of n takes input floor(i · m / n), or floor(i / scale) if scaled; "nearest-exact" has i + ½.
+    "linear", "bilinear" and "trilinear", for one, two and three axes, weigh the two inputs beside (i + ½) m / n - ½;
+    with ``align_corners`` beside i (m - 1) / (n - 1), so that the first and last samples stay where they are.
+    "bicubic" weighs four, by cubics of slope -0.75; the ends repeat. "area" takes the mean of the inputs that an output
+    covers, as ``adaptive_avg_pool``. ``recompute_scale_factor`` takes m / n for 1 / scale where sizes were rounded.
 
     Shape:
         input (N, C, *m), result (N, C, *n), n = size or floor(m · scale_factor).
+
+    Source: Keys, IEEE Trans. ASSP 29 (1981), for the cubics.
 
     >>> interpolate(Tensor([[[1.0, 2.0]]]), scale_factor=2).tolist()
     [[[1.0, 1.0, 2.0, 2.0]]]
     >>> interpolate(Tensor([[[1.0, 2.0]]]), scale_factor=2, mode="linear").tolist()
     [[[1.0, 1.25, 1.75, 2.0]]]
+    >>> interpolate(Tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), size=(1, 3), mode="bicubic", align_corners=True).tolist()
+    [[[[0.0, 0.5, 1.0]]]]
     """
+    check_tensor("interpolate", "input", input)
     if input.ndim not in (3, 4, 5):
         raise ShapeError(f"interpolate: the input {input.shape} must be (N, C, …) with 1 to 3 spatial axes")
-    rank = input.ndim - 2
-    _check_mode(mode, rank, align_corners)
-    wanted, steps = _resolution(input.shape[2:], size, scale_factor)
-    if mode == "nearest" and input.dtype.is_floating_point and _repeats(wanted, input.shape[2:], steps):
-        return ops.repeated(input, tuple(n // m for n, m in zip(wanted, input.shape[2:], strict=True)))
-    for axis, (n, m, step) in enumerate(zip(wanted, input.shape[2:], steps, strict=True), start=2):
-        if n == m and step == 1:
-            continue
-        if mode == "nearest":
-            index = np.minimum((np.arange(n) * step).astype(np.int64), m - 1)
-            input = input.index_select(axis, Tensor(index))
-        else:
-            input = _mixed(input, axis, _neighbours(n, m, step, bool(align_corners)))
-    return input
+    _check_mode(mode, input.ndim - 2, align_corners, antialias)
+    old = input.shape[2:]
+    wanted, steps = _resolution(old, size, scale_factor)
+    if 0 in (*old, *wanted):
+        raise ShapeError(f"interpolate: neither the input's sizes {old} nor the result's {wanted} may be 0")
+    if recompute_scale_factor:
+        if scale_factor is None:
+            raise ValueError("interpolate: recompute_scale_factor=True needs a scale_factor, not a size")
+        steps = [m / n for m, n in zip(old, wanted, strict=True)]
+    if mode in NEAREST:
+        return _nearest(input, wanted, steps, NEAREST[mode])
+    if mode == "area":
+        return ops.adaptive_avg_pool(input, wanted)
+    places = enumerate(zip(wanted, old, steps, strict=True), start=2)
+    bands = tuple(
+        (axis, _neighbours(n, m, step, bool(align_corners), mode == "bicubic"))
+        for axis, (n, m, step) in places
+        if n != m or step != 1
+    )
+    return weighted("interpolate", input, bands) if bands else input.clone()
 
 
-def _check_mode(mode: str, rank: int, align_corners: bool | None) -> None:
-    if mode != "nearest" and mode not in LINEAR:
-        raise ValueError(f"interpolate: mode={mode!r} must be one of 'nearest', {', '.join(map(repr, LINEAR))}")
-    if mode == "nearest" and align_corners is not None:
-        raise ValueError(f"interpolate: align_corners={align_corners} is for the linear modes, not mode='nearest'")
-    if mode != "nearest" and LINEAR[mode] != rank:
-        fitting = next(name for name, axes in LINEAR.items() if axes == rank)
-        raise ValueError(f"interpolate: mode={mode!r} is for {LINEAR[mode]} spatial axes; for {rank} it is {fitting!r}")
+def _check_mode(mode: str, rank: int, align_corners: bool | None, antialias: bool) -> None:
+    if mode not in (*NEAREST, *SMOOTH, "area"):
+        raise ValueError(
+            f"interpolate: mode={mode!r} must be one of {', '.join(map(repr, (*NEAREST, *SMOOTH)))}, 'area'"
+        )
+    if antialias:
+        raise ValueError(
+            "interpolate: antialias=True is not there; shrink with mode='area', or smooth with a convolution before"
+        )
+    if mode not in SMOOTH and align_corners is not None:
+        raise ValueError(
+            f"interpolate: align_corners={align_corners} is for the linear and cubic modes, not mode={mode!r}"
+        )
+    if mode in SMOOTH and SMOOTH[mode] != rank:
+        fitting = next(name for name, axes in SMOOTH.items() if axes == rank)
+        raise ValueError(f"interpolate: mode={mode!r} is for {SMOOTH[mode]} spatial axes; for {rank} it is {fitting!r}")
+
+
+def _nearest(x: Tensor, wanted: Sizes, steps: Sequence[float], inside: float) -> Tensor:
+    """Every output the input at its place; ``inside`` is 0 for its beginning, ½ for its middle."""
+    if x.dtype.is_floating_point and _repeats(wanted, x.shape[2:], steps):
+        return ops.repeated(x, tuple(n // m for n, m in zip(wanted, x.shape[2:], strict=True)))
+    for axis, (n, m, step) in enumerate(zip(wanted, x.shape[2:], steps, strict=True), start=2):
+        if n != m or step != 1:
+            index = np.minimum(((np.arange(n) + inside) * step).astype(np.int64), m - 1)
+            x = x.index_select(axis, Tensor(index))
+    return x
 
 
 def _resolution(
@@ -87,28 +126,33 @@ def _repeats(wanted: Sizes, size: Sizes, steps: Sequence[float]) -> bool:
     return all(m and n and n % m == 0 and step * n == m for n, m, step in zip(wanted, size, steps, strict=True))
 
 
-def _neighbours(n: int, m: int, step: float, align_corners: bool) -> np.ndarray[Any, Any]:
+@lru_cache(maxsize=256)
+def _neighbours(n: int, m: int, step: float, align_corners: bool, cubic: bool) -> Band:
     """The weights (n, m) of m samples in n samples between them."""
+    place = (np.arange(n) + 0.5) * step - 0.5
     if align_corners:
         place = np.arange(n) * ((m - 1) / (n - 1) if n > 1 else 0.0)
-    else:
-        place = np.maximum((np.arange(n) + 0.5) * step - 0.5, 0.0)
-    left = np.minimum(place.astype(np.int64), m - 1)
-    part = np.minimum(place - left, 1.0)
-    weights = np.zeros((n, m))
-    weights[np.arange(n), left] = 1 - part
-    weights[np.arange(n), np.minimum(left + 1, m - 1)] += part
-    return weights
+    if not cubic:
+        place = np.clip(place, 0.0, m - 1)
+    left = np.floor(place).astype(np.int64)
+    part = place - left
+    weights = _cubics(part) if cubic else [1 - part, part]
+    taps = np.arange(len(weights)) - (1 if cubic else 0)
+    columns = np.clip(left[:, None] + taps, 0, m - 1)
+    return Band(n, m, np.repeat(np.arange(n), len(taps)), columns, np.stack(weights, axis=1))
 
 
-def _mixed(x: Tensor, axis: int, weights: np.ndarray[Any, Any]) -> Tensor:
-    """The samples along one axis, mixed by ``weights`` (new, old): a matrix product, and so is its gradient."""
-    n, m = weights.shape
-    matrix = Tensor(weights.astype(x.dtype.numpy))
-    before, after = x.shape[:axis], x.shape[axis + 1 :]
-    mixed = matrix @ x.reshape(prod(before), m, prod(after)) if after else x.reshape(-1, m) @ matrix.t()
-    result: Tensor = mixed.reshape(*before, n, *after)
-    return result
+def _cubics(t: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """The weights of the samples at -1, 0, 1 and 2 in one at 0 <= t < 1."""
+    a = _CUBIC
+
+    def near(d: Any) -> Any:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Any) -> Any:
+        return a * (((d - 5) * d + 8) * d - 4)
+
+    return [far(1 + t), near(t), near(1 - t), far(2 - t)]
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:

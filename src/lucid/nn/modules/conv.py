@@ -22,6 +22,7 @@ from lucid.ops.conv import Finish
 from lucid.tensor import Device, Tensor
 
 DeviceLike = Device | str | None
+Weights = tuple[Tensor, Tensor | None]
 
 
 class _Convolution(Module):
@@ -58,8 +59,11 @@ class _Convolution(Module):
         self.register_parameter("bias", fresh_parameter((self.out_channels,), device, dtype) if bias else None)
         self.reset_parameters()
 
-    def finished(self, input: Tensor, finish: Finish | None = None) -> Tensor:
-        """The layer's result, with what is to be done to it in the same kernel."""
+    def finished(self, input: Tensor, finish: Finish | None = None, *, weights: Weights | None = None) -> Tensor:
+        """The layer's result, with what is to be done to it in the same kernel.
+
+        ``weights`` are used in place of the layer's weight and bias.
+        """
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
@@ -109,10 +113,11 @@ class _Conv(_Convolution):
         """The convolution of ``input`` with the layer's weight, plus its bias."""
         return self.finished(input)
 
-    def finished(self, input: Tensor, finish: Finish | None = None) -> Tensor:
+    def finished(self, input: Tensor, finish: Finish | None = None, *, weights: Weights | None = None) -> Tensor:
         """The same with what is to be done to it in the kernel."""
+        weight, bias = weights or (self.weight, self.bias)
         return convolve(
-            type(self).__name__, self.rank, input, self.weight, self.bias, self.stride, self.padding, self.dilation,
+            type(self).__name__, self.rank, input, weight, bias, self.stride, self.padding, self.dilation,
             self.groups, self.padding_mode, finish,
         )  # fmt: skip
 
@@ -151,11 +156,18 @@ class _ConvTranspose(_Convolution):
         """The transposed convolution; ``output_size`` picks among the sizes that ``output_padding`` can reach."""
         return self.finished(input, None, output_size)
 
-    def finished(self, input: Tensor, finish: Finish | None = None, output_size: SizeArgument | None = None) -> Tensor:
+    def finished(
+        self,
+        input: Tensor,
+        finish: Finish | None = None,
+        output_size: SizeArgument | None = None,
+        *,
+        weights: Weights | None = None,
+    ) -> Tensor:
         """The same with what is to be done to it in the kernel."""
-        name = type(self).__name__
+        name, (weight, bias) = type(self).__name__, weights or (self.weight, self.bias)
         return convolve_transposed(
-            name, self.rank, input, self.weight, self.bias, self.stride, self.padding, self.output_padding,
+            name, self.rank, input, weight, bias, self.stride, self.padding, self.output_padding,
             self.dilation, self.groups, self.padding_mode, target_size(name, self.rank, output_size), finish,
         )  # fmt: skip
 

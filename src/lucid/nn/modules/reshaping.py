@@ -51,7 +51,7 @@ class Unflatten(Module):
 
 
 class Upsample(Module):
-    """Another resolution, by nearest neighbours or in straight lines between them; see ``functional.interpolate``."""
+    """Another resolution, by nearest neighbours, straight lines or cubics; see ``functional.interpolate``."""
 
     def __init__(
         self,
@@ -59,16 +59,20 @@ class Upsample(Module):
         scale_factor: float | Sequence[float] | None = None,
         mode: str = "nearest",
         align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
     ) -> None:
         super().__init__()
         self.size = size
         self.scale_factor = scale_factor
         self.mode = mode
         self.align_corners = align_corners
+        self.recompute_scale_factor = recompute_scale_factor
 
     def forward(self, input: Tensor) -> Tensor:
         """The resampled input."""
-        return F.interpolate(input, self.size, self.scale_factor, self.mode, self.align_corners)
+        return F.interpolate(
+            input, self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor
+        )
 
     def extra_repr(self) -> str:
         """What was given."""

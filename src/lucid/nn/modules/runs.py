@@ -14,7 +14,7 @@ from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
 from lucid.nn.modules.module import Module, locate
 from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, _BatchNorm
 from lucid.ops.conv import Finish
-from lucid.ops.norm import folded
+from lucid.ops.norm import folded, taken_in
 from lucid.tensor import Tensor
 
 _BATCH_NORMS = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
@@ -27,8 +27,8 @@ _TOLD = (ReLU, LeakyReLU)
 def run(layers: Sequence[Module], x: Any) -> Any:
     """What the last layer gives, each fed with what the one before gives.
 
-    Where no gradient is recorded, a convolution's kernel also does what the layers behind it would: a batch norm in
-    evaluation, an activation, or both. Where one is, it ends with a ReLU or LeakyReLU behind it, and a batch norm in
+    Where no gradient is recorded, a convolution also does what the layers behind it would: a batch norm in evaluation,
+    an activation, or both. Where one is, it ends with a ReLU or LeakyReLU behind it, and a batch norm in
     training also cuts off what a ReLU behind that would. A group norm behind a PReLU reads through it. Results differ
     by roundings only.
     """
@@ -60,7 +60,7 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     norm = rest.pop(0) if rest and not mode.recording and _folds(first, rest[0], x) else None
     activation = rest[0] if rest and fusible_activation(rest[0]) else None
     taken = 1 + (norm is not None) + (activation is not None)
-    return (1, first(x)) if taken == 1 else (taken, first.finished(x, _finish(first, norm, activation)))
+    return (1, first(x)) if taken == 1 else (taken, _finished(first, x, norm, activation))
 
 
 def _cuts_off(norm: Module, activation: Module, x: Any) -> bool:
@@ -93,12 +93,17 @@ def foldable(conv: _Convolution, norm: Module) -> bool:
     return known and not norm.is_watched
 
 
-def _finish(conv: _Convolution, norm: Any, activation: Module | None) -> Finish:
-    scale = shift = None
+def _finished(conv: _Convolution, x: Tensor, norm: Any, activation: Module | None) -> Tensor:
+    """The convolution of x and what follows: a batch norm in its weights, which costs kernels nothing, or its sums."""
+    scale = shift = weights = None
     if norm is not None:
-        parts = norm.running_mean, norm.running_var, norm.weight, norm.bias
-        scale, shift = folded(*parts, norm.eps, conv.weight.dtype)
+        parts = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
+        weights = taken_in(conv.weight, conv.bias, conv.is_transposed, *parts)
+        if weights is None:
+            scale, shift = folded(*parts, conv.weight.dtype)
+    return conv.finished(x, _finish(conv, activation, scale, shift), weights=weights)
+
+
+def _finish(conv: _Convolution, activation: Module | None, scale: Tensor | None, shift: Tensor | None) -> Finish | None:
     name, parameters = FUSIBLE[type(activation)] if activation is not None else (None, ())
-    finish = finish_of(type(conv).__name__, name, {p: getattr(activation, p) for p in parameters}, scale, shift)
-    assert finish is not None, "something follows"
-    return finish
+    return finish_of(type(conv).__name__, name, {p: getattr(activation, p) for p in parameters}, scale, shift)

@@ -16,6 +16,7 @@ from lucid.nn.modules.module import Module
 from lucid.nn.modules.normalization import _BatchNorm
 from lucid.nn.modules.runs import foldable
 from lucid.nn.parameter import Parameter
+from lucid.ops.norm import scaled_channels
 from lucid.tensor import Tensor
 
 ConvT = TypeVar("ConvT", bound=_Convolution)
@@ -50,15 +51,9 @@ def fuse_conv_bn_weights(
     bias = ((0.0 if wide["bias"] is None else wide["bias"]) - mean) * scale
     if wide["offset"] is not None:
         bias = bias + wide["offset"]
-    weight, dtype = conv_w._array, conv_w._array.dtype
-    if transpose:
-        groups = len(scale) // weight.shape[1]
-        rows = np.repeat(scale.reshape(groups, -1), weight.shape[0] // groups, axis=0)
-    else:
-        rows = scale
-    rows = rows.reshape(*rows.shape, *(1,) * (weight.ndim - rows.ndim))
+    weight, dtype = scaled_channels(conv_w._array, scale, transpose), conv_w._array.dtype
     return (
-        Parameter(Tensor((weight * rows).astype(dtype)), requires_grad=conv_w.requires_grad),
+        Parameter(Tensor(weight.astype(dtype)), requires_grad=conv_w.requires_grad),
         Parameter(Tensor(bias.astype(dtype)), requires_grad=conv_w.requires_grad),
     )
 
