@@ -95,6 +95,26 @@ def test_conversions_hide_beside_the_products_of_one_vector_or_of_most(taps, len
     assert lines_input.lines_input(case.problem("grad_input"), AVX512).tile == lines_input.Tile(*tile)
 
 
+@pytest.mark.skipif(AVX512 not in target.cpu().runnable, reason="registers that take two turns are those of AVX-512")
+@pytest.mark.parametrize("dtype", HALF)
+def test_segments_of_x_that_are_widened_once(dtype, monkeypatch):
+    """Windows that leave x, rows of parts of vectors and of several segments, taps apart; on 1, 2, 3 threads."""
+    cpu = target.cpu()
+    monkeypatch.setattr(target, "cpu", lambda: replace(cpu, name="znver4"))
+    halves = [case.typed(dtype) for case in CASES if case.c_out > case.c_in and case.kernel[-1] > 1]
+    assert any(lines.lines(case.problem("grad_weight"), AVX512).widens for case in halves)
+
+    def one(case):
+        for where in ("end", "start"):
+            check(lines, case, "grad_weight", where)
+            check_both(lines, case, where)
+
+    with target.using("avx512"):
+        run_guarded_cases(one, halves)
+        check_threads(lambda: run(lines, halves[0], "grad_weight", halves[0].arrays()))
+        check_infinity(lines, halves[0], "grad_weight", (0, 0, 5))
+
+
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)
 def test_definition(isa, dtype):
     def one(case):

@@ -11,7 +11,8 @@ is met by its row of x at every tap, a segment that the first cache holds at a t
 The first taps ask for what comes next in memory, the next segment or the first of the next row, so memory is read while
 products are made; where vectors take two turns, and the first cache holds no two segments, all taps share that, and ask
 for it in the second one. Only where a window leaves x are lanes masked. A task is ``results`` channels of g and some of
-the images; parts are added in order, so bits do not depend on the number of threads.
+the images; parts are added in order, so bits do not depend on the number of threads. Where vectors take two turns, a
+segment of x in half precision that several rows of g meet is widened once, into the first cache.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ _TASKS = 16  # wanted at least
 _LONG_ROW = 16  # pixels for each sum that is made of them
 _SEGMENT_BYTES = 4096  # of each row that is read
 _LINE_BYTES = 64
+_MOST_HALO = 256  # columns of x that two segments both widen
 _WAITING = 0.85  #: for memory, of what others wait: rows are read a page at a time
 
 
@@ -93,10 +95,21 @@ class Lines(RowSums):
         return p.batch if by_image else min(p.batch, ceil(_TASKS / tasks))
 
     @property
+    def halo(self) -> int:
+        """Columns of x that meet a segment beyond as many as it has."""
+        return (self.problem.spec.kernel[2] - 1) * self.problem.spec.dilation[2]
+
+    @property
+    def widens(self) -> bool:
+        """Whether a segment of x is widened once: a conversion at every tap takes as long as two products there."""
+        narrow = self.problem.itemsize < self.element.bytes and turns_of(self.lanes, self.element) > 1
+        return narrow and self.tile.results > 1 and sum(self.tile.passes) > 1 and self.halo <= _MOST_HALO
+
+    @property
     def segment(self) -> int:
         """Pixels of a row that are read at a time: whole vectors, and as even as may be."""
         width = self.problem.out[2]
-        pieces = ceil(width * self.problem.itemsize / _SEGMENT_BYTES)
+        pieces = ceil(width * (self.element.bytes if self.widens else self.problem.itemsize) / _SEGMENT_BYTES)
         return ceil(width / pieces / self.lanes) * self.lanes
 
     @property
@@ -106,8 +119,9 @@ class Lines(RowSums):
 
     @property
     def private_elements(self) -> int:
-        """A thread's sums, with those of g, once and for passes where they are not wanted again; whole lines."""
-        return (self.tile.sums + 2 * self.tile.results) * max(self.lanes, 16)
+        """A thread's sums, with those of g, once and for passes where they are not wanted again; x; whole lines."""
+        room = ceil((self.segment + self.halo + 2 * self.lanes) / 16) * 16 if self.widens else 0
+        return (self.tile.sums + 2 * self.tile.results) * max(self.lanes, 16) + room
 
     @property
     def part_elements(self) -> int:
@@ -247,7 +261,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 
 _NUMBERS = (
     "batch", "groups", "blocks", "rows", "w", "ow", "chunks", "segment", "low", "dilation", "private",
-    "next_g", "next_x", "sharing", "has_bias", "weights", "channels",
+    "next_g", "next_x", "sharing", "has_bias", "weights", "channels", "halo",
 )  # fmt: skip
 
 
@@ -259,7 +273,8 @@ def bound(asked: Lines, isa: ISA) -> Executable:
     """One tile's kernel, likewise."""
     problem, spec, tile, rows = asked.problem, asked.problem.spec, asked.tile, asked.rows
     element, itemsize = BY_DTYPE[problem.dtype], asked.element.bytes
-    code = jit.kernel(("lines", problem.dtype, tile), lambda isa: _write(isa, element, tile))
+    widens = asked.widens
+    code = jit.kernel(("lines", problem.dtype, tile, widens), lambda isa: _write(isa, element, tile, widens))
     by_image = asked.chunks == problem.batch  # then blocks follow each other in memory
     numbers = (
         problem.batch, problem.groups, asked.blocks, rows, problem.size[2], problem.out[2],
@@ -267,6 +282,7 @@ def bound(asked: Lines, isa: ISA) -> Executable:
         (tile.results if by_image else problem.c_out) * rows * problem.out[2],
         (1 if by_image else problem.c_in) * rows * problem.size[2],
         asked.blocks - 1 if by_image else 0, int(problem.bias), problem.c_out * spec.kernel[2], problem.c_out,
+        asked.halo,
     )  # fmt: skip
     part_bytes, gb = asked.part_elements * itemsize, 3 if problem.bias else NOTHING
     bias_parts = 0 if asked.alone else asked.chunks * problem.c_out * spec.kernel[2] * itemsize
@@ -288,17 +304,17 @@ def bound(asked: Lines, isa: ISA) -> Executable:
 # -- the kernel -------------------------------------------------------------------------------------------------------
 
 
-def _write(isa: ISA, element: Type, tile: Tile) -> Module:
+def _write(isa: ISA, element: Type, tile: Tile, widens: bool) -> Module:
     module, wide, fields = Module("lines", isa), computed(element), _fields(element)
     lanes = isa.lanes(wide)
-    add = _Segments(module, element, lanes, tile)
+    add = _Segments(module, element, lanes, tile, widens)
     f = module.entry("accumulate", **fields)
     a = f.args
     with f.loop(a.begin, a.end) as task:
         block, rest = task.i % a.blocks, task.i // a.blocks
         group, chunk = rest % a.groups, rest // a.groups
         acc = a.own.at(a.thread * a.private)
-        bias_acc = acc.at(tile.sums * lanes)
+        bias_acc, room = acc.at(tile.sums * lanes), (tile.sums + 2 * tile.results) * lanes
         with f.loop(0, tile.sums + tile.results) as i:
             acc.store(zeros(f, wide, lanes), i.i * lanes)
         channel, plane = (group * a.blocks + block) * tile.results, a.rows * a.ow
@@ -313,7 +329,8 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
                 ended = stop.eq(a.ow)
                 ahead_g = select(ended, after_g - at.i, a.segment)
                 ahead_x = select(ended, after_x - at.i, a.segment)
-                add(f, x, g, acc, plane, at.i, stop, ahead_g, ahead_x)
+                near = _widened(f, x, acc.at(room), lanes, at.i, stop, ahead_x) if widens else x
+                add(f, near, g, acc, plane, at.i, stop, ahead_g, ahead_x)
         taps, first = sum(tile.passes), 0
         to = a.parts.at(chunk * a.weights + channel * taps)
         for count in tile.passes:
@@ -326,14 +343,32 @@ def _write(isa: ISA, element: Type, tile: Tile) -> Module:
     return module
 
 
+def _widened(
+    f: Function, x: Pointer, room: Pointer, lanes: int, start: Value, stop: Value, ahead: Value
+) -> Pointer:  # fmt: skip
+    """A row of x, of which ``room`` has the columns that a segment meets, in float32; asks for the next ones."""
+    a = f.args
+    begin, end = maximum(start - a.low, f.const(i64, 0)), minimum(stop + a.halo - a.low, a.w)
+    row, whole = room.at(-begin), end - (end - begin) % lanes
+    for first, stop_at, masked in ((begin, whole, False), (whole, end, True)):
+        with f.loop(first, stop_at, lanes) as i:
+            live = lanes_below(f, end - i.i, lanes, i32) if masked else None
+            x.prefetch(i.i + ahead, locality=2)
+            row.store(convert(x.load(i.i, lanes, live), room.pointee), i.i)
+    return row
+
+
 class _Segments:
     """The functions that add a segment's products, for every number of taps; called, all passes."""
 
-    def __init__(self, module: Module, element: Type, lanes: int, tile: Tile) -> None:
+    def __init__(self, module: Module, element: Type, lanes: int, tile: Tile, widened: bool) -> None:
+        def sums(taps: int, **kind: bool) -> Function:
+            return _write_sums(module, element, lanes, tile, taps, widened, **kind)
+
         self.tile, self.lanes = tile, lanes
-        self.edges = {taps: _write_sums(module, element, lanes, tile, taps, edge=True) for taps in {*tile.passes}}
-        self.first = _write_sums(module, element, lanes, tile, tile.passes[0], asks=True)
-        self.others = {taps: _write_sums(module, element, lanes, tile, taps) for taps in {*tile.passes[1:]}}
+        self.edges = {taps: sums(taps, edge=True) for taps in {*tile.passes}}
+        self.first = sums(tile.passes[0], asks=True)
+        self.others = {taps: sums(taps) for taps in {*tile.passes[1:]}}
 
     def __call__(
         self, f: Function, x: Pointer, g: Pointer, acc: Pointer, plane: Value, start: Value, stop: Value,
@@ -360,9 +395,10 @@ class _Segments:
 
 
 def _write_sums(
-    module: Module, element: Type, lanes: int, tile: Tile, taps: int, edge: bool = False, asks: bool = False
-) -> Function:
-    """Adds a function: acc[result][tap] += the products of the columns from ``begin`` to ``end``.
+    module: Module, element: Type, lanes: int, tile: Tile, taps: int, widened: bool,
+    edge: bool = False, asks: bool = False,
+) -> Function:  # fmt: skip
+    """Adds a function: acc[result][tap] += the products of the columns from ``begin`` to ``end``; x may be ``widened``.
 
     One that ``asks`` for the columns that are so much ahead in both arrays adds g itself to ``of_g`` too, as one does
     for an ``edge``, where columns may be outside. Where asking is shared, others ask for the row that is ``asked``.
@@ -371,8 +407,8 @@ def _write_sums(
     shared = turns_of(lanes, wide) > 1
     kind = "edge" if edge else "first" if asks else "sums"
     f = module.function(
-        f"{kind}{taps}", x=ptr(element), g=ptr(element), acc=ptr(wide), of_g=ptr(wide), plane=i64, low=i64,
-        dilation=i64, begin=i64, end=i64, w=i64, ow=i64, ahead_g=i64, ahead_x=i64, asked=i64,
+        f"{kind}{taps}", x=ptr(wide if widened else element), g=ptr(element), acc=ptr(wide), of_g=ptr(wide),
+        plane=i64, low=i64, dilation=i64, begin=i64, end=i64, w=i64, ow=i64, ahead_g=i64, ahead_x=i64, asked=i64,
     )  # fmt: skip
     a = f.args
     planes = [a.plane * k if k else f.const(i64, 0) for k in range(tile.results)]
@@ -384,7 +420,8 @@ def _write_sums(
         live = lanes_below(f, a.ow - i.i, lanes, i32) if edge else None
         rows = [a.g.at(plane).at(i.i) for plane in planes]
         if asks:
-            a.x.prefetch(i.i + a.ahead_x, locality=2 if shared else 3)
+            if not widened:  # or it was asked for there
+                a.x.prefetch(i.i + a.ahead_x, locality=2 if shared else 3)
             for row in rows[: tile.first_asks if shared else None]:
                 row.prefetch(a.ahead_g, locality=2 if shared else 3)
         elif shared and not edge:
