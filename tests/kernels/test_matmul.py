@@ -16,10 +16,10 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import matmul as module
 from lucid.kernels import target
-from lucid.kernels.algorithms import product
+from lucid.kernels.algorithms import product, product_direct
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import bf16, f16, f32, f64
-from lucid.kernels.matmul import grid, matmul
+from lucid.kernels.matmul import direct_grid, grid, matmul
 from tests.kernels.algorithms.dense_cases import HALF
 from tests.kernels.convolution_fuzz import tasks_backwards, using_threads
 from tests.kernels.guard import guarded, run_guarded_cases
@@ -32,11 +32,14 @@ HALVES = [as_dtype(name).numpy for name in HALF]
 SIZES = [1, 2, 4, 7, 8, 15, 16, 17, 31, 33]
 
 
-@pytest.fixture(autouse=True)
-def everything_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy gets nothing but what is empty."""
+@pytest.fixture(autouse=True, params=["packed", "in place"])
+def everything_native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy gets nothing but what is empty; all products that are not slim pack both operands, or read A in place."""
     monkeypatch.setattr(module, "SMALL_PRODUCTS", 0)
     monkeypatch.setattr(module, "_bound", {})
+    monkeypatch.setattr(module, "reads_in_place", lambda isa: request.param == "in place")
+    for least in ("_LEAST_TILES", "_LEAST_DIRECT"):
+        monkeypatch.setattr(module, least, 0)
 
 
 def numbers(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> Array:
@@ -137,7 +140,9 @@ def test_adding_onto_out(m: int, n: int, k: int, isa: str, dtype: Any) -> None:
             check(c, a, b, before)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(64, 48, 40_000), (500, 300, 200), (3, 5000, 400), (400, 40, 400)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(64, 48, 40_000), (500, 300, 200), (3, 5000, 400), (400, 40, 400), (300, 900, 1024)]
+)
 def test_same_bits_on_any_number_of_threads(m: int, n: int, k: int) -> None:
     rng = np.random.default_rng(7)
     a, b, bias = numbers(rng, m, k), numbers(rng, n, k).T, numbers(rng, n)
@@ -171,6 +176,30 @@ def test_a_grid_covers_all(m: int, n: int, k: int, items: int, isa: Any, grain: 
     assert g.split % grain.depth == 0 or g.splits == 1
     panels = grain.count(g.depth) * (g.rows + g.columns) * grain.packed.bytes
     assert panels + product.block_items(grain, g.rows, g.columns) * grain.sums.bytes <= target.cpu().l2_bytes
+
+
+@given(
+    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 20_000), st.sampled_from(target.cpu().isas),
+    st.sampled_from([Grain(f32), Grain(f64), Grain(f16), Grain(bf16, 2)]),
+)  # fmt: skip
+def test_a_grid_in_place_covers_all(m: int, n: int, k: int, isa: Any, grain: Grain) -> None:
+    g = direct_grid(m, n, k, 0.05, 0.1, isa, grain) if module.reads_in_place(isa) else None
+    if g is None:
+        return
+    for blocks, block, size in [(g.row_blocks, g.rows, m), (g.column_blocks, g.columns, n)]:
+        assert (blocks - 1) * block < size <= blocks * block
+    assert g.depth % grain.depth == 0 or g.depth == k
+    panels = grain.count(g.depth) * (g.near + g.columns) * grain.packed.bytes
+    assert panels + product_direct.block_items(grain, g.rows, g.columns) * grain.sums.bytes <= target.cpu().l2_bytes
+
+
+@pytest.mark.parametrize(("steps", "way"), [
+    ((500, 1), "IN_PLACE"), ((1, 500), "IN_PLACE"), ((8192, 1), "COPIED"), ((1, 1 << 17), "PACKED"),
+    ((500, 3), "PACKED"),
+])  # fmt: skip
+def test_rows_whose_lines_share_a_set_of_a_cache_are_not_read_in_place(steps: tuple[int, int], way: str) -> None:
+    view = module._View((), 24, 400, *steps, ())
+    assert module._way(view, 12, 384, Grain(f32)) == getattr(product_direct, way)
 
 
 @pytest.mark.parametrize("isa", ISAS)

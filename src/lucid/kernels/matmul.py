@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil, isqrt, prod
+from math import ceil, gcd, inf, isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy as np
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
-from lucid.kernels.algorithms import product, slim
+from lucid.kernels.algorithms import product, product_direct, slim
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.casting import as_type, cast
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -34,6 +35,16 @@ _SLIM_TASK_PRODUCTS, _SLIM_ROUNDS = 1 << 17, 4
 _MOST_SPLITS, _MOST_SUMS = 16, 1 << 20
 #: Smaller blocks of C pay too much for packing.
 _LEAST_ROWS, _LEAST_COLUMNS = 96, 128
+#: Tiles from which on a sum need not be split, products from which on A is read where it lies, and bytes of a column of
+#: B that are packed at a time.
+_LEAST_TILES, _LEAST_DIRECT, _DEPTH_BYTES = 16, 1 << 21, 1536
+#: Nanoseconds on a Zen 4: a vector product, what a tile takes beside them, a number that is packed from rows along k or
+#: across, a number of A that comes from the third cache.
+_PRODUCT_NS, _TILE_NS, _TURNED_NS, _COPIED_NS, _FETCHED_NS = 0.272, 30.0, 0.13, 0.04, 0.05
+#: Lines in a set of a cache of eight ways that leave room for what passes, and a way of the first level, a page.
+_MOST_TOGETHER, _L1_WAY_BYTES = 6, 4096
+#: Threads that may wait for the last task, and how much they count.
+_CREWS = (2, 0.5), (4, 0.3), (8, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,128 @@ def _bind(a: _View, b: _View, items: Sizes, dtype: np.dtype[Any]) -> Run:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectGrid:
+    """How a product whose A is read where it lies is cut: blocks of C, and the depth of B that is packed at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+    row_blocks: int
+    column_blocks: int
+    near: int  #: rows of A that stay in the second level cache
+
+    @property
+    def blocks(self) -> int:
+        """Tasks."""
+        return self.row_blocks * self.column_blocks
+
+
+def reads_in_place(isa: ISA) -> bool:
+    """Whether products read A where it lies: measured where a vector takes two turns, and left to those."""
+    return target.cpu().turns(isa) > 1
+
+
+def direct_grid(m: int, n: int, k: int, a_ns: float, b_ns: float, isa: ISA, grain: Grain) -> DirectGrid | None:
+    """The cut, from sizes and caches alone, if a number of A is fetched in ``a_ns`` and one of B packed in ``b_ns``.
+
+    None where a long sum is better split, or a product is small.
+    """
+    cpu, tile = target.cpu(), product.tile_for(isa, grain.sums)
+    tiles = ceil(m / tile.rows) * ceil(n / tile.columns)
+    if not reads_in_place(isa) or tiles < _LEAST_TILES or m * n * k < _LEAST_DIRECT:
+        return None
+    depth = _direct_depth(k, grain)
+    quarter, step_bytes = cpu.l2_bytes // 4, int(grain.count(depth)) * grain.packed.bytes
+    most_columns = max(1, quarter * 4 // 3 // step_bytes // tile.columns) * tile.columns
+    near = max(1, quarter // step_bytes // tile.rows) * tile.rows
+    most = max(2, min(_MOST_TASKS, m * n * k // _TASK_PRODUCTS))
+    if grain.stored != grain.sums:
+        most = max(most, 2 * ceil(m * n * grain.sums.bytes / quarter))
+    best, found = inf, None
+    for across in range(ceil(n / most_columns), ceil(n / tile.columns) + 1):
+        columns = _even(n, across, tile.columns)
+        if ceil(n / columns) != across:
+            continue
+        for down in range(1, max(1, most // across) + 1):
+            rows = _even(m, down, tile.rows)
+            if ceil(m / rows) != down or _block_too_large(rows, columns, grain, quarter):
+                continue
+            cost = _direct_ns(m, n, k, rows, columns, depth, a_ns, b_ns, tile)
+            if cost < best:
+                best, found = cost, DirectGrid(rows, columns, depth, down, across, min(near, rows))
+    return found
+
+
+def _block_too_large(rows: int, columns: int, grain: Grain, most_bytes: int) -> bool:
+    """Whether the sums of a block of halves leave the second level cache."""
+    return product_direct.block_items(grain, rows, columns) * grain.sums.bytes > most_bytes
+
+
+def _direct_depth(k: int, grain: Grain) -> int:
+    return min(k, _even(k, ceil(k * grain.packed.bytes / (_DEPTH_BYTES * grain.depth)), 4 * grain.depth))
+
+
+def _direct_ns(
+    m: int, n: int, k: int, rows: int, columns: int, depth: int, a_ns: float, b_ns: float, tile: Tile
+) -> float:  # fmt: skip
+    """What a cut takes, to compare it with others: tiles, packing B, fetching A, and threads that wait for the last."""
+    down, across = ceil(m / rows), ceil(n / columns)
+    tiles = ceil(m / tile.rows) * ceil(n / tile.columns)
+    block = rows // tile.rows * (columns // tile.columns)
+    products = tiles * (k * tile.accumulators * _PRODUCT_NS + ceil(k / depth) * _TILE_NS)
+    idle = sum(part * max(1.0, ceil(down * across / crew) * crew * block / tiles) for crew, part in _CREWS)
+    return (products + down * n * k * b_ns + across * m * k * a_ns) * idle
+
+
+def _way(a: _View, rows: int, depth: int, grain: Grain) -> int:
+    """How a tile comes to A: lines of its rows, or of all k, must not drive each other out of a cache."""
+    cpu, size = target.cpu(), grain.stored.bytes
+    along, same = a.column_step == 1 and grain.depth == 1, grain.stored == grain.sums
+    if same and along and _together(rows, a.row_step * size, _L1_WAY_BYTES) <= _MOST_TOGETHER:
+        return product_direct.IN_PLACE
+    if same and a.row_step == 1 and _together(depth, a.column_step * size, cpu.l2_bytes // 8) <= _MOST_TOGETHER:
+        return product_direct.IN_PLACE
+    return product_direct.COPIED if along else product_direct.PACKED
+
+
+def _together(lines: int, step_bytes: int, way_bytes: int) -> float:
+    """How many of so many lines, ``step_bytes`` apart, share a set of a cache."""
+    return lines * max(64, gcd(step_bytes, way_bytes)) / way_bytes
+
+
+def _bind_direct(a: _View, b: _View, dtype: np.dtype[Any]) -> Run | None:
+    """``_bind`` with an A that is read where it lies, or None."""
+    isa, m, n, k = target.isa(), a.rows, b.columns, a.columns
+    grain = Grain.of(BY_DTYPE[dtype.name], k, isa)
+    way = _way(a, product.tile_for(isa, grain.sums).rows, _direct_depth(k, grain), grain)
+    a_ns = _FETCHED_NS + (_COPIED_NS if way else 0)
+    g = direct_grid(m, n, k, a_ns, _COPIED_NS if b.column_step == 1 else _TURNED_NS, isa, grain)
+    if g is None:
+        return None
+    code = jit.kernel(("matmul", "direct", grain), lambda isa: product_direct.write(isa, grain))
+    multiply, same = code.address("multiply"), grain.stored == grain.sums
+    pitch = product_direct.row_pitch(isa, grain, g.depth)
+    asks = same and m * n * dtype.itemsize > 2 * target.cpu().l2_bytes
+    work_items = product_direct.work_items(isa, grain, g.near, g.rows, g.columns, g.depth)
+    shape = np.array(
+        [m, n, k, a.row_step, a.column_step, b.row_step, b.column_step, g.rows, g.columns, g.column_blocks, g.depth,
+         g.near, way, pitch, asks, work_items, product_direct.block_items(grain, g.rows, g.columns),
+         product_direct.panel_items(isa, grain, g.columns, g.depth)]
+    )  # fmt: skip
+    at_shape, thread_bytes = address(shape), work_items * grain.sums.bytes
+
+    def run(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
+        crew = min(threads.get_num_threads(), g.blocks)
+        work, at_bias = _workspace(thread_bytes, crew), 0 if bias is None else address(bias)
+        at_work = -(-address(work) // 64) * 64
+        fields = _Seven(address(a), address(b), address(c), at_bias, at_work, at_shape, start)
+        threads.run(multiply, fields, g.blocks, threads=crew)
+
+    run.__dict__["constants"] = (shape,)
+    return run
+
+
+@dataclass(frozen=True, slots=True)
 class _Side:
     """An operand of a slim product: rows, their step, the step along k."""
 
@@ -245,7 +378,7 @@ def _combine(dtype: np.dtype[Any]) -> int:
     return code.address("combine")
 
 
-_Nine = ctypes.c_int64 * 9
+_Nine, _Seven = ctypes.c_int64 * 9, ctypes.c_int64 * 7
 
 
 def _small(a: Array, b: Array, bias: Array | None, c: Array, start: int) -> None:
@@ -286,7 +419,10 @@ def _plan(a: Array, b: Array) -> tuple[Sizes, Run]:
     if small:
         return shape, _copied if half else _small
     left, right, items = _folded(left, right, items)
-    return shape, _slim(left, right, items, a.dtype) or _bind(left, right, items, a.dtype)
+    run = _slim(left, right, items, a.dtype)
+    if run is None and not items:
+        run = _bind_direct(left, right, a.dtype)
+    return shape, run or _bind(left, right, items, a.dtype)
 
 
 _MOST_BOUND = 4096

@@ -78,11 +78,11 @@ def write(isa: ISA, grain: Grain) -> Module:
     m, stored, sums = Module(f"matrix product of {grain.stored}", isa), grain.stored, grain.sums
     tile = tile_for(isa, sums)
     packs = write_packs(m, isa, grain, (tile.rows, tile.columns))
-    move = _write_move(m, isa, sums, sums)
+    move = write_move(m, isa, sums, sums)
     corner = _write_corner(m, grain, tile, move)
     read, put = move, None
     if stored != sums:
-        read, put = _write_move(m, isa, stored, sums), _write_move(m, isa, sums, stored)
+        read, put = write_move(m, isa, stored, sums), write_move(m, isa, sums, stored)
     _write_multiply(m, isa, grain, Parts(tile, packs[tile.rows], packs[tile.columns], read, put, corner))
     return m
 
@@ -106,7 +106,7 @@ class Parts:
     corner: Function
 
 
-def _write_move(m: Module, isa: ISA, given: Type, wanted: Type) -> Function:
+def write_move(m: Module, isa: ISA, given: Type, wanted: Type) -> Function:
     """Copies rows x columns elements, rows ``step`` apart: edges of C to and from scratch, a bias into every row."""
     lanes = min(isa.lanes(given), isa.lanes(wanted))
     f = m.function(
@@ -208,8 +208,8 @@ def _write_multiply(m: Module, isa: ISA, grain: Grain, parts: Parts) -> None:
             steps = minimum(s.depth, t.steps - k.i)
             again = select(k.i.eq(0), begun, EARLIER)
             deep, to_b, to_a = grain.count(steps), (packed_b, tile.columns), (packed_a, tile.rows)
-            _pack(f, parts.pack_columns, b.at(k.i * s.b_k), s.b_n, s.b_k, t.columns, steps, *to_b, deep)
-            _pack(f, parts.pack_rows, a.at(k.i * s.a_k), s.a_m, s.a_k, t.rows, steps, *to_a, deep)
+            pack(f, parts.pack_columns, b.at(k.i * s.b_k), s.b_n, s.b_k, t.columns, steps, *to_b, deep)
+            pack(f, parts.pack_rows, a.at(k.i * s.a_k), s.a_m, s.a_k, t.rows, steps, *to_a, deep)
             with f.loop(0, t.columns, tile.columns) as j, f.loop(0, t.rows, tile.rows) as i:
                 sums = c.at(i.i * step + j.i)
                 exist = minimum(tile.rows, t.rows - i.i), minimum(tile.columns, t.columns - j.i)
@@ -231,10 +231,11 @@ def _panel_room(isa: ISA, grain: Grain, s: Any) -> Value:
     return room
 
 
-def _pack(
+def pack(
     f: Function, pack: Function, source: Pointer, row_step: Value, k_step: Value, rows: Value, steps: Value,
     to: Pointer, width: int, deep: Value,
 ) -> None:  # fmt: skip
+    """Panels of ``width`` rows, one after the other."""
     with f.loop(0, rows, width) as r:
         f.call(pack, source.at(r.i * row_step), row_step, k_step, minimum(width, rows - r.i), steps, to.at(r.i * deep))
 
