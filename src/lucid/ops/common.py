@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import index
 from sys import getrefcount
 from typing import Any, TypeVar
@@ -54,6 +54,18 @@ _SOLE = _holders(wrap(np.empty(0)))
 def owns_alone(x: Any) -> bool:
     """Whether nobody but the tensor could read or write its memory: there is no other array on it, nor an address."""
     return getrefcount(x._array) == _SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
+
+
+def _all_holders(arrays: Sequence[np.ndarray[Any, Any]]) -> list[int]:
+    return list(map(getrefcount, arrays))
+
+
+_SOLE_LISTED = (lambda tensor: _all_holders([tensor._array])[0])(wrap(np.empty(0)))
+
+
+def held_alone(arrays: Sequence[np.ndarray[Any, Any]]) -> bool:
+    """Whether a tensor and this list hold each, nobody else: ``owns_alone``, for memory that is known to be theirs."""
+    return _all_holders(arrays).count(_SOLE_LISTED) == len(arrays)
 
 
 def owns_with_origin(x: Any) -> bool:

@@ -236,6 +236,8 @@ class Finish(NamedTuple):
         Raises: DTypeError unless all have one element type.
         """
         dtype = operands[0]._array.dtype
+        if not mode.recording and not self.has_operands:
+            return bool(dtype.kind == "c")
         for t in self[1:]:
             if t is not None and t._array.dtype is not dtype:
                 same_dtype("conv", x=operands[0], scale=self.scale, shift=self.shift, residual=self.residual)
@@ -250,8 +252,15 @@ class Finish(NamedTuple):
         tells, _ = activation.BY_RESULT.get(epilogue.activation, (None, None))
         return tells is not None and tells(*epilogue.numbers)
 
+    @property
+    def has_operands(self) -> bool:
+        """Whether there are tensors."""
+        return self.epilogue.affine or self.epilogue.residual
+
     def arrays(self) -> Ending:
         """What the kernels take."""
+        if not self.has_operands:
+            return Ending(self.epilogue)
         return Ending(self.epilogue, *(None if t is None else t._array for t in self[1:]))
 
 

@@ -17,7 +17,7 @@ from lucid.kernels import kept, normalization
 from lucid.ops import native
 from lucid.ops.activation import prelu, prelu_forward, prelu_pull
 from lucid.ops.broadcast import sum_to
-from lucid.ops.common import versions_alone
+from lucid.ops.common import held_alone, versions_alone
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -96,16 +96,20 @@ def taken_in(
     recorded.
     """
     given = [t for t in (w, b, mean, var, weight, bias) if t is not None]
-    versions = versions_alone(given) if w.dtype.name in ("float32", "float64") else None
-    if versions is None:
-        return None
-    arrays, asked = [t._array for t in given], (versions, b is None, weight is None, eps, is_transposed)
+    arrays = [t._array for t in given]
+    asked = *[t._version[0] for t in given], b is None, weight is None, eps, is_transposed
     found: tuple[Tensor, Tensor] | None = kept.value_of(arrays, asked)
-    if found is None and kept.has_room(w.nbytes):
-        scale, shift = folded(mean, var, weight, bias, eps, w.dtype)
-        offset = shift if b is None else b * scale + shift
-        found = Tensor(scaled_channels(w._array, scale._array, is_transposed)), offset
-        kept.keep_value(arrays, asked, found, w.nbytes)
+    if found is not None:
+        if held_alone(arrays):
+            return found
+        kept.forget(arrays[0])
+    del arrays  # since it is counted who holds them
+    if versions_alone(given) is None or w.dtype.name not in ("float32", "float64") or not kept.has_room(w.nbytes):
+        return None
+    scale, shift = folded(mean, var, weight, bias, eps, w.dtype)
+    offset = shift if b is None else b * scale + shift
+    found = Tensor(scaled_channels(w._array, scale._array, is_transposed)), offset
+    kept.keep_value([t._array for t in given], asked, found, w.nbytes)
     return found
 
 

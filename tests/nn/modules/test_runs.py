@@ -13,6 +13,7 @@ from lucid.autograd import check_grads
 from lucid.core.errors import DTypeError
 from lucid.kernels import kept
 from lucid.kernels.convolution import observed
+from lucid.ops.norm import taken_in
 from tests.nn.test_fusion import CONVS, lively
 
 ACTIVATIONS = [
@@ -64,6 +65,27 @@ def test_a_batch_norm_is_in_sums_where_weights_could_change_unseen() -> None:
     with lucid.no_grad():
         np.testing.assert_allclose(layers(x).numpy(), one_by_one(layers, x), atol=1e-5)
     assert epilogues(layers.half(), x.half())[0].startswith("scale and shift"), "in halves weights would be rounded"
+
+
+def test_a_batch_norm_leaves_weights_that_someone_holds_and_is_in_them_when_nobody_does_any_more() -> None:
+    layers, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), lucid.randn(1, 3, 8, 8)
+    for held in (layers[0].weight, layers[1].running_var, layers[1].bias):
+        assert epilogues(layers, x) == epilogues(layers, x) == ["relu"]
+        alias = held.detach()
+        assert epilogues(layers, x) == ["scale and shift, relu"]
+        alias.mul_(2.0)
+        with lucid.no_grad():
+            np.testing.assert_allclose(layers(x).numpy(), one_by_one(layers, x), atol=1e-5)
+        del alias
+    assert epilogues(layers, x) == ["relu"]
+
+
+def test_weights_with_a_batch_norm_in_them_are_made_once() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    parts = layers[0].weight, layers[0].bias, False, layers[1].running_mean, layers[1].running_var
+    with lucid.no_grad():
+        first = taken_in(*parts, layers[1].weight, layers[1].bias, 1e-5)
+        assert first is not None and taken_in(*parts, layers[1].weight, layers[1].bias, 1e-5) is first
 
 
 def test_a_batch_norm_is_in_sums_where_there_is_no_room_for_more_weights() -> None:

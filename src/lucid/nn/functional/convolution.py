@@ -110,6 +110,8 @@ def _transposed(
 
 def _fitting(caller: str, finish: Finish, made: Sizes, is_batched: bool) -> Finish:
     """The finish of a batch of results, after a check of its tensors' shapes."""
+    if not finish.has_operands:
+        return finish
     each, shown = made[1:2], made if is_batched else made[1:]
     _, scale, shift, residual = finish
     for name, given, shape in (("scale", scale, each), ("shift", shift, each), ("residual", residual, shown)):
