@@ -238,6 +238,10 @@ from lucid.ops.shape import (
 )
 from lucid.tensor import Device as device
 from lucid.tensor import Tensor
+from lucid.tensor.layout import MemoryFormat
+
+channels_last, channels_last_3d = MemoryFormat.channels_last, MemoryFormat.channels_last_3d
+contiguous_format, preserve_format = MemoryFormat.contiguous_format, MemoryFormat.preserve_format
 
 __version__ = "0.1.0"
 
@@ -288,6 +292,8 @@ __all__ = [
     "broadcast_to",
     "cat",
     "ceil",
+    "channels_last",
+    "channels_last_3d",
     "chunk",
     "clamp",
     "clone",
@@ -296,6 +302,7 @@ __all__ = [
     "complex128",
     "concat",
     "concatenate",
+    "contiguous_format",
     "cos",
     "cosh",
     "count_nonzero",
@@ -401,6 +408,7 @@ __all__ = [
     "permute",
     "positive",
     "pow",
+    "preserve_format",
     "prod",
     "promote_types",
     "rand",

@@ -295,3 +295,17 @@ def test_a_small_network_learns() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize("made", [lucid.optim.SGD, lucid.optim.Adam, lucid.optim.AdamW, lucid.optim.RMSprop])
+def test_ways_to_step_choose_nothing_and_steps_are_not_recorded(made: Any) -> None:
+    def stepped(**options: Any) -> list[float]:
+        w = lucid.tensor([1.0, -2.0], requires_grad=True)
+        optimizer = made([w], lr=0.1, **options)
+        (w * w).sum().backward()
+        optimizer.step()
+        return w.tolist()  # type: ignore[no-any-return]
+
+    assert stepped() == stepped(foreach=True) == stepped(foreach=False)
+    with pytest.raises(ValueError, match=f"{made.__name__}: differentiable=True is not there"):
+        stepped(differentiable=True)

@@ -248,3 +248,14 @@ def test_import_loads_no_engine():
     assert lucid.nn is sys.modules["lucid.nn"]
     with pytest.raises(AttributeError, match="nothing_here"):
         lucid.nothing_here  # noqa: B018
+
+
+def test_memory_formats_are_taken_and_change_nothing() -> None:
+    x = lucid.randn(2, 3, 4, 5)
+    assert x.to(memory_format=lucid.channels_last) is x and x.contiguous(memory_format=lucid.channels_last) is x
+    assert x.clone(memory_format=lucid.preserve_format).stride() == x.stride()
+    layer = lucid.nn.Conv3d(1, 1, 1)
+    assert layer.to("cpu", memory_format=lucid.channels_last_3d, non_blocking=True) is layer
+    for call, name in ((x.to, "to"), (x.contiguous, "contiguous"), (x.clone, "clone"), (layer.to, "Conv3d.to")):
+        with pytest.raises(TypeError, match=rf"{name}: memory_format='nhwc' must be one of lucid.contiguous_format"):
+            call(memory_format="nhwc")

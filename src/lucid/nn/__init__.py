@@ -48,6 +48,21 @@ from lucid.nn.modules.fused import (
     FusedConvTranspose2d,
     FusedConvTranspose3d,
 )
+from lucid.nn.modules.lazy import (
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+    LazyConv1d,
+    LazyConv2d,
+    LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
+    LazyInstanceNorm1d,
+    LazyInstanceNorm2d,
+    LazyInstanceNorm3d,
+    LazyLinear,
+)
 from lucid.nn.modules.linear import (
     Identity,
     Linear,
@@ -116,7 +131,7 @@ from lucid.nn.modules.reshaping import (
     Unflatten,
     Upsample,
 )
-from lucid.nn.parameter import Parameter
+from lucid.nn.parameter import Parameter, UninitializedBuffer, UninitializedParameter
 
 __all__ = [
     "ELU",
@@ -171,6 +186,19 @@ __all__ = [
     "InstanceNorm3d",
     "L1Loss",
     "LayerNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
+    "LazyInstanceNorm1d",
+    "LazyInstanceNorm2d",
+    "LazyInstanceNorm3d",
+    "LazyLinear",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -207,6 +235,8 @@ __all__ = [
     "Softplus",
     "Tanh",
     "Unflatten",
+    "UninitializedBuffer",
+    "UninitializedParameter",
     "Upsample",
     "ZeroPad1d",
     "ZeroPad2d",

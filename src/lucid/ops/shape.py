@@ -21,6 +21,7 @@ from lucid.core.errors import ShapeError
 from lucid.kernels import empty, moving
 from lucid.ops.common import Dims, as_operand, attribute, axes, axis, cast, method, sizes_of
 from lucid.tensor.device import Device
+from lucid.tensor.layout import MemoryFormat, check_memory_format
 from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -240,14 +241,19 @@ def repeat_interleave(x: Any, repeats: int, dim: int | None = None) -> Any:
 
 
 @method()
-def clone(x: Any) -> Any:
-    """A copy that gradients pass through."""
+def clone(x: Any, *, memory_format: MemoryFormat | None = None) -> Any:
+    """A copy that gradients pass through; ``memory_format`` as in ``contiguous``."""
+    check_memory_format("clone", memory_format)
     return apply(_clone, x)
 
 
 @method()
-def contiguous(x: Any) -> Any:
-    """The tensor itself if its elements lie in row-major order, else a copy in that order."""
+def contiguous(x: Any, *, memory_format: MemoryFormat | None = None) -> Any:
+    """The tensor itself if its elements lie in row-major order, else a copy in that order.
+
+    ``memory_format`` is taken, and changes nothing: values do not depend on it, and kernels arrange what they read.
+    """
+    check_memory_format("contiguous", memory_format)
     return x if x._array.flags.c_contiguous else apply(_contiguous, x)
 
 
@@ -409,12 +415,19 @@ def _iterate(x: Any) -> Any:
 
 @method("to")
 def to(
-    x: Any, *targets: Any, dtype: DTypeLike = None, device: Any = None, non_blocking: bool = False, copy: bool = False
+    x: Any,
+    *targets: Any,
+    dtype: DTypeLike = None,
+    device: Any = None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format: MemoryFormat | None = None,
 ) -> Any:
     """The tensor in another element type or on another device; itself if nothing changes and ``copy`` is not asked.
 
-    ``non_blocking`` is taken, and has nothing to do on a CPU.
+    ``non_blocking`` is taken, and has nothing to do on a CPU; nor has ``memory_format``, as in ``contiguous``.
     """
+    check_memory_format("to", memory_format)
     for target in targets:
         if isinstance(target, Tensor):
             dtype = target.dtype

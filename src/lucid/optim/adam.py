@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from lucid.optim import updates
-from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, gradients, values
+from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, check_ways, gradients, values
 from lucid.tensor import Tensor
 
 
@@ -28,6 +28,10 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -37,6 +41,7 @@ class Adam(Optimizer):
             "amsgrad": amsgrad,
             "maximize": maximize,
         }
+        check_ways(self._name, differentiable)
         super().__init__(params, options)
 
     def _check_options(self, group: Group) -> None:
@@ -76,5 +81,11 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, differentiable=differentiable
+        )

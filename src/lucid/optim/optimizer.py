@@ -21,6 +21,9 @@ class Optimizer:
 
     ``params`` is an iterable of tensors, or of dicts that each hold "params" and options of their own. ``param_groups``
     is the list of those dicts; changing an option there (as schedulers change "lr") takes effect at the next step.
+
+    ``foreach``, ``fused`` and ``capturable``, which some take as in PyTorch, choose nothing: one kernel does the step
+    of a whole group in any case.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[Mapping[str, Any]], defaults: dict[str, Any]) -> None:
@@ -56,6 +59,7 @@ class Optimizer:
         for p in group["params"]:
             if not isinstance(p, Tensor):
                 raise TypeError(f"{self._name}: params must be tensors, not {type(p).__name__}")
+            p.shape  # noqa: B018 - a lazy layer's parameter that has none says what to do
             if not p.is_leaf:
                 raise GradientError(
                     f"{self._name}: a tensor of shape {p.shape} is a result, only leaves can be optimized"
@@ -199,6 +203,15 @@ def _taken(caller: str, name: str, value: Any, p: Tensor) -> Any:
     if array.shape != p.shape:
         raise ValueError(f"{caller}: state {name!r} {array.shape} belongs to another parameter than one of {p.shape}")
     return Tensor(array.astype(p._array.dtype))
+
+
+def check_ways(caller: str, differentiable: bool) -> None:
+    """Refuse to record a step: it writes parameters in place."""
+    if differentiable:
+        raise ValueError(
+            f"{caller}: differentiable=True is not there; to differentiate through a step, write it out: "
+            "w = w - lr * lucid.autograd.grad(loss, w, create_graph=True)[0]"
+        )
 
 
 def check_at_least_zero(caller: str, group: Group, *names: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lucid.optim import updates
-from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, gradients, values
+from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, check_ways, gradients, values
 from lucid.tensor import Tensor
 
 
@@ -24,6 +24,9 @@ class RMSprop(Optimizer):
         centered: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -34,6 +37,7 @@ class RMSprop(Optimizer):
             "centered": centered,
             "maximize": maximize,
         }
+        check_ways(self._name, differentiable)
         super().__init__(params, options)
 
     def _check_options(self, group: Group) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lucid.optim import updates
-from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, gradients, values
+from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, check_ways, gradients, values
 from lucid.tensor import Tensor
 
 
@@ -31,6 +31,9 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        differentiable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -40,6 +43,7 @@ class SGD(Optimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
+        check_ways(self._name, differentiable)
         super().__init__(params, options)
 
     def _check_options(self, group: Group) -> None:

@@ -266,3 +266,32 @@ def test_straight_lines_between_samples() -> None:
             plane.detach().numpy(), columns.reshape(1, 2, 9, 7).movedim(3, 2).detach().numpy(), rtol=1e-12
         )
     np.testing.assert_allclose(plane.detach().numpy()[..., ::6, ::8], x.detach().numpy()[..., ::3, ::4], rtol=1e-12)
+
+
+A = np.zeros((2, 4, 4, 4), np.float32)
+GIVEN_ARRAYS = {
+    **{
+        n: getattr(F, n)
+        for n in ("relu", "gelu", "softplus", "softmax", "log_softmax", "softmin", "dropout", "dropout2d")
+    },
+    "prelu": lambda x: F.prelu(x, Z(1)),
+    "pad": lambda x: F.pad(x, (1, 1)),
+    "layer_norm": lambda x: F.layer_norm(x, (4,)),
+    "group_norm": lambda x: F.group_norm(x, 2),
+    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 3),
+    "interpolate": lambda x: F.interpolate(x, 2),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "mse_loss": lambda x: F.mse_loss(x, Z(2)),
+    "binary_cross_entropy": lambda x: F.binary_cross_entropy(x, Z(2)),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_ARRAYS)
+@pytest.mark.parametrize("given", [A, [1.0, 2.0]], ids=["ndarray", "list"])
+def test_what_is_no_tensor_is_told_how_to_become_one(name: str, given: Any) -> None:
+    with pytest.raises(TypeError, match=rf"{name}: the input must be a Tensor, not \w+; lucid.tensor\(...\) makes one"):
+        GIVEN_ARRAYS[name](given)

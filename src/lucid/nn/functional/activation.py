@@ -49,6 +49,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     >>> prelu(Tensor([[-1.0, 2.0]]), Tensor([0.25]))
     Tensor([[-0.2500,  2.0000]])
     """
+    check_tensor("prelu", "input", input)
+    check_tensor("prelu", "weight", weight)
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.numel() not in (1, channels):
         raise ShapeError(
@@ -76,6 +78,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
     Source: Hendrycks & Gimpel, arXiv:1606.08415.
     """
+    check_tensor("gelu", "input", input)
     forms = {"none": ops.gelu, "tanh": ops.gelu_tanh}
     if approximate not in forms:
         raise ValueError(f"gelu: approximate={approximate!r} must be one of {', '.join(map(repr, forms))}")
@@ -106,6 +109,7 @@ def tanh(input: Tensor) -> Tensor:
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
+    check_tensor("softplus", "input", input)
     return ops.softplus(input, beta, threshold)
 
 
@@ -135,14 +139,17 @@ def softmax(input: Tensor, dim: int = -1) -> Tensor:
     >>> softmax(Tensor([0.0, 0.0]))
     Tensor([0.5000, 0.5000])
     """
+    check_tensor("softmax", "input", input)
     return soft.softmax(input, dim)
 
 
 def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
     """log(softmax(x)), without overflow."""
+    check_tensor("log_softmax", "input", input)
     return soft.log_softmax(input, dim)
 
 
 def softmin(input: Tensor, dim: int = -1) -> Tensor:
     """softmax(-x)."""
+    check_tensor("softmin", "input", input)
     return soft.softmax(-input, dim)

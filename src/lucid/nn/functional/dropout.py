@@ -6,6 +6,7 @@ import numpy as np
 
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes
+from lucid.nn.functional._arguments import check_tensor
 from lucid.ops.random import Generator, default_generator
 from lucid.tensor import Tensor
 
@@ -17,6 +18,7 @@ def dropout(
 
     Source: Srivastava et al., JMLR 15 (2014).
     """
+    check_tensor("dropout", "input", input)
     return _dropped("dropout", input, p, training, inplace, input.shape, generator)
 
 
@@ -36,6 +38,7 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
 
 
 def _channels_dropped(caller: str, rank: int, x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+    check_tensor(caller, "input", x)
     if x.ndim not in (rank + 1, rank + 2):
         raise ShapeError(f"{caller}: the input {x.shape} must have {rank + 2} axes, or {rank + 1} without the batch")
     return _dropped(caller, x, p, training, inplace, x.shape[:-rank] + (1,) * rank, None)

@@ -221,6 +221,8 @@ def _difference(caller: str, input: Tensor, target: Tensor, reduction: str) -> T
 
 
 def _check_pair(caller: str, input: Tensor, target: Tensor, reduction: str) -> None:
+    check_tensor(caller, "input", input)
+    check_tensor(caller, "target", target)
     _check_reduction(caller, reduction)
     # PyTorch broadcasts with a warning, which is nearly always a forgotten squeeze: (N, 1) against (N,) is (N, N).
     if input.shape != target.shape:

@@ -40,6 +40,7 @@ def batch_norm(
     Source:
         Ioffe & Szegedy, arXiv:1502.03167.
     """
+    check_tensor(caller, "input", input)
     if input.ndim < 2:
         raise ShapeError(f"{caller}: the input {input.shape} must be (N, C, …)")
     channels = input.shape[1]
@@ -80,6 +81,7 @@ def layer_norm(
     >>> layer_norm(Tensor([[1.0, 3.0]]), 2, eps=0.0)
     Tensor([[-1.,  1.]])
     """
+    check_tensor("layer_norm", "input", input)
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ShapeError(f"layer_norm: the input {input.shape} must end in normalized_shape={shape}")
@@ -106,6 +108,7 @@ def group_norm(
 
     Source: Wu & He, arXiv:1803.08494.
     """
+    check_tensor("group_norm", "input", input)
     if input.ndim < 2:
         raise ShapeError(f"group_norm: the input {input.shape} must be (N, C, …)")
     n, channels = input.shape[:2]
@@ -143,6 +146,7 @@ def instance_norm(
 
     Source: Ulyanov et al., arXiv:1607.08022.
     """
+    check_tensor("instance_norm", "input", input)
     if input.ndim < 3:
         raise ShapeError(f"instance_norm: the input {input.shape} must be (N, C, …) with a spatial axis")
     _check_dtypes("instance_norm", input, weight, bias)
@@ -177,7 +181,6 @@ def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> Non
 
 
 def _check_dtypes(caller: str, x: Tensor, weight: Maybe, bias: Maybe) -> None:
-    check_tensor(caller, "input", x)
     if not x.dtype.is_floating_point:
         raise DTypeError(f"{caller}: the input is {x.dtype.name}, but must be floating-point")
     for name, tensor in (("weight", weight), ("bias", bias)):

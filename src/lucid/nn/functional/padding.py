@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucid.core.errors import ShapeError
-from lucid.nn.functional._arguments import AXES, an_int
+from lucid.nn.functional._arguments import AXES, an_int, check_tensor
 from lucid.nn.functional._geometry import check_pads_fit
 from lucid.ops import pad as ops
 from lucid.tensor import Tensor
@@ -24,6 +24,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     >>> pad(Tensor([[1.0, 2.0, 3.0]]), (2, 0), mode="reflect").tolist()
     [[3.0, 2.0, 1.0, 2.0, 3.0]]
     """
+    check_tensor("pad", "input", input)
     if mode not in MODES:
         raise ValueError(f"pad: mode={mode!r} must be one of {', '.join(map(repr, MODES))}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim or not all(map(an_int, pad)):

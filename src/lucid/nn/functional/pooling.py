@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from lucid.core.geometry import PoolSpec, Sizes
-from lucid.nn.functional._arguments import AXES, SizeArgument, an_int, as_pairs, integer, sizes
+from lucid.nn.functional._arguments import AXES, SizeArgument, an_int, as_pairs, check_tensor, integer, sizes
 from lucid.nn.functional._geometry import PoolCall, check_image, pool_call
 from lucid.ops import pool as ops
 from lucid.tensor import Tensor
@@ -29,6 +29,7 @@ def max_pool(
     ceil_mode: bool, return_indices: bool,
 ) -> Pooled:  # fmt: skip
     """Maximum pooling of any rank; ``caller`` is the name errors give."""
+    check_tensor(caller, "input", input)
     spec = _call(caller, rank, input, kernel_size, stride, padding, dilation, ceil_mode).spec
     result = ops.max_pool(input, spec)
     return (result, ops.max_pool_indices(input, spec)) if return_indices else result
@@ -39,6 +40,7 @@ def avg_pool(
     count_include_pad: bool, divisor_override: int | None,
 ) -> Tensor:  # fmt: skip
     """Average pooling of any rank; ``caller`` is the name errors give."""
+    check_tensor(caller, "input", input)
     spec = _call(caller, rank, input, kernel_size, stride, padding, 1, ceil_mode).spec
     divisor = None if divisor_override is None else integer(caller, "divisor_override", divisor_override, 1)
     return ops.avg_pool(input, spec, count_include_pad, divisor)
@@ -46,6 +48,7 @@ def avg_pool(
 
 def adaptive_avg_pool(caller: str, rank: int, input: Tensor, output_size: Any) -> Tensor:
     """Adaptive average pooling of any rank; ``caller`` is the name errors give."""
+    check_tensor(caller, "input", input)
     check_image(caller, rank, input.shape)
     wanted = _wanted(caller, rank, output_size, input.shape[-rank:])
     if set(wanted) == {1}:
@@ -57,6 +60,7 @@ def adaptive_avg_pool(caller: str, rank: int, input: Tensor, output_size: Any) -
 
 def adaptive_max_pool(caller: str, rank: int, input: Tensor, output_size: Any, return_indices: bool) -> Pooled:
     """Adaptive maximum pooling of any rank; ``caller`` is the name errors give."""
+    check_tensor(caller, "input", input)
     check_image(caller, rank, input.shape)
     wanted = _wanted(caller, rank, output_size, input.shape[-rank:])
     indices = ops.adaptive_max_indices(input, wanted)

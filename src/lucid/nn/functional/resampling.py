@@ -207,6 +207,7 @@ def unfold(
 
 
 def _image(caller: str, x: Tensor) -> tuple[int, int, int]:
+    check_tensor(caller, "input", x)
     if x.ndim < 3:
         raise ShapeError(f"{caller}: the input {x.shape} must be (…, C, H, W)")
     return x.shape[-3], x.shape[-2], x.shape[-1]

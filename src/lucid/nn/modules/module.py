@@ -12,8 +12,9 @@ import numpy as np
 from lucid.autograd import RemovableHandle
 from lucid.core.dtypes import DTYPES, DTypeLike, as_dtype
 from lucid.core.errors import DTypeError
-from lucid.nn.parameter import Parameter
+from lucid.nn.parameter import Parameter, is_uninitialized
 from lucid.tensor import Device, Tensor
+from lucid.tensor.layout import MemoryFormat, check_memory_format
 
 # What an attribute is to its module. Everything else is a plain attribute.
 PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
@@ -247,18 +248,21 @@ class Module:
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
         """Every parameter and persistent buffer by its dotted name, sharing memory with the module.
 
-        A parameter that two modules share appears under both names, as in PyTorch.
+        A parameter that two modules share appears under both names, as in PyTorch. What a lazy layer has not given a
+        shape yet appears as it is.
         """
         state: dict[str, Tensor] = {}
         for kind in (PARAMETER, BUFFER):
             for name, value in self._registered(kind):
-                state[prefix + name] = value if keep_vars else value.detach()
+                state[prefix + name] = value if keep_vars or is_uninitialized(value) else value.detach()
         for name, module in self._registered(MODULE):
             state.update(module.state_dict(prefix=f"{prefix}{name}.", keep_vars=keep_vars))
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Incompatible:
         """Copy values into the parameters and buffers, cast to their types. All names and shapes are checked first.
+
+        Those of a lazy layer before its first input take over the shapes, too.
 
         Raises:
             RuntimeError: listing every missing and unexpected name (only if ``strict``) and every shape that differs.
@@ -277,13 +281,17 @@ class Module:
         faults += [f"Unexpected key(s): {', '.join(map(repr, unexpected))}."] if strict and unexpected else []
         faults += _prefix_fault(missing, unexpected) if strict else []
         faults += [
-            f"Size mismatch for {name!r}: {np.shape(value)} in the state dict, {tensor.shape} in the module."
+            f"Size mismatch for {name!r}: {_shape(value)} in the state dict, {tensor.shape} in the module."
             for name, (tensor, value) in shared.items()
-            if np.shape(value) != tensor.shape
+            if not is_uninitialized(tensor) and _shape(value) != tensor.shape
         ]
         if faults:
             raise RuntimeError(f"{type(self).__name__}: the state dict does not fit:\n  " + "\n  ".join(faults))
         for tensor, value in shared.values():
+            if is_uninitialized(tensor):
+                if is_uninitialized(value):
+                    continue
+                tensor.materialize(np.shape(value))
             source = value.detach() if isinstance(value, Tensor) else Tensor(value)
             tensor._array[...] = source.to(tensor.dtype)._array
             tensor._version[0] += 1
@@ -325,11 +333,20 @@ class Module:
                 parameter.grad._array[...] = 0
                 parameter.grad._version[0] += 1
 
-    def to(self, *args: Any, device: Device | str | None = None, dtype: DTypeLike = None) -> Self:
+    def to(
+        self,
+        *args: Any,
+        device: Device | str | None = None,
+        dtype: DTypeLike = None,
+        non_blocking: bool = False,
+        memory_format: MemoryFormat | None = None,
+    ) -> Self:
         """Move to a device or change the type of all floating-point parameters and buffers, in place.
 
-        Takes a device, a dtype or a tensor to be like, by position or name.
+        Takes a device, a dtype or a tensor to be like, by position or name. ``non_blocking`` and ``memory_format`` are
+        taken, and have nothing to do: kernels arrange what they read.
         """
+        check_memory_format(f"{type(self).__name__}.to", memory_format)
         for arg in args:
             if isinstance(arg, Tensor):
                 dtype = arg.dtype
@@ -346,7 +363,9 @@ class Module:
         if not wanted.is_differentiable:
             raise DTypeError(f"{type(self).__name__}.to: dtype={wanted!r} must be floating-point or complex")
         for tensor in chain(self.parameters(), self.buffers()):
-            if tensor.dtype.is_differentiable and tensor.dtype is not wanted:
+            if is_uninitialized(tensor):
+                tensor.recast(wanted)
+            elif tensor.dtype.is_differentiable and tensor.dtype is not wanted:
                 for part in (tensor, tensor.grad):
                     if part is not None:
                         part._array = part.detach().to(wanted)._array
@@ -448,6 +467,10 @@ def _prefix_fault(missing: list[str], unexpected: list[str]) -> list[str]:
     if not missing or {prefix + name for name in missing} != set(unexpected):
         return []
     return [f"They fit without {prefix!r}: {{name.removeprefix({prefix!r}): value for name, value in state.items()}}."]
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return "no shape yet" if is_uninitialized(value) else np.shape(value)
 
 
 def _called(value: Any) -> str:
