@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lucid.nn", "lucid.optim", "lucid.data"),
     ("lucid.io", "lucid.viz"),
     ("lucid",),
-    ("lucid.models",),
+    ("lucid.models", "lucid.onnx"),
     ("lucid.cli",),
     ("lucid.__main__",),
 )

@@ -474,7 +474,7 @@ __all__ = [
     "zeros_like",
 ]
 
-_LAZY_PACKAGES = ("nn", "optim", "data", "io", "viz", "models", "kernels", "ops")
+_LAZY_PACKAGES = ("nn", "optim", "data", "io", "viz", "models", "onnx", "kernels", "ops")
 _LAZY_NAMES = {
     "explain": "lucid.viz.explain",
     "tune": "lucid.io.tuning",

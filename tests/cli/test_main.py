@@ -35,7 +35,7 @@ def test_wrong_use_is_one_line_and_status_two(line: str, complaint: str, capsys:
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("line", ["--help", "train --help", "predict --help"])
+@pytest.mark.parametrize("line", ["--help", "train --help", "predict --help", "export --help"])
 def test_help_has_examples_that_parse(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(line.split())

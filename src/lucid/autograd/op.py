@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lucid.autograd.anomaly import check_result, watch
+from lucid.autograd.listening import listener
 from lucid.autograd.mode import mode
 from lucid.autograd.tracked import Array, Edge, Node, Tracked, View, edge_of, placed, restored, wrap
 from lucid.core import quiet
@@ -366,6 +367,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     mask &= op.differentiable
     if mask and mode.recording:
         _record(op, inputs, params, mask, result)
+    if listener.hear is not None:
+        listener.hear(op, inputs, params, result)
     return result
 
 

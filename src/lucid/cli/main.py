@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from lucid.cli.bench import options as bench_options
 from lucid.cli.errors import CommandError
+from lucid.cli.export import export
 from lucid.cli.predict import predict
 from lucid.cli.tasks import TASKS
 from lucid.cli.train import INTERRUPTED, train
@@ -33,6 +34,11 @@ examples:
   lucid predict runs/digits/checkpoint.safetensors 17           one held-out sample
   lucid predict runs/digits/checkpoint.safetensors mine.npy     (8, 8) or (N, 8, 8), values 0 to 16
   lucid predict runs/vowels/checkpoint.safetensors voice.csv    12 rows of up to 29 numbers
+"""
+EXPORT_EXAMPLES = """\
+examples:
+  lucid export runs/digits/checkpoint.safetensors                    runs/digits/checkpoint.onnx
+  lucid export runs/vowels/checkpoint.safetensors --out vowels.onnx --opset 20
 """
 EXAMPLES = """\
 examples:
@@ -74,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     """Every command and option."""
     top = Parser(
         prog="lucid",
-        description="Train small convolution networks on real data, use them, and time their layers.",
+        description="Train small convolution networks on real data, use them, export them, and time their layers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_predict(commands)
+    _add_export(commands)
     _add_bench(commands)
     return top
 
@@ -123,6 +130,22 @@ def _add_predict(commands: argparse._SubParsersAction[Parser]) -> None:
     made.add_argument("checkpoint", type=Path, help="a file that lucid train wrote")
     made.add_argument("input", nargs="?", help="a .npy or .csv file, or a held-out sample's number (default: all)")
     made.set_defaults(run=predict)
+
+
+def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
+    made = commands.add_parser(
+        "export",
+        help="write a trained network as an ONNX file",
+        description="Write a trained network as an ONNX file, which ONNX Runtime, OpenVINO and others run, and check\n"
+        "it on the held-out samples. Needs the package onnx: pip install 'lucid-conv[onnx]'.\n"
+        "From Python any model is exported: lucid.onnx.export(model, example, path).",
+        epilog=EXPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("checkpoint", type=Path, help="a file that lucid train wrote")
+    made.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: beside the checkpoint, .onnx)")
+    made.add_argument("--opset", type=whole(1), metavar="N", help="version of ONNX's operators (default: 18)")
+    made.set_defaults(run=export)
 
 
 def _add_bench(commands: argparse._SubParsersAction[Parser]) -> None:

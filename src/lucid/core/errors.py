@@ -26,3 +26,7 @@ class GradientError(RuntimeError):
 
 class FormatError(ValueError):
     """A file that is damaged or is not what its name says."""
+
+
+class ExportError(RuntimeError):
+    """A model that another format cannot hold as it is."""

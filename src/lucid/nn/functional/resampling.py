@@ -69,7 +69,7 @@ def interpolate(
         return ops.adaptive_avg_pool(input, wanted)
     places = enumerate(zip(wanted, old, steps, strict=True), start=2)
     bands = tuple(
-        (axis, _neighbours(n, m, step, bool(align_corners), mode == "bicubic"))
+        (axis, neighbours(n, m, step, bool(align_corners), mode == "bicubic"))
         for axis, (n, m, step) in places
         if n != m or step != 1
     )
@@ -127,7 +127,7 @@ def _repeats(wanted: Sizes, size: Sizes, steps: Sequence[float]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _neighbours(n: int, m: int, step: float, align_corners: bool, cubic: bool) -> Band:
+def neighbours(n: int, m: int, step: float, align_corners: bool, cubic: bool) -> Band:
     """The weights (n, m) of m samples in n samples between them."""
     place = (np.arange(n) + 0.5) * step - 0.5
     if align_corners:
