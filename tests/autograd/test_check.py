@@ -45,3 +45,11 @@ def test_linear_functions_have_no_second_order():
 def test_nothing_to_check():
     with pytest.raises(GradientError, match="no input requires"):
         check_grads(lambda x: x, lucid.ones(2))
+
+
+def test_the_names_of_pytorch() -> None:
+    x = lucid.tensor([0.5, -1.0], dtype=lucid.float64, requires_grad=True)
+    assert lucid.autograd.gradcheck(lambda x: x * x.exp(), (x,)) and lucid.autograd.gradgradcheck(lambda x: x**3, x)
+    assert not lucid.autograd.gradcheck(lambda x: x * x.detach(), x, raise_exception=False)
+    with pytest.raises(lucid.GradientError):
+        lucid.autograd.gradcheck(lambda x: x * x.detach(), x)

@@ -86,6 +86,8 @@ def test_plateau() -> None:
         lambda o: S.CosineAnnealingLR(o, 7),
         lambda o: S.OneCycleLR(o, 1.0, 20, cycle_momentum=False),
         lambda o: S.LambdaLR(o, lambda t: 0.9**t),
+        lambda o: S.CosineAnnealingWarmRestarts(o, 3, 2),
+        lambda o: S.SequentialLR(o, [S.LinearLR(o), S.PolynomialLR(o, 9)], [5]),
     ],
 )
 def test_a_resumed_schedule_has_the_same_bits(make: Callable[[optim.Optimizer], Any]) -> None:
@@ -118,6 +120,11 @@ def test_wrong_arguments_are_named() -> None:
         (lambda: S.StepLR(o, 0), ValueError, "step_size=0"),
         (lambda: S.StepLR(1, 1), TypeError, "optimizer must be an Optimizer, not int"),
         (lambda: S.CosineAnnealingLR(o, 0), ValueError, "T_max=0"),
+        (lambda: S.CosineAnnealingWarmRestarts(o, 0), ValueError, "T_0=0 must be an int"),
+        (lambda: S.LinearLR(o, 0.0), ValueError, "start_factor=0.0"),
+        (lambda: S.ConstantLR(o, total_iters=0), ValueError, "ConstantLR: total_iters=0"),
+        (lambda: S.SequentialLR(o, [S.LinearLR(o)], [3]), ValueError, "second and later ones of 1 schedulers"),
+        (lambda: S.SequentialLR(o, [S.ReduceLROnPlateau(o)], []), ValueError, "a ReduceLROnPlateau cannot be one"),
         (lambda: S.OneCycleLR(o, 1.0), ValueError, "give total_steps"),
         (lambda: S.OneCycleLR(o, 1.0, 10, pct_start=2), ValueError, "pct_start=2"),
         (lambda: S.OneCycleLR(o, 1.0, 10, anneal_strategy="wavy"), ValueError, "anneal_strategy='wavy'"),

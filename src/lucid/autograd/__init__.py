@@ -1,7 +1,7 @@
 """Gradients: the graph, the backward pass, and the one door (``apply``) every operation goes through."""
 
 from lucid.autograd.anomaly import detect_anomaly
-from lucid.autograd.check import check_grads
+from lucid.autograd.check import check_grads, gradcheck, gradgradcheck
 from lucid.autograd.engine import backward, grad, set_implicit_gradient
 from lucid.autograd.function import Function
 from lucid.autograd.hooks import RemovableHandle
@@ -29,6 +29,8 @@ __all__ = [
     "detect_anomaly",
     "enable_grad",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
     "inference_mode",
     "is_grad_enabled",
     "is_inference_mode_enabled",

@@ -44,6 +44,33 @@ def check_grads(
     _check(function, arrays, active, order, 1, (eps, rtol, atol), np.random.default_rng(seed))
 
 
+def gradcheck(
+    func: Callable[..., Any],
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """``check_grads`` to first order, as PyTorch has it: True, or False or an error where gradients are wrong."""
+    try:
+        check_grads(func, inputs, 1, eps, rtol, atol)
+    except GradientError:
+        if raise_exception:
+            raise
+        return False
+    return True
+
+
+def gradgradcheck(
+    func: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3
+) -> bool:
+    """``check_grads`` to second order, as PyTorch has it: True, or an error where gradients are wrong."""
+    check_grads(func, inputs, 2, eps, rtol, atol)
+    return True
+
+
 def _check(
     function: Callable[..., Any],
     arrays: list[Array],

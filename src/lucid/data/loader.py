@@ -24,8 +24,8 @@ class DataLoader:
     seed follows from it and from ``epoch``, which counts the loops begun and may be set to resume; otherwise it is
     drawn from ``generator``, or from the default one.
 
-    Workers are forked at the start of each epoch and keep ``prefetch_factor`` batches each ahead. ``pin_memory`` is
-    taken, and has nothing to do on a CPU.
+    Workers are forked at the start of each epoch and keep ``prefetch_factor`` batches each ahead. ``pin_memory`` and
+    ``persistent_workers`` are taken, and do nothing: there is one memory, and a fork takes milliseconds.
 
     >>> from lucid.data import TensorDataset
     >>> from lucid.tensor import Tensor
@@ -49,7 +49,8 @@ class DataLoader:
         worker_init_fn: Callable[[int], Any] | None = None,
         generator: Generator | None = None,
         *,
-        prefetch_factor: int = 2,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
         seed: int | None = None,
     ) -> None:
         if batch_sampler is not None and (batch_size != 1 or shuffle or sampler is not None or drop_last):
@@ -58,6 +59,7 @@ class DataLoader:
             raise ValueError("DataLoader: sampler and shuffle=True exclude each other")
         if seed is not None and generator is not None:
             raise ValueError("DataLoader: seed and generator exclude each other")
+        prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         for name, value, least in (("num_workers", num_workers, 0), ("prefetch_factor", prefetch_factor, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"DataLoader: {name}={value!r} must be an int of at least {least}")

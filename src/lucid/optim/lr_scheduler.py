@@ -12,7 +12,7 @@ from typing import Any
 
 from lucid.optim.optimizer import Group, Optimizer
 
-UNSAVED = ("optimizer", "lr_lambdas")
+UNSAVED = ("optimizer", "lr_lambdas", "schedulers")
 
 
 class LRScheduler:
@@ -133,6 +133,128 @@ class CosineAnnealingLR(LRScheduler):
     def rate(self, index: int, epoch: int) -> float:
         """A cosine."""
         return _cosine(self.base_lrs[index], self.eta_min, epoch / self.T_max)
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Down to ``eta_min`` along half a cosine in ``T_0`` steps, then again in ``T_mult`` times as many, and so on.
+
+    Source: Loshchilov & Hutter, arXiv:1608.03983.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        for name, value in (("T_0", T_0), ("T_mult", T_mult)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"CosineAnnealingWarmRestarts: {name}={value!r} must be an int of at least 1")
+        self.T_0 = T_0
+        self.T_mult = T_mult
+        self.eta_min = eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """The cosine that the step is in."""
+        length = self.T_0
+        while epoch >= length and self.T_mult > 1:
+            epoch, length = epoch - length, length * self.T_mult
+        return _cosine(self.base_lrs[index], self.eta_min, epoch % length / length)
+
+
+class LinearLR(LRScheduler):
+    """The rate times a factor that goes from ``start_factor`` to ``end_factor`` in ``total_iters`` steps: a warm-up."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
+            raise ValueError(
+                f"LinearLR: start_factor={start_factor} must be above 0, end_factor={end_factor} at least 0, "
+                "both at most 1"
+            )
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        self.total_iters = _steps("LinearLR", total_iters)
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A slope, then level."""
+        part = min(epoch, self.total_iters) / self.total_iters
+        return float(self.base_lrs[index] * _line(self.start_factor, self.end_factor, part))
+
+
+class ConstantLR(LRScheduler):
+    """The rate times ``factor`` for ``total_iters`` steps, then as it was."""
+
+    def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5, last_epoch: int = -1) -> None:
+        self.factor = factor
+        self.total_iters = _steps("ConstantLR", total_iters)
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """One stair."""
+        return float(self.base_lrs[index] * (self.factor if epoch < self.total_iters else 1.0))
+
+
+class PolynomialLR(LRScheduler):
+    """Down to 0 in ``total_iters`` steps, as the ``power`` of the part that is left."""
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
+        self.total_iters = _steps("PolynomialLR", total_iters)
+        self.power = power
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A power, then 0."""
+        return float(self.base_lrs[index] * (1 - min(epoch, self.total_iters) / self.total_iters) ** self.power)
+
+
+class SequentialLR(LRScheduler):
+    """One scheduler after the other: the next takes over, from its own step 0, at each of the ``milestones``.
+
+    >>> from lucid.optim import SGD
+    >>> from lucid.tensor import Tensor
+    >>> optimizer = SGD([Tensor([1.0], requires_grad=True)], lr=1.0)
+    >>> warm_up, decay = LinearLR(optimizer, 0.25, total_iters=3), ExponentialLR(optimizer, 0.5)
+    >>> scheduler, rates = SequentialLR(optimizer, [warm_up, decay], [3]), []
+    >>> for _ in range(6):
+    ...     rates += scheduler.get_last_lr()
+    ...     scheduler.step()
+    >>> rates
+    [0.25, 0.5, 0.75, 1.0, 0.5, 0.25]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[LRScheduler],
+        milestones: Sequence[int],
+        last_epoch: int = -1,
+    ) -> None:
+        if len(milestones) != len(schedulers) - 1 or list(milestones) != sorted(milestones):
+            raise ValueError(
+                f"SequentialLR: milestones={list(milestones)} must be the steps, in order, at which the second and "
+                f"later ones of {len(schedulers)} schedulers take over"
+            )
+        for one in schedulers:
+            if not isinstance(one, LRScheduler) or one.optimizer is not optimizer:
+                raise ValueError(
+                    f"SequentialLR: a {type(one).__name__} cannot be one of the schedulers: they must be functions of "
+                    "the step, and of the same optimizer"
+                )
+        self.schedulers = list(schedulers)
+        self.milestones = list(milestones)
+        super().__init__(optimizer, last_epoch)
+
+    def _set_rates(self) -> None:
+        which = bisect_right(self.milestones, self.last_epoch)
+        current = self.schedulers[which]
+        current.last_epoch = self.last_epoch - (self.milestones[which - 1] if which else 0)
+        current._set_rates()
 
 
 class OneCycleLR(LRScheduler):
@@ -289,6 +411,12 @@ class ReduceLROnPlateau:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to where another scheduler was. The rates themselves are the optimizer's state."""
         vars(self).update(state_dict)
+
+
+def _steps(caller: str, total_iters: int) -> int:
+    if total_iters < 1:
+        raise ValueError(f"{caller}: total_iters={total_iters} must be at least 1")
+    return total_iters
 
 
 def _cosine(before: float, after: float, part: float) -> float:

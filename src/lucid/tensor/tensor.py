@@ -153,6 +153,11 @@ class Tensor(Tracked):
         """Where the elements are."""
         return CPU
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the elements are on a GPU: never."""
+        return False
+
     def stride(self, dim: int | None = None) -> Any:
         """Elements (not bytes) from one index to the next, per dimension."""
         strides = tuple(s // self._array.itemsize for s in self._array.strides)

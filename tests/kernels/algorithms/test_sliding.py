@@ -157,6 +157,44 @@ def test_gradients_of_the_weight_and_the_bias(isa, dtype):
         run_guarded_cases(one, GRADIENTS)
 
 
+#: Rows of one vector and of several, whole or not, whose first and last lanes meet nothing, or something; taps across
+#: that are even, or odd, of which one has no partner; other strides down; rows of g that are odd, and that are all at
+#: an edge; groups; padding that is uneven or wider than a window.
+DEALT = [
+    Case(3, 8, 8, (14, 112), (4, 4), 2, padding=1, groups=8, bias=True),
+    Case(2, 8, 8, (13, 64), (3, 3), 2, padding=1, groups=8, bias=True),
+    Case(1, 8, 8, (13, 65), (3, 3), 2, groups=8),
+    Case(1, 8, 8, (15, 33), (5, 5), 2, padding=2, groups=8),
+    Case(1, 8, 8, (12, 47), (4, 4), (1, 2), padding=((2, 1), (0, 3)), groups=8),
+    Case(1, 8, 8, (17, 50), (4, 3), (3, 2), padding=((0, 2), (3, 0)), groups=8),
+    Case(1, 8, 8, (4, 16), (4, 4), 2, padding=1, groups=8),
+    Case(2, 16, 16, (9, 40), (3, 4), 2, padding=1, groups=4, bias=True),
+]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize("l3_bytes", [32 << 20, 0])
+def test_gradients_of_rows_that_are_dealt_out(isa, dtype, l3_bytes, monkeypatch):
+    halves = replace(target.cpu(), name="znver4", l3_bytes=l3_bytes)
+    monkeypatch.setattr(target, "cpu", lambda: halves)
+    for unit in sliding_grad._HALVED:
+        monkeypatch.setitem(sliding_grad._HALVED, unit, 0.0 if unit.startswith("dealt") else 1.0)
+
+    def one(case):
+        case = case.typed(dtype)
+        assert sliding_grad.sliding_grad(case.problem("grad_weight"), target.isa()).tile.dealt
+        for where in ("end", "start"):
+            check(sliding, case, "grad_weight", where)
+            for transposed in (False, True):
+                check_both(sliding, case, where, transposed)
+
+    with target.using(isa):
+        run_guarded_cases(one, DEALT)
+        check_threads(lambda: run(sliding, DEALT[0].typed(dtype), "grad_weight", DEALT[0].typed(dtype).arrays()))
+        for case, place in product(DEALT[:4], [(0, 0, 0, 0), (0, 7, 5, 15), (0, 3, 12, 32)]):
+            check_infinity(sliding, case.typed(dtype), "grad_weight", place)
+
+
 @pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, HALF)])
 def test_gradients_of_columns_in_pairs(isa, dtype):
     def one(case):

@@ -30,6 +30,7 @@ from lucid.kernels import jit, target
 from lucid.kernels.algorithms import sliding_grad_kernel
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, priced, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
+from lucid.kernels.algorithms.sliding_dealt import STEP, Dealt
 from lucid.kernels.algorithms.sliding_grad_kernel import MOST_DOWN, GradTile
 from lucid.kernels.algorithms.sliding_kernel import ROOMY, WAITING
 from lucid.kernels.ir import BY_DTYPE
@@ -38,6 +39,8 @@ from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
 from lucid.kernels.plan import Problem
 
 _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
+_MOST_ENDS = 2  # vectors of x at one end of a row that are not whole, each of which is code of its own
+_FEWEST_SUMS = 6  # where g is dealt out: fewer wait for each other
 _HALF = 0.6  # of a strip's cycles, if it is half a vector on a machine that takes a whole one in two turns
 _LINE_BYTES = 64
 _FEW_ACROSS = 5  # taps of halves that are widened at each: of more, slides take less
@@ -62,6 +65,12 @@ _COST = {
     "lane sum": 0.0,
     "waiting": WAITING,  # for memory
     "asked": WAITING,  # the same where the next planes of g alone are asked for
+    # where g is dealt out, which is offered only where vectors take two turns
+    "dealt plane": 0.0,
+    "dealt row": 0.0,
+    "dealt vector": 0.0,
+    "dealt end": 0.0,
+    "dealt product": 0.0,
     "call": 4000.0,
 }
 #: The same where they are others, on a Zen 4: 54 plans of random layers, half within 6 %, four fifths within 14.
@@ -81,6 +90,11 @@ _HALVED = {
     "lane sum": 5.8,
     "waiting": 2.5,
     "asked": 1.2,
+    "dealt plane": 88.0,
+    "dealt row": 1.9,
+    "dealt vector": 1.85,
+    "dealt end": 1.5,
+    "dealt product": 1.15,
     "call": 5700.0,
 }
 _AT_LEAST = 1.86  # times what memory takes, on a Zen 4 that asks for the next planes of both: ten layers, 12 to 77 MB
@@ -102,6 +116,8 @@ class SlidingGrad:
     @cached_property
     def passes(self) -> list[tuple[int, int, int]]:
         """(row of a step, steps to the first tap, taps down) of every pass."""
+        if self.tile.dealt:
+            return [(0, 0, self.tile.downs)]
         found = _passes(self.problem, self.tile.downs)
         return _middle_first([downs for *_, downs in found]) if self.tile.keeps_x else found
 
@@ -114,7 +130,8 @@ class SlidingGrad:
     def next_each(self) -> tuple[int, int]:
         """Elements of the next planes, of x and of g, that a row asks for, strip by strip and pass by pass."""
         p = self.problem
-        rows = ceil(p.out[2] / self.columns) * len(self.passes) * p.out[1]
+        strips = ceil(p.size[2] / self.lanes) if self.tile.dealt else ceil(p.out[2] / self.columns)
+        rows = strips * len(self.passes) * p.out[1]
         return ceil(prod(p.size) / (rows * self.results)), ceil(p.pixels / rows)
 
     @property
@@ -171,11 +188,18 @@ class SlidingGrad:
     @property
     def cycles(self) -> float:
         """Expected, of one thread."""
-        work = priced(self._work(), _COST, _HALVED, turns_of(self.lanes, sum_type(self.problem)))
+        work = self.near_cycles
         return max(work, _AT_LEAST * memory_cycles(self.problem.traffic_bytes)) if self.tile.by_planes else work
+
+    @cached_property
+    def near_cycles(self) -> float:
+        """The same if what is asked for were there."""
+        return priced(self._work(), _COST, _HALVED, turns_of(self.lanes, sum_type(self.problem)))
 
     def _work(self) -> dict[str, float]:
         """What one thread does, counted in the units of ``_COST``."""
+        if self.tile.dealt:
+            return self._dealt_work(self.tile.dealt)
         p, across, downs = self.problem, len(self.tile.across), [downs for *_, downs in self.passes]
         vectors = self.tile.parts(self.lanes) + 1  # of x, and one of g
         again = p.group_in * p.group_out > 1 and _planes_bytes(p) > target.cpu().l1_bytes
@@ -204,6 +228,26 @@ class SlidingGrad:
             "call": 1,
         }
 
+    def _dealt_work(self, tile: Dealt) -> dict[str, float]:
+        """The same where g is dealt out."""
+        p = self.problem
+        planes = p.batch * p.c_out * p.group_in
+        rows = planes * p.out[1]
+        vectors = rows * ceil(p.size[2] / self.lanes)
+        return {
+            "dealt plane": planes,
+            "dealt row": rows,
+            "dealt vector": vectors,
+            "dealt end": rows * (tile.before + tile.behind),
+            "dealt product": vectors * tile.sums,
+            "plane": planes,
+            "line": max(0, p.traffic_bytes - target.cpu().l2_bytes) / _LINE_BYTES,
+            "lane sum": p.c_out * p.group_in * p.spec.taps,
+            "waiting": 0 if self.tile.by_planes else memory_cycles(p.traffic_bytes),
+            "asked": memory_cycles(p.traffic_bytes) * (self.tile.by_planes and p.group_out > 1),
+            "call": 1,
+        }
+
 
 def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> SlidingGrad | None:
     """The tile that is expected to be fastest, if any fits; or that of so many taps down."""
@@ -222,8 +266,22 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     tile = replace(tile, half=half, by_planes=in_turns and _by_planes(problem))
     downs_asked = range(1, most + 1) if downs is None else (downs,)
     tiles = [_in_passes(problem, replace(tile, downs=n), lanes) for n in downs_asked]
+    if in_turns and downs in (None, spec.kernel[1]):
+        tiles += _dealt(problem, tile, lanes)
     options = [SlidingGrad(problem, tile, lanes) for tile in tiles if tile.registers(lanes) <= isa.registers]
-    return min(options, key=lambda option: option.cycles, default=None)
+    return min(options, key=lambda option: (option.cycles, option.near_cycles), default=None)
+
+
+def _dealt(problem: Problem, tile: GradTile, lanes: int) -> list[GradTile]:
+    """The tile that deals rows of g out to lanes of x, where those of x have two taps each."""
+    downs = problem.spec.kernel[1]
+    if problem.spec.stride[2] != STEP or problem.itemsize < sum_type(problem).bytes:
+        return []
+    dealt = Dealt.of(downs, tile.across, problem.spec.stride[1], lanes, problem.size[2], problem.out[2])
+    held = dealt.reach[1] - dealt.reach[0] <= lanes // STEP and max(dealt.before, dealt.behind) <= _MOST_ENDS
+    if not held or dealt.sums < _FEWEST_SUMS:
+        return []
+    return [replace(tile, downs=downs, half=False, dealt=dealt)]
 
 
 def _in_passes(problem: Problem, tile: GradTile, lanes: int) -> GradTile:

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
+from lucid.kernels.algorithms.sliding_dealt import Dealt, write_dealt
 from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, Row
 from lucid.kernels.ir import (
     Function,
@@ -61,6 +62,7 @@ class GradTile:
     narrow: bool = False  #: and of the one behind, for taps across, only half is read where that is enough
     keeps: bool = False  #: rows of g are left widened for who reads them again: other channels of x
     keeps_x: bool = False  #: or other passes of a strip, of which the first leaves both its rows
+    dealt: Dealt | None = None  #: x is read as it lies, in one pass, and rows of g are dealt out to its lanes
 
     @property
     def pixels(self) -> int:
@@ -78,6 +80,8 @@ class GradTile:
 
     def registers(self, lanes: int) -> int:
         """Sums, rows of g, vectors of x and one that is shifted."""
+        if self.dealt:
+            return self.dealt.registers
         return self.downs * (len(self.across) + 1) + (1 if self.apart else self.parts(lanes)) + 1
 
     def row(self, lanes: int) -> Row:
@@ -108,6 +112,7 @@ def write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
     module, wide, across = Module("sliding_grad", isa), computed(element), len(tile.across)
     lanes = isa.lanes(wide)
     every = list(product(tile.sizes, (False, True) if tile.half else (False,)))
+    dealt = write_dealt(module, element, tile.dealt) if tile.dealt else None
     runs = {(size, half): _Run(module, element, tile, lanes, *size, half).f for size, half in every}
     widen = _write_widen(module, element, lanes) if tile.keeps_x else None
     f = module.entry("slide_grad", **fields(element))
@@ -142,8 +147,12 @@ def write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:
                 following, following_g, ahead_x, ahead_g,
             )  # fmt: skip
             columns = lanes * tile.pixels
-            with f.loop(0, count) as s, f.loop(0, a.ow, columns) as column, f.loop(0, a.passes) as p:
-                image.write_pass(s.i, column.i, p.i)
+            if dealt:
+                with f.loop(0, count) as s, f.loop(0, a.results) as k:
+                    image.write_dealt(dealt, s.i, k.i)
+            else:
+                with f.loop(0, count) as s, f.loop(0, a.ow, columns) as column, f.loop(0, a.passes) as p:
+                    image.write_pass(s.i, column.i, p.i)
         to_w, to_b = (a.parts.at(chunk * a.weights), a.bias_parts.at(chunk * a.biases)) if chunked else (a.gw, a.gb)
         with f.loop(0, a.results) as k, f.loop(0, count * taps) as i:
             total = lane_sum(acc.load((k.i * a.each * taps + i.i) * lanes, lanes))
@@ -178,6 +187,18 @@ class _Image:
     ahead_x: Value  #: elements from a row to what is asked for beside it, where that is not by planes
     ahead_g: Value
 
+    def write_dealt(self, run: Function, s: Value, result: Value) -> None:
+        """All of channel ``s`` of x and of a channel of g, which is dealt out to the lanes of that."""
+        a, tile, lanes = self.f.args, self.tile, self.lanes
+        vectors = (a.w + (lanes - 1)) // lanes
+        x, pixels = self.x.at(s * self.plane), self.g.at(result * self.upstream)
+        asks: tuple[Any, ...] = (x.at(self.ahead_x), pixels.at(self.ahead_g))
+        asks = (*asks, a.w * a.stride_h // vectors, a.ow // vectors)
+        if tile.by_planes:
+            asks = self._in_next_planes(s, result * (a.oh * vectors))
+        pair = (result * a.each + s) * (a.kernel_h * (len(tile.across) * lanes))
+        self.f.call(run, x, pixels, self.acc.at(pair), a.h, a.w, a.oh, a.ow, a.low_h, *asks)
+
     def write_pass(self, s: Value, column: Value, p: Value) -> None:
         """Pass ``p`` over a strip from a ``column`` of g on, of channel ``s`` of x."""
         f, a, tile, lanes, across = self.f, self.f.args, self.tile, self.lanes, len(self.tile.across)
@@ -192,7 +213,8 @@ class _Image:
         source, pixels = x.at((first * a.stride_h - low) * a.w), self.g.at(result * self.upstream + column)
         asks: tuple[Any, ...] = (source.at(self.ahead_x), pixels.at(self.ahead_g))
         if tile.by_planes:
-            asks = self._in_next_planes(s, column, p, begin)
+            strip = column // (lanes * tile.pixels)
+            asks = self._in_next_planes(s, (strip * a.passes + p) * a.oh - begin)
         first_row, pitch = first - low, tile.kept_row(lanes)  # of x, which row 0 of g meets
         wide_x, wide_g = self.kept_x.at(first_row * pitch), self.kept_g
         if tile.keeps and not tile.keeps_x:
@@ -218,11 +240,10 @@ class _Image:
                     a.ow - column, begin, end, a.oh, *asks, *(wide_rows if tile.keeps and not kept else ()),
                 )  # fmt: skip
 
-    def _in_next_planes(self, s: Value, column: Value, p: Value, begin: Value) -> tuple[Any, ...]:
-        """Where in the next planes a pass begins to ask, and for how much at each row."""
+    def _in_next_planes(self, s: Value, done: Value) -> tuple[Any, ...]:
+        """Where in the next planes it is asked from when so many rows are done, and for how much at each."""
         a, plane = self.f.args, self.plane
         last = s + 1 >= self.count
-        done = (column // (self.lanes * self.tile.pixels) * a.passes + p) * a.oh - begin
         on_x = select(last, self.following_x - (self.count - 1) * plane, plane)
         each_g, on_g = select(last, a.next_g, 0), select(last, self.following_g, 0)
         return (

@@ -14,8 +14,11 @@ def clip_grad_norm_(
     max_norm: float,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
 ) -> Tensor:
     """Scale all gradients in place so that their norm as one vector is at most ``max_norm``; returns the old norm.
+
+    ``foreach`` is taken, and chooses nothing.
 
     Source: Pascanu et al., arXiv:1211.5063.
     """
@@ -34,8 +37,8 @@ def clip_grad_norm_(
     return result
 
 
-def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
-    """Bring every element of every gradient into [-clip_value, clip_value], in place."""
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+    """Bring every element of every gradient into [-clip_value, clip_value], in place; ``foreach`` chooses nothing."""
     for g in _gradients(parameters):
         np.clip(g._array, -clip_value, clip_value, out=g._array)
         g._version[0] += 1
