@@ -40,6 +40,7 @@ from lucid.core.dtypes import int32 as int
 from lucid.core.dtypes import int64 as long
 from lucid.core.errors import DeviceError, DTypeError, FormatError, GradientError, PlanError, ShapeError
 from lucid.ops.activation import relu
+from lucid.ops.autocast import autocast, is_autocast_enabled
 from lucid.ops.broadcast import broadcast_tensors, broadcast_to
 from lucid.ops.common import result_type
 from lucid.ops.compare import (
@@ -279,6 +280,7 @@ __all__ = [
     "atan",
     "atan2",
     "atanh",
+    "autocast",
     "autograd",
     "bernoulli",
     "bfloat16",
@@ -358,6 +360,7 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "is_autocast_enabled",
     "is_grad_enabled",
     "is_inference_mode_enabled",
     "isclose",

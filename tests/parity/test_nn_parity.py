@@ -431,3 +431,33 @@ def test_pads(rank: int, kind: str, uneven: bool) -> None:
     ours, theirs = (getattr(m, f"{kind}Pad{rank}d")(padding, *more) for m in (nn, torch.nn))
     assert repr(ours) == repr(theirs)
     same(ours, theirs, draw(0, 2, 3, *(7, 8, 9)[:rank]))
+
+
+def test_autocast() -> None:
+    """Types, values and gradients of a small network in bfloat16, its weights from PyTorch."""
+
+    def made(m: Any) -> Any:
+        return m.Sequential(
+            m.Conv2d(3, 8, 3, padding=1), m.ReLU(), m.Conv2d(8, 8, 3, stride=2, groups=2), m.GELU(),
+            m.ConvTranspose2d(8, 4, 2, 2), m.Flatten(), m.Linear(4 * 6 * 6, 5),
+        )  # fmt: skip
+
+    theirs, ours = made(torch.nn), made(lucid.nn)
+    ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+    x, classes = draw(0, 4, 3, 8, 8).astype(np.float32), np.array([0, 4, 2, 2])
+    with lucid.autocast("cpu", dtype=lucid.bfloat16):
+        y = ours(lucid.tensor(x))
+        loss = F.cross_entropy(y, lucid.tensor(classes))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        want = theirs(torch.tensor(x))
+        want_loss = T.cross_entropy(want, torch.tensor(classes))
+    assert (y.dtype, loss.dtype) == (lucid.bfloat16, lucid.float32)
+    assert (want.dtype, want_loss.dtype) == (torch.bfloat16, torch.float32)
+    np.testing.assert_allclose(y.detach().float().numpy(), want.detach().float().numpy(), rtol=2**-7, atol=2**-7)
+    assert abs(loss.item() - want_loss.item()) < 2**-7
+    loss.backward()
+    want_loss.backward()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert p.grad.dtype is lucid.float32 and q.grad.dtype is torch.float32
+        size = float(q.grad.abs().max())
+        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=2**-5, atol=2**-6 * size)

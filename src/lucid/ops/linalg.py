@@ -14,6 +14,7 @@ import numpy as np
 from lucid.autograd import Op, apply
 from lucid.core.dtypes import is_floating, widened
 from lucid.core.errors import DTypeError, ShapeError
+from lucid.ops.autocast import lowered
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, axis, conj, method, same_dtype
 from lucid.ops.shape import movedim, permute, reshape, transpose, unsqueeze
@@ -55,7 +56,7 @@ def matmul(a: Any, b: Any) -> Any:
 
     Shape: (…, m, k) @ (…, k, n) gives (…, m, n); (k,) @ (k,) gives ().
     """
-    a, b = as_operand(a), as_operand(b)
+    a, b = lowered(as_operand(a), as_operand(b))
     same_dtype("matmul", a=a, b=b)
     x, y = a._array, b._array
     if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:

@@ -9,6 +9,7 @@ from lucid.nn.functional._arguments import check_tensor
 from lucid.ops import activation as ops
 from lucid.ops import elementwise
 from lucid.ops import loss as soft
+from lucid.ops.autocast import is_lowering, raised
 from lucid.ops.inplace import update
 from lucid.tensor import Tensor
 
@@ -51,6 +52,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """
     check_tensor("prelu", "input", input)
     check_tensor("prelu", "weight", weight)
+    if is_lowering():
+        weight = weight.to(input.dtype)
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.numel() not in (1, channels):
         raise ShapeError(
@@ -140,16 +143,18 @@ def softmax(input: Tensor, dim: int = -1) -> Tensor:
     Tensor([0.5000, 0.5000])
     """
     check_tensor("softmax", "input", input)
+    (input,) = raised(input)
     return soft.softmax(input, dim)
 
 
 def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
     """log(softmax(x)), without overflow."""
     check_tensor("log_softmax", "input", input)
+    (input,) = raised(input)
     return soft.log_softmax(input, dim)
 
 
 def softmin(input: Tensor, dim: int = -1) -> Tensor:
     """softmax(-x)."""
     check_tensor("softmin", "input", input)
-    return soft.softmax(-input, dim)
+    return softmax(-input, dim)

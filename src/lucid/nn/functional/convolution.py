@@ -20,6 +20,7 @@ from lucid.nn.functional._arguments import (
     sizes,
 )
 from lucid.nn.functional._geometry import CACHED_CALLS, ConvCall, check_alike, conv_call, conv_transpose_call
+from lucid.ops.autocast import CONTEXTS, lowered
 from lucid.ops.conv import Finish, conv, conv_grad_input, finished_conv, finished_conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor
@@ -39,6 +40,8 @@ def convolve(
     finish: Finish | None = None,
 ) -> Tensor:
     """A convolution whose arguments are already in their one form; ``caller`` is the name errors give."""
+    if CONTEXTS:
+        x, weight, bias = lowered(x, weight, bias)
     call = conv_call(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
     return _convolved(caller, call, x, weight, bias, padding_mode, finish)
 
@@ -76,6 +79,8 @@ def convolve_transposed(
     finish: Finish | None = None,
 ) -> Tensor:
     """The adjoint of ``convolve``, its padding mode included, and then the bias."""
+    if CONTEXTS:
+        x, weight, bias = lowered(x, weight, bias)
     call = conv_transpose_call(
         caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups,
         padding_mode, output_size,
@@ -112,6 +117,7 @@ def _fitting(caller: str, finish: Finish, made: Sizes, is_batched: bool) -> Fini
     """The finish of a batch of results, after a check of its tensors' shapes."""
     if not finish.has_operands:
         return finish
+    finish = Finish(finish.epilogue, *lowered(*finish[1:]))
     each, shown = made[1:2], made if is_batched else made[1:]
     _, scale, shift, residual = finish
     for name, given, shape in (("scale", scale, each), ("shift", shift, each), ("residual", residual, shown)):
@@ -285,6 +291,8 @@ def conv_of(
     groups: Any, mode: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution of arguments as users write them."""
+    if CONTEXTS:
+        x, weight, bias = lowered(x, weight, bias)
     find = _call_again if _plain(stride, dilation, groups, padding, mode) else _call_of
     call = find(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, mode)
     return _convolved(caller, call, x, weight, bias, mode, finish)
@@ -296,6 +304,8 @@ def conv_transpose_of(
 ) -> Tensor:  # fmt: skip
     """A transposed convolution of arguments as users write them."""
     plain = _plain(stride, dilation, groups, padding, mode) and type(output_padding) is int and output_size is None
+    if CONTEXTS:
+        x, weight, bias = lowered(x, weight, bias)
     find = _transposed_call_again if plain else _transposed_call_of
     call = find(
         caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups, mode,

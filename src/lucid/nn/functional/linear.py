@@ -5,6 +5,7 @@ from __future__ import annotations
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.nn.functional._arguments import check_tensor
 from lucid.ops import linear as ops
+from lucid.ops.autocast import CONTEXTS, lowered
 from lucid.tensor import Tensor
 
 
@@ -21,6 +22,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, caller:
     check_tensor(caller, "weight", weight)
     if bias is not None:
         check_tensor(caller, "bias", bias)
+    if CONTEXTS:
+        input, weight, bias = lowered(input, weight, bias)
     if weight.ndim != 2:
         raise ShapeError(f"{caller}: the weight {weight.shape} must have the shape (out_features, in_features)")
     if input.ndim == 0 or input.shape[-1] != weight.shape[1]:

@@ -11,6 +11,7 @@ from lucid.nn.functional._arguments import check_tensor
 from lucid.nn.functional.activation import log_softmax
 from lucid.ops import activation, elementwise
 from lucid.ops import loss as ops
+from lucid.ops.autocast import raised
 from lucid.ops.compare import where
 from lucid.tensor import Tensor
 
@@ -39,6 +40,7 @@ def cross_entropy(
     """
     check_tensor("cross_entropy", "input", input)
     check_tensor("cross_entropy", "target", target)
+    input, target = raised(input, target)
     _check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} must be in 0 … 1")
@@ -73,6 +75,7 @@ def nll_loss(
     """Minus the log-probability of the right class; ``input`` holds log-probabilities. Else as ``cross_entropy``."""
     check_tensor("nll_loss", "input", input)
     check_tensor("nll_loss", "target", target)
+    (input,) = raised(input)
     _check_reduction("nll_loss", reduction)
     return _class_loss("nll_loss", input, target, weight, ignore_index, reduction)
 
@@ -113,7 +116,7 @@ def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
     """-(t log p + (1 - t) log(1 - p)) for probabilities p = input; logarithms are taken to be at least -100."""
-    _check_pair("binary_cross_entropy", input, target, reduction)
+    input, target = _pair("binary_cross_entropy", input, target, reduction)
     if input.numel() and not bool(((input.detach() >= 0) & (input.detach() <= 1)).all()):
         raise ValueError("binary_cross_entropy: the input must hold probabilities, 0 … 1")
     log_p = elementwise.clamp(elementwise.log(input), min=-100.0)
@@ -130,7 +133,7 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """``binary_cross_entropy`` of sigmoid(input), without overflow; ``pos_weight`` multiplies the positive part."""
-    _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
+    input, target = _pair("binary_cross_entropy_with_logits", input, target, reduction)
     surprise = activation.softplus(-input, 1.0, inf)
     loss = (1 - target) * input + (surprise if pos_weight is None else ((pos_weight - 1) * target + 1) * surprise)
     return _reduced(loss if weight is None else loss * weight, reduction)
@@ -215,18 +218,21 @@ def _check_classes(caller: str, scores: Tensor, target: Tensor, weight: Tensor |
 
 
 def _difference(caller: str, input: Tensor, target: Tensor, reduction: str) -> Tensor:
-    _check_pair(caller, input, target, reduction)
+    input, target = _pair(caller, input, target, reduction)
     result: Tensor = input - target
     return result
 
 
-def _check_pair(caller: str, input: Tensor, target: Tensor, reduction: str) -> None:
+def _pair(caller: str, input: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+    """Both, checked, in float32 inside ``autocast``."""
     check_tensor(caller, "input", input)
     check_tensor(caller, "target", target)
     _check_reduction(caller, reduction)
     # PyTorch broadcasts with a warning, which is nearly always a forgotten squeeze: (N, 1) against (N,) is (N, N).
     if input.shape != target.shape:
         raise ShapeError(f"{caller}: the input {input.shape} and the target {target.shape} must have the same shape")
+    input, target = raised(input, target)
+    return input, target
 
 
 def _check_reduction(caller: str, reduction: str) -> None:

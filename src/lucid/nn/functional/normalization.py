@@ -10,6 +10,7 @@ from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
 from lucid.nn.functional._arguments import check_tensor
+from lucid.ops.autocast import raised
 from lucid.ops.inplace import overwrite
 from lucid.ops.norm import affine, folded, standardize, standardize_clamped, standardize_leaked
 from lucid.tensor import Tensor
@@ -41,6 +42,7 @@ def batch_norm(
         Ioffe & Szegedy, arXiv:1502.03167.
     """
     check_tensor(caller, "input", input)
+    (input,) = raised(input)
     if input.ndim < 2:
         raise ShapeError(f"{caller}: the input {input.shape} must be (N, C, …)")
     channels = input.shape[1]
@@ -82,6 +84,7 @@ def layer_norm(
     Tensor([[-1.,  1.]])
     """
     check_tensor("layer_norm", "input", input)
+    (input,) = raised(input)
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise ShapeError(f"layer_norm: the input {input.shape} must end in normalized_shape={shape}")
@@ -109,6 +112,7 @@ def group_norm(
     Source: Wu & He, arXiv:1803.08494.
     """
     check_tensor("group_norm", "input", input)
+    (input,) = raised(input)
     if input.ndim < 2:
         raise ShapeError(f"group_norm: the input {input.shape} must be (N, C, …)")
     n, channels = input.shape[:2]
@@ -147,6 +151,7 @@ def instance_norm(
     Source: Ulyanov et al., arXiv:1607.08022.
     """
     check_tensor("instance_norm", "input", input)
+    (input,) = raised(input)
     if input.ndim < 3:
         raise ShapeError(f"instance_norm: the input {input.shape} must be (N, C, …) with a spatial axis")
     _check_dtypes("instance_norm", input, weight, bias)

@@ -13,6 +13,7 @@ from lucid.nn.modules.conv import _Convolution
 from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
 from lucid.nn.modules.module import Module, locate
 from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, _BatchNorm
+from lucid.ops.autocast import is_lowering
 from lucid.ops.conv import Finish
 from lucid.ops.norm import folded, taken_in
 from lucid.tensor import Tensor
@@ -52,7 +53,7 @@ def _step(layers: Sequence[Module], x: Any) -> tuple[int, Any]:
     if type(first) is PReLU and rest and _reads_through(first, rest[0], x):
         assert isinstance(rest[0], GroupNorm), "only those do"
         return 2, rest[0].leaked(x, first.weight)
-    if type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor):
+    if type(first) not in FUSED or first.is_watched or not isinstance(x, Tensor) or is_lowering():
         return 1, first(x)
     if mode.recording and not (rest and type(rest[0]) in _TOLD and not rest[0].is_watched):
         return 1, first(x)
