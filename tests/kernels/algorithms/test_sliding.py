@@ -314,6 +314,32 @@ def test_weight_gradients_of_halves_load_x_at_each_tap(dtype, kernel, stride, ap
             assert (tile.apart, tile.dots) == ((asked and (pairs or dtype == "float16")), asked and pairs)
 
 
+#: Taps across from one column of a step on, up to as many as half a vector has, and more; strips of half a vector.
+EVERY_OTHER = [
+    Case(1, 8, 8, (9, 35 + 6 * taps), (3, taps), 2, padding=((1, 1), (taps // 2, 0)), groups=8, bias=True)
+    for taps in (1, 2, 3, 5, 8, 9)
+]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, HALF)])
+def test_weight_gradients_of_halves_with_a_stride_read_half_of_the_last_columns(isa, dtype, monkeypatch):
+    cpu = replace(target.cpu(), name="znver4")
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    halves = [case.typed(dtype) for case in EVERY_OTHER]
+
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case, "grad_weight", where)
+            check_both(sliding, case, where)
+
+    with target.using(isa) as chosen:
+        tiles = [sliding_grad.sliding_grad(case.problem("grad_weight"), chosen).tile for case in halves]
+        assert [len(tile.row(16).reads) for tile in tiles] == [2, 2, 3, 3, 3, 3]
+        run_guarded_cases(one, halves)
+        check_threads(lambda: run(sliding, halves[2], "grad_weight", halves[2].arrays()))
+        check_infinity(sliding, halves[3], "grad_weight", (0, 1, 4, 31))
+
+
 #: Half a strip more than whole ones, less, and more; rows that the first pass leaves out, of x or of g, at either end
 #: or both; fewer rows than taps, of g than a pass; one column of taps, two vectors of them; groups of several channels,
 #: all in one task.

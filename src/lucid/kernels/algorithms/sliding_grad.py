@@ -259,7 +259,7 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
     dots = side_by_side and problem.dtype == "bfloat16" and isa.bf16_dot
     apart = dots or (side_by_side and problem.dtype == "float16" and in_turns and few)
     from_first = in_turns and (problem.itemsize < sum_type(problem).bytes or (side_by_side and few))
-    narrow = from_first and side_by_side and problem.itemsize < sum_type(problem).bytes
+    narrow = from_first and spec.stride[2] <= 2 and problem.itemsize < sum_type(problem).bytes
     tile = GradTile(1, across, spec.stride[2], in_turns, apart=apart, dots=dots, from_first=from_first, narrow=narrow)
     columns = lanes * tile.pixels
     half = in_turns and 0 < problem.out[2] % columns <= columns // 2

@@ -87,7 +87,7 @@ class GradTile:
     def row(self, lanes: int) -> Row:
         """How a row of x is read, from its ``first`` column on."""
         shifts = tuple(at - self.first for at in self.across)
-        half = self.narrow and 0 < max(shifts) <= lanes // 2
+        half = self.narrow and self.step <= max(shifts) <= self.step * lanes // 2
         return Row(shifts, self.step, 1, lanes, in_turns=self.in_turns, half=half)
 
     def kept_row(self, lanes: int) -> int:

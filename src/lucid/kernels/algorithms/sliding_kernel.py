@@ -104,7 +104,7 @@ class Row:
     lanes: int
     whole: bool = False
     in_turns: bool = False  #: a unit takes an instruction in two turns
-    half: bool = False  #: of a whole one's last vector only the first half is read
+    half: bool = False  #: of the last vector of every ``step``-th column only the first half is read
 
     @property
     def places(self) -> range:
@@ -117,7 +117,7 @@ class Row:
     def reads(self) -> range:
         """Vectors in memory that are read, by number."""
         places = range(self.vectors) if self.whole else self.places
-        return range(places.start * self.step, places.stop * self.step)
+        return range(places.start * self.step, places.stop * self.step - self.half * (self.step // 2))
 
     def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value | None]:
         """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
@@ -133,16 +133,14 @@ class Row:
         return self._shifted(row, masks, wide)
 
     def _shifted(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
-        step, nothing = self.step, zeros(row.fn, row.pointee, self.lanes)
+        nothing = zeros(row.fn, row.pointee, self.lanes)
         loaded = self.loaded(row, masks, row.pointee)
         parts = {  # halves are told apart before they are widened, as vectors of half the bits
             (e, p): self.filled(convert(part, wide))
             for p in self.places
-            for e, part in enumerate(
-                deinterleave([loaded.get(i, nothing) for i in range(p * step, (p + 1) * step)], step)
-            )
+            for e, part in enumerate(self._told_apart(p, loaded, nothing))
         }
-        return self.shifted(parts, merges=step > 1 and row.pointee == wide)
+        return self.shifted(parts, merges=self.step > 1 and row.pointee == wide)
 
     def loaded(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> dict[int, Value]:
         """Its vectors in memory, by number."""
@@ -152,8 +150,15 @@ class Row:
             for i, at, lanes, mask in places
         }
 
+    def _told_apart(self, place: int, loaded: dict[int, Value], nothing: Value) -> list[Value]:
+        """The columns of a step, of one of ``places``: vectors, or halves of them."""
+        first, step = place * self.step, self.step
+        if self.half and step == 2 and place == self.places[-1]:
+            return [shuffle(loaded[first], None, range(e, self.lanes, step)) for e in range(step)]
+        return deinterleave([loaded.get(i, nothing) for i in range(first, first + step)], step)
+
     def _lanes_read(self, number: int) -> int:
-        return self.lanes // 2 if self.half and number == self.reads[-1] else self.lanes
+        return self.lanes // 2 if self.half and self.step == 1 and number == self.reads[-1] else self.lanes
 
     def filled(self, part: Value) -> Value:
         """A vector; of half of one the rest is zeros."""
@@ -172,7 +177,7 @@ class Row:
             if (at, v) not in made:
                 e, (p, r) = at % self.step, divmod(at // self.step, self.lanes)
                 first = parts[e, v + p]
-                if self.half and v + p == self.reads[-1] and 0 < r < self.lanes // 2:
+                if self.half and self.step == 1 and v + p == self.reads[-1] and 0 < r < self.lanes // 2:
                     made[at, v] = self._behind_half(first, r)
                 else:
                     made[at, v] = self._between(first, parts[e, v + p + 1], r, merges) if r else first
