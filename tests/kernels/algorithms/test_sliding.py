@@ -608,3 +608,39 @@ def test_halves_are_widened_into_a_ring_of_rows(role, name, rings, monkeypatch):
             arrays = case.arrays()
             check_threads(partial(run, sliding, case, role, arrays))
     sliding.tiles.cache_clear()
+
+
+#: Whole planes: rows beyond either end, two of them, more above or below, on one end alone; of dilated taps; a stride
+#: across; one row of all taps, and none, where nothing is left out.
+EDGED = [
+    Case(2, 9, 9, (7, 56), (3, 3), padding=1, groups=9, bias=True),
+    Case(1, 16, 16, (9, 20), (3, 3), groups=16),
+    Case(1, 16, 16, (8, 100), (4, 3), padding=((1, 2), (1, 1)), groups=16, bias=True),
+    Case(1, 16, 16, (9, 34), (3, 3), padding=((0, 2), (1, 1)), groups=16),
+    Case(1, 17, 17, (6, 14), (3, 3), 1, (2, 1), padding=((2, 2), (1, 1)), groups=17),
+    Case(1, 16, 16, (7, 40), (3, 3), (1, 2), padding=1, groups=16, bias=True),
+    Case(1, 16, 16, (3, 33), (3, 3), padding=1, groups=16),
+    Case(1, 16, 16, (2, 33), (3, 3), padding=1, groups=16),
+]
+
+
+@pytest.mark.parametrize(("name", "written"), [("znver5", False), ("znver4", True)])
+@pytest.mark.parametrize("role", ROLES)
+def test_rows_beyond_a_plane_have_no_products(role, name, written, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+
+    def one(case):
+        for where, dtype in product(("end", "start"), HALF):
+            check(sliding, case.typed(dtype), role, where)
+
+    with target.using(ISAS[0]):
+        edges = [_tile(case.typed("float16"), role).edges for case in EDGED]
+        full = role == "grad_input"  # without padding, every row of the source meets as many
+        assert [any(one) for one in edges] == [written, written and not full, *[written] * 5, False]
+        assert edges[:2] == ([(1, 1), (0, 0) if full else (2, 2)] if written else [(0, 0)] * 2)
+        assert not any(_tile(EDGED[0], role).edges)
+        run_guarded_cases(one, EDGED)
+        check_threads(partial(run, sliding, EDGED[0].typed("float16"), role, EDGED[0].typed("float16").arrays()))
+    sliding.tiles.cache_clear()

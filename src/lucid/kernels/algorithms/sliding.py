@@ -49,6 +49,9 @@ _FEW_UPSTREAM = {1: 4, 2: 6}
 _NEAR_WAITING, _FAR_WAITING, _FAR_WAITING_OF_MANY = 0.3, 1.0, 3.5
 _FEW_SOURCES = 8
 _STRIP_CYCLES = 40  # to begin one
+#: A ring is filled anew in each chunk of tasks, which takes 300 cycles: few chunks, as many for either of two threads,
+#: and so many again for every so many cycles.
+_RING_CHUNKS, _RING_CYCLES = 16, 1_600_000
 _SPREAD_STEPS = 24  # of a task, that read a number before it is worth a vector of its own
 
 
@@ -70,7 +73,7 @@ class Sliding(RowBoxes):
     @property
     def spare_elements(self) -> int:
         """A row of a strip, which a thread may throw away, and a ring of rows."""
-        ring = RING_ROWS * self.tile.ring_row(self.lanes) if self.tile.ring else 0
+        ring = RING_ROWS * self.tile.ring_row(self.lanes) + self.lanes if self.tile.ring else 0
         return ceil(len(self.tile.across) * self.tile.vectors * self.lanes / 16) * 16 + ring
 
     @property
@@ -247,7 +250,22 @@ def _in_turns(asked: Sliding) -> Slide:
     alone = tail > 0 and strips == 1
     fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
     half = alone and tile.whole and not tile.dots and tile.stride[1] == 1 and fewer
-    return replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half, ring=_rings(asked))
+    tile = replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half)
+    return replace(tile, ring=_rings(asked), edges=_edges(asked))
+
+
+def _edges(asked: Sliding) -> tuple[int, int]:
+    """Steps at the top and the bottom of a whole plane during which rows beyond the results would be in flight.
+
+    Halves that are widened, of few taps, have these written apart: 5 ms more to compile, of 21.
+    """
+    tile = asked.tile
+    if len(tile.lags) > 1 or tile.stride[0] > 1 or not tile.holds or tile.dots or asked.problem.itemsize >= 4:
+        return 0, 0
+    (lags,), low = tile.lags, asked.axes[1].low
+    top, bottom = lags[-1] - low, asked.source[0] + low - asked.size[0]
+    fits = min(low, top, bottom) >= 0 and max(top, bottom) <= lags[-1] and top + bottom < asked.source[0]
+    return (top, bottom) if fits and asked.boxes == 1 and lags[0] == 0 else (0, 0)
 
 
 def _rings(asked: Sliding) -> bool:
@@ -290,8 +308,9 @@ def bound(asked: Sliding, isa: ISA) -> Executable:
     )  # fmt: skip
     no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
-    chunks = 32 if tile.ring else 64  # a ring is filled anew in each
-    chunk = max(1, min(asked.tasks // chunks, int(50_000 / (asked.cycles / asked.tasks + 1))))
+    chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
+    if tile.ring:
+        chunk = ceil(asked.tasks / (_RING_CHUNKS * ceil(asked.cycles / _RING_CYCLES)))
 
     @cache
     def launch(tile: Slide) -> Launch:

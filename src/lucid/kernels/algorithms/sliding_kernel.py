@@ -223,6 +223,9 @@ class Slide:
     pairs: bool = False  #: both phases of columns are in one vector of sums, by turns
     ring: bool = False  #: rows are widened some steps before they are read, at each shift, from a ring of them
     dots: bool = False  #: bfloats side by side are multiplied in pairs, as they lie
+    #: Of whole planes, steps at the top and at the bottom that are written apart, without products for rows of results
+    #: that are not there.
+    edges: tuple[int, int] = (0, 0)
 
     @cached_property
     def lags(self) -> list[range]:
@@ -265,8 +268,8 @@ class Slide:
         return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half)
 
     def ring_row(self, lanes: int) -> int:
-        """Elements of a row in the ring, with a vector of zeros at either end."""
-        return (self.vectors + 2) * lanes
+        """Elements of a row in the ring, with a vector of zeros behind it, which is before the next."""
+        return (self.vectors + 1) * lanes
 
     @property
     def last(self) -> Slide:
@@ -345,11 +348,9 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
     arrays, plane, wide = Arrays.of(epilogue, a.y, a), a.size_h * a.size_w, tile.vectors * lanes
     each = lanes if tile.spreads else 1  # numbers of a copied weight
     if tile.ring:
-        own = a.own.at(a.thread * a.private + wide)
-        with f.loop(0, RING_ROWS * tile.ring_row(lanes), lanes) as at:
-            own.store(zeros(f, own.pointee, lanes), at.i)
+        _clear_ends(f, a.own.at(a.thread * a.private + wide), tile, lanes)
     with f.loop(a.begin, a.end) as task:
-        image_group, first = task.i // a.boxes, task.i % a.boxes * a.box_h
+        image_group, first = _box(a, tile, task.i)
         group, source = image_group % a.groups, a.x.at(image_group * a.sources * (a.h * a.w))
         rows, spare = minimum(a.box_h, a.rows - first), a.own.at(a.thread * a.private)
         weights = a.weights.at(group * a.w_group)
@@ -373,6 +374,22 @@ def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
                     with f.when(there):
                         f.call(which, *given)
     return module
+
+
+def _box(a: Any, tile: Slide, task: Value) -> tuple[Value, Value]:
+    """A task's image and group, and its first row."""
+    if any(tile.edges):  # of whole planes
+        return task, task.const(0)
+    return task // a.boxes, task % a.boxes * a.box_h
+
+
+def _clear_ends(f: Function, ring: Pointer, tile: Slide, lanes: int) -> None:
+    """Zeros before and behind every row of a ring, and where its last vector is not full."""
+    nothing, row = zeros(f, ring.pointee, lanes), tile.ring_row(lanes)
+    ring.store(nothing)
+    with f.loop(row, (RING_ROWS + 1) * row, row) as behind:
+        ring.store(nothing, behind.i - lanes)
+        ring.store(nothing, behind.i)
 
 
 def _planes(a: Any, tile: Slide, task: Value) -> tuple[Value, Value, Value]:
@@ -506,20 +523,36 @@ class _Strip:
             self.last = beyond - 1
             with f.loop(begin + a.there, minimum(begin + _RING_AHEAD, beyond)) as rows:
                 self._put(rows.i, rows.i)
-        with f.loop(begin, below, carry=start) as steps:
+        top, bottom = tile.edges
+        for n in range(top):
+            start = self._step(begin + n, keys, start, read=True, above=top - n)
+        with f.loop(begin + top if top else begin, below - bottom if bottom else below, carry=start) as steps:
             steps.values = self._step(steps.i, keys, steps.values, read=True)
-        with f.loop(maximum(begin, below), end, carry=steps.values) as rest:
+        ended = steps.values
+        for n in range(bottom):
+            ended = self._step(below - (bottom - n), keys, ended, read=True, beneath=n + 1)
+        with f.loop(maximum(begin, below), end, carry=ended) as rest:
             rest.values = self._step(rest.i, keys, rest.values, read=False)
 
-    def _step(self, m: Value, keys: list[tuple[int, int]], carried: list[Value], read: bool) -> list[Value]:
+    def _step(
+        self, m: Value, keys: list[tuple[int, int]], carried: list[Value], read: bool, above: int = 0, beneath: int = 0
+    ) -> list[Value]:
+        """The sums of rows in flight after a step; so many rows ``above`` and ``beneath`` the results are left out."""
         tile, each = self.tile, len(self.start)
         sums = {(p, lags[0]): self.start for p, lags in enumerate(tile.lags)}
         sums |= {key: carried[n * each : (n + 1) * each] for n, key in enumerate(keys)}
         if read:
-            sums = self._added(m, sums)
+            there = {key: values for key, values in sums.items() if self._there(*key, above, beneath)}
+            sums |= self._added(m, there)
         for p, lags in enumerate(tile.lags):
-            self._finish(m - lags[-1], p, sums[p, lags[-1]])
+            if not above:
+                self._finish(m - lags[-1], p, sums[p, lags[-1]])
         return [value for p, b in keys for value in sums[p, b - 1]]
+
+    def _there(self, phase: int, lag: int, above: int, beneath: int) -> bool:
+        """Whether the row of results of a lag is neither among those ``above`` nor ``beneath``."""
+        lags = self.tile.lags[phase]
+        return lags[beneath] <= lag <= lags[-1 - above]
 
     def _added(self, m: Value, sums: Sums) -> Sums:
         """With the products of a step's source rows."""
@@ -541,6 +574,7 @@ class _Strip:
         for e in reversed(rows) if tile.in_turns else rows:  # last the one that ends sums, or LLVM stores them before
             shifted = self._shifted(source, m * stride + e)
             downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
+            downs = [(p, lag, h) for p, lag, h in downs if (p, lag) in sums]
             for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
                 for (p, lag, h), k in product(downs, range(tile.results)):
                     weight = self.held[k, h, t] if self.held else self._weight(w, k, h, t)
