@@ -170,11 +170,10 @@ def _gathered(g: Graph, s: At, index: tuple[Any, ...]) -> str:
 
 def _narrowed(g: Graph, s: At, parts: list[Any], axis: int) -> str:
     """The input, cut to the index's sizes along other axes."""
-    x = s.name()
-    for k, (had, used) in enumerate(zip(s.shapes(), g.shapes_of(parts[axis]), strict=True)):
-        for a, (n, m) in enumerate(zip(had, used, strict=True)):
-            if k == 0 and a != axis and n != m:
-                x = _cut(g, x, a, 0, m)
+    x, used = s.name(), g.shapes_of(parts[axis])
+    for a, (n, m) in enumerate(zip(s.shape(), used[0], strict=True)):
+        if a != axis and n != m:
+            x = _cut(g, x, a, 0, s.agreed("the size of the index", [shape[a] for shape in used]))
     return x
 
 
