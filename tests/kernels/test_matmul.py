@@ -190,7 +190,10 @@ def test_a_grid_in_place_covers_all(m: int, n: int, k: int, isa: Any, grain: Gra
         assert (blocks - 1) * block < size <= blocks * block
     assert g.depth % grain.depth == 0 or g.depth == k
     panels = grain.count(g.depth) * (g.near + g.columns) * grain.packed.bytes
-    assert panels + product_direct.block_items(grain, g.rows, g.columns) * grain.sums.bytes <= target.cpu().l2_bytes
+    assert (
+        panels + product_direct.block_items(grain, g.rows, g.columns, g.whole) * grain.sums.bytes
+        <= target.cpu().l2_bytes
+    )
 
 
 @pytest.mark.parametrize(("steps", "way"), [

@@ -199,6 +199,8 @@ class DirectGrid:
     column_blocks: int
     near: int  #: rows of A that stay in the second level cache
 
+    whole: bool  #: whether a tile's sums are: its depth is all of k
+
     @property
     def blocks(self) -> int:
         """Tasks."""
@@ -224,7 +226,7 @@ def direct_grid(m: int, n: int, k: int, a_ns: float, b_ns: float, isa: ISA, grai
     most_columns = max(1, quarter * 4 // 3 // step_bytes // tile.columns) * tile.columns
     near = max(1, quarter // step_bytes // tile.rows) * tile.rows
     most = max(2, min(_MOST_TASKS, m * n * k // _TASK_PRODUCTS))
-    if grain.stored != grain.sums:
+    if grain.stored != grain.sums and depth < k:
         most = max(most, 2 * ceil(m * n * grain.sums.bytes / quarter))
     best, found = inf, None
     for across in range(ceil(n / most_columns), ceil(n / tile.columns) + 1):
@@ -233,17 +235,17 @@ def direct_grid(m: int, n: int, k: int, a_ns: float, b_ns: float, isa: ISA, grai
             continue
         for down in range(1, max(1, most // across) + 1):
             rows = _even(m, down, tile.rows)
-            if ceil(m / rows) != down or _block_too_large(rows, columns, grain, quarter):
+            if ceil(m / rows) != down or _block_too_large(rows, columns, grain, depth == k, quarter):
                 continue
             cost = _direct_ns(m, n, k, rows, columns, depth, a_ns, b_ns, tile)
             if cost < best:
-                best, found = cost, DirectGrid(rows, columns, depth, down, across, min(near, rows))
+                best, found = cost, DirectGrid(rows, columns, depth, down, across, min(near, rows), depth == k)
     return found
 
 
-def _block_too_large(rows: int, columns: int, grain: Grain, most_bytes: int) -> bool:
+def _block_too_large(rows: int, columns: int, grain: Grain, whole: bool, most_bytes: int) -> bool:
     """Whether the sums of a block of halves leave the second level cache."""
-    return product_direct.block_items(grain, rows, columns) * grain.sums.bytes > most_bytes
+    return product_direct.block_items(grain, rows, columns, whole) * grain.sums.bytes > most_bytes
 
 
 def _direct_depth(k: int, grain: Grain) -> int:
@@ -287,14 +289,15 @@ def _bind_direct(a: _View, b: _View, dtype: np.dtype[Any]) -> Run | None:
     g = direct_grid(m, n, k, a_ns, _COPIED_NS if b.column_step == 1 else _TURNED_NS, isa, grain)
     if g is None:
         return None
-    code = jit.kernel(("matmul", "direct", grain), lambda isa: product_direct.write(isa, grain))
-    multiply, same = code.address("multiply"), grain.stored == grain.sums
+    in_c = g.whole or grain.stored == grain.sums
+    code = jit.kernel(("matmul", "direct", grain, in_c), lambda isa: product_direct.write(isa, grain, in_c))
+    multiply = code.address("multiply")
     pitch = product_direct.row_pitch(isa, grain, g.depth)
-    asks = same and m * n * dtype.itemsize > 2 * target.cpu().l2_bytes
-    work_items = product_direct.work_items(isa, grain, g.near, g.rows, g.columns, g.depth)
+    asks = in_c and m * n * dtype.itemsize > 2 * target.cpu().l2_bytes
+    work_items = product_direct.work_items(isa, grain, g.near, g.rows, g.columns, g.depth, in_c)
     shape = np.array(
         [m, n, k, a.row_step, a.column_step, b.row_step, b.column_step, g.rows, g.columns, g.column_blocks, g.depth,
-         g.near, way, pitch, asks, work_items, product_direct.block_items(grain, g.rows, g.columns),
+         g.near, way, pitch, asks, work_items, product_direct.block_items(grain, g.rows, g.columns, in_c),
          product_direct.panel_items(isa, grain, g.columns, g.depth)]
     )  # fmt: skip
     at_shape, thread_bytes = address(shape), work_items * grain.sums.bytes

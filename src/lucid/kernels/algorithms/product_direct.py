@@ -42,9 +42,9 @@ def row_pitch(isa: ISA, grain: Grain, depth: int) -> int:
     return (-(-depth // lanes) | 1) * lanes
 
 
-def block_items(grain: Grain, rows: int, columns: int) -> int:
-    """Elements of a block's sums, where they are not in C."""
-    return rows * columns if grain.stored != grain.sums else 0
+def block_items(grain: Grain, rows: int, columns: int, whole: bool) -> int:
+    """Elements of a block's sums, where they are not in C: those of halves that a tile does not sum ``whole``."""
+    return 0 if whole or grain.stored == grain.sums else rows * columns
 
 
 def panel_items(isa: ISA, grain: Grain, columns: int, depth: int) -> int:
@@ -53,26 +53,26 @@ def panel_items(isa: ISA, grain: Grain, columns: int, depth: int) -> int:
     return -(-(columns * int(grain.count(depth)) + slack(isa, grain.packed, unit)) // line) * line
 
 
-def work_items(isa: ISA, grain: Grain, near: int, rows: int, columns: int, depth: int) -> int:
+def work_items(isa: ISA, grain: Grain, near: int, rows: int, columns: int, depth: int, whole: bool) -> int:
     """Elements of a thread's workspace: a row to throw away, a tile, what sums start from, a block's sums, packed B and
     A, of which ``near`` rows are packed at a time."""
     tile = tile_for(isa, grain.sums)
     rows_of_a = max(panel_items(isa, grain, near, depth), near * row_pitch(isa, grain, depth))
     packed = panel_items(isa, grain, columns, depth) + rows_of_a
     line = 64 // grain.sums.bytes
-    return -(-(_starts_at(tile) + columns + block_items(grain, rows, columns) + packed) // line) * line
+    return -(-(_starts_at(tile) + columns + block_items(grain, rows, columns, whole) + packed) // line) * line
 
 
 def _starts_at(tile: Tile) -> int:
     return (1 + tile.rows) * tile.columns
 
 
-def write(isa: ISA, grain: Grain) -> Module:
-    """The module with the entry point ``multiply``."""
+def write(isa: ISA, grain: Grain, whole: bool) -> Module:
+    """The module with the entry point ``multiply``, of sums that are ``whole`` within a tile or not."""
     m = Module(f"matrix product of {grain.stored}, rows in place", isa)
     tile = tile_for(isa, grain.sums)
     packs = write_packs(m, isa, grain, (tile.rows, tile.columns))
-    _write_multiply(m, isa, grain, tile, packs)
+    _write_multiply(m, isa, grain, tile, packs, grain.stored if whole else grain.sums)
     return m
 
 
@@ -94,16 +94,19 @@ class _Shape:
         return self._values[name]
 
 
-def _write_multiply(m: Module, isa: ISA, grain: Grain, tile: Tile, packs: dict[int, Function]) -> None:
-    stored, sums_type, same = grain.stored, grain.sums, grain.stored == grain.sums
-    move = write_move(m, isa, sums_type, sums_type)
-    read = move if same else write_move(m, isa, stored, sums_type)
-    put = None if same else write_move(m, isa, sums_type, stored)
-    corner = _write_corner(m, grain, tile, move)
+def _write_multiply(
+    m: Module, isa: ISA, grain: Grain, tile: Tile, packs: dict[int, Function], left: Type
+) -> None:  # fmt: skip
+    """Tiles leave numbers of the type ``left``: C's in C, others in the workspace until they are rounded."""
+    stored, sums_type, same, in_c = grain.stored, grain.sums, grain.stored == grain.sums, grain.stored == left
+    read = write_move(m, isa, stored, sums_type)
+    put = None if in_c else write_move(m, isa, sums_type, stored)
+    move = read if left == stored == sums_type else write_move(m, isa, left, left)
+    corner = _write_corner(m, grain, tile, move, left)
     f = m.entry("multiply", **_fields(grain))
     s = _Shape(f.args.shape)
     spare = f.args.work.at(f.args.thread * s.work_items)
-    starts = spare.at(_starts_at(tile))
+    starts, aside = spare.at(_starts_at(tile)), spare.cast(left)
     block = starts.at(s.columns)
     panels = block.at(s.block).cast(grain.packed)
     packed = panels.at(s.panels)
@@ -113,10 +116,10 @@ def _write_multiply(m: Module, isa: ISA, grain: Grain, tile: Tile, packs: dict[i
         first, i0 = task.i % s.column_blocks * s.columns, task.i // s.column_blocks * s.rows
         rows, columns = minimum(s.rows, s.m - i0), minimum(s.columns, s.n - first)
         result = f.args.c.at(i0 * s.n + first)
-        c, step = (result, s.n) if same else (block, s.columns)
+        c, step = (result, s.n) if in_c else (block, s.columns)
         with f.when(f.args.start.eq(BIAS)):
             f.call(read, f.args.bias.at(first), 0, starts, 0, 1, columns)
-        if not same:
+        if not in_c:
             with f.when(f.args.start.eq(EARLIER)):
                 f.call(read, result, s.n, c, step, rows, columns)
         begun = select(f.args.start.eq(EARLIER), f.args.start, FRESH)
@@ -147,20 +150,20 @@ def _write_multiply(m: Module, isa: ISA, grain: Grain, tile: Tile, packs: dict[i
                     to = c.at(i.i * step + j.i)
                     exist = minimum(tile.rows, rows - i.i), minimum(tile.columns, columns - j.i)
                     panel = panels.at(j.i * deep)
-                    f.call(corner, deep, w, w_row, w_k, panel, starts.at(j.i), again, to, step, *exist, spare, s.asks)
+                    f.call(corner, deep, w, w_row, w_k, panel, starts.at(j.i), again, to, step, *exist, aside, s.asks)
                     if put is not None:
                         with f.when(k.i + steps >= s.k):
                             f.call(put, to, step, result.at(i.i * s.n + j.i), s.n, *exist)
 
 
-def _write_corner(m: Module, grain: Grain, tile: Tile, move: Function) -> Function:
+def _write_corner(m: Module, grain: Grain, tile: Tile, move: Function, left: Type) -> Function:
     """A tile of which only rows x columns exist. A vector that is not whole goes through a tile behind ``spare``."""
-    data, packed = ptr(grain.sums), ptr(grain.packed)
+    data, packed = ptr(left), ptr(grain.packed)
     widths = [Tile(tile.rows, v, tile.lanes) for v in (1, tile.vectors)]
-    functions = [_write_tile(m, grain, t, tile.columns) for t in widths]
+    functions = [_write_tile(m, grain, t, tile.columns, left) for t in widths]
     f = m.function(
-        "corner", steps=i64, w=packed, w_row=i64, w_k=i64, panel=packed, start=data, again=i64, to=data, stride=i64,
-        rows=i64, columns=i64, spare=data, asks=i64,
+        "corner", steps=i64, w=packed, w_row=i64, w_k=i64, panel=packed, start=ptr(grain.sums), again=i64, to=data,
+        stride=i64, rows=i64, columns=i64, spare=data, asks=i64,
     )  # fmt: skip
     a = f.args
     operands = a.steps, a.w, a.w_row, a.w_k, a.panel, a.start, a.again
@@ -183,17 +186,17 @@ def _write_corner(m: Module, grain: Grain, tile: Tile, move: Function) -> Functi
     return f
 
 
-def _write_tile(m: Module, grain: Grain, tile: Tile, pitch: int) -> Function:
+def _write_tile(m: Module, grain: Grain, tile: Tile, pitch: int, left: Type) -> Function:
     """Adds ``tile(steps, w, w_row, w_k, panel, start, again, to, stride, rows, spare, asks)``.
 
     to[r][n] = start[n], or what is there ``again``, + the sum over k of w[r w_row + k w_k] panel[k pitch + n]. Rows
     from ``rows`` on are the last one again, and go to ``spare``. A tile that ``asks`` wants the lines of its results
     before its loop.
     """
-    data, packed = ptr(grain.sums), ptr(grain.packed)
+    data, packed = ptr(left), ptr(grain.packed)
     f = m.function(
-        f"tile_{tile.rows}x{tile.vectors}", steps=i64, w=packed, w_row=i64, w_k=i64, panel=packed, start=data,
-        again=i64, to=data, stride=i64, rows=i64, spare=data, asks=i64,
+        f"tile_{tile.rows}x{tile.vectors}", steps=i64, w=packed, w_row=i64, w_k=i64, panel=packed,
+        start=ptr(grain.sums), again=i64, to=data, stride=i64, rows=i64, spare=data, asks=i64,
     )  # fmt: skip
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
     targets = [cast(Pointer, select(a.rows > r, a.to.at(a.stride * r), a.spare)) for r in range(tile.rows)]
@@ -205,7 +208,7 @@ def _write_tile(m: Module, grain: Grain, tile: Tile, pitch: int) -> Function:
         return [a.start.load(v * lanes, lanes) for v in across] * tile.rows
 
     def earlier() -> list[Value]:
-        return [row.load(v * lanes, lanes) for row in targets for v in across]
+        return [convert(row.load(v * lanes, lanes), grain.sums) for row in targets for v in across]
 
     weights = [a.w.at(minimum(a.rows - 1, r) * a.w_row) for r in range(tile.rows)]
     with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
@@ -219,5 +222,5 @@ def _write_tile(m: Module, grain: Grain, tile: Tile, pitch: int) -> Function:
     results = iter(k.values)
     for row in targets:
         for v in across:
-            row.store(next(results), v * lanes)
+            row.store(convert(next(results), left), v * lanes)
     return f
