@@ -179,11 +179,11 @@ def test_a_grid_covers_all(m: int, n: int, k: int, items: int, isa: Any, grain: 
 
 
 @given(
-    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 20_000), st.sampled_from(target.cpu().isas),
-    st.sampled_from([Grain(f32), Grain(f64), Grain(f16), Grain(bf16, 2)]),
+    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 20_000), st.booleans(),
+    st.sampled_from(target.cpu().isas), st.sampled_from([Grain(f32), Grain(f64), Grain(f16), Grain(bf16, 2)]),
 )  # fmt: skip
-def test_a_grid_in_place_covers_all(m: int, n: int, k: int, isa: Any, grain: Grain) -> None:
-    g = direct_grid(m, n, k, 0.05, 0.1, isa, grain) if module.reads_in_place(isa) else None
+def test_a_grid_in_place_covers_all(m: int, n: int, k: int, along: bool, isa: Any, grain: Grain) -> None:
+    g = direct_grid(m, n, k, along, 0.05, 0.1, isa, grain) if module.reads_in_place(isa) else None
     if g is None:
         return
     for blocks, block, size in [(g.row_blocks, g.rows, m), (g.column_blocks, g.columns, n)]:

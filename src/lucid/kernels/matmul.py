@@ -37,10 +37,11 @@ _MOST_SPLITS, _MOST_SUMS = 16, 1 << 20
 _LEAST_ROWS, _LEAST_COLUMNS = 96, 128
 #: Tiles from which on a sum need not be split, products from which on A is read where it lies, and bytes of a column of
 #: B that are packed at a time.
-_LEAST_TILES, _LEAST_DIRECT, _DEPTH_BYTES = 16, 1 << 21, 1536
+_LEAST_TILES, _LEAST_DIRECT, _DEPTH_BYTES = 16, 1 << 21, 3072
 #: Nanoseconds on a Zen 4: a vector product, what a tile takes beside them, a number that is packed from rows along k or
 #: across, a number of A that comes from the third cache.
 _PRODUCT_NS, _TILE_NS, _TURNED_NS, _COPIED_NS, _FETCHED_NS = 0.272, 30.0, 0.13, 0.04, 0.05
+_A_BYTE_NS = 0.05
 #: Lines in a set of a cache of eight ways that leave room for what passes, and a way of the first level, a page.
 _MOST_TOGETHER, _L1_WAY_BYTES = 6, 4096
 #: Threads that may wait for the last task, and how much they count.
@@ -212,16 +213,19 @@ def reads_in_place(isa: ISA) -> bool:
     return target.cpu().turns(isa) > 1
 
 
-def direct_grid(m: int, n: int, k: int, a_ns: float, b_ns: float, isa: ISA, grain: Grain) -> DirectGrid | None:
+def direct_grid(
+    m: int, n: int, k: int, along: bool, a_ns: float, b_ns: float, isa: ISA, grain: Grain
+) -> DirectGrid | None:
     """The cut, from sizes and caches alone, if a number of A is fetched in ``a_ns`` and one of B packed in ``b_ns``.
 
-    None where a long sum is better split, or a product is small.
+    A that is read where it lies has rows ``along`` k or across. None where a long sum is better split, or a product
+    is small.
     """
     cpu, tile = target.cpu(), product.tile_for(isa, grain.sums)
     tiles = ceil(m / tile.rows) * ceil(n / tile.columns)
     if not reads_in_place(isa) or tiles < _LEAST_TILES or m * n * k < _LEAST_DIRECT:
         return None
-    depth = _direct_depth(k, grain)
+    depth = _direct_depth(k, along, grain)
     quarter, step_bytes = cpu.l2_bytes // 4, int(grain.count(depth)) * grain.packed.bytes
     most_columns = max(1, quarter * 4 // 3 // step_bytes // tile.columns) * tile.columns
     near = max(1, quarter // step_bytes // tile.rows) * tile.rows
@@ -248,8 +252,10 @@ def _block_too_large(rows: int, columns: int, grain: Grain, whole: bool, most_by
     return product_direct.block_items(grain, rows, columns, whole) * grain.sums.bytes > most_bytes
 
 
-def _direct_depth(k: int, grain: Grain) -> int:
-    return min(k, _even(k, ceil(k * grain.packed.bytes / (_DEPTH_BYTES * grain.depth)), 4 * grain.depth))
+def _direct_depth(k: int, along: bool, grain: Grain) -> int:
+    """Numbers of k at a time: half as many where each is a line of its own, not ``along`` the rows of A."""
+    deep = _DEPTH_BYTES if along else _DEPTH_BYTES // 2
+    return min(k, _even(k, ceil(k * grain.packed.bytes / (deep * grain.depth)), 4 * grain.depth))
 
 
 def _direct_ns(
@@ -284,9 +290,10 @@ def _bind_direct(a: _View, b: _View, dtype: np.dtype[Any]) -> Run | None:
     """``_bind`` with an A that is read where it lies, or None."""
     isa, m, n, k = target.isa(), a.rows, b.columns, a.columns
     grain = Grain.of(BY_DTYPE[dtype.name], k, isa)
-    way = _way(a, product.tile_for(isa, grain.sums).rows, _direct_depth(k, grain), grain)
-    a_ns = _FETCHED_NS + (_COPIED_NS if way else 0)
-    g = direct_grid(m, n, k, a_ns, _COPIED_NS if b.column_step == 1 else _TURNED_NS, isa, grain)
+    along = a.column_step == 1
+    way = _way(a, product.tile_for(isa, grain.sums).rows, _direct_depth(k, along, grain), grain)
+    along, a_ns = along and not way, _FETCHED_NS + (_A_BYTE_NS * dtype.itemsize if way else 0)
+    g = direct_grid(m, n, k, along, a_ns, _COPIED_NS if b.column_step == 1 else _TURNED_NS, isa, grain)
     if g is None:
         return None
     in_c = g.whole or grain.stored == grain.sums

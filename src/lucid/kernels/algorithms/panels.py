@@ -102,16 +102,40 @@ def _copy_runs(f: Function, grain: Grain, lanes: int, width: int) -> None:
     a = f.args
     rows = [a.rows - first for first in range(0, width, lanes)]
     with f.loop(0, grain.count(a.depth)) as k:
-        source, panel = a.source.at(k.i * grain.depth * a.k_step), a.panel.at(k.i * width)
-        for n, line in product(range(grain.depth), range(0, width, _LINE_BYTES // source.pointee.bytes)):
-            source.at(a.k_step * (_AHEAD * grain.depth + n)).prefetch(line)
-        for v, left in enumerate(rows):
-            counts = [left, select(k.i * grain.depth + 1 < a.depth, left, 0)][: grain.depth]
-            numbers = [
-                source.at(a.k_step * n).load(v * lanes, lanes, lanes_below(f, count, lanes))
-                for n, count in enumerate(counts)
-            ]
-            panel.store(grain.element(numbers), v * lanes)
+        _copy_run(f, grain, lanes, width, k.i, a.source.at(k.i * grain.depth * a.k_step), rows, a.panel.at(k.i * width))
+
+
+def _copy_run(
+    f: Function, grain: Grain, lanes: int, width: int, k: Value, source: Pointer, rows: list[Value], panel: Pointer
+) -> None:  # fmt: skip
+    """One k of a panel; ``rows`` are how many there are from each vector on."""
+    a = f.args
+    for n, line in product(range(grain.depth), range(0, width, _LINE_BYTES // source.pointee.bytes)):
+        source.at(a.k_step * (_AHEAD * grain.depth + n)).prefetch(line)
+    for v, left in enumerate(rows):
+        counts = [left, select(k * grain.depth + 1 < a.depth, left, 0)][: grain.depth]
+        numbers = [
+            source.at(a.k_step * n).load(v * lanes, lanes, lanes_below(f, count, lanes))
+            for n, count in enumerate(counts)
+        ]
+        panel.store(grain.element(numbers), v * lanes)
+
+
+def write_deal(m: Module, isa: ISA, grain: Grain, width: int) -> Function:
+    """Adds ``deal(source, k_step, rows, depth, panels, apart)``: rows side by side in memory, all panels at once.
+
+    Each k is read in one piece, where panel after panel would meet a page of each k again for every one of them.
+    """
+    lanes = isa.lanes(grain.packed)
+    f = m.function(
+        "deal", source=ptr(grain.stored), k_step=i64, rows=i64, depth=i64, panels=ptr(grain.packed), apart=i64
+    )
+    a = f.args
+    with f.loop(0, grain.count(a.depth)) as k, f.loop(0, a.rows, width) as r:
+        source = a.source.at(k.i * grain.depth * a.k_step + r.i)
+        panel = a.panels.at(r.i // width * a.apart + k.i * width)
+        _copy_run(f, grain, lanes, width, k.i, source, [a.rows - r.i - v for v in range(0, width, lanes)], panel)
+    return f
 
 
 def _copy_elements(f: Function, grain: Grain, width: int) -> None:

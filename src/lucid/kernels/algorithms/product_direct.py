@@ -17,11 +17,12 @@ a bias or without.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import cast
 
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.panels import either, slack, write_packs
+from lucid.kernels.algorithms.panels import either, slack, write_deal, write_packs
 from lucid.kernels.algorithms.product import BIAS, EARLIER, FRESH, pack, tile_for, write_move
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.ir import Function, Module, Pointer, Type, Value, convert, i64, minimum, ptr, select, splat
@@ -102,7 +103,7 @@ def _write_multiply(
     read = write_move(m, isa, stored, sums_type)
     put = None if in_c else write_move(m, isa, sums_type, stored)
     move = read if left == stored == sums_type else write_move(m, isa, left, left)
-    corner = _write_corner(m, grain, tile, move, left)
+    corner, deal = _write_corner(m, grain, tile, move, left), write_deal(m, isa, grain, tile.columns)
     f = m.entry("multiply", **_fields(grain))
     s = _Shape(f.args.shape)
     spare = f.args.work.at(f.args.thread * s.work_items)
@@ -128,7 +129,9 @@ def _write_multiply(
             deep = grain.count(steps)
             again = select(k.i.eq(0), begun, EARLIER)
             b, a = f.args.b.at(first * s.b_n + k.i * s.b_k), f.args.a.at(i0 * s.a_m + k.i * s.a_k)
-            pack(f, packs[tile.columns], b, s.b_n, s.b_k, columns, steps, panels, tile.columns, deep)
+            turned = partial(pack, f, packs[tile.columns], b, s.b_n, s.b_k, columns, steps, panels, tile.columns, deep)
+            dealt = partial(f.call, deal, b, s.b_k, columns, steps, panels, deep * tile.columns)
+            either(f, s.b_n.eq(1), dealt, turned)
             with f.loop(0, rows, s.near) as r:
                 end = minimum(rows, r.i + s.near)
                 here = a.at(r.i * s.a_m)
