@@ -292,7 +292,7 @@ def _bind_direct(a: _View, b: _View, dtype: np.dtype[Any]) -> Run | None:
     grain = Grain.of(BY_DTYPE[dtype.name], k, isa)
     along = a.column_step == 1
     way = _way(a, product.tile_for(isa, grain.sums).rows, _direct_depth(k, along, grain), grain)
-    along, a_ns = along and not way, _FETCHED_NS + (_A_BYTE_NS * dtype.itemsize if way else 0)
+    along, a_ns = along and (not way or dtype.itemsize == 2), _FETCHED_NS + (_A_BYTE_NS * dtype.itemsize if way else 0)
     g = direct_grid(m, n, k, along, a_ns, _COPIED_NS if b.column_step == 1 else _TURNED_NS, isa, grain)
     if g is None:
         return None

@@ -106,16 +106,27 @@ class Parts:
     corner: Function
 
 
-def write_move(m: Module, isa: ISA, given: Type, wanted: Type) -> Function:
-    """Copies rows x columns elements, rows ``step`` apart: edges of C to and from scratch, a bias into every row."""
+def write_move(m: Module, isa: ISA, given: Type, wanted: Type, ahead: int = 0) -> Function:
+    """Copies rows x columns elements, rows ``step`` apart: edges of C to and from scratch, a bias into every row.
+
+    Rows that come from far are asked for so many rows ``ahead``.
+    """
     lanes = min(isa.lanes(given), isa.lanes(wanted))
     f = m.function(
-        f"{given}_to_{wanted}", source=ptr(given), source_step=i64, to=ptr(wanted), to_step=i64, rows=i64, columns=i64
+        f"{given}_to_{wanted}" + "_ahead" * bool(ahead),
+        source=ptr(given),
+        source_step=i64,
+        to=ptr(wanted),
+        to_step=i64,
+        rows=i64,
+        columns=i64,
     )
     a = f.args
     with f.loop(0, a.rows) as r:
         source, to = a.source.at(r.i * a.source_step), a.to.at(r.i * a.to_step)
         with f.loop(0, a.columns, lanes) as j:
+            if ahead:
+                source.at(a.source_step * ahead).prefetch(j.i)
             mask = lanes_below(f, a.columns - j.i, lanes)
             to.store(convert(source.load(j.i, lanes, mask), wanted), j.i, mask)
     return f

@@ -33,6 +33,7 @@ SHAPE = (
     "m", "n", "k", "a_m", "a_k", "b_k", "b_n", "rows", "columns", "column_blocks", "depth", "near", "way", "pitch",
     "asks", "work_items", "block", "panels",
 )  # fmt: skip
+_ROWS_AHEAD = 4  #: rows of A that are asked for while others are copied: the machine follows none to the next
 #: The ways to A: read where it lies, packed into panels, or its rows copied a ``row_pitch`` apart.
 IN_PLACE, PACKED, COPIED = range(3)
 
@@ -100,7 +101,7 @@ def _write_multiply(
 ) -> None:  # fmt: skip
     """Tiles leave numbers of the type ``left``: C's in C, others in the workspace until they are rounded."""
     stored, sums_type, same, in_c = grain.stored, grain.sums, grain.stored == grain.sums, grain.stored == left
-    read = write_move(m, isa, stored, sums_type)
+    read, copy = write_move(m, isa, stored, sums_type), write_move(m, isa, stored, sums_type, _ROWS_AHEAD)
     put = None if in_c else write_move(m, isa, sums_type, stored)
     move = read if left == stored == sums_type else write_move(m, isa, left, left)
     corner, deal = _write_corner(m, grain, tile, move, left), write_deal(m, isa, grain, tile.columns)
@@ -139,7 +140,7 @@ def _write_multiply(
                     pack(f, packs[tile.rows], here, s.a_m, s.a_k, end - r.i, steps, packed, tile.rows, deep)
                 if grain.depth == 1:
                     with f.when(s.way.eq(COPIED)):
-                        f.call(read, here, s.a_m, packed, s.pitch, end - r.i, steps)
+                        f.call(copy, here, s.a_m, packed, s.pitch, end - r.i, steps)
                 with f.loop(0, columns, tile.columns) as j, f.loop(r.i, end, tile.rows) as i:
                     w = packed.at((i.i - r.i) * select(s.way.eq(PACKED), deep, s.pitch))
                     w_row, w_k = (
