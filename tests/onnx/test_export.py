@@ -164,6 +164,12 @@ def _overwritten(x: Tensor) -> Tensor:
     return y * 3
 
 
+def _at_the_largest(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, int(x[0].argmax())].copy_(x[:, 0])
+    return y
+
+
 @pytest.mark.parametrize(
     ("function", "complaint"),
     [
@@ -175,6 +181,10 @@ def _overwritten(x: Tensor) -> Tensor:
         (_branch, "another way"),
         (_silent, "a result does not come from the inputs"),
         (_overwritten, "written in place where no gradient is recorded"),
+        (_at_the_largest, "the place of copy_slices depends"),
+        (lambda x: x[:, int(x[0].argmax())], "an index of getitem depends"),
+        (lambda x: x.roll(int(x[0].argmax()), 1), "the shift of roll depends"),
+        (lambda x: x.round(decimals=int(x[0].argmax())), "a parameter of round depends"),
         (lambda x: x[x > 0], "no ONNX form"),
         (lambda x: x.to(lucid.bfloat16) * 2, "gives bfloat16"),
         (lambda x: x.to(lucid.complex64).real, "gives complex64"),

@@ -163,7 +163,7 @@ class At:
         """
         if any(value != values[0] for value in values):
             raise self.graph.error(
-                f"{what} of {self.step.op} depends on an axis that is to be dynamic; leave that axis out of "
-                "dynamic_axes, or let the layer not depend on it"
+                f"{what} of {self.step.op} depends on an axis that is to be dynamic, or on values; leave that axis out "
+                "of dynamic_axes, or let the layer not depend on it"
             )
         return values[0]
