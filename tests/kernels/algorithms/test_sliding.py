@@ -157,6 +157,41 @@ def test_gradients_of_the_weight_and_the_bias(isa, dtype):
         run_guarded_cases(one, GRADIENTS)
 
 
+#: One strip of whole vectors, of half a one and of more, and several; other strides down, and taps; padding that is
+#: uneven, missing, or as wide as it may be; several boxes of a plane, and rows that are all at an edge.
+FOLDED = [
+    Case(2, 2, 2, (11, 64), (4, 4), 2, padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (14, 112), (4, 4), 2, padding=1, groups=2),
+    Case(1, 2, 2, (10, 15), (4, 4), 2, padding=1, groups=2, bias=True),
+    Case(1, 2, 2, (13, 45), (2, 6), (2, 2), padding=((1, 0), (5, 2)), groups=2),
+    Case(1, 2, 2, (9, 83), (3, 4), (1, 2), padding=((0, 1), (0, 3)), groups=2, bias=True),
+    Case(1, 2, 2, (20, 51), (6, 4), (3, 2), groups=2),
+    Case(1, 1, 1, (181, 66), (4, 4), 2, padding=1),
+    Case(1, 2, 2, (3, 9), (4, 4), 2, padding=((2, 1), (1, 3)), groups=2),
+]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize("l3_bytes", [32 << 20, 0])
+def test_columns_that_are_folded(isa, dtype, l3_bytes, monkeypatch):
+    halves = replace(target.cpu(), name="znver4", l3_bytes=l3_bytes)
+    monkeypatch.setattr(target, "cpu", lambda: halves)
+    sliding.tiles.cache_clear()
+
+    def one(case):
+        asked = sliding.tiles(case.typed(dtype).problem("forward"), target.isa())
+        assert asked and all(option.tile.folds for option in asked)
+        for where in ("end", "start"):
+            check(sliding, case.typed(dtype), "forward", where)
+
+    with target.using(isa):
+        run_guarded_cases(one, FOLDED)
+        check_threads(lambda: run(sliding, FOLDED[1].typed(dtype), "forward", FOLDED[1].typed(dtype).arrays()))
+        for case, place in product(FOLDED[:3], [(0, 0, 0, 0), (0, 1, 5, 13), (0, 1, 9, 14)]):
+            check_infinity(sliding, case.typed(dtype), "forward", place)
+    sliding.tiles.cache_clear()
+
+
 #: Rows of one vector and of several, whole or not, whose first and last lanes meet nothing, or something; taps across
 #: that are even, or odd, of which one has no partner; other strides down; rows of g that are odd, and that are all at
 #: an edge; groups; padding that is uneven or wider than a window.

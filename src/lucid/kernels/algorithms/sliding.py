@@ -246,6 +246,8 @@ def _in_turns(asked: Sliding) -> Slide:
     tail = halves if halves < 2 * tile.vectors else 0
     if _pairs(asked):
         return replace(tile, in_turns=True, tail=tail, alone=tail > 0 and strips == 1, pairs=True, whole=False)
+    if _folds(asked):
+        return replace(tile, in_turns=True, tail=tail, alone=tail > 0 and strips == 1, folds=True, whole=False)
     spreads = not tile.several and not tile.holds and asked.box_h * strips >= _SPREAD_STEPS
     alone = tail > 0 and strips == 1
     fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
@@ -288,6 +290,13 @@ def _pairs(asked: Sliding) -> bool:
         return False
     reach = max(at for phase in tile.across for _, at in phase) - tile.first
     return reach <= asked.lanes // 2 and replace(tile, pairs=True).numbers <= HELD
+
+
+def _folds(asked: Sliding) -> bool:
+    """Whether columns of a stride of 2 are not taken apart: neighbouring taps, several twos of them, in registers."""
+    tile = asked.tile
+    even = tile.stride[1] == 2 and _side_by_side(tile.across, 2) and len(tile.across[0]) in (4, 6)
+    return even and asked.problem.itemsize >= 4 and replace(tile, folds=True).holds
 
 
 def _streams(asked: Sliding) -> bool:

@@ -226,6 +226,7 @@ class Slide:
     #: Of whole planes, steps at the top and at the bottom that are written apart, without products for rows of results
     #: that are not there.
     edges: tuple[int, int] = (0, 0)
+    folds: bool = False  #: a stride of 2: even and odd columns are summed apart, as they lie, and added last
 
     @cached_property
     def lags(self) -> list[range]:
@@ -248,7 +249,12 @@ class Slide:
     @property
     def each(self) -> int:
         """Vectors of sums of one row."""
-        return self.results * self.phases * len(self.widths(2))
+        return self.results * (self.halves if self.folds else self.phases * len(self.widths(2)))
+
+    @property
+    def halves(self) -> int:
+        """Half vectors of a row of results in the last strip."""
+        return self.tail or 2 * self.vectors
 
     @cached_property
     def twos(self) -> list[tuple[int | None, int, int]]:
@@ -286,7 +292,8 @@ class Slide:
     @property
     def numbers(self) -> int:
         """Of w, or vectors of two of them, that a step and source reads."""
-        across = len(self.twos) if self.dots else len(self.across[0]) if self.pairs else sum(map(len, self.across))
+        across = len(self.across[0]) if self.pairs else sum(map(len, self.across))
+        across = len(self.twos) if self.dots or self.folds else across
         return sum(map(len, self.downs)) * across * self.results
 
     @property
@@ -303,7 +310,7 @@ class Slide:
         """Of so many steps; fitted to 205 tiles of 38 problems in the second cache, 92 % of them within 10 %."""
         registers, parts = self.registers(lanes), self._parts(lanes) * self.stride[0]
         split, merged = min(self.stride[1] - 1, 2), 0 if self.pairs else min(self.phases - 1, 2)
-        split = 0 if self.dots else split
+        split = 0 if self.dots or self.folds else split
         loaded = self.numbers if self.several or self.numbers > HELD else 0
         halved = self.tail / (2 * self.vectors) if self.tail and not self.dots else 1.0
         source = (
@@ -314,13 +321,15 @@ class Slide:
         )
         source += 0.72 * max(0, registers - ROOMY)
         moved = sum(len(lags) - 1 for lags in self.lags) * self.each
-        ended = 0.75 * moved + (0.28 + 1.27 * merged) * self.each * len(self.downs)
+        ended = 0.75 * moved + (0.28 + 1.27 * merged + self.folds) * self.each * len(self.downs)
         waiting = _LATENCY * (len(self.twos) * _DOT_LATENCY if self.dots else max(map(len, self.across)))
         return max(steps * (sources * source + ended), steps * (sources * max(source, waiting) + ended) - _OVERLAP)
 
     def registers(self, lanes: int) -> int:
         """How many a step holds."""
         sums = sum(len(lags) for lags in self.lags) * self.each
+        if self.folds:
+            return sums + self.numbers + self.halves + 6
         return sums + (4 if self.pairs or self.dots else len(self.row(lanes).reads)) + min(self.numbers, 2)
 
     def _parts(self, lanes: int) -> int:
@@ -339,7 +348,7 @@ def fields(element: Type) -> dict[str, Type]:
 def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:
     """A task is a box of rows of the results of one image and group."""
     module, lanes = Module("sliding", isa), isa.lanes(computed(element))
-    kind = _PairedStrip if tile.pairs else _DottedStrip if tile.dots else _Strip
+    kind = _PairedStrip if tile.pairs else _DottedStrip if tile.dots else _FoldedStrip if tile.folds else _Strip
     last = strip = kind(module, element, lanes, tile.last, epilogue).function
     if tile.tail and not tile.alone:
         strip = kind(module, element, lanes, replace(tile, tail=0), epilogue, full=True).function
@@ -701,6 +710,60 @@ class _PairedStrip(_Strip):
     def _line(self, sums: list[Value], result: int, to: Destination) -> list[Value]:
         count = len(self.windows)
         return sums[result * count : (result + 1) * count]
+
+
+class _FoldedStrip(_Strip):
+    """The same with a stride of 2 whose columns are not taken apart: even ones meet a tap and odd ones the next.
+
+    ::
+
+        x            x0 x1   x2 x3   x4 x5      as it lies, from the first tap on
+        times        w0 w1   w0 w1   w0 w1      and from the third one on, times w2 w3
+        sums         p0 q0   p1 q1   p2 q2      of all taps; a result is p + q, which are put together at the end
+
+    Taken apart, every row of the source takes two shuffles of two vectors, and a slide a tap; a Zen 4 shuffles and
+    multiplies on the same units. Here a row of results takes one shuffle of two for each vector of the source.
+    """
+
+    def _prepare(self) -> None:
+        f, a, tile, lanes = self.function, self.a, self.tile, self.lanes
+        self._share_out()
+        count, odd = tile.halves, (lane_numbers(f, lanes, element=i32) & 1).ne(0)
+        nothing = zeros(f, self.wide, lanes)
+        self.start = [select(odd, nothing, bias) for bias in self.biases for _ in range(count)]
+        self.windows = [u * lanes + tile.first for u in range(count + (len(tile.twos) > 1))]
+        self.inside = [lanes_inside(f, a.column + at, a.w, lanes) for at in self.windows]
+        self.numbers = {
+            (k, h, n): select(odd, self._weight(a.weights, k, h, second), self._weight(a.weights, k, h, first))
+            for k, h in product(range(tile.results), self._taps(tile.downs))
+            for n, (first, second, _) in enumerate(tile.twos)
+            if first is not None
+        }
+
+    def _added_source(self, m: Value, source: Pointer, w: Pointer, sums: Sums) -> Sums:
+        tile, stride, count = self.tile, self.tile.stride[0], self.tile.halves
+        sums = {key: list(values) for key, values in sums.items()}
+        for e in reversed(range(stride)):
+            row = self._row(source, m * stride + e - self.a.low_h)
+            downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
+            loaded = [row.load(at, self.lanes, there) for at, there in zip(self.windows, self.inside, strict=True)]
+            for u, (n, (*_, at)) in product(range(count), enumerate(tile.twos)):
+                x = slid(loaded[u], loaded[u + 1], at - tile.first) if n else loaded[u]
+                for (p, lag, h), k in product(downs, range(tile.results)):
+                    here = k * count + u
+                    sums[p, lag][here] = fma(self.numbers[k, h, n], x, sums[p, lag][here])
+        return sums
+
+    def _line(self, sums: list[Value], result: int, to: Destination) -> list[Value]:
+        count = self.tile.halves
+        row = sums[result * count : (result + 1) * count]
+        return [self._folded(*row[at : at + 2]) for at in range(0, count, 2)]
+
+    def _folded(self, first: Value, second: Value | None = None) -> Value:
+        """Sums of neighbours of two vectors, or half a vector of those of one."""
+        columns = self.lanes * (1 if second is None else 2)
+        even, odd = (shuffle(first, second, range(start, columns, 2)) for start in (0, 1))
+        return even + odd
 
 
 class _DottedStrip(_Strip):
