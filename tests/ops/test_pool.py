@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,24 @@ def test_unfolded_windows_times_a_weight_are_a_convolution() -> None:
     y = conv2d(lucid.tensor(x), lucid.tensor(w), None, spec.stride, spec.padding, spec.dilation).numpy()
     np.testing.assert_allclose((w.reshape(4, -1) @ columns).reshape(y.shape), y, atol=1e-12)
     check_grads(lambda x: pool.unfold(x * x, spec), lucid.tensor(x, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"), [((2, 8, 40, 40), (8, 5)), ((4, 9, 320), (16,)), ((2, 8, 8, 8, 12), (4, 4, 3))]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_wide_tiles_are_means_by_loops(shape: tuple[int, ...], kernel: tuple[int, ...], dtype: Any) -> None:
+    rank = len(kernel)
+    x = lucid.Tensor(np.random.default_rng(0).standard_normal(shape).astype(dtype), requires_grad=True)
+    y = pool.avg_pool(x, PoolSpec(kernel, kernel, (1,) * rank, ((0, 0),) * rank))
+    cut = [part for n, k in zip(shape[2:], kernel, strict=True) for part in (n // k, k)]
+    wide = x.detach().numpy().astype(np.float64).reshape(*shape[:2], *cut)
+    unit = float(np.finfo(dtype).eps)
+    want = wide.mean(tuple(range(3, 3 + 2 * rank, 2)))
+    np.testing.assert_allclose(y.detach().numpy(), want, rtol=unit, atol=16 * unit / np.sqrt(np.prod(kernel)))
+    g = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
+    y.backward(lucid.Tensor(g))
+    spread = g.astype(np.float64) / np.prod(kernel)
+    for axis, k in enumerate(kernel, start=2):
+        spread = spread.repeat(k, axis)
+    np.testing.assert_allclose(x.grad.numpy(), spread, rtol=4 * unit, atol=1e-7)

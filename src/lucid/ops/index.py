@@ -64,9 +64,15 @@ _getitem_copy = Op("getitem", lambda x, *, index: x[index], vjp={
 })  # fmt: skip
 
 
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros in memory from the pool, whose pages are there already."""
+    out: Array = empty(shape, dtype)
+    moving.move(np.zeros((), dtype), out)
+    return out
+
+
 def _placed_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
-    out: Array = empty(shape, g.dtype)
-    moving.move(np.zeros((), g.dtype), out)
+    out = _zeros(shape, g.dtype)
     moving.move(g, out[index])
     return out
 
@@ -83,12 +89,15 @@ def _lone_axis(index: Index) -> int | None:
 
 def _added_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
     """As ``_placed_forward``, for indices that may repeat."""
-    out = np.zeros(shape, g.dtype)
+    out = _zeros(shape, g.dtype)
     axis = _lone_axis(index)
     if axis is not None and g.size and g.dtype.name in _SUMMED:
         where = index[axis] % shape[axis]
         order = np.argsort(where, kind="stable")
         places, starts = np.unique(where[order], return_index=True)
+        if len(places) == len(where):
+            out[index] = g
+            return out
         out[(*index[:axis], places)] = np.add.reduceat(g.take(order, axis), starts, axis)
         return out
     if all(not isinstance(part, np.ndarray) or part.dtype.kind == "b" for part in index):

@@ -236,8 +236,20 @@ def _divisors(size: Sizes, spec: PoolSpec, count_include_pad: bool, divisor: int
     return divisors if np.ptp(divisors) else int(divisors.flat[0])
 
 
+def _are_wide_tiles(size: Sizes, spec: PoolSpec) -> bool:
+    """Whether windows lie side by side and are so wide that their means are made sooner axis by axis."""
+    tiles = spec.kernel == spec.stride and not any(map(any, spec.padding)) and set(spec.dilation) == {1}
+    wide = max(spec.kernel) > _WIDEST or prod(spec.kernel) > _WIDEST**2
+    return tiles and wide and not any(n % k for n, k in zip(size, spec.kernel, strict=True))
+
+
+_WIDEST = 4
+
+
 def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
     if native.takes(native.SEVERAL_PASSES, x):
+        if divisor is None and _are_wide_tiles(size, spec):
+            return _adaptive_forward(x, size=size, out_size=spec.out_size(size))
         return pooling.avg_pool(x, spec, count_include_pad, divisor)
     around = _surrounded(x, spec, 0)
     taps = _taps(spec, spec.out_size(size))
@@ -250,6 +262,8 @@ def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bo
 
 def _avg_grad_forward(h: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
     if native.takes(native.SEVERAL_PASSES // 4, h):
+        if divisor is None and _are_wide_tiles(size, spec):
+            return _adaptive_grad_forward(h, size=size, out_size=spec.out_size(size))
         return pooling.avg_pool_grad(h, spec, size, count_include_pad, divisor)
     share = (h / _divisors(size, spec, count_include_pad, divisor)).astype(computed(h.dtype), copy=False)
     pieces = [share] * prod(spec.kernel)
@@ -297,16 +311,18 @@ def _mean_bands(size: Sizes, out_size: Sizes) -> Bands:
 
 def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
     if native.takes(native.SEVERAL_PASSES, x) and (windows := _even(size, out_size)):
-        if prod(out_size) > 1:
+        if prod(out_size) == 1:
+            axes = tuple(range(x.ndim - len(size), x.ndim))
+            mean: Array = reduction.scaled_sum(x, axes=axes, factor=1.0 / prod(size))
+            return mean.reshape(*mean.shape, *out_size)
+        if not _are_wide_tiles(size, windows):
             return pooling.avg_pool(x, windows, True, None)
-        axes = tuple(range(x.ndim - len(size), x.ndim))
-        mean: Array = reduction.scaled_sum(x, axes=axes, factor=1.0 / prod(size))
-        return mean.reshape(*mean.shape, *out_size)
     return weighted_forward(x, bands=_mean_bands(size, out_size))
 
 
 def _adaptive_grad_forward(h: Array, *, size: Sizes, out_size: Sizes) -> Array:
-    if native.takes(native.SEVERAL_PASSES // 4, h) and prod(out_size) > 1 and (windows := _even(size, out_size)):
+    windows = _even(size, out_size) if native.takes(native.SEVERAL_PASSES // 4, h) and prod(out_size) > 1 else None
+    if windows and not _are_wide_tiles(size, windows):
         return pooling.avg_pool_grad(h, windows, size, True, None)
     return weighted_forward(h, bands=transposed(_mean_bands(size, out_size)))
 
