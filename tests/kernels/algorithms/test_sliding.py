@@ -7,8 +7,11 @@ from itertools import product
 import numpy as np
 import pytest
 
+from lucid.core.geometry import ConvSpec
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import sliding, sliding_grad
+from lucid.kernels.convolution import problem
+from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
 from tests.kernels.guard import run_guarded_cases
@@ -678,4 +681,15 @@ def test_rows_beyond_a_plane_have_no_products(role, name, written, monkeypatch):
         assert not any(_tile(EDGED[0], role).edges)
         run_guarded_cases(one, EDGED)
         check_threads(partial(run, sliding, EDGED[0].typed("float16"), role, EDGED[0].typed("float16").arrays()))
+    sliding.tiles.cache_clear()
+
+
+@pytest.mark.parametrize(("kernel", "size", "batch"), [(5, 112, 16), (3, 180, 6), (3, 112, 16)])
+def test_products_hide_behind_many_planes_from_memory(kernel, size, batch, monkeypatch):
+    cpu = replace(target.cpu(), name="znver4", l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+    spec = ConvSpec((kernel,) * 2, (1, 1), (1, 1), ((kernel // 2,) * 2,) * 2, 1)
+    asked = problem("forward", spec, (batch, 64, size, size), (batch, 1, size, size), "float32", True)
+    assert select.choose(asked, MACHINES["avx512"]).algorithm == "sliding"
     sliding.tiles.cache_clear()

@@ -44,9 +44,9 @@ _MORE_CHANNELS = 1024  # of a group's c_in x c_out
 #: Channels of g in a group, which would fill a quarter of a vector of them; where units take one in two turns, so that
 #: products are what counts, a few more.
 _FEW_UPSTREAM = {1: 4, 2: 6}
-#: Of the time that memory takes, what a Zen 4 waits; in addition, of what half of the last cache does not hold, which
-#: of more than a few sources is as many streams.
-_NEAR_WAITING, _FAR_WAITING, _FAR_WAITING_OF_MANY = 0.3, 1.0, 3.5
+#: Of the time that memory takes, what a Zen 4 waits; in addition, of what half of the last cache does not hold. Planes
+#: of more than a few sources are as many streams, so slow that products hide behind them.
+_NEAR_WAITING, _FAR_WAITING, _STREAMS = 0.3, 1.0, 3.5
 _FEW_SOURCES = 8
 _STRIP_CYCLES = 40  # to begin one
 #: A ring is filled anew in each chunk of tasks, which takes 300 cycles: few chunks, as many for either of two threads,
@@ -96,13 +96,14 @@ class Sliding(RowBoxes):
         work = strips * groups * self._strip_cycles(replace(self.tile, tail=0))
         if self.tile.tail:
             work = groups * self._strip_cycles(self.tile.last) + work * (strips - 1) / strips
-        traffic_bytes = self.problem.traffic_bytes
-        waiting = WAITING * memory_cycles(traffic_bytes)
-        if turns_of(self.lanes, sum_type(self.problem)) > 1:
-            far = _FAR_WAITING if self.sources <= _FEW_SOURCES else _FAR_WAITING_OF_MANY
-            beyond = max(0, traffic_bytes - target.cpu().l3_bytes // 2)
-            waiting = _NEAR_WAITING * memory_cycles(traffic_bytes) + far * beyond / 6
-        return self.tasks * (work + 40) + waiting + 4200
+        traffic_bytes, work = self.problem.traffic_bytes, self.tasks * (work + 40)
+        memory = memory_cycles(traffic_bytes)
+        if turns_of(self.lanes, sum_type(self.problem)) == 1:
+            return work + WAITING * memory + 4200
+        if self.sources > _FEW_SOURCES:
+            return max(work + _NEAR_WAITING * memory, _STREAMS * memory) + 4200
+        beyond = max(0, traffic_bytes - target.cpu().l3_bytes // 2)
+        return work + _NEAR_WAITING * memory + _FAR_WAITING * beyond / 6 + 4200
 
     def _strip_cycles(self, tile: Slide) -> float:
         reach, turns = max(lags[-1] for lags in tile.lags), turns_of(self.lanes, sum_type(self.problem))
