@@ -122,7 +122,7 @@ def test_batches_of_uneven_strides() -> None:
 def test_more_than_one_block_in_every_direction(isa: str, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     with target.using(isa):
-        for m, n, k in [(300, 400, 300), (20, 1100, 530), (1100, 20, 270), (17, 33, 3000)]:
+        for m, n, k in [(300, 400, 300), (20, 1100, 530), (1100, 20, 270), (17, 33, 3000), (49, 70, 1100)]:
             a, b, bias = (numbers(rng, *shape, dtype=dtype) for shape in ((m, k), (k, n), (n,)))
             check(matmul(a, b, bias), a, b, bias)
 
@@ -194,6 +194,12 @@ def test_a_grid_in_place_covers_all(m: int, n: int, k: int, along: bool, isa: An
         panels + product_direct.block_items(grain, g.rows, g.columns, g.whole) * grain.sums.bytes
         <= target.cpu().l2_bytes
     )
+
+
+def test_few_rows_have_tiles_of_their_height() -> None:
+    wide = [isa for isa in target.cpu().isas if isa.registers == 32]
+    rows = {m: product_direct.tile_of(isa, f32, m).rows for isa in wide for m in (49, 64, 3136)}
+    assert not wide or rows == {49: 10, 64: 13, 3136: 12}
 
 
 @pytest.mark.parametrize(("steps", "way"), [

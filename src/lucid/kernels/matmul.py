@@ -221,7 +221,7 @@ def direct_grid(
     A that is read where it lies has rows ``along`` k or across. None where a long sum is better split, or a product
     is small.
     """
-    cpu, tile = target.cpu(), product.tile_for(isa, grain.sums)
+    cpu, tile = target.cpu(), product_direct.tile_of(isa, grain.sums, m)
     tiles = ceil(m / tile.rows) * ceil(n / tile.columns)
     if not reads_in_place(isa) or tiles < _LEAST_TILES or m * n * k < _LEAST_DIRECT:
         return None
@@ -290,18 +290,18 @@ def _bind_direct(a: _View, b: _View, dtype: np.dtype[Any]) -> Run | None:
     """``_bind`` with an A that is read where it lies, or None."""
     isa, m, n, k = target.isa(), a.rows, b.columns, a.columns
     grain = Grain.of(BY_DTYPE[dtype.name], k, isa)
-    along = a.column_step == 1
-    way = _way(a, product.tile_for(isa, grain.sums).rows, _direct_depth(k, along, grain), grain)
+    along, tile = a.column_step == 1, product_direct.tile_of(isa, grain.sums, m)
+    way = _way(a, tile.rows, _direct_depth(k, along, grain), grain)
     along, a_ns = along and (not way or dtype.itemsize == 2), _FETCHED_NS + (_A_BYTE_NS * dtype.itemsize if way else 0)
     g = direct_grid(m, n, k, along, a_ns, _COPIED_NS if b.column_step == 1 else _TURNED_NS, isa, grain)
     if g is None:
         return None
     in_c = g.whole or grain.stored == grain.sums
-    code = jit.kernel(("matmul", "direct", grain, in_c), lambda isa: product_direct.write(isa, grain, in_c))
+    code = jit.kernel(("matmul", "direct", grain, tile, in_c), lambda isa: product_direct.write(isa, grain, tile, in_c))
     multiply = code.address("multiply")
     pitch = product_direct.row_pitch(isa, grain, g.depth)
     asks = in_c and m * n * dtype.itemsize > 2 * target.cpu().l2_bytes
-    work_items = product_direct.work_items(isa, grain, g.near, g.rows, g.columns, g.depth, in_c)
+    work_items = product_direct.work_items(isa, grain, tile, g.near, g.rows, g.columns, g.depth, in_c)
     shape = np.array(
         [m, n, k, a.row_step, a.column_step, b.row_step, b.column_step, g.rows, g.columns, g.column_blocks, g.depth,
          g.near, way, pitch, asks, work_items, product_direct.block_items(grain, g.rows, g.columns, in_c),

@@ -17,6 +17,7 @@ a bias or without.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import cast
@@ -38,6 +39,23 @@ _ROWS_AHEAD = 4  #: rows of A that are asked for while others are copied: the ma
 IN_PLACE, PACKED, COPIED = range(3)
 
 
+#: Heights of a tile for few rows of 32 registers' tiles, and what a tile takes beside its rows, in rows.
+_HEIGHTS, _BESIDE, _WORTH = (10, 11, 13), 0.3, 0.97
+
+
+def tile_of(isa: ISA, element: Type, m: int) -> Tile:
+    """The register tile for so many rows: another height where that leaves fewer rows of tiles empty."""
+    usual = tile_for(isa, element)
+    if isa.registers != 32:
+        return usual
+
+    def cost(rows: int) -> float:
+        return -(-m // rows) * (rows + _BESIDE)
+
+    best = min(_HEIGHTS, key=cost)
+    return replace(usual, rows=best) if cost(best) < _WORTH * cost(usual.rows) else usual
+
+
 def row_pitch(isa: ISA, grain: Grain, depth: int) -> int:
     """Elements from one copied row of A to the next: an odd number of vectors, which share no set of a cache."""
     lanes = isa.lanes(grain.packed)
@@ -55,10 +73,9 @@ def panel_items(isa: ISA, grain: Grain, columns: int, depth: int) -> int:
     return -(-(columns * int(grain.count(depth)) + slack(isa, grain.packed, unit)) // line) * line
 
 
-def work_items(isa: ISA, grain: Grain, near: int, rows: int, columns: int, depth: int, whole: bool) -> int:
+def work_items(isa: ISA, grain: Grain, tile: Tile, near: int, rows: int, columns: int, depth: int, whole: bool) -> int:
     """Elements of a thread's workspace: a row to throw away, a tile, what sums start from, a block's sums, packed B and
     A, of which ``near`` rows are packed at a time."""
-    tile = tile_for(isa, grain.sums)
     rows_of_a = max(panel_items(isa, grain, near, depth), near * row_pitch(isa, grain, depth))
     packed = panel_items(isa, grain, columns, depth) + rows_of_a
     line = 64 // grain.sums.bytes
@@ -69,10 +86,9 @@ def _starts_at(tile: Tile) -> int:
     return (1 + tile.rows) * tile.columns
 
 
-def write(isa: ISA, grain: Grain, whole: bool) -> Module:
+def write(isa: ISA, grain: Grain, tile: Tile, whole: bool) -> Module:
     """The module with the entry point ``multiply``, of sums that are ``whole`` within a tile or not."""
     m = Module(f"matrix product of {grain.stored}, rows in place", isa)
-    tile = tile_for(isa, grain.sums)
     packs = write_packs(m, isa, grain, (tile.rows, tile.columns))
     _write_multiply(m, isa, grain, tile, packs, grain.stored if whole else grain.sums)
     return m
