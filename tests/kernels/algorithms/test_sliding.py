@@ -210,7 +210,7 @@ DEALT = [
 ]
 
 
-@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64", *HALF])])
 @pytest.mark.parametrize("l3_bytes", [32 << 20, 0])
 def test_gradients_of_rows_that_are_dealt_out(isa, dtype, l3_bytes, monkeypatch):
     halves = replace(target.cpu(), name="znver4", l3_bytes=l3_bytes)

@@ -26,6 +26,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    computed,
     convert,
     fma,
     i32,
@@ -33,6 +34,7 @@ from lucid.kernels.ir import (
     lane_numbers,
     lanes_below,
     lanes_inside,
+    loaded_as,
     maximum,
     minimum,
     ptr,
@@ -73,6 +75,11 @@ class Dealt:
         return self.downs * len(self.pairs)
 
     @property
+    def loads(self) -> float:
+        """Vectors of x and of g that are loaded for a row of g and a vector of x."""
+        return (self.downs + self.stride_h * (_DEEP - 1)) / _DEEP + 1
+
+    @property
     def registers(self) -> int:
         """Sums, rows of g dealt out and how, and a vector of x."""
         return self.sums + (_DEEP + 1) * len(self.pairs) + 1
@@ -104,22 +111,22 @@ def write_dealt(module: Module, element: Type, tile: Dealt) -> Function:
     Row ``q`` of g meets row ``q stride_h + down - low_h`` of x. A vector of x asks for ``each_x`` elements more of
     ``next_x``, and of ``next_g``.
     """
-    data, lanes = ptr(element), tile.lanes
+    data, wide, lanes = ptr(element), computed(element), tile.lanes
     f = module.function(
-        "run_dealt", x=data, g=data, acc=data, h=i64, w=i64, oh=i64, ow=i64, low_h=i64,
+        "run_dealt", x=data, g=data, acc=ptr(wide), h=i64, w=i64, oh=i64, ow=i64, low_h=i64,
         next_x=data, next_g=data, each_x=i64, each_g=i64,
     )  # fmt: skip
     a = f.args
-    run = _Run(f, tile)
+    run = _Run(f, tile, wide)
     begin = minimum((a.low_h + (tile.stride_h - 1)) // tile.stride_h, a.oh)
     end = minimum(maximum((a.h + a.low_h + (tile.stride_h - tile.downs)) // tile.stride_h, begin), a.oh)
-    sums = [zeros(f, element, lanes)] * tile.sums
+    sums = [zeros(f, wide, lanes)] * tile.sums
     end = end - (end - begin) % _DEEP
     sums = run.rows(f.const(i64, 0), begin, sums)
     sums = run.rows(begin, end, sums, _DEEP)
     sums = run.rows(end, a.oh, sums)
     odd = (lane_numbers(f, lanes, element=i32) & 1).ne(0)
-    nothing = zeros(f, element, lanes)
+    nothing = zeros(f, wide, lanes)
     for (down, pair), total in zip(product(range(tile.downs), tile.pairs), sums, strict=True):
         for tap, kept in zip(pair, ((nothing, total), (total, nothing)), strict=True):
             if tap is not None:
@@ -131,8 +138,8 @@ def write_dealt(module: Module, element: Type, tile: Dealt) -> Function:
 class _Run:
     """A plane's rows."""
 
-    def __init__(self, f: Function, tile: Dealt) -> None:
-        self.f, self.a, self.tile, lanes = f, f.args, tile, tile.lanes
+    def __init__(self, f: Function, tile: Dealt, wide: Type) -> None:
+        self.f, self.a, self.tile, self.wide, lanes = f, f.args, tile, wide, tile.lanes
         first, last = tile.reach
         self.read = lanes_below(f, lanes // STEP + last - first, lanes, i32)  # of g, for a whole vector of x
         self.vectors = (self.a.w + (lanes - 1)) // lanes
@@ -180,12 +187,12 @@ class _Run:
         whole: End = (None, self.read, [None] * len(tile.pairs))
         of_x, of_g, met = end or whole
         at = v * (lanes // STEP) + tile.reach[0]
-        windows = [one.load(at, lanes, of_g) for one in pixels]
+        windows = [self._loaded(one, at, of_g) for one in pixels]
         dealt = [[self._dealt(window, pair) for pair in range(len(tile.pairs))] for window in windows]
         sums = list(sums)
         for down in range(tile.downs + tile.stride_h * (len(pixels) - 1)):
             here = row + down if there is None else select(there[down], row + down, 0)
-            x = a.x.at(here * a.w + v * lanes).load(0, lanes, of_x)
+            x = self._loaded(a.x.at(here * a.w), v * lanes, of_x)
             for n, each in enumerate(dealt):
                 tap = down - n * tile.stride_h
                 for pair, (one, mask) in enumerate(zip(each, met, strict=True)) if 0 <= tap < tile.downs else ():
@@ -196,6 +203,12 @@ class _Run:
                     both = fma(one, x, sums[at_sum])
                     sums[at_sum] = both if mask is None else select(mask, both, sums[at_sum])
         return sums
+
+    def _loaded(self, row: Pointer, at: Value, there: Value | None) -> Value:
+        """A vector of a row, in the type of the sums."""
+        if there is None:
+            return convert(row.load(at, self.tile.lanes), self.wide)
+        return loaded_as(self.wide, row, at, self.tile.lanes, there)
 
     def _dealt(self, window: Value, pair: int) -> Value:
         """The columns of g that lanes of x meet at a pair of taps."""

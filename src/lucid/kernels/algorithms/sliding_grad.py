@@ -240,6 +240,7 @@ class SlidingGrad:
             "dealt vector": vectors,
             "dealt end": rows * (tile.before + tile.behind),
             "dealt product": vectors * tile.sums,
+            "widened": vectors * tile.loads * (p.itemsize < sum_type(p).bytes),
             "plane": planes,
             "line": max(0, p.traffic_bytes - target.cpu().l2_bytes) / _LINE_BYTES,
             "lane sum": p.c_out * p.group_in * p.spec.taps,
@@ -275,7 +276,7 @@ def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> Slidin
 def _dealt(problem: Problem, tile: GradTile, lanes: int) -> list[GradTile]:
     """The tile that deals rows of g out to lanes of x, where those of x have two taps each."""
     downs = problem.spec.kernel[1]
-    if problem.spec.stride[2] != STEP or problem.itemsize < sum_type(problem).bytes:
+    if problem.spec.stride[2] != STEP:
         return []
     dealt = Dealt.of(downs, tile.across, problem.spec.stride[1], lanes, problem.size[2], problem.out[2])
     held = dealt.reach[1] - dealt.reach[0] <= lanes // STEP and max(dealt.before, dealt.behind) <= _MOST_ENDS
