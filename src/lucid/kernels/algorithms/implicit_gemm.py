@@ -273,7 +273,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
     Spans are side by side: a thread, whose share of the tasks is a run of them, reads few parts' weights. Those of each
     span are its phases, or of each phase its spans.
     """
-    multiply = _write_multiply(module, grain, samples)
+    multiply = _Multiply(module, grain, samples).f
     f = module.entry("run", **fields)
     a = f.args
     s = read_shape(
@@ -339,89 +339,117 @@ def _find_places(
         f.call(places, record, s["out_image"], position + first, length, at)
 
 
-def _write_multiply(module: Module, grain: Grain, samples: Type) -> Function:
-    """Adds ``multiply``: a span's panels by a part of the rows, for one block of channels.
+class _Multiply:
+    """Writes ``multiply``: a span's panels by a part of the rows, for one block of channels.
 
     Sums wait in place or in ``sums`` for the next block; after the last they are all in the result. Those of a line of
     turned tiles leave together: squares of them have few columns to spare. The first ``lead`` positions, less than a
     vector, are a tile of their own, so that the others read whole vectors of x.
     """
-    data, p64 = ptr(grain.packed), ptr(i64)
-    panel_product = _write_panel_product(module, grain, samples)
-    f = module.function(
-        "multiply", fields=p64, record=p64, panel=ptr(samples), group=i64, position=i64, count=i64, first=i64, c=i64,
-        channels=i64, own=ptr(i8), lead=i64,
-    )  # fmt: skip
-    a = f.args
-    w, bias = (a.fields.at(FIELDS.index(name)).cast(ptr(grain.stored)).load() for name in ("w", "bias"))
-    packed, shape = (
-        a.fields.at(FIELDS.index(name)).cast(kind).load() for name, kind in (("packed", data), ("shape", p64))
-    )
-    s = read_shape(
-        shape,
-        "sums_at lazy weights_at task_rows rows row_blocks image channels out_plane out_image stack tile_rows "
-        "tile_columns widths unit pitch turned line_items places_at vector_places tail_places",
-    )
-    r = read_phase(
-        a.record,
-        "packing steps image_lines row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
-        "column_step halo unit_lines units span unit_spans",
-    )
-    k = read_packing(r["packing"], "taps packed block")
-    own_weights, lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
-    spare = a.own.at(s["sums_at"]).cast(grain.sums)
-    tile_rows, columns = s["tile_rows"], s["tile_columns"]
-    sums, places = spare.at((s["stack"] + 1) * s["line_items"]), a.own.at(s["places_at"]).cast(i64)
-    pack_weights, first_line = part(shape, "pack_weights"), a.position // r["line"] % r["image_lines"]
-    next_w, elements = select(lazy, 0, k["block"]), grain.count(a.channels)
-    next_span = select(r["unit_spans"].eq(1), select(r["units"].eq(1), 0, s["image"]), r["span"])
-    with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), tile_rows) as o:
-        with f.when(lazy):
-            f.call(pack_weights, w, bias, shape, r["packing"], a.group, o.i, a.c, a.channels, own_weights)
-        block = packed.at(k["packed"] + (a.group * s["row_blocks"] + o.i // tile_rows) * k["block"])
-        start = select(lazy, own_weights, block)
-        weights = start.at((select(lazy, 0, a.c // grain.depth) * k["taps"] + 1) * tile_rows)
-        channel = (a.group * s["rows"] + o.i) // s["stack"]
-        height = (o.i - a.first) // tile_rows
-        row_sums = sums.at(height * r["row_sums"])
+
+    def __init__(self, module: Module, grain: Grain, samples: Type) -> None:
+        self.grain, self.panel_product = grain, _write_panel_product(module, grain, samples)
+        self.f = f = module.function(
+            "multiply", fields=ptr(i64), record=ptr(i64), panel=ptr(samples), group=i64, position=i64, count=i64,
+            first=i64, c=i64, channels=i64, own=ptr(i8), lead=i64,
+        )  # fmt: skip
+        self.a = a = f.args
+        stored, data = ptr(grain.stored), ptr(grain.packed)
+        self.w, self.bias, self.packed, self.shape = (
+            a.fields.at(FIELDS.index(name)).cast(kind).load()
+            for name, kind in (("w", stored), ("bias", stored), ("packed", data), ("shape", ptr(i64)))
+        )
+        self.s = s = read_shape(
+            self.shape,
+            "sums_at lazy weights_at task_rows rows row_blocks image channels out_plane out_image stack tile_rows "
+            "tile_columns widths unit pitch turned line_items places_at vector_places tail_places",
+        )
+        self.r = r = read_phase(
+            a.record,
+            "packing steps image_lines row_sums panel_sums panel_step line line_pitch line_tiles halved_below reads_x "
+            "column_step halo unit_lines units span unit_spans",
+        )
+        self.k = read_packing(r["packing"], "taps packed block")
+        self.own_weights, self.lazy = a.own.at(s["weights_at"]).cast(grain.packed), s["lazy"].ne(0)
+        self.spare = a.own.at(s["sums_at"]).cast(grain.sums)
+        self.sums, self.places = self.spare.at((s["stack"] + 1) * s["line_items"]), a.own.at(s["places_at"]).cast(i64)
+        self.pack_weights, self.first_line = (
+            part(self.shape, "pack_weights"),
+            a.position // r["line"] % r["image_lines"],
+        )
+        self.next_w, self.elements = select(self.lazy, 0, self.k["block"]), grain.count(a.channels)
+        self.next_span = select(r["unit_spans"].eq(1), select(r["units"].eq(1), 0, s["image"]), r["span"])
+        with f.loop(a.first, minimum(a.first + s["task_rows"], s["rows"]), s["tile_rows"]) as o:
+            self._write_rows(o.i)
+
+    def _write_rows(self, o: Value) -> None:
+        """A tile's rows from ``o`` on, line by line of the span."""
+        f, a, s, r, k = self.f, self.a, self.s, self.r, self.k
+        tile_rows = s["tile_rows"]
+        with f.when(self.lazy):
+            f.call(
+                self.pack_weights, self.w, self.bias, self.shape, r["packing"], a.group, o, a.c, a.channels,
+                self.own_weights,
+            )  # fmt: skip
+        block = self.packed.at(k["packed"] + (a.group * s["row_blocks"] + o // tile_rows) * k["block"])
+        start = select(self.lazy, self.own_weights, block)
+        weights = start.at((select(self.lazy, 0, a.c // self.grain.depth) * k["taps"] + 1) * tile_rows)
+        channel = (a.group * s["rows"] + o) // s["stack"]
+        height = (o - a.first) // tile_rows
+        row_sums = self.sums.at(height * r["row_sums"])
         asked = r["reads_x"].ne(0) & (height < s["widths"])  # each row of tiles a line of each step
-        next_x = select(asked, next_span + height * s["unit"], 0)
+        next_x = select(asked, self.next_span + height * s["unit"], 0)
         with f.loop(0, a.count, r["line"]) as line:
             number, end = line.i // r["line"], minimum(r["line"], a.count - line.i)
-            halos = number // r["unit_lines"] * r["halo"]  # each unit's are behind its lines
-            panel, first = a.panel.at(number * r["line_pitch"] + halos), number * r["line_tiles"]
-            of_line = r["steps"].at((first_line + number) % r["image_lines"] * 2)
-            steps, table = elements * of_line.load(), of_line.at(1).cast(ptr(i32)).load()
-            with f.loop(0, end, columns, carry=[first]) as j:
-                room, (number,) = end - j.i, j.values
-                units = (room + (s["unit"] - 1)) // s["unit"]
-                halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
-                leads = j.i < a.lead
-                width = select(leads, 1, minimum(select(halved, (units + 1) // 2, units), s["widths"]))
-                back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
-                along = (j.i - back) * r["column_step"]
-                place = select(r["halved_below"].eq(0), (number - first) * r["panel_step"], along)
-                ends = s["tail_places"] - width * s["vector_places"]
-                vector = select(back.ne(0), ends, s["tail_places"] + j.i // s["unit"] * s["vector_places"])
-                done = f.call(
-                    panel_product, a.fields, shape, a.record, weights, start, panel.at(place), channel,
-                    row_sums.at(number * r["panel_sums"]), spare, places.at(vector), a.position + line.i + j.i - back,
-                    room + back, width, s["rows"] - o.i, a.c, a.channels, steps, table, next_w,
-                    next_x,
-                )  # fmt: skip
-                j.step, j.values = select(leads, a.lead, done * width * s["unit"]), [number + done]
+            first = self._write_line(line.i, number, end, o, start, weights, channel, row_sums, next_x)
             with f.when(s["turned"].ne(0) & (a.c + a.channels >= s["channels"])):
-                moved = select(r["reads_x"].ne(0), end % columns, 0)  # what the last tile has that the others have not
-                alike, tile_sums = end - moved, r["panel_sums"]
-                begun = row_sums.at(first * tile_sums)
-                last = begun.at(alike // columns * tile_sums + (columns - moved) * s["pitch"])
-                for source, begin, count in ((begun, 0, alike), (last, alike, moved)):
-                    f.call(
-                        part(shape, "finish"), a.fields, a.record, source, s["pitch"], channel, s["out_plane"],
-                        s["out_image"], a.position + line.i + begin, count, minimum(s["rows"] - o.i, tile_rows),
-                        spare.at(s["line_items"]),
-                    )  # fmt: skip
-    return f
+                self._write_leave(line.i, end, o, channel, row_sums, first)
+
+    def _write_line(
+        self, line: Value, number: Value, end: Value, o: Value, start: Pointer, weights: Pointer, channel: Value,
+        row_sums: Pointer, next_x: Value,
+    ) -> Value:  # fmt: skip
+        """A line's tiles, as wide as there is room for; the number of the first."""
+        f, a, s, r, columns = self.f, self.a, self.s, self.r, self.s["tile_columns"]
+        halos = number // r["unit_lines"] * r["halo"]  # each unit's are behind its lines
+        panel = a.panel.at(number * r["line_pitch"] + halos)
+        first: Value = number * r["line_tiles"]
+        of_line = r["steps"].at((self.first_line + number) % r["image_lines"] * 2)
+        steps, table = self.elements * of_line.load(), of_line.at(1).cast(ptr(i32)).load()
+        with f.loop(0, end, columns, carry=[first]) as j:
+            room, (tile,) = end - j.i, j.values
+            units = (room + (s["unit"] - 1)) // s["unit"]
+            halved = (room > columns) & (room < r["halved_below"])  # two tiles alike, rather than a narrow one
+            leads = j.i < a.lead
+            width = select(leads, 1, minimum(select(halved, (units + 1) // 2, units), s["widths"]))
+            back = select(r["reads_x"].ne(0), maximum(width * s["unit"] - room, 0), 0)  # no further than x
+            along = (j.i - back) * r["column_step"]
+            place = select(r["halved_below"].eq(0), (tile - first) * r["panel_step"], along)
+            ends = s["tail_places"] - width * s["vector_places"]
+            vector = select(back.ne(0), ends, s["tail_places"] + j.i // s["unit"] * s["vector_places"])
+            done = f.call(
+                self.panel_product, a.fields, self.shape, a.record, weights, start, panel.at(place), channel,
+                row_sums.at(tile * r["panel_sums"]), self.spare, self.places.at(vector), a.position + line + j.i - back,
+                room + back, width, s["rows"] - o, a.c, a.channels, steps, table, self.next_w, next_x,
+            )  # fmt: skip
+            j.step, j.values = select(leads, a.lead, done * width * s["unit"]), [tile + done]
+        return first
+
+    def _write_leave(
+        self, line: Value, end: Value, o: Value, channel: Value, row_sums: Pointer, first: Value
+    ) -> None:  # fmt: skip
+        """What a line's turned tiles, from the ``first`` on, have summed up leaves for the result."""
+        f, a, s, r, columns = self.f, self.a, self.s, self.r, self.s["tile_columns"]
+        moved = select(r["reads_x"].ne(0), end % columns, 0)  # what the last tile has that the others have not
+        alike = end - moved
+        begun = row_sums.at(first * r["panel_sums"])
+        last = begun.at(alike // columns * r["panel_sums"] + (columns - moved) * s["pitch"])
+        for source, begin, count in ((begun, 0, alike), (last, alike, moved)):
+            f.call(
+                part(self.shape, "finish"), a.fields, a.record, source, s["pitch"], channel, s["out_plane"],
+                s["out_image"], a.position + line + begin, count, minimum(s["rows"] - o, s["tile_rows"]),
+                self.spare.at(s["line_items"]),
+            )  # fmt: skip
 
 
 def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Function:
