@@ -20,7 +20,7 @@ import lucid.nn as nn
 import lucid.nn.functional as F
 from lucid import Tensor
 from lucid.core.errors import DTypeError, ExportError, ShapeError
-from lucid.onnx import export, files
+from lucid.onnx import export, files, is_in_onnx_export
 from tests.onnx.cases import CASES, with_statistics
 from tests.onnx.roundtrip import check_roundtrip
 
@@ -149,7 +149,7 @@ class Net(nn.Module):
 
 
 def _branch(x: Tensor) -> Tensor:
-    return x.exp() if x.sum() > 29.9 else x.log()
+    return x.exp() if x.sum() > 0 else x.log()
 
 
 def _silent(x: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def _overwritten(x: Tensor) -> Tensor:
 
 def _at_the_largest(x: Tensor) -> Tensor:
     y = x * 2
-    y[:, int(x[0].argmax())].copy_(x[:, 0])
+    y[:, int(x[0].argmax()._array)].copy_(x[:, 0])
     return y
 
 
@@ -174,17 +174,22 @@ def _at_the_largest(x: Tensor) -> Tensor:
     ("function", "complaint"),
     [
         (lambda x: x.cumprod(1), "the operation cumprod has no ONNX form"),
-        (lambda x: x * x.detach().numpy().max().item(), "an operand of mul is no constant"),
-        (lambda x: x * x.mean().item(), "an operand of mul is no constant"),
+        (lambda x: x * x.detach().numpy().max().item(), r"numpy\(\) takes a value"),
+        (lambda x: x * x.mean().item(), r"item\(\) takes a value"),
+        (lambda x: x * float(x.tolist()[0][0] > 0), r"tolist\(\) takes a value"),
+        (lambda x: x * float((x * 2).sum()), r"item\(\) takes a value"),
+        (lambda x: x * np.from_dlpack(x.detach()).max(), r"__dlpack__\(\) takes a value"),
+        (lambda x: x * x._array.max(), "an operand of mul is no constant"),
         (lambda x: x + lucid.randn(3, 10), "an operand of add is no constant"),
-        (lambda x: Tensor(x.detach().numpy() * 2), "a result does not come from the inputs"),
-        (_branch, "another way"),
+        (lambda x: Tensor(x._array * 2), "a result does not come from the inputs"),
+        (_branch, r"bool\(\) takes a value"),
+        (lambda x: x.exp() if x._array.sum() > 29.9 else x.log(), "another way"),
         (_silent, "a result does not come from the inputs"),
         (_overwritten, "written in place where no gradient is recorded"),
         (_at_the_largest, "the place of copy_slices depends"),
-        (lambda x: x[:, int(x[0].argmax())], "an index of getitem depends"),
-        (lambda x: x.roll(int(x[0].argmax()), 1), "the shift of roll depends"),
-        (lambda x: x.round(decimals=int(x[0].argmax())), "a parameter of round depends"),
+        (lambda x: x[:, int(x[0].argmax()._array)], "an index of getitem depends"),
+        (lambda x: x.roll(int(x[0].argmax()._array), 1), "the shift of roll depends"),
+        (lambda x: x.round(decimals=int(x[0].argmax()._array)), "a parameter of round depends"),
         (lambda x: x[x > 0], "no ONNX form"),
         (lambda x: x.to(lucid.bfloat16) * 2, "gives bfloat16"),
         (lambda x: x.to(lucid.complex64).real, "gives complex64"),
@@ -198,6 +203,20 @@ def test_what_is_refused_says_where(function: Any, complaint: str, tmp_path: Pat
     if "a result" not in complaint:
         assert "(in Net: blocks.0.1)" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_beside_the_result_may_look_at_values(tmp_path: Path) -> None:
+    seen = []
+
+    def look(x: Tensor) -> Tensor:
+        if not is_in_onnx_export():
+            seen.append(x.mean().item())
+        return x * 2
+
+    net, x = Net(look), lucid.ones(3, 10)
+    net(x)
+    export(net, x, tmp_path / "net.onnx")
+    assert seen == [1.0] and not is_in_onnx_export() and f"{x.sum():.1f}" == "30.0"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """Trained models as ONNX files, which other runtimes read. Needs ``pip install 'lucid-conv[onnx]'``."""
 
-from lucid.onnx.export import export
+from lucid.onnx.export import export, is_in_onnx_export
 
-__all__ = ["export"]
+__all__ = ["export", "is_in_onnx_export"]

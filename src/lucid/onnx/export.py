@@ -18,7 +18,7 @@ from lucid.onnx.assembly import Lengths, assembled
 from lucid.onnx.dynamic import Names, grouped, named_axes
 from lucid.onnx.files import write
 from lucid.onnx.graph import TYPES
-from lucid.onnx.trace import Const, Ref, Trace, leaves, mapped, trace
+from lucid.onnx.trace import EXPORTING, Const, Ref, Trace, leaves, mapped, trace
 from lucid.tensor import Tensor
 
 OLDEST, NEWEST, DEFAULT = 18, 23, 18
@@ -41,8 +41,8 @@ def export(
 
     The model, a module or any function of tensors, runs in evaluation on ``args`` (a tensor or a tuple; other values
     than tensors are kept as they are), and what it does is written down operation by operation. It then runs again on
-    other values and, for each dynamic axis, at another length: what differs in more than sizes is refused, so a file
-    never holds what was true of the example only.
+    other values and, for each dynamic axis, at another length: what differs in more than sizes is refused, and so is
+    who asks for a value (``item()``, ``if y.sum() > 0``), so a file never holds what was true of the example only.
 
     ``dynamic_axes={"x": {0: "batch"}}`` (also for outputs, whose axes are found out) or
     ``dynamic_shapes=({0: "batch"},)``, one entry an input, name the axes that may have any length. Every other axis
@@ -91,6 +91,11 @@ def export(
     proto = assembled(model, heard, inputs, results, Lengths(heard, axes, asked), opset)
     write(proto, path)
     return proto
+
+
+def is_in_onnx_export() -> bool:
+    """Whether ``export`` is running the model: for what a ``forward`` does beside its result, as looking at values."""
+    return EXPORTING.get()
 
 
 def _package() -> Any:

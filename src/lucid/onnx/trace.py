@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -85,6 +86,9 @@ def refuse(text: str, place: str, model: Any) -> ExportError:
 
 # One run
 
+#: Whether a model is being heard.
+EXPORTING: ContextVar[bool] = ContextVar("EXPORTING", default=False)
+
 
 @dataclass(slots=True)
 class _Known:
@@ -144,6 +148,16 @@ class _Run:
         made = result if isinstance(result, tuple) else (result,)
         self.steps.append(replace(step, results=tuple(map(self.add, made))))
 
+    def read(self, tensor: Tensor, how: str) -> None:
+        """Refuses that Python is told a value that comes from the inputs."""
+        if isinstance(self.find(tensor), Ref):
+            raise refuse(
+                f"{how}() takes a value out of the tensors, so what follows would stay as it is for this example; what "
+                "is no part of the result can be left out where onnx.is_in_onnx_export()",
+                self.path[-1],
+                self.model,
+            )
+
     def _index(self, value: Any) -> Any:
         """A parameter, with arrays in an index that were computed as the values they are."""
         if not isinstance(value, tuple):
@@ -191,9 +205,18 @@ def _heard(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
     with inference_mode(False), enable_grad():
         args, kwargs = mapped(enter, args), mapped(enter, kwargs)
-        with _paths(run), listening(run.hear):
+        with _paths(run), listening(run.hear, run.read), _exporting():
             result = model(*args, **kwargs)
         return run, refs, mapped(run.find, result)
+
+
+@contextmanager
+def _exporting() -> Iterator[None]:
+    token = EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        EXPORTING.reset(token)
 
 
 def mapped(function: Callable[[Tensor], Any], tree: Any) -> Any:

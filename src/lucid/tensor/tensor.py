@@ -11,6 +11,7 @@ import numpy as np
 
 from lucid.autograd import engine
 from lucid.autograd.hooks import RemovableHandle
+from lucid.autograd.listening import listener
 from lucid.autograd.tracked import Array, Tracked, placed, results_are, wrap
 from lucid.core.dtypes import DType, DTypeLike, of_numpy
 from lucid.core.errors import DTypeError, GradientError, ShapeError
@@ -313,6 +314,7 @@ class Tensor(Tracked):
         """
         if self.requires_grad and not force:
             raise GradientError("numpy: the tensor requires a gradient, which an array cannot carry; detach() it first")
+        self._tell("numpy")
         kept.forget(self._array)
         return self._array
 
@@ -322,6 +324,7 @@ class Tensor(Tracked):
     def __dlpack__(self, **options: Any) -> Any:
         if self.requires_grad:
             raise BufferError("__dlpack__: the tensor requires a gradient; detach() it first")
+        self._tell("__dlpack__")
         kept.forget(self._array)
         if self._array.dtype.kind == "V":
             from lucid.tensor.dlpack import export_bfloat16
@@ -339,11 +342,21 @@ class Tensor(Tracked):
         """
         if self._array.size != 1:
             raise ShapeError(f"item: a tensor of one element is needed, this one has shape {self._array.shape}")
+        self._tell("item")
+        return self._number()
+
+    def _number(self) -> Any:
         value = self._array.item()
         return float(value) if self._array.dtype.kind == "V" else value
 
+    def _tell(self, how: str) -> None:
+        """Who listens is told that the elements leave."""
+        if listener.read is not None:
+            listener.read(self, how)
+
     def tolist(self) -> Any:
         """The elements as nested lists of Python numbers."""
+        self._tell("tolist")
         array = self._array
         return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()
 
@@ -366,6 +379,7 @@ class Tensor(Tracked):
             raise ShapeError(
                 f"the truth value of a tensor of shape {self._array.shape} is ambiguous; use any() or all()"
             )
+        self._tell("bool")
         return bool(self._array.item())
 
     def __len__(self) -> int:
@@ -377,7 +391,7 @@ class Tensor(Tracked):
         return tensor_repr(self._array, self.requires_grad)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec and self._array.ndim == 0 else format(repr(self), spec)
+        return format(self._number(), spec) if spec and self._array.ndim == 0 else format(repr(self), spec)
 
     __hash__ = object.__hash__
 
