@@ -121,6 +121,13 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_backward_hooks_leave_nothing_in_the_file(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU())
+    for layer in net.modules():
+        layer.register_full_backward_hook(lambda m, g, up: None)
+    assert kinds(export(net, lucid.ones(1, 1, 8), tmp_path / "a.onnx")) == ["Conv", "Relu"]
+
+
 def test_inside_no_grad_and_inference_mode(tmp_path: Path) -> None:
     for mode in (lucid.no_grad(), lucid.inference_mode()):
         with mode:

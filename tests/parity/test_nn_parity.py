@@ -461,3 +461,59 @@ def test_autocast() -> None:
         assert p.grad.dtype is lucid.float32 and q.grad.dtype is torch.float32
         size = float(q.grad.abs().max())
         np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=2**-5, atol=2**-6 * size)
+
+
+def spied(m: Any, tensor: Any, case: str) -> list[Any]:
+    """What hooks on the gradients of a network's layers see and give back, and the gradients in the end."""
+    seen: list[Any] = []
+
+    def told(g: Any) -> Any:
+        return None if g is None else g.tolist()
+
+    def hook(name: str, change: Callable[[Any], Any] | None = None) -> Callable[..., Any]:
+        def called(module: Any, *sides: Any) -> Any:
+            seen.append((name, [list(map(told, side)) for side in sides]))
+            return None if change is None else tuple(None if g is None else change(g) for g in sides[0])
+
+        return called
+
+    class Branch(m.Module):
+        def forward(self, x: Any, y: Any, times: float) -> Any:
+            return x * times, "text", (x * x).sum() * y
+
+    net = m.Sequential(m.Linear(3, 3), m.Tanh(), m.Linear(3, 2)).double()
+    with (torch if m is torch.nn else lucid).no_grad():
+        for i, p in enumerate(net.parameters()):
+            p.copy_(tensor(draw(i, *p.shape)))
+    branch = Branch()
+    handles = [
+        net[0].register_full_backward_hook(hook("first")),
+        net[1].register_full_backward_hook(hook("tanh", lambda g: g * 2)),
+        net[1].register_full_backward_hook(hook("tanh before"), prepend=True),
+        net[2].register_full_backward_pre_hook(hook("last", lambda g: g + 1)),
+        net.register_full_backward_hook(hook("all")),
+        branch.register_full_backward_hook(hook("branch")),
+        branch.register_full_backward_pre_hook(hook("to branch")),
+    ]
+    x, y = tensor(draw(7, 4, 3)), tensor(draw(8, 2))
+    x.requires_grad_("x" in case)
+    y.requires_grad_("y" in case)
+    results = branch(net(x), y, 3.0)
+    if "removed" in case:
+        handles[1].remove()
+    used = results[::2] if "both" in case else results[2:] if "second" in case else results[:1]
+    sum((r * r).sum() for r in used).backward()
+    return [*seen, *map(told, [x.grad, y.grad, *[p.grad for p in net.parameters()]])]
+
+
+def flat(tree: Any) -> list[Any]:
+    return [leaf for one in tree for leaf in flat(one)] if isinstance(tree, list | tuple) else [tree]
+
+
+@pytest.mark.parametrize("case", ["x", "", "x y both", "y second", "x both removed", "x second"])
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_backward_hooks(case: str) -> None:
+    ours, theirs = flat(spied(nn, lucid.tensor, case)), flat(spied(torch.nn, torch.tensor, case))
+    assert len(ours) == len(theirs) > 50
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == (pytest.approx(b, rel=1e-11, abs=1e-11) if isinstance(b, float) else b)

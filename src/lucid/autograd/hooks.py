@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 _keys = count()
+
+Hook = TypeVar("Hook")
 
 
 class RemovableHandle:
@@ -15,7 +16,7 @@ class RemovableHandle:
 
     __slots__ = ("_hooks", "_key")
 
-    def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
+    def __init__(self, hooks: dict[int, Hook], hook: Hook) -> None:
         self._hooks = hooks
         self._key = next(_keys)
         hooks[self._key] = hook

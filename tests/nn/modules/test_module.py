@@ -250,6 +250,144 @@ def test_hooks() -> None:
     assert block(x).tolist() == plain.tolist() and len(seen) == 3
 
 
+class Two(nn.Module):
+    """Two results of three arguments, the last of which is no tensor."""
+
+    def forward(self, a: Any, b: Any, times: float) -> Any:
+        return a * times, (a * a).sum() * b
+
+
+def spy(seen: list[Any], name: str) -> Any:
+    def hook(module: Any, *grads: Any) -> None:
+        seen.append((name, *[[None if g is None else g.tolist() for g in side] for side in grads]))
+
+    return hook
+
+
+def test_backward_hooks_see_the_gradients_of_arguments_and_results() -> None:
+    two, seen = Two(), []
+    two.register_full_backward_hook(spy(seen, "after"))
+    handle = two.register_full_backward_pre_hook(spy(seen, "before"))
+    a, b = lucid.tensor([1.0, 2.0], requires_grad=True), lucid.tensor([3.0])
+    results = two(a, b, 4.0)
+    lucid.autograd.backward(results, [lucid.tensor([1.0, 0.5]), lucid.tensor([2.0])])
+    assert seen == [
+        ("before", [[1.0, 0.5], [2.0]]),
+        ("after", [[16.0, 26.0], [0.0], None], [[1.0, 0.5], [2.0]]),
+    ]
+    assert a.grad.tolist() == [16.0, 26.0] and b.grad is None
+    handle.remove()
+    two(a, b, 4.0)[0].backward(lucid.tensor([1.0, 0.5]))
+    assert seen[2:] == [("after", [[4.0, 2.0], [0.0], None], [[1.0, 0.5], None])]
+
+
+def test_backward_hooks_replace_gradients() -> None:
+    two, seen = Two(), []
+    two.register_full_backward_pre_hook(lambda m, g: (g[0] * 10, None))
+    two.register_full_backward_hook(lambda m, g, up: (g[0] + 1, *g[1:]))
+    two.register_full_backward_hook(spy(seen, "last"))
+    two.register_full_backward_hook(spy(seen, "first"), prepend=True)
+    a, b = lucid.tensor([1.0, 2.0], requires_grad=True), lucid.tensor([3.0], requires_grad=True)
+    lucid.autograd.backward(two(a, b, 4.0), [lucid.tensor([1.0, 0.5]), lucid.tensor([2.0])])
+    upstream = [[10.0, 5.0], None]
+    assert seen == [
+        ("first", [[40.0, 20.0], [0.0], None], upstream), ("last", [[41.0, 21.0], [0.0], None], upstream),
+    ]  # fmt: skip
+    assert a.grad.tolist() == [41.0, 21.0] and b.grad.tolist() == [0.0]
+
+
+def test_backward_hooks_where_no_argument_requires_a_gradient() -> None:
+    layer, seen = nn.Linear(2, 1, bias=False), []
+    layer.register_full_backward_hook(spy(seen, "after"))
+    layer.register_full_backward_hook(lambda m, g, up: seen.append(layer.weight.grad))
+    layer(lucid.tensor([1.0, 2.0])).backward(lucid.tensor([3.0]))
+    assert seen == [("after", [None], [[3.0]]), None] and layer.weight.grad.tolist() == [[3.0, 6.0]]
+    layer.register_full_backward_hook(lambda m, g, up: up)
+    with pytest.raises(lucid.GradientError, match="Linear: a backward hook returned gradients, but no input requires"):
+        layer(lucid.ones(2)).backward()
+    with lucid.no_grad():
+        layer(lucid.ones(2))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "text"),
+    [
+        ((None, None), lucid.GradientError, "Linear: a backward hook returned 2 gradients for 1 inputs"),
+        (lucid.ones(3), lucid.ShapeError, r"a gradient of shape \(3,\) for input 0 of \(2,\)"),
+        ((1.0,), TypeError, "returned a float for input 0: must be a Tensor or None"),
+        ((lucid.ones(2, dtype=lucid.float64),), lucid.DTypeError, "of lucid.float64 for input 0 of lucid.float32"),
+    ],
+)
+def test_what_backward_hooks_may_not_return(returned: Any, error: type[Exception], text: str) -> None:
+    layer = nn.Linear(2, 1)
+    layer.register_full_backward_hook(lambda m, g, up: returned)
+    with pytest.raises(error, match=text):
+        layer(lucid.ones(2, requires_grad=True)).backward()
+
+
+def test_backward_hooks_of_second_gradients() -> None:
+    layer, seen = nn.Linear(1, 1, bias=False), []
+    nn.init.constant_(layer.weight, 2.0)
+    layer.register_full_backward_hook(spy(seen, "after"))
+    x = lucid.tensor([3.0], requires_grad=True)
+    (g,) = lucid.autograd.grad(layer(x) ** 2, x, create_graph=True)  # 8 x
+    assert seen == [("after", [[24.0]], [[12.0]])]
+    (second,) = lucid.autograd.grad(g, x)
+    assert second.tolist() == [8.0] and seen[1:] == [("after", [[8.0]], [[4.0]])]
+
+
+def test_second_gradients_that_come_past_the_results_call_no_backward_hook() -> None:
+    class Square(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x * x
+
+    square, seen = Square(), []
+    square.register_full_backward_hook(spy(seen, "after"))
+    x = lucid.tensor([3.0], requires_grad=True)
+    (g,) = lucid.autograd.grad(square(x), x, create_graph=True)
+    (second,) = lucid.autograd.grad(g, x)
+    assert second.tolist() == [2.0] and seen == [("after", [[6.0]], [[1.0]])]
+
+
+def test_gradients_that_pass_a_module_by_call_no_backward_hook() -> None:
+    layer, seen = nn.Linear(2, 1), []
+    layer.register_full_backward_hook(spy(seen, "after"))
+    x = lucid.ones(2, requires_grad=True)
+    y = layer(x)
+    lucid.autograd.grad(y, layer.weight, retain_graph=True)
+    assert seen == []  # nobody asked for the input's gradient
+    (x * 2).sum().backward()
+    assert seen == []
+    y.backward()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("taken", [lambda x: x, lambda x: x[:]])
+def test_writing_in_place_inside_and_behind_a_module_with_backward_hooks(taken: Any) -> None:
+    relu, seen = nn.ReLU(inplace=True), []
+    relu.register_full_backward_hook(spy(seen, "after"))
+    x = lucid.tensor([-1.0, 2.0], requires_grad=True)
+    before = x * 3
+    y = relu(taken(before))
+    y += 1
+    assert y.tolist() == before.tolist() == [1.0, 7.0]
+    (y * before).sum().backward()  # (relu(3 x) + 1)², both names for one memory
+    assert x.grad.tolist() == [0.0, 42.0] and seen == [("after", [[0.0, 14.0]], [[2.0, 14.0]])]
+
+
+def test_a_result_without_gradients_to_see_is_told_of() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return {"y": x * 2}
+
+    named = Named()
+    named.register_full_backward_hook(lambda m, g, up: None)
+    with pytest.warns(UserWarning, match="Named: backward hooks are not called, for the result is a dict") as told:
+        named(lucid.ones(2, requires_grad=True))
+    assert told[0].filename == __file__
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_compute_the_same_and_share_nothing(copied: Any) -> None:
     block = Block().eval()

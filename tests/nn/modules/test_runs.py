@@ -171,6 +171,22 @@ def test_who_listens_hears_every_layer() -> None:
     assert epilogues(layers, x) == [""] and not layers(x).any()
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(("first", "second"), [
+    (nn.Conv2d(3, 8, 3), nn.ReLU()), (nn.BatchNorm2d(3), nn.ReLU()), (nn.PReLU(3), nn.GroupNorm(1, 3)),
+])  # fmt: skip
+def test_backward_hooks_hear_every_layer(first: Any, second: Any, at: int) -> None:
+    layers, seen = nn.Sequential(first, second), []
+    x = lucid.randn(2, 3, 8, 8, requires_grad=True)
+    with layers[at].register_full_backward_hook(lambda m, g, up: seen.append((g[0].shape, up[0].shape))):
+        y = layers(x)
+        y.backward()
+    assert seen == [((x if at == 0 else y).shape, y.shape)]
+    with layers[at].register_full_backward_pre_hook(lambda m, up: seen.append(up[0].shape)):
+        layers(x).backward()
+    assert seen[1:] == [y.shape]
+
+
 def test_one_signal_whose_channels_a_batch_norm_takes_for_samples() -> None:
     layers = nn.Sequential(nn.Conv1d(2, 6, 3), lively(nn.BatchNorm1d(6)), nn.ReLU()).eval()
     x = lucid.randn(2, 8)

@@ -67,7 +67,7 @@ class _Fused(_Convolution):
         fused = cls.__new__(cls)
         Module.__init__(fused)
         for name, value in conv.__dict__.items():
-            if name not in ("_kinds", "_before", "_after"):
+            if name not in ("_kinds", "_watchers"):
                 fused.__dict__[name] = value
         fused._kinds.update(conv._kinds)
         fused._end_with(activation)

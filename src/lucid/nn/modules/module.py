@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from lucid.autograd import RemovableHandle
+from lucid.autograd.mode import mode
 from lucid.core.dtypes import DTYPES, DTypeLike, as_dtype
 from lucid.core.errors import DTypeError
+from lucid.nn.modules.crossing import Crossing
 from lucid.nn.parameter import Parameter, is_uninitialized
 from lucid.tensor import Device, Tensor
 from lucid.tensor.layout import MemoryFormat, check_memory_format
@@ -20,6 +22,17 @@ from lucid.tensor.layout import MemoryFormat, check_memory_format
 PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
 BUFFERS = (BUFFER, TRANSIENT)
 _DTYPE_NAMES = frozenset(d.name for d in DTYPES)
+
+# When a hook is called: around ``forward``, and around the backward pass through it.
+BEFORE, AFTER, BEFORE_GRAD, AFTER_GRAD = "before", "after", "before the gradient", "after the gradient"
+
+
+class Watcher(NamedTuple):
+    """A hook and when it is called."""
+
+    when: str
+    call: Callable[..., Any]
+    with_kwargs: bool = False
 
 
 class Incompatible(NamedTuple):
@@ -47,6 +60,7 @@ class Module:
 
     training: bool
     _kinds: dict[str, str]  # the registered attributes, in order; their values are ordinary attributes
+    _watchers: dict[int, Watcher]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -56,7 +70,7 @@ class Module:
 
     def __init__(self) -> None:
         # Past __setattr__, which needs the registry to exist.
-        self.__dict__.update(training=True, _kinds={}, _before={}, _after={})
+        self.__dict__.update(training=True, _kinds={}, _watchers={})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; every subclass says."""
@@ -64,7 +78,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            if not self._before and not self._after:
+            if not self._watchers:
                 return self.forward(*args, **kwargs)
             return self._watched_call(args, kwargs)
         except Exception as error:
@@ -72,18 +86,23 @@ class Module:
             raise
 
     def _watched_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``forward`` with the hooks before and after it."""
-        for hook, with_kwargs in list(self._before.values()):
-            if with_kwargs:
-                changed = hook(self, args, kwargs)
+        """``forward`` with the hooks before and after it, and those that wait for gradients."""
+        watchers = list(self._watchers.values())
+        for one in [w for w in watchers if w.when == BEFORE]:
+            if one.with_kwargs:
+                changed = one.call(self, args, kwargs)
                 args, kwargs = (args, kwargs) if changed is None else changed
-            elif (changed := hook(self, args)) is not None:
+            elif (changed := one.call(self, args)) is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
+        seen = [[w.call for w in watchers if w.when == when] for when in (BEFORE_GRAD, AFTER_GRAD)]
+        crossing = Crossing(self, *seen) if any(seen) and mode.recording else None
+        if crossing is not None:
+            args = crossing.enter(args)
         result = self.forward(*args, **kwargs)
-        for hook, with_kwargs in list(self._after.values()):
-            changed = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
+        for one in [w for w in self._watchers.values() if w.when == AFTER]:
+            changed = one.call(self, args, kwargs, result) if one.with_kwargs else one.call(self, args, result)
             result = result if changed is None else changed
-        return result
+        return result if crossing is None else crossing.leave(result)
 
     # Attributes
 
@@ -109,7 +128,7 @@ class Module:
 
     def __getattr__(self, name: str) -> Any:
         # Only reached when there is no such attribute.
-        if "_kinds" not in self.__dict__ and name in ("_kinds", "_before", "_after", "training"):
+        if "_kinds" not in self.__dict__ and name in ("_kinds", "_watchers", "training"):
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before anything else in __init__")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -397,18 +416,43 @@ class Module:
 
         With ``with_kwargs`` the hook is ``hook(module, args, kwargs)`` and returns both.
         """
-        return _hung(self._before, (hook, with_kwargs), prepend)
+        return _hung(self._watchers, Watcher(BEFORE, hook, with_kwargs), prepend)
 
     @property
     def is_watched(self) -> bool:
         """Whether somebody listens to the module's calls, or has put a ``forward`` of its own in its place."""
-        return bool(self._before or self._after) or "forward" in self.__dict__
+        return bool(self._watchers) or "forward" in self.__dict__
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
         """Call ``hook(module, args, result)`` after ``forward``; what it returns, if not None, replaces the result."""
-        return _hung(self._after, (hook, with_kwargs), prepend)
+        return _hung(self._watchers, Watcher(AFTER, hook, with_kwargs), prepend)
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_output)`` in the backward pass, before the gradient goes through the module.
+
+        ``grad_output`` is a tuple with a gradient for each result, None where none arrived. What the hook returns, if
+        not None, replaces it.
+        """
+        return _hung(self._watchers, Watcher(BEFORE_GRAD, hook), prepend)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, grad_input, grad_output)`` when the gradients of the module's inputs are there.
+
+        Both are tuples; ``grad_input`` has an entry for each positional argument, None for those that are no tensors,
+        zeros for those that got no gradient. What the hook returns, if not None, replaces it. If no argument requires
+        a gradient, all entries are None and nothing can be replaced.
+
+        >>> from lucid.nn import Linear
+        >>> layer = Linear(2, 3)
+        >>> handle = layer.register_full_backward_hook(lambda module, grads, upstream: (grads[0] * 0,))
+        >>> x = Tensor([1.0, 2.0], requires_grad=True)
+        >>> layer(x).sum().backward()
+        >>> x.grad
+        Tensor([0., 0.])
+        """
+        return _hung(self._watchers, Watcher(AFTER_GRAD, hook), prepend)
 
     # How it prints
 
@@ -477,12 +521,12 @@ def _called(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def _hung(hooks: dict[int, Any], entry: tuple[Callable[..., Any], bool], prepend: bool) -> RemovableHandle:
-    handle = RemovableHandle(hooks, entry)  # type: ignore[arg-type]
+def _hung(watchers: dict[int, Watcher], one: Watcher, prepend: bool) -> RemovableHandle:
+    handle = RemovableHandle(watchers, one)
     if prepend:
-        others = [key for key in hooks if hooks[key] is not entry]
+        others = [key for key in watchers if watchers[key] is not one]
         for key in others:
-            hooks[key] = hooks.pop(key)
+            watchers[key] = watchers.pop(key)
     return handle
 
 

@@ -65,16 +65,15 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
 def remove_weight_norm(module: Module, name: str = "weight") -> Module:
     """The module with the weight as one parameter again."""
     hung = [
-        (hooks, key, hook.__self__)
-        for hooks in (module._before, module._after)
-        for key, (hook, _) in hooks.items()
-        if isinstance(getattr(hook, "__self__", None), _WeightNorm) and hook.__self__.name == name
+        (key, hook)
+        for key, watcher in module._watchers.items()
+        if isinstance(hook := getattr(watcher.call, "__self__", None), _WeightNorm) and hook.name == name
     ]
     if not hung:
         raise ValueError(f"remove_weight_norm: {name!r} of {type(module).__name__} is not normed")
-    weight = hung[0][2].weight(module).detach()
-    for hooks, key, _ in hung:
-        del hooks[key]
+    weight = hung[0][1].weight(module).detach()
+    for key, _ in hung:
+        del module._watchers[key]
     for part in (name, f"{name}_g", f"{name}_v"):
         delattr(module, part)
     module.register_parameter(name, Parameter(weight))
