@@ -446,11 +446,11 @@ class Module:
 
         >>> from lucid.nn import Linear
         >>> layer = Linear(2, 3)
-        >>> handle = layer.register_full_backward_hook(lambda module, grads, upstream: (grads[0] * 0,))
+        >>> handle = layer.register_full_backward_hook(lambda module, grads, upstream: (Tensor([5.0, 7.0]),))
         >>> x = Tensor([1.0, 2.0], requires_grad=True)
         >>> layer(x).sum().backward()
         >>> x.grad
-        Tensor([0., 0.])
+        Tensor([5., 7.])
         """
         return _hung(self._watchers, Watcher(AFTER_GRAD, hook), prepend)
 
