@@ -102,3 +102,56 @@ def test_clipping(norm_type: float, max_norm: float) -> None:
     torch.nn.utils.clip_grad_value_(theirs, 0.2)
     for p, q in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-12)
+
+
+AVERAGES: list[Callable[[Any], dict[str, Any]]] = [
+    lambda s: {},
+    lambda s: {"use_buffers": True},
+    lambda s: {"avg_fn": s.get_swa_avg_fn()},
+    lambda s: {"avg_fn": s.get_ema_avg_fn(0.9), "use_buffers": True},
+    lambda s: {"multi_avg_fn": s.get_ema_multi_avg_fn(0.7)},
+    lambda s: {"multi_avg_fn": s.get_swa_multi_avg_fn()},
+    lambda s: {"avg_fn": lambda average, current, count: 0.1 * average + 0.9 * current},
+]
+
+
+@pytest.mark.parametrize("options", AVERAGES)
+@pytest.mark.parametrize("anneal", [{}, {"anneal_epochs": 3, "anneal_strategy": "linear"}, {"anneal_epochs": 1}])
+def test_averaged_training(options: Callable[[Any], dict[str, Any]], anneal: dict[str, Any]) -> None:
+    """The recipe of PyTorch's manual: a schedule, then averages at the averages' rate, then statistics for them."""
+    data = np.random.default_rng(3).standard_normal((4, 8, 3))
+
+    def trained(m: Any) -> tuple[dict[str, Any], list[float]]:
+        model = m.nn.Sequential(m.nn.Linear(3, 4), m.nn.BatchNorm1d(4), m.nn.Tanh(), m.nn.Linear(4, 2)).double()
+        model.load_state_dict({
+            name: m.tensor(np.random.default_rng(i).random(tuple(value.shape)) if value.ndim else np.array(0))
+            for i, (name, value) in enumerate(model.state_dict().items())
+        })  # fmt: skip
+        average = m.optim.swa_utils.AveragedModel(model, **options(m.optim.swa_utils))
+        optimizer = m.optim.SGD(model.parameters(), lr=0.2)
+        before = m.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        schedule = m.optim.swa_utils.SWALR(optimizer, swa_lr=0.05, **anneal)
+        rates = []
+        for step in range(9):
+            optimizer.zero_grad()
+            (model(m.tensor(data[step % 4])) ** 2).mean().backward()
+            optimizer.step()
+            if step > 2:
+                average.update_parameters(model)
+                schedule.step()
+            else:
+                before.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+        buffers = [x.tolist() for x in average.module.buffers()]
+        m.optim.swa_utils.update_bn([m.tensor(x) for x in data], average)
+        state = {name: value.tolist() for name, value in average.state_dict().items()}
+        return {**state, "before": buffers}, rates
+
+    (ours, first), (theirs, second) = trained(lucid), trained(torch)
+    tolerance = 1e-5 if options is AVERAGES[5] else 1e-10  # PyTorch's weights there are float32
+    assert first == pytest.approx(second, rel=1e-12)
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        values = zip(ours[name], value, strict=True) if name == "before" else [(ours[name], value)]
+        for a, b in values:
+            np.testing.assert_allclose(a, b, rtol=tolerance, err_msg=name)

@@ -1,9 +1,21 @@
 """Optimizers and learning-rate schedules."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 from lucid.optim import lr_scheduler
 from lucid.optim.adam import Adam, AdamW
 from lucid.optim.optimizer import Optimizer
 from lucid.optim.rmsprop import RMSprop
 from lucid.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler", "swa_utils"]
+
+
+def __getattr__(name: str) -> Any:
+    """``swa_utils`` knows layers, which optimizers do not: loaded when first used."""
+    if name == "swa_utils":
+        return import_module("lucid.optim.swa_utils")
+    raise AttributeError(f"module 'lucid.optim' has no attribute {name!r}")
