@@ -36,7 +36,7 @@ def test_lengths_are_what_they_say() -> None:
     with lucid.no_grad():
         layer.weight_g.fill_(2.0)
     layer(X)
-    lengths = np.sqrt((layer.weight.numpy() ** 2).sum((1, 2)))
+    lengths = np.sqrt((layer.weight.detach().numpy() ** 2).sum((1, 2)))
     np.testing.assert_allclose(lengths, 2.0, rtol=1e-6)
 
 
@@ -50,6 +50,16 @@ def test_a_normed_layer_can_be_copied_and_pickled_after_a_call() -> None:
             other[0].bias.mul_(2.0)
         np.testing.assert_allclose(other(X).detach().numpy(), 2 * y, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(net(X).detach().numpy(), y)
+
+
+def test_the_weight_is_that_of_its_parts_at_any_time_and_nobody_watches_the_layer() -> None:
+    layer = weight_norm(nn.Conv1d(4, 6, 3))
+    with lucid.no_grad():
+        layer.weight_g.fill_(2.0)
+        np.testing.assert_allclose((layer.weight**2).sum((1, 2)).numpy(), 4.0, rtol=1e-6)
+        layer.weight = 3 * layer.weight
+        np.testing.assert_allclose(layer.weight_g.reshape(-1).numpy(), 6.0, rtol=1e-6)
+    assert not layer.is_watched
 
 
 def test_errors() -> None:

@@ -121,6 +121,9 @@ for _rank in (1, 2, 3):
 layer("fuse", lambda: nn.utils.fuse(with_statistics(nn.Sequential(
     nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Hardswish())).eval()), (2, 4, 9, 11))  # fmt: skip
 layer("weight_norm", lambda: nn.utils.weight_norm(nn.Conv1d(4, 8, 3)), (2, 4, 13))
+layer("parametrized weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 8, 3)), (2, 4, 13))
+layer("parametrized spectral_norm",
+      lambda: nn.utils.parametrizations.spectral_norm(nn.Conv1d(4, 8, 3)).eval(), (2, 4, 13))  # fmt: skip
 layer("InstanceNorm2d plain", lambda: nn.InstanceNorm2d(4), (2, 4, 9, 11))
 layer("GroupNorm", lambda: with_statistics(nn.GroupNorm(2, 4)), (2, 4, 9, 11))
 layer("GroupNorm one group", lambda: with_statistics(nn.GroupNorm(1, 4)), (2, 4, 13), dynamic=ALL[1])

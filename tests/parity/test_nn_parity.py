@@ -422,6 +422,85 @@ def test_weight_norm(kind: str, dim: int | None) -> None:
         np.testing.assert_allclose(ours.get_parameter(name).grad.numpy(), parameter.grad.numpy(), rtol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["Conv1d", "ConvTranspose1d"])
+@pytest.mark.parametrize("options", [{"dim": 0}, {"dim": 1}, {"dim": -1}, {"dim": None}, {"n_power_iterations": 2}, {}])
+def test_parametrizations(kind: str, options: dict[str, Any]) -> None:
+    name = "weight_norm" if "dim" in options else "spectral_norm"
+    ours, theirs = (
+        getattr(m.nn.utils.parametrizations, name)(getattr(m.nn, kind)(4, 6, 3, dtype=m.float64), **options)
+        for m in (lucid, torch)
+    )
+    carried(ours, theirs)
+    for training in (True, False):
+        for layer in (ours, theirs):
+            layer.train(training).zero_grad()
+        same(ours, theirs, draw(0, 2, 4, 9))
+        for path, parameter in theirs.named_parameters():
+            np.testing.assert_allclose(ours.get_parameter(path).grad.numpy(), parameter.grad.numpy(), rtol=1e-10)
+        for path, value in theirs.state_dict().items():  # the singular vectors after the step that training takes
+            np.testing.assert_allclose(ours.state_dict()[path].numpy(), value.numpy(), rtol=1e-10)
+    theirs.load_state_dict({path: torch.tensor(value.numpy()) for path, value in ours.state_dict().items()})
+    for m, layer in ((lucid, ours), (torch, theirs)):
+        m.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    np.testing.assert_allclose(ours.weight.detach().numpy(), theirs.weight.detach().numpy(), rtol=1e-10)
+
+
+def carried(ours: Any, theirs: Any) -> None:
+    """The state of PyTorch's module in ours, which has it under the same names in the same order."""
+    state = theirs.state_dict()
+    assert [(k, tuple(v.shape)) for k, v in state.items()] == [(k, v.shape) for k, v in ours.state_dict().items()]
+    ours.load_state_dict({name: value.numpy() for name, value in state.items()})
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_register_parametrization(leave: bool) -> None:
+    def made(m: Any) -> Any:
+        class Affine(m.nn.Module):  # type: ignore[misc]
+            def __init__(self, factor: float) -> None:
+                super().__init__()
+                self.gain = m.nn.Parameter(m.tensor([factor], dtype=m.float64))
+
+            def forward(self, x: Any) -> Any:
+                return x * self.gain + 1
+
+            def right_inverse(self, x: Any) -> Any:
+                return (x - 1) / self.gain
+
+        layer = m.nn.BatchNorm1d(4, dtype=m.float64)
+        for name, factor in (("weight", 2.0), ("running_mean", 3.0), ("weight", 0.5)):
+            affine = Affine(factor).requires_grad_(name == "weight")
+            m.nn.utils.parametrize.register_parametrization(layer, name, affine)
+        return layer
+
+    ours, theirs = made(lucid), made(torch)
+    carried(ours, theirs)
+    x = draw(0, 5, 4)
+    for m, layer in ((lucid, ours), (torch, theirs)):
+        layer.eval().weight = m.tensor(x[0])
+    same(ours, theirs, x)
+    for path, parameter in theirs.named_parameters():
+        if parameter.requires_grad:
+            np.testing.assert_allclose(ours.get_parameter(path).grad.numpy(), parameter.grad.numpy(), rtol=1e-10)
+    for m, layer in ((lucid, ours), (torch, theirs)):
+        m.nn.utils.parametrize.remove_parametrizations(layer, "weight", leave_parametrized=leave)
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    for path, value in theirs.state_dict().items():
+        np.testing.assert_allclose(ours.state_dict()[path].numpy(), value.numpy(), rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_checkpoint_of_the_weight_norm_of_old_loads_into_the_new() -> None:
+    old = torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Conv1d(4, 6, 3, dtype=torch.float64)))
+    ours, theirs = (
+        m.nn.Sequential(m.nn.utils.parametrizations.weight_norm(m.nn.Conv1d(4, 6, 3, dtype=m.float64)))
+        for m in (lucid, torch)
+    )
+    ours.load_state_dict({name: value.numpy() for name, value in old.state_dict().items()})
+    theirs.load_state_dict(old.state_dict())
+    same(ours, theirs, draw(0, 2, 4, 9))
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["Constant", "Zero", "Reflection", "Replication", "Circular"])
 @pytest.mark.parametrize("uneven", [False, True])

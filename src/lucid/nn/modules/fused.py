@@ -67,9 +67,10 @@ class _Fused(_Convolution):
         fused = cls.__new__(cls)
         Module.__init__(fused)
         for name, value in conv.__dict__.items():
-            if name not in ("_kinds", "_watchers"):
+            if name not in ("_kinds", "_computed", "_watchers"):
                 fused.__dict__[name] = value
         fused._kinds.update(conv._kinds)
+        fused._computed.update(conv._computed)
         fused._end_with(activation)
         return fused
 

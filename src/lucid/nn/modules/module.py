@@ -13,6 +13,7 @@ from lucid.autograd import RemovableHandle
 from lucid.autograd.mode import mode
 from lucid.core.dtypes import DTYPES, DTypeLike, as_dtype
 from lucid.core.errors import DTypeError
+from lucid.nn.modules.computed import Computed, forget, value_of
 from lucid.nn.modules.crossing import Crossing
 from lucid.nn.parameter import Parameter, is_uninitialized
 from lucid.tensor import Device, Tensor
@@ -60,6 +61,7 @@ class Module:
 
     training: bool
     _kinds: dict[str, str]  # the registered attributes, in order; their values are ordinary attributes
+    _computed: dict[str, Computed]  # those that have no value of their own
     _watchers: dict[int, Watcher]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -70,7 +72,7 @@ class Module:
 
     def __init__(self) -> None:
         # Past __setattr__, which needs the registry to exist.
-        self.__dict__.update(training=True, _kinds={}, _watchers={})
+        self.__dict__.update(training=True, _kinds={}, _computed={}, _watchers={})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; every subclass says."""
@@ -107,7 +109,10 @@ class Module:
     # Attributes
 
     def __setattr__(self, name: str, value: Any) -> None:
-        kinds = self.__dict__.get("_kinds")
+        kinds, computed = self.__dict__.get("_kinds"), self.__dict__.get("_computed")
+        if computed and name in computed:
+            computed[name].set(self, value)
+            return forget(self, name)
         if isinstance(value, Parameter):
             self._enroll(name, PARAMETER)
         elif isinstance(value, Module):
@@ -128,7 +133,9 @@ class Module:
 
     def __getattr__(self, name: str) -> Any:
         # Only reached when there is no such attribute.
-        if "_kinds" not in self.__dict__ and name in ("_kinds", "_watchers", "training"):
+        if name in self.__dict__.get("_computed", ()):
+            return value_of(self, name)
+        if "_kinds" not in self.__dict__ and name in ("_kinds", "_computed", "_watchers", "training"):
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before anything else in __init__")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -175,6 +182,23 @@ class Module:
         object.__setattr__(self, name, module)
 
     register_module = add_module
+
+    def _compute(self, name: str, computed: Computed) -> None:
+        """From now on compute what has been a parameter or a buffer."""
+        if hasattr(type(self), name):
+            raise ValueError(f"{type(self).__name__}: {name!r} is an attribute of the class too, which would be seen")
+        delattr(self, name)
+        forget(self, name)
+        self._computed[name] = computed
+
+    def _compute_no_more(self, name: str, value: Tensor) -> None:
+        """Let a parameter or a buffer take the place of what was computed."""
+        del self._computed[name]
+        forget(self, name)
+        register: Callable[..., None] = (
+            self.register_parameter if isinstance(value, Parameter) else self.register_buffer
+        )
+        register(name, value)
 
     # Walks
 
@@ -292,7 +316,7 @@ class Module:
                 f"{type(self).__name__}: load_state_dict takes a dict of tensors, as lucid.load(path) gives, "
                 f"not {type(state_dict).__name__}"
             )
-        own = self.state_dict(keep_vars=True)
+        state_dict, own = self._renamed(state_dict), self.state_dict(keep_vars=True)
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
         shared = {name: (tensor, state_dict[name]) for name, tensor in own.items() if name in state_dict}
@@ -315,6 +339,16 @@ class Module:
             tensor._array[...] = source.to(tensor.dtype)._array
             tensor._version[0] += 1
         return Incompatible(missing, unexpected)
+
+    def _renamed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The state dict with this form's names for those that computed attributes know of other forms."""
+        names: dict[str, str] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            for computed in module._computed.values():
+                here = {_dotted(path, old): _dotted(path, new) for old, new in computed.earlier_names(module).items()}
+                if all(old in state_dict for old in here):
+                    names |= here
+        return {names.get(name, name): value for name, value in state_dict.items()} if names else state_dict
 
     # Changes to the whole tree
 
@@ -472,7 +506,7 @@ class Module:
         return f"{type(self).__name__}(\n  " + "\n  ".join(extra + children) + "\n)"
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name.isidentifier()]
+        return [name for name in (*super().__dir__(), *self._computed) if name.isidentifier()]
 
 
 def locate(error: Exception, module: Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from lucid.autograd.mode import mode
 from lucid.nn.functional.fused import finish_of
 from lucid.nn.modules.activation import LeakyReLU, PReLU, ReLU, ReLU6
-from lucid.nn.modules.conv import _Convolution
+from lucid.nn.modules.conv import Weights, _Convolution
 from lucid.nn.modules.fused import FUSED, FUSIBLE, fusible_activation
 from lucid.nn.modules.module import Module, locate
 from lucid.nn.modules.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, _BatchNorm
@@ -96,12 +96,15 @@ def foldable(conv: _Convolution, norm: Module) -> bool:
 
 def _finished(conv: _Convolution, x: Tensor, norm: Any, activation: Module | None) -> Tensor:
     """The convolution of x and what follows: a batch norm in its weights, which costs kernels nothing, or its sums."""
-    scale = shift = weights = None
+    scale = shift = None
+    weight, bias = conv.weight, conv.bias  # once, since a weight may be computed at every access
+    weights: Weights = weight, bias
     if norm is not None:
         parts = norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
-        weights = taken_in(conv.weight, conv.bias, conv.is_transposed, *parts)
-        if weights is None:
-            scale, shift = folded(*parts, conv.weight.dtype)
+        taken = taken_in(weight, bias, conv.is_transposed, *parts)
+        if taken is None:
+            scale, shift = folded(*parts, weight.dtype)
+        weights = taken or weights
     return conv.finished(x, _finish(conv, activation, scale, shift), weights=weights)
 
 

@@ -1,6 +1,6 @@
-"""Helpers for whole networks: gradients and parameters together, layers fused for inference."""
+"""Helpers for whole networks: gradients and parameters together, layers fused, weights parametrized."""
 
-from lucid.nn.utils import fusion
+from lucid.nn.utils import fusion, parametrizations, parametrize
 from lucid.nn.utils.fusion import fuse, fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_modules
 from lucid.nn.utils.parameters import (
     clip_grad_norm_,
@@ -19,6 +19,8 @@ __all__ = [
     "fuse_modules",
     "fusion",
     "parameters_to_vector",
+    "parametrizations",
+    "parametrize",
     "remove_weight_norm",
     "vector_to_parameters",
     "weight_norm",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lucid.nn.modules.computed import fix
 from lucid.nn.modules.containers import Sequential
 from lucid.nn.modules.conv import _Convolution
 from lucid.nn.modules.fused import FUSED, _Fused, fusible_activation
@@ -78,8 +79,9 @@ def fuse_conv_bn_eval(conv: ConvT, bn: Module, transpose: bool = False) -> ConvT
     if bn.num_features != conv.out_channels:
         raise ValueError(f"fuse_conv_bn_eval: {bn!r} is not for the {conv.out_channels} channels that {conv!r} makes")
     fused = deepcopy(conv)
+    fix(fused)
     weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias,
+        fused.weight, fused.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias,
         transpose or conv.is_transposed,
     )  # fmt: skip
     fused.weight, fused.bias = weight, bias
@@ -94,8 +96,8 @@ def fuse(model: M) -> M:
     ``Identity``, so the other layers keep their names. Layers with hooks are left alone, and so is what a ``forward``
     of your own calls: name those with ``fuse_modules``.
 
-    The copy is in evaluation mode and its parameters are frozen: nothing is left of the batch norms to train. Results
-    differ by roundings only.
+    The copy is in evaluation mode and its parameters are frozen: nothing is left of the batch norms to train, and
+    weights that parametrizations or a weight norm compute are plain ones. Results differ by roundings only.
 
     >>> from lucid.nn import BatchNorm1d, Conv1d, ReLU
     >>> fuse(Sequential(Conv1d(1, 4, 3, bias=False), BatchNorm1d(4), ReLU()))
@@ -108,7 +110,7 @@ def fuse(model: M) -> M:
       (2): Identity()
     )
     """
-    fused = deepcopy(model).eval()
+    fused = _for_inference(model)
     for container in [module for module in fused.modules() if isinstance(module, Sequential)]:
         if type(container).forward is Sequential.forward:
             names = container._names()
@@ -127,7 +129,7 @@ def fuse_modules(model: M, modules_to_fuse: Sequence[Any]) -> M:
     Raises:
         ValueError: The layers named are no such run.
     """
-    fused = deepcopy(model).eval()
+    fused = _for_inference(model)
     lists = [modules_to_fuse] if modules_to_fuse and isinstance(modules_to_fuse[0], str) else modules_to_fuse
     for names in lists:
         layers = [fused.get_submodule(name) for name in names]
@@ -141,6 +143,14 @@ def fuse_modules(model: M, modules_to_fuse: Sequence[Any]) -> M:
             owner, _, attribute = name.rpartition(".")
             setattr(fused.get_submodule(owner), attribute, layer.eval())
     return fused.requires_grad_(False)
+
+
+def _for_inference(model: M) -> M:
+    """A copy in evaluation mode whose parametrized tensors are parameters, computed once."""
+    copied = deepcopy(model).eval()
+    for module in list(copied.modules()):
+        fix(module)
+    return copied
 
 
 def _fuse_run(container: Sequential, names: Sequence[str]) -> None:
