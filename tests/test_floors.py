@@ -16,7 +16,7 @@ SOURCE = ROOT / "src"
 
 # From the ground up. A module belongs to the longest entry its name begins with; what shares an entry is free.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("lucid.core", "lucid.cuda"),
+    ("lucid.core", "lucid.cuda", "lucid.backends"),
     ("lucid.kernels", "lucid.autograd"),
     ("lucid.tensor",),
     ("lucid.ops",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from lucid import autograd, cuda
+from lucid import autograd, backends, cuda
 from lucid.autograd import (
     enable_grad,
     inference_mode,
@@ -282,6 +282,7 @@ __all__ = [
     "atanh",
     "autocast",
     "autograd",
+    "backends",
     "bernoulli",
     "bfloat16",
     "bitwise_and",

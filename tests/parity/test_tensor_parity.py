@@ -467,3 +467,13 @@ def second(m):
     out = ((x @ y).tanh() * x.exp().sum(1)).sum()
     first = m.autograd.grad(out, (x, y), create_graph=True)
     return m.autograd.grad((first[0] * first[0]).sum() + first[1].sum(), (x, y))
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda.matmul", "cudnn", "mkldnn"])
+def test_backends_have_the_settings_and_defaults_that_pytorch_has(name: str) -> None:
+    ours, theirs = lucid.backends, torch.backends
+    for step in name.split("."):
+        ours, theirs = getattr(ours, step), getattr(theirs, step)
+    for setting, value in vars(ours).items():
+        if isinstance(value, bool):
+            assert getattr(theirs, setting) in (value, None)  # PyTorch has no value without the library
