@@ -41,3 +41,26 @@ def test_settings_are_taken_and_choose_nothing() -> None:
         assert backends.cudnn.benchmark is True
     finally:
         cudnn.benchmark = False
+
+
+def test_what_is_asked_of_all_backends_is_kept() -> None:
+    assert not lucid.are_deterministic_algorithms_enabled() and lucid.get_float32_matmul_precision() == "highest"
+    try:
+        lucid.use_deterministic_algorithms(True, warn_only=True)
+        lucid.set_float32_matmul_precision("medium")
+        assert lucid.are_deterministic_algorithms_enabled() and lucid.get_float32_matmul_precision() == "medium"
+    finally:
+        lucid.use_deterministic_algorithms(False)
+        lucid.set_float32_matmul_precision("highest")
+    with pytest.raises(ValueError, match="precision='low' must be one of"):
+        lucid.set_float32_matmul_precision("low")
+
+
+def test_a_seed_of_a_gpu_changes_nothing() -> None:
+    lucid.manual_seed(3)
+    expected = lucid.rand(4).tolist()
+    lucid.manual_seed(3)
+    lucid.cuda.manual_seed(5)
+    lucid.cuda.manual_seed_all(5)
+    lucid.cuda.empty_cache()
+    assert lucid.rand(4).tolist() == expected

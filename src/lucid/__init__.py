@@ -14,6 +14,12 @@ from lucid.autograd import (
     no_grad,
     set_grad_enabled,
 )
+from lucid.backends import (
+    are_deterministic_algorithms_enabled,
+    get_float32_matmul_precision,
+    set_float32_matmul_precision,
+    use_deterministic_algorithms,
+)
 from lucid.core.dtypes import (
     DType,
     bfloat16,
@@ -271,6 +277,7 @@ __all__ = [
     "angle",
     "any",
     "arange",
+    "are_deterministic_algorithms_enabled",
     "argmax",
     "argmin",
     "argsort",
@@ -347,6 +354,7 @@ __all__ = [
     "full_like",
     "gather",
     "ge",
+    "get_float32_matmul_precision",
     "get_rng_state",
     "gt",
     "half",
@@ -436,6 +444,7 @@ __all__ = [
     "scatter_add",
     "seed",
     "select",
+    "set_float32_matmul_precision",
     "set_grad_enabled",
     "set_rng_state",
     "short",
@@ -472,6 +481,7 @@ __all__ = [
     "unflatten",
     "unique",
     "unsqueeze",
+    "use_deterministic_algorithms",
     "var",
     "where",
     "zeros",

@@ -11,6 +11,8 @@ nothing: kernels are Lucid's own, what chooses among them has settings of its ow
 (False, False)
 >>> lucid.backends.cudnn.enabled
 True
+>>> lucid.use_deterministic_algorithms(True)
+>>> lucid.set_float32_matmul_precision("high")
 """
 
 from __future__ import annotations
@@ -35,6 +37,35 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "mps": {},
     "openmp": {},
 }
+
+
+_PRECISIONS = ("highest", "high", "medium")
+_asked: dict[str, Any] = {"deterministic": False, "precision": _PRECISIONS[0]}
+
+
+def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """Taken, and chooses nothing: there are no others, on any number of threads."""
+    _asked["deterministic"] = bool(mode)
+
+
+def are_deterministic_algorithms_enabled() -> bool:
+    """What was asked for; algorithms are deterministic in any case."""
+    return bool(_asked["deterministic"])
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Taken, and chooses nothing: float32 is multiplied as float32. For less there is ``lucid.autocast``.
+
+    Raises: ValueError for what is none of "highest", "high" and "medium".
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"set_float32_matmul_precision: precision={precision!r} must be one of {_PRECISIONS}")
+    _asked["precision"] = precision
+
+
+def get_float32_matmul_precision() -> str:
+    """What was set."""
+    return str(_asked["precision"])
 
 
 class _Backend(ModuleType):

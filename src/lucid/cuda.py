@@ -16,3 +16,15 @@ def is_available() -> bool:
 def device_count() -> int:
     """0."""
     return 0
+
+
+def manual_seed(seed: int) -> None:
+    """Nothing: there is no generator of a GPU. ``lucid.manual_seed`` sets that of the CPU."""
+
+
+def manual_seed_all(seed: int) -> None:
+    """Nothing, likewise."""
+
+
+def empty_cache() -> None:
+    """Nothing: there is no memory of a GPU."""
