@@ -220,6 +220,12 @@ class SlidingGrad:
             "again": rows * again,
             "sum": strips * across * sum(downs),
             "pass": strips * len(downs),
+        } | self._work_beside(planes)
+
+    def _work_beside(self, planes: int) -> dict[str, float]:
+        """What is counted alike in both: so many pairs of planes, memory, results."""
+        p = self.problem
+        return {
             "plane": planes,
             "line": max(0, p.traffic_bytes - target.cpu().l2_bytes) / _LINE_BYTES,
             "lane sum": p.c_out * p.group_in * p.spec.taps,
@@ -241,13 +247,7 @@ class SlidingGrad:
             "dealt end": rows * (tile.before + tile.behind),
             "dealt product": vectors * tile.sums,
             "widened": vectors * tile.loads * (p.itemsize < sum_type(p).bytes),
-            "plane": planes,
-            "line": max(0, p.traffic_bytes - target.cpu().l2_bytes) / _LINE_BYTES,
-            "lane sum": p.c_out * p.group_in * p.spec.taps,
-            "waiting": 0 if self.tile.by_planes else memory_cycles(p.traffic_bytes),
-            "asked": memory_cycles(p.traffic_bytes) * (self.tile.by_planes and p.group_out > 1),
-            "call": 1,
-        }
+        } | self._work_beside(planes)
 
 
 def sliding_grad(problem: Problem, isa: ISA, downs: int | None = None) -> SlidingGrad | None:
