@@ -48,6 +48,7 @@ from lucid.core.errors import DeviceError, DTypeError, FormatError, GradientErro
 from lucid.ops.activation import relu
 from lucid.ops.autocast import autocast, is_autocast_enabled
 from lucid.ops.broadcast import broadcast_tensors, broadcast_to
+from lucid.ops.checked import public
 from lucid.ops.common import result_type
 from lucid.ops.compare import (
     allclose,
@@ -487,6 +488,8 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+globals().update(public("lucid", __all__, globals()))
 
 _LAZY_PACKAGES = ("nn", "optim", "data", "io", "viz", "models", "onnx", "kernels", "ops")
 _LAZY_NAMES = {

@@ -175,8 +175,14 @@ def widened(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def scalar_dtype(value: bool | int | float | complex) -> DType:
-    """The type a Python scalar becomes."""
-    return _BY_PYTHON[bool if isinstance(value, bool) else type(value)]
+    """The type a Python scalar becomes.
+
+    Raises: DTypeError for what is none.
+    """
+    found = _BY_PYTHON.get(bool if isinstance(value, bool) else type(value))
+    if found is None:
+        raise DTypeError(f"a Python number or a Tensor is needed, not {type(value).__name__}")
+    return found
 
 
 def finfo(dtype: DTypeLike) -> Any:

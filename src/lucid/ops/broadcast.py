@@ -14,7 +14,9 @@ from lucid.core.dtypes import computed
 from lucid.core.errors import ShapeError
 from lucid.kernels import reduction
 from lucid.ops import native
+from lucid.ops.checked import check_tensor
 from lucid.ops.common import conj, method, sizes_of
+from lucid.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +52,7 @@ _sum = Op(
 
 
 @method()
-def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
+def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Any:
     """The tensor as if repeated to ``shape``, without a copy."""
     try:
         return apply(_broadcast_to, x, shape=tuple(shape))
@@ -83,12 +85,14 @@ def expand(x: Any, *sizes: Any) -> Any:
 
 
 @method()
-def expand_as(x: Any, other: Any) -> Any:
+def expand_as(x: Any, other: Tensor) -> Any:
     """``broadcast_to`` the shape of another tensor."""
     return broadcast_to(x, other.shape)
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
     """All tensors in the shape they broadcast to."""
+    for t in tensors:
+        check_tensor("broadcast_tensors", "tensors", t)
     shape = np.broadcast_shapes(*(t.shape for t in tensors))
     return tuple(broadcast_to(t, shape) for t in tensors)

@@ -15,6 +15,7 @@ from lucid.core.dtypes import DType, float32, of_numpy, promote_types, scalar_dt
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import kept
 from lucid.kernels.runtime import memory
+from lucid.ops.checked import checked
 from lucid.tensor.convert import cast_array
 from lucid.tensor.tensor import Tensor
 
@@ -24,11 +25,14 @@ Dims = int | Iterable[int] | None
 
 
 def method(*names: str) -> Callable[[F], F]:
-    """Attach a function to ``Tensor`` under its own name, or under ``names``; its first parameter is the tensor."""
+    """Attach a function to ``Tensor`` under its own name, or under ``names``; its first parameter is the tensor.
+
+    Where further ones must be tensors, the method looks at them.
+    """
 
     def attach(function: F) -> F:
         for name in names or (function.__name__,):
-            setattr(Tensor, name, function)
+            setattr(Tensor, name, checked(function, name, given=1))
         return function
 
     return attach

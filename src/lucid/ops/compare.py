@@ -131,7 +131,7 @@ def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: 
 
 
 @method()
-def equal(a: Any, b: Any) -> bool:
+def equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same shape and the same elements."""
     return a.shape == b.shape and bool(np.array_equal(a._array, b._array))
 
@@ -167,7 +167,7 @@ def _where_holds(x: Any, condition: Any, other: Any) -> Any:
 
 
 @method()
-def masked_fill(x: Any, mask: Any, value: Any) -> Any:
+def masked_fill(x: Tensor, mask: Any, value: Any) -> Any:
     """``value`` where ``mask`` holds, x elsewhere."""
     value = cast(value, x.dtype) if isinstance(value, Tensor) else np.asarray(value).astype(x._array.dtype)
     return apply(_where, as_operand(mask), value, x)

@@ -10,7 +10,8 @@ import numpy as np
 
 from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DTypeLike, as_dtype, float32, of_numpy, scalar_dtype
-from lucid.ops.common import new_sizes
+from lucid.ops.checked import check_tensor
+from lucid.ops.common import as_operand, new_sizes
 from lucid.tensor.convert import as_array
 from lucid.tensor.device import Device
 from lucid.tensor.tensor import Tensor
@@ -41,6 +42,8 @@ def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of anything with ``__dlpack__``: a PyTorch tensor, a JAX array."""
     from lucid.tensor.dlpack import import_array
 
+    if not hasattr(source, "__dlpack__"):
+        raise TypeError(f"from_dlpack: the source must have __dlpack__, as arrays have, not {type(source).__name__}")
     return Tensor(import_array(source))
 
 
@@ -130,23 +133,23 @@ def eye(
     return _new(np.eye(n, m, dtype=np.uint8).astype(_dtype(dtype)), requires_grad, device)
 
 
-def zeros_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(x: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 0, in the shape and type of a tensor."""
     return zeros(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
 
 
-def ones_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones_like(x: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 1, in the shape and type of a tensor."""
     return ones(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
 
 
-def empty_like(x: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty_like(x: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Whatever the memory holds, in the shape and type of a tensor."""
     return empty(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
 
 
 def full_like(
-    x: Any, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+    x: Tensor, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """All ``fill_value``, in the shape and type of a tensor."""
     return full(x.shape, fill_value, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
@@ -155,13 +158,15 @@ def full_like(
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:
     """Coordinates of every point of a grid, one tensor per dimension."""
     xs = list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else list(tensors)
+    for x in xs:
+        check_tensor("meshgrid", "tensors", x)
     grids = np.meshgrid(*(x._array for x in xs), indexing=indexing)  # type: ignore[call-overload]
     return tuple(map(Tensor, grids))
 
 
 def complex(real: Any, imag: Any) -> Any:
     """real + i imag."""
-    return real + imag * 1j
+    return as_operand(real) + as_operand(imag) * 1j
 
 
 def _method_like(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -387,7 +387,7 @@ def _rounded(x: Any, decimals: int = 0) -> Any:
 
 
 @method()
-def conj_physical(x: Any) -> Any:
+def conj_physical(x: Tensor) -> Any:
     """The complex conjugate, as a new tensor."""
     return apply(_conj, x)
 
@@ -399,13 +399,13 @@ def _conjugate(x: Any) -> Any:
 
 
 @attribute("real")
-def real(x: Any) -> Any:
+def real(x: Tensor) -> Any:
     """The real part, a view."""
     return apply(_real, x) if x._array.dtype.kind == "c" else x
 
 
 @attribute("imag")
-def imag(x: Any) -> Any:
+def imag(x: Tensor) -> Any:
     """The imaginary part, a view.
 
     Raises: DTypeError for a real tensor.
@@ -463,16 +463,16 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
 @method()
 def lerp(x: Any, end: Any, weight: Any) -> Any:
     """x + weight (end - x)."""
-    return x + weight * (end - x)
+    return add(x, mul(weight, sub(end, x)))
 
 
 @method()
 def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
     """x + value a b."""
-    return x + (a * b if value == 1 else a * b * value)
+    return add(x, mul(a, b), alpha=value)
 
 
 @method()
 def addcdiv(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
     """x + value a / b."""
-    return x + (a / b if value == 1 else a / b * value)
+    return add(x, div(a, b), alpha=value)

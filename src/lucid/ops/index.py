@@ -169,7 +169,7 @@ def _scattered(x: Array, source: Any, index: Index) -> Array:
 
 
 @method()
-def gather(x: Any, dim: int, index: Any) -> Any:
+def gather(x: Tensor, dim: int, index: Any) -> Any:
     """Elements of ``x`` at ``index`` along ``dim``: out[i][j] = x[index[i][j]][j] for dim=0."""
     index = as_operand(index)
     d = _check_gather("gather", x, dim, index)
@@ -177,7 +177,7 @@ def gather(x: Any, dim: int, index: Any) -> Any:
 
 
 @method()
-def scatter_add(x: Any, dim: int, index: Any, source: Any) -> Any:
+def scatter_add(x: Tensor, dim: int, index: Any, source: Tensor) -> Any:
     """``x`` with every element of ``source`` added at its ``index`` along ``dim``; the adjoint of ``gather``."""
     index = as_operand(index)
     d = _check_gather("scatter_add", x, dim, index)
@@ -186,7 +186,7 @@ def scatter_add(x: Any, dim: int, index: Any, source: Any) -> Any:
 
 
 @method()
-def scatter(x: Any, dim: int, index: Any, source: Any) -> Any:
+def scatter(x: Tensor, dim: int, index: Any, source: Any) -> Any:
     """``x`` with the elements at ``index`` along ``dim`` replaced by those of ``source``, or by one number."""
     index = as_operand(index)
     d = _check_gather("scatter", x, dim, index)
@@ -196,7 +196,7 @@ def scatter(x: Any, dim: int, index: Any, source: Any) -> Any:
 
 
 @method("take_along_dim")
-def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
+def take_along_dim(x: Tensor, indices: Any, dim: int) -> Any:
     """``gather`` with broadcasting."""
     indices = as_operand(indices)
     d = axis("take_along_dim", dim, x._array.ndim)
@@ -207,14 +207,14 @@ def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
 
 
 @method()
-def index_select(x: Any, dim: int, index: Any) -> Any:
+def index_select(x: Tensor, dim: int, index: Any) -> Any:
     """The given indices of one dimension."""
     d = axis("index_select", dim, x._array.ndim)
     return getitem(x, (slice(None),) * d + (as_operand(index),))
 
 
 @method()
-def index_add(x: Any, dim: int, index: Any, source: Any) -> Any:
+def index_add(x: Tensor, dim: int, index: Any, source: Tensor) -> Any:
     """``x`` with slices of ``source`` added at ``index`` of one dimension."""
     d = axis("index_add", dim, x._array.ndim)
     where = (slice(None),) * d + (as_operand(index)._array,)
@@ -222,8 +222,9 @@ def index_add(x: Any, dim: int, index: Any, source: Any) -> Any:
 
 
 @method()
-def masked_select(x: Any, mask: Any) -> Any:
+def masked_select(x: Tensor, mask: Any) -> Any:
     """The elements where ``mask`` holds, in one dimension."""
+    mask = as_operand(mask)
     shape = np.broadcast_shapes(x.shape, mask.shape)
     return getitem(x.broadcast_to(shape), mask.broadcast_to(shape))
 
@@ -241,7 +242,7 @@ def _order(x: Array, dim: int, descending: bool) -> Array:
 
 
 @method()
-def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
     """Indices that sort along a dimension; equal elements keep their order."""
     d = axis("argsort", dim, x._array.ndim)
     if x._array.ndim == 0:
@@ -250,14 +251,14 @@ def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True
 
 
 @method()
-def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Extremes:
+def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Extremes:
     """``(values, indices)`` in order along a dimension; equal elements keep theirs, NaN counts as largest."""
     indices = argsort(x, dim, descending)
     return Extremes(gather(x, dim, indices), indices)
 
 
 @method()
-def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extremes:
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extremes:
     """The ``k`` largest (or smallest) elements along a dimension, in order, and their indices."""
     d = axis("topk", dim, x._array.ndim)
     n = x._array.shape[d] if x._array.ndim else 1
@@ -268,7 +269,7 @@ def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tru
     return Extremes(gather(x, d, indices), indices)
 
 
-def unique(x: Any, return_inverse: bool = False, return_counts: bool = False) -> Any:
+def unique(x: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """The different elements in order, with ``return_inverse`` and ``return_counts`` as further results."""
     found: Any = np.unique(  # type: ignore[call-overload]
         x._array, return_inverse=return_inverse, return_counts=return_counts

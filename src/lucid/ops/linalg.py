@@ -16,6 +16,7 @@ from lucid.core.dtypes import is_floating, widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.ops.autocast import lowered
 from lucid.ops.broadcast import sum_to
+from lucid.ops.checked import check_tensor
 from lucid.ops.common import as_operand, axis, conj, method, same_dtype
 from lucid.ops.shape import movedim, permute, reshape, transpose, unsqueeze
 from lucid.tensor.tensor import Tensor
@@ -79,42 +80,42 @@ def _of_rank(caller: str, **expected: tuple[Any, int]) -> None:
 
 
 @method()
-def mm(a: Any, b: Any) -> Any:
+def mm(a: Tensor, b: Tensor) -> Any:
     """The product of two matrices."""
     _of_rank("mm", a=(a, 2), b=(b, 2))
     return matmul(a, b)
 
 
 @method()
-def bmm(a: Any, b: Any) -> Any:
+def bmm(a: Tensor, b: Tensor) -> Any:
     """The products of two batches of matrices."""
     _of_rank("bmm", a=(a, 3), b=(b, 3))
     return matmul(a, b)
 
 
 @method()
-def mv(a: Any, b: Any) -> Any:
+def mv(a: Tensor, b: Tensor) -> Any:
     """The product of a matrix and a vector."""
     _of_rank("mv", a=(a, 2), b=(b, 1))
     return matmul(a, b)
 
 
 @method()
-def dot(a: Any, b: Any) -> Any:
+def dot(a: Tensor, b: Tensor) -> Any:
     """The sum of products of two vectors."""
     _of_rank("dot", a=(a, 1), b=(b, 1))
     return matmul(a, b)
 
 
 @method("outer", "ger")
-def outer(a: Any, b: Any) -> Any:
+def outer(a: Tensor, b: Tensor) -> Any:
     """All products of the elements of two vectors."""
     _of_rank("outer", a=(a, 1), b=(b, 1))
     return unsqueeze(a, 1) * unsqueeze(b, 0)
 
 
 @method()
-def addmm(x: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+def addmm(x: Tensor, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """beta x + alpha (a @ b)."""
     product = matmul(a, b)
     return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
@@ -130,19 +131,19 @@ _TRIANGLES = {"tril": _triangle("tril", np.tril), "triu": _triangle("triu", np.t
 
 
 @method()
-def tril(x: Any, diagonal: int = 0) -> Any:
+def tril(x: Tensor, diagonal: int = 0) -> Any:
     """The part on and below a diagonal, 0 elsewhere."""
     return apply(_TRIANGLES["tril"], x, diagonal=diagonal)
 
 
 @method()
-def triu(x: Any, diagonal: int = 0) -> Any:
+def triu(x: Tensor, diagonal: int = 0) -> Any:
     """The part on and above a diagonal, 0 elsewhere."""
     return apply(_TRIANGLES["triu"], x, diagonal=diagonal)
 
 
 @method()
-def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Elements whose indices in two dimensions differ by ``offset``, in a last dimension of their own."""
     a, b = axis("diagonal", dim1, x._array.ndim), axis("diagonal", dim2, x._array.ndim)
     front = movedim(x, (a, b), (0, 1))
@@ -153,7 +154,7 @@ def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
 
 
 @method()
-def diag(x: Any, diagonal: int = 0) -> Any:
+def diag(x: Tensor, diagonal: int = 0) -> Any:
     """The diagonal of a matrix, or the matrix with a vector as its diagonal."""
     if x._array.ndim == 2:
         return x.diagonal(diagonal)
@@ -166,7 +167,7 @@ def diag(x: Any, diagonal: int = 0) -> Any:
 
 
 @method()
-def trace(x: Any) -> Any:
+def trace(x: Tensor) -> Any:
     """The sum of the diagonal of a matrix."""
     _of_rank("trace", x=(x, 2))
     return diagonal(x).sum()
@@ -243,7 +244,11 @@ def einsum(equation: str, *operands: Any) -> Any:
     >>> lucid.einsum("ij,j->i", lucid.eye(2), lucid.tensor([1.0, 2.0]))
     Tensor([1., 2.])
     """
+    if not isinstance(equation, str):
+        raise TypeError(f"einsum: the equation must be a string like 'ij,jk->ik', not {type(equation).__name__}")
     xs = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
+    for x in xs:
+        check_tensor("einsum", "operands", x)
     if len({x.dtype for x in xs}) > 1:
         raise DTypeError(f"einsum: all operands of one dtype, not {', '.join(repr(x.dtype) for x in xs)}")
     names, result = _explicit(equation, xs)
@@ -260,7 +265,7 @@ def einsum(equation: str, *operands: Any) -> Any:
     return apply(_einsum, *xs, equation=",".join(names) + "->" + result)
 
 
-def tensordot(a: Any, b: Any, dims: int | tuple[Any, Any] = 2) -> Any:
+def tensordot(a: Tensor, b: Tensor, dims: int | tuple[Any, Any] = 2) -> Any:
     """The sum of products over the last ``dims`` dimensions of a and the first of b, or over those named."""
     if isinstance(dims, int):
         dims = (list(range(a.ndim - dims, a.ndim)), list(range(dims)))

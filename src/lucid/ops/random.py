@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -210,24 +211,24 @@ def randint(
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: DTypeLike = int64, device: Any = None) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
-    return _made(_source(generator).permutation(n).astype(as_dtype(dtype).numpy), False, device)
+    return _made(_source(generator).permutation(index(n)).astype(as_dtype(dtype).numpy), False, device)
 
 
 def rand_like(
-    x: Any, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
+    x: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
 ) -> Tensor:
     """``rand`` in the shape and type of a tensor."""
     return rand(x.shape, generator=generator, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
 def randn_like(
-    x: Any, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
+    x: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
 ) -> Tensor:
     """``randn`` in the shape and type of a tensor."""
     return randn(x.shape, generator=generator, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
-def randint_like(x: Any, low: int, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
+def randint_like(x: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
     """``randint`` in the shape and type of a tensor."""
     return randint(low, high, x.shape, generator=generator, dtype=x.dtype)
 
@@ -239,14 +240,16 @@ def normal(mean: Any, std: Any, size: Sequence[int] | None = None, *, generator:
 
 
 @method()
-def bernoulli(p: Any, *, generator: Generator | None = None) -> Any:
+def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Any:
     """1 with the probabilities ``p``, else 0, in the type of ``p``."""
     hits = _source(generator).random(p.shape) < p._array.astype(np.float64)
     return Tensor(hits.astype(p._array.dtype))
 
 
 @method()
-def multinomial(p: Any, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
+def multinomial(
+    p: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
     """Indices drawn with the weights ``p`` of the last dimension."""
     rows = p._array.astype(np.float64).reshape(-1, p.shape[-1])
     draw = _source(generator).choice

@@ -293,13 +293,13 @@ def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DTypeL
 
 
 @method()
-def cumsum(x: Any, dim: int) -> Any:
+def cumsum(x: Tensor, dim: int) -> Any:
     """Sums of the first 1, 2, … elements along a dimension."""
     return apply(_cumsum, as_operand(x), dim=axis("cumsum", dim, x._array.ndim))
 
 
 @method()
-def cumprod(x: Any, dim: int) -> Any:
+def cumprod(x: Tensor, dim: int) -> Any:
     """Products of the first 1, 2, … elements along a dimension."""
     return apply(_cumprod, as_operand(x), dim=axis("cumprod", dim, x._array.ndim))
 
@@ -310,7 +310,7 @@ def _not_empty(name: str, x: Any, dims: Axes) -> None:
 
 
 @method()
-def amax(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+def amax(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """The largest element; equal ones share the gradient."""
     dims = axes("amax", dim, x._array.ndim)
     _not_empty("amax", x, dims)
@@ -318,7 +318,7 @@ def amax(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
 
 
 @method()
-def amin(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+def amin(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """The smallest element; equal ones share the gradient."""
     dims = axes("amin", dim, x._array.ndim)
     _not_empty("amin", x, dims)
@@ -341,7 +341,7 @@ def _extremes(whole: Callable[..., Any], index: Callable[..., Any], pair: Callab
 def _arg(name: str, choose: Callable[..., Any], doc: str) -> Callable[..., Any]:
     op = Op(name, lambda x, *, dim, keepdim: np.asarray(choose(x, axis=dim, keepdims=keepdim), np.int64))
 
-    def function(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    def function(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
         dims = axes(name, dim, x._array.ndim)
         _not_empty(name, x, dims)
         return apply(op, x, dim=dims[0] if dims else None, keepdim=keepdim)
@@ -356,13 +356,13 @@ argmin = _arg("argmin", np.argmin, "The index of the smallest element along a di
 
 
 @method()
-def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+def max(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The largest element; along a dimension ``(values, indices)``; of two tensors, ``maximum``."""
     return _max(x, dim, keepdim)
 
 
 @method()
-def min(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+def min(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The smallest element; along a dimension ``(values, indices)``; of two tensors, ``minimum``."""
     return _min(x, dim, keepdim)
 
@@ -375,13 +375,13 @@ _any = Op("any", lambda x, *, dims, keepdim: np.logical_or.reduce(x, axis=dims, 
 
 
 @method()
-def all(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+def all(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """Whether no element is 0."""
     return apply(_all, x, dims=axes("all", dim, x._array.ndim), keepdim=keepdim)
 
 
 @method()
-def any(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+def any(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """Whether some element is not 0."""
     return apply(_any, x, dims=axes("any", dim, x._array.ndim), keepdim=keepdim)
 

@@ -71,13 +71,13 @@ def _filled(caller: str, x: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @method()
-def reshape(x: Any, *sizes: Any) -> Any:
+def reshape(x: Tensor, *sizes: Any) -> Any:
     """The same elements in row-major order in another shape; one size may be -1. A view if possible, else a copy."""
     return apply(_reshape, x, shape=_filled("reshape", x, sizes_of(sizes)))
 
 
 @method()
-def view(x: Any, *sizes: Any) -> Any:
+def view(x: Tensor, *sizes: Any) -> Any:
     """``reshape`` that never copies.
 
     Raises: ShapeError where only a copy would do.
@@ -90,19 +90,19 @@ def view(x: Any, *sizes: Any) -> Any:
 
 
 @method()
-def reshape_as(x: Any, other: Any) -> Any:
+def reshape_as(x: Any, other: Tensor) -> Any:
     """``reshape`` to the shape of another tensor."""
     return reshape(x, other.shape)
 
 
 @method()
-def view_as(x: Any, other: Any) -> Any:
+def view_as(x: Any, other: Tensor) -> Any:
     """``view`` in the shape of another tensor."""
     return view(x, other.shape)
 
 
 @method()
-def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Dimensions from ``start_dim`` to ``end_dim`` as one."""
     shape = x._array.shape
     first, last = axis("flatten", start_dim, len(shape)), axis("flatten", end_dim, len(shape))
@@ -112,20 +112,20 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 
 @method()
-def ravel(x: Any) -> Any:
+def ravel(x: Tensor) -> Any:
     """All elements in one dimension."""
     return flatten(x)
 
 
 @method()
-def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
+def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Any:
     """One dimension as several; one size may be -1."""
     shape, d = x._array.shape, axis("unflatten", dim, x._array.ndim)
     return reshape(x, (*shape[:d], *sizes, *shape[d + 1 :]))
 
 
 @method()
-def squeeze(x: Any, dim: Dims = None) -> Any:
+def squeeze(x: Tensor, dim: Dims = None) -> Any:
     """Without the dimensions of size 1, or without those named that have size 1."""
     shape = x._array.shape
     named = axes("squeeze", dim, len(shape))
@@ -134,7 +134,7 @@ def squeeze(x: Any, dim: Dims = None) -> Any:
 
 
 @method()
-def unsqueeze(x: Any, dim: int) -> Any:
+def unsqueeze(x: Tensor, dim: int) -> Any:
     """With a dimension of size 1 at ``dim``."""
     shape = x._array.shape
     d = axis("unsqueeze", dim, len(shape) + 1)
@@ -142,7 +142,7 @@ def unsqueeze(x: Any, dim: int) -> Any:
 
 
 @method()
-def permute(x: Any, *dims: Any) -> Any:
+def permute(x: Tensor, *dims: Any) -> Any:
     """The dimensions in another order."""
     order = tuple(axis("permute", d, x._array.ndim) for d in sizes_of(dims))
     if sorted(order) != list(range(x._array.ndim)):
@@ -151,7 +151,7 @@ def permute(x: Any, *dims: Any) -> Any:
 
 
 @method("transpose", "swapaxes", "swapdims")
-def transpose(x: Any, dim0: int, dim1: int) -> Any:
+def transpose(x: Tensor, dim0: int, dim1: int) -> Any:
     """Two dimensions exchanged."""
     order = list(range(x._array.ndim))
     a, b = axis("transpose", dim0, len(order)), axis("transpose", dim1, len(order))
@@ -164,7 +164,7 @@ swapaxes = transpose
 
 
 @method("movedim", "moveaxis")
-def movedim(x: Any, source: Dims, destination: Dims) -> Any:
+def movedim(x: Tensor, source: Dims, destination: Dims) -> Any:
     """Dimensions moved to other places, the rest in order."""
     rank = x._array.ndim
     moved, to = axes("movedim", source, rank) or (), axes("movedim", destination, rank) or ()
@@ -177,7 +177,7 @@ def movedim(x: Any, source: Dims, destination: Dims) -> Any:
 
 
 @method()
-def t(x: Any) -> Any:
+def t(x: Tensor) -> Any:
     """A matrix transposed; fewer dimensions stay."""
     if x._array.ndim > 2:
         raise ShapeError(f"t: at most 2 dimensions, not shape {x.shape}; use transpose() or mT")
@@ -197,13 +197,13 @@ def _matrices_transposed(x: Any) -> Any:
 
 
 @method()
-def flip(x: Any, *dims: Any) -> Any:
+def flip(x: Tensor, *dims: Any) -> Any:
     """The order of elements reversed along dimensions."""
     return apply(_flip, x, dims=tuple(axis("flip", d, x._array.ndim) for d in sizes_of(dims)))
 
 
 @method()
-def roll(x: Any, shifts: int | Iterable[int], dims: Dims = None) -> Any:
+def roll(x: Tensor, shifts: int | Iterable[int], dims: Dims = None) -> Any:
     """Elements moved along dimensions; those that fall off the end come back at the start."""
     if dims is None:
         return reshape(roll(flatten(x), shifts, 0), x.shape)
@@ -215,7 +215,7 @@ def roll(x: Any, shifts: int | Iterable[int], dims: Dims = None) -> Any:
 
 
 @method("repeat", "tile")
-def repeat(x: Any, *repeats: Any) -> Any:
+def repeat(x: Tensor, *repeats: Any) -> Any:
     """Copies side by side, ``repeats`` per dimension."""
     counts = sizes_of(repeats)
     shape = (1,) * (len(counts) - x._array.ndim) + x._array.shape
@@ -230,7 +230,7 @@ tile = repeat
 
 
 @method()
-def repeat_interleave(x: Any, repeats: int, dim: int | None = None) -> Any:
+def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Any:
     """Every element ``repeats`` times in a row."""
     if dim is None:
         x, dim = flatten(x), 0
@@ -241,14 +241,14 @@ def repeat_interleave(x: Any, repeats: int, dim: int | None = None) -> Any:
 
 
 @method()
-def clone(x: Any, *, memory_format: MemoryFormat | None = None) -> Any:
+def clone(x: Tensor, *, memory_format: MemoryFormat | None = None) -> Any:
     """A copy that gradients pass through; ``memory_format`` as in ``contiguous``."""
     check_memory_format("clone", memory_format)
     return apply(_clone, x)
 
 
 @method()
-def contiguous(x: Any, *, memory_format: MemoryFormat | None = None) -> Any:
+def contiguous(x: Tensor, *, memory_format: MemoryFormat | None = None) -> Any:
     """The tensor itself if its elements lie in row-major order, else a copy in that order.
 
     ``memory_format`` is taken, and changes nothing: values do not depend on it, and kernels arrange what they read.
@@ -283,7 +283,9 @@ _stack = Op("stack", lambda *xs, dim: _joined(*(np.expand_dims(x, dim) for x in 
 })  # fmt: skip
 
 
-def _one_dtype(caller: str, tensors: Iterable[Any]) -> list[Any]:
+def _one_dtype(caller: str, tensors: Any) -> list[Any]:
+    if not isinstance(tensors, Iterable):
+        raise TypeError(f"{caller}: tensors must be a list or tuple of Tensors, not {type(tensors).__name__}")
     found = [as_operand(x) for x in tensors]
     if not found:
         raise ShapeError(f"{caller}: at least one tensor is needed")
@@ -324,7 +326,7 @@ def stack(tensors: Iterable[Any], dim: int = 0) -> Any:
 
 
 @method()
-def narrow(x: Any, dim: int, start: int, length: int) -> Any:
+def narrow(x: Tensor, dim: int, start: int, length: int) -> Any:
     """``length`` indices of a dimension from ``start`` on, as a view."""
     d = axis("narrow", dim, x._array.ndim)
     n = x._array.shape[d]
@@ -335,13 +337,13 @@ def narrow(x: Any, dim: int, start: int, length: int) -> Any:
 
 
 @method()
-def select(x: Any, dim: int, index: int) -> Any:
+def select(x: Tensor, dim: int, index: int) -> Any:
     """One index of a dimension, as a view without that dimension."""
     return x[(slice(None),) * axis("select", dim, x._array.ndim) + (index,)]
 
 
 @method()
-def split(x: Any, split_size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
+def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
     """Views of ``split_size`` indices each (the last may be shorter), or of the sizes given."""
     d = axis("split", dim, x._array.ndim)
     n = x._array.shape[d]
@@ -385,7 +387,7 @@ def _parts_joined(parts: Sequence[Any], shape: tuple[int, ...], ends: tuple[int,
 
 
 @method()
-def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
+def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     """At most ``chunks`` views of equal size, but for the last."""
     if chunks < 1:
         raise ShapeError(f"chunk: chunks={chunks} must be at least 1")
@@ -394,7 +396,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
 
 
 @method()
-def unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
+def unbind(x: Tensor, dim: int = 0) -> tuple[Any, ...]:
     """A view per index of a dimension."""
     d = axis("unbind", dim, x._array.ndim)
     if x._array.ndim == 0:
@@ -478,6 +480,6 @@ def cpu(x: Any) -> Any:
 
 
 @method()
-def type_as(x: Any, other: Any) -> Any:
+def type_as(x: Any, other: Tensor) -> Any:
     """The values in the element type of another tensor."""
     return cast(x, other.dtype)

@@ -9,7 +9,6 @@ import numpy as np
 
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Pads, Sizes, window_extent
-from lucid.tensor import Tensor
 
 PaddingWord = Literal["same", "valid", "causal"]
 PaddingArgument = int | Sizes | Pads | PaddingWord
@@ -25,14 +24,6 @@ LARGEST = 2**31 - 1  # so that products of two sizes never leave 64 bits
 def an_int(value: Any) -> bool:
     """Whether ``value`` is an integer that is meant as a number: NumPy's count, booleans do not."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def check_tensor(caller: str, name: str, value: Any) -> None:
-    """Raises: TypeError if ``value`` is no tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{caller}: the {name} must be a Tensor, not {type(value).__name__}; lucid.tensor(...) makes one"
-        ) from None
 
 
 def integer(caller: str, name: str, value: Any, least: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lucid.core.errors import ShapeError
-from lucid.nn.functional._arguments import check_tensor
 from lucid.ops import activation as ops
 from lucid.ops import elementwise
 from lucid.ops import loss as soft
 from lucid.ops.autocast import is_lowering, raised
+from lucid.ops.checked import check_tensor
 from lucid.ops.inplace import update
 from lucid.tensor import Tensor
 
@@ -34,6 +34,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """x between 0 and 6."""
+    check_tensor("relu6", "input", input)
     return hardtanh(input, 0.0, 6.0, inplace)
 
 
@@ -100,12 +101,14 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
+    check_tensor("sigmoid", "input", input)
     result: Tensor = elementwise.sigmoid(input)
     return result
 
 
 def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent."""
+    check_tensor("tanh", "input", input)
     result: Tensor = elementwise.tanh(input)
     return result
 

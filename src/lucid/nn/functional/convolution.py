@@ -13,7 +13,6 @@ from lucid.nn.functional._arguments import (
     Padding,
     PaddingArgument,
     SizeArgument,
-    check_tensor,
     integer,
     padding_mode,
     paddings,
@@ -21,6 +20,7 @@ from lucid.nn.functional._arguments import (
 )
 from lucid.nn.functional._geometry import CACHED_CALLS, ConvCall, check_alike, conv_call, conv_transpose_call
 from lucid.ops.autocast import CONTEXTS, lowered
+from lucid.ops.checked import check_tensor
 from lucid.ops.conv import Finish, conv, conv_grad_input, finished_conv, finished_conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor

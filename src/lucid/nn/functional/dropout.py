@@ -6,7 +6,7 @@ import numpy as np
 
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes
-from lucid.nn.functional._arguments import check_tensor
+from lucid.ops.checked import check_tensor
 from lucid.ops.random import Generator, default_generator
 from lucid.tensor import Tensor
 

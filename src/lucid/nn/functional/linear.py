@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.nn.functional._arguments import check_tensor
 from lucid.ops import linear as ops
 from lucid.ops.autocast import CONTEXTS, lowered
+from lucid.ops.checked import check_tensor
 from lucid.tensor import Tensor
 
 

@@ -7,11 +7,11 @@ from math import inf
 import numpy as np
 
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.nn.functional._arguments import check_tensor
 from lucid.nn.functional.activation import log_softmax
 from lucid.ops import activation, elementwise
 from lucid.ops import loss as ops
 from lucid.ops.autocast import raised
+from lucid.ops.checked import check_tensor
 from lucid.ops.compare import where
 from lucid.tensor import Tensor
 

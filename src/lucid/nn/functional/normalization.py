@@ -9,8 +9,8 @@ from lucid.core import quiet
 from lucid.core.dtypes import widened
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.core.geometry import Sizes
-from lucid.nn.functional._arguments import check_tensor
 from lucid.ops.autocast import raised
+from lucid.ops.checked import check_tensor
 from lucid.ops.inplace import overwrite
 from lucid.ops.norm import affine, folded, standardize, standardize_clamped, standardize_leaked
 from lucid.tensor import Tensor

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lucid.core.errors import ShapeError
-from lucid.nn.functional._arguments import AXES, an_int, check_tensor
+from lucid.nn.functional._arguments import AXES, an_int
 from lucid.nn.functional._geometry import check_pads_fit
 from lucid.ops import pad as ops
+from lucid.ops.checked import check_tensor
 from lucid.tensor import Tensor
 
 MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}

@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 from lucid.core.geometry import PoolSpec, Sizes
-from lucid.nn.functional._arguments import AXES, SizeArgument, an_int, as_pairs, check_tensor, integer, sizes
+from lucid.nn.functional._arguments import AXES, SizeArgument, an_int, as_pairs, integer, sizes
 from lucid.nn.functional._geometry import PoolCall, check_image, pool_call
 from lucid.ops import pool as ops
+from lucid.ops.checked import check_tensor
 from lucid.tensor import Tensor
 
 Pooled = Tensor | tuple[Tensor, Tensor]

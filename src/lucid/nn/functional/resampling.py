@@ -11,8 +11,9 @@ import numpy as np
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels.columns import Band
-from lucid.nn.functional._arguments import SizeArgument, as_pairs, check_tensor, sizes
+from lucid.nn.functional._arguments import SizeArgument, as_pairs, sizes
 from lucid.ops import pool as ops
+from lucid.ops.checked import check_tensor
 from lucid.ops.weighted import weighted
 from lucid.tensor import Tensor
 

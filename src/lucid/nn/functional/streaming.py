@@ -16,8 +16,9 @@ import numpy as np
 
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes, window_extent
-from lucid.nn.functional._arguments import Padding, as_pairs, check_tensor
+from lucid.nn.functional._arguments import Padding, as_pairs
 from lucid.nn.functional.convolution import convolve, convolve_transposed
+from lucid.ops.checked import check_tensor
 from lucid.ops.shape import cat
 from lucid.tensor import Tensor
 

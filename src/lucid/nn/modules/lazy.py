@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from lucid.core.dtypes import DTypeLike
 from lucid.core.errors import ShapeError
-from lucid.nn.functional._arguments import PaddingArgument, SizeArgument, check_tensor
+from lucid.nn.functional._arguments import PaddingArgument, SizeArgument
 from lucid.nn.functional._geometry import check_channels
 from lucid.nn.modules.conv import (
     Conv1d,
@@ -34,6 +34,7 @@ from lucid.nn.modules.normalization import (
     _RunningNorm,
 )
 from lucid.nn.parameter import UninitializedBuffer, UninitializedParameter, is_uninitialized
+from lucid.ops.checked import check_tensor
 from lucid.tensor import Tensor
 
 
