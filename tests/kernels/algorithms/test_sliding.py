@@ -195,6 +195,47 @@ def test_columns_that_are_folded(isa, dtype, l3_bytes, monkeypatch):
     sliding.tiles.cache_clear()
 
 
+#: Strides that end rows of results by the first of their rows alone, weights in registers, in memory and copied first.
+ENDED = [
+    Case(1, 16, 16, (51, 56), (5, 5), 2, padding=2, groups=16, bias=True),
+    Case(2, 4, 4, (17, 16), (5, 5), 2, padding=2, groups=4),
+    Case(1, 2, 2, (15, 34), (3, 3), 2, padding=((0, 1), (1, 0)), groups=2),
+    Case(1, 2, 2, (58, 37), (7, 7), 2, padding=3, groups=2, bias=True),
+    Case(1, 2, 2, (33, 20), (4, 5), (3, 1), padding=2, groups=2),
+]
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(ISAS, ["float32", "float64", "float16"])])
+@pytest.mark.parametrize("role", ROLES)
+def test_rows_that_are_stored_before_other_products(role, isa, dtype, monkeypatch):
+    halves = replace(target.cpu(), name="znver4")
+    monkeypatch.setattr(target, "cpu", lambda: halves)
+    sliding.tiles.cache_clear()
+
+    def one(case):
+        asked = sliding.tiles(case.typed(dtype).problem(role), target.isa())
+        assert asked and all(option.tile.ends_first for option in asked)
+        for where in ("end", "start"):
+            check(sliding, case.typed(dtype), role, where)
+
+    with target.using(isa):
+        run_guarded_cases(one, ENDED)
+        check_threads(lambda: run(sliding, ENDED[0].typed(dtype), role, ENDED[0].typed(dtype).arrays()))
+    sliding.tiles.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sources", "boxes"),
+    [("znver4", 31, 512, 2), ("znver4", 224, 2, 8), ("znver5", 31, 512, 4), ("znver5", 224, 2, 16)],
+)
+def test_boxes_are_fewer_where_they_read_many_rows_again(name, size, sources, boxes, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    problem = Case(4 if size < 100 else 1, sources, 1, (size, size), (4, 4), padding=1).problem("forward")
+    with target.using(ISAS[0]) as isa:
+        assert sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 2).boxes == boxes
+
+
 #: Rows of one vector and of several, whole or not, whose first and last lanes meet nothing, or something; taps across
 #: that are even, or odd, of which one has no partner; other strides down; rows of g that are odd, and that are all at
 #: an edge; groups; padding that is uneven or wider than a window.

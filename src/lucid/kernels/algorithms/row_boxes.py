@@ -59,12 +59,20 @@ class RowBoxes:
         """Boxes of all images and groups."""
         return self.problem.batch * self.problem.groups * self.boxes
 
-    def box_rows(self, row_bytes: int, step: int = 1) -> int:
+    def box_rows(self, row_bytes: int, step: int = 1, again: int = 0) -> int:
         """Enough boxes for some threads, of whole steps, and rows that a cache holds from one strip to the next.
 
-        ``row_bytes`` are those of all sources that a row of positions moves on by.
+        ``row_bytes`` are those of all sources that a row of positions moves on by, 0 if they are read once. Each box
+        takes ``again`` rows more than it has, by which fewer boxes may be better where units take an instruction in
+        two turns.
         """
-        rows = self.positions[0]
-        held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes)
-        pieces = min(ceil(_TASKS / (self.problem.batch * self.problem.groups)), ceil(rows / _FEW_ROWS))
+        rows, planes = self.positions[0], self.problem.batch * self.problem.groups
+        held = max(_FEW_ROWS, target.cpu().l2_bytes // 4 // row_bytes) if row_bytes else rows
+        most = min(ceil(_TASKS / planes), ceil(rows / _FEW_ROWS))
+
+        def waited(pieces: int) -> int:
+            """Rows that the busiest of so many threads takes, on 2, 4 and 8."""
+            return sum(ceil(planes * pieces / threads) for threads in (2, 4, 8)) * (ceil(rows / pieces) + again)
+
+        pieces = min(range(1, most + 1), key=waited) if again else most
         return ceil(rows / max(pieces, ceil(rows / held)) / step) * step

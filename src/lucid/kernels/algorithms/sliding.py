@@ -226,8 +226,11 @@ def _sliding(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int, v
     dots = problem.dtype == "bfloat16" and isa.bf16_dot and _side_by_side(across, stride[1]) and result > lanes // 2
     tile = Slide(results, vectors, axes[1].phases, across, stride, spec.kernel[2], several, whole, dots=dots)
     asked = Sliding(problem, axes, tile, lanes, 1)
-    asked = replace(asked, box_h=asked.box_rows(asked.sources * asked.source[1] * stride[0] * problem.itemsize))
-    return replace(asked, tile=_in_turns(asked)) if target.cpu().turns(isa) > 1 else asked
+    turns, reach = target.cpu().turns(isa), max(lags[-1] for lags in tile.lags)
+    once = turns > 1 and asked.results == results and asked.positions[1] <= vectors * lanes
+    row_bytes = 0 if once else asked.sources * asked.source[1] * stride[0] * problem.itemsize
+    asked = replace(asked, box_h=asked.box_rows(row_bytes, again=reach if turns > 1 else 0))
+    return replace(asked, tile=_in_turns(asked)) if turns > 1 else asked
 
 
 def _side_by_side(across: tuple[tuple[tuple[int, int], ...], ...], stride: int) -> bool:

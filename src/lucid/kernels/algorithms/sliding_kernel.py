@@ -235,6 +235,17 @@ class Slide:
         return [range(min(lags), max(lags) + 1) for lags in found]
 
     @property
+    def ends_first(self) -> bool:
+        """Whether rows of results are stored before other products of their last step, whose first row alone ends them.
+
+        Stored amid those, numbers of w that are read before and used behind went by the stack.
+        """
+        stride, several_rows = self.stride[0], self.stride[0] > 1 or len(self.downs) > 1
+        plain = self.in_turns and not (self.several or self.pairs or self.dots or self.folds or self.ring)
+        taps = [(at, lags[-1]) for phase, lags in zip(self.downs, self.lags, strict=True) for _, at in phase]
+        return plain and several_rows and all(at % stride == 0 for at, last in taps if at // stride == last)
+
+    @property
     def phases(self) -> int:
         """Of the result's columns, each with vectors of sums of its own: pairs of a stride of 1 make two of one."""
         return 2 if self.dots and self.stride[1] == 1 else len(self.across)
@@ -550,13 +561,30 @@ class _Strip:
         tile, each = self.tile, len(self.start)
         sums = {(p, lags[0]): self.start for p, lags in enumerate(tile.lags)}
         sums |= {key: carried[n * each : (n + 1) * each] for n, key in enumerate(keys)}
-        if read:
-            there = {key: values for key, values in sums.items() if self._there(*key, above, beneath)}
-            sums |= self._added(m, there)
-        for p, lags in enumerate(tile.lags):
-            if not above:
-                self._finish(m - lags[-1], p, sums[p, lags[-1]])
+        if read and tile.ends_first:
+            sums = self._ended_first(m, sums)
+        else:
+            if read:
+                there = {key: values for key, values in sums.items() if self._there(*key, above, beneath)}
+                sums |= self._added(m, there)
+            for p, lags in enumerate(tile.lags):
+                if not above:
+                    self._finish(m - lags[-1], p, sums[p, lags[-1]])
         return [value for p, b in keys for value in sums[p, b - 1]]
+
+    def _ended_first(self, m: Value, sums: Sums) -> Sums:
+        """The sums after a step whose first row alone ends some: those are stored before all other products."""
+        tile, stride, w = self.tile, self.tile.stride[0], self.a.weights
+        sums = {key: list(values) for key, values in sums.items()}
+        for e in range(stride):
+            shifted = self._shifted(self.a.source, m * stride + e)
+            downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
+            ended = [(p, lag, h) for p, lag, h in downs if lag == tile.lags[p][-1]]
+            self._add_row(shifted, w, ended, sums)
+            for p, lags in enumerate(tile.lags if e == 0 else ()):
+                self._finish(m - lags[-1], p, sums[p, lags[-1]])
+            self._add_row(shifted, w, [down for down in downs if down not in ended], sums)
+        return sums
 
     def _there(self, phase: int, lag: int, above: int, beneath: int) -> bool:
         """Whether the row of results of a lag is neither among those ``above`` nor ``beneath``."""
@@ -583,14 +611,20 @@ class _Strip:
         for e in reversed(rows) if tile.in_turns else rows:  # last the one that ends sums, or LLVM stores them before
             shifted = self._shifted(source, m * stride + e)
             downs = [(p, at // stride, h) for p, phase in enumerate(tile.downs) for h, at in phase if at % stride == e]
-            downs = [(p, lag, h) for p, lag, h in downs if (p, lag) in sums]
-            for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
-                for (p, lag, h), k in product(downs, range(tile.results)):
-                    weight = self.held[k, h, t] if self.held else self._weight(w, k, h, t)
-                    for v, width in enumerate(self.widths):
-                        n, x = (k * len(tile.across) + c) * tile.vectors + v, self._part(shifted(at, v), width)
-                        sums[p, lag][n] = fma(self._part(weight, width), x, sums[p, lag][n])
+            self._add_row(shifted, w, [(p, lag, h) for p, lag, h in downs if (p, lag) in sums], sums)
         return sums
+
+    def _add_row(
+        self, shifted: Callable[[int, int], Value], w: Pointer, downs: list[tuple[int, int, int]], sums: Sums
+    ) -> None:
+        """Adds a row's products with taps ``downs``, each the phase and the lag of its sums and its number."""
+        tile = self.tile
+        for c, (t, at) in ((c, tap) for c, phase in enumerate(tile.across) for tap in phase):
+            for (p, lag, h), k in product(downs, range(tile.results)):
+                weight = self.held[k, h, t] if self.held else self._weight(w, k, h, t)
+                for v, width in enumerate(self.widths):
+                    n, x = (k * len(tile.across) + c) * tile.vectors + v, self._part(shifted(at, v), width)
+                    sums[p, lag][n] = fma(self._part(weight, width), x, sums[p, lag][n])
 
     def _shifted(self, source: Pointer, row: Value) -> Callable[[int, int], Value]:
         """The row of the source that so many rows and padding lie before, from a shift on."""
