@@ -223,7 +223,7 @@ def test_two_threads_have_as_many_boxes_where_vectors_take_two_turns(
     monkeypatch.setattr(target, "cpu", lambda: machine)
     monkeypatch.setattr(winograd_grad, "best", winograd_grad.best.__wrapped__)
     spec = ConvSpec((3,), (1,), (1,), ((1, 1),))
-    problem = Case("grad_weight", "float32", 1, 64, 64, (6400,), spec, False).problem
+    problem = Case("grad_weight", "float32", 1, 64, 64, (8400,), spec, False).problem
     found = winograd_grad.best(problem, ISAS["avx512"])
     assert found is not None
     form, split = found

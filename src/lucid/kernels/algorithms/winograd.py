@@ -4,8 +4,9 @@ Convolutions of dilation d along an axis are d undilated ones: see ``_unfolded``
 divide the kernel become stride 1 and k / s taps, in all roles: each residue of x is a channel of its own, or in the
 input gradient, and so in a transposed convolution, each residue of the result a row of its own. Where residues have
 different numbers of taps, they are parts of one form, see ``winograd_transforms.Strided``, or the kernel is filled up
-with zeros: 7 taps of stride 2 are 8, four of each residue. More than 5 taps are taken in pieces, see ``Pieces``;
-an outermost axis of more than 16 is summed by definition, of samples' rows transformed along the others alone. ::
+with zeros: 7 taps of stride 2 are 8, four of each residue. More than 5 taps are taken in pieces, see ``Pieces``, or in
+blocks if no other axis has taps, see ``Nested``; an outermost axis of more than 16 is summed by definition, of samples'
+rows transformed along the others alone. ::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -163,7 +164,8 @@ def forms(problem: Problem) -> tuple[Form, ...]:
         return winograd_grad.forms(problem)
     lines = _lines(problem)
     kernel, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in lines), strict=True)
-    choices = tuple(line.outputs for line in lines)
+    lone = sum(line.taps > 1 for line in lines) == 1
+    choices = tuple(line.outputs(lone) for line in lines)
     summed = _SUMMED if set(problem.spec.stride) == {1} else ()
     if lines[0].taps > MOST_TAPS:
         summed = _MORE_SUMMED if problem.role == "forward" or set(problem.spec.stride) == {1} else ()
@@ -190,10 +192,9 @@ class _Line(NamedTuple):
         """Taps of all residues, those that are missing too."""
         return self.taps * self.residues
 
-    @property
-    def outputs(self) -> Sizes:
-        """Of the tiles that it may be cut into."""
-        return outputs_of(self.taps, ceil(self.side.out / self.dilation), self.stride, self.first is not None)
+    def outputs(self, lone: bool) -> Sizes:
+        """Of the tiles that it may be cut into, if it is ``lone``, the only one with taps, or not."""
+        return outputs_of(self.taps, ceil(self.side.out / self.dilation), self.stride, self.first is not None, lone)
 
     @property
     def single(self) -> bool:

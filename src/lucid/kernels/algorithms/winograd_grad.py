@@ -136,7 +136,9 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     kernel, spec = taps(problem.spec), problem.spec
     strides, sizes = _uneven(spec), map(ceil, map(truediv, problem.out, _apart(problem)))
     summed = kernel[0] > 1 and kernel[1:] != (1, 1) and spec.dilation[0] == 1 and set(spec.stride) == {1}
-    return _forms(kernel, strides, tuple(map(outputs_of, kernel, sizes, strides)), summed)
+    lone = sum(taps > 1 for taps in kernel) == 1
+    choices = tuple(outputs_of(*axis, lone=lone) for axis in zip(kernel, sizes, strides, strict=True))
+    return _forms(kernel, strides, choices, summed)
 
 
 @lru_cache(maxsize=64)

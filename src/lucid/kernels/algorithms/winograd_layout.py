@@ -19,6 +19,7 @@ from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_passes import Matrices, lines, most_places
 from lucid.kernels.algorithms.winograd_transforms import (
     Minimal,
+    Nested,
     Pieces,
     Planes,
     Size,
@@ -46,7 +47,10 @@ _OUTPUTS = {1: (1,), 2: (2, 3, 4), 3: (2, 4), 4: (2, 3), 5: (2, 4)}
 _OF_PIECES, MOST_TAPS = (2, 4), 16
 _MOST_UNEVEN_TAPS = 3  #: of two residues that are one form: more are filled up
 #: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
-_MORE_OUTPUTS = {3: 5}
+_MORE_OUTPUTS = {3: (5,)}
+#: Of a kernel along this axis alone, where they take fewer products: others would add to its errors.
+_LONE_OUTPUTS = {2: (6,), 3: (5, 6, 7), 4: (5, 6), 5: (5,)}
+_OF_BLOCKS = (8, 12, 16)  #: the same of more taps
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
 MOST_POINTS, MOST_GROWTH = 128, 256.0
 
@@ -55,7 +59,9 @@ MOST_POINTS, MOST_GROWTH = 128, 256.0
 def _minimal(outputs: int, taps: int, stride: int, first: int | None) -> Minimal:
     """An axis, which keeps its matrices of fractions."""
     if stride == 1:
-        return Minimal(outputs, taps) if taps in _OUTPUTS else Pieces(outputs, taps)
+        if taps in _OUTPUTS:
+            return Minimal(outputs, taps)
+        return Pieces(outputs, taps) if outputs in _OF_PIECES else Nested(outputs, taps)
     return Strided(outputs, taps, stride) if first is None else Spread(outputs, taps, stride, first)
 
 
@@ -69,19 +75,27 @@ def taken_apart(kernel: int, stride: int) -> tuple[int, int]:
     return divided(kernel, stride) if stride == 2 and kernel <= 2 * _MOST_UNEVEN_TAPS else (stride, 1)
 
 
-def outputs_of(taps: int, positions: int, stride: int = 1, spreads: bool = False) -> tuple[int, ...]:
-    """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile."""
+def outputs_of(
+    taps: int, positions: int, stride: int = 1, spreads: bool = False, lone: bool = False
+) -> tuple[int, ...]:
+    """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile.
+
+    More where the kernel has taps along this axis alone.
+    """
     if stride > 1:
         return tuple(outputs * (stride if spreads else 1) for outputs in _OUTPUTS.get(ceil(taps / stride), ()))
     usual = _OUTPUTS.get(taps, _OF_PIECES if taps <= MOST_TAPS else ())
-    more = _MORE_OUTPUTS.get(taps)
-    if more is None:
-        return usual
+    more: tuple[int, ...] = _MORE_OUTPUTS.get(taps, ())
+    if lone and 1 < taps <= MOST_TAPS:
+        more = _LONE_OUTPUTS.get(taps, _OF_BLOCKS)
 
     def products(outputs: int) -> int:
-        return ceil(positions / outputs) * (outputs + taps - 1)
+        return ceil(positions / outputs) * _minimal(outputs, taps, 1, None).products
 
-    return (*usual, more) if products(more) < min(map(products, usual)) else usual
+    for outputs in more:
+        if products(outputs) < min(map(products, usual)):
+            usual = (*usual, outputs)
+    return usual
 
 
 @dataclass(frozen=True, slots=True)

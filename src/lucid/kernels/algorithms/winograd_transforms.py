@@ -28,14 +28,56 @@ IDENTITY: Matrix = ((Fraction(1),),)
 
 #: Beside infinity, taken in this order: small numbers and their negatives make the smallest errors. Five are best
 #: without ±1, as numbers far from each other: that halves the growth of an axis. Six are pairs without 0, of
-#: small fractions those with the smallest errors.
+#: small fractions those with the smallest errors; so are eight, which only a single axis with taps takes.
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
 _BETTER = {
     5: tuple(Fraction(p) for p in ("0", "2", "-2", "1/2", "-1/2")),
     6: tuple(Fraction(p) for p in ("2", "-2", "3/4", "-3/4", "1/4", "-1/4")),
+    8: tuple(Fraction(p) for p in ("5/2", "-5/2", "1", "-1", "2/3", "-2/3", "1/4", "-1/4")),
 }
 
 _PIECE = 4  #: taps of a piece of a longer filter
+
+
+class Blocked(tuple[tuple[Fraction, ...], ...]):
+    """The product of two matrices that go over lines: ``inner`` along each, then ``outer`` across them.
+
+    Lines begin ``step`` entries apart and may overlap; those of the last that are beyond ``columns`` are zeros. Results
+    are line by line, of which the first ``rows`` are wanted.
+    """
+
+    outer: Matrix
+    inner: Matrix
+    step: int
+
+    def __new__(cls, outer: Matrix, inner: Matrix, step: int, size: Size) -> Blocked:
+        """The product, a tuple of rows as every matrix."""
+        rows, columns = size
+        entries: list[list[Fraction]] = []
+        for across in outer:
+            for along in inner:
+                row = [Fraction(0)] * columns
+                places = ((k * step + n, a * b) for k, a in enumerate(across) if a for n, b in enumerate(along) if b)
+                for place, entry in places:
+                    if place < columns:
+                        row[place] += entry
+                entries.append(row)
+        made = super().__new__(cls, map(tuple, entries[:rows]))
+        made.outer, made.inner, made.step = outer, inner, step
+        return made
+
+    def applied(self, values: Sequence[Value]) -> list[Value]:
+        """The product with values, by its factors."""
+        width = len(self.inner[0])
+        starts = [k * self.step for k in range(len(self.outer[0]))]
+        lines = [_within(self.inner, values[start : start + width]) for start in starts]
+        columns = [multiplied(self.outer, column) for column in zip(*lines, strict=True)]
+        return [value for line in zip(*columns, strict=True) for value in line][: len(self)]
+
+
+def _within(matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """A matrix times values of which the last may be missing: zeros."""
+    return multiplied(tuple(row[: len(values)] for row in matrix), values)
 
 
 class Planes(NamedTuple):
@@ -203,6 +245,68 @@ class Pieces(_OfParts):
         return [range(*ends) for ends in pairwise(starts)]
 
 
+class Nested(Minimal):
+    """F(outputs, taps) of a long filter in blocks: F of blocks, whose products are F(4, 4) each.
+
+    Blocks are four taps, results and samples' steps, so a patch is lines of seven samples that begin four apart. Taps
+    that a last block lacks are zeros; what they would meet is in no patch. ::
+
+        seven taps, eight outputs: F(2, 2) of three lines a ... g, e ... k, i ... n by blocks of taps 0 to 3, 4 to 6
+            a b c d e f g h i j k l m n        21 products for 56
+    """
+
+    @cached_property
+    def _blocks(self) -> Minimal:
+        return Minimal(self.outputs // _PIECE, -(-self.taps // _PIECE))
+
+    @cached_property
+    def _each(self) -> Minimal:
+        return Minimal(_PIECE, _PIECE)
+
+    @cached_property
+    def products(self) -> int:
+        """Of all pairs."""
+        return self._blocks.products * self._each.products
+
+    def _of_both(self, name: str, step: int) -> Matrix:
+        return Blocked(getattr(self._blocks, name), getattr(self._each, name), step, self.size(name))
+
+    @cached_property
+    def patch(self) -> Matrix:
+        """B^T of every line, then across them."""
+        return self._of_both("patch", _PIECE)
+
+    @cached_property
+    def filter(self) -> Matrix:
+        """G of every block, then across them."""
+        return self._of_both("filter", _PIECE)
+
+    @cached_property
+    def inverse(self) -> Matrix:
+        """A^T of the products of every block, then across them."""
+        return self._of_both("inverse", self._each.products)
+
+    @cached_property
+    def gradient(self) -> Matrix:
+        """A of every block, then across them."""
+        return self._of_both("gradient", _PIECE)
+
+    @cached_property
+    def collect(self) -> Matrix:
+        """G^T of the products of every block, then across them."""
+        return self._of_both("collect", self._each.products)
+
+    @cached_property
+    def gradient_growth(self) -> float:
+        """Both."""
+        return self._blocks.gradient_growth * self._each.gradient_growth
+
+    @cached_property
+    def growth(self) -> float:
+        """Both, of taps that are all there."""
+        return self._blocks.growth * self._each.growth * self._blocks.taps * _PIECE / self.taps
+
+
 @dataclass(frozen=True)
 class Strided(_OfParts):
     """F(outputs, taps) of a stride that need not divide the taps: each residue of the samples has a filter of its own.
@@ -362,6 +466,8 @@ def multiplied(matrix: Matrix, values: Sequence[Value]) -> list[Value]:
     Points come with their negatives. So columns of A^T come in pairs that differ in signs alone: their values are
     replaced by a sum and a difference. And so do rows of B^T and G: they are the sum and the difference of two halves.
     """
+    if isinstance(matrix, Blocked):
+        return matrix.applied(values)
     values = list(values)
     rows = [list(row) for row in matrix]
     for j, k in _alike(list(zip(*rows, strict=True))):
@@ -394,6 +500,8 @@ def _dot(row: Sequence[Fraction], values: Sequence[Value]) -> Value:
     terms = sorted(
         ((f, v) for f, v in zip(row, values, strict=True) if f), key=lambda term: (abs(term[0]) != 1, -term[0])
     )
+    if not terms:  # of a tap that is missing
+        return values[0].const(0.0)
     (factor, value), *others = terms
     total = value if factor == 1 else value * float(factor)
     for factor, value in others:
