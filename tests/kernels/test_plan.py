@@ -187,6 +187,18 @@ def test_rows_stay_together_where_threads_would_all_read_a_large_x(
     assert (gemm.plan(p, AVX512)["row_parts"] == 1) == whole
 
 
+@pytest.mark.parametrize(("name", "batch", "parts"), [("znver4", 1, 2), ("znver4", 2, 1), ("znver5", 1, 1)])
+def test_two_threads_do_not_meet_within_rows_of_the_result(
+    name: str, batch: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one image each has rows of its own; of two each has one; the last kind of CPU is left as it was."""
+    cpu = target.CPU(name, (SCALAR, AVX2, AVX512), 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((8,), (1,), (1,), ((3, 3),), 1)
+    p = problem("forward", spec, (batch, 1, 500), (batch, 128, 499), "float32", True)
+    assert gemm.plan(p, AVX512)["row_parts"] == parts
+
+
 def test_plans_do_not_depend_on_the_number_of_threads() -> None:
     from lucid.kernels.runtime import threads
 

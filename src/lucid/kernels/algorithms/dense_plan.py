@@ -61,6 +61,9 @@ _TASKS = 16
 _EVEN_WAIT = 0.2
 #: Work below which a task is not worth a hand-over, by the turns of a vector.
 _TASK_FLOPS = {1: 1 << 20, 2: 1 << 18}
+#: A line of the result that two threads write to, on a Zen 4: 30 where both lie close, 200 in a machine whose host
+#: keeps them apart.
+_HANDED_NS = 60.0
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
@@ -435,14 +438,29 @@ def _best(
         for cut_up, parts in _blockings(problem, sizes, group.layouts, len(whole), group.tile, isa):
             of_phases, once = [(n, rates.times(cut_up)) for n, rates in group.rates], always + group.packing
             times = {n: once + sum(alike * each.of(n) for alike, each in of_phases) for n in parts}
-            weighed = min(times[n] * (1 + waiting) for n, waiting in parts.items())
+            handed = {n: _handed_ns(sizes, replace(cut_up, row_parts=n), group.layouts) for n in parts}
+            weighed = min(times[n] * (1 + waiting) + handed[n] for n, waiting in parts.items())
             fastest = min(fastest, weighed)
-            found.append((weighed, group.number, cut_up, parts, times, group.layouts))
-    _, _, cut_up, parts, times, layouts = min(found, key=lambda entry: entry[:2])
-    usual = min(parts, key=lambda n: times[n] * (1 + parts[n]))
+            found.append((weighed, group.number, cut_up, parts, times, handed, group.layouts))
+    _, _, cut_up, parts, times, handed, layouts = min(found, key=lambda entry: entry[:2])
+    usual = min(parts, key=lambda n: times[n] * (1 + parts[n]) + handed[n])
     cuts = {n: replace(cut_up, row_parts=n) for n in parts if n <= usual}
-    row_parts = min(cuts, key=lambda n: times[n] * (1 + parts[n] * _wait(sizes, cuts[n], layouts)))
+    row_parts = min(cuts, key=lambda n: times[n] * (1 + parts[n] * _wait(sizes, cuts[n], layouts)) + handed[n])
     return times[row_parts], cuts[row_parts], layouts
+
+
+def _handed_ns(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
+    """Two threads' wait for lines of the result that both write to, where their shares meet within rows.
+
+    They do unless each has whole units, or whole parts of the rows.
+    """
+    if turns_of(blocking.tile.lanes, sizes.grain.sums) == 1:
+        return 0.0
+    cuts = [Cut.of(layout, blocking) for layout in layouts]
+    apart = sizes.groups * blocking.row_parts * max(layout.units for layout in layouts)
+    if apart % 2 == 0 or max(cut.unit_spans for cut in cuts) == 1:
+        return 0.0
+    return sizes.rows / sizes.stack / blocking.row_parts * _HANDED_NS
 
 
 def _wait(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> float:
