@@ -12,6 +12,7 @@ from lucid.kernels.algorithms.tile import (
     cover_products,
     fitting,
     fitting_channels,
+    last_steps,
     table_of,
     write_tile,
 )
@@ -62,8 +63,9 @@ def test_sums_products_and_leaves_other_rows_alone(isa, dtype, rows, vectors, st
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("asks", [0, 1])
-def test_tiles_side_by_side_read_a_table_and_panels_apart(isa, asks):
-    rng, steps, count, apart = np.random.default_rng(0), 5, 3, 200
+@pytest.mark.parametrize(("last", "steps"), [(0, 5), (2, 2), (2, 5), (3, 3), (3, 5)])
+def test_tiles_side_by_side_read_a_table_and_panels_apart(isa, asks, last, steps):
+    rng, count, apart = np.random.default_rng(0), 3, 200
     with target.using(isa) as machine:
         size = Tile(2, 2, machine.lanes(f32))
         w, panel = rng.standard_normal((steps, 2)).astype("f4"), rng.standard_normal(count * apart + 900).astype("f4")
@@ -74,11 +76,11 @@ def test_tiles_side_by_side_read_a_table_and_panels_apart(isa, asks):
 
         def write(isa):
             module = Module("tiles", isa)
-            write_tile(module, Grain(f32), size, None, reaches=bool(asks)).export = True
+            write_tile(module, Grain(f32), size, None, reaches=bool(asks), last=last).export = True
             return module
 
         call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 15)(
-            jit.kernel(("test tiles", size, asks), write).address("tile")
+            jit.kernel(("test tiles", size, asks, last), write).address("tile")
         )
         arrays = [address(a) for a in (w, panel, start)]
         beside, numbers = [address(a) for a in (spare, table)], [steps * 2, count, apart, asks, 7]
@@ -86,6 +88,13 @@ def test_tiles_side_by_side_read_a_table_and_panels_apart(isa, asks):
         want = np.concatenate([w[order].T @ one + start[:, None] for one in samples], axis=1)
         assert np.allclose(to[:, : want.shape[1]], want, rtol=1e-5, atol=1e-5)
         assert not to[:, want.shape[1] :].any()
+
+
+def test_steps_are_taken_row_by_row_where_stores_take_two_turns_and_there_are_as_many():
+    assert last_steps(Tile(8, 3, 16), 3, 2) == 3
+    assert last_steps(Tile(4, 6, 16), 3, 2) == 2
+    assert last_steps(Tile(8, 3, 16), 2, 2) == last_steps(Tile(8, 3, 16), 64, 1) == 0
+    assert last_steps(ChannelTile(10, 2, 16), 64, 2) == 0
 
 
 def test_fitting_leaves_registers_for_the_panel_and_a_broadcast():

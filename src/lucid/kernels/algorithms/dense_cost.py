@@ -12,8 +12,9 @@ from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.base import priced, turns_of
 from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, row_blocks, weight_run, woven
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.past_caches import gains
 from lucid.kernels.algorithms.pixel_panels import Axis, Layout, Phase
-from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, cover_products
+from lucid.kernels.algorithms.tile import LAST, AnyTile, ChannelTile, cover_products, last_steps
 from lucid.kernels.plan import Problem
 
 # Least squares over 640 plans of 420 random layers on one thread of a Zen 5 with AVX-512 at 4 GHz, which issues two
@@ -45,7 +46,7 @@ _COST_NS = {
     "tile": 9.1,
     "tile of few": 9.1,  # sums
     "visit": 0.1,  # a vector of sums, to memory or from it
-    "visit of few": 0.1,
+    "visit at once": 0.1,  # of sums that leave as they are made
     "visit from third cache": 3.0,  # where they wait for more channels and do not fit the second
     "round": 0.07,  # an element on its way out
     "ending": 8.8,  # a tile whose sums do not lie in the result as in memory
@@ -77,7 +78,7 @@ _HALVED_NS = {
     "product": 0.275,
     "widen in place": 0.12,
     "visit": 0.4,
-    "visit of few": 0.05,
+    "visit at once": 0.05,
     "tile of few": 3.0,
     "widen": 0.3,
     "read": 0.7,
@@ -101,6 +102,7 @@ _LONG_ROW_LINES, _GUESSED = 64, 0.4
 _WEIGHTS_HOLD, _SAMPLES_HOLD = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 MOST_STEPS = 1280
+_CROWDED = 26  # sums, beside more of which registers are short for the vectors of a tile's last steps
 _BRIEF_STEPS = 4  #: of a tile that is done before its results have left
 
 
@@ -166,7 +168,8 @@ class Rates(NamedTuple):
         steps, stored = sizes.elements * layout.taps, tiles * tile.accumulators
         weights, met = groups * heights * tile.rows * steps, groups * heights * steps * layout.met_part
         rows = layout.units * met
-        turns, few = turns_of(tile.lanes, sizes.grain.sums), " of few" * tile.few
+        turns = turns_of(tile.lanes, sizes.grain.sums)
+        visit = _visit(sizes, layout, tile, turns)
         cost = partial(ns, turns=turns)
         return cls(
             sizes,
@@ -177,7 +180,7 @@ class Rates(NamedTuple):
                 {
                     _samples_home(sizes, layout, tile): rows * tile.loads(layout.unit),
                     "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
-                    f"visit{few}": -stored,
+                    visit: -stored,
                     "page": rows * ceil(layout.unit / tile.columns) * _page_part(sizes, layout, tile),
                     "awaited": _awaited(sizes, layout, turns),
                     "skipping": _skipping(sizes, layout),
@@ -185,7 +188,7 @@ class Rates(NamedTuple):
                 }
             ),
             across=cost({"product": rows * _held_up(sizes, layout, tile)}),
-            block=cost({f"tile{few}": tiles, f"visit{few}": 2 * stored}),
+            block=cost({"tile of few" if tile.few else "tile": tiles, visit: 2 * stored}),
             far=cost({"visit from third cache": stored}),
             crossing=cost({"crossing": _crossing(sizes, layout)}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
@@ -221,6 +224,19 @@ class Rates(NamedTuple):
             self.heights,
             cut.span * tile.rows * sizes.itemsize,
         )
+
+
+def _visit(sizes: Shape, layout: Layout, tile: AnyTile, turns: int) -> str:
+    """What a visit to a tile's sums is called: whether they leave as they are made, or wait for each other.
+
+    Rows that go past the caches wait for the next tile, and all of them leave after the last step. Wide tiles gain
+    little by two steps.
+    """
+    apart = last_steps(tile, sizes.elements * layout.taps, turns) == LAST and tile.accumulators <= _CROWDED
+    if sizes.stack == 1 and sizes.rows % tile.rows == 0 and pixel_panels.contiguous(layout.phase):
+        written_bytes = sizes.batch * sizes.groups * sizes.rows * sizes.out_plane * sizes.grain.stored.bytes
+        apart = apart and not gains(written_bytes, sizes.grain.stored, target.isa())
+    return "visit at once" if tile.few or apart else "visit"
 
 
 def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:

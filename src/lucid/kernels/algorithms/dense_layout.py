@@ -383,6 +383,7 @@ class PhaseRecord:
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)
+        self.least_taps = int(self._line_steps[:, 0].min())  #: of a line of an image
 
 
 def _steps(

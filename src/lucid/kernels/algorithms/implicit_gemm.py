@@ -35,7 +35,7 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit
 from lucid.kernels.algorithms import packed_weights, pixel_gather, pixel_panels
-from lucid.kernels.algorithms.base import GHZ, useful_threads
+from lucid.kernels.algorithms.base import GHZ, turns_of, useful_threads
 from lucid.kernels.algorithms.dense_layout import (
     FIELDS,
     SHAPE,
@@ -55,7 +55,7 @@ from lucid.kernels.algorithms.dense_layout import (
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.past_caches import gains, kept_rows
 from lucid.kernels.algorithms.pixel_panels import Layout, Phase, Reading
-from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, write_channel_tile, write_tile
+from lucid.kernels.algorithms.tile import AnyTile, ChannelTile, Tile, last_steps, write_channel_tile, write_tile
 from lucid.kernels.algorithms.tile_sums import write_ending, write_finish, write_places
 from lucid.kernels.epilogue import in_registers, sources
 from lucid.kernels.ir import (
@@ -108,9 +108,10 @@ def bind(
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
     reaches = cuts[0].layout.in_place and numbers["reaches"] > 0
     tile = _tile(blocking)
-    numbers |= parts(shape.grain, tile, read, shape.residues, epilogue, leaves, samples, weaves, past, reaches)
+    last = _last_steps(shape, blocking, records)
+    numbers |= parts(shape.grain, tile, read, shape.residues, epilogue, leaves, samples, weaves, past, reaches, last)
     if blocking.channels < shape.channels:  # sums wait for more
-        numbers |= tile_parts(shape.grain, tile, samples=samples)
+        numbers |= tile_parts(shape.grain, tile, samples=samples, last=last)
     constants = (
         np.array([numbers.get(name, 0) for name in SHAPE], np.int64),
         np.array([record.numbers for record in records], np.int64),
@@ -133,6 +134,13 @@ def bind(
         if blocking.lazy
         else None,
     )
+
+
+def _last_steps(shape: Shape, blocking: Blocking, records: Sequence[PhaseRecord]) -> int:
+    """How many steps tiles take row by row: of the last block of channels, which may be short, and of every line."""
+    channels = shape.channels % blocking.channels or blocking.channels
+    least = shape.grain.count(channels) * min(record.least_taps for record in records)
+    return last_steps(blocking.tile, least, turns_of(blocking.tile.lanes, shape.grain.sums))
 
 
 def _tile(blocking: Blocking) -> AnyTile:
@@ -197,21 +205,21 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
 
 def tile_parts(
     grain: Grain, tile: AnyTile, name: str = "tile", epilogue: Epilogue = PLAIN, leaves: Type | None = None,
-    samples: Type | None = None, residues: Sizes | None = None, past: int = 0, reaches: bool = False,
+    samples: Type | None = None, residues: Sizes | None = None, past: int = 0, reaches: bool = False, last: int = 0,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of a tile of every width; what is widened before shares them with what need not be."""
     leaves, samples = leaves or grain.sums, samples or grain.packed
     if grain.depth == 1:
         grain = Grain(grain.sums)
     widths = range(1, tile.widths + 1)
-    key = "dense tile", grain, tile, epilogue, leaves, samples, residues, past, reaches
-    tiles = alone(key, lambda m, _: write_tiles(m, grain, tile, epilogue, leaves, samples, residues, past, reaches))
+    form = grain, tile, epilogue, leaves, samples, residues, past, reaches, last
+    tiles = alone(("dense tile", *form), lambda m, _: write_tiles(m, *form))
     return {f"{name}_{v}": tiles.address(f"tile_{v}") for v in widths}
 
 
 def parts(
     grain: Grain, tile: AnyTile, read: Reading, residues: Sizes, epilogue: Epilogue, leaves: Type, samples: Type,
-    weaves: bool, past: int, reaches: bool,
+    weaves: bool, past: int, reaches: bool, last: int,
 ) -> dict[str, int]:  # fmt: skip
     """Addresses of what the loops call: modules of their own, since each depends on little.
 
@@ -236,13 +244,13 @@ def parts(
     if weaves:
         code["places"] = alone(("dense places", lanes, residues), lambda m, _: write_places(m, lanes, residues))
     own = {name: module.address(name) for name, module in code.items()}
-    last = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None, past, reaches)
-    return gather_parts(grain, lanes, read) | own | last
+    ends = tile_parts(grain, tile, "last", early, leaves, samples, residues if weaves else None, past, reaches, last)
+    return gather_parts(grain, lanes, read) | own | ends
 
 
 def write_tiles(
     module: Module, grain: Grain, tile: AnyTile, epilogue: Epilogue, leaves: Type, samples: Type,
-    residues: Sizes | None, past: int, reaches: bool,
+    residues: Sizes | None, past: int, reaches: bool, last: int,
 ) -> None:  # fmt: skip
     """Adds ``tile_1`` and so on: a tile of every width up to the full one, whose rows may go ``past`` the caches."""
     if isinstance(tile, ChannelTile):
@@ -252,7 +260,7 @@ def write_tiles(
         narrower = Tile(tile.rows, v, tile.lanes)
         write_tile(
             module, grain, narrower, None, f"tile_{v}", epilogue=epilogue, stored=leaves, samples=samples,
-            residues=residues, past=past if v == tile.vectors else 0, reaches=reaches,
+            residues=residues, past=past if v == tile.vectors else 0, reaches=reaches, last=last,
         )  # fmt: skip
 
 

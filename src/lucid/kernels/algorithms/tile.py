@@ -14,10 +14,10 @@ nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import product
+from itertools import chain, product
 from math import ceil
 from typing import Any
 
@@ -50,6 +50,7 @@ from lucid.kernels.runtime import memory
 _BUSY = 12
 #: Registers left beside accumulators, panel vectors and the broadcast; with none the loop fills with moves.
 _SPARE = 1
+LAST = 3  #: steps row by row, of tiles of as many vectors
 _WIDEST = 6
 _MOST_CHANNEL_VECTORS = 4
 #: What a load takes where a turned tile does little else: its samples are far apart, some in two lines of the cache.
@@ -226,6 +227,17 @@ def fitting_few(isa: ISA, element: Type) -> tuple[Tile, ...]:
     return tuple(Tile(m, _BUSY // m, isa.lanes(element)) for m in range(2, _BUSY // 2 + 1))
 
 
+def last_steps(tile: AnyTile, least: int, turns: int) -> int:
+    """How many steps a tile of ``least`` steps and more takes row by row at its end, each row before it is stored.
+
+    Where a vector takes two turns, so does its store, and sums that wait for theirs are read from where products read
+    theirs: after 24 sums of one step that holds up 36 cycles. With three steps' products of a row between its stores
+    and the next ones none wait. Wider tiles have no registers for so many steps' vectors.
+    """
+    wanted = LAST if tile.vectors <= LAST else LAST - 1
+    return wanted if turns > 1 and not tile.over_channels and least >= wanted else 0
+
+
 def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
     """Time of one k over a whole result, in vector products at the full rate, edges included."""
     return ceil(rows / tile.rows) * tile.across(columns)
@@ -234,7 +246,7 @@ def cover_products(tile: AnyTile, rows: int, columns: int) -> float:
 def write_tile(
     module: Module, grain: Grain, tile: Tile, pitch: int | None, name: str = "tile", w_pitch: int = 0,
     epilogue: Epilogue = PLAIN, ahead: int = 0, stored: Type | None = None, samples: Type | None = None,
-    residues: Sizes | None = None, past: int = 0, reaches: bool = False,
+    residues: Sizes | None = None, past: int = 0, reaches: bool = False, last: int = 0,
 ) -> Function:  # fmt: skip
     """Adds the function ``name(steps, w, panel, start, again, to, stride, rows, spare)`` to a module.
 
@@ -254,6 +266,8 @@ def write_tile(
     places of the first tile's vectors then, as ``store_woven`` wants them, and those of the others behind them.
 
     Tiles whose rows go ``past`` the caches continue no sums, and all of their rows exist.
+
+    The ``last`` of the steps, of which there are as many then, are taken row by row: see ``last_steps``.
     """
     data, sums_at, stored, panels = ptr(grain.packed), ptr(grain.sums), stored or grain.sums, samples or grain.packed
     f = module.function(
@@ -275,17 +289,16 @@ def write_tile(
             channels = woven_lines(tile.rows, a.to, a.stride, a.rows, places, residues)
             with f.when(a.asks.ne(0)):
                 ask_woven(channels, places, tile.vectors * residues[2])
-            sums = summed(f, grain, tile, panel, _fresh(f, tile), place, a.next_w, next_x)
-            lines = [sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors)]
-            store_woven(lines, channels, places, residues, epilogue)
+            sums = summed_rows(f, grain, tile, panel, _fresh(f, tile), place, a.next_w, next_x, last, down=True)
+            store_woven(sums, channels, places, residues, epilogue)
         else:
-            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue, a.asks, next_x)
+            _write_one(f, grain, tile, panel, to, place, a.next_w, epilogue, a.asks, next_x, last)
     return f
 
 
 def _write_one(
     f: Function, grain: Grain, tile: Tile, panel: Pointer, to: Pointer, place: Place, ahead: Value | int,
-    epilogue: Epilogue, asks: Value | None = None, next_x: Value | None = None,
+    epilogue: Epilogue, asks: Value | None = None, next_x: Value | None = None, last: int = 0,
 ) -> None:  # fmt: skip
     """A tile's sums, of a panel and weights whose every k is at its ``place``."""
     a, lanes, across = f.args, tile.lanes, range(tile.vectors)
@@ -302,10 +315,10 @@ def _write_one(
         return [row.load(v * lanes, lanes) for row in targets for v in across]
 
     begun = f.choose(a.again.eq(0), fresh, earlier) if to.pointee == grain.sums else fresh()
-    results = iter(summed(f, grain, tile, panel, begun, place, ahead, next_x))
-    for row in targets:
-        for v in across:
-            Destination(row, epilogue).store(next(results), v * lanes)
+    lines = summed_rows(f, grain, tile, panel, begun, place, ahead, next_x, last)
+    for row, line in zip(targets, lines, strict=True):
+        for v, value in enumerate(line):
+            Destination(row, epilogue).store(value, v * lanes)
 
 
 def _write_past(
@@ -332,21 +345,57 @@ def summed(
     next_x: Value | None = None,
 ) -> list[Value]:  # fmt: skip
     """The loop over k: all vectors of a row, row by row."""
+    return list(chain(*summed_rows(f, grain, tile, panel, begun, place, ahead, next_x)))
+
+
+def summed_rows(
+    f: Function, grain: Grain, tile: Tile, panel: Pointer, begun: list[Value], place: Place, ahead: Value | int,
+    next_x: Value | None = None, last: int = 0, down: bool = False,
+) -> Iterator[list[Value]]:  # fmt: skip
+    """The same, whose ``last`` steps are taken by each row when it is asked for: see ``last_steps``.
+
+    Or each vector of all rows, where they are asked for going ``down``.
+    """
     a, lanes = f.args, tile.lanes
-    with f.loop(0, a.steps, carry=begun) as k:
-        in_panel, in_weights = place(k.i)
-        samples, w, sums = panel.at(in_panel), a.w.at(in_weights), iter(k.values)
+
+    def operands(k: Value) -> tuple[Pointer, Pointer]:
+        """Where samples and weights of one k lie, of which those ahead are asked for."""
+        in_panel, in_weights = place(k)
+        samples, w = panel.at(in_panel), a.w.at(in_weights)
         for line in range(0, tile.rows, memory.ALIGN_BYTES // grain.packed.bytes) if ahead else ():
             w.prefetch(ahead + line)
         if next_x is not None:
             samples.prefetch(next_x, locality=2)
-        columns = [convert(samples.load(v * lanes, lanes), grain.packed) for v in range(tile.vectors)]
-        following: list[Value] = []
-        for m in range(tile.rows):
-            weight = splat(w.load(m), lanes)  # folds into the product if it is used once
-            following += [grain.multiply_add(weight, column, next(sums)) for column in columns]
-        k.values = following
-    return k.values
+        return samples, w
+
+    def column(samples: Pointer, v: int) -> Value:
+        return convert(samples.load(v * lanes, lanes), grain.packed)
+
+    def row(w: Pointer, m: int, columns: list[Value], sums: list[Value]) -> list[Value]:
+        weight = splat(w.load(m), lanes)  # folds into the product if it is used once
+        return [grain.multiply_add(weight, *pair) for pair in zip(columns, sums, strict=True)]
+
+    def rows(sums: list[Value]) -> Iterator[tuple[int, list[Value]]]:
+        return enumerate(sums[m : m + tile.vectors] for m in range(0, tile.accumulators, tile.vectors))
+
+    with f.loop(0, a.steps - last if last else a.steps, carry=begun) as k:
+        samples, w = operands(k.i)
+        columns = [column(samples, v) for v in range(tile.vectors)]
+        k.values = [value for m, line in rows(k.values) for value in row(w, m, columns, line)]
+    ending = [operands(a.steps - n) for n in range(last, 0, -1)]
+    if down:
+        for v in range(tile.vectors):
+            line = k.values[v :: tile.vectors]
+            for samples, w in ending:
+                x = [column(samples, v)]
+                line = [row(w, m, x, [value])[0] for m, value in enumerate(line)]
+            yield line
+        return
+    steps = [(w, [column(samples, v) for v in range(tile.vectors)]) for samples, w in ending]
+    for m, line in rows(k.values):
+        for w, columns in steps:
+            line = row(w, m, columns, line)
+        yield line
 
 
 def write_channel_tile(

@@ -10,7 +10,7 @@ Where a vector goes is the same for all channels, so the places of a span are fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from math import prod
 
@@ -59,13 +59,13 @@ def ask_woven(lines: Sequence[tuple[int, Pointer]], places: Pointer, vectors: in
 
 
 def store_woven(
-    sums: Sequence[Sequence[Value]], lines: Sequence[tuple[int, Pointer]], places: Pointer, residues: Sizes,
+    columns: Iterable[Sequence[Value]], lines: Sequence[tuple[int, Pointer]], places: Pointer, residues: Sizes,
     epilogue: Epilogue,
 ) -> None:  # fmt: skip
-    """Puts a tile's rows of vectors into the ``lines`` of their channels."""
+    """Puts a tile's columns of vectors into the ``lines`` of their channels."""
     width = residues[2]
-    for v in range(len(sums[0])):
-        rows = [interleave([row[v] for row in sums[first : first + width]]) for first, _ in lines]
+    for v, column in enumerate(columns):
+        rows = [interleave(column[first : first + width]) for first, _ in lines]
         for n in range(width):
             vectors = [
                 convert(ended(epilogue, row[n]), line.pointee) for row, (_, line) in zip(rows, lines, strict=True)
