@@ -84,6 +84,7 @@ _COST_NS = {
     "sum": 0.11,  # a vector of them, from a tile
     "again": 2.0,  # a vector of sums that a later chunk of channels is added to
     "gather": 0.79,  # a vector of pixels
+    "shuffle": 0.0,  # to deal out or put together a vector of as many as are no power of two: beyond the two of four
     "residue": 0.5,  # of those, where samples are dealt out by residue
     "line": 0.3,  # a vector read or written on the way through a transform of samples or sums
     "summed line": 0.1,  # in addition, where the outermost axis is summed
@@ -107,6 +108,7 @@ _HALVED_NS = {
     "product": 0.284,
     "sum": 0.6,
     "gather": 1.45,
+    "shuffle": 0.6,
     "residue": 1.1,
     "line": 0.45,
     "output": 1.0,
@@ -399,6 +401,12 @@ def _merges(row: int, lanes: int) -> float:
     return max(0.0, pieces / 2 - 1)
 
 
+def _shuffles(vectors: int) -> int:
+    """For each of so many that are dealt out to as many, beyond those for four: see ``winograd_transforms.split``."""
+    halved = (vectors & -vectors).bit_length() - 1
+    return max(0, halved + (vectors >> halved) - 3)
+
+
 def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]:
     """What one thread does for one group, counted in the units of ``_COST_NS``."""
     tile, tiles, channels, points, planes = cut.tile, sizes.tiles(form), sizes.channels, form.points, form.planes
@@ -415,6 +423,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     lines = passes * channels * vectors * planes.patch * form.lines("patch")
     lines += sizes.rows * vectors * planes.result * form.lines("inverse")
     outputs = sizes.rows * vectors * form.outputs
+    dealt = passes * vectors * channels * planes.patch * (form.samples // form.z.planes.patch)
     across_x = sizes.sides[2].tiles(form.x, form.apart)
     merges_in, merges_out = (_merges(across_x * run, tile.lanes) for run in (form.x.advance, form.x.outputs))
     entries_in, entries_out = passes * form.reads * form.x.advance, blocks * form.outputs
@@ -424,6 +433,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
         "sum": points * planes.result * heights * spans * tile.rows * tile.vectors,
         "again": (ceil(channels / cut.chunk) - 1) * points * planes.result * heights * tile.rows * vectors,
         "gather": gathered,
+        "shuffle": dealt * _shuffles(form.x.advance) + outputs * _shuffles(form.x.outputs),
         "residue": gathered if sizes.sources < channels else 0,
         "line": lines,
         "summed line": lines if isinstance(form.z, Summed) else 0,

@@ -164,6 +164,11 @@ class Form:
         return prod(axis.outputs for axis in self.axes)
 
     @property
+    def samples(self) -> int:
+        """Of a patch."""
+        return prod(axis.samples for axis in self.axes)
+
+    @property
     def taps(self) -> int:
         """Of an output, and of a residue of the stride."""
         return prod(axis.taps for axis in self.axes)
