@@ -10,7 +10,8 @@ import pytest
 
 from lucid.core.errors import DTypeError
 from lucid.kernels import jit, target
-from lucid.kernels.reduction import SEGMENT_BYTES, SEGMENT_ROWS, Reduction
+from lucid.kernels.reduction import SEGMENT_BYTES, SEGMENT_ROWS, Reduction, length
+from lucid.kernels.reduction import product as multiplied
 from lucid.kernels.reduction_kernel import BAND
 from lucid.kernels.runtime import threads
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
@@ -75,6 +76,9 @@ def test_any_axes_of_float32_give_the_rounded_sum(shape: tuple[int, ...], isa: s
             if x.size:
                 np.testing.assert_array_equal(largest(x, axes=axes), x.max(axis=axes))
                 np.testing.assert_array_equal(smallest(x, axes=axes), x.min(axis=axes))
+            wide = x.astype(np.float64)
+            np.testing.assert_allclose(multiplied(x, axes=axes), wide.prod(axis=axes), rtol=1e-6, atol=1e-37)
+            np.testing.assert_allclose(length(x, axes=axes), np.sqrt((wide * wide).sum(axis=axes)), rtol=1e-7)
 
 
 @pytest.mark.parametrize("isa", ISAS)

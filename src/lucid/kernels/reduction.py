@@ -10,9 +10,9 @@ the results. Both may take numbers, keyword-only, that change from call to call:
     )
     mean, variance = moments(x, axes=(0, 2, 3), inverse=1 / 1000)
 
-Sums are kept in float64, whatever the arrays are. What is summed is cut into segments by the shape alone; the segments'
-sums are added in order with compensation. So the bits do not depend on the number of threads, and a sum of float32 is
-right to the last bit but for rare ties.
+Sums and products are kept in float64, whatever the arrays are. What is summed is cut into segments by the shape alone;
+the segments' sums are added in order with compensation. So the bits do not depend on the number of threads, and a sum
+of float32 is right to the last bit but for rare ties.
 
 Cost: the arrays are read once; 8 bytes of scratch a segment (16384 elements) and result.
 """
@@ -32,7 +32,7 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
 from lucid.kernels.elementwise import Array, Formula, compute_type
-from lucid.kernels.ir import Value
+from lucid.kernels.ir import Value, sqrt
 from lucid.kernels.launch import address
 from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction_kernel import BAND, COMBINE, Formulas, Kernel
@@ -232,3 +232,6 @@ sum_of_products = Reduction("sum_of_products", terms=lambda a, b: a * b)
 scaled_sum = Reduction("scaled_sum", terms=lambda x: x, finish=lambda total, *, factor: total * factor)
 largest = Reduction("largest", terms=lambda x: x, combine="max")
 smallest = Reduction("smallest", terms=lambda x: x, combine="min")
+product = Reduction("product", terms=lambda x: x, combine="product")
+#: The square root of the sum of squares.
+length = Reduction("length", terms=lambda x: x * x, finish=sqrt)

@@ -42,11 +42,13 @@ class Combine:
 
     two: Callable[[Value, Value], Value]
     neutral: float
-    exact: bool  # no rounding: needs neither float64 nor compensation
+    exact: bool  # no rounding: needs no float64
+    compensated: bool = False
 
 
 COMBINE = {
-    "sum": Combine(lambda a, b: a + b, 0.0, False),
+    "sum": Combine(lambda a, b: a + b, 0.0, False, compensated=True),
+    "product": Combine(lambda a, b: a * b, 1.0, False),
     "max": Combine(maximum, -np.inf, True),
     "top": Combine(lambda a, b: select(a > b, a, b), -np.inf, True),  # one instruction; NaN may vanish
     "min": Combine(minimum, np.inf, True),
@@ -292,11 +294,11 @@ def _write_finish(kernel: Kernel, f: Function, lanes: int) -> None:
             for t in range(kernel.terms):
                 part = a.scratch.load((loop.i + a.segments * t) * a.outs + at, lanes, mask)
                 total, lost = loop.values[2 * t : 2 * t + 2]
-                values += [combine.two(total, part), lost] if combine.exact else _two_sum(total, part, lost)
+                values += _two_sum(total, part, lost) if combine.compensated else [combine.two(total, part), lost]
             loop.values = values
         sums = []
         for total, lost in zip(loop.values[::2], loop.values[1::2], strict=True):
-            sums.append(total if combine.exact else select(absolute(total) < np.inf, total + lost, total))
+            sums.append(select(absolute(total) < np.inf, total + lost, total) if combine.compensated else total)
         for k, result in enumerate(kernel.formulas.finish(sums, numbers)):
             out = getattr(a, f"out{k}")
             out.store(convert(convert(result, kernel.element), out.pointee), at, mask)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from lucid.autograd import Op, apply
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.kernels import empty, moving
+from lucid.ops import order
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, axis, cast, method
 from lucid.ops.reduction import Extremes
@@ -59,9 +62,33 @@ def _index_array(part: Any) -> Array:
 _getitem_view = Op("getitem", lambda x, *, index: x[index], view=True, vjp={
     "x": lambda g, x_shape, index: apply(_placed, g, shape=x_shape, index=index),
 })  # fmt: skip
-_getitem_copy = Op("getitem", lambda x, *, index: x[index], vjp={
+_getitem_copy = Op("getitem", lambda x, *, index: _chosen(x, index), vjp={
     "x": lambda g, x_shape, index: apply(_added, g, shape=x_shape, index=index),
 })  # fmt: skip
+
+
+def _chosen(x: Array, index: Index) -> Array:
+    flat = _flat(x, index)
+    chosen: Array = x[index] if flat is None else x.reshape(-1)[flat]
+    return chosen
+
+
+def _flat(x: Array, index: Index) -> Array | None:
+    """One index in place of an array for each axis, which NumPy follows faster; None for others, or out of range."""
+    if x.ndim < 2 or len(index) != x.ndim or not x.flags.c_contiguous:
+        return None
+    flat: Any = 0
+    for i, (part, n) in enumerate(zip(index, x.shape, strict=True)):
+        if not isinstance(part, np.ndarray) or part.dtype.kind not in "iu" or part.size == 0:
+            return None
+        least = part.min()
+        if least < -n or part.max() >= n:
+            return None
+        step = prod(x.shape[i + 1 :])
+        part = part.astype(np.int64, copy=False)
+        part = np.where(part < 0, part + n, part) if least < 0 else part
+        flat = flat + (part * step if step > 1 else part)
+    return np.asarray(flat)
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -102,6 +129,8 @@ def _added_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
         return out
     if all(not isinstance(part, np.ndarray) or part.dtype.kind == "b" for part in index):
         out[index] = g
+    elif (flat := _flat(out, index)) is not None:
+        np.add.at(out.reshape(-1), flat.reshape(-1), np.broadcast_to(g, flat.shape).reshape(-1))
     else:
         np.add.at(out, index, g)
     return out
@@ -232,13 +261,14 @@ def masked_select(x: Tensor, mask: Any) -> Any:
 # Sorting: the order is found on arrays, the values are gathered, so gradients need no row of their own
 
 
-_argsort = Op("argsort", lambda x, *, dim, descending: _order(x, dim, descending))
+_argsort = Op("argsort", lambda x, *, dim, descending: _along_last(x, dim, lambda t: order.order(t, descending)))
+_first = Op("topk", lambda x, *, k, dim, largest: _along_last(x, dim, lambda t: order.first(t, k, largest)))
 
 
-def _order(x: Array, dim: int, descending: bool) -> Array:
-    """Stable, NaN as the largest."""
-    order: Array = np.argsort(np.flip(x, dim) if descending else x, axis=dim, kind="stable")
-    return x.shape[dim] - 1 - np.flip(order, dim) if descending else order
+def _along_last(x: Array, dim: int, find: Callable[[Array], Array]) -> Array:
+    """What is found along the last axis, along another one."""
+    found = find(moving.contiguous(np.moveaxis(x, dim, -1)))
+    return moving.contiguous(np.moveaxis(found, -1, dim))
 
 
 @method()
@@ -264,8 +294,7 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
     n = x._array.shape[d] if x._array.ndim else 1
     if not 0 <= k <= n:
         raise ShapeError(f"topk: k={k} is out of range for dimension {dim} of size {n}")
-    indices = argsort(x, d, descending=largest)
-    indices = indices.narrow(d, 0, k) if x._array.ndim else indices
+    indices = apply(_first, x, k=k, dim=d, largest=largest) if x._array.ndim else argsort(x)
     return Extremes(gather(x, d, indices), indices)
 
 

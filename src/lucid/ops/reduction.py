@@ -112,9 +112,6 @@ _var = Op("var", _var_forward, vjp={
         _kept(g * 2 / _left(_count(x.shape, dims), correction), x.shape, dims) * _centred(x, dims)
     ),
 })  # fmt: skip
-_prod = Op("prod", lambda x, *, dims, keepdim: np.multiply.reduce(x, axis=dims, keepdims=keepdim), vjp={
-    "x": lambda g, x, dims: _kept(g, x.shape, dims) * conj(_product_of_others(x, dims[0])),
-})  # fmt: skip
 
 
 def _extreme_row(g: Any, out: Any, x: Any, dims: Axes) -> Any:
@@ -123,19 +120,22 @@ def _extreme_row(g: Any, out: Any, x: Any, dims: Axes) -> Any:
     return _kept(g, x.shape, dims) * (there / apply(_sum, there, dims=dims, keepdim=True))
 
 
-def _extreme_forward(kernel: Reduction, plain: Callable[..., Any]) -> Callable[..., Array]:
+def _reduced_forward(kernel: Reduction, plain: Callable[..., Any]) -> Callable[..., Array]:
     def forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
         if native.takes(native.ONE_PASS, x):
             axes = tuple(range(x.ndim)) if dims is None else tuple(sorted(dims))
-            extreme: Array = kernel(x, axes=axes)
-            return extreme.reshape(_kept_shape(x.shape, dims)) if keepdim else extreme
+            reduced: Array = kernel(x, axes=axes)
+            return reduced.reshape(_kept_shape(x.shape, dims)) if keepdim else reduced
         return np.asarray(plain(x, axis=dims, keepdims=keepdim))
 
     return forward
 
 
-_amax = Op("amax", _extreme_forward(reduction.largest, np.maximum.reduce), vjp={"x": _extreme_row})
-_amin = Op("amin", _extreme_forward(reduction.smallest, np.minimum.reduce), vjp={"x": _extreme_row})
+_amax = Op("amax", _reduced_forward(reduction.largest, np.maximum.reduce), vjp={"x": _extreme_row})
+_amin = Op("amin", _reduced_forward(reduction.smallest, np.minimum.reduce), vjp={"x": _extreme_row})
+_prod = Op("prod", _reduced_forward(reduction.product, np.multiply.reduce), vjp={
+    "x": lambda g, x, dims: _kept(g, x.shape, dims) * conj(_product_of_others(x, dims[0])),
+})  # fmt: skip
 
 
 def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
@@ -183,16 +183,18 @@ _cumsum = Op("cumsum", _cumsum_forward, vjp={
 _cumprod = Op("cumprod", _cumprod_forward, vjp={
     "x": lambda g, x, dim: _products_before(conj(x), dim) * _later_products(g, conj(x), dim),
 })  # fmt: skip
-_norm = Op("norm", lambda x, *, dims, keepdim: _norm_forward(x, dims, keepdim), vjp={
-    "x": lambda g, x, out, dims: x * _direction(_kept(g, x.shape, dims), _kept(out, x.shape, dims)),
-})  # fmt: skip
 
 
-def _norm_forward(x: Array, dims: Axes, keepdim: bool) -> Array:
+def _length(x: Array, *, axis: Axes, keepdims: bool) -> Array:
     wide = widened(x)
     squares = (wide * wide.conj()).real if x.dtype.kind == "c" else wide * wide
-    out = np.sqrt(np.add.reduce(squares, axis=dims, keepdims=keepdim))
+    out = np.sqrt(np.add.reduce(squares, axis=axis, keepdims=keepdims))
     return np.asarray(out) if x.dtype.kind == "c" else _narrowed(out, x)
+
+
+_norm = Op("norm", _reduced_forward(reduction.length, _length), vjp={
+    "x": lambda g, x, out, dims: x * _direction(_kept(g, x.shape, dims), _kept(out, x.shape, dims)),
+})  # fmt: skip
 
 
 def _direction(g: Any, length: Any) -> Any:

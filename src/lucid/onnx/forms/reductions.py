@@ -72,6 +72,12 @@ def _argsort(g: Graph, s: At) -> str:
     return str(g.node("TopK", s.name(), g.ints(size), axis=dim, largest=largest, sorted=1, outputs=2)[1])
 
 
+@form("topk")
+def _topk(g: Graph, s: At) -> str:
+    dim, largest, count = s.params["dim"], int(s.params["largest"]), g.ints(s.params["k"])
+    return str(g.node("TopK", s.name(), count, axis=dim, largest=largest, sorted=1, outputs=2)[1])
+
+
 @form("cumsum")
 def _cumsum(g: Graph, s: At) -> str:
     axis, reverse = g.constant(s.params["dim"], np.int64), int(s.params.get("reverse", False))
