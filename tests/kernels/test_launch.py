@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lucid.kernels import jit
+from lucid.kernels import jit, target
+from lucid.kernels.isa import AVX512
 from lucid.kernels.launch import KEPT, WORKSPACE, Launch, address
 from lucid.kernels.runtime import threads
 from tests.kernels.convolution_fuzz import tasks_backwards, using_threads
@@ -215,6 +216,23 @@ def test_few_tasks_are_not_little_work() -> None:
 
     assert wakes(3, 3), "as many threads as the step has tasks"
     assert not wakes(2, 3), "fewer, as it is worth no more"
+
+
+@pytest.mark.parametrize(
+    ("name", "worth", "tasks", "chunk"),
+    [
+        ("znver4", 11, 36, 6), ("znver4", 11, 60, 10), ("znver4", 11, 32, 4), ("znver4", 11, 5, 1),
+        ("znver4", 12, 36, 1), ("znver5", 2, 36, 1),
+    ],
+)  # fmt: skip
+def test_little_work_goes_by_few_chunks(
+    name: str, worth: int, tasks: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which two threads have as many tasks each; other work, and other CPUs', by the chunks that are asked for."""
+    monkeypatch.setattr(target, "cpu", lambda: target.CPU(name, (AVX512,), 32 << 10, 1 << 20, 32 << 20))
+    monkeypatch.setattr(target, "isa", lambda: AVX512)
+    region = Launch([(0, tasks, 1), (0, 40, 20)], (), (), most_threads=4, worth=worth)
+    assert [step[2] for step in region.steps] == [chunk, 20]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -157,7 +157,8 @@ def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[An
     ) -> Array:
         if _observers:
             _observe(asked)
-        result = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
+        small = size_bytes < memory.POOLED_FROM_BYTES
+        result = np.empty(shape, dtype) if small else memory.pooled(size_bytes, shape, dtype)
         ready = kept.ready(region, b, bias, versions) if versions and region else None
         if ready is not None:
             ready.compute(a, b, bias, result, ready.kept, *extras)
@@ -178,7 +179,8 @@ def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[A
     def compute(a: Array, b: Array, *nothing: object) -> Array | tuple[Array, Array]:
         if _observers:
             _observe(asked)
-        gw = np.empty(shape, dtype) if size_bytes < memory.POOLED_FROM_BYTES else memory.empty(shape, dtype)
+        small = size_bytes < memory.POOLED_FROM_BYTES
+        gw = np.empty(shape, dtype) if small else memory.pooled(size_bytes, shape, dtype)
         if not both:
             fast(a, b, gw)
             return gw

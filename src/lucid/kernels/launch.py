@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +36,9 @@ _WEIGHT_ARGUMENTS = (1, 2, _KEPT_ARGUMENT)
 #: A region that is worth fewer threads, 20 us of work, wakes nobody: the system call takes 10. Work on a machine whose
 #: vectors take two turns takes longer, and its host longer to wake: 30 us behind a pause of 1 ms.
 _WAKING_THREADS = 6
+#: How many chunks the tasks of such a region may make where vectors take two turns, the first best: to take one, and to
+#: begin it, costs as much as a plane of few rows.
+_LITTLE_CHUNKS = (6, 8, 10, 12, 4)
 KEPT = -3  #: the base of a field that lies in what is made of the weights
 
 
@@ -123,13 +127,16 @@ class Launch:
         self.most_threads, self.own_bytes, self.shared_bytes = most_threads, own_bytes, kept_bytes + shared_bytes
         first, rest = fields[: len(sources)], fields[len(sources) :]
         places = [n + kept_bytes * (source == WORKSPACE) for n, source in zip(first, sources, strict=True)]
+        turns = target.cpu().turns(target.isa())
+        waking = _WAKING_THREADS * turns
+        self.worth = worth
+        wakes = (most_threads >= min(waking, *(n for _, n, _ in steps))) if worth is None else worth >= waking
+        if turns > 1 and not wakes:
+            steps = [(entry, tasks, max(chunk, _even_chunk(tasks))) for entry, tasks, chunk in steps]
         self.steps = steps
         self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
         self.fields: Sequence[int] = [*places, *rest]
         lengths = len(steps), len(self.fields), len(sources)
-        waking = _WAKING_THREADS * target.cpu().turns(target.isa())
-        self.worth = worth
-        wakes = (most_threads >= min(waking, *(n for _, n, _ in steps))) if worth is None else worth >= waking
         needs = most_threads, self.shared_bytes, own_bytes, int(wakes)
         numbers = *lengths, *needs, *(n for step in steps for n in step)
         record = np.array([*numbers, *self.sources, *self.fields], np.int64)  # in the order that the pool reads
@@ -157,6 +164,17 @@ class Launch:
 
     __call__ = threads.launch
     method = threads.method
+
+
+def _even_chunk(tasks: int) -> int:
+    """Tasks of a chunk, so that there are few and two threads' shares are as alike as may be."""
+
+    def larger_share(count: int) -> int:
+        chunk = max(1, ceil(tasks / count))
+        first = ceil(tasks / chunk) // 2 * chunk
+        return max(first, tasks - first)
+
+    return ceil(tasks / min(_LITTLE_CHUNKS, key=larger_share))
 
 
 class ByAlignment:
