@@ -179,6 +179,7 @@ from lucid.ops.linalg import (
     triu,
 )
 from lucid.ops.loss import log_softmax, softmax
+from lucid.ops.quantile import median, quantile
 from lucid.ops.random import (
     Generator,
     bernoulli,
@@ -400,6 +401,7 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "median",
     "meshgrid",
     "min",
     "minimum",
@@ -424,6 +426,7 @@ __all__ = [
     "preserve_format",
     "prod",
     "promote_types",
+    "quantile",
     "rand",
     "rand_like",
     "randint",

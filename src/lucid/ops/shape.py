@@ -289,6 +289,9 @@ def _one_dtype(caller: str, tensors: Any) -> list[Any]:
     found = [as_operand(x) for x in tensors]
     if not found:
         raise ShapeError(f"{caller}: at least one tensor is needed")
+    kinds = {x._array.dtype for x in found}
+    if len(kinds) == 1:
+        return found
     dtype = found[0].dtype
     for x in found[1:]:
         dtype = promote_types(dtype, x.dtype)
