@@ -39,7 +39,7 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.strassen_kernel import ARRAYS, HEADS, NUMBERS, PLACE, TERMS, Form, in_lines
-from lucid.kernels.algorithms.tile import Tile, fitting
+from lucid.kernels.algorithms.tile import Tile, fitting, last_steps
 from lucid.kernels.epilogue import in_registers
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -266,7 +266,8 @@ def bind(plan: Plan, isa: ISA) -> Executable:
 def bound(asked: Strassen) -> Executable:
     """The same of a tile and a cut that have been chosen."""
     problem, tile = asked.problem, asked.tile
-    form = Form(tile, _packing(asked), problem.epilogue)
+    last = last_steps(tile, asked.pairs, turns_of(tile.lanes, sum_type(problem)))
+    form = Form(tile, _packing(asked), problem.epilogue, last)
     code = jit.kernel(
         (name, problem.dtype, form), lambda isa: strassen_kernel.write(isa, BY_DTYPE[problem.dtype], form)
     )

@@ -20,7 +20,7 @@ from itertools import product
 from typing import Any
 
 from lucid.kernels.algorithms.grain import Grain
-from lucid.kernels.algorithms.tile import Tile, summed
+from lucid.kernels.algorithms.tile import Tile, summed_rows
 from lucid.kernels.epilogue import Destination
 from lucid.kernels.ir import (
     Function,
@@ -68,12 +68,13 @@ class Form:
     """What the code depends on: the tile, how weights lie, and what is done to results.
 
     Weights are read ``"one by one"``, or, where a vector holds those of two tiles of rows, whose weights of a channel
-    lie ``"side by side"``, or those of a row, which are ``"turned"``.
+    lie ``"side by side"``, or those of a row, which are ``"turned"``. The ``last`` steps of a tile are row by row.
     """
 
     tile: Tile
     packing: str
     epilogue: Epilogue
+    last: int = 0
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
@@ -255,18 +256,18 @@ def _write_product(m: Module, grain: Grain, form: Form, tile: Tile, kind: str) -
             a.samples.prefetch(k * a.apart, locality=2)
         return k * pitch, k * tile.rows
 
-    values = summed(f, grain, tile, a.panel, begun, place, a.ahead)
     masks = [lanes_below(f, a.places.load(v * PLACE + 2), lanes) for v in range(tile.vectors)] if kind != "sum" else []
-    for (row, v), value in zip(cells, values, strict=True):
-        at = row * pitch + v * lanes
-        if kind != "end":
-            a.sums.store(value + a.sums.load(at, lanes) if kind == "fork" else value, at)
-        if kind != "sum":
-            whole = value + a.begin.load(at, lanes) if kind == "fork" else value
-            to = select(a.rows > row, targets[v].at(a.stride * row), a.spare)
-            assert isinstance(to, Pointer)
-            scale = a.bias.splat(in_lines(2 * tile.rows) + row, lanes)
-            Destination(to, form.epilogue).store(fma(whole, scale, a.bias.splat(row, lanes)), 0, masks[v])
+    for row, line in enumerate(summed_rows(f, grain, tile, a.panel, begun, place, a.ahead, last=form.last)):
+        for v, value in enumerate(line):
+            at = row * pitch + v * lanes
+            if kind != "end":
+                a.sums.store(value + a.sums.load(at, lanes) if kind == "fork" else value, at)
+            if kind != "sum":
+                whole = value + a.begin.load(at, lanes) if kind == "fork" else value
+                to = select(a.rows > row, targets[v].at(a.stride * row), a.spare)
+                assert isinstance(to, Pointer)
+                scale = a.bias.splat(in_lines(2 * tile.rows) + row, lanes)
+                Destination(to, form.epilogue).store(fma(whole, scale, a.bias.splat(row, lanes)), 0, masks[v])
     return f
 
 

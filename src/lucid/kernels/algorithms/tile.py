@@ -276,7 +276,7 @@ def write_tile(
     )  # fmt: skip
     a, w_pitch = f.args, w_pitch or tile.rows
     if pitch is not None:
-        _write_one(f, grain, tile, a.panel, a.to, lambda k: (k * pitch, k * w_pitch), ahead, epilogue)
+        _write_one(f, grain, tile, a.panel, a.to, lambda k: (k * pitch, k * w_pitch), ahead, epilogue, last=last)
         return f
     place, next_x = partial(_in_table, a.table), a.next_x if reaches else None
     if past:

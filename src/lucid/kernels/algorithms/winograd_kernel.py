@@ -114,7 +114,8 @@ def bind(
         in_advance: Callable[[], Launch] | None = None,
     ) -> Launch:  # fmt: skip
         """Entry points with their tasks, the bytes of filters to keep and of what else threads share."""
-        code, tiles = loops(), np.array(tile_addresses(tile, ahead), np.int64)
+        least = numbers["channels"] % numbers["chunk"] or numbers["chunk"]  # of the last chunk, which may be short
+        code, tiles = loops(), np.array(tile_addresses(tile, least, ahead), np.int64)
         values, places = fixed | numbers | {"tiles": address(tiles)}, {"scratch": shared}
         return Launch(
             [(code.address(name), tasks, 1) for name, tasks in entries],

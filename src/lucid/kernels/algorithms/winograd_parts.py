@@ -11,10 +11,11 @@ from itertools import product
 from math import prod
 
 from lucid.kernels.algorithms import panels
+from lucid.kernels.algorithms.base import turns_of
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.implicit_gemm import alone, gather_parts
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES, lane_mask, ranges, read_entry
-from lucid.kernels.algorithms.tile import Tile, write_tile
+from lucid.kernels.algorithms.tile import Tile, last_steps, write_tile
 from lucid.kernels.algorithms.winograd_layout import Form, Shape, reading
 from lucid.kernels.algorithms.winograd_passes import Grid, most_places, write_axes, write_transform
 from lucid.kernels.algorithms.winograd_transforms import IDENTITY, multiplied, split
@@ -98,17 +99,20 @@ def _residue_order(shape: Shape, rows: int) -> list[int | None]:
     return [None if place is None else start + place for start, place in found]
 
 
-def tile_addresses(tile: Tile, ahead: int = 0) -> list[int]:
-    """Of a tile of every width up to the full one, which ask for filters so many elements ``ahead``."""
+def tile_addresses(tile: Tile, least: int, ahead: int = 0) -> list[int]:
+    """Of a tile of every width up to the full one, which ask for filters so many elements ``ahead``.
+
+    They sum over ``least`` channels or more.
+    """
+    last = last_steps(tile, least, turns_of(tile.lanes, f32))
 
     def write(module: Module, _: ISA) -> None:
-        for width in range(1, tile.vectors + 1):
-            write_tile(
-                module, Grain(f32), Tile(tile.rows, width, tile.lanes), tile.columns, f"tile{width}", ahead=ahead
-            )
+        for v in range(1, tile.vectors + 1):
+            narrower = Tile(tile.rows, v, tile.lanes)
+            write_tile(module, Grain(f32), narrower, tile.columns, f"tile{v}", ahead=ahead, last=last)
 
-    code = alone(("winograd tile", tile, ahead), write)
-    return [code.address(f"tile{width}") for width in range(1, tile.vectors + 1)]
+    code = alone(("winograd tile", tile, ahead, last), write)
+    return [code.address(f"tile{v}") for v in range(1, tile.vectors + 1)]
 
 
 def _write_inward(module: Module, form: Form, lanes: int) -> None:
