@@ -642,7 +642,7 @@ def test_two_phases_of_columns_in_one_vector(name, pairs, dtype, monkeypatch):
     sliding.tiles.cache_clear()
 
 
-#: Rows of three vectors and four, the last whole, half, or of one column; few rows and many; several boxes of a plane;
+#: Rows of two to four vectors, the last whole, half, or of one column; few rows and many; several boxes of a plane;
 #: planes one behind the other, of fewer rows than are put ahead, or with rows that nothing reads.
 RINGED = [
     Case(2, 2, 2, (9, 56), (3, 3), padding=1, groups=2, bias=True),
@@ -655,6 +655,9 @@ RINGED = [
     Case(1, 9, 9, (3, 56), (3, 3), padding=((2, 3), (1, 1)), groups=9, bias=True),
     Case(1, 5, 5, (11, 34), (2, 3), padding=((0, 0), (1, 1)), groups=5),
     Case(1, 150, 150, (4, 40), (3, 3), padding=1, groups=150),
+    Case(1, 9, 9, (28, 28), (3, 3), padding=1, groups=9, bias=True),
+    Case(1, 40, 40, (5, 17), (3, 3), padding=1, groups=40),
+    Case(2, 7, 7, (1, 32), (2, 3), padding=1, groups=7),
     Case(1, 2, 2, (3, 57), (3, 3), 1, (1, 16), padding=((1, 1), (16, 16)), groups=2),
 ]
 

@@ -17,7 +17,7 @@ _MOST_RESULTS = 8
 #: them within 14 %.
 HALVED = {
     "product": 0.37,
-    "load": 1.6,
+    "load": 1.4,
     "edge": 5.0,  # a product under masks
     "upstream": 0.6,  # a vector of g that is added up
     "lane sum": 13.0,

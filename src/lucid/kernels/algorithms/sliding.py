@@ -29,7 +29,7 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels, many_phases
 from lucid.kernels.algorithms.row_boxes import RowBoxes
-from lucid.kernels.algorithms.sliding_kernel import HELD, RING_ROWS, WAITING, Slide, write
+from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
@@ -74,7 +74,7 @@ class Sliding(RowBoxes):
     @property
     def spare_elements(self) -> int:
         """A row of a strip, which a thread may throw away, and a ring of rows."""
-        ring = RING_ROWS * self.tile.ring_row(self.lanes) + self.lanes if self.tile.ring else 0
+        ring = self.tile.ring_rows * self.tile.ring_row(self.lanes) + self.lanes if self.tile.ring else 0
         return ceil(len(self.tile.across) * self.tile.vectors * self.lanes / 16) * 16 + ring
 
     @property
@@ -279,13 +279,13 @@ def _edges(asked: Sliding) -> tuple[int, int]:
 
 
 def _rings(asked: Sliding) -> bool:
-    """Whether halves are widened ahead of their steps: in rows of three vectors or four that one strip holds.
+    """Whether halves are widened ahead of their steps: in rows of several vectors that one strip holds.
 
     There few products a vector hide slides or conversions, and not both; a short row's stores are read too soon. No tap
     is farther away than the vector of zeros at either end of a row.
     """
     tile = asked.tile
-    row = tile.whole and tile.vectors > 2 and tile.stride == (1, 1) and len(tile.across) == 1
+    row = tile.whole and tile.vectors > 1 and tile.stride == (1, 1) and len(tile.across) == 1
     row = row and all(abs(at) <= asked.lanes for _, at in tile.across[0])
     return row and tile.holds and not tile.dots and asked.problem.itemsize < 4
 

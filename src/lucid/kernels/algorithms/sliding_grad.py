@@ -56,6 +56,7 @@ _COST = {
     "crowded": 0.38,  # a register beyond those that leave room
     "widened": 0.25,  # a vector of halves, which every channel of g does to x again
     "apart": 0.45,  # one that is loaded at its tap
+    "pair": 0.45,  # likewise, of bfloats that are multiplied as they lie
     "apart alone": 0.15,  # the same beside rows of g that are kept
     "again": 2.2,  # a row of planes that are read for every pair of channels and leave the first cache
     "sum": 2.7,
@@ -82,6 +83,7 @@ _HALVED = {
     "dealt": 0.68,
     "crowded": 0.0,
     "widened": 0.7,
+    "pair": 0.0,
     "again": 3.5,
     "sum": 0.1,
     "pass": 42.0,
@@ -207,6 +209,7 @@ class SlidingGrad:
         strips = planes * (ceil(p.out[2] / self.columns) - (1 - _HALF) * self.tile.half)
         rows, split = strips * p.out[1] * len(downs), self.tile.step > 1
         widened = rows / len(downs) if self.tile.keeps_x else rows
+        apart = "pair" if self.tile.dots else "apart"
         return {
             "row": rows,
             "product": strips * p.out[1] * across * sum(downs),
@@ -215,7 +218,7 @@ class SlidingGrad:
             "dealt": rows * split * across,
             "crowded": rows * max(0, self.tile.registers(self.lanes) - ROOMY),
             "widened": widened * vectors * (p.itemsize < sum_type(p).bytes and not self.tile.apart),
-            "apart": rows * vectors * self.tile.apart * (1 / self.each if self.tile.keeps else 1),
+            apart: rows * vectors * self.tile.apart * (1 / self.each if self.tile.keeps else 1),
             "apart alone": rows * (vectors - 1) * (self.tile.apart and self.tile.keeps) * (1 - 1 / self.each),
             "again": rows * again,
             "sum": strips * across * sum(downs),

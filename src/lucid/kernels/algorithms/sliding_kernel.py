@@ -69,8 +69,8 @@ _OVERLAP = 64  # cycles of that in which the next strip begins
 #: How many rows before it is read a vector is asked for: farther than the machine's own guesses, where rows are long.
 AHEAD_ROWS = 16
 
-#: Rows of a ring, and how many steps before it is read a row is put there: longer than stores take to reach the cache.
-RING_ROWS, _RING_AHEAD = 8, 4
+#: Vectors of a ring, and how many before it is read a row is put there: longer than stores take to reach the cache.
+_RING_VECTORS, _RING_AHEAD = 32, 16
 
 #: How many steps before it is written a vector is asked for, where the caches have not all of the results.
 _AHEAD_RESULTS = 8
@@ -284,6 +284,16 @@ class Slide:
         shifts = tuple(at for phase in self.across for _, at in phase)
         return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half)
 
+    @property
+    def ring_rows(self) -> int:
+        """Of the ring: a power of two."""
+        return _RING_VECTORS >> (self.vectors - 1).bit_length()
+
+    @property
+    def ahead(self) -> int:
+        """How many steps before it is read a row is put there."""
+        return self.ring_rows * _RING_AHEAD // _RING_VECTORS
+
     def ring_row(self, lanes: int) -> int:
         """Elements of a row in the ring, with a vector of zeros behind it, which is before the next."""
         return (self.vectors + 1) * lanes
@@ -407,7 +417,7 @@ def _clear_ends(f: Function, ring: Pointer, tile: Slide, lanes: int) -> None:
     """Zeros before and behind every row of a ring, and where its last vector is not full."""
     nothing, row = zeros(f, ring.pointee, lanes), tile.ring_row(lanes)
     ring.store(nothing)
-    with f.loop(row, (RING_ROWS + 1) * row, row) as behind:
+    with f.loop(row, (tile.ring_rows + 1) * row, row) as behind:
         ring.store(nothing, behind.i - lanes)
         ring.store(nothing, behind.i)
 
@@ -416,8 +426,8 @@ def _planes(a: Any, tile: Slide, task: Value) -> tuple[Value, Value, Value]:
     """The numbers of ``_PLANES``: where planes are tasks, the last steps of one put the first rows of the next."""
     steps = a.rows + max(lags[-1] for lags in tile.lags)
     joined = a.boxes.eq(1) & a.results.eq(tile.results) & (a.low_h >= 0) & (steps >= a.h + a.low_h)
-    there = select(joined & (task > a.begin), a.h.const(_RING_AHEAD), 0)
-    return (task - a.begin) * a.h, there, select(joined, minimum((a.end - task - 1) * a.h, _RING_AHEAD), 0)
+    there = select(joined & (task > a.begin), a.h.const(tile.ahead), 0)
+    return (task - a.begin) * a.h, there, select(joined, minimum((a.end - task - 1) * a.h, tile.ahead), 0)
 
 
 def _line_elements(element: Type) -> int:
@@ -541,7 +551,7 @@ class _Strip:
         if tile.ring:
             beyond = below + a.behind
             self.last = beyond - 1
-            with f.loop(begin + a.there, minimum(begin + _RING_AHEAD, beyond)) as rows:
+            with f.loop(begin + a.there, minimum(begin + tile.ahead, beyond)) as rows:
                 self._put(rows.i, rows.i)
         top, bottom = tile.edges
         for n in range(top):
@@ -630,7 +640,8 @@ class _Strip:
         """The row of the source that so many rows and padding lie before, from a shift on."""
         if not self.tile.ring:
             return self.reading.read(self._row(source, row - self.a.low_h), self.masks, self.wide)
-        self._put(row + _RING_AHEAD, minimum(row + _RING_AHEAD, self.last))
+        ahead = row + self.tile.ahead
+        self._put(ahead, minimum(ahead, self.last))
         here, made = self._slot(row), dict[tuple[int, int], Value]()
 
         def vector(at: int, v: int) -> Value:
@@ -652,7 +663,7 @@ class _Strip:
     def _slot(self, row: Value) -> Pointer:
         """A row's place in the ring, behind the zeros that lie before it."""
         ring: Pointer = self.a.spare.cast(self.wide).at((self.tile.vectors + 1) * self.lanes)
-        return ring.at((self.a.before + row & (RING_ROWS - 1)) * self.tile.ring_row(self.lanes))
+        return ring.at((self.a.before + row & (self.tile.ring_rows - 1)) * self.tile.ring_row(self.lanes))
 
     def _row(self, source: Pointer, row: Value) -> Pointer:
         """A row of the source; with a stride one of a step's may lie outside."""

@@ -39,6 +39,7 @@ _COST = {
     "product": 0.97,  # what a tile takes in its loop
     "visit": 3.5,  # a vector of sums, read and written by a tile
     "pack": 4.8,  # a vector of g
+    "pair": 4.8,  # one of pairs of pixels, which a channel of x alone meets: nothing hides what it waits for
     "run": 17.0,  # four channels of g, as far as they go on
     "frame": 5.0,  # a vector of x
     "turn": 6.0,  # a vector of sums, on its way out
@@ -46,7 +47,7 @@ _COST = {
     "call": 6500.0,
 }
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
-_HALVED = {"product": 1.96, "visit": 13.0, "pack": 6.6, "frame": 7.3}
+_HALVED = {"product": 1.96, "visit": 13.0, "pack": 6.6, "pair": 9.3, "frame": 7.3}
 TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
@@ -451,10 +452,11 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
     padded, passes = split.blocks * split.wide, ceil(split.c_part * problem.spec.taps / split.tile.steps)
     pieces, sums = ceil(split.elements / split.sub) * cut.boxes, padded * passes * split.tile.steps / lanes
     run_bytes = cut.pixels // cut.box[0] * problem.itemsize
+    packed = "pair" if split.grain.depth > 1 and problem.group_in == 1 else "pack"
     return {
         "product": split.parts * elements * split.blocks * passes * split.tile.cycles,
         "visit": split.parts * pieces * sums,
-        "pack": split.parts * elements * padded / lanes,
+        packed: split.parts * elements * padded / lanes,
         "run": split.parts * padded / TURNED * max(pieces, cut.boxes * runs),
         "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
         "turn": split.parts * sums,
