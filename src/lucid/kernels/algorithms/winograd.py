@@ -89,6 +89,7 @@ _COST_NS = {
     "line": 0.3,  # a vector read or written on the way through a transform of samples or sums
     "summed line": 0.1,  # in addition, where the outermost axis is summed
     "filter line": 0.13,  # the same of filters
+    "partial filter": 0.0,  # one to turn for a tile whose rows fill no whole vectors
     "entry": 4.5,
     "merge": 1.2,  # a vector gathered or stored, for every two pieces of rows that it has beyond the first two
     "output": 0.5,  # a vector
@@ -102,13 +103,14 @@ _COST_NS = {
     "patch from third cache": 0.075,  # a vector, read again for every block of rows
     "task": 300.0,
 }
-_OF_FILTERS = ("filter line", "filter to")  # how the units of their transforms begin
+_OF_FILTERS = ("partial filter", "filter line", "filter to")  # how the units of their transforms begin
 #: The same where they are others, on a Zen 4: vectors of 64 bytes are computed in halves.
 _HALVED_NS = {
     "product": 0.284,
     "sum": 0.6,
     "gather": 1.45,
     "shuffle": 0.6,
+    "partial filter": 0.25,
     "residue": 1.1,
     "line": 0.45,
     "output": 1.0,
@@ -423,6 +425,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     lines = passes * channels * vectors * planes.patch * form.lines("patch")
     lines += sizes.rows * vectors * planes.result * form.lines("inverse")
     outputs = sizes.rows * vectors * form.outputs
+    turned = prod(sizes.spread) == 1  # others' weights are put in order by constant shuffles
     dealt = passes * vectors * channels * planes.patch * (form.samples // form.z.planes.patch)
     across_x = sizes.sides[2].tiles(form.x, form.apart)
     merges_in, merges_out = (_merges(across_x * run, tile.lanes) for run in (form.x.advance, form.x.outputs))
@@ -437,6 +440,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
         "residue": gathered if sizes.sources < channels else 0,
         "line": lines,
         "summed line": lines if isinstance(form.z, Summed) else 0,
+        "partial filter": channels * rows_covered * planes.filter if turned and tile.rows % tile.lanes else 0,
         "filter line": channels * heights * ceil(tile.rows / tile.lanes) * planes.filter * form.lines("filter"),
         "output": outputs,
         "row": outputs / form.x.outputs,
