@@ -126,6 +126,15 @@ LONG_IN_PLACE = {
     "cut with any tile": case(1, 2600, 5, (19,), 1),
 }  # fmt: skip
 
+#: Images that may be read where they lie, some in one span: an odd number, missing rows, groups, long sums.
+IMAGES = {
+    "whole tiles": case(4, 6, 64, (7, 7), 1),
+    "odd": case(5, 9, 37, (7, 9), 1),
+    "groups": case(3, 12, 8, (5, 11), 1, groups=4),
+    "volume": case(3, 4, 5, (3, 4, 5), 1),
+    "long sums": case(3, 1300, 18, (31,), 1),
+}
+
 #: Lines that may be read where they lie, steps apart: what is left of rows and lines, ends of x, spans, long sums.
 LINES_IN_PLACE = {
     "patches": case(2, 3, 20, (32, 80), 16, stride=16),

@@ -20,6 +20,7 @@ from lucid.kernels.isa import AVX512
 from lucid.kernels.plan import Epilogue
 from tests.kernels.algorithms.dense_cases import (
     CASES,
+    IMAGES,
     IN_PLACE,
     LINES_IN_PLACE,
     LONG_IN_PLACE,
@@ -238,6 +239,42 @@ def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epi
         lambda asked, sizes, isa, unit: fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors],
     )
     _check_in_place(LINES_IN_PLACE, "forward", "gemm", isa, dtype, epilogue, monkeypatch)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
+@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("relu", residual=True)], ids=["plain", "ended"])
+@pytest.mark.parametrize(("spans", "lazy"), [(1, True), (2, True), (2, False)])
+@pytest.mark.parametrize("vectors", [1, 3])
+@BOTH
+def test_images_in_place_in_one_span(role, algorithm, isa, dtype, vectors, spans, lazy, epilogue, monkeypatch):
+    """All images or, of the last span, fewer than of the other; on 1, 2 and 3 threads.
+
+    A task packs its weights itself, or all are packed before.
+    """
+
+    def turned(asked, sizes, isa, unit):
+        return fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors]
+
+    def together(asked, sizes, layouts, whole, tile, isa):
+        slack = dense_plan.panels.slack(isa, computed(BY_DTYPE[dtype]), tile.rows)
+        found = dense_plan._images_together(sizes, layouts[0], tile, 1 << 30, slack, 4)
+        return [(replace(cut_up, lazy=lazy), waits) for cut_up, waits in found][spans - 1 :][:1]
+
+    def layouts(phases, sizes, lanes):
+        return [[Layout.of(phase, pixel_panels.IN_PLACE, sizes.batch) for phase in phases]]
+
+    monkeypatch.setattr(dense_plan, "_tiles", turned)
+    monkeypatch.setattr(dense_plan, "_layouts", layouts)
+    monkeypatch.setattr(dense_plan, "_blockings", together)
+    _check_in_place(IMAGES, role, algorithm, isa, dtype, epilogue, monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "batch", "units"), [("znver4", 4, 4), ("znver4", 1, 1), ("znver5", 4, 1)])
+def test_images_are_one_span_where_products_take_turns(name, batch, units, monkeypatch):
+    """No thread reads weights that another packed."""
+    plan = pointwise(name, batch, 160, 960, (1, 1, 49), monkeypatch)
+    assert reads_in_place(plan) == (name == "znver4" or batch == 1)
+    assert (plan["units"], plan["lazy"]) == (units, int(name == "znver4"))
 
 
 @pytest.mark.parametrize(("cases", "vectors", "role", "algorithm"), [

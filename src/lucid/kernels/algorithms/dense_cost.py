@@ -10,7 +10,15 @@ from typing import NamedTuple
 from lucid.kernels import target
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.base import priced, turns_of
-from lucid.kernels.algorithms.dense_layout import Blocking, Cut, Shape, row_blocks, weight_run, woven
+from lucid.kernels.algorithms.dense_layout import (
+    Blocking,
+    Cut,
+    Shape,
+    packed_elements,
+    row_blocks,
+    weight_run,
+    woven,
+)
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.past_caches import gains
 from lucid.kernels.algorithms.pixel_panels import Axis, Layout, Phase
@@ -103,6 +111,7 @@ _WEIGHTS_HOLD, _SAMPLES_HOLD = 3.0, 8.0
 #: Steps of a tile between visits to its sums: long enough to hide them, short enough for weights in the first cache.
 MOST_STEPS = 1280
 _CROWDED = 26  # sums, beside more of which registers are short for the vectors of a tile's last steps
+_PACKED_LINE_NS = 3.0  #: a line of packed weights, half of which another thread wrote; ten times as much at times
 _BRIEF_STEPS = 4  #: of a tile that is done before its results have left
 
 
@@ -440,6 +449,17 @@ def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> fl
     taps = sum(map(pixel_panels.taps, whole))
     weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * taps
     return sum(packing_ns(sizes, phase, tile) for phase in whole) + ns({weights_home(sizes, weights): weights})
+
+
+def awaited_weights_ns(sizes: Shape, cut_up: Blocking, whole: Sequence[Phase]) -> float:
+    """What turned tiles wait for weights that another thread packed, on average over one thread and two.
+
+    It is weighed beside cuts of several images, of which each task packs its own, and is part of no expected time.
+    """
+    if cut_up.lazy or not cut_up.tile.over_channels:
+        return 0.0
+    weights = packed_elements(sizes, cut_up, sum(map(pixel_panels.taps, whole)))
+    return weights * sizes.itemsize / _LINE_BYTES * _PACKED_LINE_NS
 
 
 def packed_by(sizes: Shape, phase: Phase) -> str:

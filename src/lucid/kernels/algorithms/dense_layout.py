@@ -91,7 +91,8 @@ class Blocking:
 
     ``shared`` are the axes whose taps share samples, or ``IN_PLACE``. With ``lazy`` a task packs the weights of a
     tile when it comes to them, instead of finding all of them packed; ``slack`` elements lie behind a tile's packed
-    weights. Of lines that are gathered, ``units`` may be one span, which reads weights once for all of them.
+    weights. Of lines that are gathered, and of images that turned tiles read in place, ``units`` may be one span, which
+    reads weights once for all of them.
     """
 
     tile: AnyTile
@@ -126,6 +127,9 @@ class Cut:
         tile = blocking.tile
         if len(layout.shared) > 1:
             return cls._of_lines(layout, blocking)
+        if blocking.units > 1:
+            images = blocking.units
+            return cls(layout, images * layout.unit, 1, 0, 1, 0, images * ceil(layout.unit / tile.columns), images)
         unit_spans = ceil(layout.unit / (blocking.panels * tile.columns))
         span = ceil(layout.unit / unit_spans / tile.columns) * tile.columns
         unit_spans, tiles = ceil(layout.unit / span), span // tile.columns
@@ -368,6 +372,9 @@ class PhaseRecord:
         single, waiting = blocking.channels >= shape.channels, tile.rows * tile.columns
         late = latest(cut, shape, tile)
         lines, apart = (cut.longest + late, 0, 0), cut.span  # all of a span is one
+        if cut.units > 1:  # of images in place, each is
+            image = shape.groups * shape.channels * shape.plane
+            lines = layout.unit, image, cut.tiles // cut.units
         if len(layout.shared) > 1:
             lines = layout.line, layout.pitch, ceil(layout.line / tile.columns)
             apart = cut.span // layout.line * layout.pitch

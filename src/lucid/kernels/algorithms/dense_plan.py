@@ -50,6 +50,7 @@ _LAZY_SPANS = 2
 _MANY_PIXELS = 60 << 10  # whole tiles of any width
 _FEW_PIXELS = 1024  # of the whole batch
 _TURNED_TILES = 2
+_TURNED_TOGETHER = 3  # where images may be one span
 _ENOUGH_TILES = 4  # of a span, beside whose products its weights are read
 #: Tiles that are weighed in full.
 _TILES = 3
@@ -129,7 +130,9 @@ def _best_turned(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[Ch
     fit = fitting_channels(isa, sum_type(problem), unit)
     best = sorted(fit, key=lambda tile: ceil(sizes.rows / tile.rows) * tile.read(unit))
     readers = [tile for tile in best if tile.vectors >= HIDE_WIDENING] if sizes.grain.widened else []
-    return list(dict.fromkeys([*best[:_TURNED_TILES], *readers[:1]]))
+    together = unit == problem.pixels and _joins_images(problem, sizes, isa)
+    most = _TURNED_TOGETHER if together else _TURNED_TILES
+    return list(dict.fromkeys([*best[:most], *readers[:1]]))
 
 
 def _line_tiles(problem: Problem, sizes: Shape, isa: ISA, layouts: Sequence[Layout]) -> list[ChannelTile]:
@@ -224,6 +227,9 @@ def _blockings(
         weights = sizes.groups * row_blocks(sizes, tile) * tile.rows * sizes.elements * most_taps
         if target.cpu().turns(isa) > 1 and dense_cost.far(sizes, weights):
             yield from _several_units(sizes, layouts, tile, elements, room, slack, wanted)
+        in_place = layouts[0].shared == IN_PLACE and tile.over_channels and elements == sizes.elements
+        if in_place and _joins_images(problem, sizes, isa):
+            yield from _images_together(sizes, layouts[0], tile, room, slack, wanted)
         if layouts[0].shared == LINES_IN_PLACE and fitting >= _ENOUGH_TILES:
             return  # with fewer channels only sums would wait
 
@@ -249,6 +255,32 @@ def _several_units(
         parts = sorted({ceil(heights / ceil(heights / ceil(most_parts / n))) for n in (1, 2, 4, 8)})
         cut_up = Blocking(tile, elements * sizes.grain.depth, tiles, 1, shared, False, slack, together)
         yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
+
+
+def _joins_images(problem: Problem, sizes: Shape, isa: ISA) -> bool:
+    """Whether several images in place may be one span: where vectors take two turns, since nothing else is measured."""
+    alike = problem.is_pointwise and sizes.grain.packed == sizes.grain.stored
+    return alike and sizes.batch > 1 and target.cpu().turns(isa) > 1
+
+
+def _images_together(
+    sizes: Shape, layout: Layout, tile: AnyTile, room: int, slack: int, wanted: int
+) -> Iterator[tuple[Blocking, dict[int, float]]]:
+    """Spans of several images that turned tiles read in place, whose tasks are parts of the rows.
+
+    Each task then packs its own weights, once: no thread reads what another packed. In blocks of channels there would
+    be more of them, and more visits to sums.
+    """
+    heights = row_blocks(sizes, tile)
+    for together in dict.fromkeys(ceil(layout.units / n) for n in range(1, _LAZY_SPANS + 1)):
+        if together < 2 or together * layout.unit > room:
+            continue
+        others, tiles = sizes.groups * ceil(layout.units / together), ceil(layout.unit / tile.columns)
+        most_parts = min(heights, ceil(wanted / others))
+        parts = sorted({ceil(heights / ceil(heights / ceil(most_parts / n))) for n in (1, 2, 4)})
+        cut_up = Blocking(tile, sizes.channels, tiles, 1, layout.shared, True, slack, together)
+        if _readable(sizes, cut_up, [layout]):
+            yield cut_up, {row_parts: _waiting(others, heights, row_parts, wanted) for row_parts in parts}
 
 
 def _panels_bytes(problem: Problem, layout: Layout, tile_bytes: int, isa: ISA) -> int:
@@ -432,13 +464,15 @@ def _best(
     """The expected time, the blocks and the layouts of the cheapest plan; ``whole`` are the phases before any cut."""
     call_ns = dense_cost.CALL_NS[target.cpu().turns(isa)]
     always, found, fastest = call_ns + dense_cost.traffic_ns(problem), [], inf
+    joins = _joins_images(problem, sizes, isa)
     for group in sorted(_groups(problem, sizes, isa, phases, whole), key=lambda group: group.least):
         if always + group.least > fastest:
             break
         for cut_up, parts in _blockings(problem, sizes, group.layouts, len(whole), group.tile, isa):
             of_phases, once = [(n, rates.times(cut_up)) for n, rates in group.rates], always + group.packing
             times = {n: once + sum(alike * each.of(n) for alike, each in of_phases) for n in parts}
-            handed = {n: _handed_ns(sizes, replace(cut_up, row_parts=n), group.layouts) for n in parts}
+            packed = dense_cost.awaited_weights_ns(sizes, cut_up, whole) if joins else 0.0
+            handed = {n: packed + _handed_ns(sizes, replace(cut_up, row_parts=n), group.layouts) for n in parts}
             weighed = min(times[n] * (1 + waiting) + handed[n] for n, waiting in parts.items())
             fastest = min(fastest, weighed)
             found.append((weighed, group.number, cut_up, parts, times, handed, group.layouts))
