@@ -12,7 +12,7 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
-from lucid.kernels.algorithms import reference, winograd
+from lucid.kernels.algorithms import reference, winograd, winograd_layout
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_TAPS
 from lucid.kernels.isa import ISAS as MACHINES
@@ -112,6 +112,31 @@ def every_case(rng: np.random.Generator, isa: str) -> list[Case]:
     dilated = [dilated_case(rng, *shape) for shape in DILATED]
     strided = [strided_case(rng, *shape) for shape in STRIDED + LONG_STRIDED]
     return plain + [case for case in dilated + strided if winograd.refuses(case.problem, MACHINES[isa]) is None]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lines_asked_for_beside_products_change_no_bit(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, machine = ConvSpec((3, 3), (stride, stride), (1, 1), ((1, 1), (1, 1))), target.isa()
+    case = Case("grad_input", "float32", 2, 40, 33, (19, 35), spec, False, 1)
+    plan, (g, w, *_) = winograd.plan(case.problem, machine), case.inputs()
+    results = []
+    for asks in (False, True):
+        monkeypatch.setattr(winograd_layout, "_asks", lambda *_, asks=asks: asks)
+        with guarded(np.full(case.x_shape, np.nan, np.float32)) as result:
+            winograd.bind(plan, machine)(g, w, None, result)
+            results.append(result.copy())
+    assert np.array_equal(*results) and not np.isnan(results[0]).any()
+
+
+@pytest.mark.parametrize("name", ["znver4", "znver5"])
+def test_lines_are_asked_for_where_results_come_from_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = MACHINES["avx512"]
+    cpu = replace(target.cpu(), name=name, runnable=(machine,), l3_bytes=1 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    for size, far in (((64, 64), False), ((65, 64), True)):
+        case = Case("forward", "float32", 1, 16, 16, size, ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))), False, 1)
+        asks = winograd_layout._asks(winograd.shape(case.problem), Tile(8, 3, 16))
+        assert asks == (far and name == "znver4")
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -81,6 +81,13 @@ def test_the_transforms_of_lavin_and_gray() -> None:
     )
 
 
+def test_one_tap_leaves_samples_as_they_are() -> None:
+    for axis in (Minimal(4, 1), Minimal(6, 1)):
+        unit = tuple(tuple(Fraction(i == k) for k in range(axis.outputs)) for i in range(axis.outputs))
+        assert axis.patch == axis.inverse == axis.gradient == unit
+        assert axis.growth == axis.gradient_growth == 1
+
+
 def test_errors_grow_with_the_tile() -> None:
     assert Minimal(1, 1).growth == 1
     assert Minimal(2, 3).growth == pytest.approx(8 / 3)

@@ -38,6 +38,7 @@ from lucid.kernels import jit
 from lucid.kernels.algorithms import panels
 from lucid.kernels.algorithms.frames import read_fields
 from lucid.kernels.algorithms.implicit_gemm import alone
+from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.winograd_layout import (
     CODE,
     NUMBERS,
@@ -183,7 +184,7 @@ def steps(stored: Type) -> dict[str, int]:
         lanes = isa.lanes(f32)
         _write_filters(module, lanes, stored)
         _write_patches(module, lanes, stored)
-        _write_multiply(module, lanes)
+        _write_multiply(module, lanes, stored)
         _write_results(module, stored)
 
     code = alone(("winograd steps", stored), write)
@@ -205,7 +206,7 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
     """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for a part of the rows."""
     f, a = _entry(
         module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept row_parts "
-        "groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels",
+        "groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels stores asks",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
@@ -216,13 +217,14 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
         f.call(a.span_patches, p.fields, p.thread, number, v, 0, a.sources)
         span = _span(a, number // a.groups, a.across, lanes)
         more = _table_of_stores(f, a, own, span, lanes)
+        stores, asked = own.at(a.stores_at).cast(i64), span.vectors * a.stores * a.asks
         first = part * a.part_rows
         last = minimum(first + a.part_rows, a.rows)
         with f.loop(first, last, a.row_block) as o:
             rows = minimum(last - o.i, a.row_block)
-            filters = a.kept.at((group * a.blocks + o.i // a.tile_rows) * a.block)
-            f.call(a.multiply, p.fields, filters, v, m, rows, span.count, a.channels, 0)
-            f.call(a.span_results, p.fields, own, m, group * a.rows + o.i, rows, span.count, span.vectors, more)
+            filters, row = a.kept.at((group * a.blocks + o.i // a.tile_rows) * a.block), group * a.rows + o.i
+            f.call(a.multiply, p.fields, filters, v, m, rows, span.count, a.channels, 0, row, stores, asked)
+            f.call(a.span_results, p.fields, own, m, row, rows, span.count, span.vectors, more)
 
 
 def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: int) -> None:
@@ -245,7 +247,8 @@ def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: in
             with f.loop(0, a.spans) as number:
                 span, here = _span(a, number.i, a.across, lanes), m.at(number.i * a.m_span)
                 v = a.shared.at((number.i * a.groups + group) * a.v_size + c.i * a.columns)
-                f.call(a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i)
+                stores = own.at(a.stores_at).cast(i64)
+                f.call(a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i, 0, stores, 0)
                 with f.when((c.i + channels).eq(a.channels)):
                     more = _table_of_stores(f, a, own, span, lanes)
                     channel = group * a.rows + first
@@ -373,24 +376,34 @@ def _write_patches(module: Module, lanes: int, stored: Type) -> None:
             )  # fmt: skip
 
 
-def _write_multiply(module: Module, lanes: int) -> None:
-    """Adds ``multiply(fields, filters, v, m, rows, count, channels, again)``: m[f][row][tile].
+def _write_multiply(module: Module, lanes: int, stored: Type) -> None:
+    """Adds ``multiply(fields, filters, v, m, rows, count, channels, again, row, stores, asked)``: m[f][row][tile].
 
-    Of a block of rows, a count of tiles; sums over so many channels, added to those in m if ``again`` is not 0.
+    Of a block of rows, a count of tiles; sums over so many channels, added to those in m if ``again`` is not 0. Beside
+    each product's sums a part of the lines is asked for that the block's results, from ``row`` over all groups on, go
+    to by the first ``asked`` of the ``stores``: they come from far, and nothing else hides that.
     """
     data = ptr(f32)
     f = module.function(
-        "multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64, channels=i64, again=i64
-    )
+        "multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64, channels=i64, again=i64,
+        row=i64, stores=ptr(i64), asked=i64,
+    )  # fmt: skip
     p = f.args
-    a = read_fields(f, _fields(f32), [
+    a = read_fields(f, _fields(stored), [
         "none", "tiles", "block", "filter_step", "v_step", "v_result", "m_step", "points", "filter_planes",
-        "result_planes", "tile_rows", "columns",
+        "result_planes", "tile_rows", "columns", "y", "y_plane", "spreads", "store_run",
     ])  # fmt: skip
     tile = a.tiles.at((p.count + (lanes - 1)) // lanes - 1).cast(ptr(i8)).load()
     blocks, size = (p.rows + (a.tile_rows - 1)) // a.tile_rows, a.tile_rows * a.columns
-    depth = p.channels * a.filter_planes
+    depth, slots, results = p.channels * a.filter_planes, ENTRY_BYTES // 8, p.rows // a.spreads
+    y = a.y.at(p.row // a.spreads * a.y_plane)
     with f.loop(0, a.points) as k, f.loop(0, a.result_planes) as z, f.loop(0, blocks) as r:
+        first, last = ((p.asked * (k.i + n)) // a.points for n in (0, 1))
+        from_channel, to_channel = ((results * (r.i + n)) // blocks for n in (0, 1))
+        with f.loop(first, select(z.i.eq(0), last, first)) as entry:
+            place = p.stores.load(entry.i * slots)
+            with f.loop(from_channel, to_channel) as channel, f.loop(0, a.store_run, lanes) as vector:
+                y.prefetch(channel.i * a.y_plane + place + vector.i, locality=2)
         filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_result)
         to = p.m.at((z.i * a.points + k.i) * a.m_step + r.i * size)
         f.call(tile, depth, filters, v, a.none, p.again, to, a.columns, a.tile_rows, to)

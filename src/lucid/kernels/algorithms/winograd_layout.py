@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lucid.kernels.algorithms import pixel_panels
-from lucid.kernels.algorithms.base import turns_of
+from lucid.kernels.algorithms.base import far_bytes, turns_of
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
 from lucid.kernels.algorithms.pixel_panels import SIDE_BY_SIDE, Axis, Phase, Reading
 from lucid.kernels.algorithms.tile import Tile
@@ -49,7 +49,7 @@ _MOST_UNEVEN_TAPS = 3  #: of two residues that are one form: more are filled up
 #: One more where it takes fewer products than those: 14 outputs are 3 tiles of 7 products, not 4 of 6; 28 are even.
 _MORE_OUTPUTS = {3: (5,)}
 #: Of a kernel along this axis alone, where they take fewer products: others would add to its errors.
-_LONE_OUTPUTS = {2: (6,), 3: (5, 6, 7), 4: (5, 6), 5: (5,)}
+_LONE_OUTPUTS = {2: (6,), 3: (5, 6, 7), 4: (4, 5, 6), 5: (5,)}
 _OF_BLOCKS = (8, 12, 16)  #: the same of more taps
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
 MOST_POINTS, MOST_GROWTH = 128, 256.0
@@ -342,6 +342,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "filter_y": numbers["filter_step"] * x, "filter_z": numbers["filter_step"] * x * y,
         "points": form.points, "across": form.x.outputs, "advance": form.x.advance, "tile_rows": tile.rows,
         "columns": tile.columns,
+        "asks": int(_asks(shape, tile)), "store_run": reading(shape.spread[2], tile.lanes).taps * tile.lanes,
         "filters_a_call": PACKED // (_CALLS if turns_of(tile.lanes, f32) > 1 else 1) * prod(shape.step),
     }  # fmt: skip
     m_steps = m_step * (numbers["spans"] if numbers["m_span"] else 1)
@@ -349,6 +350,12 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
     numbers |= _scratch(shape, form, tile, numbers, own_operand, m_steps, slack)
     assert tuple(sorted(numbers)) == tuple(sorted(NUMBERS)), "every number has its slot"
     return numbers
+
+
+def _asks(shape: Shape, tile: Tile) -> bool:
+    """Whether results' lines are asked for beside the products: those that come from memory, elsewhere it costs 1 %."""
+    results = shape.batch * shape.groups * shape.rows // prod(shape.spread) * shape.planes[1]
+    return turns_of(tile.lanes, f32) > 1 and far_bytes(results * _ITEM_BYTES) > 0
 
 
 def _stored_runs(shape: Shape, form: Form) -> dict[str, int]:
@@ -486,7 +493,7 @@ NUMBERS = (
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
     "columns", "v_step", "v_plane", "v_result", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at",
-    "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call",
+    "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call", "asks", "store_run",
 )  # fmt: skip
 
 

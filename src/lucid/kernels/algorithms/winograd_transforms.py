@@ -90,7 +90,7 @@ class Planes(NamedTuple):
 
 @dataclass(frozen=True)
 class Minimal:
-    """F(outputs, taps) of one axis. F(1, 1) leaves an axis as it is.
+    """F(outputs, taps) of one axis. With one tap it leaves an axis as it is.
 
     >>> [[int(entry) for entry in row] for row in Minimal(2, 3).patch]
     [[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]
@@ -146,12 +146,16 @@ class Minimal:
     @cached_property
     def patch(self) -> Matrix:
         """B^T: from the samples of a patch to the products' first factors."""
+        if self.taps == 1:
+            return _unit(self.outputs)
         rows = [_roots([p for p in self._points if p != at]) for at in self._points] + [_roots(self._points)]
         return tuple(tuple(row + [Fraction(0)] * (self.samples - len(row))) for row in rows)
 
     @cached_property
     def filter(self) -> Matrix:
         """G: from a filter's taps to the products' second factors."""
+        if self.taps == 1:
+            return ((Fraction(1),),) * self.outputs
         scales = [prod((at - p for p in self._points if p != at), start=Fraction(1)) for at in self._points]
         rows = [tuple(at**t / scale for t in range(self.taps)) for at, scale in zip(self._points, scales, strict=True)]
         return (*rows, _last(self.taps))
@@ -159,6 +163,8 @@ class Minimal:
     @cached_property
     def inverse(self) -> Matrix:
         """A^T: from the products to the outputs."""
+        if self.taps == 1:
+            return _unit(self.outputs)
         infinity = _last(self.outputs)
         return tuple((*(at**k for at in self._points), infinity[k]) for k in range(self.outputs))
 
@@ -429,6 +435,10 @@ def _stacked(matrices: Sequence[Matrix], columns: Sequence[Sequence[int]], width
         dict(zip(places, row, strict=True)) for matrix, places in zip(matrices, columns, strict=True) for row in matrix
     ]
     return tuple(tuple(row.get(k, Fraction(0)) for k in range(width)) for row in rows)
+
+
+def _unit(size: int) -> Matrix:
+    return tuple(tuple(Fraction(i == k) for k in range(size)) for i in range(size))
 
 
 def _last(size: int) -> tuple[Fraction, ...]:
