@@ -348,6 +348,24 @@ def test_few_tasks_keep_no_thread_waiting(c_in: int, c_out: int, size: int) -> N
         assert plan.tasks % 2 == 0 or plan.tasks > 8
 
 
+@pytest.mark.parametrize(
+    ("kernel", "size", "outputs"),
+    [
+        ((8,), (64,), {2, 4, 8, 16}), ((8,), (11,), {2, 4, 12}), ((8,), (4,), {2, 4}), ((3, 8), (64, 64), {2, 4}),
+        ((3,), (28,), {2, 4, 6, 7}), ((3,), (30,), {2, 4, 5, 6}), ((1, 3), (1, 70), {2, 4, 5, 6, 7}),
+        ((3, 3), (70, 70), {2, 4, 5}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("role", ["forward", "grad_weight"])
+def test_a_lone_axis_has_larger_tiles_where_they_take_fewer_products(
+    role: Role, kernel: tuple[int, ...], size: tuple[int, ...], outputs: set[int]
+) -> None:
+    padding = tuple(((k - 1) // 2, k // 2) for k in kernel)
+    spec = ConvSpec(kernel, (1,) * len(kernel), (1,) * len(kernel), padding)
+    problem = Case(role, "float32", 1, 32, 32, size, spec, False).problem
+    assert {form.x.outputs for form in winograd.forms(problem)} == outputs
+
+
 def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     spec, size = ConvSpec((5, 5, 5), (1,) * 3, (1,) * 3, ((2, 2),) * 3), (16, 32, 32)
     plan = select.choose(Case("forward", "float32", 1, 16, 16, size, spec, False).problem, target.isa())
