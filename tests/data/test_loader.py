@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import lucid
-from lucid.data import BatchSampler, DataLoader, Dataset, SequentialSampler, Subset, TensorDataset
+from lucid.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, Subset, TensorDataset
 
 
 class Numbers(Dataset):
@@ -298,3 +298,72 @@ def test_an_interrupt_from_the_keyboard_ends_all_processes_quietly() -> None:
 def test_arguments_are_checked(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         DataLoader(Numbers(), **options)
+
+
+class Stream(IterableDataset):
+    """Numbers with draws from the three global streams, made as they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[Any]:
+        for k in range(self.count):
+            yield k, np.random.rand(3), random.random(), lucid.rand(2)
+
+
+class Counted(Stream):
+    def __len__(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 8, 9])
+def test_a_stream_comes_in_batches_in_order(size: int, drop_last: bool) -> None:
+    loader = DataLoader(Counted(size), batch_size=4, drop_last=drop_last, seed=1)
+    batches = arrays(loader)
+    kept = size // 4 * 4 if drop_last else size
+    assert [n for batch in batches for n in batch[0]] == list(range(kept)) and len(loader) == len(batches)
+    assert len(np.unique([n for batch in batches for n in batch[1]])) == 3 * kept, "batches draw different numbers"
+    loader.epoch = 0
+    before = np.random.get_state()[1].copy()
+    assert same(arrays(loader), batches), "the epoch's seed tells every draw"
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_a_stream_of_items_as_they_are() -> None:
+    assert [item[0] for item in DataLoader(Stream(3), batch_size=None)] == [0, 1, 2]
+    assert list(DataLoader(Stream(3), batch_size=None, collate_fn=lambda item: item[0] + 1)) == [1, 2, 3]
+    assert list(DataLoader(Stream(3), batch_size=2, collate_fn=len)) == [2, 1]
+    assert [batch[0].tolist() for batch in DataLoader(Stream(2) + Stream(1), batch_size=2)] == [[0, 1], [0]]
+
+
+def test_a_stream_without_end_is_read_as_far_as_it_is_asked() -> None:
+    read = []
+
+    class Endless(IterableDataset):
+        def __iter__(self) -> Iterator[int]:
+            while True:
+                read.append(len(read))
+                yield read[-1]
+
+    batches = iter(DataLoader(Endless(), batch_size=3))
+    assert next(batches).tolist() == [0, 1, 2] and next(batches).tolist() == [3, 4, 5] and len(read) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("shuffle", True), ("num_workers", 2), ("sampler", [0]), ("batch_sampler", [[0]])]
+)
+def test_a_stream_has_its_own_order_and_process(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"IterableDataset has its own order, in this process: no {name}="):
+        DataLoader(Stream(3), **{name: value})
+
+
+def test_a_stream_says_what_it_lacks() -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        len(DataLoader(Stream(3)))
+    with pytest.raises(NotImplementedError, match=r"IterableDataset has no __iter__\(\)"):
+        next(iter(DataLoader(IterableDataset())))
+    with pytest.raises(ValueError, match="batch_size=0 must be an int of at least 1"):
+        DataLoader(Stream(3), batch_size=0)
+    with pytest.raises(ValueError, match="batch_size=None must be an int of at least 1"):
+        DataLoader(Numbers(), batch_size=None)

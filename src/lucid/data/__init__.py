@@ -1,7 +1,15 @@
 """Data sets, samplers and the loader that makes batches of them."""
 
 from lucid.data.collate import default_collate
-from lucid.data.dataset import ConcatDataset, Dataset, Subset, TensorDataset, random_split
+from lucid.data.dataset import (
+    ChainDataset,
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
 from lucid.data.loader import DataLoader
 from lucid.data.sampler import (
     BatchSampler,
@@ -14,9 +22,11 @@ from lucid.data.sampler import (
 
 __all__ = [
     "BatchSampler",
+    "ChainDataset",
     "ConcatDataset",
     "DataLoader",
     "Dataset",
+    "IterableDataset",
     "RandomSampler",
     "Sampler",
     "SequentialSampler",

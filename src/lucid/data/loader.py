@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from itertools import count, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from lucid.data.collate import default_collate
-from lucid.data.dataset import whole_batches
+from lucid.data.dataset import IterableDataset, whole_batches
 from lucid.data.sampler import BatchSampler
 from lucid.data.workers import made_by_workers
 from lucid.ops.random import Generator, default_generator
@@ -18,6 +20,9 @@ from lucid.ops.random import Generator, default_generator
 
 class DataLoader:
     """Goes through a data set in batches, once per ``for`` loop.
+
+    An ``IterableDataset`` gives its items in order: it takes no sampler, nor workers, which would each read all of it.
+    With ``batch_size=None`` its items come one by one, as they are.
 
     The order, and every random number drawn while a batch is made (from Lucid, NumPy or ``random``), depend on the
     epoch's seed and the batch's number only: they are the same for any number of workers. With ``seed`` the epoch's
@@ -37,7 +42,7 @@ class DataLoader:
     def __init__(
         self,
         dataset: Any,
-        batch_size: int = 1,
+        batch_size: int | None = 1,
         shuffle: bool | None = None,
         sampler: Iterable[int] | None = None,
         batch_sampler: Iterable[Sequence[int]] | None = None,
@@ -66,7 +71,10 @@ class DataLoader:
         if timeout < 0:
             raise ValueError(f"DataLoader: timeout={timeout} must be at least 0 seconds; 0 waits for ever")
         self.dataset = dataset
-        self.batch_size = batch_size
+        self.is_stream = isinstance(dataset, IterableDataset)
+        if self.is_stream:
+            _check_stream(shuffle=shuffle, sampler=sampler, batch_sampler=batch_sampler, num_workers=num_workers)
+        self.batch_size: Any = batch_size
         self.shuffle = bool(shuffle)
         self.sampler = sampler
         self.batch_sampler = batch_sampler
@@ -79,17 +87,21 @@ class DataLoader:
         self.prefetch_factor = prefetch_factor
         self.seed = seed
         self.epoch = 0
-        if batch_sampler is None:
+        if batch_sampler is None and not (self.is_stream and batch_size is None):
             self._batches(range(0))  # refuses a batch size that means nothing
 
     def __len__(self) -> int:
         """Batches per epoch."""
+        if self.is_stream:
+            return self._count_of_stream()
         items = range(len(self.dataset)) if self.sampler is None else self.sampler
         return len(self._batches(items))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
         root = self._epoch_seed()
         self.epoch += 1
+        if self.is_stream:
+            return self._streamed(root)
         batches = self._batches(self._items(root))
         if not self.num_workers:
             return (self._made(indices, (*root, i)) for i, indices in enumerate(batches))
@@ -105,6 +117,24 @@ class DataLoader:
             self.worker_init_fn,
         )
 
+    def _count_of_stream(self) -> int:
+        size, items = self.batch_size or 1, len(self.dataset)
+        return items // size if self.drop_last else -(-items // size)
+
+    def _streamed(self, root: tuple[int, ...]) -> Iterator[Any]:
+        items, put_together = iter(self.dataset), self.collate_fn
+        if put_together is None:
+            put_together = default_collate if self.batch_size is not None else itemgetter(0)
+        elif self.batch_size is None:
+            put_together = _of_one(put_together)
+        for number in count():
+            with _streams_of((*root, number)):
+                batch = list(islice(items, self.batch_size or 1))
+                if not batch or (self.drop_last and len(batch) < (self.batch_size or 1)):
+                    return
+                made = put_together(batch)
+            yield made
+
     def _epoch_seed(self) -> tuple[int, ...]:
         if self.seed is not None:
             return self.seed, self.epoch
@@ -113,8 +143,8 @@ class DataLoader:
     def _items(self, root: tuple[int, ...]) -> Iterable[int]:
         if self.sampler is not None:
             return self.sampler
-        count = len(self.dataset)
-        return np.random.default_rng(root).permutation(count).tolist() if self.shuffle else range(count)
+        size = len(self.dataset)
+        return np.random.default_rng(root).permutation(size).tolist() if self.shuffle else range(size)
 
     def _batches(self, items: Iterable[int]) -> Iterable[Sequence[int]]:
         if self.batch_sampler is not None:
@@ -127,6 +157,17 @@ class DataLoader:
         with _streams_of(seed):
             items = [self.dataset[i] for i in indices]
             return (self.collate_fn or default_collate)(items)
+
+
+def _check_stream(**choices: Any) -> None:
+    """Raises: ValueError for what has no meaning where items come in an order of their own."""
+    for name, value in choices.items():
+        if value:
+            raise ValueError(f"DataLoader: an IterableDataset has its own order, in this process: no {name}={value!r}")
+
+
+def _of_one(function: Callable[[Any], Any]) -> Callable[[list[Any]], Any]:
+    return lambda items: function(items[0])
 
 
 @contextmanager
