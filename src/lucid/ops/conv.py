@@ -177,7 +177,10 @@ def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec, call: Call | None 
     if mode.recording:
         return apply(_conv, x, w, bias, spec=spec, call=call)
     versions = _versions(w, bias)  # first, since it counts who holds the arrays
-    return wrap(kernels.conv_forward(x._array, w._array, None if bias is None else bias._array, spec, versions, call))
+    added = None if bias is None else bias._array
+    if call is not None:
+        return wrap(call.compute()(x._array, w._array, added, versions))
+    return wrap(kernels.conv_forward(x._array, w._array, added, spec, versions))
 
 
 def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: Sizes, call: Call | None = None) -> Any:
@@ -191,7 +194,9 @@ def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: S
         return apply(_conv_grad_input, g, w, bias, spec=spec, size=size, call=call)
     versions = _versions(w, bias)
     added = None if bias is None else bias._array
-    return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, versions, call))
+    if call is not None:
+        return wrap(call.compute()(g._array, w._array, added, versions))
+    return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, versions))
 
 
 def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:

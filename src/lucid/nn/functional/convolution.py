@@ -295,6 +295,9 @@ def conv_of(
         x, weight, bias = lowered(x, weight, bias)
     find = _call_again if _plain(stride, dilation, groups, padding, mode) else _call_of
     call = find(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, mode)
+    if call.direct is not None and finish is None:  # as in there, for a call that is short
+        y: Tensor = conv(x, weight, bias, spec=call.spec, call=call.direct)
+        return y
     return _convolved(caller, call, x, weight, bias, mode, finish)
 
 
