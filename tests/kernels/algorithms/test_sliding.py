@@ -236,6 +236,17 @@ def test_boxes_are_fewer_where_they_read_many_rows_again(name, size, sources, bo
         assert sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 2).boxes == boxes
 
 
+@pytest.mark.parametrize(("name", "tile"), [("znver4", (8, 1)), ("znver5", (4, 2))])
+def test_groups_have_one_vector_where_broadcasts_take_time(name, tile, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+    with target.using(ISAS[0]) as isa:
+        plan = sliding.plan(Case(1, 104, 104, (56, 56), (3, 3), 2, padding=1, groups=13).problem("forward"), isa)
+    sliding.tiles.cache_clear()
+    assert (plan["results"], plan["vectors"]) == tile
+
+
 #: Rows of one vector and of several, whole or not, whose first and last lanes meet nothing, or something; taps across
 #: that are even, or odd, of which one has no partner; other strides down; rows of g that are odd, and that are all at
 #: an edge; groups; padding that is uneven or wider than a window.

@@ -333,6 +333,8 @@ class Slide:
         split, merged = min(self.stride[1] - 1, 2), 0 if self.pairs else min(self.phases - 1, 2)
         split = 0 if self.dots or self.folds else split
         loaded = self.numbers if self.several or self.numbers > HELD else 0
+        if self.in_turns and self.several and self.vectors == 1:  # products read them, which takes them no time
+            loaded = 0
         halved = self.tail / (2 * self.vectors) if self.tail and not self.dots else 1.0
         source = (
             _PRODUCT[turns] * self.products * halved
