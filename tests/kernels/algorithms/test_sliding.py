@@ -703,6 +703,39 @@ def test_halves_are_widened_into_a_ring_of_rows(role, name, rings, monkeypatch):
     sliding.tiles.cache_clear()
 
 
+#: Rows of several strips, the last whole, half or of one column; taps beyond both ends of a strip; several planes,
+#: boxes of one; dilated columns that meet what is two vectors away.
+APART = [
+    Case(2, 3, 3, (9, 112), (3, 3), padding=1, groups=3, bias=True),
+    Case(1, 2, 2, (5, 65), (3, 3), padding=1, groups=2),
+    Case(1, 2, 2, (4, 81), (2, 5), padding=((0, 1), (2, 2)), groups=2),
+    Case(1, 1, 1, (70, 128), (3, 3), padding=1, bias=True),
+    Case(1, 2, 2, (6, 97), (2, 2), padding=((1, 0), (1, 0)), groups=2),
+    Case(1, 2, 2, (3, 90), (3, 3), 1, (1, 20), padding=((1, 1), (20, 20)), groups=2),
+    Case(1, 2, 2, (5, 75), (3, 3), (2, 1), padding=1, groups=2),
+]
+
+
+@pytest.mark.parametrize(("name", "apart"), [("znver5", False), ("znver4", True)])
+@pytest.mark.parametrize("role", ROLES)
+def test_halves_beyond_a_strip_are_loaded_where_they_are_met(role, name, apart, monkeypatch):
+    cpu = replace(target.cpu(), name=name)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    sliding.tiles.cache_clear()
+
+    def one(case):
+        for where in ("end", "start"):
+            check(sliding, case.typed("float16"), role, where)
+
+    with target.using(ISAS[0]):
+        assert [_tile(case.typed("float16"), role).apart for case in APART] == [apart] * len(APART)
+        assert not any(_tile(case, role).apart for case in APART)
+        run_guarded_cases(one, APART)
+        check_infinity(sliding, APART[0].typed("float16"), role, (0, 1, 4, 64))
+        check_threads(partial(run, sliding, APART[0].typed("float16"), role, APART[0].typed("float16").arrays()))
+    sliding.tiles.cache_clear()
+
+
 #: Whole planes: rows beyond either end, two of them, more above or below, on one end alone; of dilated taps; a stride
 #: across; one row of all taps, and none, where nothing is left out.
 EDGED = [

@@ -258,7 +258,8 @@ def _in_turns(asked: Sliding) -> Slide:
     fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
     half = alone and tile.whole and not tile.dots and tile.stride[1] == 1 and fewer
     tile = replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half)
-    return replace(tile, ring=_rings(asked), edges=_edges(asked))
+    apart = asked.problem.itemsize < 4 and tile.holds and not tile.dots and not tile.whole and tile.stride[1] == 1
+    return replace(tile, ring=_rings(asked), edges=_edges(asked), apart=apart)
 
 
 def _edges(asked: Sliding) -> tuple[int, int]:

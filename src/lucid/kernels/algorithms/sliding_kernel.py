@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from math import ceil
 from typing import Any
@@ -105,6 +105,7 @@ class Row:
     whole: bool = False
     in_turns: bool = False  #: a unit takes an instruction in two turns
     half: bool = False  #: of the last vector of every ``step``-th column only the first half is read
+    apart: bool = False  #: what lies partly before or behind its vectors is loaded where it is met, not slid
 
     @property
     def places(self) -> range:
@@ -116,7 +117,7 @@ class Row:
     @property
     def reads(self) -> range:
         """Vectors in memory that are read, by number."""
-        places = range(self.vectors) if self.whole else self.places
+        places = range(self.vectors) if self.whole or self.apart else self.places
         return range(places.start * self.step, places.stop * self.step - self.half * (self.step // 2))
 
     def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value | None]:
@@ -222,6 +223,7 @@ class Slide:
     half: bool = False  #: and of the source's last vector only the first half is read
     pairs: bool = False  #: both phases of columns are in one vector of sums, by turns
     ring: bool = False  #: rows are widened some steps before they are read, at each shift, from a ring of them
+    apart: bool = False  #: what lies partly before or behind a strip is loaded where it is met, not slid
     dots: bool = False  #: bfloats side by side are multiplied in pairs, as they lie
     #: Of whole planes, steps at the top and at the bottom that are written apart, without products for rows of results
     #: that are not there.
@@ -282,7 +284,7 @@ class Slide:
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
         shifts = tuple(at for phase in self.across for _, at in phase)
-        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half)
+        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half, self.apart)
 
     @property
     def ring_rows(self) -> int:
@@ -353,13 +355,17 @@ class Slide:
         sums = sum(len(lags) for lags in self.lags) * self.each
         if self.folds:
             return sums + self.numbers + self.halves + 6
-        return sums + (4 if self.pairs or self.dots else len(self.row(lanes).reads)) + min(self.numbers, 2)
+        return sums + (4 if self.pairs or self.dots else self._slid(lanes)) + min(self.numbers, 2)
+
+    def _slid(self, lanes: int) -> int:
+        """Vectors of a row that are loaded, or would be if none is loaded apart."""
+        return len(replace(self.row(lanes), apart=False).reads)
 
     def _parts(self, lanes: int) -> int:
         """Vectors that are loaded of a row."""
         if self.dots:
             return len({at + c for *_, at in self.twos for c in range(self.phases)}) * len(self.widths(lanes))
-        return 2 * self.vectors if self.pairs else len(self.row(lanes).reads)
+        return 2 * self.vectors if self.pairs else self._slid(lanes)
 
 
 def fields(element: Type) -> dict[str, Type]:
@@ -502,6 +508,11 @@ class _Strip:
         self.reading = tile.row(lanes)
         self.masks = self.reading.masks(f, a.column, a.w)
         self.held = self._weights(a.weights) if tile.holds else None
+        self.beyond = {
+            (at, v): lanes_inside(f, a.column + (v * lanes + at), a.w, lanes)
+            for at, v in product(sorted(set(self.reading.shifts)), range(tile.vectors) if tile.apart else ())
+            if not 0 <= v * lanes + at <= (tile.vectors - 1) * lanes
+        }
 
     def _share_out(self) -> None:
         """Lanes of each vector of sums, where it is in a row of the result, and which of it there are."""
@@ -641,7 +652,9 @@ class _Strip:
     def _shifted(self, source: Pointer, row: Value) -> Callable[[int, int], Value]:
         """The row of the source that so many rows and padding lie before, from a shift on."""
         if not self.tile.ring:
-            return self.reading.read(self._row(source, row - self.a.low_h), self.masks, self.wide)
+            read = self._row(source, row - self.a.low_h)
+            within = self.reading.read(read, self.masks, self.wide)
+            return self._or_loaded(within, read) if self.tile.apart else within
         ahead = row + self.tile.ahead
         self._put(ahead, minimum(ahead, self.last))
         here, made = self._slot(row), dict[tuple[int, int], Value]()
@@ -652,6 +665,13 @@ class _Strip:
             return made[at, v]
 
         return vector
+
+    def _or_loaded(self, within: Callable[[int, int], Value], row: Pointer) -> Callable[[int, int], Value]:
+        """Vectors of a row from a shift on: slid, or loaded where they are partly beyond those that were read."""
+        return cache(lambda at, v: self._loaded(row, at, v) if (at, v) in self.beyond else within(at, v))
+
+    def _loaded(self, row: Pointer, at: int, v: int) -> Value:
+        return loaded_as(self.wide, row, v * self.lanes + at, self.lanes, self.beyond[at, v])
 
     def _put(self, slot: Value, row: Value) -> None:
         """Widens a row into the ring."""
