@@ -1,5 +1,6 @@
 """The dense weight gradient against its definition, on every instruction set, between guard pages."""
 
+import ctypes
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -10,7 +11,9 @@ import pytest
 from lucid.core.dtypes import as_dtype
 from lucid.core.errors import PlanError
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import weight_grad
+from lucid.kernels.algorithms import weight_grad, weight_grad_kernel
+from lucid.kernels.algorithms.base import address
+from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import BOX
 from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, narrower_tile, split, tiles
 from lucid.kernels.ir import f32
@@ -241,3 +244,22 @@ def test_a_new_image_size_compiles_nothing():
 def test_other_roles_are_refused():
     with pytest.raises(PlanError, match="it computes grad_weight, not forward"):
         select.choose(CASES[1].problem("forward"), target.isa(), "weight_grad")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 9])
+@pytest.mark.parametrize("again", [0, 1])
+def test_tiles_sum_over_any_number_of_pixels(isa, count, again):
+    rng, (vectors, rows) = np.random.default_rng(count), (3, 4)
+    with target.using(isa) as machine:
+        wide = vectors * machine.lanes(f32)
+        entry = weight_grad_kernel.tile_address(Grain(f32), True, vectors, rows, 1)
+        panel, frame = rng.standard_normal((count, wide)).astype("f4"), rng.standard_normal(99).astype("f4")
+        starts, offsets = rng.integers(0, 40, count), rng.integers(0, 50, rows)
+        to, asks = rng.standard_normal((rows, wide + 1)).astype("f4"), np.zeros(count, np.int64)
+        met = frame[np.add.outer(starts, offsets)].astype("f8")
+        want = met.T @ panel + again * to[:, :wide]
+        arrays = [address(a) for a in (panel, frame, starts, offsets, to)]
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 10)(entry)
+        call(count, *arrays, wide + 1, again, address(asks), address(frame))
+        assert np.allclose(to[:, :wide], want, rtol=1e-5, atol=1e-5)

@@ -11,14 +11,17 @@ meets is met in any case, so an infinity does no harm that it would not do other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 from lucid.kernels import jit
+from lucid.kernels.algorithms.base import turns_of
 from lucid.kernels.algorithms.frames import read_fields
 from lucid.kernels.algorithms.grain import Grain
+from lucid.kernels.algorithms.panels import either
+from lucid.kernels.algorithms.tile import LAST
 from lucid.kernels.ir import (
     ENTRY,
     Function,
@@ -44,6 +47,9 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
+
+#: Vectors from which a tile has so many sums that they wait for each other to be put away: 24 of 4, not 16 of 2.
+_MANY = 3
 
 #: Vectors of a row asked for before they are read.
 _AHEAD = 8
@@ -121,23 +127,83 @@ def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -
         to=ptr(element), apart=i64, again=i64, asks=ptr(i64), next=ptr(i8),
     )  # fmt: skip
     a = f.args
-    offsets = [a.offsets.load(row) for row in range(rows)]
-    with f.loop(0, a.count, carry=[zeros(f, element, lanes)] * (rows * columns * vectors)) as p:
-        pixel, here = a.panel.at(p.i * (vectors * lanes)), a.frame.at(a.starts.load(p.i))
-        upstream = [pixel.load(v * lanes, lanes) for v in range(vectors)]
-        sums, following = iter(p.values), []
-        for row, column in product(map(here.at, offsets), range(columns)):
-            value = row.splat(column, lanes, grain.packed)
-            following += [grain.multiply_add(g, value, next(sums)) for g in upstream]
-        if vectors > 1:
-            a.next.prefetch(a.asks.load(p.i), locality=2)
-        p.values = following
-    again = splat(a.again.ne(0), lanes)
-    for step in range(rows * columns):
-        to = a.to.at(a.apart * step)
-        for v, total in enumerate(p.values[step * vectors : (step + 1) * vectors]):
-            to.store(to.load(v * lanes, lanes, again) + total, v * lanes)
+    size = _Tile(grain, lanes, vectors, rows, columns)
+    last = LAST if turns_of(lanes, element) > 1 and vectors >= _MANY else 0
+    if last:
+        either(f, a.count < last, lambda: size.write_few(f), lambda: size.write(f, last))
+    else:
+        size.write(f, 0)
     return module
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """So many ``vectors`` of g by steps, which are ``rows`` of taps of so many ``columns``."""
+
+    grain: Grain
+    lanes: int
+    vectors: int
+    rows: int
+    columns: int
+
+    @property
+    def steps(self) -> int:
+        """Sums of a vector of g."""
+        return self.rows * self.columns
+
+    def write(self, f: Function, last: int) -> None:
+        """All sums in registers; the ``last`` pixels are taken step by step, each before its sums are put away.
+
+        Where a vector takes two turns many sums would wait for each other: see ``tile.last_steps``.
+        """
+        a, lanes, vectors = f.args, self.lanes, self.vectors
+        offsets = [a.offsets.load(row) for row in range(self.rows)]
+        none = zeros(f, self.grain.sums, lanes)
+        with f.loop(0, a.count - last if last else a.count, carry=[none] * (self.steps * vectors)) as p:
+            upstream, value = self._upstream(f, p.i), self._values(f, p.i, offsets)
+            following: list[Value] = []
+            for step in range(self.steps):
+                following += self._added(upstream, value(step), p.values[step * vectors : (step + 1) * vectors])
+            if vectors > 1:
+                a.next.prefetch(a.asks.load(p.i), locality=2)
+            p.values = following
+        again, ending = splat(a.again.ne(0), lanes), [a.count - n for n in range(last, 0, -1)]
+        places = [self._values(f, p, offsets) for p in ending]
+        for step in range(self.steps):
+            totals = p.values[step * vectors : (step + 1) * vectors]
+            for pixel, value in zip(ending, places, strict=True):
+                totals = self._added(self._upstream(f, pixel), value(step), totals)  # products read them where they lie
+            self._put(f, f.const(i64, step), totals, again)
+
+    def write_few(self, f: Function) -> None:
+        """Fewer pixels than are taken step by step: one sum after the other."""
+        a, again = f.args, splat(f.args.again.ne(0), self.lanes)
+        none = zeros(f, self.grain.sums, self.lanes)
+        with f.loop(0, self.steps) as step:
+            row = a.frame.at(a.offsets.load(step.i // self.columns) + step.i % self.columns)
+            with f.loop(0, a.count, carry=[none] * self.vectors) as p:
+                value = row.at(a.starts.load(p.i)).splat(0, self.lanes, self.grain.packed)
+                p.values = self._added(self._upstream(f, p.i), value, p.values)
+            self._put(f, step.i, p.values, again)
+
+    def _upstream(self, f: Function, pixel: Value) -> list[Value]:
+        panel = f.args.panel.at(pixel * (self.vectors * self.lanes))
+        return [panel.load(v * self.lanes, self.lanes) for v in range(self.vectors)]
+
+    def _values(self, f: Function, pixel: Value, offsets: list[Value]) -> Callable[[int], Value]:
+        """What each step of a pixel multiplies."""
+        here = f.args.frame.at(f.args.starts.load(pixel))
+        rows = [here.at(offset) for offset in offsets]
+        return lambda step: rows[step // self.columns].splat(step % self.columns, self.lanes, self.grain.packed)
+
+    def _added(self, upstream: list[Value], value: Value, sums: list[Value]) -> list[Value]:
+        return [self.grain.multiply_add(g, value, total) for g, total in zip(upstream, sums, strict=True)]
+
+    def _put(self, f: Function, step: Value, totals: list[Value], again: Value) -> None:
+        """Begins a step's sums, or adds to them."""
+        to = f.args.to.at(f.args.apart * step)
+        for v, total in enumerate(totals):
+            to.store(to.load(v * self.lanes, self.lanes, again) + total, v * self.lanes)
 
 
 def _write_turn(isa: ISA, grain: Grain) -> Module:
