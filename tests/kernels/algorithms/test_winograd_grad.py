@@ -72,6 +72,21 @@ def computed(case: Case, plan: Plan, isa: str, inputs: list[Any], transposed: bo
         return gw.copy(), gb.copy()
 
 
+@pytest.mark.parametrize(("name", "offered"), [("znver5", False), ("znver4", True)])
+def test_a_quarter_fewer_products_pay_where_they_take_two_turns(
+    name: str, offered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = ISAS["avx512"]
+    cpu = replace(target.cpu(), name=name, runnable=(machine,))
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((3,), (2,), (1,), ((1, 1),))
+    problem = Case("grad_weight", "float32", 1, 37, 41, (801,), spec, False).problem
+    winograd_grad.best.cache_clear()
+    refusal = winograd.refuses(problem, machine)
+    winograd_grad.best.cache_clear()
+    assert (refusal is None) == offered, refusal
+
+
 @pytest.mark.parametrize("isa", NAMES)
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)

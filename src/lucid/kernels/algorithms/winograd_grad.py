@@ -47,6 +47,8 @@ _VECTORS = {32: (1, 2, 3), 16: (1, 2)}
 _FORMS, _SUMMED_FORMS, _BOXES = 2, 1, (32, 64, 192)
 _PARTS = (32, 64, 128)
 _CHUNKS = (1, 2, 4, 8)
+#: The most products that uneven strides may leave of the definition's, by the turns of a vector.
+_SAVED = {1: 0.7, 2: 0.75}
 #: Numbers of threads that a split is made for, and the work that each must have: all get the same tasks. A second one
 #: is nearly always there; for more, more chunks would be added up.
 _WORKERS_NS = {1: 0.0, 2: 30_000.0, 4: 250_000.0, 8: 250_000.0}
@@ -153,13 +155,17 @@ def _forms(kernel: Sizes, strides: Sizes, choices: tuple[Sizes, ...], summed: bo
 
 
 def _is_offered(form: Form) -> bool:
-    """Sums over tiles stay in the caches, errors are small, and an uneven stride saves three tenths of the products.
+    """Sums over tiles stay in the caches, errors are small, and an uneven stride saves a quarter of the products."""
+    return form.points <= MOST_POINTS and growth(form) <= MOST_GROWTH and _saves(form, max(_SAVED.values()))
 
-    Frames of such strides are as large as the direct gradient's, and each sample is transformed for few tiles: with a
-    quarter fewer products, as along one axis, kernels of 3 taps take as long as without.
+
+def _saves(form: Form, most: float) -> bool:
+    """Whether an uneven stride leaves no more of the products.
+
+    Frames of such strides are as large as the direct gradient's, and each sample is transformed for few tiles: where a
+    product takes one turn, kernels of 3 taps along one axis, with a quarter fewer, take as long as without.
     """
-    saves = not form.uneven or 10 * form.products <= 7 * form.outputs * form.taps
-    return saves and form.points <= MOST_POINTS and growth(form) <= MOST_GROWTH
+    return not form.uneven or form.products <= most * form.outputs * form.taps
 
 
 def growth(form: Form) -> float:
@@ -464,7 +470,8 @@ def _whole(part: int, step: int, channels: int) -> int:
 @lru_cache(maxsize=1024)
 def best(problem: Problem, isa: ISA) -> tuple[Form, Split] | None:
     """The form and the split that are expected to be fastest; none if all take too much."""
-    every, options = sorted(forms(problem), key=lambda form: form.products * tiles(problem, form)), []
+    offered = [form for form in forms(problem) if _saves(form, _SAVED[target.cpu().turns(isa)])]
+    every, options = sorted(offered, key=lambda form: form.products * tiles(problem, form)), []
     summed = [form for form in every if isinstance(form.z, Summed)]
     for form in [form for form in every if form not in summed][:_FORMS] + summed[:_SUMMED_FORMS]:
         for split in _splits(problem, form, isa):
