@@ -15,7 +15,7 @@ from lucid.kernels.algorithms import weight_grad, weight_grad_kernel
 from lucid.kernels.algorithms.base import address
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.weight_grad_kernel import BOX
-from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, narrower_tile, split, tiles
+from lucid.kernels.algorithms.weight_grad_split import Tile, boxes, narrower_tile, split, swapped, tiles
 from lucid.kernels.ir import f32
 from lucid.kernels.isa import AVX512, AVX512_BF16
 from tests.kernels.algorithms.dense_cases import HALF
@@ -62,6 +62,11 @@ SWAPPED = [
     Case(2, 16, 36, (9, 5), (1, 1)), Case(3, 32, 50, (50, 31), (1, 1)), Case(1, 16, 36, (1200,), (1,)),
     Case(2, 64, 144, (11, 7), (1, 1), groups=4), Case(2, 141, 49, (14, 7), (1, 1)),
 ]  # fmt: skip
+#: One box each, so that whole tiles may leave their sums in gw: steps or lanes left over, in several pieces of pixels.
+STRAIGHT = [
+    Case(2, 70, 100, (7, 7), (1, 1)), Case(1, 64, 131, (14, 14), (1, 1)), Case(1, 256, 62, (9, 11), (1, 1)),
+    Case(1, 131, 67, (49,), (1,)), Case(3, 140, 200, (5, 5), (1, 1), groups=2),
+]  # fmt: skip
 #: Odd rows so long that they are cut, for pairs of pixels: what is cut short ends in one that is alone.
 CUT = [Case(1, 2, 40, (3001,), (5,), padding=2), Case(1, 40, 70, (2049,), (3,)), Case(1, 3, 64, (4501,), (10,), 5)]
 
@@ -74,7 +79,7 @@ def test_definition(isa, dtype):
         check(weight_grad, case.typed(dtype), "grad_weight", "start")
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED + SWAPPED)
+        run_guarded_cases(one, CASES + CHUNKED + SWAPPED + STRAIGHT)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -85,7 +90,7 @@ def test_sums_of_g_or_x_in_the_same_pass(isa, dtype):
             check_both(weight_grad, case.typed(dtype), where, transposed)
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED + SWAPPED)
+        run_guarded_cases(one, CASES + CHUNKED + SWAPPED + STRAIGHT)
 
 
 @pytest.mark.parametrize("case", CASES + CHUNKED + CUT, ids=str)
@@ -143,7 +148,7 @@ def test_several_vectors_of_channels(isa, vectors):
         check(weight_grad, Case(1, 26, channels, (11,), (1,)), "grad_weight")
 
 
-@pytest.mark.parametrize("case", CHUNKED + SWAPPED[2:3], ids=str)
+@pytest.mark.parametrize("case", CHUNKED + SWAPPED[2:3] + STRAIGHT[:2], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bits_do_not_depend_on_threads(case, transposed):
     check_threads(lambda: run_both(weight_grad, case, case.arrays(), "end", transposed))
@@ -155,15 +160,36 @@ def test_pixels_of_cut_rows_are_paired():
     assert sum(made.tail > 0 for made in splits) > 1
 
 
+def test_whole_tiles_leave_their_sums_in_gw_where_vectors_take_turns(monkeypatch):
+    def straight(case, dtype="float32", turned=True):
+        problem = swapped(case.typed(dtype).problem("grad_weight"))
+        return split(problem, AVX512, turned).straight
+
+    zen4, zen5 = (replace(target.cpu(), name=name, runnable=(AVX512,)) for name in ("znver4", "znver5"))
+    monkeypatch.setattr(target, "cpu", lambda: zen4)
+    split.cache_clear()
+    assert all(map(straight, STRAIGHT))
+    assert all(weight_grad.plan(case.problem("grad_weight"), AVX512)["swapped"] for case in STRAIGHT)
+    assert not straight(STRAIGHT[0], turned=False), "rows of gw are not the sums' as they lie"
+    assert not straight(STRAIGHT[0], "float16"), "its sums are not rounded yet"
+    assert not straight(Case(8, 256, 256, (56, 56), (1, 1))), "several boxes add to the same sums"
+    monkeypatch.setattr(target, "cpu", lambda: zen5)
+    split.cache_clear()
+    assert not any(map(straight, STRAIGHT))
+    split.cache_clear()
+
+
 def test_fewer_channels_are_packed():
-    def swapped(case, **changed):
+    def is_swapped(case, **changed):
         return weight_grad.plan(replace(case.problem("grad_weight"), **changed), AVX512)["swapped"]
 
-    assert all(map(swapped, SWAPPED))
+    assert all(map(is_swapped, SWAPPED))
     turned = [replace(case, c_in=case.c_out, c_out=case.c_in) for case in SWAPPED]
-    assert not any(map(swapped, turned))
+    assert not any(map(is_swapped, turned))
     first = SWAPPED[0]
-    assert not any(map(swapped, (replace(first, stride=2), replace(first, padding=1), replace(first, kernel=(1, 3)))))
+    assert not any(
+        map(is_swapped, (replace(first, stride=2), replace(first, padding=1), replace(first, kernel=(1, 3))))
+    )
     plans = [weight_grad.plan(case.problem("grad_weight"), AVX512) for case in SWAPPED]
     assert max(plan["chunks"] for plan in plans) > 1
 

@@ -342,7 +342,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     )
     calls = ceil(prod(chosen.box) / chosen.sub) * chosen.padded // chosen.wide * chosen.passes
     numbers = (
-        0, 1, chosen.wide, tile.steps, problem.c_in * prod(problem.size), problem.c_out * problem.pixels,
+        0, 1, 0, chosen.wide, tile.steps, problem.c_in * prod(problem.size), problem.c_out * problem.pixels,
         problem.pixels, problem.group_in * problem.spec.taps, 0, problem.spec.taps, 1, problem.spec.taps, tile.rows,
         len(chosen.boxes), chosen.parts, 1, chosen.sub, own, scratch, own, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *window.size, 0, 0, 0, 0, 0,

@@ -18,6 +18,7 @@ Tasks are (chunk of boxes) x (group, part of c_out, part of c_in). With several 
 a second pass adds them in order; the split depends on the shape alone, so the bits do not depend on the threads.
 
 Of 1 x 1 kernels x and g may be swapped: lanes are c_in's then, and fewer channels are transposed where c_out is more.
+A step's sums are then part of a row of gw, and where one box is all, whole tiles leave them there, not in a slice.
 
 Of bfloat16, where there is an instruction for it, p are pairs of pixels: see ``weight_grad_kernel``.
 
@@ -71,7 +72,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that wastes least, then the split into tasks that is expected to be fastest; x and g may be swapped."""
     turned = swap_pays(problem, isa)
     asked = swapped(problem) if turned else problem
-    chosen, lanes_of = split(asked, isa), "c_in" if turned else "c_out"
+    chosen, lanes_of = split(asked, isa, turned), "c_in" if turned else "c_out"
     tile, room = chosen.tile, Room.of(asked, chosen)
     filled = asked.group_out / (ceil(asked.group_out / chosen.wide) * chosen.wide)
     return Plan(
@@ -106,7 +107,8 @@ def _split(plan: Plan, isa: ISA) -> Split:
     tile = Tile(plan["vectors"], plan["steps"] // plan["columns"], plan["columns"])
     grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
     cut = Cut(window, tuple(plan[name] for name in _BOX))
-    return split_as(problem, tile, grain, isa.lanes(grain.sums), plan["k_part"], plan["c_part"], cut, plan["chunks"])
+    parts = plan["k_part"], plan["c_part"]
+    return split_as(problem, tile, grain, isa.lanes(grain.sums), *parts, cut, plan["chunks"], bool(plan["swapped"]))
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
@@ -130,9 +132,9 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     gw_row = problem.group_out if turned else problem.group_in * problem.spec.taps
     (_, height, width), alone = cut.window.size, chosen.chunks == 1  # then there are no slices to add up
     numbers = (
-        int(problem.sums_g), int(chosen.in_place), chosen.wide, tile.steps, problem.c_in * prod(problem.size),
-        problem.c_out * problem.pixels, problem.pixels, gw_row, turned, problem.spec.taps,
-        problem.spec.taps, 1, tile.rows, cut.boxes, chosen.parts, chosen.chunks,
+        int(problem.sums_g), int(chosen.in_place), int(chosen.straight), chosen.wide, tile.steps,
+        problem.c_in * prod(problem.size), problem.c_out * problem.pixels, problem.pixels, gw_row, turned,
+        problem.spec.taps, problem.spec.taps, 1, tile.rows, cut.boxes, chosen.parts, chosen.chunks,
         chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
         min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.window.spec.stride[2], cut.box[0],
         *cut.frame, room.sums_at, problem.c_in * prod(problem.size), prod(problem.size), height * width, width,

@@ -54,6 +54,9 @@ _MANY = 3
 #: Vectors of a row asked for before they are read.
 _AHEAD = 8
 
+#: Bytes of a cache line.
+LINE = 64
+
 #: Vectors of a channel's sums that are put down together: its cache lines in gw follow each other.
 RUN = 4
 
@@ -62,7 +65,7 @@ ARRAYS = ("x", "g", "gw", "gb", "slices", "own", "summed")
 TABLES = ("boxes", "parts", "starts", "offsets", "asks")
 CODE = ("tile", "turn_in", "turn_out", "add_rows")
 NUMBERS = (
-    "sums_g", "in_place", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "swapped", "taps",
+    "sums_g", "in_place", "straight", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "swapped", "taps",
     "together", "lists",
     "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
@@ -294,7 +297,7 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
     p = f.args
     a = read_fields(f, kind.fields, (
         "x", "g", "slices", "own", "boxes", "parts", "chunks", "box_count", "part_count", "slice", "private", "wide",
-        "in_place", "frame", "starts", "offsets", "sums_at",
+        "in_place", "frame", "starts", "offsets", "sums_at", "gw",
     ))  # fmt: skip
     with f.loop(p.begin, p.end) as task:
         chunk, number = task.i // a.part_count, task.i % a.part_count
@@ -316,7 +319,8 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
             again = (b.i - first) & box.goes_on
             tables = (a.starts.at(box.starts), a.offsets.at(part.offsets))
             read = (frame, *tables, g.at(box.g), x.at(then.corner), g.at(then.g))
-            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, again, *read)
+            result = a.gw.at(part.gw).cast(kind.element)
+            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, again, *read, result)
         with f.when(a.chunks.eq(1)), f.loop(0, part.rows, a.wide) as k:
             f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
     _write_finish(module, kind, unpack)
@@ -402,17 +406,19 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
 
     The sums of its list of taps are every so many of all, and are begun even if it has no pixels.
     Pieces of panels of ``g`` are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next
-    box, which begins at ``next_x`` and ``next_g``.
+    box, which begins at ``next_x`` and ``next_g``. Where sums go ``straight`` to gw, the part's ``result``, a whole
+    tile's lines there are asked for before it begins.
     """
     data, stored = ptr(kind.element), ptr(kind.stored)
     f = module.function(
         "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64, pitch=i64,
         images=i64, list=i64, again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored, next_x=stored,
-        next_g=stored,
+        next_g=stored, result=data,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, kind.fields, (
         "asks", "tile", "wide", "steps", "together", "lists", "sub", "asks_g", "asks_x", "asks_each", "rows",
+        "straight", "gw_row",
     ))  # fmt: skip
     last, pixels = a.asks_g + a.asks_x - 1, p.images * p.per_image
     steps, apart = (p.channels * a.together + (a.steps - 1)) // a.steps, a.lists * a.wide
@@ -430,8 +436,19 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
             of_g, first = ask < a.asks_g, s.i * a.steps
             ahead = (a.asks.at(ask + select(of_g, 0, a.sub)), select(of_g, p.next_g, p.next_x))
             tables = (p.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
-            own = to.at(first * apart + p.list * a.wide)
-            f.call(a.tile, count, p.panel, p.frame, *tables, own, apart, again, *ahead)
+            own, there = to.at(first * apart + p.list * a.wide), p.result.at(first * a.gw_row + k.i)
+
+            def aside() -> None:
+                f.call(a.tile, count, p.panel, p.frame, *tables, own, apart, again, *ahead)
+
+            def straight() -> None:
+                new_rows = select(again.eq(0), a.steps, 0)
+                with f.loop(0, new_rows) as step, f.loop(0, a.wide, LINE // kind.element.bytes) as v:
+                    there.at(step.i * a.gw_row + v.i).prefetch(write=True)
+                f.call(a.tile, count, p.panel, p.frame, *tables, there, a.gw_row, again, *ahead)
+
+            whole = (p.rows - k.i >= a.wide) & (p.channels - first >= a.steps)
+            either(f, whole & a.straight.ne(0), straight, aside)
             s.values = [s.values[0] + a.asks_each]
     return f
 
@@ -441,7 +458,7 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
 
     Of the block of c_out from ``first`` on. The sums of g, which follow its others, go into gb if they are asked for;
     those by rows with the first block. Where x and g are ``swapped`` sums lie as they go out: a step's are part of a
-    row of gw.
+    row of gw, and those of whole tiles may have gone ``straight`` there.
     """
     data, lanes, run = ptr(kind.element), kind.lanes, RUN * kind.lanes
     f = module.function(
@@ -450,7 +467,7 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
     p = f.args
     a = read_fields(f, kind.fields, (
         "gw", "gb", "parts", "turn_out", "sums_g", "sums_at", "wide", "steps", "taps", "together", "lists", "gw_row",
-        "swapped",
+        "swapped", "straight",
     ))  # fmt: skip
     part, swapped = _record(a.parts, PART, p.part), a.swapped.ne(0)
     count, rows = part.channels * a.taps, minimum(a.wide, part.rows - p.first)
@@ -461,7 +478,8 @@ def _write_unpack(module: Module, kind: _Kind) -> Function:
             j.values = [j.values[0] + source.at(j.i * p.stride).load(v.i, lanes)]
         source.store(j.values[0], v.i)
     gw = a.gw.at(part.gw + p.first * select(swapped, 1, a.gw_row))
-    with f.loop(0, select(swapped, count, 0)) as step, f.loop(0, rows, lanes) as v:
+    done = select(a.straight.ne(0) & rows.eq(a.wide), part.channels // a.steps * a.steps, 0)
+    with f.loop(done, select(swapped, count, 0)) as step, f.loop(0, rows, lanes) as v:
         total = convert(source.load(step.i * a.wide + v.i, lanes), kind.stored)
         gw.store(total, step.i * a.gw_row + v.i, lanes_below(f, rows - v.i, lanes, i32))
     turned = select(swapped, 0, count)

@@ -15,7 +15,7 @@ from lucid.kernels import target
 from lucid.kernels.algorithms.base import memory_cycles, priced, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.frames import Array, Cut, Window, grid
 from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
-from lucid.kernels.algorithms.weight_grad_kernel import RUN
+from lucid.kernels.algorithms.weight_grad_kernel import LINE, RUN
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Problem
@@ -30,8 +30,8 @@ _CALLED, _MET_AGAIN, _TURNED_ROWS, _SURE = 30.0, 2.0, 70.0, 0.97
 _SUMMED = 4.5  # cycles of a vector of g that is added up alone
 _FEWER_SURE, _MORE_SURE = 0.95, 0.9  # what makes it sure that swapped operands are faster, by the channels packed
 _WIDENED_SURE = 0.99  # the same of fewer ones, where halves are no longer widened into frames
+_STRAIGHT_SURE = 0.99  # the same, where tiles leave their sums in gw then
 _MOST_ROWS = 9  # offsets live in general registers, of which there are 15
-_LINE = 64
 
 #: Cycles of one thread. Nonnegative least squares over 223 splits of random layers, rounded, on a Zen 5 with AVX-512 at
 #: 4 GHz: half of them are within 5 %, four fifths within 12 %.
@@ -102,6 +102,7 @@ class Split:
     chunks: int
     sub: int  #: pixels of a piece of a panel
     in_place: bool  #: whether x is read where it lies
+    straight: bool = False  #: whether whole tiles leave their sums in gw
     cycles: float = 0.0  #: of one thread
 
     @property
@@ -126,6 +127,14 @@ class Split:
         return ceil(self.k_part / self.wide)
 
     @property
+    def put_away(self) -> float:
+        """What part of a 1 x 1 kernel's sums goes to gw in a pass of its own."""
+        if not self.straight:
+            return 1.0
+        steps, wide = self.tile.steps, self.wide
+        return 1 - (self.k_part // wide / self.blocks) * (self.c_part // steps / ceil(self.c_part / steps))
+
+    @property
     def shared_cycles(self) -> float:
         """Of all threads until the last is done, on average over numbers of threads."""
         tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
@@ -148,7 +157,7 @@ class Room:
     def of(cls, problem: Problem, split: Split) -> Room:
         """Frames have a vector behind them, since whole ones are written; sums are turned where they lie."""
         wide, lanes = split.wide, split.lanes
-        line = _LINE // sum_type(problem).bytes
+        line = LINE // sum_type(problem).bytes
         sums = ceil(split.c_part * problem.spec.taps / split.tile.steps) * split.tile.steps
         frame = max(0 if split.in_place else split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)
         sums_at, of_x = split.blocks * (sums + 1) * wide, split.c_part * lanes if problem.transposed else 0
@@ -174,11 +183,13 @@ def swap_pays(problem: Problem, isa: ISA) -> bool:
     if not swaps(problem):
         return False
     other = swapped(problem)
-    ours, theirs = split(problem, isa), split(other, isa)
+    ours, theirs = split(problem, isa), split(other, isa, turned=True)
     apart = _SUMMED * problem.batch * problem.c_out * problem.pixels / isa.lanes(sum_type(problem)) * other.transposed
     sure = _FEWER_SURE if problem.group_in < problem.group_out else _MORE_SURE
     if sure == _FEWER_SURE and theirs.in_place > ours.in_place and target.cpu().turns(isa) > 1:
         sure = _WIDENED_SURE
+    if theirs.straight:
+        sure = _STRAIGHT_SURE
     return theirs.shared_cycles < ours.shared_cycles and theirs.cycles + apart < sure * ours.cycles
 
 
@@ -294,7 +305,7 @@ def asks(problem: Problem, split: Split) -> tuple[Array, int, int]:
     rows = np.add.outer(np.arange(deep) * size[1], np.arange(high)).ravel() * size[2]
     lists = []
     for starts, length in ((g, cut.pixels // cut.box[0]), (np.add.outer(planes, rows).ravel(), wide)):
-        lines = np.arange(0, length * problem.itemsize + _LINE - 1, _LINE)  # wherever in a line they begin
+        lines = np.arange(0, length * problem.itemsize + LINE - 1, LINE)  # wherever in a line they begin
         lists.append(np.add.outer(starts * problem.itemsize, lines).ravel())
     ends = [np.repeat(one[-1:], split.sub) for one in lists]
     table: Array = np.concatenate([lists[0], ends[0], lists[1], ends[1]]).astype(np.int64)
@@ -337,12 +348,12 @@ def halvings(size: int, step: int) -> list[int]:
 
 
 @lru_cache(maxsize=1024)
-def split(problem: Problem, isa: ISA) -> Split:
-    """The tile that wastes least, then the split into tasks that is expected to be fastest."""
-    return min(splits(problem, isa), key=lambda s: s.shared_cycles)
+def split(problem: Problem, isa: ISA, turned: bool = False) -> Split:
+    """The tile that wastes least, then the split into tasks that is expected to be fastest; gw may be ``turned``."""
+    return min(splits(problem, isa, turned), key=lambda s: s.shared_cycles)
 
 
-def splits(problem: Problem, isa: ISA) -> list[Split]:
+def splits(problem: Problem, isa: ISA, turned: bool = False) -> list[Split]:
     """All that are weighed."""
     window = Window.of(problem)
     grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
@@ -358,7 +369,7 @@ def splits(problem: Problem, isa: ISA) -> list[Split]:
     for tile in chosen:
         channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
         options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
-        made += [_split(problem, cut, window.pixels, tile, grain, lanes, *option) for option in options]
+        made += [_split(problem, cut, window.pixels, tile, grain, lanes, *option, turned) for option in options]
     return [each for each in made if each is not None]
 
 
@@ -374,7 +385,7 @@ def _narrower(usual: Tile, every: Sequence[Tile], problem: Problem, grain: Grain
 
 def _split(
     problem: Problem, cut_up: Callable[[int], Cut], pixels: int, tile: Tile, grain: Grain, lanes: int, k_part: int,
-    c_part: int, pieces: int, finer: int,
+    c_part: int, pieces: int, finer: int, turned: bool,
 ) -> Split | None:  # fmt: skip
     """With boxes that leave room in the second cache for the next one, and for sums; or ``finer`` ones.
 
@@ -392,7 +403,7 @@ def _split(
     least = chunks == 1 and k_part <= wide and c_part == 1
     if slices * padded * sums * size > SLICE_BYTES and not least:
         return None
-    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks)
+    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks, turned)
 
 
 def _parts(problem: Problem, k_part: int, c_part: int) -> int:
@@ -400,13 +411,16 @@ def _parts(problem: Problem, k_part: int, c_part: int) -> int:
 
 
 def split_as(
-    problem: Problem, tile: Tile, grain: Grain, lanes: int, k_part: int, c_part: int, cut: Cut, chunks: int
-) -> Split:
+    problem: Problem, tile: Tile, grain: Grain, lanes: int, k_part: int, c_part: int, cut: Cut, chunks: int,
+    turned: bool = False,
+) -> Split:  # fmt: skip
     """The split into these parts, boxes and chunks."""
     parts = _parts(problem, k_part, c_part)
     made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, _inside(problem, tile, grain, lanes))
-    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes))
-    return replace(made, cycles=cycles(_work(problem, made), turns_of(lanes, grain.sums)))
+    turns = turns_of(lanes, grain.sums)
+    straight = turned and turns > 1 and cut.boxes == 1 and grain.stored == grain.sums
+    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes), straight=straight)
+    return replace(made, cycles=cycles(_work(problem, made), turns))
 
 
 def piece(pixels: int, pixel_bytes: int) -> int:
@@ -459,7 +473,7 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         packed: split.parts * elements * padded / lanes,
         "run": split.parts * padded / TURNED * max(pieces, cut.boxes * runs),
         "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
-        "turn": split.parts * sums,
+        "turn": split.parts * sums * split.put_away,
         "waiting": memory_wait(problem, run_bytes),
         "call": 1,
     }
