@@ -70,6 +70,7 @@ def plans(case: Case, isa: str, copy: int) -> list[Plan]:
     sizes, forms, found = winograd.shape(case.problem), winograd.forms(case.problem), []
     for number, form in enumerate(forms[copy::2] if len(forms) < 5 else forms[(case.seed + copy) % 4 :: 4]):
         options = list(winograd._blockings(sizes, form, machine))
+        options += [replace(cut, row_parts=1, halved=1) for cut in options if not cut.rows_first]
         found.append(winograd._planned(case.problem, machine, form, options[number % len(options)]))
     return found
 
@@ -215,6 +216,8 @@ def test_either_order_of_the_loops_gives_the_same_bits(isa: str) -> None:
         for cut in (
             tiles_first,
             replace(tiles_first, row_block=tiles_first.tile.rows, row_parts=7),
+            replace(tiles_first, row_parts=1, halved=1),
+            replace(tiles_first, row_parts=1, halved=2),
             rows_first,
             replace(rows_first, chunk=32),
         )
@@ -346,6 +349,21 @@ def test_few_tasks_keep_no_thread_waiting(c_in: int, c_out: int, size: int) -> N
     for role in ("forward", "grad_input"):
         plan = winograd.plan(layer(c_in, c_out, size, role=role).problem, MACHINES["avx512"])
         assert plan.tasks % 2 == 0 or plan.tasks > 8
+
+
+@pytest.mark.parametrize(
+    ("c_out", "size", "batch", "halved"),
+    [(64, 48, 1, 1), (64, 56, 4, 1), (64, 92, 1, 2), (64, 72, 2, 2), (12, 48, 1, 0), (64, 400, 1, 0)],
+)
+def test_two_threads_end_together_where_vectors_take_turns(
+    c_out: int, size: int, batch: int, halved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = target.cpu()
+    for name in ("znver4", "znver5"):
+        monkeypatch.setattr(target, "cpu", lambda name=name: replace(cpu, name=name))
+        plan = winograd.plan(layer(64, c_out, size, batch).problem, MACHINES["avx512"])
+        assert plan["halved"] == halved * (name == "znver4")
+        assert plan.tasks % 2 == 0 or not plan["halved"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ Source: Lavin and Gray, arXiv:1509.09308; fused while tiles are in cache as in G
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from math import ceil, prod
@@ -68,6 +69,7 @@ _LINE_BYTES = 64
 #: Tasks wanted of a problem that has work for them, and the work that is worth one.
 _TASKS, _TASK_PRODUCTS = 8, 1 << 17
 _TILES = 4
+_MANY_SPANS = 32  #: of which an odd one or a short one is little
 #: So few that rows may be the outer loop.
 _FEW_TILES = 512
 #: What all patches and the filters of a tile of rows may take together; half of it, what those of a span may.
@@ -483,7 +485,8 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     expected_ns = {option: _expected_ns(sizes, *option, isa) for option in options}
     if target.cpu().turns(isa) > 1:
         shared_ns = {option: _shared_ns(sizes, *option, isa, ns) for option, ns in expected_ns.items()}
-        return _planned(problem, isa, *min(options, key=lambda option: shared_ns[option]))
+        form, cut = min(options, key=lambda option: shared_ns[option])
+        return _planned(problem, isa, form, _halved(sizes, form, cut, isa))
     found = min(options, key=lambda option: expected_ns[option])
     if _tasks(sizes, *found) < _TASKS:
         found = min(options, key=lambda option: waiting(_tasks(sizes, *option)) * expected_ns[option])
@@ -497,11 +500,29 @@ def _shared_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: f
     return mean_ns(expected_ns, two_ns)
 
 
+def _halved(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> Blocking:
+    """The cut, with the last span in two parts of its rows where two threads gain more than one loses.
+
+    One of an odd number of spans keeps a thread waiting, and so does a short one beside a whole one: then both are in
+    parts. Parts gather the span's patches again.
+    """
+    spans, heights, width = _spans(sizes, form, cut), ceil(sizes.rows / cut.tile.rows), cut.tile.vectors
+    if cut.rows_first or sizes.groups * cut.row_parts > 1 or not 2 < spans < _MANY_SPANS or heights < 2:
+        return cut
+    last = ceil(sizes.tiles(form) / cut.tile.lanes) - (spans - 1) * width
+    halved, vectors, most = (1, last, last) if spans % 2 else (2, last + width, width)
+    once_ns, twice_ns = (_expected_ns(sizes, form, replace(cut, row_parts=parts), isa) for parts in (1, 2))
+    gather_ns = twice_ns - once_ns  # of all vectors, as what follows
+    rest_ns = once_ns - _CALL_NS[target.cpu().turns(isa)] - _filters_ns(sizes, form, cut, isa) - gather_ns
+    gained_ns = (most - vectors * ceil(heights / 2) / heights) * rest_ns + (most - vectors) * gather_ns
+    return replace(cut, halved=halved) if 2 * gained_ns > vectors * gather_ns else cut
+
+
 def _alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
     """What one thread takes while another waits: for filters of a single tile of rows, for the last of a few spans."""
     filters_ns = _filters_ns(sizes, form, cut, isa)
     single_ns = filters_ns if sizes.groups * ceil(sizes.rows / cut.tile.rows) == 1 else 0.0
-    if not _few_spans(sizes, form, cut):
+    if cut.halved or not _few_spans(sizes, form, cut):
         return single_ns
     vectors = ceil(sizes.tiles(form) / cut.tile.lanes)
     missing = -vectors % cut.tile.vectors
@@ -512,7 +533,7 @@ def _alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
 
 def _few_spans(sizes: Shape, form: Form, cut: Blocking) -> bool:
     """Whether threads share a few spans, of which the last may be short."""
-    return not cut.rows_first and sizes.groups * cut.row_parts == 1 and 1 < _tasks(sizes, form, cut) < _TASKS
+    return not cut.rows_first and sizes.groups * cut.row_parts == 1 and 1 < _spans(sizes, form, cut) < _TASKS
 
 
 def _handed_ns(sizes: Shape, form: Form, cut: Blocking) -> float:
@@ -531,8 +552,12 @@ def _handed_ns(sizes: Shape, form: Form, cut: Blocking) -> float:
 
 def _tasks(sizes: Shape, form: Form, cut: Blocking) -> int:
     """Of the step with the products."""
-    spans = ceil(sizes.tiles(form) / cut.tile.columns)
-    return sizes.groups * (ceil(sizes.rows / cut.tile.rows) if cut.rows_first else spans * cut.row_parts)
+    spans = _spans(sizes, form, cut)
+    return sizes.groups * (ceil(sizes.rows / cut.tile.rows) if cut.rows_first else spans * cut.row_parts) + cut.halved
+
+
+def _spans(sizes: Shape, form: Form, cut: Blocking) -> int:
+    return ceil(sizes.tiles(form) / cut.tile.columns)
 
 
 def _told_tasks(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: float) -> int:
@@ -558,6 +583,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
             ("summed", int(isinstance(form.z, Summed))),
             ("row_block", cut.row_block),
             ("row_parts", cut.row_parts),
+            ("halved", cut.halved),
             ("rows_first", int(cut.rows_first)),
             ("chunk", cut.chunk),
         ),
@@ -579,7 +605,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     if plan.problem.role == "grad_weight":
         return winograd_grad.bind(plan, isa)
     tile = Tile(plan["rows"], plan["vectors"], plan["lanes"])
-    cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]), plan["chunk"])
+    cut = Blocking(tile, plan["row_block"], plan["row_parts"], bool(plan["rows_first"]), plan["chunk"], plan["halved"])
     problem = plan.problem
     stored = BY_DTYPE[problem.dtype]
     worth = useful_threads(plan.expected_ns * GHZ)

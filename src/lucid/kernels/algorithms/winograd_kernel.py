@@ -132,7 +132,8 @@ def bind(
 
     filters, shared = ("transform_filters", by_rows), shared_bytes(form, cut, numbers)
     if not cut.rows_first:
-        return region([filters, ("multiply_tiles", by_tiles * numbers["row_parts"])], numbers, shared, 0)
+        tasks = numbers["whole"] + numbers["in_parts"] * numbers["row_parts"]
+        return region([filters, ("multiply_tiles", tasks)], numbers, shared, 0)
     gathered = ("transform_patches", by_tiles * numbers["source_parts"])
 
     def in_advance() -> Launch:
@@ -203,23 +204,31 @@ _STORES = "across table results y_image stores_at more_stores_at"
 
 
 def _write_multiply_tiles(module: Module, lanes: int) -> None:
-    """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for a part of the rows."""
+    """Adds the entry ``multiply_tiles``: a task is a span of tiles in one group, for all of the rows or a part.
+
+    First parts come first, then spans that are whole, then other parts: of two, each thread begins with its own half of
+    the tasks, which has the same work and, where all spans are in parts, reads the same half of the filters.
+    """
     f, a = _entry(
-        module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept row_parts "
-        "groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels stores asks",
+        module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept in_parts "
+        "whole groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels stores asks",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
     v, m = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32)
     with f.loop(p.begin, p.end) as task:
-        part, number = task.i % a.row_parts, task.i // a.row_parts
+        place = task.i - a.in_parts
+        later = place - a.whole
+        entire = (place >= 0) & (later < 0)
+        in_part = select(later < 0, task.i, task.i - a.whole)
+        part, number = in_part // a.in_parts, select(entire, place, a.whole + in_part % a.in_parts)
         group = number % a.groups
         f.call(a.span_patches, p.fields, p.thread, number, v, 0, a.sources)
         span = _span(a, number // a.groups, a.across, lanes)
         more = _table_of_stores(f, a, own, span, lanes)
         stores, asked = own.at(a.stores_at).cast(i64), span.vectors * a.stores * a.asks
-        first = part * a.part_rows
-        last = minimum(first + a.part_rows, a.rows)
+        first = select(entire, 0, part * a.part_rows)
+        last = select(entire, a.rows, minimum(first + a.part_rows, a.rows))
         with f.loop(first, last, a.row_block) as o:
             rows = minimum(last - o.i, a.row_block)
             filters, row = a.kept.at((group * a.blocks + o.i // a.tile_rows) * a.block), group * a.rows + o.i

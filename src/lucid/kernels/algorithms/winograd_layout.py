@@ -295,6 +295,7 @@ class Shape:
 class Blocking:
     """``row_block`` result channels between products and outputs; ``row_parts`` tasks to a span's rows.
 
+    Where those are one, the rows of the last ``halved`` spans are two, so that two threads end together.
     With ``rows_first``, a task is a tile of rows, for all spans, and filters are made of ``chunk`` channels at a time.
     """
 
@@ -303,6 +304,7 @@ class Blocking:
     row_parts: int
     rows_first: bool
     chunk: int
+    halved: int = 0
 
 
 def reading(stride: int, lanes: int) -> Reading:
@@ -316,10 +318,12 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
     tiles, blocks, spreads = shape.tiles(form), ceil(shape.rows / tile.rows), prod(shape.spread)
     planes, v_plane, filter_plane = form.planes, shape.channels * tile.columns, cut.chunk * tile.rows
     block = planes.filter * filter_plane + _APART
-    part_rows = ceil(ceil(shape.rows / cut.row_parts) / tile.rows) * tile.rows
-    row_block = tile.rows if cut.rows_first else min(cut.row_block, part_rows)
+    part_rows = ceil(ceil(shape.rows / (2 if cut.halved else cut.row_parts)) / tile.rows) * tile.rows
+    most_rows = ceil(shape.rows / tile.rows) * tile.rows if cut.halved else part_rows  # of a task
+    row_block = tile.rows if cut.rows_first else min(cut.row_block, most_rows)
     v_step, m_step = planes.patch * v_plane + _APART, row_block * tile.columns + _APART
     spans, gathered = ceil(tiles / tile.columns), max(4, GATHERED // prod(shape.step))
+    in_parts = cut.halved or spans * shape.groups
     part_sources = ceil(shape.sources / ceil(_GATHERERS / (spans * shape.groups)) / gathered) * gathered
     numbers = {
         "tiles_count": tiles, "spans": spans, "groups": shape.groups, "rows": shape.rows,
@@ -330,7 +334,8 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "y_image": shape.groups * shape.rows // spreads * y_size, "row_step": shape.row_step,
         "channel_step": shape.channel_step, "group_step": shape.group_step, "blocks": blocks, "block": block,
         "filter_step": block if cut.rows_first else shape.groups * blocks * block + _APART,
-        "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows, "v_step": v_step,
+        "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows,
+        "in_parts": in_parts, "whole": spans * shape.groups - in_parts, "v_step": v_step,
         "v_size": form.points * v_step, "v_plane": v_plane, "m_step": m_step,
         "m_span": form.points * planes.result * m_step if cut.chunk < shape.channels else 0, "chunk": cut.chunk,
         "filters_size": form.points * block if cut.rows_first else block, "filter_plane": filter_plane,
@@ -490,7 +495,8 @@ NUMBERS = (
     "x_image", "y_plane", "y_image", "row_step", "channel_step", "group_step", "taps", "tap_runs", "run_taps",
     "first_tap", "tap_z", "tap_y", "tap_x", "first_plane",
     "plane_step", "blocks", "block", "chunk", "filters_size", "filter_step", "filter_y",
-    "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "points", "result_planes",
+    "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "in_parts", "whole", "points",
+    "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
     "columns", "v_step", "v_plane", "v_result", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at",
     "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call", "asks", "store_run",
