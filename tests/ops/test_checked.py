@@ -70,7 +70,7 @@ def test_other_functions_give_tensors_or_say_why_not(page, name, what):
 
 
 def test_methods_look_at_their_further_arguments():
-    with pytest.raises(TypeError, match=r"mm: the b must be a Tensor, not list"):
+    with pytest.raises(TypeError, match=r"mm: the mat2 must be a Tensor, not list"):
         lucid.ones(2, 2).mm([[1.0, 2.0]])
     with pytest.raises(TypeError, match=r"index_add: the source must be a Tensor, not ndarray"):
         lucid.ones(2).index_add(0, [0], source=np.ones(1))
@@ -86,7 +86,7 @@ def test_several_tensors_and_lists_of_them():
 
 
 def test_python_says_what_is_missing_or_too_much():
-    with pytest.raises(TypeError, match="missing a required argument: 'b'"):
+    with pytest.raises(TypeError, match="missing a required argument: 'mat2'"):
         lucid.mm(lucid.ones(2, 2))
     with pytest.raises(TypeError, match="unexpected keyword argument 'c'"):
         lucid.mm(lucid.ones(2, 2), lucid.ones(2, 2), c=1)

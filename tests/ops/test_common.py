@@ -98,3 +98,12 @@ def test_every_family_works_in_16_bits(name, dtype, rtol):
     want.backward()
     assert x.grad.dtype is x.dtype
     np.testing.assert_allclose(x.grad.double().numpy(), wide.grad.numpy(), rtol=rtol, atol=4 * rtol)
+
+
+def test_arguments_given_twice_or_not_at_all_are_named():
+    with pytest.raises(TypeError, match=r"given twice, as \(2, 3\) and as \(3, 2\)"):
+        lucid.ones(6).reshape(2, 3, shape=(3, 2))
+    with pytest.raises(TypeError, match="scatter: either src or value must be given"):
+        lucid.ones(2).scatter(0, lucid.tensor([0]))
+    with pytest.raises(TypeError, match="arange: the end must be given"):
+        lucid.arange(start=None)

@@ -125,22 +125,22 @@ def as_dtype(dtype: DTypeLike) -> DType:
 
 
 @cache
-def promote_types(a: DType, b: DType) -> DType:
+def promote_types(type1: DType, type2: DType) -> DType:
     """The type two tensors with dimensions meet in.
 
     >>> promote_types(int64, float16), promote_types(uint8, int8), promote_types(float16, bfloat16)
     (lucid.float16, lucid.int16, lucid.float32)
     """
-    if a is b:
-        return a
-    low, high = sorted((a, b), key=lambda d: (d.category, d.itemsize))
+    if type1 is type2:
+        return type1
+    low, high = sorted((type1, type2), key=lambda d: (d.category, d.itemsize))
     if high is complex64 and low is float64:
         return complex128
     if high.category != low.category:
         return high
-    if {a, b} == {float16, bfloat16}:
+    if {type1, type2} == {float16, bfloat16}:
         return float32
-    if uint8 in (a, b):
+    if uint8 in (type1, type2):
         return int16 if high.itemsize == 1 else high
     return high
 

@@ -75,11 +75,11 @@ def _activation(
             return native.run(kernel, x, params=params)
         return _rounded_once(lambda x: value(x, *params), x)
 
-    def verb(x: Tensor, *params: Any) -> Tensor:
-        if x._array.dtype.kind in "biu" and name not in _EXACT:
-            raise DTypeError(f"{name}: the input is {x.dtype.name}, but must be floating-point")
+    def verb(input: Tensor, *params: Any) -> Tensor:
+        if input._array.dtype.kind in "biu" and name not in _EXACT:
+            raise DTypeError(f"{name}: the input is {input.dtype.name}, but must be floating-point")
         told = result_tells is not None and result_tells(*params)
-        result: Tensor = apply(of_result if told else op, x, params=params)
+        result: Tensor = apply(of_result if told else op, input, params=params)
         return result
 
     gradient = Op(f"{name}_grad", backward_pass)

@@ -52,12 +52,12 @@ _sum = Op(
 
 
 @method()
-def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Any:
-    """The tensor as if repeated to ``shape``, without a copy."""
+def broadcast_to(input: Tensor, size: tuple[int, ...]) -> Any:
+    """The tensor as if repeated to ``size``, without a copy."""
     try:
-        return apply(_broadcast_to, x, shape=tuple(shape))
+        return apply(_broadcast_to, input, shape=tuple(size))
     except ValueError:
-        raise ShapeError(f"broadcast_to: shape {x.shape} does not broadcast to {tuple(shape)}") from None
+        raise ShapeError(f"broadcast_to: shape {input.shape} does not broadcast to {tuple(size)}") from None
 
 
 def sum_to(x: Any, shape: tuple[int, ...]) -> Any:
@@ -74,20 +74,20 @@ def product_sum_to(g: Any, other: Any, shape: tuple[int, ...]) -> Any:
 
 
 @method()
-def expand(x: Any, *sizes: Any) -> Any:
+def expand(input: Any, *sizes: Any, size: Any = None) -> Any:
     """``broadcast_to`` with -1 for a size that stays."""
-    wanted = sizes_of(sizes)
-    lead = len(wanted) - x._array.ndim
+    wanted = sizes_of(sizes, size)
+    lead = len(wanted) - input._array.ndim
     if lead < 0 or any(n == -1 for n in wanted[:lead]):
-        raise ShapeError(f"expand: shape {x.shape} cannot take the sizes {wanted}")
-    own = (0,) * lead + x._array.shape
-    return broadcast_to(x, tuple(m if n == -1 else n for n, m in zip(wanted, own, strict=True)))
+        raise ShapeError(f"expand: shape {input.shape} cannot take the sizes {wanted}")
+    own = (0,) * lead + input._array.shape
+    return broadcast_to(input, tuple(m if n == -1 else n for n, m in zip(wanted, own, strict=True)))
 
 
 @method()
-def expand_as(x: Any, other: Tensor) -> Any:
+def expand_as(input: Any, other: Tensor) -> Any:
     """``broadcast_to`` the shape of another tensor."""
-    return broadcast_to(x, other.shape)
+    return broadcast_to(input, other.shape)
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:

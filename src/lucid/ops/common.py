@@ -153,15 +153,15 @@ def _brought(x: Any, dtype: DType) -> Any:
     return cast(x, dtype) if isinstance(x, Tensor) else np.asarray(x).astype(dtype.numpy)
 
 
-def result_type(a: Any, b: Any) -> DType:
-    """The type of ``a + b``. Python scalars are weak, and so are 0-d tensors beside tensors with dimensions.
+def result_type(tensor: Any, other: Any) -> DType:
+    """The type of ``tensor + other``. Python scalars are weak, and so are 0-d tensors beside tensors with dimensions.
 
     >>> import lucid
     >>> result_type(lucid.zeros(2, dtype=lucid.int64), 1.5), result_type(lucid.zeros(2), lucid.zeros((), dtype=float))
     (lucid.float32, lucid.float32)
     """
-    da, db = (x.dtype if isinstance(x, Tensor) else scalar_dtype(x) for x in (a, b))
-    ra, rb = ((2 if x._array.ndim else 1) if isinstance(x, Tensor) else 0 for x in (a, b))
+    da, db = (x.dtype if isinstance(x, Tensor) else scalar_dtype(x) for x in (tensor, other))
+    ra, rb = ((2 if x._array.ndim else 1) if isinstance(x, Tensor) else 0 for x in (tensor, other))
     if ra == rb:
         return promote_types(da, db)
     return weak_result_type(da, db) if ra > rb else weak_result_type(db, da)
@@ -204,11 +204,15 @@ def axes(caller: str, dim: Dims, ndim: int) -> tuple[int, ...] | None:
     return found if ndim and found else None
 
 
-def sizes_of(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes given one by one or as one sequence.
+def sizes_of(sizes: tuple[Any, ...], named: Any = None) -> tuple[int, ...]:
+    """Sizes given one by one, as one sequence, or as an argument with a name.
 
-    Raises: TypeError for what is no integer: 2.5 is not 2, nor is "2".
+    Raises: TypeError for what is no integer: 2.5 is not 2, nor is "2"; for sizes given twice.
     """
+    if named is not None:
+        if sizes:
+            raise TypeError(f"sizes and dimensions are given twice, as {sizes!r} and as {named!r}")
+        sizes = (named,)
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list | np.ndarray):
         sizes = tuple(sizes[0])
     try:
@@ -217,12 +221,12 @@ def sizes_of(sizes: tuple[Any, ...]) -> tuple[int, ...]:
         raise TypeError(f"sizes and dimensions must be ints, not {sizes!r}") from None
 
 
-def new_sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes of a tensor to be made.
+def new_sizes(sizes: tuple[Any, ...], named: Any = None) -> tuple[int, ...]:
+    """Sizes of a tensor to be made, as in ``sizes_of``.
 
     Raises: ShapeError for a negative one.
     """
-    found = sizes_of(sizes)
+    found = sizes_of(sizes, named)
     if found and min(found) < 0:
         raise ShapeError(f"a tensor cannot have the sizes {found}: none may be negative")
     return found

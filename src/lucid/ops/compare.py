@@ -24,24 +24,24 @@ AB = ("a", "b")
 def _comparison(name: str, ufunc: np.ufunc, doc: str, *methods: str) -> Callable[[Any, Any], Any]:
     op = Op(name, ufunc, inputs=AB)
 
-    def function(a: Any, b: Any) -> Any:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            a, b = operands(a, b)
-        elif not isinstance(b, Tensor | bool | int | float | complex):
-            b = Tensor(b)
-        return apply(op, as_operand(a), b)
+    def function(input: Any, other: Any) -> Any:
+        if isinstance(input, Tensor) and isinstance(other, Tensor):
+            input, other = operands(input, other)
+        elif not isinstance(other, Tensor | bool | int | float | complex):
+            other = Tensor(other)
+        return apply(op, as_operand(input), other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     return method(name, *methods)(function)
 
 
-eq = _comparison("eq", np.equal, "a == b, element by element.")
-ne = _comparison("ne", np.not_equal, "a != b, element by element.")
-lt = _comparison("lt", np.less, "a < b, element by element.", "__lt__", "less")
-le = _comparison("le", np.less_equal, "a <= b, element by element.", "__le__", "less_equal")
-gt = _comparison("gt", np.greater, "a > b, element by element.", "__gt__", "greater")
-ge = _comparison("ge", np.greater_equal, "a >= b, element by element.", "__ge__", "greater_equal")
+eq = _comparison("eq", np.equal, "input == other, element by element.")
+ne = _comparison("ne", np.not_equal, "input != other, element by element.")
+lt = _comparison("lt", np.less, "input < other, element by element.", "__lt__", "less")
+le = _comparison("le", np.less_equal, "input <= other, element by element.", "__le__", "less_equal")
+gt = _comparison("gt", np.greater, "input > other, element by element.", "__gt__", "greater")
+ge = _comparison("ge", np.greater_equal, "input >= other, element by element.", "__ge__", "greater_equal")
 logical_and = _comparison("logical_and", np.logical_and, "Whether both are not 0.")
 logical_or = _comparison("logical_or", np.logical_or, "Whether any of two is not 0.")
 logical_xor = _comparison("logical_xor", np.logical_xor, "Whether exactly one of two is not 0.")
@@ -62,18 +62,18 @@ def _differs(a: Any, b: Any) -> Any:
 def _bitwise(name: str, ufunc: np.ufunc, doc: str, symbol: str) -> Callable[[Any, Any], Any]:
     op = Op(name, ufunc, inputs=AB)
 
-    def function(a: Any, b: Any) -> Any:
-        a, b = operands(a, b)
-        return apply(op, a, b)
+    def function(input: Any, other: Any) -> Any:
+        input, other = operands(input, other)
+        return apply(op, input, other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     return method(name, f"__{symbol}__", f"__r{symbol}__")(function)
 
 
-bitwise_and = _bitwise("bitwise_and", np.bitwise_and, "a & b on integers or booleans.", "and")
-bitwise_or = _bitwise("bitwise_or", np.bitwise_or, "a | b on integers or booleans.", "or")
-bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor, "a ^ b on integers or booleans.", "xor")
+bitwise_and = _bitwise("bitwise_and", np.bitwise_and, "input & other on integers or booleans.", "and")
+bitwise_or = _bitwise("bitwise_or", np.bitwise_or, "input | other on integers or booleans.", "or")
+bitwise_xor = _bitwise("bitwise_xor", np.bitwise_xor, "input ^ other on integers or booleans.", "xor")
 
 _not = Op("logical_not", np.logical_not, inputs=("x",))
 _invert = Op("bitwise_not", np.invert, inputs=("x",))
@@ -83,33 +83,33 @@ _isfinite = Op("isfinite", np.isfinite, inputs=("x",))
 
 
 @method()
-def logical_not(x: Any) -> Any:
+def logical_not(input: Any) -> Any:
     """Whether an element is 0."""
-    return apply(_not, as_operand(x))
+    return apply(_not, as_operand(input))
 
 
 @method("bitwise_not", "__invert__")
-def bitwise_not(x: Any) -> Any:
+def bitwise_not(input: Any) -> Any:
     """All bits flipped; for booleans, the opposite."""
-    return apply(_invert, as_operand(x))
+    return apply(_invert, as_operand(input))
 
 
 @method()
-def isnan(x: Any) -> Any:
+def isnan(input: Any) -> Any:
     """Whether an element is NaN."""
-    return apply(_isnan, as_operand(x))
+    return apply(_isnan, as_operand(input))
 
 
 @method()
-def isinf(x: Any) -> Any:
+def isinf(input: Any) -> Any:
     """Whether an element is infinite."""
-    return apply(_isinf, as_operand(x))
+    return apply(_isinf, as_operand(input))
 
 
 @method()
-def isfinite(x: Any) -> Any:
+def isfinite(input: Any) -> Any:
     """Whether an element is neither infinite nor NaN."""
-    return apply(_isfinite, as_operand(x))
+    return apply(_isfinite, as_operand(input))
 
 
 def _close(a: Any, b: Any, rtol: float, atol: float, equal_nan: bool) -> Array:
@@ -119,21 +119,21 @@ def _close(a: Any, b: Any, rtol: float, atol: float, equal_nan: bool) -> Array:
 
 
 @method()
-def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
-    """Whether |a - b| <= atol + rtol |b|, element by element."""
-    return Tensor(_close(a, b, rtol, atol, equal_nan))
+def isclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    """Whether |input - other| <= atol + rtol |other|, element by element."""
+    return Tensor(_close(input, other, rtol, atol, equal_nan))
 
 
 @method()
-def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+def allclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Whether ``isclose`` holds everywhere."""
-    return bool(_close(a, b, rtol, atol, equal_nan).all())
+    return bool(_close(input, other, rtol, atol, equal_nan).all())
 
 
 @method()
-def equal(a: Tensor, b: Tensor) -> bool:
+def equal(input: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same shape and the same elements."""
-    return a.shape == b.shape and bool(np.array_equal(a._array, b._array))
+    return input.shape == other.shape and bool(np.array_equal(input._array, other._array))
 
 
 def _where_forward(condition: Array, a: Array, b: Array) -> Array:
@@ -150,32 +150,32 @@ _where = Op("where", _where_forward, vjp={
 })  # fmt: skip
 
 
-def where(condition: Any, a: Any = None, b: Any = None) -> Any:
-    """Elements of ``a`` where ``condition`` holds, of ``b`` elsewhere; with ``condition`` alone, where it is not 0."""
-    if a is None and b is None:
+def where(condition: Any, input: Any = None, other: Any = None) -> Any:
+    """Elements of ``input`` where ``condition`` holds, of ``other`` elsewhere; without both, where it is not 0."""
+    if input is None and other is None:
         return nonzero(condition, as_tuple=True)
-    a, b = operands(a, b)
-    like = (a if isinstance(a, Tensor) else b)._array.dtype
-    a, b = (x if isinstance(x, Tensor) else np.asarray(x, like) for x in (a, b))
-    return apply(_where, as_operand(condition), a, b)
+    input, other = operands(input, other)
+    like = (input if isinstance(input, Tensor) else other)._array.dtype
+    input, other = (x if isinstance(x, Tensor) else np.asarray(x, like) for x in (input, other))
+    return apply(_where, as_operand(condition), input, other)
 
 
 @method("where")
-def _where_holds(x: Any, condition: Any, other: Any) -> Any:
+def _where_holds(input: Any, condition: Any, other: Any) -> Any:
     """The elements where ``condition`` holds, those of ``other`` elsewhere."""
-    return where(condition, x, other)
+    return where(condition, input, other)
 
 
 @method()
-def masked_fill(x: Tensor, mask: Any, value: Any) -> Any:
-    """``value`` where ``mask`` holds, x elsewhere."""
-    value = cast(value, x.dtype) if isinstance(value, Tensor) else np.asarray(value).astype(x._array.dtype)
-    return apply(_where, as_operand(mask), value, x)
+def masked_fill(input: Tensor, mask: Any, value: Any) -> Any:
+    """``value`` where ``mask`` holds, the input elsewhere."""
+    value = cast(value, input.dtype) if isinstance(value, Tensor) else np.asarray(value).astype(input._array.dtype)
+    return apply(_where, as_operand(mask), value, input)
 
 
-def nonzero(x: Any, *, as_tuple: bool = False) -> Any:
+def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not 0: a row each, or with ``as_tuple`` a tensor per dimension."""
-    array = as_operand(x)._array
+    array = as_operand(input)._array
     return tuple(map(Tensor, np.nonzero(np.atleast_1d(array)))) if as_tuple else Tensor(np.argwhere(array))
 
 

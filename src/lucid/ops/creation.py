@@ -38,13 +38,15 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     return Tensor(array)
 
 
-def from_dlpack(source: Any) -> Tensor:
+def from_dlpack(ext_tensor: Any) -> Tensor:
     """A tensor that shares the memory of anything with ``__dlpack__``: a PyTorch tensor, a JAX array."""
     from lucid.tensor.dlpack import import_array
 
-    if not hasattr(source, "__dlpack__"):
-        raise TypeError(f"from_dlpack: the source must have __dlpack__, as arrays have, not {type(source).__name__}")
-    return Tensor(import_array(source))
+    if not hasattr(ext_tensor, "__dlpack__"):
+        raise TypeError(
+            f"from_dlpack: the ext_tensor must have __dlpack__, as arrays have, not {type(ext_tensor).__name__}"
+        )
+    return Tensor(import_array(ext_tensor))
 
 
 def _new(array: np.ndarray[Any, Any], requires_grad: bool, device: Any) -> Tensor:
@@ -57,19 +59,25 @@ def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return float32.numpy if dtype is None else as_dtype(dtype).numpy
 
 
-def zeros(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *sizes: Any, size: Any = None, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """All 0."""
-    return _new(np.zeros(new_sizes(sizes), _dtype(dtype)), requires_grad, device)
+    return _new(np.zeros(new_sizes(sizes, size), _dtype(dtype)), requires_grad, device)
 
 
-def ones(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *sizes: Any, size: Any = None, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """All 1."""
-    return _new(np.ones(new_sizes(sizes), _dtype(dtype)), requires_grad, device)
+    return _new(np.ones(new_sizes(sizes, size), _dtype(dtype)), requires_grad, device)
 
 
-def empty(*sizes: Any, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(
+    *sizes: Any, size: Any = None, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Whatever the memory holds."""
-    return _new(np.empty(new_sizes(sizes), _dtype(dtype)), requires_grad, device)
+    return _new(np.empty(new_sizes(sizes, size), _dtype(dtype)), requires_grad, device)
 
 
 def full(
@@ -83,7 +91,7 @@ def full(
 
 
 def arange(
-    start: Any,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,
@@ -92,7 +100,10 @@ def arange(
     requires_grad: bool = False,
 ) -> Tensor:
     """From ``start`` (0 if one number is given) in steps, up to and without ``end``. Integers give int64."""
-    start, end = (0, start) if end is None else (start, end)
+    start, end = (None, start) if end is None else (start, end)
+    if end is None:
+        raise TypeError("arange: the end must be given")
+    start = 0 if start is None else start
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: step={step} does not lead from {start} to {end}")
@@ -133,26 +144,26 @@ def eye(
     return _new(np.eye(n, m, dtype=np.uint8).astype(_dtype(dtype)), requires_grad, device)
 
 
-def zeros_like(x: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 0, in the shape and type of a tensor."""
-    return zeros(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+    return zeros(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
-def ones_like(x: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones_like(input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 1, in the shape and type of a tensor."""
-    return ones(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+    return ones(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
-def empty_like(x: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty_like(input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Whatever the memory holds, in the shape and type of a tensor."""
-    return empty(x.shape, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+    return empty(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
 def full_like(
-    x: Tensor, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
+    input: Tensor, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """All ``fill_value``, in the shape and type of a tensor."""
-    return full(x.shape, fill_value, dtype=dtype or x.dtype, device=device, requires_grad=requires_grad)
+    return full(input.shape, fill_value, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:

@@ -129,86 +129,86 @@ def _fractions(a: Any, b: Any) -> tuple[Any, Any]:
 
 
 @method("add", "__add__")
-def add(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    """a + alpha b."""
+def add(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """input + alpha other."""
     if alpha != 1:
-        b = as_operand(b) * alpha
-    a, b = operands(a, b)
-    return apply(_add, a, b)
+        other = as_operand(other) * alpha
+    input, other = operands(input, other)
+    return apply(_add, input, other)
 
 
 @method("sub", "__sub__", "subtract")
-def sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    """a - alpha b."""
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """input - alpha other."""
     if alpha != 1:
-        b = as_operand(b) * alpha
-    a, b = _numbers("sub", a, b)
-    return apply(_sub, a, b)
+        other = as_operand(other) * alpha
+    input, other = _numbers("sub", input, other)
+    return apply(_sub, input, other)
 
 
 @method("mul", "__mul__", "multiply")
-def mul(a: Any, b: Any) -> Any:
-    """a b, element by element."""
-    a, b = operands(a, b)
-    return apply(_mul, a, b)
+def mul(input: Any, other: Any) -> Any:
+    """input other, element by element."""
+    input, other = operands(input, other)
+    return apply(_mul, input, other)
 
 
 @method("div", "__truediv__", "divide", "true_divide")
-def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
-    """a / b; integers are divided as float32. ``rounding_mode`` is "floor", "trunc" or None."""
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """input / other; integers are divided as float32. ``rounding_mode`` is "floor", "trunc" or None."""
     if rounding_mode == "floor":
-        return floor_divide(a, b)
-    a, b = _fractions(a, b)
-    return apply(_div, a, b) if rounding_mode is None else trunc(apply(_div, a, b))
+        return floor_divide(input, other)
+    input, other = _fractions(input, other)
+    return apply(_div, input, other) if rounding_mode is None else trunc(apply(_div, input, other))
 
 
 @method("pow", "__pow__")
-def pow(a: Any, b: Any) -> Any:
-    """a to the power b."""
-    a, b = operands(a, b)
-    return apply(_pow, a, b)
+def pow(input: Any, exponent: Any) -> Any:
+    """input to the power exponent."""
+    input, exponent = operands(input, exponent)
+    return apply(_pow, input, exponent)
 
 
 @method("remainder", "__mod__")
-def remainder(a: Any, b: Any) -> Any:
-    """a - b floor(a / b): the sign of the divisor."""
-    a, b = operands(a, b)
-    return apply(_remainder, a, b)
+def remainder(input: Any, other: Any) -> Any:
+    """input - other floor(input / other): the sign of the divisor."""
+    input, other = operands(input, other)
+    return apply(_remainder, input, other)
 
 
 @method()
-def fmod(a: Any, b: Any) -> Any:
-    """a - b trunc(a / b): the sign of the dividend."""
-    a, b = operands(a, b)
-    return apply(_fmod, a, b)
+def fmod(input: Any, other: Any) -> Any:
+    """input - other trunc(input / other): the sign of the dividend."""
+    input, other = operands(input, other)
+    return apply(_fmod, input, other)
 
 
 @method("floor_divide", "__floordiv__")
-def floor_divide(a: Any, b: Any) -> Any:
-    """floor(a / b)."""
-    a, b = operands(a, b)
-    return apply(_floor_divide, a, b)
+def floor_divide(input: Any, other: Any) -> Any:
+    """floor(input / other)."""
+    input, other = operands(input, other)
+    return apply(_floor_divide, input, other)
 
 
 @method()
-def maximum(a: Any, b: Any) -> Any:
+def maximum(input: Any, other: Any) -> Any:
     """The larger of two elements; NaN if either is. The gradient of a tie is shared."""
-    a, b = operands(a, b)
-    return apply(_maximum, a, b)
+    input, other = operands(input, other)
+    return apply(_maximum, input, other)
 
 
 @method()
-def minimum(a: Any, b: Any) -> Any:
+def minimum(input: Any, other: Any) -> Any:
     """The smaller of two elements; NaN if either is. The gradient of a tie is shared."""
-    a, b = operands(a, b)
-    return apply(_minimum, a, b)
+    input, other = operands(input, other)
+    return apply(_minimum, input, other)
 
 
 @method("atan2", "arctan2")
-def atan2(a: Any, b: Any) -> Any:
-    """The angle of the point (b, a)."""
-    a, b = _fractions(a, b)
-    return apply(_atan2, a, b)
+def atan2(input: Any, other: Any) -> Any:
+    """The angle of the point (other, input)."""
+    input, other = _fractions(input, other)
+    return apply(_atan2, input, other)
 
 
 def _reflected(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -333,8 +333,8 @@ def _unary(name: str, row: Row, prepare: Callable[[Any], Any]) -> Callable[[Any]
     forward, gradient = row
     op = Op(name, native.unary(name, forward), vjp={"x": gradient} if gradient else None, inputs=X)
 
-    def function(x: Any) -> Any:
-        return apply(op, prepare(x))
+    def function(input: Any) -> Any:
+        return apply(op, prepare(input))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = _DOCS[name]
@@ -358,10 +358,10 @@ neg, positive, square, abs, _sign, floor, ceil, trunc = (
 
 
 @method("sign", "sgn")
-def sign(x: Any) -> Any:
+def sign(input: Any) -> Any:
     """-1, 0 or 1; for a complex number, the number of length 1 in its direction."""
-    x = as_operand(x)
-    return (x / abs(x)).masked_fill(x == 0, 0) if x._array.dtype.kind == "c" else _sign(x)
+    input = as_operand(input)
+    return (input / abs(input)).masked_fill(input == 0, 0) if input._array.dtype.kind == "c" else _sign(input)
 
 
 method("__neg__")(neg)
@@ -376,9 +376,9 @@ _angle = Op("angle", np.angle, inputs=X, vjp={"x": lambda g, x: g * x * 1j / (x 
 
 
 @method()
-def round(x: Any, *, decimals: int = 0) -> Any:
+def round(input: Any, *, decimals: int = 0) -> Any:
     """The nearest integer, or multiple of 10^-decimals; halves go to the even one."""
-    return apply(_round, as_operand(x), decimals=decimals)
+    return apply(_round, as_operand(input), decimals=decimals)
 
 
 @method("__round__")
@@ -387,9 +387,9 @@ def _rounded(x: Any, decimals: int = 0) -> Any:
 
 
 @method()
-def conj_physical(x: Tensor) -> Any:
+def conj_physical(input: Tensor) -> Any:
     """The complex conjugate, as a new tensor."""
-    return apply(_conj, x)
+    return apply(_conj, input)
 
 
 @method("conj")
@@ -399,26 +399,26 @@ def _conjugate(x: Any) -> Any:
 
 
 @attribute("real")
-def real(x: Tensor) -> Any:
+def real(input: Tensor) -> Any:
     """The real part, a view."""
-    return apply(_real, x) if x._array.dtype.kind == "c" else x
+    return apply(_real, input) if input._array.dtype.kind == "c" else input
 
 
 @attribute("imag")
-def imag(x: Tensor) -> Any:
+def imag(input: Tensor) -> Any:
     """The imaginary part, a view.
 
     Raises: DTypeError for a real tensor.
     """
-    if x._array.dtype.kind != "c":
-        raise DTypeError(f"imag: a complex tensor is needed, not {x.dtype!r}")
-    return apply(_imag, x)
+    if input._array.dtype.kind != "c":
+        raise DTypeError(f"imag: a complex tensor is needed, not {input.dtype!r}")
+    return apply(_imag, input)
 
 
 @method()
-def angle(x: Any) -> Any:
+def angle(input: Any) -> Any:
     """The argument of complex numbers, in radians."""
-    return apply(_angle, floating(x))
+    return apply(_angle, floating(input))
 
 
 def _clamp_forward(x: Array, low: Any, high: Any) -> Array:
@@ -445,34 +445,34 @@ _clamp = Op("clamp", _clamp_forward, vjp={
 
 
 @method("clamp", "clip")
-def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+def clamp(input: Any, min: Any = None, max: Any = None) -> Any:
     """Elements below ``min`` become ``min``, above ``max`` become ``max``; the gradient is 0 there."""
-    x = as_operand(x)
+    input = as_operand(input)
     if min is None and max is None:
         raise ValueError("clamp: at least one of min and max is needed")
     if isinstance(min, Tensor) or isinstance(max, Tensor):
-        x = x if min is None else maximum(x, min)
-        return x if max is None else minimum(x, max)
+        input = input if min is None else maximum(input, min)
+        return input if max is None else minimum(input, max)
     for bound in (min, max):
         if bound is not None:
-            x, _ = operands(x, bound)
-    low, high = (None if bound is None else operands(x, bound)[1] for bound in (min, max))
-    return apply(_clamp, x, low, high)
+            input, _ = operands(input, bound)
+    low, high = (None if bound is None else operands(input, bound)[1] for bound in (min, max))
+    return apply(_clamp, input, low, high)
 
 
 @method()
-def lerp(x: Any, end: Any, weight: Any) -> Any:
-    """x + weight (end - x)."""
-    return add(x, mul(weight, sub(end, x)))
+def lerp(input: Any, end: Any, weight: Any) -> Any:
+    """input + weight (end - input)."""
+    return add(input, mul(weight, sub(end, input)))
 
 
 @method()
-def addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
-    """x + value a b."""
-    return add(x, mul(a, b), alpha=value)
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """input + value tensor1 tensor2."""
+    return add(input, mul(tensor1, tensor2), alpha=value)
 
 
 @method()
-def addcdiv(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
-    """x + value a / b."""
-    return add(x, div(a, b), alpha=value)
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """input + value tensor1 / tensor2."""
+    return add(input, div(tensor1, tensor2), alpha=value)

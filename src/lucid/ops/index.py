@@ -198,64 +198,70 @@ def _scattered(x: Array, source: Any, index: Index) -> Array:
 
 
 @method()
-def gather(x: Tensor, dim: int, index: Any) -> Any:
-    """Elements of ``x`` at ``index`` along ``dim``: out[i][j] = x[index[i][j]][j] for dim=0."""
+def gather(input: Tensor, dim: int, index: Any) -> Any:
+    """Elements of ``input`` at ``index`` along ``dim``: out[i][j] = x[index[i][j]][j] for dim=0."""
     index = as_operand(index)
-    d = _check_gather("gather", x, dim, index)
-    return apply(_getitem_copy, x, index=_mesh(index._array, d) or (Ellipsis,))
+    d = _check_gather("gather", input, dim, index)
+    return apply(_getitem_copy, input, index=_mesh(index._array, d) or (Ellipsis,))
 
 
 @method()
-def scatter_add(x: Tensor, dim: int, index: Any, source: Tensor) -> Any:
-    """``x`` with every element of ``source`` added at its ``index`` along ``dim``; the adjoint of ``gather``."""
+def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Any:
+    """``input`` with every element of ``src`` added at its ``index`` along ``dim``; the adjoint of ``gather``."""
     index = as_operand(index)
-    d = _check_gather("scatter_add", x, dim, index)
-    own = source[tuple(slice(n) for n in index.shape)]
-    return apply(_scatter_add, x, cast(own, x.dtype), index=_mesh(index._array, d))
+    d = _check_gather("scatter_add", input, dim, index)
+    own = src[tuple(slice(n) for n in index.shape)]
+    return apply(_scatter_add, input, cast(own, input.dtype), index=_mesh(index._array, d))
 
 
 @method()
-def scatter(x: Tensor, dim: int, index: Any, source: Any) -> Any:
-    """``x`` with the elements at ``index`` along ``dim`` replaced by those of ``source``, or by one number."""
+def scatter(input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None) -> Any:
+    """``input`` with the elements at ``index`` along ``dim`` replaced by those of ``src``, or by one ``value``."""
+    if (src is None) == (value is None):
+        raise TypeError("scatter: either src or value must be given")
+    src = value if src is None else src
     index = as_operand(index)
-    d = _check_gather("scatter", x, dim, index)
-    if isinstance(source, Tensor):
-        source = cast(source[tuple(slice(n) for n in index.shape)], x.dtype)
-    return apply(write, x, source, index=_mesh(index._array, d))
+    d = _check_gather("scatter", input, dim, index)
+    if isinstance(src, Tensor):
+        src = cast(src[tuple(slice(n) for n in index.shape)], input.dtype)
+    return apply(write, input, src, index=_mesh(index._array, d))
 
 
 @method("take_along_dim")
-def take_along_dim(x: Tensor, indices: Any, dim: int) -> Any:
-    """``gather`` with broadcasting."""
+def take_along_dim(input: Tensor, indices: Any, dim: int | None = None) -> Any:
+    """``gather`` with broadcasting; without ``dim`` of all elements in a row."""
     indices = as_operand(indices)
-    d = axis("take_along_dim", dim, x._array.ndim)
-    sizes = list(np.broadcast_shapes(*((*t[:d], 1, *t[d + 1 :]) for t in (x.shape, indices.shape))))
+    if dim is None:
+        input, indices, dim = input.reshape(-1), indices.reshape(-1), 0
+    d = axis("take_along_dim", dim, input._array.ndim)
+    sizes = list(np.broadcast_shapes(*((*t[:d], 1, *t[d + 1 :]) for t in (input.shape, indices.shape))))
     wide, along = list(sizes), list(sizes)
-    wide[d], along[d] = x.shape[d], indices.shape[d]
-    return gather(x.broadcast_to(tuple(wide)), d, indices.broadcast_to(tuple(along)))
+    wide[d], along[d] = input.shape[d], indices.shape[d]
+    return gather(input.broadcast_to(tuple(wide)), d, indices.broadcast_to(tuple(along)))
 
 
 @method()
-def index_select(x: Tensor, dim: int, index: Any) -> Any:
+def index_select(input: Tensor, dim: int, index: Any) -> Any:
     """The given indices of one dimension."""
-    d = axis("index_select", dim, x._array.ndim)
-    return getitem(x, (slice(None),) * d + (as_operand(index),))
+    d = axis("index_select", dim, input._array.ndim)
+    return getitem(input, (slice(None),) * d + (as_operand(index),))
 
 
 @method()
-def index_add(x: Tensor, dim: int, index: Any, source: Tensor) -> Any:
-    """``x`` with slices of ``source`` added at ``index`` of one dimension."""
-    d = axis("index_add", dim, x._array.ndim)
+def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: float = 1) -> Any:
+    """``input`` with slices of ``source``, times ``alpha``, added at ``index`` of one dimension."""
+    source = source if alpha == 1 else source * alpha
+    d = axis("index_add", dim, input._array.ndim)
     where = (slice(None),) * d + (as_operand(index)._array,)
-    return apply(_scatter_add, x, cast(source, x.dtype), index=where)
+    return apply(_scatter_add, input, cast(source, input.dtype), index=where)
 
 
 @method()
-def masked_select(x: Tensor, mask: Any) -> Any:
+def masked_select(input: Tensor, mask: Any) -> Any:
     """The elements where ``mask`` holds, in one dimension."""
     mask = as_operand(mask)
-    shape = np.broadcast_shapes(x.shape, mask.shape)
-    return getitem(x.broadcast_to(shape), mask.broadcast_to(shape))
+    shape = np.broadcast_shapes(input.shape, mask.shape)
+    return getitem(input.broadcast_to(shape), mask.broadcast_to(shape))
 
 
 # Sorting: the order is found on arrays, the values are gathered, so gradients need no row of their own
@@ -272,36 +278,36 @@ def _along_last(x: Array, dim: int, find: Callable[[Array], Array]) -> Array:
 
 
 @method()
-def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
     """Indices that sort along a dimension; equal elements keep their order."""
-    d = axis("argsort", dim, x._array.ndim)
-    if x._array.ndim == 0:
+    d = axis("argsort", dim, input._array.ndim)
+    if input._array.ndim == 0:
         return Tensor(np.zeros((), np.int64))
-    return apply(_argsort, x, dim=d, descending=descending)
+    return apply(_argsort, input, dim=d, descending=descending)
 
 
 @method()
-def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Extremes:
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Extremes:
     """``(values, indices)`` in order along a dimension; equal elements keep theirs, NaN counts as largest."""
-    indices = argsort(x, dim, descending)
-    return Extremes(gather(x, dim, indices), indices)
+    indices = argsort(input, dim, descending)
+    return Extremes(gather(input, dim, indices), indices)
 
 
 @method()
-def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extremes:
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extremes:
     """The ``k`` largest (or smallest) elements along a dimension, in order, and their indices."""
-    d = axis("topk", dim, x._array.ndim)
-    n = x._array.shape[d] if x._array.ndim else 1
+    d = axis("topk", dim, input._array.ndim)
+    n = input._array.shape[d] if input._array.ndim else 1
     if not 0 <= k <= n:
         raise ShapeError(f"topk: k={k} is out of range for dimension {dim} of size {n}")
-    indices = apply(_first, x, k=k, dim=d, largest=largest) if x._array.ndim else argsort(x)
-    return Extremes(gather(x, d, indices), indices)
+    indices = apply(_first, input, k=k, dim=d, largest=largest) if input._array.ndim else argsort(input)
+    return Extremes(gather(input, d, indices), indices)
 
 
-def unique(x: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
+def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """The different elements in order, with ``return_inverse`` and ``return_counts`` as further results."""
     found: Any = np.unique(  # type: ignore[call-overload]
-        x._array, return_inverse=return_inverse, return_counts=return_counts
+        input._array, return_inverse=return_inverse, return_counts=return_counts
     )
     return tuple(map(Tensor, found)) if isinstance(found, tuple) else Tensor(found)
 

@@ -18,6 +18,7 @@ refuses to use the new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -90,16 +91,20 @@ def overwrite(x: Any, name: str, value: Any) -> Any:
 def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params: Any) -> Any:
     """x = function(x, *args), in the memory of ``x``."""
     _checked(name, x)
-    recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in args))
+    given = (*args, *params.values())
+    recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in given))
     alone = _is_unseen(x) if recorded else owns_alone(x) and not x._requires_grad  # a parameter stays where it is
     old = _was(x, alone) if recorded else wrap(x._array) if alone else x.detach()
     operands = [old if a is x else a for a in args]
+    params = {name: old if a is x else a for name, a in params.items()}
     result = function(old, *operands, **params)
     _fits(name, x, result._array)
     if recorded:
         result = cast(result, x.dtype)
     if alone and (recorded or result.dtype == x.dtype):
-        return _adopt(x, result, recorded, all(result is not a for a in (old, *operands)) and _is_unseen(result))
+        return _adopt(
+            x, result, recorded, all(result is not a for a in (old, *operands, *params.values())) and _is_unseen(result)
+        )
     if recorded:
         return _move(x, name, result)
     _write(x, result._array)
@@ -179,6 +184,7 @@ def _move(x: Any, name: str, result: Any) -> Any:
 
 
 def _in_place(name: str, function: Callable[..., Any], *symbols: str) -> None:
+    @wraps(function)
     def written(x: Any, *args: Any, **params: Any) -> Any:
         return update(x, written.__name__, function, *args, **params)
 
@@ -221,9 +227,9 @@ def fill_(x: Any, value: Any) -> Any:
 
 
 @method()
-def copy_(x: Any, source: Any) -> Any:
+def copy_(x: Any, other: Any, non_blocking: bool = False) -> Any:
     """Overwrite with the elements of another tensor (broadcast, converted); gradients go there."""
-    return update(x, "copy_", _copied, source if isinstance(source, Tensor) else Tensor(source))
+    return update(x, "copy_", _copied, other if isinstance(other, Tensor) else Tensor(other))
 
 
 def _copied(x: Any, source: Any) -> Any:

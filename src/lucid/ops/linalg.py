@@ -52,20 +52,23 @@ def _product(a: Any, b: Any) -> Any:
 
 
 @method("matmul", "__matmul__")
-def matmul(a: Any, b: Any) -> Any:
+def matmul(input: Any, other: Any) -> Any:
     """The matrix product of the last two dimensions; the others broadcast. A vector counts as one row or one column.
 
     Shape: (…, m, k) @ (…, k, n) gives (…, m, n); (k,) @ (k,) gives ().
     """
-    a, b = lowered(as_operand(a), as_operand(b))
-    same_dtype("matmul", a=a, b=b)
-    x, y = a._array, b._array
+    input, other = lowered(as_operand(input), as_operand(other))
+    same_dtype("matmul", input=input, other=other)
+    x, y = input._array, other._array
     if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
-        raise ShapeError(f"matmul: shapes {a.shape} and {b.shape} do not fit; the last of a must be the rows of b")
+        raise ShapeError(
+            f"matmul: shapes {input.shape} and {other.shape} do not fit; "
+            f"the last of the input must be the rows of the other"
+        )
     if x.ndim > 1 and y.ndim > 1:
-        return _product(a, b)
-    out = _product(unsqueeze(a, 0) if x.ndim == 1 else a, unsqueeze(b, 1) if y.ndim == 1 else b)
-    return reshape(out, out.shape[:-2] + a.shape[-2:-1] + (b.shape[-1:] if y.ndim > 1 else ()))
+        return _product(input, other)
+    out = _product(unsqueeze(input, 0) if x.ndim == 1 else input, unsqueeze(other, 1) if y.ndim == 1 else other)
+    return reshape(out, out.shape[:-2] + input.shape[-2:-1] + (other.shape[-1:] if y.ndim > 1 else ()))
 
 
 @method("__rmatmul__")
@@ -80,45 +83,45 @@ def _of_rank(caller: str, **expected: tuple[Any, int]) -> None:
 
 
 @method()
-def mm(a: Tensor, b: Tensor) -> Any:
+def mm(input: Tensor, mat2: Tensor) -> Any:
     """The product of two matrices."""
-    _of_rank("mm", a=(a, 2), b=(b, 2))
-    return matmul(a, b)
+    _of_rank("mm", input=(input, 2), mat2=(mat2, 2))
+    return matmul(input, mat2)
 
 
 @method()
-def bmm(a: Tensor, b: Tensor) -> Any:
+def bmm(input: Tensor, mat2: Tensor) -> Any:
     """The products of two batches of matrices."""
-    _of_rank("bmm", a=(a, 3), b=(b, 3))
-    return matmul(a, b)
+    _of_rank("bmm", input=(input, 3), mat2=(mat2, 3))
+    return matmul(input, mat2)
 
 
 @method()
-def mv(a: Tensor, b: Tensor) -> Any:
+def mv(input: Tensor, vec: Tensor) -> Any:
     """The product of a matrix and a vector."""
-    _of_rank("mv", a=(a, 2), b=(b, 1))
-    return matmul(a, b)
+    _of_rank("mv", input=(input, 2), vec=(vec, 1))
+    return matmul(input, vec)
 
 
 @method()
-def dot(a: Tensor, b: Tensor) -> Any:
+def dot(input: Tensor, tensor: Tensor) -> Any:
     """The sum of products of two vectors."""
-    _of_rank("dot", a=(a, 1), b=(b, 1))
-    return matmul(a, b)
+    _of_rank("dot", input=(input, 1), tensor=(tensor, 1))
+    return matmul(input, tensor)
 
 
 @method("outer", "ger")
-def outer(a: Tensor, b: Tensor) -> Any:
+def outer(input: Tensor, vec2: Tensor) -> Any:
     """All products of the elements of two vectors."""
-    _of_rank("outer", a=(a, 1), b=(b, 1))
-    return unsqueeze(a, 1) * unsqueeze(b, 0)
+    _of_rank("outer", input=(input, 1), vec2=(vec2, 1))
+    return unsqueeze(input, 1) * unsqueeze(vec2, 0)
 
 
 @method()
-def addmm(x: Tensor, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """beta x + alpha (a @ b)."""
-    product = matmul(a, b)
-    return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
+def addmm(input: Tensor, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """beta input + alpha (mat1 @ mat2)."""
+    product = matmul(mat1, mat2)
+    return (input if beta == 1 else input * beta) + (product if alpha == 1 else product * alpha)
 
 
 def _triangle(name: str, keep: Any) -> Op:
@@ -131,22 +134,22 @@ _TRIANGLES = {"tril": _triangle("tril", np.tril), "triu": _triangle("triu", np.t
 
 
 @method()
-def tril(x: Tensor, diagonal: int = 0) -> Any:
+def tril(input: Tensor, diagonal: int = 0) -> Any:
     """The part on and below a diagonal, 0 elsewhere."""
-    return apply(_TRIANGLES["tril"], x, diagonal=diagonal)
+    return apply(_TRIANGLES["tril"], input, diagonal=diagonal)
 
 
 @method()
-def triu(x: Tensor, diagonal: int = 0) -> Any:
+def triu(input: Tensor, diagonal: int = 0) -> Any:
     """The part on and above a diagonal, 0 elsewhere."""
-    return apply(_TRIANGLES["triu"], x, diagonal=diagonal)
+    return apply(_TRIANGLES["triu"], input, diagonal=diagonal)
 
 
 @method()
-def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Elements whose indices in two dimensions differ by ``offset``, in a last dimension of their own."""
-    a, b = axis("diagonal", dim1, x._array.ndim), axis("diagonal", dim2, x._array.ndim)
-    front = movedim(x, (a, b), (0, 1))
+    a, b = axis("diagonal", dim1, input._array.ndim), axis("diagonal", dim2, input._array.ndim)
+    front = movedim(input, (a, b), (0, 1))
     rows, columns = front.shape[:2]
     n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
     steps = np.arange(n)
@@ -154,23 +157,23 @@ def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
 
 
 @method()
-def diag(x: Tensor, diagonal: int = 0) -> Any:
+def diag(input: Tensor, diagonal: int = 0) -> Any:
     """The diagonal of a matrix, or the matrix with a vector as its diagonal."""
-    if x._array.ndim == 2:
-        return x.diagonal(diagonal)
-    _of_rank("diag", x=(x, 1))
-    n = x.shape[0] + abs(diagonal)
-    steps = np.arange(x.shape[0])
+    if input._array.ndim == 2:
+        return input.diagonal(diagonal)
+    _of_rank("diag", input=(input, 1))
+    n = input.shape[0] + abs(diagonal)
+    steps = np.arange(input.shape[0])
     flat = (steps - min(diagonal, 0)) * n + steps + max(diagonal, 0)
-    zeros = Tensor(np.zeros(n * n, x._array.dtype))
-    return reshape(zeros.index_add(0, Tensor(flat), x), (n, n))
+    zeros = Tensor(np.zeros(n * n, input._array.dtype))
+    return reshape(zeros.index_add(0, Tensor(flat), input), (n, n))
 
 
 @method()
-def trace(x: Tensor) -> Any:
+def trace(input: Tensor) -> Any:
     """The sum of the diagonal of a matrix."""
-    _of_rank("trace", x=(x, 2))
-    return diagonal(x).sum()
+    _of_rank("trace", input=(input, 2))
+    return diagonal(input).sum()
 
 
 # Sums over named indices

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply, is_grad_enabled
-from lucid.core.dtypes import computed, widened
+from lucid.core.dtypes import DTypeLike, as_dtype, computed, widened
 from lucid.core.errors import DTypeError
 from lucid.kernels import softmax as kernels
 from lucid.kernels.rows import Rows
 from lucid.ops import native
-from lucid.ops.common import axis, method
+from lucid.ops.common import axis, cast, method
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -24,16 +24,18 @@ _MOST_CLASSES = 1 << 24  # above, float32 cannot count them
 
 
 @method()
-def softmax(x: Tensor, dim: int) -> Tensor:
-    """exp(x) / sum(exp(x)) along ``dim``, without overflow."""
-    result: Tensor = apply(_softmax, x, axis=_checked("softmax", x, dim))
+def softmax(input: Tensor, dim: int, dtype: DTypeLike = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along ``dim``, without overflow; of the input as ``dtype``, if given."""
+    input = input if dtype is None else cast(input, as_dtype(dtype))
+    result: Tensor = apply(_softmax, input, axis=_checked("softmax", input, dim))
     return result
 
 
 @method()
-def log_softmax(x: Tensor, dim: int) -> Tensor:
+def log_softmax(input: Tensor, dim: int, dtype: DTypeLike = None) -> Tensor:
     """The logarithm of ``softmax``, without overflow and without log(0)."""
-    result: Tensor = apply(_log_softmax, x, axis=_checked("log_softmax", x, dim))
+    input = input if dtype is None else cast(input, as_dtype(dtype))
+    result: Tensor = apply(_log_softmax, input, axis=_checked("log_softmax", input, dim))
     return result
 
 

@@ -29,30 +29,32 @@ _SHARES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 @method()
-def median(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The middle element, the lower one of two; along a dimension ``(values, indices)``. NaN if there is one.
 
     >>> median(Tensor([3.0, 1.0, 2.0, 10.0]))
     Tensor(2.)
     """
     if dim is None:
-        return median(reshape(x, (-1,)), 0).values
-    d = axis("median", dim, x._array.ndim)
-    x = reshape(x, (1,)) if x._array.ndim == 0 else x
-    n = _count("median", x, d)
-    values, indices = sort(x, d)
+        return median(reshape(input, (-1,)), 0).values
+    d = axis("median", dim, input._array.ndim)
+    input = reshape(input, (1,)) if input._array.ndim == 0 else input
+    n = _count("median", input, d)
+    values, indices = sort(input, d)
     middle = (n - 1) // 2
-    place = np.full([1 if i == d else m for i, m in enumerate(x.shape)], middle, np.int64)
-    if is_floating(x._array.dtype):
+    place = np.full([1 if i == d else m for i, m in enumerate(input.shape)], middle, np.int64)
+    if is_floating(input._array.dtype):
         lost = np.isnan(values._array).sum(d, keepdims=True)
         place = np.where(lost > 0, n - lost, place)  # the first NaN
     found = gather(indices, d, Tensor(place))
-    values = gather(x, d, found)
+    values = gather(input, d, found)
     return Extremes(values, found) if keepdim else Extremes(values.squeeze(d), found.squeeze(d))
 
 
 @method()
-def quantile(x: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
+def quantile(
+    input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Any:
     """What a share ``q`` of the elements lies below; NaN if there is one. Several q have a first dimension.
 
     ``interpolation`` says what is between two elements: "linear", "lower", "higher", "midpoint" or "nearest".
@@ -60,21 +62,21 @@ def quantile(x: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *
     >>> quantile(Tensor([0.0, 1.0, 2.0, 3.0]), [0.5, 0.1])
     Tensor([1.5000, 0.3000])
     """
-    if x._array.dtype.kind != "f":
-        raise DTypeError(f"quantile: the tensor must be floating-point, not {x.dtype!r}")
+    if input._array.dtype.kind != "f":
+        raise DTypeError(f"quantile: the tensor must be floating-point, not {input.dtype!r}")
     if interpolation not in _SHARES:
         raise ValueError(f"quantile: interpolation={interpolation!r} must be one of {', '.join(map(repr, _SHARES))}")
     asked = widened(q._array) if isinstance(q, Tensor) else np.asarray(q, np.float64)
     if asked.ndim > 1 or not np.all((asked >= 0) & (asked <= 1)):
         raise ValueError(f"quantile: q={q} must be a number or a list of numbers from 0 to 1")
-    shape = x.shape
+    shape = input.shape
     if dim is None:
-        x, d, kept = reshape(x, (-1,)), 0, (1,) * len(shape)
+        input, d, kept = reshape(input, (-1,)), 0, (1,) * len(shape)
     else:
         d = axis("quantile", dim, len(shape))
-        x, kept = reshape(x, shape or (1,)), (*shape[:d], 1, *shape[d + 1 :])
-    n = _count("quantile", x, d)
-    found = _between(sort(x, d).values, d, asked.reshape(-1) * asked.dtype.type(n - 1), interpolation)
+        input, kept = reshape(input, shape or (1,)), (*shape[:d], 1, *shape[d + 1 :])
+    n = _count("quantile", input, d)
+    found = _between(sort(input, d).values, d, asked.reshape(-1) * asked.dtype.type(n - 1), interpolation)
     found = found.movedim(d, 0)  # the quantiles first
     rest = kept if keepdim else tuple(m for i, m in enumerate(kept) if i != d and dim is not None)
     return reshape(found, (*asked.shape, *rest))

@@ -128,9 +128,9 @@ def get_rng_state() -> Tensor:
     return default_generator().get_state()
 
 
-def set_rng_state(state: Any) -> None:
+def set_rng_state(new_state: Any) -> None:
     """Go to a position of the default generator."""
-    default_generator().set_state(state)
+    default_generator().set_state(new_state)
 
 
 def _source(generator: Generator | None) -> np.random.Generator:
@@ -168,17 +168,19 @@ def _made(array: Array, requires_grad: bool, device: Any) -> Tensor:
 
 def rand(
     *sizes: Any,
+    size: Any = None,
     generator: Generator | None = None,
     dtype: DTypeLike = None,
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform on [0, 1)."""
-    return _made(_draw("random", generator, new_sizes(sizes), _floating("rand", dtype)), requires_grad, device)
+    return _made(_draw("random", generator, new_sizes(sizes, size), _floating("rand", dtype)), requires_grad, device)
 
 
 def randn(
     *sizes: Any,
+    size: Any = None,
     generator: Generator | None = None,
     dtype: DTypeLike = None,
     device: Any = None,
@@ -186,12 +188,12 @@ def randn(
 ) -> Tensor:
     """Normal with mean 0 and variance 1."""
     return _made(
-        _draw("standard_normal", generator, new_sizes(sizes), _floating("randn", dtype)), requires_grad, device
+        _draw("standard_normal", generator, new_sizes(sizes, size), _floating("randn", dtype)), requires_grad, device
     )
 
 
 def randint(
-    low: int,
+    low: int = 0,
     high: Any = None,
     size: Sequence[int] = (),
     *,
@@ -215,46 +217,46 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DTypeLike = i
 
 
 def rand_like(
-    x: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
+    input: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
 ) -> Tensor:
     """``rand`` in the shape and type of a tensor."""
-    return rand(x.shape, generator=generator, dtype=dtype or x.dtype, requires_grad=requires_grad)
+    return rand(input.shape, generator=generator, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
 def randn_like(
-    x: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
+    input: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
 ) -> Tensor:
     """``randn`` in the shape and type of a tensor."""
-    return randn(x.shape, generator=generator, dtype=dtype or x.dtype, requires_grad=requires_grad)
+    return randn(input.shape, generator=generator, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
-def randint_like(x: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
+def randint_like(input: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
     """``randint`` in the shape and type of a tensor."""
-    return randint(low, high, x.shape, generator=generator, dtype=x.dtype)
+    return randint(low, high, input.shape, generator=generator, dtype=input.dtype)
 
 
-def normal(mean: Any, std: Any, size: Sequence[int] | None = None, *, generator: Generator | None = None) -> Any:
+def normal(mean: Any, std: Any = 1.0, size: Sequence[int] | None = None, *, generator: Generator | None = None) -> Any:
     """Normal with a mean and a standard deviation, numbers (then ``size`` is needed) or tensors."""
     shape = np.broadcast_shapes(*(np.shape(m._array) for m in (mean, std) if isinstance(m, Tensor)))
     return randn(shape if size is None else size, generator=generator) * std + mean
 
 
 @method()
-def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Any:
-    """1 with the probabilities ``p``, else 0, in the type of ``p``."""
-    hits = _source(generator).random(p.shape) < p._array.astype(np.float64)
-    return Tensor(hits.astype(p._array.dtype))
+def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Any:
+    """1 with the probabilities ``input``, else 0, in the type of ``input``."""
+    hits = _source(generator).random(input.shape) < input._array.astype(np.float64)
+    return Tensor(hits.astype(input._array.dtype))
 
 
 @method()
 def multinomial(
-    p: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
 ) -> Tensor:
-    """Indices drawn with the weights ``p`` of the last dimension."""
-    rows = p._array.astype(np.float64).reshape(-1, p.shape[-1])
+    """Indices drawn with the weights ``input`` of the last dimension."""
+    rows = input._array.astype(np.float64).reshape(-1, input.shape[-1])
     draw = _source(generator).choice
     drawn = [draw(len(row), num_samples, replacement, row / row.sum()) for row in rows]
-    return Tensor(np.array(drawn, np.int64).reshape(*p.shape[:-1], num_samples))
+    return Tensor(np.array(drawn, np.int64).reshape(*input.shape[:-1], num_samples))
 
 
 @method()
@@ -268,10 +270,10 @@ def normal_(x: Any, mean: float = 0, std: float = 1, *, generator: Generator | N
 
 
 @method()
-def uniform_(x: Any, low: float = 0, high: float = 1, *, generator: Generator | None = None) -> Any:
+def uniform_(x: Any, from_: float = 0, to: float = 1, *, generator: Generator | None = None) -> Any:
     """Overwrite with numbers uniform on [low, high)."""
-    scale = x._array.dtype.type(high - low)
-    return overwrite(x, "uniform_", _draw("random", generator, x.shape, x.dtype) * scale + x._array.dtype.type(low))
+    scale = x._array.dtype.type(to - from_)
+    return overwrite(x, "uniform_", _draw("random", generator, x.shape, x.dtype) * scale + x._array.dtype.type(from_))
 
 
 @method()
@@ -281,10 +283,10 @@ def bernoulli_(x: Any, p: float = 0.5, *, generator: Generator | None = None) ->
 
 
 @method()
-def random_(x: Any, low: int = 0, high: int | None = None, *, generator: Generator | None = None) -> Any:
-    """Overwrite with integers from ``low`` up to and without ``high``."""
-    top = (2 ** (8 * x.itemsize - 1) if x._array.dtype.kind in "iu" else 2**24) if high is None else high
-    return overwrite(x, "random_", _source(generator).integers(low, top, x.shape))
+def random_(x: Any, from_: int = 0, to: int | None = None, *, generator: Generator | None = None) -> Any:
+    """Overwrite with integers from ``from_`` up to and without ``to``."""
+    top = (2 ** (8 * x.itemsize - 1) if x._array.dtype.kind in "iu" else 2**24) if to is None else to
+    return overwrite(x, "random_", _source(generator).integers(from_, top, x.shape))
 
 
 for _function in (rand, randn, randint, randperm):

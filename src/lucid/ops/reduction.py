@@ -246,25 +246,27 @@ def _real_numbers(name: str, x: Any, dtype: DTypeLike) -> Any:
 
 
 @method()
-def sum(x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
+def sum(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
     """The sum; of integers and booleans as int64."""
-    x = as_operand(x) if dtype is None else cast(as_operand(x), as_dtype(dtype))
-    return apply(_sum, x, dims=axes("sum", dim, x._array.ndim), keepdim=keepdim)
+    input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
+    return apply(_sum, input, dims=axes("sum", dim, input._array.ndim), keepdim=keepdim)
 
 
 @method()
-def mean(x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
+def mean(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
     """The arithmetic mean."""
-    x = _real_numbers("mean", x, dtype)
-    return apply(_mean, x, dims=axes("mean", dim, x._array.ndim), keepdim=keepdim)
+    input = _real_numbers("mean", input, dtype)
+    return apply(_mean, input, dims=axes("mean", dim, input._array.ndim), keepdim=keepdim)
 
 
 @method()
-def var(x: Any, dim: Dims = None, *, correction: float = 1, unbiased: bool | None = None, keepdim: bool = False) -> Any:
+def var(
+    input: Any, dim: Dims = None, *, correction: float = 1, unbiased: bool | None = None, keepdim: bool = False
+) -> Any:
     """The variance, the sum of squares divided by n - ``correction``."""
-    x = _real_numbers("var", x, None)
+    input = _real_numbers("var", input, None)
     correction = correction if unbiased is None else int(unbiased)
-    return apply(_var, x, dims=axes("var", dim, x._array.ndim), keepdim=keepdim, correction=correction)
+    return apply(_var, input, dims=axes("var", dim, input._array.ndim), keepdim=keepdim, correction=correction)
 
 
 _std = Op("std", lambda x, *, dims, keepdim, correction: np.sqrt(_var_forward(
@@ -275,35 +277,39 @@ _std = Op("std", lambda x, *, dims, keepdim, correction: np.sqrt(_var_forward(
 
 
 @method()
-def std(x: Any, dim: Dims = None, *, correction: float = 1, unbiased: bool | None = None, keepdim: bool = False) -> Any:
+def std(
+    input: Any, dim: Dims = None, *, correction: float = 1, unbiased: bool | None = None, keepdim: bool = False
+) -> Any:
     """The standard deviation, the root of ``var``; its gradient is 0 where it is 0."""
-    x = _real_numbers("std", x, None)
+    input = _real_numbers("std", input, None)
     correction = correction if unbiased is None else int(unbiased)
-    return apply(_std, x, dims=axes("std", dim, x._array.ndim), keepdim=keepdim, correction=correction)
+    return apply(_std, input, dims=axes("std", dim, input._array.ndim), keepdim=keepdim, correction=correction)
 
 
 @method()
-def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
+def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Any:
     """The product, over one dimension or all elements."""
-    x = as_operand(x) if dtype is None else cast(as_operand(x), as_dtype(dtype))
-    if x._array.dtype.kind in "biu":
-        x = cast(x, as_dtype("int64"))
+    input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
+    if input._array.dtype.kind in "biu":
+        input = cast(input, as_dtype("int64"))
     if dim is None:
-        shape = (1,) * x._array.ndim if keepdim else ()
-        return reshape(apply(_prod, reshape(x, -1), dims=(0,), keepdim=False), shape)
-    return apply(_prod, x, dims=axes("prod", dim, x._array.ndim), keepdim=keepdim)
+        shape = (1,) * input._array.ndim if keepdim else ()
+        return reshape(apply(_prod, reshape(input, -1), dims=(0,), keepdim=False), shape)
+    return apply(_prod, input, dims=axes("prod", dim, input._array.ndim), keepdim=keepdim)
 
 
 @method()
-def cumsum(x: Tensor, dim: int) -> Any:
+def cumsum(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Any:
     """Sums of the first 1, 2, … elements along a dimension."""
-    return apply(_cumsum, as_operand(x), dim=axis("cumsum", dim, x._array.ndim))
+    input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
+    return apply(_cumsum, input, dim=axis("cumsum", dim, input._array.ndim))
 
 
 @method()
-def cumprod(x: Tensor, dim: int) -> Any:
+def cumprod(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Any:
     """Products of the first 1, 2, … elements along a dimension."""
-    return apply(_cumprod, as_operand(x), dim=axis("cumprod", dim, x._array.ndim))
+    input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
+    return apply(_cumprod, input, dim=axis("cumprod", dim, input._array.ndim))
 
 
 def _not_empty(name: str, x: Any, dims: Axes) -> None:
@@ -312,29 +318,29 @@ def _not_empty(name: str, x: Any, dims: Axes) -> None:
 
 
 @method()
-def amax(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
+def amax(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """The largest element; equal ones share the gradient."""
-    dims = axes("amax", dim, x._array.ndim)
-    _not_empty("amax", x, dims)
-    return apply(_amax, x, dims=dims, keepdim=keepdim)
+    dims = axes("amax", dim, input._array.ndim)
+    _not_empty("amax", input, dims)
+    return apply(_amax, input, dims=dims, keepdim=keepdim)
 
 
 @method()
-def amin(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
+def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """The smallest element; equal ones share the gradient."""
-    dims = axes("amin", dim, x._array.ndim)
-    _not_empty("amin", x, dims)
-    return apply(_amin, x, dims=dims, keepdim=keepdim)
+    dims = axes("amin", dim, input._array.ndim)
+    _not_empty("amin", input, dims)
+    return apply(_amin, input, dims=dims, keepdim=keepdim)
 
 
 def _extremes(whole: Callable[..., Any], index: Callable[..., Any], pair: Callable[..., Any]) -> Callable[..., Any]:
-    def extreme(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    def extreme(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
         if dim is None:
-            return whole(x)
+            return whole(input)
         if isinstance(dim, Tensor):
-            return pair(x, dim)
-        indices = index(x, dim, keepdim=True)
-        values = x.gather(dim, indices)
+            return pair(input, dim)
+        indices = index(input, dim, keepdim=True)
+        values = input.gather(dim, indices)
         return Extremes(values, indices) if keepdim else Extremes(values.squeeze(dim), indices.squeeze(dim))
 
     return extreme
@@ -343,10 +349,10 @@ def _extremes(whole: Callable[..., Any], index: Callable[..., Any], pair: Callab
 def _arg(name: str, choose: Callable[..., Any], doc: str) -> Callable[..., Any]:
     op = Op(name, lambda x, *, dim, keepdim: np.asarray(choose(x, axis=dim, keepdims=keepdim), np.int64))
 
-    def function(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
-        dims = axes(name, dim, x._array.ndim)
-        _not_empty(name, x, dims)
-        return apply(op, x, dim=dims[0] if dims else None, keepdim=keepdim)
+    def function(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+        dims = axes(name, dim, input._array.ndim)
+        _not_empty(name, input, dims)
+        return apply(op, input, dim=dims[0] if dims else None, keepdim=keepdim)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -358,15 +364,15 @@ argmin = _arg("argmin", np.argmin, "The index of the smallest element along a di
 
 
 @method()
-def max(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
     """The largest element; along a dimension ``(values, indices)``; of two tensors, ``maximum``."""
-    return _max(x, dim, keepdim)
+    return _max(input, dim if other is None else other, keepdim)
 
 
 @method()
-def min(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None) -> Any:
     """The smallest element; along a dimension ``(values, indices)``; of two tensors, ``minimum``."""
-    return _min(x, dim, keepdim)
+    return _min(input, dim if other is None else other, keepdim)
 
 
 _max = _extremes(amax, argmax, lambda x, other: x.maximum(other))
@@ -377,37 +383,37 @@ _any = Op("any", lambda x, *, dims, keepdim: np.logical_or.reduce(x, axis=dims, 
 
 
 @method()
-def all(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
+def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """Whether no element is 0."""
-    return apply(_all, x, dims=axes("all", dim, x._array.ndim), keepdim=keepdim)
+    return apply(_all, input, dims=axes("all", dim, input._array.ndim), keepdim=keepdim)
 
 
 @method()
-def any(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
+def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Any:
     """Whether some element is not 0."""
-    return apply(_any, x, dims=axes("any", dim, x._array.ndim), keepdim=keepdim)
+    return apply(_any, input, dims=axes("any", dim, input._array.ndim), keepdim=keepdim)
 
 
 @method()
-def count_nonzero(x: Any, dim: Dims = None) -> Any:
+def count_nonzero(input: Any, dim: Dims = None) -> Any:
     """How many elements are not 0."""
-    return sum(x != 0, dim)
+    return sum(input != 0, dim)
 
 
 @method()
-def logsumexp(x: Any, dim: Dims, keepdim: bool = False) -> Any:
+def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> Any:
     """log(sum(exp(x))), without overflow."""
-    x = floating(x)
-    return apply(_logsumexp, x, dims=axes("logsumexp", dim, x._array.ndim), keepdim=keepdim)
+    input = floating(input)
+    return apply(_logsumexp, input, dims=axes("logsumexp", dim, input._array.ndim), keepdim=keepdim)
 
 
 @method()
-def norm(x: Any, p: float | str = 2, dim: Dims = None, keepdim: bool = False) -> Any:
+def norm(input: Any, p: float | str = 2, dim: Dims = None, keepdim: bool = False) -> Any:
     """The p-norm of the elements; ``p`` is 2 (or "fro"), 1, 0, infinite or any other number."""
-    x = floating(x)
+    input = floating(input)
     if p in (2, "fro"):
-        return apply(_norm, x, dims=axes("norm", dim, x._array.ndim), keepdim=keepdim)
-    size = x.abs()
+        return apply(_norm, input, dims=axes("norm", dim, input._array.ndim), keepdim=keepdim)
+    size = input.abs()
     if p == math.inf:
         return amax(size, dim, keepdim)
     if p == -math.inf:

@@ -71,117 +71,122 @@ def _filled(caller: str, x: Tensor, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @method()
-def reshape(x: Tensor, *sizes: Any) -> Any:
+def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Any:
     """The same elements in row-major order in another shape; one size may be -1. A view if possible, else a copy."""
-    return apply(_reshape, x, shape=_filled("reshape", x, sizes_of(sizes)))
+    return apply(_reshape, input, shape=_filled("reshape", input, sizes_of(sizes, shape)))
 
 
 @method()
-def view(x: Tensor, *sizes: Any) -> Any:
+def view(input: Tensor, *sizes: Any, size: Any = None) -> Any:
     """``reshape`` that never copies.
 
     Raises: ShapeError where only a copy would do.
     """
-    shape = _filled("view", x, sizes_of(sizes))
-    out = apply(_reshape, x, shape=shape)
+    shape = _filled("view", input, sizes_of(sizes, size))
+    out = apply(_reshape, input, shape=shape)
     if out._view is None:
-        raise ShapeError(f"view: shape {x.shape} with strides {x.stride()} has no view of shape {shape}; use reshape()")
+        raise ShapeError(
+            f"view: shape {input.shape} with strides {input.stride()} has no view of shape {shape}; use reshape()"
+        )
     return out
 
 
 @method()
-def reshape_as(x: Any, other: Tensor) -> Any:
+def reshape_as(input: Any, other: Tensor) -> Any:
     """``reshape`` to the shape of another tensor."""
-    return reshape(x, other.shape)
+    return reshape(input, other.shape)
 
 
 @method()
-def view_as(x: Any, other: Tensor) -> Any:
+def view_as(input: Any, other: Tensor) -> Any:
     """``view`` in the shape of another tensor."""
-    return view(x, other.shape)
+    return view(input, other.shape)
 
 
 @method()
-def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Dimensions from ``start_dim`` to ``end_dim`` as one."""
-    shape = x._array.shape
+    shape = input._array.shape
     first, last = axis("flatten", start_dim, len(shape)), axis("flatten", end_dim, len(shape))
     if last < first:
         raise ShapeError(f"flatten: end_dim={end_dim} lies before start_dim={start_dim}")
-    return apply(_reshape, x, shape=(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+    return apply(_reshape, input, shape=(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
 
 
 @method()
-def ravel(x: Tensor) -> Any:
+def ravel(input: Tensor) -> Any:
     """All elements in one dimension."""
-    return flatten(x)
+    return flatten(input)
 
 
 @method()
-def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Any:
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
     """One dimension as several; one size may be -1."""
-    shape, d = x._array.shape, axis("unflatten", dim, x._array.ndim)
-    return reshape(x, (*shape[:d], *sizes, *shape[d + 1 :]))
+    shape, d = input._array.shape, axis("unflatten", dim, input._array.ndim)
+    return reshape(input, (*shape[:d], *sizes, *shape[d + 1 :]))
 
 
 @method()
-def squeeze(x: Tensor, dim: Dims = None) -> Any:
+def squeeze(input: Tensor, dim: Dims = None) -> Any:
     """Without the dimensions of size 1, or without those named that have size 1."""
-    shape = x._array.shape
+    shape = input._array.shape
     named = axes("squeeze", dim, len(shape))
     drop = range(len(shape)) if named is None else named
-    return apply(_reshape, x, shape=tuple(n for i, n in enumerate(shape) if n != 1 or i not in drop))
+    return apply(_reshape, input, shape=tuple(n for i, n in enumerate(shape) if n != 1 or i not in drop))
 
 
 @method()
-def unsqueeze(x: Tensor, dim: int) -> Any:
+def unsqueeze(input: Tensor, dim: int) -> Any:
     """With a dimension of size 1 at ``dim``."""
-    shape = x._array.shape
+    shape = input._array.shape
     d = axis("unsqueeze", dim, len(shape) + 1)
-    return apply(_reshape, x, shape=(*shape[:d], 1, *shape[d:]))
+    return apply(_reshape, input, shape=(*shape[:d], 1, *shape[d:]))
 
 
 @method()
-def permute(x: Tensor, *dims: Any) -> Any:
+def permute(input: Tensor, *order: Any, dims: Any = None) -> Any:
     """The dimensions in another order."""
-    order = tuple(axis("permute", d, x._array.ndim) for d in sizes_of(dims))
-    if sorted(order) != list(range(x._array.ndim)):
-        raise ShapeError(f"permute: dims={order} must name each of {x._array.ndim} dimensions once")
-    return apply(_permute, x, dims=order)
+    dims = tuple(axis("permute", d, input._array.ndim) for d in sizes_of(order, dims))
+    if sorted(dims) != list(range(input._array.ndim)):
+        raise ShapeError(f"permute: dims={dims} must name each of {input._array.ndim} dimensions once")
+    return apply(_permute, input, dims=dims)
 
 
-@method("transpose", "swapaxes", "swapdims")
-def transpose(x: Tensor, dim0: int, dim1: int) -> Any:
+@method("transpose", "swapdims")
+def transpose(input: Tensor, dim0: int, dim1: int) -> Any:
     """Two dimensions exchanged."""
-    order = list(range(x._array.ndim))
+    order = list(range(input._array.ndim))
     a, b = axis("transpose", dim0, len(order)), axis("transpose", dim1, len(order))
     if order:
         order[a], order[b] = order[b], order[a]
-    return apply(_permute, x, dims=tuple(order))
+    return apply(_permute, input, dims=tuple(order))
 
 
-swapaxes = transpose
+@method()
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Any:
+    """Two dimensions exchanged: ``transpose``, under NumPy's names."""
+    return transpose(input, axis0, axis1)
 
 
 @method("movedim", "moveaxis")
-def movedim(x: Tensor, source: Dims, destination: Dims) -> Any:
+def movedim(input: Tensor, source: Dims, destination: Dims) -> Any:
     """Dimensions moved to other places, the rest in order."""
-    rank = x._array.ndim
+    rank = input._array.ndim
     moved, to = axes("movedim", source, rank) or (), axes("movedim", destination, rank) or ()
     if len(moved) != len(to):
         raise ShapeError(f"movedim: source={source} and destination={destination} must be of one length")
     order = [d for d in range(rank) if d not in moved]
     for place, d in sorted(zip(to, moved, strict=True)):
         order.insert(place, d)
-    return apply(_permute, x, dims=tuple(order))
+    return apply(_permute, input, dims=tuple(order))
 
 
 @method()
-def t(x: Tensor) -> Any:
+def t(input: Tensor) -> Any:
     """A matrix transposed; fewer dimensions stay."""
-    if x._array.ndim > 2:
-        raise ShapeError(f"t: at most 2 dimensions, not shape {x.shape}; use transpose() or mT")
-    return _reversed(x)
+    if input._array.ndim > 2:
+        raise ShapeError(f"t: at most 2 dimensions, not shape {input.shape}; use transpose() or mT")
+    return _reversed(input)
 
 
 @attribute("T")
@@ -197,64 +202,67 @@ def _matrices_transposed(x: Any) -> Any:
 
 
 @method()
-def flip(x: Tensor, *dims: Any) -> Any:
+def flip(input: Tensor, *places: Any, dims: Any = None) -> Any:
     """The order of elements reversed along dimensions."""
-    return apply(_flip, x, dims=tuple(axis("flip", d, x._array.ndim) for d in sizes_of(dims)))
+    return apply(_flip, input, dims=tuple(axis("flip", d, input._array.ndim) for d in sizes_of(places, dims)))
 
 
 @method()
-def roll(x: Tensor, shifts: int | Iterable[int], dims: Dims = None) -> Any:
+def roll(input: Tensor, shifts: int | Iterable[int], dims: Dims = None) -> Any:
     """Elements moved along dimensions; those that fall off the end come back at the start."""
     if dims is None:
-        return reshape(roll(flatten(x), shifts, 0), x.shape)
+        return reshape(roll(flatten(input), shifts, 0), input.shape)
     shifts = (shifts,) if isinstance(shifts, int) else tuple(shifts)
-    named = axes("roll", dims, x._array.ndim) or ()
+    named = axes("roll", dims, input._array.ndim) or ()
     if len(shifts) != len(named):
         raise ShapeError(f"roll: shifts={shifts} and dims={dims} must be of one length")
-    return apply(_roll, x, shifts=shifts, dims=named)
+    return apply(_roll, input, shifts=shifts, dims=named)
 
 
-@method("repeat", "tile")
-def repeat(x: Tensor, *repeats: Any) -> Any:
+@method()
+def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Any:
     """Copies side by side, ``repeats`` per dimension."""
-    counts = sizes_of(repeats)
-    shape = (1,) * (len(counts) - x._array.ndim) + x._array.shape
+    counts = sizes_of(counts, repeats)
+    shape = (1,) * (len(counts) - input._array.ndim) + input._array.shape
     counts = (1,) * (len(shape) - len(counts)) + counts
-    apart = reshape(x, tuple(n for size in shape for n in (1, size)))
+    apart = reshape(input, tuple(n for size in shape for n in (1, size)))
     spread = tuple(n for count, size in zip(counts, shape, strict=True) for n in (count, size))
     joined = tuple(count * size for count, size in zip(counts, shape, strict=True))
     return apply(_contiguous, reshape(apart.broadcast_to(spread), joined))
 
 
-tile = repeat
+@method()
+def tile(input: Tensor, *counts: Any, dims: Any = None) -> Any:
+    """``repeat``, with ``dims`` copies per dimension."""
+    return repeat(input, sizes_of(counts, dims))
 
 
 @method()
-def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Any:
+def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Any:
     """Every element ``repeats`` times in a row."""
     if dim is None:
-        x, dim = flatten(x), 0
-    d = axis("repeat_interleave", dim, x._array.ndim)
-    shape = x._array.shape
-    wide = unsqueeze(x, d + 1).broadcast_to((*shape[: d + 1], repeats, *shape[d + 1 :]))
+        input, dim = flatten(input), 0
+    d = axis("repeat_interleave", dim, input._array.ndim)
+    shape = input._array.shape
+    wide = unsqueeze(input, d + 1).broadcast_to((*shape[: d + 1], repeats, *shape[d + 1 :]))
     return reshape(wide, (*shape[:d], shape[d] * repeats, *shape[d + 1 :]))
 
 
 @method()
-def clone(x: Tensor, *, memory_format: MemoryFormat | None = None) -> Any:
+def clone(input: Tensor, *, memory_format: MemoryFormat | None = None) -> Any:
     """A copy that gradients pass through; ``memory_format`` as in ``contiguous``."""
     check_memory_format("clone", memory_format)
-    return apply(_clone, x)
+    return apply(_clone, input)
 
 
 @method()
-def contiguous(x: Tensor, *, memory_format: MemoryFormat | None = None) -> Any:
+def contiguous(input: Tensor, *, memory_format: MemoryFormat | None = None) -> Any:
     """The tensor itself if its elements lie in row-major order, else a copy in that order.
 
     ``memory_format`` is taken, and changes nothing: values do not depend on it, and kernels arrange what they read.
     """
     check_memory_format("contiguous", memory_format)
-    return x if x._array.flags.c_contiguous else apply(_contiguous, x)
+    return input if input._array.flags.c_contiguous else apply(_contiguous, input)
 
 
 # Joining
@@ -329,40 +337,45 @@ def stack(tensors: Iterable[Any], dim: int = 0) -> Any:
 
 
 @method()
-def narrow(x: Tensor, dim: int, start: int, length: int) -> Any:
+def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
     """``length`` indices of a dimension from ``start`` on, as a view."""
-    d = axis("narrow", dim, x._array.ndim)
-    n = x._array.shape[d]
+    d = axis("narrow", dim, input._array.ndim)
+    n = input._array.shape[d]
     start = start + n if start < 0 else start
     if not 0 <= start <= start + length <= n:
         raise ShapeError(f"narrow: [{start}, {start + length}) does not lie inside dimension {dim} of size {n}")
-    return x[(slice(None),) * d + (slice(start, start + length),)]
+    return input[(slice(None),) * d + (slice(start, start + length),)]
 
 
 @method()
-def select(x: Tensor, dim: int, index: int) -> Any:
+def select(input: Tensor, dim: int, index: int) -> Any:
     """One index of a dimension, as a view without that dimension."""
-    return x[(slice(None),) * axis("select", dim, x._array.ndim) + (index,)]
+    return input[(slice(None),) * axis("select", dim, input._array.ndim) + (index,)]
 
 
-@method()
-def split(x: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
-    """Views of ``split_size`` indices each (the last may be shorter), or of the sizes given."""
-    d = axis("split", dim, x._array.ndim)
-    n = x._array.shape[d]
-    if isinstance(split_size, int):
-        if split_size <= 0 and n:
-            raise ShapeError(f"split: split_size={split_size} must be positive")
-        sizes = [min(split_size, n - i) for i in range(0, n, split_size)] if n else [0]
+@method("split")
+def _parts(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
+    """``lucid.split``; PyTorch's method calls the sizes otherwise than its function."""
+    return split(input, split_size, dim)
+
+
+def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Any, ...]:
+    """Views of ``split_size_or_sections`` indices each (the last may be shorter), or of the sizes given."""
+    d = axis("split", dim, tensor._array.ndim)
+    n = tensor._array.shape[d]
+    if isinstance(split_size_or_sections, int):
+        if split_size_or_sections <= 0 and n:
+            raise ShapeError(f"split: split_size={split_size_or_sections} must be positive")
+        sizes = [min(split_size_or_sections, n - i) for i in range(0, n, split_size_or_sections)] if n else [0]
     else:
-        sizes = list(split_size)
+        sizes = list(split_size_or_sections)
         if sum(sizes) != n:
             raise ShapeError(f"split: the sizes {sizes} add up to {sum(sizes)}, dimension {dim} has {n}")
     ends = list(accumulate(sizes))
     if len(ends) > 1 and min(sizes) >= 0:
-        parts: tuple[Any, ...] = apply(_split_op(len(ends)), x, ends=tuple(ends), dim=d)
+        parts: tuple[Any, ...] = apply(_split_op(len(ends)), tensor, ends=tuple(ends), dim=d)
         return parts
-    return tuple(narrow(x, d, end - size, size) for end, size in zip(ends, sizes, strict=True))
+    return tuple(narrow(tensor, d, end - size, size) for end, size in zip(ends, sizes, strict=True))
 
 
 @lru_cache(maxsize=64)
@@ -390,22 +403,22 @@ def _parts_joined(parts: Sequence[Any], shape: tuple[int, ...], ends: tuple[int,
 
 
 @method()
-def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     """At most ``chunks`` views of equal size, but for the last."""
     if chunks < 1:
         raise ShapeError(f"chunk: chunks={chunks} must be at least 1")
-    n = x._array.shape[axis("chunk", dim, x._array.ndim)]
-    return split(x, max(-(-n // chunks), 1), dim)
+    n = input._array.shape[axis("chunk", dim, input._array.ndim)]
+    return split(input, max(-(-n // chunks), 1), dim)
 
 
 @method()
-def unbind(x: Tensor, dim: int = 0) -> tuple[Any, ...]:
+def unbind(input: Tensor, dim: int = 0) -> tuple[Any, ...]:
     """A view per index of a dimension."""
-    d = axis("unbind", dim, x._array.ndim)
-    if x._array.ndim == 0:
+    d = axis("unbind", dim, input._array.ndim)
+    if input._array.ndim == 0:
         raise ShapeError("unbind: a 0-d tensor has no dimension to walk along")
     lead = (slice(None),) * d
-    return tuple(x[(*lead, i)] for i in range(x._array.shape[d]))
+    return tuple(input[(*lead, i)] for i in range(input._array.shape[d]))
 
 
 @method("__iter__")

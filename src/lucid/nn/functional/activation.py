@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lucid.core.dtypes import DTypeLike
 from lucid.core.errors import ShapeError
 from lucid.ops import activation as ops
 from lucid.ops import elementwise
@@ -139,25 +140,25 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     return _applied(ops.hardswish, inplace, input)
 
 
-def softmax(input: Tensor, dim: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along ``dim``.
+def softmax(input: Tensor, dim: int = -1, *, dtype: DTypeLike = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along ``dim``, of the input as ``dtype``, if given.
 
     >>> softmax(Tensor([0.0, 0.0]))
     Tensor([0.5000, 0.5000])
     """
     check_tensor("softmax", "input", input)
     (input,) = raised(input)
-    return soft.softmax(input, dim)
+    return soft.softmax(input, dim, dtype)
 
 
-def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
+def log_softmax(input: Tensor, dim: int = -1, *, dtype: DTypeLike = None) -> Tensor:
     """log(softmax(x)), without overflow."""
     check_tensor("log_softmax", "input", input)
     (input,) = raised(input)
-    return soft.log_softmax(input, dim)
+    return soft.log_softmax(input, dim, dtype)
 
 
-def softmin(input: Tensor, dim: int = -1) -> Tensor:
+def softmin(input: Tensor, dim: int = -1, *, dtype: DTypeLike = None) -> Tensor:
     """softmax(-x)."""
     check_tensor("softmin", "input", input)
-    return softmax(-input, dim)
+    return softmax(-input, dim, dtype=dtype)
