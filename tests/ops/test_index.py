@@ -145,6 +145,31 @@ def test_gather_takes_fewer_indices_and_refuses_others():
         x.gather(1, lucid.zeros(1, 1, 1))
 
 
+@pytest.mark.parametrize("dtype", [lucid.float32, lucid.float16, lucid.bfloat16, lucid.int8, lucid.int64])
+def test_gather_of_other_types_layouts_and_sizes(dtype):
+    x = lucid.tensor(np.arange(-60, 60).reshape(3, 40), dtype=dtype)
+    index = np.array([[0, -1, 39], [5, 5, -40], [1, 0, 2]])
+    want = np.take_along_axis(np.arange(-60, 60).reshape(3, 40), index, 1)
+    assert x.gather(1, lucid.tensor(index)).tolist() == want.tolist()
+    assert x.t().gather(0, lucid.tensor(index.T)).tolist() == want.T.tolist()
+    assert x.gather(1, lucid.tensor(index[:2, :1], dtype=lucid.int32)).tolist() == want[:2, :1].tolist()
+    assert x.gather(1, lucid.zeros(3, 0, dtype=int)).shape == (3, 0)
+    assert lucid.zeros(0, 3).gather(0, lucid.zeros(0, 3, dtype=int)).shape == (0, 3)
+    assert lucid.tensor(2.0).gather(0, lucid.tensor(0)).item() == 2
+    with pytest.raises(IndexError, match="dimension 1 of size 40"):
+        x.gather(1, lucid.tensor(index + 5))
+    with pytest.raises(IndexError):
+        x.gather(1, lucid.zeros(4, 1, dtype=int))
+
+
+@pytest.mark.parametrize("dtype", [lucid.float64, lucid.float16])
+def test_gradients_at_repeated_places_of_narrow_indices(dtype):
+    x = lucid.ones(3, 5, dtype=dtype).requires_grad_()
+    index = lucid.tensor([[4, -1], [0, 0]])
+    x.gather(1, index).backward(lucid.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=dtype))
+    assert x.grad.tolist() == [[0, 0, 0, 0, 3], [7, 0, 0, 0, 0], [0] * 5]
+
+
 def test_scatter_replaces():
     x = lucid.zeros(2, 3).scatter(1, lucid.tensor([[2], [0]]), 1.0)
     assert x.tolist() == [[0, 0, 1], [1, 0, 0]]

@@ -13,8 +13,8 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.kernels import empty, moving
-from lucid.ops import order
+from lucid.kernels import empty, moving, taking
+from lucid.ops import native, order
 from lucid.ops.broadcast import sum_to
 from lucid.ops.common import as_operand, axis, cast, method
 from lucid.ops.reduction import Extremes
@@ -68,6 +68,11 @@ _getitem_copy = Op("getitem", lambda x, *, index: _chosen(x, index), vjp={
 
 
 def _chosen(x: Array, index: Index) -> Array:
+    axis = _lone_axis(index)
+    if axis is not None and x.size >= native.SEVERAL_PASSES and taking.takes(x):
+        rows = taking.taken(x, index[axis], axis)
+        if rows is not None:
+            return rows
     flat = _flat(x, index)
     chosen: Array = x[index] if flat is None else x.reshape(-1)[flat]
     return chosen
@@ -104,9 +109,6 @@ def _placed_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
     return out
 
 
-_SUMMED = ("float32", "float64", "complex64", "complex128")
-
-
 def _lone_axis(index: Index) -> int | None:
     """The axis that is all an index chooses along, by whole numbers in a row."""
     chosen = [k for k, part in enumerate(index) if not (isinstance(part, slice) and part == slice(None))]
@@ -117,23 +119,24 @@ def _lone_axis(index: Index) -> int | None:
 def _added_forward(g: Array, *, shape: tuple[int, ...], index: Index) -> Array:
     """As ``_placed_forward``, for indices that may repeat."""
     out = _zeros(shape, g.dtype)
-    axis = _lone_axis(index)
-    if axis is not None and g.size and g.dtype.name in _SUMMED:
-        where = index[axis] % shape[axis]
-        order = np.argsort(where, kind="stable")
-        places, starts = np.unique(where[order], return_index=True)
-        if len(places) == len(where):
-            out[index] = g
-            return out
-        out[(*index[:axis], places)] = np.add.reduceat(g.take(order, axis), starts, axis)
-        return out
     if all(not isinstance(part, np.ndarray) or part.dtype.kind == "b" for part in index):
         out[index] = g
-    elif (flat := _flat(out, index)) is not None:
+    else:
+        _add_at(out, index, g)
+    return out
+
+
+def _add_at(out: Array, index: Index, g: Any) -> None:
+    """Adds g at indices that may repeat."""
+    axis = _lone_axis(index)
+    if axis is not None and isinstance(g, np.ndarray) and taking.adds(out) and g.dtype == out.dtype:
+        part = np.broadcast_to(g, (*out.shape[:axis], len(index[axis]), *out.shape[axis + 1 :]))
+        if taking.add(out, index[axis], part, axis):
+            return
+    if (flat := _flat(out, index)) is not None:
         np.add.at(out.reshape(-1), flat.reshape(-1), np.broadcast_to(g, flat.shape).reshape(-1))
     else:
         np.add.at(out, index, g)
-    return out
 
 
 _placed = Op("place", _placed_forward, vjp={"g": lambda g, index: apply(_getitem_view, g, index=index)})
@@ -179,21 +182,62 @@ def _check_gather(name: str, x: Any, dim: int, index: Any) -> int:
         raise DTypeError(f"{name}: index must be an integer tensor, not {index.dtype!r}")
     if index._array.ndim != x._array.ndim:
         raise ShapeError(f"{name}: index of shape {index.shape} and tensor of shape {x.shape} must have one rank")
-    n = x._array.shape[d] if x._array.ndim else 1
-    if index._array.size and not (-n <= index._array.min() and index._array.max() < n):
-        raise IndexError(f"{name}: an index is out of range for dimension {dim} of size {n}")
     return d
 
 
-_scatter_add = Op("scatter_add", lambda x, source, *, index: _scattered(x, source, index), vjp={
+def _check_places(name: str, x: Array, dim: int, index: Array) -> None:
+    n = x.shape[dim] if x.ndim else 1
+    if index.size and not (-n <= index.min() and index.max() < n):
+        raise IndexError(f"{name}: an index is out of range for dimension {dim} of size {n}")
+
+
+def _within(x: Array, index: Array, dim: int) -> Array | None:
+    """The part of x that an index along ``dim`` speaks of; None if there is no such part."""
+    if x.ndim != index.ndim or not x.ndim:
+        return None
+    sizes = [n if k == dim else m for k, (n, m) in enumerate(zip(x.shape, index.shape, strict=True))]
+    fits = all(m <= n for m, n in zip(sizes, x.shape, strict=True))
+    return x[tuple(map(slice, sizes))] if fits else None
+
+
+def _gather_forward(x: Array, *, dim: int, index: tuple[Array]) -> Array:
+    places = index[0]
+    part = _within(x, places, dim) if taking.takes(x) else None
+    found = None if part is None else taking.taken(part, places, dim)
+    if found is not None:
+        return found
+    _check_places("gather", x, dim, places)
+    return _chosen(x, _mesh(places, dim) or (Ellipsis,))
+
+
+def _add_along(out: Array, source: Array, dim: int, places: Array) -> Array:
+    """``out`` with every element of ``source`` added at its place along ``dim``."""
+    part = _within(out, places, dim) if taking.adds(out) and out.dtype == source.dtype else None
+    if part is None or part.shape != out.shape or not taking.add(out, places, source, dim):
+        np.add.at(out, _mesh(places, dim) or (Ellipsis,), source)
+    return out
+
+
+_gather = Op("gather", _gather_forward, vjp={
+    "x": lambda g, x_shape, dim, index: apply(_gather_grad, g, shape=x_shape, dim=dim, index=index),
+})  # fmt: skip
+_gather_grad = Op(
+    "gather_grad", lambda g, *, shape, dim, index: _add_along(_zeros(shape, g.dtype), g, dim, index[0]),
+    vjp={"g": lambda g, dim, index: apply(_gather, g, dim=dim, index=index)},
+)  # fmt: skip
+_scatter_add = Op(
+    "scatter_add", lambda x, source, *, dim, index: _add_along(x.copy(), source, dim, index[0]),
+    vjp={"x": lambda g: g, "source": lambda g, dim, index: apply(_gather, g, dim=dim, index=index)},
+)  # fmt: skip
+_index_add = Op("index_add", lambda x, source, *, index: _added_to(x, source, index), vjp={
     "x": lambda g: g,
     "source": lambda g, source_shape, index: sum_to(apply(_getitem_copy, g, index=index), source_shape),
 })  # fmt: skip
 
 
-def _scattered(x: Array, source: Any, index: Index) -> Array:
+def _added_to(x: Array, source: Any, index: Index) -> Array:
     out = x.copy()
-    np.add.at(out, index, source)
+    _add_at(out, index, source)
     return out
 
 
@@ -202,7 +246,7 @@ def gather(input: Tensor, dim: int, index: Any) -> Any:
     """Elements of ``input`` at ``index`` along ``dim``: out[i][j] = x[index[i][j]][j] for dim=0."""
     index = as_operand(index)
     d = _check_gather("gather", input, dim, index)
-    return apply(_getitem_copy, input, index=_mesh(index._array, d) or (Ellipsis,))
+    return apply(_gather, input, dim=d, index=(index._array,))
 
 
 @method()
@@ -210,8 +254,9 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Any:
     """``input`` with every element of ``src`` added at its ``index`` along ``dim``; the adjoint of ``gather``."""
     index = as_operand(index)
     d = _check_gather("scatter_add", input, dim, index)
+    _check_places("scatter_add", input._array, d, index._array)
     own = src[tuple(slice(n) for n in index.shape)]
-    return apply(_scatter_add, input, cast(own, input.dtype), index=_mesh(index._array, d))
+    return apply(_scatter_add, input, cast(own, input.dtype), dim=d, index=(index._array,))
 
 
 @method()
@@ -222,6 +267,7 @@ def scatter(input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any 
     src = value if src is None else src
     index = as_operand(index)
     d = _check_gather("scatter", input, dim, index)
+    _check_places("scatter", input._array, d, index._array)
     if isinstance(src, Tensor):
         src = cast(src[tuple(slice(n) for n in index.shape)], input.dtype)
     return apply(write, input, src, index=_mesh(index._array, d))
@@ -253,7 +299,7 @@ def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: flo
     source = source if alpha == 1 else source * alpha
     d = axis("index_add", dim, input._array.ndim)
     where = (slice(None),) * d + (as_operand(index)._array,)
-    return apply(_scatter_add, input, cast(source, input.dtype), index=where)
+    return apply(_index_add, input, cast(source, input.dtype), index=where)
 
 
 @method()

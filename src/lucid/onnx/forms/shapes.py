@@ -168,6 +168,13 @@ def _gathered(g: Graph, s: At, index: tuple[Any, ...]) -> str:
     raise g.error("an index of several arrays has no ONNX form; index_select, gather and slices have one")
 
 
+@form("gather", sized=True)
+def _gather(g: Graph, s: At) -> str:
+    (places,), axis = s.params["index"], s.params["dim"]
+    parts = [places] * len(s.shape())
+    return str(g.node("GatherElements", _narrowed(g, s, parts, axis), _numbers(g, places), axis=axis))
+
+
 def _narrowed(g: Graph, s: At, parts: list[Any], axis: int) -> str:
     """The input, cut to the index's sizes along other axes."""
     x, used = s.name(), g.shapes_of(parts[axis])
