@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 import ml_dtypes
@@ -238,9 +239,38 @@ def test_two_threads_have_as_many_boxes_where_vectors_take_two_turns(
     monkeypatch.setattr(target, "cpu", lambda: machine)
     monkeypatch.setattr(winograd_grad, "best", winograd_grad.best.__wrapped__)
     spec = ConvSpec((3,), (1,), (1,), ((1, 1),))
-    problem = Case("grad_weight", "float32", 1, 64, 64, (8400,), spec, False).problem
+    problem = Case("grad_weight", "float32", 1, 64, 64, (7200,), spec, False).problem
     found = winograd_grad.best(problem, ISAS["avx512"])
     assert found is not None
     form, split = found
     cut = winograd_grad.Layout.of(problem, form, split, ISAS["avx512"]).x_cut
     assert (split.chunks, cut.boxes) == (2, boxes)
+
+
+def test_every_pass_over_far_operands_counts() -> None:
+    """Of operands that the second level cache holds none does; a second pass over g reads its lines again."""
+    isa, spec = ISAS["avx512"], ConvSpec((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+
+    def far_lines(size: int, c_part: int) -> float:
+        problem = Case("grad_weight", "float32", 1, 64, 64, (size, size), spec, False).problem
+        form = next(form for form in winograd_grad.forms(problem) if (form.y.outputs, form.x.outputs) == (4, 4))
+        split = Split(Tile(8, 2, 16), 64, 64, c_part, 1, False)
+        return winograd_grad.work(problem, form, split, winograd_grad.Layout.of(problem, form, split, isa))["operand"]
+
+    l2_bytes = target.cpu().l2_bytes
+    near, far = isqrt(l2_bytes // (4 * 128)), 2 * isqrt(l2_bytes // (4 * 128))
+    assert far_lines(near, 32) == 0
+    assert far_lines(far, 32) == pytest.approx(1.5 * far_lines(far, 64))
+    assert far_lines(far, 64) == pytest.approx((2 * 64 * far**2 * 4 - l2_bytes) / 64)
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("znver4", "weight_grad"), ("znver5", "winograd")])
+def test_few_saved_products_do_not_pay_for_frames_where_vectors_take_two_turns(
+    name: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = target.CPU(name, tuple(ISAS.values()), 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    monkeypatch.setattr(winograd_grad, "best", winograd_grad.best.__wrapped__)
+    spec = ConvSpec((3, 3), (2, 2), (1, 1), ((1, 1), (1, 1)))
+    problem = Case("grad_weight", "float32", 4, 48, 48, (112, 112), spec, False).problem
+    assert select.candidates(problem, ISAS["avx512"])[0][0].algorithm == chosen
