@@ -53,6 +53,8 @@ CASES = {
     "volume": case(2, 3, 5, (4, 5, 6), (2, 3, 2), stride=(1, 2, 1), padding=(1, 0, 2), dilation=(1, 1, 2)),
     "groups": case(2, 12, 20, (18, 18), 3, padding=1, groups=4),
     "long kernel": case(1, 2, 3, (200,), 129, padding=64),
+    "pairs of 17 taps": case(1, 7, 35, (40,), 17, padding=8),
+    "filters of three taps side by side": case(1, 39, 9, (20,), 3),
     "transposed k4 s2": case(2, 10, 12, (32,), 4, stride=2, padding=1),
     "transposed k8 s4": case(1, 6, 40, (80,), 8, stride=4, padding=2),
     "transposed k6 s3": case(1, 5, 8, (60,), 6, stride=3, padding=1),

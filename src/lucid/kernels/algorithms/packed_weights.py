@@ -5,7 +5,7 @@ c counts elements of the grain: each holds the weights of its channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lucid.kernels.algorithms.dense_layout import packing_record, part, read_packing, read_shape
@@ -20,14 +20,17 @@ from lucid.kernels.ir import (
     bitcast,
     constant,
     convert,
+    i16,
     i32,
     i64,
     interleave,
     joined,
+    lane_numbers,
     lanes_below,
     minimum,
     ptr,
     select,
+    splat,
     transpose,
     vec,
 )
@@ -35,6 +38,9 @@ from lucid.kernels.ir import (
 _LINE_BYTES = 64
 #: Channels asked for before they are read: the next one's weights are pages away where rows lie side by side.
 _AHEAD = 8
+#: How far apart rows are at most, of which two vectors of words hold a tap's weights for as many as there are lanes.
+_NEAR = 4
+_PARTS = 1024  #: of one, by which places among the taps of some pairs are divided: more than places times taps
 
 
 def woven(rows: int, lanes: int, stack: int) -> int:
@@ -77,14 +83,26 @@ def write_pack(module: Module, grain: Grain, lanes: int, stack: int, weave: int)
     else:
         step, exist = r["run_step"], minimum(last + 1, rows)
         runs = r["run_length"].ne(0) & (step.eq(1) | s["row_step"].eq(1))
-        either(f, runs, lambda: _pack_runs(grain, turn, source, weights, exist, a.channels, s, r, lanes), by_taps)
+
+        def by_runs() -> None:
+            _pack_runs(grain, turn, source, weights, exist, a.channels, s, r, lanes)
+
+        def far() -> None:
+            either(f, runs, by_runs, by_taps)
+
+        if grain.depth == 1:
+            far()
+        else:
+            near = (s["row_step"] > 1) & (s["row_step"] <= _NEAR)
+            either(f, near, lambda: _pack_near(grain, source, weights, exist, a.channels, s, r, lanes), far)
     return f
 
 
 class _Run(NamedTuple):
     """Elements side by side in a row's weights: ``depth`` of them, ``step`` apart.
 
-    The first ``whole`` have a second channel, whose weight is ``second`` further on.
+    The first ``whole`` have a second channel, whose weight is ``second`` further on. Where there are more than that
+    they are those of several pairs of channels, each of ``second`` taps.
     """
 
     depth: Value
@@ -99,13 +117,13 @@ def _pack_runs(
 ) -> None:  # fmt: skip
     """Weights that lie side by side: of all channels at once, or of one element after the other.
 
-    Where elements hold several channels, all are at once only if there is one tap.
+    Where elements hold several channels, all are at once only if taps are few.
     """
     f, elements, one = to.fn, grain.count(channels), to.fn.const(i64, 1)
     rows, length, step, second = s["tile_rows"], r["run_length"], r["run_step"], s["channel_step"]
     together = (length * step).eq(second)
     if grain.depth > 1:
-        together = together & length.eq(1)
+        together = together & (length <= lanes + 1)
     runs, groups = select(together, one, elements), (exist + (lanes - 1)) // lanes
     with f.loop(0, runs) as c:
         channel = source.at(c.i * grain.depth * second)
@@ -117,7 +135,7 @@ def _pack_runs(
             select(together, elements * length, length),
             select(together, step * grain.depth, step),
             second,
-            select(together, channels // grain.depth, select(two, length, 0)),
+            select(together, channels // grain.depth * length, select(two, length, 0)),
         )
 
         def across() -> None:
@@ -157,22 +175,54 @@ def _write_turn(module: Module, grain: Grain, lanes: int, weave: int) -> Functio
     starts = [a.source.at(minimum(a.rows - 1, r) * a.row_step) for r in range(weave or lanes)]
     turned = interleave if weave else transpose
     with f.loop(0, a.depth, lanes) as k:
-
-        def apart() -> list[Value]:
-            masks = [lanes_below(f, count - k.i, lanes) for count in (a.depth, a.whole)[: grain.depth]]
-            numbers = [[start.load(a.second * n + k.i, lanes, m) for start in starts] for n, m in enumerate(masks)]
-            if grain.depth == 1:  # halves that are widened are turned first, by shuffles of half the bits
-                return [grain.element([column]) for column in turned(numbers[0])]
-            return turned([grain.element(each) for each in zip(*numbers, strict=True)])
-
-        def side_by_side() -> list[Value]:
-            mask = lanes_below(f, a.depth + a.whole - k.i * 2, 2 * lanes, i32)
-            return turned([bitcast(start.load(k.i * 2, 2 * lanes, mask), vec(grain.packed, lanes)) for start in starts])
-
-        columns = apart() if grain.depth == 1 else f.choose(a.second.eq(1), side_by_side, apart)
+        if grain.depth == 1:  # halves that are widened are turned first, by shuffles of half the bits
+            mask = lanes_below(f, a.depth - k.i, lanes)
+            columns = [grain.element([column]) for column in turned([start.load(k.i, lanes, mask) for start in starts])]
+        else:
+            columns = turned(_pairs_of_rows(grain, starts, k.i, lanes))
         for n, column in enumerate(columns):
             a.panel.store(column, k.i * weave + n * lanes if weave else (k.i + n) * a.width)
     return f
+
+
+def _pairs_of_rows(grain: Grain, starts: Sequence[Pointer], k: Value, lanes: int) -> list[Value]:
+    """A vector of each row's elements from k on, which are pairs of channels: see ``_Run``."""
+    f, words, pairs = k.fn, vec(i16, 2 * lanes), vec(i32, lanes)
+    a = f.args
+
+    def apart() -> list[Value]:
+        masks = [lanes_below(f, count - k, lanes) for count in (a.depth, a.whole)]
+        halves = [[start.load(a.second * n + k, lanes, mask) for start in starts] for n, mask in enumerate(masks)]
+        return [grain.element(each) for each in zip(*halves, strict=True)]
+
+    def side_by_side() -> list[Value]:
+        mask = lanes_below(f, a.depth + a.whole - k * 2, 2 * lanes, i32)
+        return [bitcast(start.load(k * 2, 2 * lanes, mask), pairs) for start in starts]
+
+    def picked() -> list[Value]:
+        """Several pairs of channels: two vectors from the first element's first weight on have all weights."""
+        first = k + k // a.second * a.second
+        taps, tap = (convert(number, i32) for number in (a.second, k % a.second))
+        place = lane_numbers(f, lanes, element=i32) + splat(tap, lanes)
+        pair = place * splat(f.const(i32, _PARTS) // taps + 1, lanes) // _PARTS
+        low = place + pair * splat(taps, lanes) - splat(tap, lanes)
+        places = bitcast(low * 0x10001 + splat(taps << 16, lanes), words)
+        masks = [lanes_below(f, a.depth + a.whole - first - n * 2 * lanes, 2 * lanes, i32) for n in range(2)]
+        rows = []
+        for start in starts:
+            row = start.at(first)
+            near, far = (bitcast(row.load(n * 2 * lanes, 2 * lanes, mask), words) for n, mask in enumerate(masks))
+            rows.append(bitcast(_looked_up(near, places, far), pairs))
+        return rows
+
+    several = (a.second > 1) & (a.depth > a.second)
+    return f.choose(several, picked, lambda: f.choose(a.second.eq(1), side_by_side, apart))
+
+
+def _looked_up(near: Value, places: Value, far: Value) -> Value:
+    """Of the words of two vectors side by side those at so many places."""
+    name = f"llvm.x86.avx512.vpermi2var.hi.{near.type.lanes * near.type.element.bits}"
+    return near.fn.intrinsic(name, near.type, "", near, places, far)
 
 
 def _pack_taps(
@@ -201,6 +251,37 @@ def _pack_taps(
                 with f.loop(0, rows, stack) as m:
                     row = source.at(minimum(last, m.i) // stack * s["row_step"])
                     place.store(element(lambda at: row.load(at, stack)), m.i)
+
+
+def _pack_near(
+    grain: Grain, source: Pointer, to: Pointer, exist: Value, channels: Value, s: dict[str, Value], r: dict[str, Any],
+    lanes: int,
+) -> None:  # fmt: skip
+    """Pairs of channels of rows so near each other that two vectors meet as many as there are lanes.
+
+    The last group of rows first: its vectors reach into the next tap's first rows, which are written after it.
+    """
+    f, rows, step, row_step, width = to.fn, s["tile_rows"], s["channel_step"], s["row_step"], 2 * lanes
+    words = vec(i16, width)
+    places = bitcast(lane_numbers(f, lanes, element=i32) * splat(convert(row_step * 0x10001, i32), lanes), words)
+    second = (lane_numbers(f, width, element=i16) & 1).ne(0)
+    groups = (exist + (lanes - 1)) // lanes
+    with f.loop(0, groups) as back:
+        m = (groups - 1 - back.i) * lanes
+        count = (minimum(exist - m, lanes) - 1) * row_step + 1
+        inside = [lanes_below(f, count - n * width, width, i32) for n in range(2)]
+        with f.loop(0, grain.count(channels)) as c:
+            first = source.at(c.i * 2 * step)
+            _ask(first, s, grain.depth)
+            there = splat(c.i * 2 + 1 < channels, width)
+            with f.loop(0, r["taps"]) as t:
+                start = first.at(r["weight_offsets"].load(t.i) + m * row_step)
+                picked = []
+                for row, masks in ((start, inside), (start.at(step), [mask & there for mask in inside])):
+                    near, far = (bitcast(row.load(n * width, width, k), words) for n, k in enumerate(masks))
+                    picked.append(_looked_up(near, places, far))
+                pairs = bitcast(select(second, picked[1], picked[0]), vec(i32, lanes))
+                to.store(pairs, (c.i * r["taps"] + t.i) * rows + m)
 
 
 def _ask(channel: Pointer, s: dict[str, Value], channels: int) -> None:
