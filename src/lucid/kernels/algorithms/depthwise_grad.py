@@ -59,6 +59,7 @@ _COST = {
     "plane": 26.0,  # of a frame
     "box": 36.0,
     "upstream": 2.2,  # a vector of g that is added up for the bias
+    "widened": 0.0,  # one that is copied as it is computed with
     "finish": 14.0,  # a vector of sums, over its lanes
     "byte": 0.021,  # of x, w and y, in the last cache
     "waiting": 0.71,  # for memory
@@ -75,6 +76,7 @@ _HALVED = {
     "fill": 5.0,
     "fill split": 23.0,
     "plane": 36.0,
+    "widened": 2.7,
     "finish": 22.0,
     "call": 6100.0,
 }
@@ -150,8 +152,11 @@ class Sums:
 
     @property
     def upstream_elements(self) -> int:
-        """The copy of g, rows of whole vectors."""
-        return self.tile.results * self.cut.box[2] * ceil(self.cut.box[3] / 16) * 16 if self.widens else 0
+        """The copy of g, rows of whole vectors; behind it those that taps down name, of which no lane loads."""
+        if not self.widens:
+            return 0
+        over = self.problem.spec.dilation[1] * (self.tile.down - 1)
+        return (self.tile.results * self.cut.box[2] + over) * ceil(self.cut.box[3] / 16) * 16
 
     @property
     def private_elements(self) -> int:
@@ -177,6 +182,7 @@ class Sums:
         boxes, groups = p.batch * p.groups * self.cut.boxes, self.blocks * self.passes
         rows = boxes * groups * deep * high
         vectors = rows * ceil(wide / self.lanes)
+        of_g = boxes * p.group_out * deep * high * ceil(wide / self.lanes)
         return {
             **({"long": vectors * tile.columns * self.lanes} if tile.long else {"product": vectors * tile.cycles}),
             "vector": vectors,
@@ -186,7 +192,8 @@ class Sums:
             "fill" if p.spec.stride[2] <= 2 else "fill split": boxes * p.group_in * self.cut.plane / self.lanes,
             "plane": boxes * p.group_in * self.cut.frame[0],
             "box": boxes,
-            "upstream": boxes * p.group_out * deep * high * ceil(wide / self.lanes) * p.bias,
+            "upstream": of_g * p.bias,
+            "widened": of_g * self.widens,
             "finish": p.groups * self.chunks * groups * tile.sums,
             "byte": min(p.traffic_bytes, target.cpu().l3_bytes / 4),
             "waiting": memory_cycles(p.traffic_bytes),

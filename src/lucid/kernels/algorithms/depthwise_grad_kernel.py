@@ -73,6 +73,9 @@ def write(isa: ISA, element: Type, tile: Tile, widens: bool) -> Module:
         vectors = (a.group_out + (tile.results - 1)) // tile.results * a.passes * tile.sums
         bias_acc = acc.at(vectors * lanes)
         _clear(f, wide, lanes, acc, vectors + (a.sums_g + a.sums_x))
+        if widens and tile.down > 1:  # to load nothing from a page that was never written takes hundreds of cycles
+            behind = a.dilation_h * (tile.down - 1) * ((a.box_w + 15) // 16 * 16)
+            _clear(f, wide, lanes, frame.at(a.private - behind), behind // lanes)
         with f.loop(chunk * a.all_boxes // a.chunks, (chunk + 1) * a.all_boxes // a.chunks) as b:
             image, box = b.i // a.boxes * a.groups + group, open_box(f, a, b.i % a.boxes)
             source = a.x.at(image * a.group_in * (a.d * a.h * a.w))

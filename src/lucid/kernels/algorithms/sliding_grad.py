@@ -59,6 +59,7 @@ _COST = {
     "pair": 0.45,  # likewise, of bfloats that are multiplied as they lie
     "apart alone": 0.15,  # the same beside rows of g that are kept
     "again": 2.2,  # a row of planes that are read for every pair of channels and leave the first cache
+    "again widened": 2.2,  # the same of halves that are widened
     "sum": 2.7,
     "pass": 14.0,
     "plane": 33.0,
@@ -85,6 +86,7 @@ _HALVED = {
     "widened": 0.7,
     "pair": 0.0,
     "again": 3.5,
+    "again widened": 0.0,
     "sum": 0.1,
     "pass": 42.0,
     "plane": 50.0,
@@ -210,6 +212,7 @@ class SlidingGrad:
         rows, split = strips * p.out[1] * len(downs), self.tile.step > 1
         widened = rows / len(downs) if self.tile.keeps_x else rows
         apart = "pair" if self.tile.dots else "apart"
+        narrow = p.itemsize < sum_type(p).bytes
         return {
             "row": rows,
             "product": strips * p.out[1] * across * sum(downs),
@@ -217,10 +220,10 @@ class SlidingGrad:
             "split": rows * split,
             "dealt": rows * split * across,
             "crowded": rows * max(0, self.tile.registers(self.lanes) - ROOMY),
-            "widened": widened * vectors * (p.itemsize < sum_type(p).bytes and not self.tile.apart),
+            "widened": widened * vectors * (narrow and not self.tile.apart),
             apart: rows * vectors * self.tile.apart * (1 / self.each if self.tile.keeps else 1),
             "apart alone": rows * (vectors - 1) * (self.tile.apart and self.tile.keeps) * (1 - 1 / self.each),
-            "again": rows * again,
+            "again widened" if narrow and not self.tile.dots else "again": rows * again,
             "sum": strips * across * sum(downs),
             "pass": strips * len(downs),
         } | self._work_beside(planes)

@@ -335,7 +335,8 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     (boxes, starts), (lines, asks_g, asks_x) = _tables(chosen), _asks(chosen)
     tables = (boxes, usual.parts(problem, tile, chosen.k_part, chosen.c_part, 1), starts, _offsets(chosen), lines)
     code = (
-        kernel.tile_address(grain, True, tile.vectors, tile.rows, 1),
+        kernel.tile_address(grain, True, tile.vectors, tile.rows, 1, None),
+        0,
         kernel.turn_address(grain),
         kernel.turn_address(Grain(grain.sums)),
         rows_adder(problem.dtype) if problem.bias else 0,

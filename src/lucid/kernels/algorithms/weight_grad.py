@@ -18,7 +18,8 @@ Tasks are (chunk of boxes) x (group, part of c_out, part of c_in). With several 
 a second pass adds them in order; the split depends on the shape alone, so the bits do not depend on the threads.
 
 Of 1 x 1 kernels x and g may be swapped: lanes are c_in's then, and fewer channels are transposed where c_out is more.
-A step's sums are then part of a row of gw, and where one box is all, whole tiles leave them there, not in a slice.
+A step's sums are then part of a row of gw, and where one box is all, whole tiles leave them there, not in a slice; of
+half precision the last piece's do.
 
 Of bfloat16, where there is an instruction for it, p are pairs of pixels: see ``weight_grad_kernel``.
 
@@ -123,8 +124,14 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         lines,
     )
     calls = ceil(chosen.elements / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
+    rounds_to = chosen.grain.stored if chosen.straight and chosen.grain.stored != element else None
+    tile_codes = [
+        kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns, rounded)
+        for rounded in dict.fromkeys((None, rounds_to))
+    ]
     code = (
-        kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns),
+        tile_codes[0],
+        tile_codes[-1],
         kernel.turn_address(chosen.grain),
         kernel.turn_address(Grain(element)),
         rows_adder(problem.dtype) if problem.transposed else 0,

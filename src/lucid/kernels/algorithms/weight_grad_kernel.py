@@ -63,7 +63,7 @@ RUN = 4
 #: What ``loops`` are told, in this order: arrays, tables, code, numbers.
 ARRAYS = ("x", "g", "gw", "gb", "slices", "own", "summed")
 TABLES = ("boxes", "parts", "starts", "offsets", "asks")
-CODE = ("tile", "turn_in", "turn_out", "add_rows")
+CODE = ("tile", "tile_out", "turn_in", "turn_out", "add_rows")
 NUMBERS = (
     "sums_g", "in_place", "straight", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "swapped", "taps",
     "together", "lists",
@@ -103,11 +103,14 @@ def loops_code(grain: Grain) -> jit.Code:
     return jit.kernel(("weight_grad loops", grain), lambda isa: _write_loops(isa, grain))
 
 
-def tile_address(grain: Grain, in_place: bool, vectors: int, rows: int, columns: int) -> int:
-    """Where a tile lies; one that reads frames of what was widened is that of what need not be."""
+def tile_address(grain: Grain, in_place: bool, vectors: int, rows: int, columns: int, rounds_to: Type | None) -> int:
+    """Where a tile lies; one that reads frames of what was widened is that of what need not be.
+
+    One that ``rounds_to`` the type of gw leaves its sums there.
+    """
     grain = grain if grain.depth > 1 or in_place else Grain(grain.sums)
-    key = ("weight_grad tile", grain, vectors, rows, columns)
-    return jit.kernel(key, lambda isa: _write_tile(isa, grain, vectors, rows, columns)).address("tile")
+    key = ("weight_grad tile", grain, vectors, rows, columns, rounds_to)
+    return jit.kernel(key, lambda isa: _write_tile(isa, grain, vectors, rows, columns, rounds_to)).address("tile")
 
 
 def turn_address(grain: Grain) -> int:
@@ -115,22 +118,25 @@ def turn_address(grain: Grain) -> int:
     return jit.kernel(("weight_grad turn", grain), lambda isa: _write_turn(isa, grain)).address("turn")
 
 
-def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int) -> Module:
+def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int, rounds_to: Type | None) -> Module:
     """``tile(count, panel, frame, starts, offsets, to, apart, again, asks, next)``: to[s][v] is begun, or added to.
 
     Sums of a step are ``apart`` from the next one's; they are begun unless they go on ``again``. It adds
     panel[p][v] frame[starts[p] + offsets[row] + column] over ``count`` elements, for every s = (row, column), and asks
     for a line of what is to come at each: ``asks`` bytes from ``next`` on. That costs nothing, unless the tile is so
     narrow that it waits for loads. Numbers of the frame, which may be x itself, are widened on their way.
+
+    One that rounds takes (…, out, row) too: what would be to[s][v] goes to out[s][v], whose steps are a ``row`` apart.
     """
     element, module = grain.sums, Module("weight_grad tile", isa)
     lanes, framed = isa.lanes(element), grain.stored if grain.depth == 1 else grain.packed
     f = module.function(
         "tile", export=True, count=i64, panel=ptr(grain.packed), frame=ptr(framed), starts=ptr(i64), offsets=ptr(i64),
         to=ptr(element), apart=i64, again=i64, asks=ptr(i64), next=ptr(i8),
+        **({} if rounds_to is None else {"out": ptr(rounds_to), "row": i64}),
     )  # fmt: skip
     a = f.args
-    size = _Tile(grain, lanes, vectors, rows, columns)
+    size = _Tile(grain, lanes, vectors, rows, columns, rounds_to)
     last = LAST if turns_of(lanes, element) > 1 and vectors >= _MANY else 0
     if last:
         either(f, a.count < last, lambda: size.write_few(f), lambda: size.write(f, last))
@@ -148,6 +154,7 @@ class _Tile:
     vectors: int
     rows: int
     columns: int
+    rounds_to: Type | None
 
     @property
     def steps(self) -> int:
@@ -205,8 +212,10 @@ class _Tile:
     def _put(self, f: Function, step: Value, totals: list[Value], again: Value) -> None:
         """Begins a step's sums, or adds to them."""
         to = f.args.to.at(f.args.apart * step)
+        out = to if self.rounds_to is None else f.args.out.at(f.args.row * step)
         for v, total in enumerate(totals):
-            to.store(to.load(v * self.lanes, self.lanes, again) + total, v * self.lanes)
+            total = to.load(v * self.lanes, self.lanes, again) + total
+            out.store(convert(total, self.rounds_to or self.grain.sums), v * self.lanes)
 
 
 def _write_turn(isa: ISA, grain: Grain) -> Module:
@@ -319,8 +328,7 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
             again = (b.i - first) & box.goes_on
             tables = (a.starts.at(box.starts), a.offsets.at(part.offsets))
             read = (frame, *tables, g.at(box.g), x.at(then.corner), g.at(then.g))
-            result = a.gw.at(part.gw).cast(kind.element)
-            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, again, *read, result)
+            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, again, *read, a.gw.at(part.gw))
         with f.when(a.chunks.eq(1)), f.loop(0, part.rows, a.wide) as k:
             f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
     _write_finish(module, kind, unpack)
@@ -407,19 +415,21 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
     The sums of its list of taps are every so many of all, and are begun even if it has no pixels.
     Pieces of panels of ``g`` are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next
     box, which begins at ``next_x`` and ``next_g``. Where sums go ``straight`` to gw, the part's ``result``, a whole
-    tile's lines there are asked for before it begins.
+    tile's lines there are asked for before it begins. Of half precision that is the tile of the last piece, which
+    rounds them.
     """
     data, stored = ptr(kind.element), ptr(kind.stored)
     f = module.function(
         "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64, pitch=i64,
         images=i64, list=i64, again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored, next_x=stored,
-        next_g=stored, result=data,
+        next_g=stored, result=stored,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, kind.fields, (
-        "asks", "tile", "wide", "steps", "together", "lists", "sub", "asks_g", "asks_x", "asks_each", "rows",
-        "straight", "gw_row",
+        "asks", "tile", "tile_out", "wide", "steps", "together", "lists", "sub", "asks_g", "asks_x", "asks_each",
+        "rows", "straight", "gw_row",
     ))  # fmt: skip
+    rounds = kind.stored != kind.element
     last, pixels = a.asks_g + a.asks_x - 1, p.images * p.per_image
     steps, apart = (p.channels * a.together + (a.steps - 1)) // a.steps, a.lists * a.wide
     block = steps * a.steps * apart + a.wide  # its sums and those of g
@@ -442,13 +452,16 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
                 f.call(a.tile, count, p.panel, p.frame, *tables, own, apart, again, *ahead)
 
             def straight() -> None:
-                new_rows = select(again.eq(0), a.steps, 0)
-                with f.loop(0, new_rows) as step, f.loop(0, a.wide, LINE // kind.element.bytes) as v:
+                new_rows = a.steps if rounds else select(again.eq(0), a.steps, 0)
+                with f.loop(0, new_rows) as step, f.loop(0, a.wide, LINE // kind.stored.bytes) as v:
                     there.at(step.i * a.gw_row + v.i).prefetch(write=True)
-                f.call(a.tile, count, p.panel, p.frame, *tables, there, a.gw_row, again, *ahead)
+                if rounds:
+                    f.call(a.tile_out, count, p.panel, p.frame, *tables, own, apart, again, *ahead, there, a.gw_row)
+                else:
+                    f.call(a.tile, count, p.panel, p.frame, *tables, there, a.gw_row, again, *ahead)
 
-            whole = (p.rows - k.i >= a.wide) & (p.channels - first >= a.steps)
-            either(f, whole & a.straight.ne(0), straight, aside)
+            whole = (p.rows - k.i >= a.wide) & (p.channels - first >= a.steps) & a.straight.ne(0)
+            either(f, whole & (pixel.i + a.sub >= pixels) if rounds else whole, straight, aside)
             s.values = [s.values[0] + a.asks_each]
     return f
 

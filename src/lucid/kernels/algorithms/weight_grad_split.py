@@ -418,7 +418,7 @@ def split_as(
     parts = _parts(problem, k_part, c_part)
     made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, _inside(problem, tile, grain, lanes))
     turns = turns_of(lanes, grain.sums)
-    straight = turned and turns > 1 and cut.boxes == 1 and grain.stored == grain.sums
+    straight = turned and turns > 1 and cut.boxes == 1
     made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes), straight=straight)
     return replace(made, cycles=cycles(_work(problem, made), turns))
 
