@@ -28,6 +28,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    all_of,
     f32,
     f64,
     i16,
@@ -36,6 +37,7 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
     select,
+    splat,
 )
 from lucid.kernels.isa import ISA
 from lucid.kernels.moving import contiguous
@@ -52,7 +54,7 @@ _SOME_TASKS = 8  #: as many as make two threads' shares alike
 #: By bytes of an element: what is read moves as it is.
 _MOVED: dict[int, Type] = {2: i16, 4: f32, 8: f64}
 _ADDED = ("float32", "float64", "int32", "int64")
-_TURN = 4  #: lone elements of a loop's turn
+_TURN = 8  #: places looked at together
 _GEOMETRY = ("n", "m", "inner", "pieces", "piece", "by_outer", "by_place")
 
 
@@ -96,7 +98,7 @@ def _run(does: Does, whole: Array, index: Array, part: Array, axis: int) -> bool
     plan = _plan(does, whole.dtype.name, whole.shape, part.shape[axis], axis, shared, target.isa().name)
     wrong = np.zeros(1, np.int64)
     slots = plan.pack(*(address(a) for a in (whole, index, part, wrong)), *plan.geometry)
-    threads.run(plan.entry, slots, plan.tasks)
+    threads.run(plan.entry, slots, plan.tasks, chunk=plan.chunk)
     return not wrong[0]
 
 
@@ -107,6 +109,7 @@ class _Plan(NamedTuple):
     pack: Callable[..., bytes]
     geometry: tuple[int, ...]
     tasks: int
+    chunk: int
 
 
 @lru_cache(maxsize=1024)
@@ -121,10 +124,11 @@ def _plan(does: Does, dtype: str, shape: Sizes, m: int, axis: int, shared: bool,
         wanted = max(1, min(_SOME_TASKS // outer, inner // _BAND))
         piece = -(-inner // (wanted * _BAND)) * _BAND
         pieces = -(-inner // piece)
+    work = m * piece if does == "add" else piece * inner
     steps = (0, 1) if shared else (m * inner, inner)
     pack = struct.Struct(f"{4 + len(_GEOMETRY)}q").pack
     geometry = (n, m, inner, pieces, piece, *steps)
-    return _Plan(jit.kernel(kernel, kernel.write).address("run"), pack, geometry, outer * pieces)
+    return _Plan(jit.kernel(kernel, kernel.write).address("run"), pack, geometry, outer * pieces, max(1, _TASK // work))
 
 
 @dataclass(frozen=True)
@@ -173,19 +177,8 @@ class _Kernel:
             whole.store(whole.load(there, lanes, mask) + part.load(i, lanes, mask), there, mask)
 
     def _line(self, whole: Pointer, index: Pointer, part: Pointer, places: Span, wrong: Value) -> Value:
-        """Places one after the other, some a turn; with what is wrong by then."""
-        f, n = whole.fn, whole.fn.args.n
-        start, stop = places
-        full = stop - (stop - start) % _TURN
-        for first, last, count in ((start, full, _TURN), (full, stop, 1)):
-            with f.loop(first, last, count, carry=[wrong]) as k:
-                (found,) = k.values
-                for i in (k.i + u for u in range(count)):
-                    place, found = _inside(index.load(i), n, found)
-                    self._one(whole, place, part, i)
-                k.values = [found]
-            (wrong,) = k.values
-        return wrong
+        """Places one after the other; with what is wrong by then."""
+        return _each_place(index, places, wrong, lambda place, i: self._one(whole, place, part, i))
 
     def _row(self, whole: Pointer, at: Pointer, part: Pointer, band: Span, wrong: Value, lanes: int) -> Value:
         """Neighbours at one place, in vectors."""
@@ -201,12 +194,38 @@ class _Kernel:
 
     def _each(self, whole: Pointer, at: Pointer, part: Pointer, band: Span, wrong: Value, lanes: int) -> Value:
         """Neighbours, each at a place of its own."""
-        a = whole.fn.args
-        with whole.fn.loop(*band, carry=[wrong]) as i:
-            place, found = _inside(at.load(i.i), a.n, i.values[0])
-            self._one(whole, place * a.inner + i.i, part, i.i)
-            i.values = [found]
-        return i.values[0]
+        inner = whole.fn.args.inner
+        return _each_place(at, band, wrong, lambda place, i: self._one(whole, place * inner + i, part, i))
+
+
+def _each_place(index: Pointer, span: Span, wrong: Value, one: Callable[[Value, Value], None]) -> Value:
+    """``one`` for every place of a stretch of the index; with what is wrong by then.
+
+    Places that are all in range and counted from the front, as most are, are looked at together.
+    """
+    f, n, (start, stop) = index.fn, index.fn.args.n, span
+    full = stop - (stop - start) % _TURN
+
+    def as_they_are(first: Value) -> list[Value]:
+        for i in (first + u for u in range(_TURN)):
+            one(index.load(i), i)
+        return [first.const(0)]
+
+    def one_by_one(first: Value, count: int) -> list[Value]:
+        found = first.const(0)
+        for i in (first + u for u in range(count)):
+            place, found = _inside(index.load(i), n, found)
+            one(place, i)
+        return [found]
+
+    with f.loop(start, full, _TURN, carry=[wrong]) as turn:
+        first, inside = turn.i, all_of(index.load(turn.i, _TURN).ult(splat(n, _TURN)))
+        (found,) = f.choose(inside, lambda: as_they_are(first), lambda: one_by_one(first, _TURN))
+        turn.values = [turn.values[0] | found]
+    with f.loop(full, stop, carry=turn.values) as last:
+        (found,) = one_by_one(last.i, 1)
+        last.values = [last.values[0] | found]
+    return last.values[0]
 
 
 def _inside(place: Value, n: Value, wrong: Value) -> tuple[Value, Value]:

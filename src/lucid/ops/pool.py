@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
-from lucid.core.dtypes import computed
+from lucid.core.dtypes import computed, is_floating
 from lucid.core.geometry import ConvSpec, Pads, PoolSpec, Sizes, window_extent
-from lucid.kernels import moving, pooling, reduction
+from lucid.kernels import extremes, pooling, reduction
 from lucid.kernels.columns import Band
 from lucid.ops import native
 from lucid.ops.weighted import Bands, transposed, weighted_forward
@@ -329,10 +329,10 @@ def _adaptive_grad_forward(h: Array, *, size: Sizes, out_size: Sizes) -> Array:
 
 def _adaptive_indices(x: Array, *, out_size: Sizes) -> Array:
     """The first maximum among equals, as a scan in row-major order finds it."""
-    size = x.shape[x.ndim - len(out_size) :]
-    if prod(out_size) <= _MOST_WINDOWS:
-        return _indices_by_window(x, size, out_size)
+    if is_floating(x.dtype) and extremes.fits(x, len(out_size)):
+        return extremes.in_windows(x, out_size)
     # One axis after the other from the last.
+    size = x.shape[x.ndim - len(out_size) :]
     index = np.broadcast_to(np.arange(prod(size), dtype=np.int64).reshape(size), x.shape)
     for axis in range(-1, -len(size) - 1, -1):
         parts = []
@@ -342,29 +342,6 @@ def _adaptive_indices(x: Array, *, out_size: Sizes) -> Array:
             parts.append([np.take_along_axis(a, first, axis) for a in (values, index[_along(axis, window)])])
         x, index = (np.concatenate(part, axis) for part in zip(*parts, strict=True))
     return index
-
-
-#: Windows up to which each is laid out on its own: one call each, but rows long enough for vectors.
-_MOST_WINDOWS = 256
-
-
-def _indices_by_window(x: Array, size: Sizes, out_size: Sizes) -> Array:
-    """The same, a window of all images at a time."""
-    rank = len(size)
-    index = np.empty((*x.shape[: x.ndim - rank], prod(out_size)), np.int64)
-    for k, window in enumerate(product(*map(adaptive_windows, size, out_size))):
-        whole: tuple[Any, ...] = (..., *window)
-        part = moving.contiguous(x[whole])
-        shape = part.shape[part.ndim - rank :]
-        first = np.argmax(part.reshape(*part.shape[: part.ndim - rank], prod(shape)), -1)
-        index[..., k] = _places(window, size, shape).reshape(-1)[first]
-    return index.reshape(*x.shape[: x.ndim - rank], *out_size)
-
-
-def _places(window: tuple[slice, ...], size: Sizes, shape: Sizes) -> Array:
-    """The flat indices in an image of a window's samples."""
-    starts = (np.arange(w.start, w.stop) for w in window)
-    return np.ravel_multi_index(np.meshgrid(*starts, indexing="ij"), size).reshape(shape)
 
 
 def _along(axis: int, window: slice) -> tuple[Any, ...]:

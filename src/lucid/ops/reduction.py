@@ -15,7 +15,7 @@ from lucid.autograd import Op, apply
 from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DTypeLike, as_dtype, computed, is_floating, widened
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.kernels import columns, reduction
+from lucid.kernels import columns, extremes, reduction
 from lucid.kernels.reduction import Reduction
 from lucid.ops import native
 from lucid.ops.broadcast import broadcast_to
@@ -346,8 +346,14 @@ def _extremes(whole: Callable[..., Any], index: Callable[..., Any], pair: Callab
     return extreme
 
 
-def _arg(name: str, choose: Callable[..., Any], doc: str) -> Callable[..., Any]:
-    op = Op(name, lambda x, *, dim, keepdim: np.asarray(choose(x, axis=dim, keepdims=keepdim), np.int64))
+def _arg(name: str, choose: Callable[..., Any], smallest: bool, doc: str) -> Callable[..., Any]:
+    def forward(x: Array, *, dim: int | None, keepdim: bool) -> Array:
+        if dim is not None and native.takes(native.SEVERAL_PASSES, x) and extremes.fits(x, 1):
+            found = extremes.along(x, dim, smallest)
+            return np.expand_dims(found, dim) if keepdim else found
+        return np.asarray(choose(x, axis=dim, keepdims=keepdim), np.int64)
+
+    op = Op(name, forward)
 
     def function(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
         dims = axes(name, dim, input._array.ndim)
@@ -359,8 +365,12 @@ def _arg(name: str, choose: Callable[..., Any], doc: str) -> Callable[..., Any]:
     return method()(function)
 
 
-argmax = _arg("argmax", np.argmax, "The index of the largest element along a dimension, or in the flattened tensor.")
-argmin = _arg("argmin", np.argmin, "The index of the smallest element along a dimension, or in the flattened tensor.")
+argmax = _arg(
+    "argmax", np.argmax, False, "The index of the largest element along a dimension, or in the flattened tensor."
+)
+argmin = _arg(
+    "argmin", np.argmin, True, "The index of the smallest element along a dimension, or in the flattened tensor."
+)
 
 
 @method()

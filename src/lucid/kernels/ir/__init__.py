@@ -22,6 +22,7 @@ from lucid.kernels.ir.values import (
     Pointer,
     Value,
     absolute,
+    all_of,
     bf16_dot,
     bitcast,
     constant,
@@ -60,10 +61,10 @@ from lucid.kernels.ir.vectors import (
 )
 
 __all__ = [
-    "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "bf16", "bf16_dot",
-    "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32", "f64", "floor",
-    "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum", "lane_sums",
-    "lanes_below", "lanes_inside", "lift", "loaded_as", "maximum", "minimum", "picked", "ptr", "rint", "select",
-    "shuffle", "slid", "splat", "sqrt", "to_whole_vector", "transpose", "transpose_blocks", "transpose_pieces", "vec",
-    "vector_of", "void", "zeros",
+    "BY_DTYPE", "ENTRY", "Function", "Loop", "Module", "Pointer", "Type", "Value", "absolute", "all_of", "bf16",
+    "bf16_dot", "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32",
+    "f64", "floor", "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum",
+    "lane_sums", "lanes_below", "lanes_inside", "lift", "loaded_as", "maximum", "minimum", "picked", "ptr", "rint",
+    "select", "shuffle", "slid", "splat", "sqrt", "to_whole_vector", "transpose", "transpose_blocks",
+    "transpose_pieces", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

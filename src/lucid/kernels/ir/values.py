@@ -234,7 +234,7 @@ class Pointer(Value):
         def some() -> list[Value]:
             return [self.fn.intrinsic(name, type, f"align {align}", p, mask, other)]
 
-        loaded = self.fn.choose(_all(mask), lambda: [p.load(0, lanes)], some) if self._one_by_one else some()
+        loaded = self.fn.choose(all_of(mask), lambda: [p.load(0, lanes)], some) if self._one_by_one else some()
         return loaded[0]
 
     def store(self, value: Any, index: Any = 0, mask: Value | None = None, nontemporal: bool = False) -> None:
@@ -269,7 +269,7 @@ class Pointer(Value):
                 return []
 
             if self._one_by_one:
-                self.fn.choose(_all(mask), whole, some)
+                self.fn.choose(all_of(mask), whole, some)
             else:
                 some()
 
@@ -312,7 +312,7 @@ class Pointer(Value):
         )
 
 
-def _all(mask: Value) -> Value:
+def all_of(mask: Value) -> Value:
     """Whether all lanes are on."""
     every: Value = mask.fn.intrinsic(f"llvm.vector.reduce.and.{mask.type.suffix}", i1, "", mask)
     return every
