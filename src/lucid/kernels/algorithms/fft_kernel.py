@@ -14,7 +14,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from lucid.kernels import jit
+from lucid.kernels import jit, target
 from lucid.kernels.algorithms.fft_rows import MOST_APART, ROW, write_load, write_place, write_store
 from lucid.kernels.algorithms.fft_transform import times, write_transform
 from lucid.kernels.algorithms.frames import read_fields
@@ -93,8 +93,8 @@ def address(name: str, dtype: str, epilogue: Epilogue = PLAIN, step: int = 1) ->
 
 
 def deals(dtype: str, step: int) -> bool:
-    """Whether samples so far apart are dealt out in registers; those of half precision are moved one by one."""
-    return 1 < step <= MOST_APART and BY_DTYPE[dtype].bits > 16
+    """Whether samples so far apart are dealt out in registers; without masks for halves those are moved one by one."""
+    return 1 < step <= MOST_APART and (BY_DTYPE[dtype].bits > 16 or target.isa().masks_halves)
 
 
 def computed_name(dtype: str) -> str:

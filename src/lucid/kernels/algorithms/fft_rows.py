@@ -12,8 +12,10 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    bitcast,
     convert,
     deinterleave,
+    i16,
     i32,
     i64,
     lane_numbers,
@@ -24,6 +26,7 @@ from lucid.kernels.ir import (
     select,
     splat,
     transpose,
+    vec,
     vector_of,
     void,
     zeros,
@@ -157,11 +160,17 @@ def _load_apart(f: Function, lanes: int, apart: int) -> list[Value]:
         with f.loop(0, lanes) as lane:
             place, masks = _vectors_apart(f, _row(rows, lane.i), first.i, lanes, apart, alone=False)
             at = a.source.at(place)
-            vectors = [at.load(v * lanes, lanes, mask) for v, mask in enumerate(masks)]
+            vectors = [_word(at.load(v * lanes, lanes, mask)) for v, mask in enumerate(masks)]
             at.prefetch(a.ahead + (lane.i + part.i) % apart * lanes)  # together, neighbours ask for all lines
-            to.store(convert(deinterleave(vectors, 1)[0], a.block.pointee), lane.i * pair)
+            samples = bitcast(deinterleave(vectors, 1)[0], vec(at.pointee, lanes))
+            to.store(convert(samples, a.block.pointee), lane.i * pair)
         _turn(to, lanes)
     return []
+
+
+def _word(numbers: Value) -> Value:
+    """Halves as whole numbers, which LLVM moves as they are; others are left."""
+    return bitcast(numbers, vec(i16, numbers.type.lanes)) if numbers.type.element.bits == 16 else numbers
 
 
 def _turn(square: Pointer, lanes: int) -> None:
@@ -246,9 +255,10 @@ def _store_apart(f: Function, epilogue: Epilogue, lanes: int, apart: int) -> lis
         with f.loop(0, lanes) as lane:
             place, masks = _vectors_apart(f, _row(rows, lane.i), first.i, lanes, apart, alone=True)
             spread = [(0, place // apart) for place in range(lanes * apart)]
-            to, sums = _destination(a, epilogue, place), source.load(lane.i * pair, lanes) + bias
-            for v, (vector, mask) in enumerate(zip(picked([sums], spread), masks, strict=True)):
-                to.store(vector, v * lanes, mask)
+            to = _destination(a, epilogue, place)
+            sums = to.rounded(source.load(lane.i * pair, lanes) + bias)
+            for v, (vector, mask) in enumerate(zip(picked([_word(sums)], spread), masks, strict=True)):
+                to.store(bitcast(vector, sums.type), v * lanes, mask)
             to.y.prefetch(a.ahead + (lane.i + part.i) % apart * lanes, write=True)
     return []
 
