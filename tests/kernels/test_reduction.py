@@ -28,6 +28,12 @@ moments = Reduction(
     terms=lambda x, *, shift: (x - shift, (x - shift) * (x - shift)),
     finish=lambda s, q, *, inverse, shift: (s * inverse + shift, q * inverse - (s * inverse) * (s * inverse)),
 )
+#: x y and x, then more sums than leave room for four vectors of each.
+paired = Reduction(
+    "paired",
+    terms=lambda x, y, *, by: (x, y, x, 1.0, y, by, y, y, x, x),
+    combine="products",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +100,29 @@ def test_several_terms_and_a_finish(shape: tuple[int, ...], isa: str) -> None:
                 np.testing.assert_allclose(variance, x.var(axis=axes), rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_of_float32_are_summed_as_they_are(shape: tuple[int, ...], isa: str) -> None:
+    x = normal(*shape, dtype=np.float32)
+    y = np.asarray(np.flip(x))
+    wide, turned = x.astype(np.float64), y.astype(np.float64)
+    with target.using(isa):
+        for axes in every_axes(len(shape)):
+            got = paired(x, y, axes=axes, by=0.25)
+            for part, whole in zip(got, (wide * turned, wide, turned / 4, turned**2, wide**2), strict=True):
+                want = whole.sum(axis=axes)
+                assert part.shape == want.shape and part.dtype == np.float32, axes
+                np.testing.assert_array_equal(part, want.astype(np.float32), str(axes))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_products_of_other_floats(dtype: str) -> None:
+    x, y = normal(7, 130).astype(dtype), normal(130).astype(dtype)
+    got = paired(x, y, axes=(1,), by=3.0)[0]
+    want = (x.astype(np.float64) * y.astype(np.float64)).sum(1)
+    np.testing.assert_allclose(got, want, rtol=2 * np.finfo(dtype).eps, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("left", "right", "axes"),
     [
@@ -124,6 +153,7 @@ def test_the_same_bits_on_any_number_of_threads(shape: tuple[int, ...]) -> None:
     for count in (1, 2, 3):
         threads.set_num_threads(count)
         results.append([total(x, axes=axes).tobytes() for axes in every_axes(len(shape))])
+        results[-1] += [part.tobytes() for axes in every_axes(len(shape)) for part in paired(x, x, axes=axes, by=0.3)]
     assert results[0] == results[1] == results[2]
 
 
@@ -151,10 +181,13 @@ def test_stays_between_guard_pages(isa: str) -> None:
         x = normal(*shape, dtype=np.float32)
         with guarded(x, where=where, readonly=True) as g, guarded_results(where):
             for axes in every_axes(3):
-                np.testing.assert_array_equal(total(g, axes=axes), x.sum(axis=axes, dtype=np.float64).astype("f"))
+                want = x.sum(axis=axes, dtype=np.float64).astype("f")
+                np.testing.assert_array_equal(total(g, axes=axes), want)
+                np.testing.assert_array_equal(paired(g, g, axes=axes, by=1.0)[1], want)
 
     with target.using(isa):
         total(normal(3, 4, 5, dtype=np.float32), axes=(0,))
+        paired(*[normal(3, 4, 5, dtype=np.float32)] * 2, axes=(0,), by=1.0)
         sizes = (1, 7, 8, 9, 15, 16, 17, 31, 33, 129)
         run_guarded_cases(check, [(2, 3, n, where) for n in sizes for where in ("end", "start")])
 

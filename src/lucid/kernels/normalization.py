@@ -54,13 +54,19 @@ def _finish_spread(q: Value, *, inverse: Value, eps: Value) -> tuple[Value, Valu
     return variance, 1.0 / sqrt(variance + eps)
 
 
-_moments = Reduction("moments", terms=lambda x: (x, x * x), finish=_finish_moments, more=True)
+_moments = Reduction("moments", terms=lambda x: (x, 1.0, x, x), finish=_finish_moments, combine="products", more=True)
 _mean = Reduction("mean", terms=lambda x: x, finish=lambda s, *, inverse: s * inverse)
 _spread = Reduction("spread", terms=lambda x, mean: (x - mean) * (x - mean), finish=_finish_spread)
-_grad_sums = Reduction("standardize_grad_sums", terms=lambda g, x, mean, rstd: (g, g * ((x - mean) * rstd)), more=True)
+_grad_sums = Reduction(
+    "standardize_grad_sums",
+    terms=lambda g, x, mean, rstd: (g, 1.0, g, (x - mean) * rstd),
+    combine="products",
+    more=True,
+)
 _weighted_grad_sums = Reduction(
     "standardize_weighted_grad_sums",
-    terms=lambda g, x, mean, rstd, w: (g * w, g * w * ((x - mean) * rstd)),
+    terms=lambda g, x, mean, rstd, w: (g, w, g * w, (x - mean) * rstd),
+    combine="products",
     more=True,
 )
 _rows = Rows(
@@ -102,9 +108,9 @@ def _inside(g: Value, value: Value, low: Value, high: Value) -> Value:
 
 def _clamped_terms(
     g: Value, x: Value, mean: Value, rstd: Value, w: Value, b: Value, *, low: Value, high: Value
-) -> tuple[Value, Value]:
+) -> tuple[Value | float, ...]:
     h = _inside(g, _standardized(x, mean, rstd, w, b), low, high)
-    return h, h * ((x - mean) * rstd)
+    return h, 1.0, h, (x - mean) * rstd
 
 
 def _clamped_slope(
@@ -120,7 +126,7 @@ _clamped = Elementwise(
     "standardize_clamped",
     lambda x, mean, rstd, w, b, *, low, high: clamp(_standardized(x, mean, rstd, w, b), low, high),
 )
-_clamped_grad_sums = Reduction("standardize_clamped_grad_sums", terms=_clamped_terms, more=True)
+_clamped_grad_sums = Reduction("standardize_clamped_grad_sums", terms=_clamped_terms, combine="products", more=True)
 _clamped_grad = Elementwise("standardize_clamped_grad", _clamped_slope)
 
 
@@ -193,16 +199,16 @@ def _leaked(x: Value, slope: Value) -> Value:
     return select(x > 0.0, x, slope * x)
 
 
-def _leaked_moments(x: Value, slope: Value) -> tuple[Value, Value]:
+def _leaked_moments(x: Value, slope: Value) -> tuple[Value | float, ...]:
     h = _leaked(x, slope)
-    return h, h * h
+    return h, 1.0, h, h
 
 
-def _leaked_terms(g: Value, x: Value, slope: Value, mean: Value, rstd: Value) -> tuple[Value, ...]:
+def _leaked_terms(g: Value, x: Value, slope: Value, mean: Value, rstd: Value) -> tuple[Value | float, ...]:
     """Those of ``standardize``, then of what is below zero: x with g, x alone, and x with the standardised value."""
     unit = (_leaked(x, slope) - mean) * rstd
     below = select(x > 0.0, 0.0, x)
-    return g, g * unit, g * below, below, unit * below
+    return g, 1.0, g, unit, g, below, below, 1.0, unit, below
 
 
 def _leaked_slope(
@@ -214,11 +220,13 @@ def _leaked_slope(
     return select(x > 0.0, to_h, slope * to_h)
 
 
-_leaked_statistics = Reduction("leaked_moments", terms=_leaked_moments, finish=_finish_moments, more=True)
+_leaked_statistics = Reduction(
+    "leaked_moments", terms=_leaked_moments, finish=_finish_moments, combine="products", more=True
+)
 _leaked_apply = Elementwise(
     "standardize_leaked", lambda x, slope, mean, rstd, w, b: (_leaked(x, slope) - mean) * (rstd * w) + b
 )
-_leaked_sums = Reduction("standardize_leaked_grad_sums", terms=_leaked_terms, more=True)
+_leaked_sums = Reduction("standardize_leaked_grad_sums", terms=_leaked_terms, combine="products", more=True)
 _leaked_grad = Elementwise("standardize_leaked_grad", _leaked_slope)
 
 

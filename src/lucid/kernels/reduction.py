@@ -10,7 +10,9 @@ the results. Both may take numbers, keyword-only, that change from call to call:
     )
     mean, variance = moments(x, axes=(0, 2, 3), inverse=1 / 1000)
 
-Sums and products are kept in float64, whatever the arrays are. What is summed is cut into segments by the shape alone;
+Terms, sums and products are float64, whatever the arrays are. Where ``combine`` is "products", ``terms`` gives two
+factors for each sum, in the arrays' own precision, and it is their product, exact for float32, that is summed: one
+instruction each where converting and adding would share a unit. What is summed is cut into segments by the shape alone;
 the segments' sums are added in order with compensation. So the bits do not depend on the number of threads, and a sum
 of float32 is right to the last bit but for rare ties.
 

@@ -19,6 +19,7 @@ from lucid.kernels.ir import (
     convert,
     extract,
     f64,
+    fma,
     i1,
     i64,
     lanes_below,
@@ -44,10 +45,12 @@ class Combine:
     neutral: float
     exact: bool  # no rounding: needs no float64
     compensated: bool = False
+    factors: int = 1  #: formulas that make a term: with two it is their product
 
 
 COMBINE = {
     "sum": Combine(lambda a, b: a + b, 0.0, False, compensated=True),
+    "products": Combine(lambda a, b: a + b, 0.0, False, compensated=True, factors=2),
     "product": Combine(lambda a, b: a * b, 1.0, False),
     "max": Combine(maximum, -np.inf, True),
     "top": Combine(lambda a, b: select(a > b, a, b), -np.inf, True),  # one instruction; NaN may vanish
@@ -86,7 +89,7 @@ class Kernel:
     @property
     def terms(self) -> int:
         """How many sums there are."""
-        return len(self.formulas.terms.result_types(self.dtypes))
+        return len(self.formulas.terms.result_types(self.dtypes)) // self.formulas.combine.factors
 
     @property
     def results(self) -> int:
@@ -115,6 +118,12 @@ class Kernel:
         arrays = len(self.dtypes) + self.results + 1
         return f"{arrays}q{len(self.formulas.numbers)}d{len(GEOMETRY) + strides}q"
 
+    def _unroll(self, isa: ISA) -> int:
+        """Vectors that are summed apart from each other, so that an addition need not wait for the one before: as many
+        as leave a quarter of the registers free."""
+        each = self.terms * self.sums.bytes // self.element.bytes
+        return min(isa.registers // 8, max(1, isa.registers * 3 // 4 // each))
+
     def write(self, isa: ISA) -> Module:
         """Two entry points over the same fields: sums of segments, then of their sums."""
         m = Module(f"{self.formulas.terms.name}_{'_'.join(self.dtypes)}", isa)
@@ -125,7 +134,7 @@ class Kernel:
         axes = ("kept0", "outer", "kept1", "inner")[: 3 if self.along else 4]
         fields |= dict.fromkeys((*GEOMETRY, *(f"{n}_{axis}" for n in names for axis in axes)), i64)
         lanes = isa.lanes(self.element)
-        _Partial(self, m.entry("partial", **fields), lanes, unroll=isa.registers // 8).write()
+        _Partial(self, m.entry("partial", **fields), lanes, unroll=self._unroll(isa)).write()
         _write_finish(self, m.entry("finish", **fields), lanes)
         return m
 
@@ -135,8 +144,9 @@ class _Partial:
 
     def __init__(self, kernel: Kernel, f: Function, lanes: int, unroll: int) -> None:
         self.kernel, self.f, self.lanes, self.combine = kernel, f, lanes, kernel.formulas.combine
-        self.unroll = unroll  # vectors summed apart from each other: an addition need not wait for the one before
-        self.numbers = number_values(f, kernel.sums, lanes, kernel.formulas.terms.numbers)
+        self.unroll = unroll
+        self.computed = kernel.sums if self.combine.factors == 1 else kernel.element  # what formulas compute in
+        self.numbers = number_values(f, self.computed, lanes, kernel.formulas.terms.numbers)
 
     def write(self) -> None:
         a = self.f.args
@@ -168,11 +178,17 @@ class _Partial:
 
     def _add(self, totals: list[Value], inputs: list[Value], mask: Value | None, vector: int) -> list[Value]:
         """Totals with the terms of one vector of every array."""
-        wide = [v if v.type.element is i1 else convert(v, self.kernel.sums) for v in inputs]
-        out = list(totals)
-        for t, term in enumerate(self.kernel.formulas.terms(wide, self.numbers)):
-            k = vector * self.kernel.terms + t
-            out[k] = self.combine.two(out[k], term if mask is None else select(mask, term, self.combine.neutral))
+        given = [v if v.type.element is i1 else convert(v, self.computed) for v in inputs]
+        made = self.kernel.formulas.terms(given, self.numbers)
+        if mask is not None:
+            made = tuple(select(mask, v, self.combine.neutral) for v in made)
+        out, first = list(totals), vector * self.kernel.terms
+        for t, total in enumerate(out[first : first + self.kernel.terms], first):
+            if self.combine.factors == 2:
+                one, other = (convert(v, self.kernel.sums) for v in made[2 * (t - first) : 2 * (t - first) + 2])
+                out[t] = fma(one, other, total)
+            else:
+                out[t] = self.combine.two(total, made[t - first])
         return out
 
     def _inputs(self, rows: list[Pointer | Value], i: Value, mask: Value | None) -> list[Value]:
