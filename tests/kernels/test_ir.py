@@ -53,6 +53,7 @@ from lucid.kernels.ir import (
     slid,
     splat,
     sqrt,
+    told_apart,
     transpose,
     transpose_pieces,
     vec,
@@ -358,6 +359,20 @@ def test_sliding_between_neighbours(isa: ISA, element: Type) -> None:
 
     call(write, a, got)
     np.testing.assert_array_equal(got, [a[k : k + lanes] for k in range(1, lanes)])
+
+
+@pytest.mark.parametrize("element", [f32, f16, bf16])
+def test_told_apart(isa: ISA, element: Type) -> None:
+    lanes = max(isa.lanes(f32), 2)
+    a = np.arange(2 * lanes).astype(DTYPE[element])
+    got = np.empty((2, lanes), a.dtype)
+
+    def write(f: Function, x: Any, y: Any) -> None:
+        for e, v in enumerate(told_apart(x.load(0, lanes), x.load(lanes, lanes))):
+            y.store(v, e * lanes)
+
+    call(write, a, got)
+    np.testing.assert_array_equal(got, [a[0::2], a[1::2]])
 
 
 @pytest.mark.parametrize("element", [f32, f16, bf16])

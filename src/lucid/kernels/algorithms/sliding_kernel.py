@@ -46,6 +46,7 @@ from lucid.kernels.ir import (
     shuffle,
     slid,
     splat,
+    told_apart,
     vec,
     zeros,
 )
@@ -156,7 +157,9 @@ class Row:
         first, step = place * self.step, self.step
         if self.half and step == 2 and place == self.places[-1]:
             return [shuffle(loaded[first], None, range(e, self.lanes, step)) for e in range(step)]
-        return deinterleave([loaded.get(i, nothing) for i in range(first, first + step)], step)
+        columns = [loaded.get(i, nothing) for i in range(first, first + step)]
+        there = any(i in loaded for i in range(first, first + step))
+        return told_apart(*columns) if step == 2 and there else deinterleave(columns, step)
 
     def _lanes_read(self, number: int) -> int:
         return self.lanes // 2 if self.half and self.step == 1 and number == self.reads[-1] else self.lanes

@@ -54,6 +54,7 @@ from lucid.kernels.ir.vectors import (
     picked,
     slid,
     to_whole_vector,
+    told_apart,
     transpose,
     transpose_blocks,
     transpose_pieces,
@@ -65,6 +66,6 @@ __all__ = [
     "bf16_dot", "bitcast", "computed", "constant", "convert", "copysign", "deinterleave", "extract", "f16", "f32",
     "f64", "floor", "fma", "i1", "i8", "i16", "i32", "i64", "interleave", "joined", "lane_numbers", "lane_sum",
     "lane_sums", "lanes_below", "lanes_inside", "lift", "loaded_as", "maximum", "minimum", "picked", "ptr", "rint",
-    "select", "shuffle", "slid", "splat", "sqrt", "to_whole_vector", "transpose", "transpose_blocks",
-    "transpose_pieces", "vec", "vector_of", "void", "zeros",
+    "select", "shuffle", "slid", "splat", "sqrt", "to_whole_vector", "told_apart", "transpose",
+    "transpose_blocks", "transpose_pieces", "vec", "vector_of", "void", "zeros",
 ]  # fmt: skip

@@ -103,6 +103,26 @@ def deinterleave(vectors: Sequence[Value], count: int) -> list[Value]:
     return picked(vectors, [divmod(n * k + r, lanes) for r in range(count) for k in range(lanes)])
 
 
+def told_apart(first: Value, second: Value) -> list[Value]:
+    """Even and odd lanes of two neighbours side by side: of halves of a register, by one instruction each.
+
+    LLVM takes two or three, all of which want units that products want on Zen 4.
+    """
+    lanes, element, fn = first.type.lanes, first.type.element, first.fn
+    if not fn.module.slides or element.bytes != 2 or lanes != 16:
+        return deinterleave([first, second], 2)
+    low, high = (bitcast(each, vec(i16, lanes)) for each in (first, second))
+    return [bitcast(_permuted(low, high, range(e, 2 * lanes, 2)), first.type) for e in range(2)]
+
+
+def _permuted(first: Value, second: Value, lanes: Sequence[int]) -> Value:
+    """So many lanes of two vectors of words, by one instruction."""
+    places = vector_of(first.fn, i16, lanes)
+    text = 'asm "vpermt2w $3, $2, $0", "=v,0,v,v"'
+    operands = ", ".join(f"{each.type} {each.text}" for each in (first, places, second))
+    return first.fn.emit(first.type, f"call {first.type} {text}({operands})")
+
+
 def slid(first: Value, second: Value, lane: int) -> Value:
     """The vector that begins at a lane of the first of two neighbours.
 
