@@ -52,6 +52,28 @@ def test_the_adjoint_adds_back_what_was_copied(
     np.testing.assert_allclose(x.grad.numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [lucid.float32, lucid.float16, lucid.bfloat16, lucid.int64, lucid.int8, lucid.bool])
+@pytest.mark.parametrize("mode", NUMPY_MODES)
+def test_other_types_long_pads_and_other_layouts(mode: str, dtype: lucid.DType) -> None:
+    values = np.random.default_rng(3).integers(0, 2, (3, 2, 5000))
+    x = lucid.tensor(values, dtype=dtype)
+    for pads in (((3, 4999),), ((1, 1), (40, 2)), ((0, 0), (0, 0))):
+        want = np.pad(values, ((0, 0),) * (3 - len(pads)) + pads, mode=NUMPY_MODES[mode])
+        np.testing.assert_array_equal(pad(x, pads, mode).numpy().astype(int), want)
+    turned = np.pad(values.transpose(2, 0, 1), ((0, 0), (0, 1), (1, 0)), mode=NUMPY_MODES[mode])
+    np.testing.assert_array_equal(pad(x.permute(2, 0, 1), ((0, 1), (1, 0)), mode).numpy().astype(int), turned)
+
+
+@pytest.mark.parametrize("mode", NUMPY_MODES)
+def test_long_pads_are_added_back_as_short_ones_are(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = lucid.randn(2, 3, 6, dtype=lucid.float64).requires_grad_()
+    g = lucid.randn(2, 6, 11, dtype=lucid.float64)
+    (short,) = lucid.autograd.grad(pad(x, ((1, 2), (5, 0)), mode), x, g)
+    monkeypatch.setattr("lucid.ops.pad._MOST_BEYOND", 3)
+    (long,) = lucid.autograd.grad(pad(x, ((1, 2), (5, 0)), mode), x, g)
+    np.testing.assert_allclose(long.numpy(), short.numpy(), rtol=1e-13)
+
+
 def test_zeros_with_another_value_and_with_negative_counts() -> None:
     x = lucid.tensor([[1.0, 2.0, 3.0]])
     assert pad(x, ((1, 2),), value=7.0).tolist() == [[7.0, 1.0, 2.0, 3.0, 7.0, 7.0]]

@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from lucid.autograd import Op, apply
-from lucid.core.geometry import Pads
-from lucid.kernels import empty, moving
+from lucid.core.geometry import Pads, Sizes
+from lucid.kernels import empty, moving, padding
 from lucid.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -37,6 +38,8 @@ def pad_adjoint(g: Tensor, pads: Pads, mode: str = "zeros") -> Tensor:
 
 
 def _pad_forward(x: Array, *, pads: Pads, mode: str, value: float) -> Array:
+    if padding.moves(x) and _are_short(pads):
+        return padding.padded(x, _tables(x.shape[x.ndim - len(pads) :], pads, mode), value)
     if mode == "zeros":
         return _resized(x, pads, value)
     y = _resized(x, pads, None)
@@ -46,12 +49,38 @@ def _pad_forward(x: Array, *, pads: Pads, mode: str, value: float) -> Array:
 
 
 def _adjoint_forward(h: Array, *, pads: Pads, mode: str) -> Array:
+    if mode != "zeros" and padding.adds(h) and _are_short(pads):
+        size = tuple(n - low - high for n, (low, high) in zip(h.shape[h.ndim - len(pads) :], pads, strict=True))
+        return padding.added(h, _tables(size, pads, mode), size)
     if mode != "zeros":
         h = h.copy()
         # Later copies read what earlier ones wrote (the corners), so they are undone first.
         for border, source, axis in reversed(list(_copies(h.shape, pads, mode))):
             h[source] += h[border].sum(axis, keepdims=True) if mode == "replicate" else h[border]
     return _resized(h, tuple((-low, -high) for low, high in pads), 0.0)
+
+
+#: Samples beyond an axis that are told one by one.
+_MOST_BEYOND = 4096
+
+
+def _are_short(pads: Pads) -> bool:
+    return bool(pads) and max(map(max, pads)) <= _MOST_BEYOND
+
+
+def _tables(size: Sizes, pads: Pads, mode: str) -> list[padding.Table]:
+    """Which sample each padded one is, along every axis."""
+    return [_table(n, low, high, mode) for n, (low, high) in zip(size, pads, strict=True)]
+
+
+@lru_cache(maxsize=1024)
+def _table(n: int, low: int, high: int, mode: str) -> padding.Table:
+    if mode == "zeros":
+        return padding.Table((-1,) * max(low, 0), max(-low, 0), n + min(high, 0), (-1,) * max(high, 0))
+    before, behind = ([*range(n + low + high)[source]] for _, source in _SOURCES[mode](n, low, high))
+    if mode == "replicate":
+        before, behind = before * low, behind * high
+    return padding.Table(tuple(p - low for p in before), 0, n, tuple(p - low for p in behind))
 
 
 def _resized(x: Array, pads: Pads, fill: float | None) -> Array:
