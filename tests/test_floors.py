@@ -22,9 +22,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lucid.ops",),
     ("lucid.nn.functional",),
     ("lucid.nn", "lucid.optim", "lucid.data"),
-    ("lucid.io", "lucid.viz", "lucid.optim.swa_utils"),
+    ("lucid.io", "lucid.viz", "lucid.optim.swa_utils", "lucid.amp"),
     ("lucid",),
-    ("lucid.models", "lucid.onnx"),
+    ("lucid.models", "lucid.onnx", "lucid.utils"),
     ("lucid.cli",),
     ("lucid.__main__",),
 )

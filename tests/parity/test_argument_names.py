@@ -28,7 +28,7 @@ MODES = "layers have it, and so has the function"
 
 #: Arguments of ours that the table has not, and why.
 MORE = {
-    **{name: ("unbiased", OVERLOADED) for name in ("std", "var", "Tensor.std", "Tensor.var")},
+    **{name: ("unbiased", OVERLOADED) for name in ("std", "var", "std_mean", "var_mean", "Tensor.std", "Tensor.var")},
     **{name: ("other", OVERLOADED) for name in ("Tensor.max", "Tensor.min", "Tensor.where")},
     **{f"F.conv{d}d": ("padding_mode", MODES) for d in (1, 2, 3)},
     **{f"F.conv_transpose{d}d": ("padding_mode output_size", MODES) for d in (1, 2, 3)},
@@ -44,6 +44,7 @@ MORE = {
     "Tensor.log_softmax": ("dtype", OVERLOADED),
     "Tensor.to": ("device", OVERLOADED),
     "Tensor.true_divide": ("rounding_mode", "it is ``div``"),
+    "true_divide": ("rounding_mode", "it is ``div``"),
 }
 
 #: Arguments that the table says must be given, and that are not ours, and why.

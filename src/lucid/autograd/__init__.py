@@ -1,6 +1,6 @@
 """Gradients: the graph, the backward pass, and the one door (``apply``) every operation goes through."""
 
-from lucid.autograd.anomaly import detect_anomaly
+from lucid.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from lucid.autograd.check import check_grads, gradcheck, gradgradcheck
 from lucid.autograd.engine import backward, grad, set_implicit_gradient
 from lucid.autograd.function import Function
@@ -15,7 +15,7 @@ from lucid.autograd.mode import (
     set_grad_enabled,
 )
 from lucid.autograd.op import Op, apply
-from lucid.autograd.tracked import Node, Tracked
+from lucid.autograd.tracked import Node, Tracked, Variable
 
 __all__ = [
     "Function",
@@ -23,6 +23,7 @@ __all__ = [
     "Op",
     "RemovableHandle",
     "Tracked",
+    "Variable",
     "apply",
     "backward",
     "check_grads",
@@ -36,6 +37,7 @@ __all__ = [
     "is_inference_mode_enabled",
     "listening",
     "no_grad",
+    "set_detect_anomaly",
     "set_grad_enabled",
     "set_implicit_gradient",
 ]

@@ -36,15 +36,28 @@ class detect_anomaly:
     FloatingPointError: log: NaN in the result of shape (1,); its inputs hold none
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check_nan: bool = True) -> None:
         self._outer: list[bool] = []
+        self._on = check_nan
 
     def __enter__(self) -> None:
         self._outer.append(watch.on)
-        watch.on = True
+        watch.on = self._on
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         watch.on = self._outer.pop()
+
+
+class set_detect_anomaly(detect_anomaly):
+    """The same from here on, or until the end of a ``with`` block; ``mode=False`` ends it."""
+
+    def __init__(self, mode: bool, check_nan: bool = True) -> None:
+        super().__init__(mode and check_nan)
+        self._outer.append(watch.on)
+        watch.on = self._on
+
+    def __enter__(self) -> None:
+        """It has begun already."""
 
 
 def check_result(name: str, inputs: Sequence[Any], result: Any) -> None:

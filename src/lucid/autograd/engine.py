@@ -58,9 +58,15 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    *,
+    materialize_grads: bool = False,
 ) -> tuple[Any, ...]:
     """The gradients of ``outputs`` (weighted by ``grad_outputs``) in ``inputs``, without touching any ``.grad``.
+
+    An input that is not part of the outputs is an error; with ``allow_unused`` its gradient is None, with
+    ``materialize_grads`` zeros. ``only_inputs`` can only be True.
 
     >>> import lucid
     >>> x = lucid.tensor([3.0], requires_grad=True)
@@ -68,6 +74,8 @@ def grad(
     >>> grad(first, x)
     (Tensor([18.]),)
     """
+    if not only_inputs:
+        raise ValueError("grad: only_inputs=False is not there: backward() adds to the .grad of every leaf")
     inputs = _listed(inputs)
     seeds = _seeds("grad", _listed(outputs), _listed(grad_outputs))
     places = _places("grad", inputs)
@@ -75,6 +83,8 @@ def grad(
     grads = []
     for i, place in enumerate(places):
         g = found.get(place)
+        if g is None and materialize_grads:
+            g = wrap(np.zeros_like(inputs[i]._array))
         if g is None and not allow_unused:
             raise GradientError(
                 f"grad: inputs[{i}], of shape {inputs[i].shape}, is not part of outputs; allow_unused=True gives None"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -171,3 +172,14 @@ def _dirty(name: str, tensor: Any, recording: bool) -> None:
     if recording and tensor._edge is None and tensor._requires_grad:
         raise GradientError(f"{name}: a leaf that requires a gradient was marked dirty; clone() it first")
     tensor._version[0] += 1
+
+
+def once_differentiable(backward: Any) -> Any:
+    """A ``backward`` that is not differentiated itself, as its operations may have no gradients."""
+
+    @wraps(backward)
+    def once(ctx: Any, *grads: Any) -> Any:
+        with no_grad():
+            return backward(ctx, *grads)
+
+    return once

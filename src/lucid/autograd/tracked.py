@@ -159,3 +159,8 @@ def restored(saved: Saved, name: str) -> Any:
             f"instead, or clone() before writing"
         )
     return wrap(array, version)
+
+
+def Variable(data: Any, requires_grad: bool = False) -> Any:
+    """The tensor itself, or a leaf on its memory that requires a gradient: what programs of old wrap tensors in."""
+    return data.detach().requires_grad_() if requires_grad else data

@@ -11,13 +11,14 @@ from lucid.core.errors import ShapeError
 from lucid.tensor import Tensor
 
 
-def default_collate(items: Sequence[Any]) -> Any:
+def default_collate(batch: Sequence[Any]) -> Any:
     """Tensors, arrays and numbers stacked along a new first axis; dicts and tuples entry by entry; texts in a list.
 
     >>> default_collate([(Tensor([1.0]), 0), (Tensor([2.0]), 1)])
     (Tensor([[1.],
             [2.]]), Tensor([0, 1]))
     """
+    items = batch
     first = items[0]
     if isinstance(first, Tensor):
         return _stacked([item.detach().numpy() for item in items])

@@ -11,6 +11,7 @@ import numpy as np
 
 from lucid.core.errors import FormatError
 from lucid.io.safetensors import load_file, load_metadata, save_file
+from lucid.io.torch_file import is_torch_file, load_torch_file
 from lucid.tensor import Device, Tensor
 
 TREE = "lucid.tree"  # the metadata entry that holds everything but the tensors' values
@@ -36,12 +37,15 @@ def save(state: Any, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], map_location: Device | str | None = None, *, weights_only: bool = True) -> Any:
-    """What ``save`` wrote; of a safetensors file from elsewhere, the dict of its tensors.
+    """What ``save`` wrote; of a safetensors file from elsewhere, the dict of its tensors; what ``torch.save`` wrote.
 
-    ``map_location`` can only be the CPU, and weights are all that such a file holds: nothing in it is run.
+    ``map_location`` can only be the CPU. Nothing in a file is run: one of ``torch.save`` may hold tensors and plain
+    values, as state dicts and checkpoints do, no modules.
     """
-    if map_location is not None:
+    if map_location is not None and not callable(map_location):
         Device(map_location)
+    if is_torch_file(path):
+        return load_torch_file(path)
     tensors, text = load_file(path), load_metadata(path).get(TREE)
     if text is None:
         return tensors

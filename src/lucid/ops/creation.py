@@ -201,3 +201,74 @@ __all__ = [
     "Device", "arange", "as_tensor", "complex", "empty", "empty_like", "eye", "from_dlpack", "from_numpy", "full",
     "full_like", "linspace", "logspace", "meshgrid", "ones", "ones_like", "tensor", "zeros", "zeros_like",
 ]  # fmt: skip
+
+
+class _Typed(type):
+    """The element type is part of the name: ``LongTensor([1, 2])``, ``isinstance(x, LongTensor)``."""
+
+    dtype: np.dtype[Any]
+
+    def __call__(cls, *data: Any) -> Any:
+        """A tensor of nested lists, another tensor or an array; of ints as sizes, 0 everywhere."""
+        if data and all(type(size) is int for size in data):
+            return Tensor(np.zeros(data, cls.dtype))
+        if len(data) > 1:
+            raise TypeError(f"{cls.__name__}: one list, array or tensor is needed, or sizes, not {data!r}")
+        return tensor(*(data or [()]), dtype=of_numpy(cls.dtype))
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Tensor) and instance._array.dtype == cls.dtype
+
+
+class FloatTensor(metaclass=_Typed):
+    """float32."""
+
+    dtype = np.dtype("float32")
+
+
+class DoubleTensor(metaclass=_Typed):
+    """float64."""
+
+    dtype = np.dtype("float64")
+
+
+class HalfTensor(metaclass=_Typed):
+    """float16."""
+
+    dtype = np.dtype("float16")
+
+
+class LongTensor(metaclass=_Typed):
+    """int64."""
+
+    dtype = np.dtype("int64")
+
+
+class IntTensor(metaclass=_Typed):
+    """int32."""
+
+    dtype = np.dtype("int32")
+
+
+class ShortTensor(metaclass=_Typed):
+    """int16."""
+
+    dtype = np.dtype("int16")
+
+
+class CharTensor(metaclass=_Typed):
+    """int8."""
+
+    dtype = np.dtype("int8")
+
+
+class ByteTensor(metaclass=_Typed):
+    """uint8."""
+
+    dtype = np.dtype("uint8")
+
+
+class BoolTensor(metaclass=_Typed):
+    """bool."""
+
+    dtype = np.dtype("bool")

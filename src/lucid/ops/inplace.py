@@ -28,7 +28,7 @@ from lucid.autograd.mode import mode
 from lucid.autograd.tracked import placed, wrap
 from lucid.core import quiet
 from lucid.core.errors import DTypeError, GradientError, ShapeError
-from lucid.ops import compare, elementwise, index
+from lucid.ops import activation, compare, composed, elementwise, index
 from lucid.ops.common import cast, is_saved, method, owns_alone, owns_with_origin
 from lucid.tensor.tensor import Tensor
 
@@ -204,6 +204,18 @@ for _name in (
     "addcdiv", "erf", "fmod",
 ):  # fmt: skip
     _in_place(_name, getattr(elementwise, _name))
+for _name in (
+    "clamp_min",
+    "clamp_max",
+    "nan_to_num",
+    "index_fill",
+    "index_copy",
+    "masked_scatter",
+    "index_put",
+    "renorm",
+):
+    _in_place(_name, getattr(composed, _name))
+_in_place("relu", activation.relu)
 _in_place("masked_fill", compare.masked_fill)
 _in_place("scatter_add", index.scatter_add)
 _in_place("scatter", index.scatter)
@@ -224,6 +236,14 @@ def fill_(x: Any, value: Any) -> Any:
     if isinstance(value, Tensor):
         return copy_(x, value.broadcast_to(x.shape))
     return overwrite(x, "fill_", value)
+
+
+@method()
+def fill_diagonal_(x: Any, fill_value: Any, wrap: bool = False) -> Any:
+    """Overwrite the diagonal with one value."""
+    places = np.arange(min(x.shape))
+    setitem(x, (places,) * x.ndim, fill_value)
+    return x
 
 
 @method()

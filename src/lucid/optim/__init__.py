@@ -6,12 +6,27 @@ from importlib import import_module
 from typing import Any
 
 from lucid.optim import lr_scheduler
+from lucid.optim.adagrad import Adadelta, Adagrad
 from lucid.optim.adam import Adam, AdamW
+from lucid.optim.adam_variants import Adamax, NAdam, RAdam
 from lucid.optim.optimizer import Optimizer
 from lucid.optim.rmsprop import RMSprop
 from lucid.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler", "swa_utils"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "lr_scheduler",
+    "swa_utils",
+]
 
 
 def __getattr__(name: str) -> Any:

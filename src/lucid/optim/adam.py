@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from lucid.optim import updates
-from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, check_ways, gradients, values
+from lucid.optim.optimizer import Group, Optimizer, check_at_least_zero, check_betas, check_ways, gradients, values
 from lucid.tensor import Tensor
 
 
 class Adam(Optimizer):
     """Steps scaled by running means of the gradient and its square; the arithmetic is ``updates.adam``.
 
-    ``weight_decay`` is added to the gradient; ``AdamW`` shrinks the parameters themselves.
+    ``weight_decay`` is added to the gradient; ``AdamW``, or ``decoupled_weight_decay``, shrinks the parameters.
     """
 
-    decoupled: ClassVar[bool] = False
+    decoupled: bool = False
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Adam(Optimizer):
         fused: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
+        decoupled_weight_decay: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -42,12 +43,12 @@ class Adam(Optimizer):
             "maximize": maximize,
         }
         check_ways(self._name, differentiable)
+        self.decoupled = self.decoupled or decoupled_weight_decay
         super().__init__(params, options)
 
     def _check_options(self, group: Group) -> None:
         check_at_least_zero(self._name, group, "lr", "eps", "weight_decay")
-        if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
-            raise ValueError(f"{self._name}: betas={group['betas']} must be two numbers in 0 … 1, without 1")
+        check_betas(self._name, group)
 
     def _update(self, group: Group, params: list[Tensor]) -> None:
         updates.adam(

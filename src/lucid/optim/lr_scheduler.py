@@ -12,11 +12,24 @@ from typing import Any
 
 from lucid.optim.optimizer import Group, Optimizer
 
-UNSAVED = ("optimizer", "lr_lambdas", "schedulers")
+UNSAVED = ("optimizer", "lr_lambdas", "schedulers", "scale_fn")
 
 
 class LRScheduler:
-    """Sets the rate of every group when made and at each ``step``; ``last_epoch`` counts the steps."""
+    """Sets the rate of every group when made and at each ``step``; ``last_epoch`` counts the steps.
+
+    A subclass says in ``rate`` what the rate of a group is at a step, or in ``get_lr`` those of all groups now.
+
+    >>> from lucid.optim import SGD
+    >>> from lucid.tensor import Tensor
+    >>> class Halved(LRScheduler):
+    ...     def get_lr(self):
+    ...         return [rate / 2**self.last_epoch for rate in self.base_lrs]
+    >>> scheduler = Halved(SGD([Tensor([1.0], requires_grad=True)], lr=1.0))
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.5]
+    """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         if not isinstance(optimizer, Optimizer):
@@ -32,14 +45,18 @@ class LRScheduler:
         """The rate of group ``index`` at a step."""
         raise NotImplementedError
 
-    def step(self) -> None:
-        """Go on by one. Call it after ``optimizer.step()``."""
-        self.last_epoch += 1
+    def get_lr(self) -> list[float]:
+        """What ``step`` sets the rate of each group to."""
+        return [self.rate(i, self.last_epoch) for i in range(len(self.optimizer.param_groups))]
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on by one, or to ``epoch``. Call it after ``optimizer.step()``."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._set_rates()
 
     def _set_rates(self) -> None:
-        for i, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = self.rate(i, self.last_epoch)
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
 
     def get_last_lr(self) -> list[float]:
         """The rate of each group now."""
@@ -55,6 +72,9 @@ class LRScheduler:
         self._set_rates()
 
 
+_LRScheduler = LRScheduler  # the name that PyTorch had for it, which subclasses are still made of
+
+
 class LambdaLR(LRScheduler):
     """The initial rate times a function of the step: one for all groups, or one each."""
 
@@ -64,15 +84,20 @@ class LambdaLR(LRScheduler):
         lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
         last_epoch: int = -1,
     ) -> None:
-        count = len(optimizer.param_groups)
-        self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, Sequence) else [lr_lambda] * count
-        if len(self.lr_lambdas) != count:
-            raise ValueError(f"LambdaLR: {len(self.lr_lambdas)} functions for {count} groups of parameters")
+        self.lr_lambdas = _one_each(type(self).__name__, "functions", lr_lambda, optimizer)
         super().__init__(optimizer, last_epoch)
 
     def rate(self, index: int, epoch: int) -> float:
         """The initial rate times the function's value."""
         return float(self.base_lrs[index] * self.lr_lambdas[index](epoch))
+
+
+class MultiplicativeLR(LambdaLR):
+    """The initial rate times the function's values at all steps from 1 on, multiplied."""
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A product."""
+        return float(self.base_lrs[index] * math.prod(map(self.lr_lambdas[index], range(1, epoch + 1))))
 
 
 class StepLR(LRScheduler):
@@ -158,6 +183,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         while epoch >= length and self.T_mult > 1:
             epoch, length = epoch - length, length * self.T_mult
         return _cosine(self.base_lrs[index], self.eta_min, epoch % length / length)
+
+    def step(self, epoch: float | None = None) -> None:
+        """Go on by one, or to ``epoch``, which may be between two: the epoch and the part of it that is done."""
+        super().step(epoch)  # type: ignore[arg-type]
+        self.last_epoch = math.floor(self.last_epoch)
 
 
 class LinearLR(LRScheduler):
@@ -292,12 +322,9 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"OneCycleLR: pct_start={pct_start} must be in 0 … 1")
         if anneal_strategy not in CURVES:
             raise ValueError(f"OneCycleLR: anneal_strategy={anneal_strategy!r} must be one of {list(CURVES)}")
-        count = len(optimizer.param_groups)
         self.total_steps = total_steps
         self.anneal_strategy = anneal_strategy
-        self.max_lrs = list(max_lr) if isinstance(max_lr, Sequence) else [max_lr] * count
-        if len(self.max_lrs) != count:
-            raise ValueError(f"OneCycleLR: {len(self.max_lrs)} values of max_lr for {count} groups of parameters")
+        self.max_lrs = _one_each("OneCycleLR", "values of max_lr", max_lr, optimizer)
         self.div_factor = div_factor
         self.final_div_factor = final_div_factor
         self.momenta = (base_momentum, max_momentum) if cycle_momentum else None
@@ -311,11 +338,12 @@ class OneCycleLR(LRScheduler):
         levels = [start, top, *([start] if len(self.ends) == 3 else []), start / self.final_div_factor]
         return self._along(levels, epoch)
 
-    def step(self) -> None:
-        """Go on by one."""
-        if self.last_epoch + 1 >= self.total_steps:
-            raise ValueError(f"OneCycleLR: step {self.last_epoch + 2} of {self.total_steps}: the cycle is over")
-        super().step()
+    def step(self, epoch: int | None = None) -> None:
+        """Go on by one, or to ``epoch``."""
+        following = self.last_epoch + 1 if epoch is None else epoch
+        if following >= self.total_steps:
+            raise ValueError(f"OneCycleLR: step {following + 1} of {self.total_steps}: the cycle is over")
+        super().step(epoch)
 
     def _set_rates(self) -> None:
         super()._set_rates()
@@ -323,7 +351,7 @@ class OneCycleLR(LRScheduler):
             low, high = self.momenta
             levels = [high, low, *([high] if len(self.ends) == 3 else []), high]
             for group in self.optimizer.param_groups:
-                _set_momentum(group, self._along(levels, self.last_epoch))
+                _set_momentum("OneCycleLR", group, self._along(levels, self.last_epoch))
 
     def _along(self, levels: list[float], epoch: int) -> float:
         """Between the two levels whose phase holds the step."""
@@ -335,6 +363,74 @@ class OneCycleLR(LRScheduler):
                 )
             begin = end
         raise AssertionError("the last phase holds every step that is left")
+
+
+class CyclicLR(LRScheduler):
+    """Up and down between ``base_lr`` and ``max_lr``, in ``step_size_up`` and ``step_size_down`` steps, for ever.
+
+    Peaks are as high each time ("triangular"), half as high ("triangular2"), fall by ``gamma`` a step ("exp_range"), or
+    are scaled by ``scale_fn`` of the cycle or of the step, as ``scale_mode`` says ("cycle", "iterations"). The momentum
+    (of Adam, the first beta) goes the opposite way.
+
+    Source: Smith, arXiv:1506.01186.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float | Sequence[float],
+        max_lr: float | Sequence[float],
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.8,
+        max_momentum: float = 0.9,
+        last_epoch: int = -1,
+    ) -> None:
+        if mode not in ("triangular", "triangular2", "exp_range") and scale_fn is None:
+            raise ValueError(f"CyclicLR: mode={mode!r} must be 'triangular', 'triangular2' or 'exp_range'")
+        if scale_mode not in ("cycle", "iterations"):
+            raise ValueError(f"CyclicLR: scale_mode={scale_mode!r} must be 'cycle' or 'iterations'")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"CyclicLR: optimizer must be an Optimizer, not {type(optimizer).__name__}")
+        low = _one_each("CyclicLR", "values of base_lr", base_lr, optimizer)
+        if last_epoch == -1:
+            for group, rate in zip(optimizer.param_groups, low, strict=True):
+                group["lr"] = group["initial_lr"] = rate
+        self.max_lrs = _one_each("CyclicLR", "values of max_lr", max_lr, optimizer)
+        self.up, self.down = step_size_up, step_size_up if step_size_down is None else step_size_down
+        if self.up < 1 or self.down < 0:
+            raise ValueError(f"CyclicLR: step_size_up={self.up} must be at least 1, step_size_down={self.down} 0")
+        self.mode, self.gamma, self.scale_fn, self.scale_mode = mode, gamma, scale_fn, scale_mode
+        self.momenta = (base_momentum, max_momentum) if cycle_momentum else None
+        super().__init__(optimizer, last_epoch)
+
+    def rate(self, index: int, epoch: int) -> float:
+        """A saw."""
+        return _line(self.base_lrs[index], self.max_lrs[index], self._height(epoch))
+
+    def _set_rates(self) -> None:
+        super()._set_rates()
+        if self.momenta is not None:
+            low, high = self.momenta
+            for group in self.optimizer.param_groups:
+                _set_momentum("CyclicLR", group, _line(high, low, self._height(self.last_epoch)))
+
+    def _height(self, epoch: int) -> float:
+        """The part of the way from base to max."""
+        cycle, inside = divmod(epoch, self.up + self.down)
+        part = inside / self.up if inside <= self.up else (self.up + self.down - inside) / self.down
+        return part * self._scale(cycle + 1, epoch)
+
+    def _scale(self, cycle: int, epoch: int) -> float:
+        if self.scale_fn is not None:
+            return self.scale_fn(cycle if self.scale_mode == "cycle" else epoch)
+        powers = {"triangular": 1.0, "triangular2": 0.5 ** (cycle - 1), "exp_range": self.gamma**epoch}
+        return float(powers[self.mode])
 
 
 class ReduceLROnPlateau:
@@ -413,6 +509,15 @@ class ReduceLROnPlateau:
         vars(self).update(state_dict)
 
 
+def _one_each(caller: str, what: str, given: Any, optimizer: Optimizer) -> list[Any]:
+    """One value for each group: those given, or the same for all."""
+    count = len(optimizer.param_groups)
+    found = list(given) if isinstance(given, Sequence) else [given] * count
+    if len(found) != count:
+        raise ValueError(f"{caller}: {len(found)} {what} for {count} groups of parameters")
+    return found
+
+
 def _steps(caller: str, total_iters: int) -> int:
     if total_iters < 1:
         raise ValueError(f"{caller}: total_iters={total_iters} must be at least 1")
@@ -436,10 +541,10 @@ def _cycle_ends(total_steps: int, pct_start: float, three_phase: bool) -> list[f
     return [rise, 2 * rise, total_steps - 1] if three_phase else [rise, total_steps - 1]
 
 
-def _set_momentum(group: Group, momentum: float) -> None:
+def _set_momentum(caller: str, group: Group, momentum: float) -> None:
     if "betas" in group:
         group["betas"] = (momentum, *group["betas"][1:])
     elif "momentum" in group:
         group["momentum"] = momentum
     else:
-        raise ValueError("OneCycleLR: cycle_momentum=True needs an optimizer with momentum or betas")
+        raise ValueError(f"{caller}: cycle_momentum=True needs an optimizer with momentum or betas")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ class Optimizer:
     def __init__(self, params: Iterable[Tensor] | Iterable[Mapping[str, Any]], defaults: dict[str, Any]) -> None:
         self.defaults = defaults
         self.param_groups: list[Group] = []
-        self.state: dict[Tensor, dict[str, Any]] = {}
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)  # a parameter's is empty at first
         if isinstance(params, Tensor):
             raise TypeError(f"{self._name}: params must be an iterable of tensors or of dicts, not one Tensor")
         entries: Any = params
@@ -151,7 +152,7 @@ class Optimizer:
         }
         for group, other in zip(groups, saved, strict=True):
             group.update({key: value for key, value in other.items() if key != "params"})
-        self.state = state
+        self.state = defaultdict(dict, state)
 
     def _check_kind(self, state_dict: Mapping[str, Any]) -> None:
         if not {"state", "param_groups"} <= state_dict.keys():
@@ -198,8 +199,8 @@ def _taken(caller: str, name: str, value: Any, p: Tensor) -> Any:
     if not isinstance(value, (Tensor, np.ndarray)):
         return value
     array = value.detach()._array if isinstance(value, Tensor) else value
-    if array.ndim == 0 and name == "step":  # PyTorch keeps the count in a tensor
-        return int(array)
+    if array.ndim == 0 and (name == "step" or p.ndim):  # PyTorch keeps numbers in tensors
+        return int(array) if name == "step" else array.item()
     if array.shape != p.shape:
         raise ValueError(f"{caller}: state {name!r} {array.shape} belongs to another parameter than one of {p.shape}")
     return Tensor(array.astype(p._array.dtype))
@@ -212,6 +213,12 @@ def check_ways(caller: str, differentiable: bool) -> None:
             f"{caller}: differentiable=True is not there; to differentiate through a step, write it out: "
             "w = w - lr * lucid.autograd.grad(loss, w, create_graph=True)[0]"
         )
+
+
+def check_betas(caller: str, group: Group) -> None:
+    """Refuse what are no two parts of what was."""
+    if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"{caller}: betas={group['betas']} must be two numbers in 0 … 1, without 1")
 
 
 def check_at_least_zero(caller: str, group: Group, *names: str) -> None:

@@ -203,8 +203,8 @@ class SWALR(LRScheduler):
         part = min(epoch / self.anneal_epochs, 1.0) if self.anneal_epochs else 1.0
         return CURVES[self.anneal_strategy](self.start_lrs[index], self.optimizer.param_groups[index]["swa_lr"], part)
 
-    def step(self) -> None:
+    def step(self, epoch: int | None = None) -> None:
         """Go on by one; the first one begins at the rates of that time."""
         if self.last_epoch == 0 and self.anneal_epochs:
             self.start_lrs = self.get_last_lr()
-        super().step()
+        super().step(epoch)

@@ -134,6 +134,150 @@ def rmsprop(
         p -= lr * d
 
 
+def adagrad(
+    params: Arrays,
+    grads: Arrays,
+    sums: Arrays,
+    steps: Sequence[int],
+    *,
+    lr: float,
+    lr_decay: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
+    """p ← p - lr / (1 + (t - 1) lr_decay) · d / (√s + eps), s the sum of d²."""
+    for p, g, s, step in zip(params, grads, sums, steps, strict=True):
+        d = _decayed(p, g, weight_decay, maximize)
+        s += d * d
+        p -= lr / (1 + (step - 1) * lr_decay) * (d / (np.sqrt(s) + eps))
+
+
+def adadelta(
+    params: Arrays,
+    grads: Arrays,
+    squares: Arrays,
+    moves: Arrays,
+    *,
+    lr: float,
+    rho: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
+    """p ← p - lr δ, δ = d √(u + eps) / √(v + eps), with v and u the running means of d² and δ²."""
+    for p, g, v, u in zip(params, grads, squares, moves, strict=True):
+        d = _decayed(p, g, weight_decay, maximize)
+        v *= rho
+        v += (1 - rho) * (d * d)
+        move = np.sqrt(u + eps) / np.sqrt(v + eps) * d
+        u *= rho
+        u += (1 - rho) * (move * move)
+        p -= lr * move
+
+
+def adamax(
+    params: Arrays,
+    grads: Arrays,
+    means: Arrays,
+    largest: Arrays,
+    steps: Sequence[int],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
+    """p ← p - lr / (1 - β₁ᵗ) · m / n, n ← max(β₂ n, |d| + eps)."""
+    beta1, beta2 = betas
+    for p, g, m, n, step in zip(params, grads, means, largest, steps, strict=True):
+        d = _decayed(p, g, weight_decay, maximize)
+        m += (1 - beta1) * (d - m)
+        np.maximum(beta2 * n, np.abs(d) + eps, out=n)
+        p -= lr / (1 - beta1**step) * (m / n)
+
+
+def nadam_momentum(beta: float, decay: float, step: int) -> float:
+    """How much of the running mean a step takes: half of ``beta`` at first."""
+    return float(beta * (1 - 0.5 * 0.96 ** (step * decay)))
+
+
+def nadam(
+    params: Arrays,
+    grads: Arrays,
+    means: Arrays,
+    squares: Arrays,
+    steps: Sequence[int],
+    momenta: Sequence[Sequence[float]],
+    products: Sequence[float],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+) -> None:
+    """``momenta`` are those of this step and the next, ``products`` those of all steps up to this one multiplied."""
+    for p, g, m, v, step, (now, following), product in zip(
+        params, grads, means, squares, steps, momenta, products, strict=True
+    ):
+        d = _averaged(p, g, m, v, lr, betas, weight_decay, decoupled, maximize)
+        root = np.sqrt(v / (1 - betas[1] ** step)) + eps
+        p -= lr * (1 - now) / (1 - product) * (d / root)
+        p -= lr * following / (1 - product * following) * (m / root)
+
+
+def radam(
+    params: Arrays,
+    grads: Arrays,
+    means: Arrays,
+    squares: Arrays,
+    steps: Sequence[int],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+) -> None:
+    """Adam's step times a factor below 1 that grows with the steps; without the squares until they are of 5."""
+    beta1, beta2 = betas
+    most = 2 / (1 - beta2) - 1
+    for p, g, m, v, step in zip(params, grads, means, squares, steps, strict=True):
+        _averaged(p, g, m, v, lr, betas, weight_decay, decoupled, maximize)
+        left = 1 - beta2**step
+        length = most - 2 * step * beta2**step / left
+        move = m / (1 - beta1**step)
+        if length > 5:
+            sure = (length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length)
+            move = move * (sqrt(sure) * sqrt(left) / (np.sqrt(v) + eps))
+        p -= lr * move
+
+
+def _averaged(
+    p: Array,
+    g: Array,
+    mean: Array,
+    square: Array,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+) -> Array:
+    """The direction, after it has gone into the two running means."""
+    if decoupled:
+        p *= 1 - lr * weight_decay
+    d = _decayed(p, g, 0.0 if decoupled else weight_decay, maximize)
+    mean += (1 - betas[0]) * (d - mean)
+    square *= betas[1]
+    square += (1 - betas[1]) * (d * d)
+    return d
+
+
 def _decayed(p: Array, g: Array, weight_decay: float, maximize: bool) -> Array:
     """The direction to go down: g (or -g), pulled towards smaller p."""
     d = -g if maximize else g

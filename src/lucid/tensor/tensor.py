@@ -26,7 +26,7 @@ class Tensor(Tracked):
     """An array that can take part in gradients.
 
     A NumPy array is held without a copy and keeps its dtype. Of nested lists, Python floats become float32, ints int64,
-    bools bool and complex numbers complex64.
+    bools bool and complex numbers complex64. Two and more ints are sizes: ``Tensor(2, 3)`` is 0 everywhere.
 
     >>> Tensor([[[5, 6.0]]], requires_grad=True)
     Tensor([[[5., 6.]]], requires_grad=True)
@@ -91,7 +91,12 @@ class Tensor(Tracked):
         requires_grad: bool = False,
         dtype: DTypeLike = None,
         device: Device | str | None = None,
+        *sizes: int,
     ) -> Self:
+        if type(requires_grad) is int:  # Tensor(2, 3), as PyTorch's: sizes
+            given: Any = (data, requires_grad, dtype, device, *sizes)
+            data = np.zeros([n for n in given if n is not None], np.float32)
+            requires_grad, dtype, device = False, None, None
         if device is not None:
             Device(device)
         self = object.__new__(cls)

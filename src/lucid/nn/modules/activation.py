@@ -225,3 +225,109 @@ class LogSoftmax(_Along):
     def forward(self, input: Tensor) -> Tensor:
         """The log-softmax."""
         return F.log_softmax(input, self.dim)
+
+
+class LogSigmoid(Module):
+    """log(sigmoid(x))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """log(sigmoid(x))."""
+        return F.logsigmoid(input)
+
+
+class Softsign(Module):
+    """x / (1 + |x|)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x / (1 + |x|)."""
+        return F.softsign(input)
+
+
+class Tanhshrink(Module):
+    """x - tanh(x)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x - tanh(x)."""
+        return F.tanhshrink(input)
+
+
+class _Shrink(Module):
+    def __init__(self, lambd: float = 0.5) -> None:
+        super().__init__()
+        self.lambd = lambd
+
+    def extra_repr(self) -> str:
+        """The bound."""
+        return str(self.lambd)
+
+
+class Softshrink(_Shrink):
+    """x moved towards 0 by ``lambd``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x moved towards 0."""
+        return F.softshrink(input, self.lambd)
+
+
+class Hardshrink(_Shrink):
+    """x where |x| > lambd, else 0."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x, or 0."""
+        return F.hardshrink(input, self.lambd)
+
+
+class CELU(_InPlace):
+    """x where positive, else alpha (exp(x / alpha) - 1)."""
+
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.alpha = alpha
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x where positive, else alpha (exp(x / alpha) - 1)."""
+        return F.celu(input, self.alpha, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Alpha."""
+        return ", ".join(filter(None, [f"alpha={self.alpha}", super().extra_repr()]))
+
+
+class Threshold(_InPlace):
+    """x where above ``threshold``, else ``value``."""
+
+    def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.threshold, self.value = threshold, value
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x, or the value."""
+        return F.threshold(input, self.threshold, self.value, self.inplace)
+
+    def extra_repr(self) -> str:
+        """Both numbers."""
+        return ", ".join(filter(None, [f"threshold={self.threshold}, value={self.value}", super().extra_repr()]))
+
+
+class GLU(_Along):
+    """The first half along ``dim``, times the sigmoid of the second."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The gated half."""
+        return F.glu(input, self.dim)
+
+
+class Softmin(_Along):
+    """softmax(-x) along ``dim``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The softmin."""
+        return F.softmin(input, self.dim)
+
+
+class Softmax2d(Module):
+    """softmax over the channels of (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The softmax."""
+        return F.softmax(input, -3)

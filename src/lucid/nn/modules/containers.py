@@ -142,6 +142,68 @@ class ParameterList(_Listed):
         return "\n".join(f"({i}): Parameter of {p.dtype!r}, shape {p.shape}" for i, p in enumerate(self._entries()))
 
 
+class ParameterDict(Module):
+    """A dict whose parameters belong to the network; a plain tensor becomes a parameter."""
+
+    def __init__(self, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] = ()) -> None:
+        super().__init__()
+        self.update(parameters)
+
+    def update(self, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> None:
+        """Add or replace several."""
+        for name, value in parameters.items() if isinstance(parameters, Mapping) else parameters:
+            self[name] = value
+
+    def keys(self) -> Iterable[str]:
+        """Names, in order."""
+        return [name for name, kind in self._kinds.items() if kind == PARAMETER]
+
+    def values(self) -> Iterable[Parameter]:
+        """Parameters, in order."""
+        return [self.__dict__[name] for name in self.keys()]
+
+    def items(self) -> Iterable[tuple[str, Parameter]]:
+        """(name, parameter), in order."""
+        return [(name, self.__dict__[name]) for name in self.keys()]
+
+    def __getitem__(self, name: str) -> Parameter:
+        if name not in self:
+            raise KeyError(name)
+        return self.__dict__[name]  # type: ignore[no-any-return]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.register_parameter(name, value if isinstance(value, Parameter) else Parameter(value))
+
+    def __delitem__(self, name: str) -> None:
+        self[name]
+        delattr(self, name)
+
+    def __len__(self) -> int:
+        return len(list(self.keys()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._kinds.get(name) == PARAMETER
+
+    def extra_repr(self) -> str:
+        """One line per parameter."""
+        return "\n".join(f"({name}): Parameter of {p.dtype!r}, shape {p.shape}" for name, p in self.items())
+
+
+class DataParallel(Module):
+    """The module itself, under the name ``module``: there is one device. Threads share every call in any case."""
+
+    def __init__(self, module: Module, device_ids: Any = None, output_device: Any = None, dim: int = 0) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """What the module computes."""
+        return self.module(*inputs, **kwargs)
+
+
 class ModuleDict(Module):
     """A dict whose modules belong to the network. It has no ``forward``."""
 

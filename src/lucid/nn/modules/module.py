@@ -278,6 +278,33 @@ class Module:
             module = module.__dict__[step]
         return module
 
+    @property
+    def _modules(self) -> dict[str, Any]:
+        return _Registry(self, MODULE)
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return _Registry(self, PARAMETER)
+
+    @property
+    def _buffers(self) -> dict[str, Any]:
+        return _Registry(self, *BUFFERS)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer of a dotted name."""
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if module._kinds.get(name) not in BUFFERS:
+            raise AttributeError(f"{type(self).__name__} has no buffer {target!r}")
+        return module.__dict__[name]  # type: ignore[no-any-return]
+
+    def set_submodule(self, target: str, module: Module) -> None:
+        """Put a module in the place of a dotted name."""
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        self.get_submodule(target)
+        owner.add_module(name, module)
+
     def get_parameter(self, target: str) -> Parameter:
         """The parameter of a dotted name."""
         path, _, name = target.rpartition(".")
@@ -288,13 +315,15 @@ class Module:
 
     # State
 
-    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
+    def state_dict(
+        self, *, destination: dict[str, Tensor] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Tensor]:
         """Every parameter and persistent buffer by its dotted name, sharing memory with the module.
 
         A parameter that two modules share appears under both names, as in PyTorch. What a lazy layer has not given a
-        shape yet appears as it is.
+        shape yet appears as it is. ``destination``, if given, is the dict to add to.
         """
-        state: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {} if destination is None else destination
         for kind in (PARAMETER, BUFFER):
             for name, value in self._registered(kind):
                 state[prefix + name] = value if keep_vars or is_uninitialized(value) else value.detach()
@@ -302,15 +331,21 @@ class Module:
             state.update(module.state_dict(prefix=f"{prefix}{name}.", keep_vars=keep_vars))
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Incompatible:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Incompatible:
         """Copy values into the parameters and buffers, cast to their types. All names and shapes are checked first.
 
-        Those of a lazy layer before its first input take over the shapes, too.
+        Those of a lazy layer before its first input take over the shapes, too. ``assign`` is refused: optimizers know
+        the parameters that there are.
 
         Raises:
             RuntimeError: listing every missing and unexpected name (only if ``strict``) and every shape that differs.
                 Nothing is changed then.
         """
+        if assign:
+            raise ValueError(
+                f"{type(self).__name__}: load_state_dict(assign=True) is not there: values are copied into the "
+                "parameters, which keep their types; .to(dtype) before that changes these"
+            )
         if not isinstance(state_dict, Mapping):
             raise TypeError(
                 f"{type(self).__name__}: load_state_dict takes a dict of tensors, as lucid.load(path) gives, "
@@ -425,6 +460,18 @@ class Module:
                         part._version = [part._version[0] + 1]
         return self
 
+    def type(self, dst_type: DTypeLike) -> Self:
+        """All floating-point parameters and buffers as this type."""
+        return self._cast(dst_type)
+
+    def cpu(self) -> Self:
+        """The module itself: there is no other device."""
+        return self
+
+    def cuda(self, device: Any = None) -> Self:
+        """Raises: DeviceError: there is no GPU."""
+        return self.to(Device("cuda"))
+
     def float(self) -> Self:
         """All floating-point parameters and buffers as float32."""
         return self._cast("float32")
@@ -507,6 +554,34 @@ class Module:
 
     def __dir__(self) -> list[str]:
         return [name for name in (*super().__dir__(), *self._computed) if name.isidentifier()]
+
+
+class _Registry(dict[str, Any]):
+    """The attributes of some kinds, as PyTorch keeps them: a module put here is the module's."""
+
+    def __init__(self, module: Module, *kinds: str) -> None:
+        super().__init__((name, module.__dict__[name]) for name, kind in module._kinds.items() if kind in kinds)
+        self._module, self._kind = module, kinds[0]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        module = self._module
+        register: dict[str, Callable[[str, Any], None]] = {
+            MODULE: module.add_module, PARAMETER: module.register_parameter, BUFFER: module.register_buffer,
+        }  # fmt: skip
+        register[self._kind](name, value)
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        delattr(self._module, name)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take one out."""
+        if name not in self:
+            return super().pop(name, *default)
+        value = self[name]
+        del self[name]
+        return value
 
 
 def locate(error: Exception, module: Module) -> None:

@@ -248,3 +248,47 @@ class GroupNorm(Module):
         """All arguments."""
         arguments = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
         return f"{arguments}, bias={self.bias is not None}"
+
+
+class LocalResponseNorm(Module):
+    """Each channel divided by what those around it come to; see ``functional.local_response_norm``."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = integer("LocalResponseNorm", "size", size, 1), alpha, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The divided input."""
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        """All arguments."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class RMSNorm(Module):
+    """Each sample divided by the root of its mean square over the last axes; see ``functional.rms_norm``."""
+
+    weight: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sizes,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: DeviceLike = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__()
+        entries: Any = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        shape = self.normalized_shape = tuple(integer("RMSNorm", "normalized_shape", n, 1) for n in entries)
+        self.eps, self.elementwise_affine = eps, elementwise_affine
+        self.register_parameter("weight", fresh_parameter(shape, device, dtype, 1.0) if elementwise_affine else None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The divided input."""
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        """All arguments."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"

@@ -110,3 +110,63 @@ class PixelUnshuffle(Module):
     def extra_repr(self) -> str:
         """The factor."""
         return f"downscale_factor={self.downscale_factor}"
+
+
+class ChannelShuffle(Module):
+    """Channels dealt out among the groups; see ``functional.channel_shuffle``."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same channels in another order."""
+        return F.channel_shuffle(input, self.groups)
+
+    def extra_repr(self) -> str:
+        """The groups."""
+        return f"groups={self.groups}"
+
+
+class Unfold(Module):
+    """Every window of an image as a column; see ``functional.unfold``."""
+
+    def __init__(
+        self,
+        kernel_size: SizeArgument,
+        dilation: SizeArgument = 1,
+        padding: SizeArgument = 0,
+        stride: SizeArgument = 1,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.dilation, self.padding, self.stride = kernel_size, dilation, padding, stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The columns."""
+        return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+
+    def extra_repr(self) -> str:
+        """All arguments."""
+        return f"kernel_size={self.kernel_size}, dilation={self.dilation}, padding={self.padding}, stride={self.stride}"
+
+
+class _Upsampling2d(Upsample):
+    """An ``Upsample`` of one mode."""
+
+    def extra_repr(self) -> str:
+        """What was given."""
+        return f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
+
+
+class UpsamplingNearest2d(_Upsampling2d):
+    """``Upsample`` by nearest neighbours."""
+
+    def __init__(self, size: SizeArgument | None = None, scale_factor: float | Sequence[float] | None = None) -> None:
+        super().__init__(size, scale_factor, "nearest")
+
+
+class UpsamplingBilinear2d(_Upsampling2d):
+    """``Upsample`` by straight lines, corners aligned."""
+
+    def __init__(self, size: SizeArgument | None = None, scale_factor: float | Sequence[float] | None = None) -> None:
+        super().__init__(size, scale_factor, "bilinear", True)

@@ -8,6 +8,7 @@ from lucid.nn.utils.parameters import (
     parameters_to_vector,
     vector_to_parameters,
 )
+from lucid.nn.utils.spectral_norm import remove_spectral_norm, spectral_norm
 from lucid.nn.utils.weight_norm import remove_weight_norm, weight_norm
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "parameters_to_vector",
     "parametrizations",
     "parametrize",
+    "remove_spectral_norm",
     "remove_weight_norm",
+    "spectral_norm",
     "vector_to_parameters",
     "weight_norm",
 ]

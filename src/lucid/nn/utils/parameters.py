@@ -50,15 +50,15 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
     return result
 
 
-def vector_to_parameters(vector: Tensor, parameters: Iterable[Tensor]) -> None:
+def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     """The inverse of ``parameters_to_vector``, in place."""
     parameters = list(parameters)
     count = sum(p.numel() for p in parameters)
-    if vector.shape != (count,):
-        raise ValueError(f"vector_to_parameters: the vector {vector.shape} must be ({count},) for these parameters")
+    if vec.shape != (count,):
+        raise ValueError(f"vector_to_parameters: the vector {vec.shape} must be ({count},) for these parameters")
     begin = 0
     for p in parameters:
-        p._array[...] = vector._array[begin : begin + p.numel()].reshape(p.shape)
+        p._array[...] = vec._array[begin : begin + p.numel()].reshape(p.shape)
         p._version[0] += 1
         begin += p.numel()
 

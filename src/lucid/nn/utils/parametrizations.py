@@ -67,6 +67,36 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
     return register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
 
 
+def rows_of(weight: Tensor, dim: int) -> Array:
+    """The weight as a matrix with the slices along ``dim`` as rows."""
+    rows = np.moveaxis(weight._array, dim, 0)
+    return widened(rows.reshape(len(rows), -1))
+
+
+def power_steps(matrix: Array, u: Tensor, v: Tensor, count: int, eps: float) -> None:
+    """Steps of the power method, written into ``u`` and ``v``."""
+    right = widened(v._array)
+    for _ in range(count):
+        left = _unit(matrix @ right, eps)
+        right = _unit(matrix.conj().T @ left, eps)
+    with no_grad():
+        u.copy_(Tensor(left))
+        v.copy_(Tensor(right))
+
+
+def _unit(vector: Array, eps: float) -> Array:
+    scaled: Array = vector / max(np.linalg.norm(vector), eps)
+    return scaled.astype(vector.dtype, copy=False)
+
+
+def rank_one(weight: Tensor, u: Tensor, v: Tensor, dim: int) -> Tensor:
+    """The constant u vᵀ, shaped as the weight: the sum of W times it is σ."""
+    rows = np.moveaxis(weight._array, dim, 0)
+    outer = np.outer(u._array.conj(), v._array).reshape(rows.shape)
+    result: Tensor = Tensor(np.ascontiguousarray(np.moveaxis(outer, 0, dim)))
+    return result
+
+
 class _SpectralNorm(Module):
     """W / σ, where σ = uᵀ W v and u, v follow the singular vectors of the largest singular value.
 
@@ -81,28 +111,12 @@ class _SpectralNorm(Module):
             raise ValueError(f"spectral_norm: n_power_iterations={n_power_iterations} must be at least 1")
         self.dim, self.eps, self.n_power_iterations = dim % weight.ndim, eps, n_power_iterations
         if weight.ndim > 1:
-            for vector, size in zip(("_u", "_v"), self._matrix(weight).shape, strict=True):
+            for vector, size in zip(("_u", "_v"), rows_of(weight, self.dim).shape, strict=True):
                 self.register_buffer(vector, init.normal_(Tensor(np.empty(size, weight.dtype.numpy))))
             self._iterate(weight, 15)
 
-    def _matrix(self, weight: Tensor) -> Array:
-        rows = np.moveaxis(weight._array, self.dim, 0)
-        return widened(rows.reshape(len(rows), -1))
-
     def _iterate(self, weight: Tensor, count: int) -> None:
-        """Steps of the power method."""
-        matrix = self._matrix(weight)
-        v = widened(self._v._array)
-        for _ in range(count):
-            u = self._unit(matrix @ v)
-            v = self._unit(matrix.conj().T @ u)
-        with no_grad():
-            self._u.copy_(Tensor(u))
-            self._v.copy_(Tensor(v))
-
-    def _unit(self, vector: Array) -> Array:
-        scaled: Array = vector / max(np.linalg.norm(vector), self.eps)
-        return scaled.astype(vector.dtype, copy=False)
+        power_steps(rows_of(weight, self.dim), self._u, self._v, count, self.eps)
 
     def forward(self, weight: Tensor) -> Tensor:
         """W / σ; in training after ``n_power_iterations`` more steps."""
@@ -110,14 +124,7 @@ class _SpectralNorm(Module):
             return weight / (weight * weight).sum().sqrt().clamp(min=self.eps)  # type: ignore[no-any-return]
         if self.training:
             self._iterate(weight, self.n_power_iterations)
-        result: Tensor = weight / (weight * self._rank_one(weight)).sum()
-        return result
-
-    def _rank_one(self, weight: Tensor) -> Tensor:
-        """The constant u vᵀ, shaped as the weight: the sum of W times it is σ."""
-        rows = np.moveaxis(weight._array, self.dim, 0)
-        outer = np.outer(self._u._array.conj(), self._v._array).reshape(rows.shape)
-        result: Tensor = Tensor(np.ascontiguousarray(np.moveaxis(outer, 0, self.dim)))
+        result: Tensor = weight / (weight * rank_one(weight, self._u, self._v, self.dim)).sum()
         return result
 
     def right_inverse(self, value: Tensor) -> Tensor:
