@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from math import ceil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lucid.core.geometry import ConvSpec
 from lucid.kernels import jit, select, target
 from lucid.kernels.algorithms import sliding, sliding_grad
 from lucid.kernels.convolution import problem
+from lucid.kernels.ir import f32
 from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.patches import HALF, Case, check, check_both, check_infinity, check_threads, run, run_both
@@ -558,6 +560,28 @@ def test_half_vectors_are_read_where_a_row_has_no_more(columns, padding, half, m
     monkeypatch.setattr(target, "cpu", lambda: cpu)
     with target.using(ISAS[0]) as isa:
         assert sliding._sliding(problem, isa, sliding.axes_of(problem), 1, 4).tile.half == half
+
+
+#: Padding on both sides, on one, none; taps that reach beyond; all columns of the last vector, or few; several sources.
+HALVED = [
+    Case(2, 3, 3, (9, 112), (3, 3), 2, padding=1, groups=3, bias=True),
+    Case(1, 2, 2, (8, 80), (5, 5), 2, padding=2, groups=2),
+    Case(1, 2, 2, (7, 47), (3, 5), (1, 2), padding=((1, 1), (0, 4)), groups=2, bias=True),
+    Case(2, 2, 2, (7, 66), (2, 3), 2, padding=((0, 0), (2, 0)), groups=2),
+    Case(1, 4, 6, (6, 106), (3, 3), 2, padding=1, groups=2),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(("name", "half"), [("znver5", False), ("znver4", True)])
+def test_rows_of_a_stride_end_in_half_of_two_vectors(name, half, dtype, monkeypatch):
+    cpu, cases = replace(target.cpu(), name=name), [case.typed(dtype) for case in HALVED]
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    with target.using(ISAS[0]) as isa:
+        asked = [(p := case.problem("forward"), ceil(p.out[-1] / isa.lanes(f32))) for case in cases]
+        tiles = [sliding._sliding(p, isa, sliding.axes_of(p), 1, vectors).tile for p, vectors in asked]
+        assert dtype == "float64" or all(tile.half == tile.whole == half for tile in tiles)
+        run_guarded_cases(lambda case: check(sliding, case, "forward", "end"), cases)
 
 
 @pytest.mark.parametrize(

@@ -255,11 +255,19 @@ def _in_turns(asked: Sliding) -> Slide:
         return replace(tile, in_turns=True, tail=tail, alone=tail > 0 and strips == 1, folds=True, whole=False)
     spreads = not tile.several and not tile.holds and asked.box_h * strips >= _SPREAD_STEPS
     alone = tail > 0 and strips == 1
-    fewer = ceil(asked.source[1] / (lanes // 2)) < 2 * tile.vectors
-    half = alone and tile.whole and not tile.dots and tile.stride[1] == 1 and fewer
-    tile = replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half)
+    half = alone and not tile.dots and _ends_in_half(asked)
+    tile = replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half, whole=tile.whole or half)
     apart = asked.problem.itemsize < 4 and tile.holds and not tile.dots and not tile.whole and tile.stride[1] == 1
     return replace(tile, ring=_rings(asked), edges=_edges(asked), apart=apart)
+
+
+def _ends_in_half(asked: Sliding) -> bool:
+    """Whether a strip is a row, and of what its last vectors read, which a stride may be two of, half is there."""
+    tile, lanes, halves = asked.tile, asked.lanes, ceil(asked.source[1] / (asked.lanes // 2))
+    if tile.stride[1] == 1:
+        return tile.whole and halves < 2 * tile.vectors
+    odd = tile.stride[1] == 2 and ceil(halves / 2) == 2 * tile.vectors - 1
+    return odd and len(tile.across) == 1 and ceil(asked.size[1] / lanes) == tile.vectors
 
 
 def _edges(asked: Sliding) -> tuple[int, int]:

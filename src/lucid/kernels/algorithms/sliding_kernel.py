@@ -155,7 +155,7 @@ class Row:
     def _told_apart(self, place: int, loaded: dict[int, Value], nothing: Value) -> list[Value]:
         """The columns of a step, of one of ``places``: vectors, or halves of them."""
         first, step = place * self.step, self.step
-        if self.half and step == 2 and place == self.places[-1]:
+        if self.half and step == 2 and place == self.reads[-1] // step:
             return [shuffle(loaded[first], None, range(e, self.lanes, step)) for e in range(step)]
         columns = [loaded.get(i, nothing) for i in range(first, first + step)]
         there = any(i in loaded for i in range(first, first + step))
@@ -223,7 +223,7 @@ class Slide:
     spreads: bool = False  #: numbers of w are copied into all lanes of vectors first
     tail: int = 0  #: half vectors of the last strip, if they are fewer than of the others
     alone: bool = False  #: there is no other strip than that
-    half: bool = False  #: and of the source's last vector only the first half is read
+    half: bool = False  #: and of the source's last vector, or last two of a stride of 2, only the first half is read
     pairs: bool = False  #: both phases of columns are in one vector of sums, by turns
     ring: bool = False  #: rows are widened some steps before they are read, at each shift, from a ring of them
     apart: bool = False  #: what lies partly before or behind a strip is loaded where it is met, not slid
