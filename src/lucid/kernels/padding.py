@@ -83,8 +83,8 @@ def padded(x: Array, tables: Sequence[Table], fill: float = 0.0) -> Array:
     >>> padded(np.array([1.0, 2.0, 3.0]), [Table((1,), 0, 3, (-1,))], 7.0)
     array([2., 1., 2., 3., 7.])
     """
-    plan = _plan(x.dtype.name, x.shape, tuple(tables), False, target.isa().name)
-    return _run(plan, contiguous(x), (), np.full(1, fill, x.dtype))
+    plan = _plan(x.dtype, x.shape, tuple(tables), False, target.isa().name)
+    return _run(plan, contiguous(x), (), np.array(fill, x.dtype))
 
 
 def adds(h: Array) -> bool:
@@ -99,8 +99,8 @@ def added(h: Array, tables: Sequence[Table], size: Sizes) -> Array:
     array([ 11., 100.])
     """
     shape = (*h.shape[: h.ndim - len(size)], *size)
-    plan = _plan(h.dtype.name, shape, tuple(tables), True, target.isa().name)
-    return _run(plan, contiguous(h), plan.more, np.zeros(1, h.dtype))
+    plan = _plan(h.dtype, shape, tuple(tables), True, target.isa().name)
+    return _run(plan, contiguous(h), plan.more, np.zeros((), h.dtype))
 
 
 class _Plan(NamedTuple):
@@ -127,14 +127,14 @@ def _run(plan: _Plan, given: Array, more: Sequence[Array], fill: Array) -> Array
 
 
 @lru_cache(maxsize=256)
-def _plan(dtype: str, shape: Sizes, tables: tuple[Table, ...], adjoint: bool, isa: str) -> _Plan:
+def _plan(dtype: np.dtype[Any], shape: Sizes, tables: tuple[Table, ...], adjoint: bool, isa: str) -> _Plan:
     """``shape`` is that of what has no padding."""
     still = len(shape) - len(tables)
     planes, height, width = prod(shape[:still]), prod(shape[still:-1]), shape[-1]
     rows, line = _joined(tables[:-1], shape[still:-1]), tables[-1]
     columns, start = np.array([*line.low, *line.high], np.int64), len(line.low)
     stop = line.length - len(line.high)
-    kernel = _Added(dtype) if adjoint else _Padded(_MOVED[np.dtype(dtype).itemsize])
+    kernel = _Added(dtype.name) if adjoint else _Padded(_MOVED[dtype.itemsize])
     lines = height if adjoint else len(rows)
     piece = max(1, min(_TASK // max(line.length, 1), lines))
     pieces = -(-lines // piece)

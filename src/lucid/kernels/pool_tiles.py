@@ -35,8 +35,7 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import address, launch
-from lucid.kernels.runtime.memory import empty
+from lucid.kernels.launch import NOTHING, Launch
 
 Array = np.ndarray[Any, Any]
 Mode = Literal["max", "max_grad", "avg", "avg_grad"]
@@ -60,25 +59,28 @@ def fit(spec: PoolSpec, size: Sizes) -> bool:
     )
 
 
-def run(mode: Mode, spec: PoolSpec, size: Sizes, x: Array | None, h: Array | None, divisor: int) -> Array:
-    """The result of a mode for contiguous arrays that are not empty. Ask ``fit`` first."""
-    given = x if x is not None else h
-    assert given is not None, "a pooling has an input"
-    lead, out = given.shape[: given.ndim - len(size)], spec.out_size(size)
-    result = empty((*lead, *(size if mode.endswith("grad") else out)), given.dtype)
+def region(mode: Mode, spec: PoolSpec, lead: Sizes, size: Sizes, dtype: str, divisor: int) -> Launch:
+    """A mode for contiguous arrays that are not empty, called with x, h and the result. Ask ``fit`` first."""
+    out = spec.out_size(size)
     window = (spec.kernel[-2] if len(size) > 1 else 1, spec.kernel[-1])
-    lanes = target.isa().lanes(compute_type((given.dtype.name,)))
+    lanes = target.isa().lanes(compute_type((dtype,)))
     width, outputs = out[-1], prod(lead) * prod(out)
     shared = width < lanes and lanes % width == 0 and prod(window) <= _MOST
-    kernel = _Kernel(mode, given.dtype.name, window, width if shared else 0)
+    kernel = _Kernel(mode, dtype, window, width if shared else 0)
     line = BLOCK if shared else width
-    launch(
-        jit.kernel(kernel, kernel.write).address("run"),
-        (*(0 if a is None else address(a) for a in (x, h)), address(result), divisor, line, outputs),
-        -(-outputs // line),
-        max(1, BLOCK // line),
+    tasks = -(-outputs // line)
+    return Launch(
+        [(jit.kernel(kernel, kernel.write).address("run"), tasks, max(1, BLOCK // line))],
+        [0, 0, 0, divisor, line, outputs],
+        sources(mode),
+        most_threads=tasks,
+        worth=-(-outputs // BLOCK),
     )
-    return result
+
+
+def sources(mode: str) -> list[int]:
+    """Which of x, h and the result a mode has."""
+    return [NOTHING if mode == "avg_grad" else 0, NOTHING if mode in ("max", "avg", "indices") else 1, 2]
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import address, launch
-from lucid.kernels.runtime import memory, threads
-from lucid.kernels.runtime.memory import empty
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.pool_tiles import sources
+from lucid.kernels.runtime.memory import ALIGN_BYTES
 
 Array = np.ndarray[Any, Any]
 Mode = Literal["max", "max_grad", "avg", "avg_grad"]
@@ -82,39 +82,26 @@ def _steps(size: int, low: int, stride: int) -> int:
     return -(-(size + low) // stride)
 
 
-def run(
-    mode: Mode,
-    spec: PoolSpec,
-    size: Sizes,
-    x: Array | None,
-    h: Array | None,
-    count_include_pad: bool,
-    divisor: int | None,
-) -> Array:
-    """The result of a mode for contiguous arrays that are not empty. Ask ``fit`` first."""
-    given = x if x is not None else h
-    assert given is not None, "a pooling has an input"
-    lead, out, scatters = given.shape[: given.ndim - len(size)], spec.out_size(size), mode.endswith("grad")
-    result = empty((*lead, *(size if scatters else out)), given.dtype)
-    kernel = _Kernel(mode, given.dtype.name, spec.kernel[-1], spec.stride[-1], divisor is not None)
+def region(
+    mode: Mode, spec: PoolSpec, lead: Sizes, size: Sizes, dtype: str, count_include_pad: bool, divisor: int | None
+) -> Launch:
+    """A mode for contiguous arrays that are not empty, called with x, h and the result. Ask ``fit`` first."""
+    out, scatters = spec.out_size(size), mode.endswith("grad")
+    kernel = _Kernel(mode, dtype, spec.kernel[-1], spec.stride[-1], divisor is not None)
     axes = _geometry(spec, size, count_include_pad)
     tasks = prod(lead) * (1 if scatters else prod(out[:-1]))
     taps = prod(spec.kernel) * (prod(out) if scatters else out[-1])
-    width = kernel.width(axes[-1]["steps"])
-    crew, item = min(threads.get_num_threads(), tasks), kernel.element.bytes
-    waiting = memory.workspace((axes[0]["kernel"] - axes[0]["stride"]) * width * item if scatters else 0, crew)
-    launch(
-        jit.kernel(kernel, kernel.write).address("run"),
-        (
-            *(0 if a is None else address(a) for a in (x, h, result, waiting)),
-            *(waiting.shape[1] // item, width, divisor or 0),
-            *(axis[name] for axis in axes for name in PER_AXIS),
-        ),
-        tasks,
-        max(1, _GRAIN // taps),
-        crew,
+    width, item = kernel.width(axes[-1]["steps"]), kernel.element.bytes
+    own = (axes[0]["kernel"] - axes[0]["stride"]) * width * item if scatters else 0
+    own += -own % ALIGN_BYTES
+    return Launch(
+        [(jit.kernel(kernel, kernel.write).address("run"), tasks, max(1, _GRAIN // taps))],
+        [0, 0, 0, 0, own // item, width, divisor or 0, *(axis[name] for axis in axes for name in PER_AXIS)],
+        [*sources(mode), WORKSPACE if own else NOTHING],
+        own_bytes=own,
+        most_threads=tasks,
+        worth=-(-tasks * taps // _GRAIN),
     )
-    return result
 
 
 def _geometry(spec: PoolSpec, size: Sizes, count_include_pad: bool) -> list[dict[str, int]]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from lucid.core.geometry import PoolSpec, Sizes
-from lucid.kernels import jit, pool_tiles, pool_windows
+from lucid.kernels import jit, pool_tiles, pool_windows, target
 from lucid.kernels.casting import as_type
 from lucid.kernels.ir import (
     BY_DTYPE,
@@ -41,7 +42,7 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import address, launch
+from lucid.kernels.launch import Launch
 from lucid.kernels.moving import contiguous
 from lucid.kernels.pool_windows import window_count
 from lucid.kernels.runtime.memory import empty
@@ -105,38 +106,57 @@ def _run(
 ) -> Array:
     given = x if x is not None else h
     assert given is not None, "a pooling has an input"
-    out, lead = spec.out_size(size), given.shape[: given.ndim - len(size)]
-    x, h = (a if a is None else contiguous(a) for a in (x, h))
-    if mode != "indices" and mode != "max_pick" and given.size and pool_tiles.fit(spec, size):
-        return pool_tiles.run(mode, spec, size, x, h, divisor or prod(spec.kernel))
-    if mode != "indices" and mode != "max_pick" and 0 not in (*given.shape, *size) and pool_windows.fit(spec, size):
-        return pool_windows.run(mode, spec, size, x, h, count_include_pad, divisor)
-    if given.dtype.itemsize == 2:  # gradients are added up where they lie
+    found = _made(mode, spec, size, given.shape, given.dtype, count_include_pad, divisor, target.isa().name)
+    if found.launch is not None:
+        result = empty(found.shape, found.dtype)
+        found.launch(*(a if a is None else contiguous(a) for a in (x, h)), result)
+        return result
+    if given.dtype.itemsize == 2 and given.size:  # gradients are added up where they lie
         single = np.dtype(np.float32)
         x, h = (a if a is None else as_type(a, single) for a in (x, h))
         wide = _run(mode, spec, size, x, h, count_include_pad, divisor)
         return wide if mode == "indices" else as_type(wide, given.dtype)
-    result = empty((*lead, *(size if mode in _SCATTERS else out)), np.int64 if mode == "indices" else given.dtype)
-    if 0 in result.shape:
-        return result
-    if 0 in given.shape:
-        result.fill(0)
-        return result
-    kernel = _Kernel(mode, given.dtype.name, min(spec.stride[-1], 3), _unrolled(spec.kernel[-1]), divisor is not None)
+    return np.zeros(found.shape, found.dtype)
+
+
+class _Made(NamedTuple):
+    """A pooling of arrays of known shapes; no launch where there is nothing to compute, or only in float32."""
+
+    launch: Launch | None
+    shape: Sizes
+    dtype: np.dtype[Any]
+
+
+@lru_cache(maxsize=1024)
+def _made(
+    mode: Mode, spec: PoolSpec, size: Sizes, shape: Sizes, dtype: np.dtype[Any], count_include_pad: bool,
+    divisor: int | None, isa: str,
+) -> _Made:  # fmt: skip
+    out, lead = spec.out_size(size), shape[: len(shape) - len(size)]
+    result = (*lead, *(size if mode in _SCATTERS else out))
+    made = np.dtype(np.int64) if mode == "indices" else dtype
+    if 0 in (*shape, *result):
+        return _Made(None, result, made)
+    if mode != "indices" and mode != "max_pick":
+        if pool_tiles.fit(spec, size):
+            tiles = pool_tiles.region(mode, spec, lead, size, dtype.name, divisor or prod(spec.kernel))
+            return _Made(tiles, result, made)
+        if pool_windows.fit(spec, size):
+            windows = pool_windows.region(mode, spec, lead, size, dtype.name, count_include_pad, divisor)
+            return _Made(windows, result, made)
+    if dtype.itemsize == 2:
+        return _Made(None, result, made)
+    kernel = _Kernel(mode, dtype.name, min(spec.stride[-1], 3), _unrolled(spec.kernel[-1]), divisor is not None)
     tasks = prod(lead) * (1 if mode in _SCATTERS else prod(out[:-1]))
     taps = prod(spec.kernel) * (prod(out) if mode in _SCATTERS else out[-1])
-    launch(
-        jit.kernel(kernel, kernel.write).address("run"),
-        (
-            *(0 if a is None else address(a) for a in (x, h)),
-            address(result),
-            divisor or 0,
-            *_geometry(spec, size, out, count_include_pad),
-        ),
-        tasks,
-        max(1, GRAIN // taps),
+    launch = Launch(
+        [(jit.kernel(kernel, kernel.write).address("run"), tasks, max(1, GRAIN // taps))],
+        [0, 0, 0, divisor or 0, *_geometry(spec, size, out, count_include_pad)],
+        pool_tiles.sources(mode),
+        most_threads=tasks,
+        worth=-(-tasks * taps // GRAIN),
     )
-    return result
+    return _Made(launch, result, made)
 
 
 def _unrolled(taps: int) -> int:

@@ -95,7 +95,7 @@ def _run(does: Does, whole: Array, index: Array, part: Array, axis: int) -> bool
         return False
     index = contiguous(index.astype(np.int64, copy=False))
     shared = index.ndim < whole.ndim or whole.ndim == 1
-    plan = _plan(does, whole.dtype.name, whole.shape, part.shape[axis], axis, shared, target.isa().name)
+    plan = _plan(does, whole.dtype, whole.shape, part.shape[axis], axis, shared, target.isa().name)
     wrong = np.zeros(1, np.int64)
     slots = plan.pack(*(address(a) for a in (whole, index, part, wrong)), *plan.geometry)
     threads.run(plan.entry, slots, plan.tasks, chunk=plan.chunk)
@@ -113,9 +113,9 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan(does: Does, dtype: str, shape: Sizes, m: int, axis: int, shared: bool, isa: str) -> _Plan:
+def _plan(does: Does, dtype: np.dtype[Any], shape: Sizes, m: int, axis: int, shared: bool, isa: str) -> _Plan:
     outer, n, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-    element = BY_DTYPE[dtype] if does == "add" else _MOVED[np.dtype(dtype).itemsize]
+    element = BY_DTYPE[dtype.name] if does == "add" else _MOVED[dtype.itemsize]
     kernel = _Kernel(does, element, inner == 1, shared)
     if does == "take":  # pieces of the places
         piece = max(1, _TASK // inner)

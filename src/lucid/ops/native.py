@@ -16,9 +16,11 @@ Forward = Callable[..., Array]
 
 #: NumPy takes at least so many times as long in half precision.
 _HALF_SLOWER = 16
-#: Elements from which a kernel wins, where NumPy does the same in one pass, and where it takes several.
+#: Elements from which a kernel wins, where NumPy does the same in one pass, where it takes several, and where it takes
+#: one for every tap of a window.
 ONE_PASS = 16384
 SEVERAL_PASSES = 1024
+ALWAYS = 1
 _SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
 
 

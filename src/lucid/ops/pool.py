@@ -139,7 +139,7 @@ def _lowest(dtype: np.dtype[Any]) -> Any:
 
 
 def _max_forward(x: Array, *, spec: PoolSpec) -> Array:
-    if native.takes(native.SEVERAL_PASSES, x):
+    if native.takes(native.ALWAYS, x):
         return pooling.max_pool(x, spec)
     around = _surrounded(x, spec, _lowest(x.dtype))
     taps = _taps(spec, spec.out_size(_trailing(x, spec)))
@@ -173,7 +173,7 @@ def _first_taps(spec: PoolSpec, out: Sizes) -> Array:
 
 
 def _max_indices(x: Array, *, spec: PoolSpec) -> Array:
-    if native.takes(native.SEVERAL_PASSES, x):
+    if native.takes(native.ALWAYS, x):
         return pooling.max_pool_indices(x, spec)
     size = _trailing(x, spec)
     taps = np.unravel_index(_winners(x, spec), spec.kernel)
@@ -186,7 +186,7 @@ def _max_indices(x: Array, *, spec: PoolSpec) -> Array:
 
 
 def _max_grad_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
-    if native.takes(native.SEVERAL_PASSES, x, h):
+    if native.takes(native.ALWAYS, x, h):
         return pooling.max_pool_grad(h, x, spec)
     winner, zero = _winners(x, spec), np.zeros((), h.dtype)
     pieces = [np.where(winner == number, h, zero) for number in range(prod(spec.kernel))]
@@ -195,7 +195,7 @@ def _max_grad_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
 
 
 def _max_pick_forward(h: Array, x: Array, *, spec: PoolSpec) -> Array:
-    if native.takes(native.SEVERAL_PASSES, x, h):
+    if native.takes(native.ALWAYS, x, h):
         return pooling.max_pool_pick(h, x, spec)
     winner, around = _winners(x, spec), _surrounded(h, spec, 0)
     y = np.zeros(winner.shape, h.dtype)
@@ -247,7 +247,7 @@ _WIDEST = 4
 
 
 def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
-    if native.takes(native.SEVERAL_PASSES, x):
+    if native.takes(native.ALWAYS, x):
         if divisor is None and _are_wide_tiles(size, spec):
             return _adaptive_forward(x, size=size, out_size=spec.out_size(size))
         return pooling.avg_pool(x, spec, count_include_pad, divisor)
@@ -261,7 +261,7 @@ def _avg_forward(x: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bo
 
 
 def _avg_grad_forward(h: Array, *, spec: PoolSpec, size: Sizes, count_include_pad: bool, divisor: int | None) -> Array:
-    if native.takes(native.SEVERAL_PASSES // 4, h):
+    if native.takes(native.ALWAYS, h):
         if divisor is None and _are_wide_tiles(size, spec):
             return _adaptive_grad_forward(h, size=size, out_size=spec.out_size(size))
         return pooling.avg_pool_grad(h, spec, size, count_include_pad, divisor)
@@ -310,7 +310,7 @@ def _mean_bands(size: Sizes, out_size: Sizes) -> Bands:
 
 
 def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
-    if native.takes(native.SEVERAL_PASSES, x) and (windows := _even(size, out_size)):
+    if native.takes(native.ALWAYS, x) and (windows := _even(size, out_size)):
         if prod(out_size) == 1:
             axes = tuple(range(x.ndim - len(size), x.ndim))
             mean: Array = reduction.scaled_sum(x, axes=axes, factor=1.0 / prod(size))
@@ -321,7 +321,7 @@ def _adaptive_forward(x: Array, *, size: Sizes, out_size: Sizes) -> Array:
 
 
 def _adaptive_grad_forward(h: Array, *, size: Sizes, out_size: Sizes) -> Array:
-    windows = _even(size, out_size) if native.takes(native.SEVERAL_PASSES // 4, h) and prod(out_size) > 1 else None
+    windows = _even(size, out_size) if native.takes(native.ALWAYS, h) and prod(out_size) > 1 else None
     if windows and not _are_wide_tiles(size, windows):
         return pooling.avg_pool_grad(h, windows, size, True, None)
     return weighted_forward(h, bands=transposed(_mean_bands(size, out_size)))
