@@ -12,7 +12,7 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
-from lucid.kernels.algorithms import gemm, tap_by_tap, weight_grad_split, winograd_grad
+from lucid.kernels.algorithms import gemm, strassen, tap_by_tap, weight_grad_split, winograd_grad
 from lucid.kernels.convolution import problem
 from lucid.kernels.isa import AVX2, AVX512, ISA, SCALAR
 from lucid.kernels.plan import PLAIN, Plan, Problem
@@ -197,6 +197,20 @@ def test_two_threads_do_not_meet_within_rows_of_the_result(
     spec = ConvSpec((8,), (1,), (1,), ((3, 3),), 1)
     p = problem("forward", spec, (batch, 1, 500), (batch, 128, 499), "float32", True)
     assert gemm.plan(p, AVX512)["row_parts"] == parts
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("znver4", "strassen"), ("znver5", "phase_split")])
+def test_weights_whose_rows_are_pages_apart_cost_a_line_for_each_step(
+    name: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a 1 x 1's input gradient, which packs them once or for every tile; the last kind of CPU is left as it was."""
+    cpu = target.CPU(name, (SCALAR, AVX2, AVX512), 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    strassen.strassen.cache_clear()
+    spec = ConvSpec((1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)), 1)
+    p = problem("grad_input", spec, (4, 2048, 8, 8), (4, 320, 8, 8), "float32", False)
+    assert select.candidates(p, AVX512)[0][0].algorithm == chosen
+    strassen.strassen.cache_clear()
 
 
 def test_plans_do_not_depend_on_the_number_of_threads() -> None:

@@ -75,6 +75,8 @@ _COST_NS = {
     "weight from second cache": 0.014,
     "weight from memory": 0.06,
     "weight copied": 0.05,  # packed, rows side by side
+    "vector copied": 0.0,  # of a tile's rows, for each step
+    "line copied": 0.0,  # of the cache, of those that such rows touch, from beyond the second
     "weight turned": 0.11,  # taps side by side
     "weight picked": 0.42,  # neither
     "weight line": 0.0,  # of the cache, of rows' weights that lie side by side: each phase asks for all of them
@@ -93,6 +95,8 @@ _HALVED_NS = {
     "read back": 2.0,
     "awaited": 8.0,
     "crossing": 2.0,
+    "vector copied": 1.5,
+    "line copied": 4.0,
     "weight line": 1.0,
     "place": 5.0,
     "brief": 7.5,
@@ -441,7 +445,20 @@ def packing_ns(sizes: Shape, phase: Phase, tile: AnyTile) -> float:
     asked = rows * sizes.row_step * sizes.grain.stored.bytes / _LINE_BYTES
     lines = asked if part and sizes.row_step < sizes.channel_step else 0.0
     work = {f"weight {how} far" if part and far else f"weight {how}": weights, "weight line": lines}
+    if how == "copied":
+        work |= _copied(sizes, tile, weights)
     return ns(work, turns_of(tile.lanes, sizes.grain.sums))
+
+
+def _copied(sizes: Shape, tile: AnyTile, weights: int) -> dict[str, float]:
+    """What a tile's rows cost that lie side by side, as each step's are a page from the last one's.
+
+    Tiles whose rows are half a line fetch it twice: until the second is packed, others have driven it out.
+    """
+    steps, near_bytes = weights / tile.rows, sizes.groups * target.cpu().l2_bytes * 0.6
+    far = max(0.0, 1 - near_bytes / (weights * sizes.itemsize))
+    lines = max(1.0, tile.rows * sizes.grain.stored.bytes / _LINE_BYTES)
+    return {"vector copied": steps * ceil(tile.rows / tile.lanes), "line copied": far * steps * lines}
 
 
 def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> float:
