@@ -18,9 +18,9 @@ _MOST_RESULTS = 8
 HALVED = {
     "product": 0.37,
     "load": 1.4,
-    "edge": 5.0,  # a product under masks
+    "edge": 3.0,  # a product under masks
     "upstream": 0.6,  # a vector of g that is added up
-    "lane sum": 13.0,
+    "lane sum": 10.0,
     "line": 1.25,  # of the cache, from beyond the second one
     "waiting": 0.35,  # for memory
     "call": 6400.0,

@@ -51,6 +51,7 @@ _HALVED = {"product": 1.96, "visit": 13.0, "pack": 6.6, "pair": 9.3, "frame": 7.
 TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
+_SLICED = 5.0  # cycles of a vector of sums that another thread adds up, where vectors take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,14 @@ class Split:
         tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
         uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
         turns = turns_of(self.lanes, self.grain.sums)
-        return waiting(self.cycles, turns, tasks, uneven) * self.cycles + _STEP_CYCLES * (self.chunks > 1)
+        alone = waiting(self.cycles, turns, tasks, uneven) * self.cycles
+        return alone + (self.chunks > 1) * (_STEP_CYCLES + (turns > 1) * _SLICED * tasks * self.sum_vectors)
+
+    @property
+    def sum_vectors(self) -> int:
+        """Vectors of a part's sums, in whole tiles."""
+        steps = ceil(self.c_part * self.cut.window.spec.taps / self.tile.steps) * self.tile.steps
+        return self.blocks * self.tile.vectors * steps
 
 
 @dataclass(frozen=True, slots=True)
