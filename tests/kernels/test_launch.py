@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lucid.kernels import jit, target
+from lucid.core.errors import PlanError
+from lucid.kernels import jit, select, target
+from lucid.kernels.algorithms import weight_grad_kernel
 from lucid.kernels.isa import AVX512
-from lucid.kernels.launch import KEPT, WORKSPACE, Launch, address
+from lucid.kernels.launch import KEPT, WORKSPACE, Launch, address, in_order
 from lucid.kernels.runtime import threads
+from tests.kernels.algorithms.patches import Case
 from tests.kernels.convolution_fuzz import tasks_backwards, using_threads
 from tests.kernels.entry import entry
 
@@ -22,6 +25,24 @@ def test_address_is_where_the_first_element_lies() -> None:
     a = np.zeros((4, 6))
     for view in (a, a[2:], a[:, ::-1], a[1:1], a.T, np.asarray(3.0)):
         assert address(view) == view.ctypes.data
+
+
+def test_a_kernel_s_numbers_are_told_by_name() -> None:
+    assert in_order(("rows", "columns"), {"columns": 3, "rows": 2}) == [2, 3]
+    with pytest.raises(PlanError, match=r"lack \['columns'\] and have \[\]"):
+        in_order(("rows", "columns"), {"rows": 2})
+    with pytest.raises(PlanError, match=r"lack \[\] and have \['lines'\]"):
+        in_order(("rows",), {"rows": 2, "lines": 3})
+
+
+@pytest.mark.parametrize("algorithm", ["weight_grad", "tap_by_tap"])
+def test_a_number_that_no_kernel_reads_ends_the_plan(monkeypatch: pytest.MonkeyPatch, algorithm: str) -> None:
+    problem = Case(2, 3, 4, (5, 5), (3, 3), dilation=2, padding=2).problem("grad_weight")
+    select.bound(problem, algorithm)
+    fewer = tuple(name for name in weight_grad_kernel.FIELDS if name != "swapped")
+    monkeypatch.setattr(weight_grad_kernel, "FIELDS", fewer)
+    with pytest.raises(PlanError, match=r"have \['swapped'\]"):
+        select.bound(problem, algorithm)
 
 
 def test_a_scalar_has_no_address() -> None:

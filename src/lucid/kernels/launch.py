@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from lucid.core.errors import PlanError
 from lucid.kernels import target
 from lucid.kernels.moving import contiguous
 from lucid.kernels.runtime import threads
@@ -24,6 +25,7 @@ __all__ = [
     "Keeper",
     "Launch",
     "address",
+    "in_order",
     "launch",
     "of_any_layout",
 ]
@@ -46,6 +48,21 @@ def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1, crew: 
     """Runs a native entry point over its tasks on the pool, or on a ``crew`` of so many threads."""
     slots = (ctypes.c_int64 * len(fields))(*fields)
     threads.run(entry, slots, tasks, chunk=chunk, threads=crew)
+
+
+def in_order(names: Iterable[str], values: Mapping[str, int]) -> list[int]:
+    """What a kernel is told by these names, in their order: a number too few would move all that follow.
+
+    Raises: PlanError if a name has no value, or a value no such name.
+
+    >>> in_order(("rows", "columns"), {"columns": 3, "rows": 2})
+    [2, 3]
+    """
+    wanted = tuple(names)
+    missing, unknown = [name for name in wanted if name not in values], sorted(values.keys() - set(wanted))
+    if missing or unknown:
+        raise PlanError(f"lucid.kernels: a kernel's numbers lack {missing} and have {unknown}, which it does not read")
+    return [values[name] for name in wanted]
 
 
 class Halves(NamedTuple):

@@ -34,7 +34,7 @@ from lucid.kernels.algorithms.depthwise_grad_kernel import Tile, write
 from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Problem
 
 Array = np.ndarray[Any, Any]
@@ -267,24 +267,26 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     weights, alone, itemsize = problem.group_in * problem.spec.taps, asked.alone, asked.element.bytes
     rest = depthwise_sums.code(problem.dtype)
     tables = np.array(asked.lines, np.int64).T.copy()
+    offsets, places, taps_down, counts = map(address, tables)
     following = 1 if asked.chunks == problem.batch else problem.groups  # groups from one box to the next
-    numbers = (
-        problem.groups, problem.group_in, problem.group_out, asked.cut.boxes, problem.batch * asked.cut.boxes,
-        asked.chunks, asked.passes, weights, problem.group_out * weights, asked.frame_elements,
-        asked.private_elements, asked.private_elements - asked.upstream_elements,
-        asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
-        problem.spec.dilation[1], problem.spec.kernel[2], problem.group_out * problem.sums_g,
-        problem.group_in * problem.transposed,
-        tile.results, tile.lines, tile.columns, tile.down,
-        *asked.cut.fields(following * problem.group_in * prod(problem.size)),
-    )  # fmt: skip
+    told = in_order((*depthwise_sums.TABLES, *depthwise_sums.NUMBERS), {
+        "offsets": offsets, "places": places, "taps_down": taps_down, "counts": counts, "fill": fill,
+        "add_rows": depthwise_sums.rows_adder(problem.dtype),
+        "reduce": depthwise_sums.reducer(problem.dtype, tile.long, alone and asked.narrow),
+        "groups": problem.groups, "group_in": problem.group_in, "group_out": problem.group_out,
+        "boxes": asked.cut.boxes, "all_boxes": problem.batch * asked.cut.boxes, "chunks": asked.chunks,
+        "passes": asked.passes, "weights": weights, "group_weights": problem.group_out * weights,
+        "frame": asked.frame_elements, "private": asked.private_elements,
+        "upstream": asked.private_elements - asked.upstream_elements,
+        "ahead_g": asked.cut.ahead(problem.out, (1, 1, 1)) or following * problem.group_out * problem.pixels,
+        "dilation_h": problem.spec.dilation[1], "kernel_w": problem.spec.kernel[2],
+        "sums_g": problem.group_out * problem.sums_g, "sums_x": problem.group_in * problem.transposed,
+        "results": tile.results, "lines": tile.lines, "columns": tile.columns, "down": tile.down,
+    })  # fmt: skip
+    geometry = asked.cut.fields(following * problem.group_in * prod(problem.size))
     part_bytes, gb = asked.part_elements * itemsize, 3 if problem.bias else NOTHING
     bias_parts = 0 if alone else asked.chunks * problem.c_out * weights * itemsize
-    fields = (
-        0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *map(address, tables), fill,
-        depthwise_sums.rows_adder(problem.dtype),
-        depthwise_sums.reducer(problem.dtype, tile.long, alone and asked.narrow), *numbers,
-    )  # fmt: skip
+    fields = (0, 0, 0, 0, 0, bias_parts, 0 if alone else part_bytes, *told, *geometry)
     tasks = problem.groups * asked.chunks
     chunk = max(1, min(tasks // 32, int(50_000 / (asked.cycles / tasks + 1))))
     steps = [(code.address("accumulate"), tasks, chunk)]

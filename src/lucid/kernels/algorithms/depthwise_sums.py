@@ -25,8 +25,8 @@ from lucid.kernels.ir import (
 )
 from lucid.kernels.isa import ISA
 
-_TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows", "reduce")
-_NUMBERS = (
+TABLES = ("offsets", "places", "taps_down", "counts", "fill", "add_rows", "reduce")
+NUMBERS = (
     "groups", "group_in", "group_out", "boxes", "all_boxes", "chunks", "passes", "weights", "group_weights", "frame",
     "private", "upstream", "ahead_g", "dilation_h", "kernel_w", "sums_g", "sums_x",
     "results", "lines", "columns", "down",
@@ -41,7 +41,7 @@ def arrays(element: Type) -> dict[str, Type]:
 
 def fields(element: Type) -> dict[str, Type]:
     """What the entry points read."""
-    return {**arrays(element), **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
+    return {**arrays(element), **dict.fromkeys(TABLES, ptr(i64)), **dict.fromkeys(NUMBERS + GEOMETRY, i64)}
 
 
 def code(dtype: str) -> jit.Code:

@@ -57,7 +57,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem, Role
 
 name = "lines"
@@ -276,14 +276,15 @@ def bound(asked: Lines, isa: ISA) -> Executable:
     widens = asked.widens
     code = jit.kernel(("lines", problem.dtype, tile, widens), lambda isa: _write(isa, element, tile, widens))
     by_image = asked.chunks == problem.batch  # then blocks follow each other in memory
-    numbers = (
-        problem.batch, problem.groups, asked.blocks, rows, problem.size[2], problem.out[2],
-        asked.chunks, asked.segment, spec.padding[2][0], spec.dilation[2], asked.private_elements,
-        (tile.results if by_image else problem.c_out) * rows * problem.out[2],
-        (1 if by_image else problem.c_in) * rows * problem.size[2],
-        asked.blocks - 1 if by_image else 0, int(problem.bias), problem.c_out * spec.kernel[2], problem.c_out,
-        asked.halo,
-    )  # fmt: skip
+    numbers = in_order(_NUMBERS, {
+        "batch": problem.batch, "groups": problem.groups, "blocks": asked.blocks, "rows": rows,
+        "w": problem.size[2], "ow": problem.out[2], "chunks": asked.chunks, "segment": asked.segment,
+        "low": spec.padding[2][0], "dilation": spec.dilation[2], "private": asked.private_elements,
+        "next_g": (tile.results if by_image else problem.c_out) * rows * problem.out[2],
+        "next_x": (1 if by_image else problem.c_in) * rows * problem.size[2],
+        "sharing": asked.blocks - 1 if by_image else 0, "has_bias": int(problem.bias),
+        "weights": problem.c_out * spec.kernel[2], "channels": problem.c_out, "halo": asked.halo,
+    })  # fmt: skip
     part_bytes, gb = asked.part_elements * itemsize, 3 if problem.bias else NOTHING
     bias_parts = 0 if asked.alone else asked.chunks * problem.c_out * spec.kernel[2] * itemsize
     steps = [(code.address("accumulate"), asked.tasks, max(1, asked.tasks // 64))]

@@ -45,7 +45,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Problem
 
 Array = np.ndarray[Any, Any]
@@ -192,11 +192,13 @@ def bound(asked: LinesStrided) -> Executable:
     problem, spec, tile = asked.problem, asked.problem.spec, asked.tile
     element, itemsize, table = BY_DTYPE[problem.dtype], asked.element.bytes, _table(asked)
     code = jit.kernel(("lines_strided", problem.dtype, tile), lambda isa: _write(isa, element, tile))
-    numbers = (
-        problem.groups, asked.blocks, prod(problem.out[:2]), problem.size[2], problem.out[2], spec.padding[2][0],
-        spec.stride[2], asked.pitch, asked.pieces, asked.part, asked.units, asked.chunks, spec.kernel[2],
-        asked.private_elements, asked.segment, int(problem.bias), problem.c_out * spec.kernel[2], problem.c_out,
-    )  # fmt: skip
+    numbers = in_order(_NUMBERS, {
+        "groups": problem.groups, "blocks": asked.blocks, "rows": prod(problem.out[:2]), "w": problem.size[2],
+        "ow": problem.out[2], "low": spec.padding[2][0], "stride": spec.stride[2], "pitch": asked.pitch,
+        "pieces": asked.pieces, "part": asked.part, "units": asked.units, "chunks": asked.chunks,
+        "taps": spec.kernel[2], "private": asked.private_elements, "segment": asked.segment,
+        "has_bias": int(problem.bias), "weights": problem.c_out * spec.kernel[2], "channels": problem.c_out,
+    })  # fmt: skip
     parts_at = asked.residue_elements * itemsize
     bias_at = parts_at + asked.chunks * problem.c_out * spec.kernel[2] * itemsize
     return Launch(

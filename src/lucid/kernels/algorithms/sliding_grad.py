@@ -35,7 +35,7 @@ from lucid.kernels.algorithms.sliding_grad_kernel import MOST_DOWN, GradTile
 from lucid.kernels.algorithms.sliding_kernel import ROOMY, WAITING
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Problem
 
 _LEAST_TASKS, _ENOUGH_TASKS = 8, 32
@@ -356,13 +356,17 @@ def bind(asked: SlidingGrad, isa: ISA) -> Executable:
     passes = [(*one, tile.keeps_x and n > 0) for n, one in enumerate(asked.passes)]
     table = np.array([(k, *one) for k in range(asked.results) for one in passes], np.int64)
     weights, itemsize = problem.c_out * problem.group_in * spec.taps, sum_type(problem).bytes
-    numbers = (
-        problem.batch, problem.groups, problem.group_in, problem.group_out, *problem.size[1:], *problem.out[1:],
-        spec.padding[1][0], spec.stride[1], spec.kernel[1], asked.own_bytes // itemsize, len(table), address(table),
-        rows_adder(problem.dtype), int(problem.sums_g), int(problem.transposed),
-        asked.parts, asked.each, asked.results, chunks, weights, problem.summed_channels * problem.bias,
-        *asked.next_each, asked.private_elements,
-    )  # fmt: skip
+    (_, h, w), (_, oh, ow), (next_x, next_g) = problem.size, problem.out, asked.next_each
+    numbers = in_order(sliding_grad_kernel.NUMBERS, {
+        "batch": problem.batch, "groups": problem.groups, "group_in": problem.group_in,
+        "group_out": problem.group_out, "h": h, "w": w, "oh": oh, "ow": ow, "low_h": spec.padding[1][0],
+        "stride_h": spec.stride[1], "kernel_h": spec.kernel[1], "private": asked.own_bytes // itemsize,
+        "passes": len(table), "table": address(table), "add_rows": rows_adder(problem.dtype),
+        "sums_g": int(problem.sums_g), "sums_x": int(problem.transposed), "pieces": asked.parts, "each": asked.each,
+        "results": asked.results, "chunks": chunks, "weights": weights,
+        "biases": problem.summed_channels * problem.bias, "next_x": next_x, "next_g": next_g,
+        "kept": asked.private_elements,
+    })  # fmt: skip
     part_bytes = asked.part_elements * itemsize
     steps = [(code.address("slide_grad"), asked.tasks, max(1, asked.tasks // 64))]
     parts = NOTHING

@@ -95,7 +95,7 @@ class GradTile:
         return self.parts(lanes) * lanes
 
 
-_NUMBERS = (
+NUMBERS = (
     "batch", "groups", "group_in", "group_out", "h", "w", "oh", "ow", "low_h", "stride_h", "kernel_h", "private",
     "passes", "table", "add_rows", "sums_g", "sums_x", "pieces", "each", "results", "chunks", "weights", "biases",
     "next_x", "next_g", "kept",
@@ -104,7 +104,7 @@ _NUMBERS = (
 
 def fields(element: Type) -> dict[str, Type]:
     """What the entry points are told, by name."""
-    return {**arrays(element), **dict.fromkeys(_NUMBERS, i64), "table": ptr(i64), "add_rows": ptr(i64)}
+    return {**arrays(element), **dict.fromkeys(NUMBERS, i64), "table": ptr(i64), "add_rows": ptr(i64)}
 
 
 def write(isa: ISA, element: Type, tile: GradTile, chunked: bool) -> Module:

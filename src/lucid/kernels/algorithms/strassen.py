@@ -43,7 +43,7 @@ from lucid.kernels.algorithms.tile import Tile, fitting, last_steps
 from lucid.kernels.epilogue import in_registers
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import WORKSPACE_BYTES, Plan, Problem, Role
 from lucid.kernels.runtime import memory
 
@@ -285,7 +285,7 @@ def bound(asked: Strassen) -> Executable:
     }  # fmt: skip
     return Launch(
         [(code.address("weights"), problem.groups * asked.blocks, 1), (code.address("run"), asked.tasks, 1)],
-        (*[0] * len(ARRAYS), *(numbers[name] for name in NUMBERS)),
+        (*[0] * len(ARRAYS), *in_order(NUMBERS, numbers)),
         (0, 1, 2 if problem.bias else NOTHING, 3, KEPT, WORKSPACE),
         kept_bytes=asked.kept_bytes,
         own_bytes=asked.own_bytes,

@@ -35,7 +35,7 @@ from lucid.kernels.algorithms.frames import Array, Window, grid
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem
 
 name = "tap_by_tap"
@@ -46,6 +46,11 @@ _SAVES = 0.05  #: of the products, or it is not thought of
 _MOST_BOXES = 1 << 12
 _BOX = ("box_n", "box_h", "box_w")
 _LINE = 64
+#: Of what the kernels are told: frames, sums of g by panels, results straight in gw, rows of what is summed.
+_UNUSED = (
+    "sums_g", "straight", "swapped", "tile_out", "apart", "box_n", "frame_d", "frame_h", "frame_w", "sum_plane",
+    "sum_row",
+)  # fmt: skip
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -333,27 +338,34 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     channels, plane = problem.summed_channels, prod(problem.size if problem.transposed else problem.out)
     own = scratch + panel + sums
     (boxes, starts), (lines, asks_g, asks_x) = _tables(chosen), _asks(chosen)
-    tables = (boxes, usual.parts(problem, tile, chosen.k_part, chosen.c_part, 1), starts, _offsets(chosen), lines)
-    code = (
-        kernel.tile_address(grain, True, tile.vectors, tile.rows, 1, None),
-        0,
-        kernel.turn_address(grain),
-        kernel.turn_address(Grain(grain.sums)),
-        rows_adder(problem.dtype) if problem.bias else 0,
-    )
+    parts = usual.parts(problem, tile, chosen.k_part, chosen.c_part, 1)
+    tables = {"boxes": boxes, "parts": parts, "starts": starts, "offsets": _offsets(chosen), "asks": lines}
+    code = {
+        "tile": kernel.tile_address(grain, True, tile.vectors, tile.rows, 1, None),
+        "turn_in": kernel.turn_address(grain),
+        "turn_out": kernel.turn_address(Grain(grain.sums)),
+        "add_rows": rows_adder(problem.dtype) if problem.bias else 0,
+    }
     calls = ceil(prod(chosen.box) / chosen.sub) * chosen.padded // chosen.wide * chosen.passes
-    numbers = (
-        0, 1, 0, chosen.wide, tile.steps, problem.c_in * prod(problem.size), problem.c_out * problem.pixels,
-        problem.pixels, problem.group_in * problem.spec.taps, 0, problem.spec.taps, 1, problem.spec.taps, tile.rows,
-        len(chosen.boxes), chosen.parts, 1, chosen.sub, own, scratch, own, asks_g, asks_x,
-        min(ceil((asks_g + asks_x) / calls), chosen.sub), *window.size, 0, 0, 0, 0, 0,
-        chosen.sums_at * problem.bias, channels * plane, plane, 0, 0,
-    )  # fmt: skip
+    taps, (depth, height, width) = problem.spec.taps, window.size
+    numbers = {
+        "in_place": 1, "wide": chosen.wide, "steps": tile.steps, "x_image": problem.c_in * prod(problem.size),
+        "g_image": problem.c_out * problem.pixels, "g_channel": problem.pixels, "gw_row": problem.group_in * taps,
+        "taps": taps, "together": 1, "lists": taps, "rows": tile.rows, "box_count": len(chosen.boxes),
+        "part_count": chosen.parts, "chunks": 1, "sub": chosen.sub, "slice": own, "frame": scratch, "private": own,
+        "asks_g": asks_g, "asks_x": asks_x, "asks_each": min(ceil((asks_g + asks_x) / calls), chosen.sub),
+        "d": depth, "h": height, "w": width, "sums_at": chosen.sums_at * problem.bias,
+        "sum_image": channels * plane, "sum_channel": plane,
+    }  # fmt: skip
+    fields = in_order(
+        kernel.FIELDS,
+        dict.fromkeys(_UNUSED, 0) | {name: address(table) for name, table in tables.items()} | code | numbers,
+    )
     gb, summed = 3 if problem.bias else NOTHING, int(not problem.transposed)
     arrays = {"x": 0, "g": 1, "gw": 2, "gb": gb, "slices": WORKSPACE, "own": WORKSPACE, "summed": summed}
     return Launch(
         [(kernel.loops_code(grain).address("accumulate"), chosen.parts, 1)],
-        (0, 0, 0, 0, (scratch + panel) * grain.sums.bytes, 0, 0, *map(address, tables), *code, *numbers),
+        (0, 0, 0, 0, (scratch + panel) * grain.sums.bytes, 0, 0, *fields),
         [arrays[name] for name in kernel.ARRAYS],
         own_bytes=own * grain.sums.bytes,
         most_threads=useful_threads(chosen.cycles, chosen.parts),

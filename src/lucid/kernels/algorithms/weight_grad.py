@@ -54,7 +54,7 @@ from lucid.kernels.algorithms.weight_grad_split import (
 )
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem
 
 name = "weight_grad"
@@ -117,35 +117,44 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem, chosen, turned = _asked(plan), _split(plan, isa), plan["swapped"]
     element, tile, cut, room = chosen.grain.sums, chosen.tile, chosen.cut, Room.of(problem, chosen)
     lines, asks_g, asks_x = asks(problem, chosen)
-    tables = (
-        boxes(problem, chosen),
-        parts(problem, tile, chosen.k_part, chosen.c_part, problem.spec.taps, bool(turned)),
-        *places(problem, chosen),
-        lines,
-    )
+    starts, offsets = places(problem, chosen)
+    tables = {
+        "boxes": boxes(problem, chosen),
+        "parts": parts(problem, tile, chosen.k_part, chosen.c_part, problem.spec.taps, bool(turned)),
+        "starts": starts,
+        "offsets": offsets,
+        "asks": lines,
+    }
     calls = ceil(chosen.elements / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
     rounds_to = chosen.grain.stored if chosen.straight and chosen.grain.stored != element else None
     tile_codes = [
         kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns, rounded)
         for rounded in dict.fromkeys((None, rounds_to))
     ]
-    code = (
-        tile_codes[0],
-        tile_codes[-1],
-        kernel.turn_address(chosen.grain),
-        kernel.turn_address(Grain(element)),
-        rows_adder(problem.dtype) if problem.transposed else 0,
-    )
+    code = {
+        "tile": tile_codes[0],
+        "tile_out": tile_codes[-1],
+        "turn_in": kernel.turn_address(chosen.grain),
+        "turn_out": kernel.turn_address(Grain(element)),
+        "add_rows": rows_adder(problem.dtype) if problem.transposed else 0,
+    }
     gw_row = problem.group_out if turned else problem.group_in * problem.spec.taps
-    (_, height, width), alone = cut.window.size, chosen.chunks == 1  # then there are no slices to add up
-    numbers = (
-        int(problem.sums_g), int(chosen.in_place), int(chosen.straight), chosen.wide, tile.steps,
-        problem.c_in * prod(problem.size), problem.c_out * problem.pixels, problem.pixels, gw_row, turned,
-        problem.spec.taps, problem.spec.taps, 1, tile.rows, cut.boxes, chosen.parts, chosen.chunks,
-        chosen.sub, room.private if alone else room.slice, room.frame, room.private, asks_g, asks_x,
-        min(ceil((asks_g + asks_x) / calls), chosen.sub), *cut.window.size, cut.window.spec.stride[2], cut.box[0],
-        *cut.frame, room.sums_at, problem.c_in * prod(problem.size), prod(problem.size), height * width, width,
-    )  # fmt: skip
+    (depth, height, width), alone = cut.window.size, chosen.chunks == 1  # then there are no slices to add up
+    frame_d, frame_h, frame_w = cut.frame
+    plane, taps = prod(problem.size), problem.spec.taps
+    numbers = {
+        "sums_g": int(problem.sums_g), "in_place": int(chosen.in_place), "straight": int(chosen.straight),
+        "wide": chosen.wide, "steps": tile.steps, "x_image": problem.c_in * plane,
+        "g_image": problem.c_out * problem.pixels, "g_channel": problem.pixels, "gw_row": gw_row, "swapped": turned,
+        "taps": taps, "together": taps, "lists": 1, "rows": tile.rows, "box_count": cut.boxes,
+        "part_count": chosen.parts, "chunks": chosen.chunks, "sub": chosen.sub,
+        "slice": room.private if alone else room.slice, "frame": room.frame, "private": room.private,
+        "asks_g": asks_g, "asks_x": asks_x, "asks_each": min(ceil((asks_g + asks_x) / calls), chosen.sub),
+        "d": depth, "h": height, "w": width, "apart": cut.window.spec.stride[2], "box_n": cut.box[0],
+        "frame_d": frame_d, "frame_h": frame_h, "frame_w": frame_w, "sums_at": room.sums_at,
+        "sum_image": problem.c_in * plane, "sum_channel": plane, "sum_plane": height * width, "sum_row": width,
+    }  # fmt: skip
+    fields = in_order(kernel.FIELDS, {name: address(table) for name, table in tables.items()} | code | numbers)
     shared, own_slice = (size * element.bytes for size in (room.shared, room.private - room.slice))
     gb = 3 if problem.bias else NOTHING
     arrays = {"x": turned, "g": 1 - turned, "gw": 2, "gb": gb, "slices": WORKSPACE, "own": WORKSPACE, "summed": turned}
@@ -156,7 +165,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         steps.append((loops.address("finish"), chosen.parts * chosen.blocks, 1))
     return Launch(
         steps,
-        (0, 0, 0, 0, own_slice if alone else 0, shared, 0, *map(address, tables), *code, *numbers),
+        (0, 0, 0, 0, own_slice if alone else 0, shared, 0, *fields),
         [arrays[name] for name in kernel.ARRAYS],
         shared_bytes=shared,
         own_bytes=room.private * element.bytes,

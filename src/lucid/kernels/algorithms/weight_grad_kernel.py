@@ -71,6 +71,8 @@ NUMBERS = (
     "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
     "sums_at", "sum_image", "sum_channel", "sum_plane", "sum_row",
 )  # fmt: skip
+#: All that follows the arrays.
+FIELDS = (*TABLES, *CODE, *NUMBERS)
 #: A row of ``boxes``: where its first image's x, its frame in it and its g begin, where the frame begins along every
 #: axis, its images and their elements, pixels that follow each other as elements do and how far apart such runs are,
 #: where its ``starts`` begin, which list of taps it is for, and 0 if it is that one's first, else -1. Then what it
