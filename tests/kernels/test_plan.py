@@ -253,9 +253,7 @@ def test_half_precision_keeps_the_algorithm_of_float32_unless_another_is_surely_
     assert select.choose(asked(dtype="float16").plain, target.isa()).algorithm == taken
 
 
-def test_a_second_thread_counts_for_what_it_gains_where_vectors_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = target.cpu()
-    monkeypatch.setattr(target, "cpu", lambda: replace(cpu, name="znver4"))
+def test_a_second_thread_counts_for_what_it_gains_where_vectors_take_turns(zen4: target.CPU) -> None:
     plan = Plan("gemm", asked(), "avx512", expected_ns=100e3, tasks=2)
     lone, odd = replace(plan, tasks=1), replace(plan, tasks=3)
     assert plan.shared_ns < replace(plan, alone_ns=50e3).shared_ns < lone.shared_ns

@@ -62,9 +62,7 @@ STAGED = [
 
 
 @pytest.mark.skipif(not WIDE, reason="registers that take two turns are those of AVX-512")
-def test_sums_of_float16_that_wait_in_memory(monkeypatch):
-    cpu = replace(target.cpu(), name="znver4")
-    monkeypatch.setattr(target, "cpu", lambda: cpu)
+def test_sums_of_float16_that_wait_in_memory(zen4):
     halves = [case.typed("float16") for case in STAGED]
 
     def one(case):
@@ -99,9 +97,7 @@ def test_sums_wait_where_float16_is_framed_elsewhere(change, staged, monkeypatch
 @pytest.mark.parametrize(("c_in", "size", "tile"), [
     (128, (56, 56), (5, 4)), (128, (64, 64), (4, 4)), (24, (56, 56), (3, 6)),
 ])  # fmt: skip
-def test_tiles_whose_sums_wait_leave_enough_tasks_and_have_room_in_the_first_cache(c_in, size, tile, monkeypatch):
-    cpu = replace(target.cpu(), name="znver4")
-    monkeypatch.setattr(target, "cpu", lambda: cpu)
+def test_tiles_whose_sums_wait_leave_enough_tasks_and_have_room_in_the_first_cache(c_in, size, tile, zen4):
     with target.using(WIDE[0]) as isa:
         asked = mixing.mixing_grad(Case(4, c_in, 16, size, (1, 1), dtype="float16").problem("grad_weight"), isa)
     assert (asked.tile.sources, asked.tile.results) == tile

@@ -33,16 +33,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def zen4(monkeypatch):
-    """The only machine that it is chosen on."""
-    cpu = replace(target.cpu(), name="znver4", l2_bytes=1 << 20, l3_bytes=32 << 20)
-    monkeypatch.setattr(target, "cpu", lambda: cpu)
-    strassen.strassen.cache_clear()
-    yield
-    strassen.strassen.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("isa", "dtype"), [*product(NAMES, ["float32", "float64"]), *product(HALF_NAMES, ["float16", "bfloat16"])]
 )

@@ -430,9 +430,7 @@ def test_integers_of_few_bits_are_exact_with_small_tiles() -> None:
     assert np.array_equal(got, reference.conv_forward(x, w, None, case.spec))
 
 
-def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(monkeypatch):
-    cpu = target.cpu()
-    monkeypatch.setattr(target, "cpu", lambda: replace(cpu, name="znver4"))
+def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(zen4):
     wide = MACHINES["avx512"]
     asked = convolution.problem(
         "grad_input", ConvSpec((15,), (1,), (1,), ((7, 7),), 1), (1, 3, 200), (1, 256, 200), "float32", False
