@@ -222,3 +222,74 @@ def test_a_write_that_the_graph_does_not_survive_is_noticed():
         z.detach().zero_()
         with pytest.raises(GradientError, match="relu: a tensor of shape"):
             z.backward(lucid.ones_like(z))
+
+
+LARGE = (5, 70, 100)  # elements that kernels take
+DIRECT = {
+    "add": lambda x, y: x.add_(y),
+    "sub": lambda x, y: x.sub_(y),
+    "mul": lambda x, y: x.mul_(y),
+    "div": lambda x, y: x.div_(y),
+    "add a number": lambda x, y: x.add_(3),
+    "add itself": lambda x, y: x.add_(x),
+    "relu": lambda x, y: lucid.nn.functional.relu(x, inplace=True),
+    "relu6": lambda x, y: lucid.nn.functional.relu6(x, inplace=True),
+    "leaky_relu": lambda x, y: lucid.nn.functional.leaky_relu(x, 0.3, inplace=True),
+    "silu": lambda x, y: lucid.nn.functional.silu(x, inplace=True),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("write", DIRECT.values(), ids=DIRECT)
+def test_without_a_graph_a_kernel_writes_where_the_operand_lies(write, dtype):
+    x, y = (lucid.randn(*LARGE).to(getattr(lucid, dtype)) for _ in range(2))
+    want = write(x.clone().requires_grad_() + 0, y).detach()
+    kept = x.numpy() if dtype != "bfloat16" else x.detach()
+    place, version = x.data_ptr(), x._version[0]
+    with lucid.no_grad():
+        assert write(x, y) is x
+    assert x.data_ptr() == place and x._version[0] == version + 1
+    assert lucid.equal(x, want) and lucid.equal(lucid.as_tensor(kept), want)
+
+
+@pytest.mark.parametrize("other", [(100,), (70, 1), (1, 70, 100), (), LARGE])
+def test_a_kernel_stretches_the_other_operand(other):
+    x, y = lucid.randn(*LARGE), lucid.randn(*other)
+    want = x + y
+    with lucid.no_grad():
+        x += y
+    assert lucid.equal(x, want)
+
+
+def test_operands_that_lie_partly_where_the_result_does():
+    flat = lucid.randn(40001)
+    whole, want = flat[1:], flat[1:] + flat[:-1]
+    row = lucid.randn(200, 200)
+    first = row + row[0]
+    with lucid.no_grad():
+        whole += flat[:-1]
+        row += row[0]
+    assert lucid.equal(flat[1:], want)
+    assert lucid.equal(row, first)
+
+
+def test_what_a_kernel_cannot_write_is_written_or_refused_as_ever():
+    x = lucid.randn(*LARGE)
+    turned, want = x.permute(2, 1, 0), x.permute(2, 1, 0) + 1
+    with lucid.no_grad():
+        turned += 1
+        assert lucid.equal(turned, want)
+        x.mul_(lucid.randn(*LARGE, dtype=lucid.float64) * 0)
+        assert lucid.equal(x, lucid.zeros(*LARGE)) and x.dtype is lucid.float32
+        with pytest.raises(ShapeError, match="written into"):
+            lucid.randn(1, 20000).add_(lucid.randn(3, 1))
+
+
+def test_a_graph_notices_that_a_kernel_wrote():
+    x = lucid.randn(*LARGE, requires_grad=True)
+    h = x * 2
+    y = (h * h).sum()
+    with lucid.no_grad():
+        h.add_(1.0)
+    with pytest.raises(GradientError):
+        y.backward()

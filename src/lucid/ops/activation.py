@@ -40,6 +40,8 @@ TENSORS = SimpleNamespace(
 )  # fmt: skip
 
 
+#: The kernels that are whole activations, and elements from which on: what a write in place may do at once.
+KERNELS: dict[Callable[..., Tensor], tuple[Elementwise, int]] = {}
 _EXACT = ("relu", "hardtanh")  # these make no fractions, so integers may stay what they are
 
 
@@ -88,6 +90,7 @@ def _activation(
     if result_tells is not None:
         BY_RESULT[name] = result_tells, row
     verb.__name__ = verb.__qualname__ = name
+    KERNELS[verb] = kernel, least
     return verb
 
 

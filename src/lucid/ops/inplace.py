@@ -1,9 +1,10 @@
 """Writing into tensors: the value of an operation, put into the memory of its first operand.
 
-Without a graph the memory is simply written. With one, the tensor moves to a new place in the graph: the operation is
-applied to what the tensor was, the result is written into its memory, and the tensor takes the result's place. Through
-a view the base moves too: it becomes "the base with this part replaced", and the view a fresh view of that; other
-views of the base find their new place when they are used next (``autograd.tracked.placed``).
+Without a graph the memory is simply written, by the operation's own kernel where it is one. With one, the tensor moves
+to a new place in the graph: the operation is applied to what the tensor was, the result is written into its memory, and
+the tensor takes the result's place. Through a view the base moves too: it becomes "the base with this part replaced",
+and the view a fresh view of that; other views of the base find their new place when they are used next
+(``autograd.tracked.placed``).
 
 Where nobody else can see the memory, as that of a batch norm's result before a ReLU, nothing is written: the graph
 keeps the old memory, if it needs it, and the tensor takes the result's, which the operation may have saved.
@@ -28,7 +29,9 @@ from lucid.autograd.mode import mode
 from lucid.autograd.tracked import placed, wrap
 from lucid.core import quiet
 from lucid.core.errors import DTypeError, GradientError, ShapeError
-from lucid.ops import activation, compare, composed, elementwise, index
+from lucid.core.geometry import Sizes
+from lucid.kernels import arithmetic
+from lucid.ops import activation, compare, composed, elementwise, index, native
 from lucid.ops.common import cast, is_saved, method, owns_alone, owns_with_origin
 from lucid.tensor.tensor import Tensor
 
@@ -91,6 +94,9 @@ def overwrite(x: Any, name: str, value: Any) -> Any:
 def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params: Any) -> Any:
     """x = function(x, *args), in the memory of ``x``."""
     _checked(name, x)
+    if not mode.recording and not params and _in_its_place(x._array, function, args):
+        x._version[0] += 1
+        return x
     given = (*args, *params.values())
     recorded = mode.recording and (x._requires_grad or any(isinstance(a, Tensor) and a.requires_grad for a in given))
     alone = _is_unseen(x) if recorded else owns_alone(x) and not x._requires_grad  # a parameter stays where it is
@@ -109,6 +115,42 @@ def update(x: Any, name: str, function: Callable[..., Any], *args: Any, **params
         return _move(x, name, result)
     _write(x, result._array)
     return x
+
+
+_BINARY = {getattr(elementwise, name): arithmetic.BINARY[name] for name in ("add", "sub", "mul", "div")}
+
+
+def _in_its_place(x: Array, function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a kernel has put the function of ``x`` and the others where ``x`` lies, without other memory.
+
+    Not for what is small, for other types than x's, and for operands that lie partly where x does.
+    """
+    if not x.flags.c_contiguous:
+        return False
+    if function in activation.KERNELS:
+        kernel, least = activation.KERNELS[function]
+        if not native.takes(least, x):
+            return False
+        kernel(x, out=[x], **dict(zip(kernel.formula.numbers, args, strict=True)))
+        return True
+    if function not in _BINARY or len(args) != 1 or not native.takes(native.ONE_PASS, x):
+        return False
+    other = args[0]
+    if isinstance(other, Tensor):
+        y = other._array
+        if y.dtype != x.dtype or not _stretches(y.shape, x.shape) or (y is not x and np.may_share_memory(x, y)):
+            return False
+    elif type(other) in (int, float):
+        y = np.asarray(other, x.dtype)
+    else:
+        return False
+    _BINARY[function](x, y, out=[x])
+    return True
+
+
+def _stretches(small: Sizes, large: Sizes) -> bool:
+    """Whether an array of the one shape broadcasts to the other."""
+    return len(small) <= len(large) and all(n in (1, m) for n, m in zip(small[::-1], large[::-1], strict=False))
 
 
 def _is_unseen(x: Any) -> bool:
