@@ -76,7 +76,7 @@ def write_pack(module: Module, grain: Grain, lanes: int, stack: int, weave: int)
     weights = a.to.at(rows)
 
     def by_taps() -> None:
-        _pack_taps(grain, source, weights, last, a.channels, s, r, stack, weave)
+        _pack_taps(grain, source, weights, last, a.channels, s, r, stack, weave, lanes)
 
     if turn is None:
         by_taps()
@@ -227,11 +227,27 @@ def _looked_up(near: Value, places: Value, far: Value) -> Value:
 
 def _pack_taps(
     grain: Grain, source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any],
-    stack: int, weave: int,
+    stack: int, weave: int, lanes: int,
 ) -> None:  # fmt: skip
-    """Weights tap by tap, of a known number of rows at once, or of any; the residues of a channel lie side by side."""
+    """Weights tap by tap, a vector of rows at once, or the residues of a channel, which lie side by side.
+
+    The last vector first: it reaches into the next tap's first rows, which are written after it.
+    """
+    f, rows = to.fn, s["tile_rows"]
+    together = weave or (lanes if stack == 1 else 0)
+    groups = (minimum(last + 1, rows) + (together - 1)) // together if together and not weave else f.const(i64, 1)
+    with f.loop(0, groups) as back:
+        m = (groups - 1 - back.i) * together
+        starts = [source.at(minimum(last, m + k) * s["row_step"]) for k in range(together)]
+        _pack_rows(grain, source, to, last, channels, s, r, stack, starts, m)
+
+
+def _pack_rows(
+    grain: Grain, source: Pointer, to: Pointer, last: Value, channels: Value, s: dict[str, Value], r: dict[str, Any],
+    stack: int, starts: Sequence[Pointer], first_row: Value,
+) -> None:  # fmt: skip
+    """Tap by tap those of rows from ``starts`` on, or else of all."""
     f, rows, step = to.fn, s["tile_rows"], s["channel_step"]
-    starts = [source.at(minimum(last, m) * s["row_step"]) for m in range(weave)]
     with f.loop(0, grain.count(channels)) as c:
         first = c.i * grain.depth
         two = first + 1 < channels
@@ -246,7 +262,7 @@ def _pack_taps(
                 return grain.element(numbers)
 
             if starts:
-                place.store(element(lambda at: joined([row.load(at) for row in starts])))
+                place.store(element(lambda at: joined([row.load(at) for row in starts])), first_row)
             else:
                 with f.loop(0, rows, stack) as m:
                     row = source.at(minimum(last, m.i) // stack * s["row_step"])
