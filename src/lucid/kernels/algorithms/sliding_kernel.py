@@ -135,8 +135,8 @@ class Row:
         return self._shifted(row, masks, wide)
 
     def _shifted(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
-        nothing = zeros(row.fn, row.pointee, self.lanes)
-        loaded = self.loaded(row, masks, row.pointee)
+        element = wide if self.step == 1 else row.pointee
+        nothing, loaded = zeros(row.fn, element, self.lanes), self.loaded(row, masks, element)
         parts = {  # halves are told apart before they are widened, as vectors of half the bits
             (e, p): self.filled(convert(part, wide))
             for p in self.places
