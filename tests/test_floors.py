@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lucid.ops",),
     ("lucid.nn.functional",),
     ("lucid.nn", "lucid.optim", "lucid.data"),
-    ("lucid.io", "lucid.viz", "lucid.optim.swa_utils", "lucid.amp"),
+    ("lucid.io", "lucid.viz", "lucid.optim.swa_utils", "lucid.amp", "lucid.func"),
     ("lucid",),
     ("lucid.models", "lucid.onnx", "lucid.utils"),
     ("lucid.cli",),

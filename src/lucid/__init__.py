@@ -21,6 +21,7 @@ from lucid.backends import (
     set_float32_matmul_precision,
     use_deterministic_algorithms,
 )
+from lucid.core.absent import missing
 from lucid.core.dtypes import (
     DType,
     bfloat16,
@@ -632,7 +633,7 @@ __all__ = [
 
 globals().update(public("lucid", __all__, globals()))
 
-_LAZY_PACKAGES = ("nn", "optim", "data", "utils", "io", "viz", "models", "onnx", "kernels", "ops")
+_LAZY_PACKAGES = ("func", "nn", "optim", "data", "utils", "io", "viz", "models", "onnx", "kernels", "ops")
 _LAZY_NAMES = {
     "explain": "lucid.viz.explain",
     "tune": "lucid.io.tuning",
@@ -641,15 +642,20 @@ _LAZY_NAMES = {
     "get_num_threads": "lucid.kernels.runtime.threads",
     "set_precision": "lucid.kernels.precision",
     "get_precision": "lucid.kernels.precision",
+    "stft": "lucid.nn.functional.spectral",
+    "istft": "lucid.nn.functional.spectral",
     "save": "lucid.io",
     "load": "lucid.io",
 }
 
 
-def __getattr__(name: str) -> Any:
+def _loaded(name: str) -> Any:
     """Packages and functions that need LLVM or more, loaded when first used."""
     if name in _LAZY_PACKAGES:
         return import_module(f"lucid.{name}")
     if name in _LAZY_NAMES:
         return getattr(import_module(_LAZY_NAMES[name]), name)
     raise AttributeError(f"module 'lucid' has no attribute {name!r}")
+
+
+__getattr__ = missing("lucid", _loaded)

@@ -28,3 +28,26 @@ def manual_seed_all(seed: int) -> None:
 
 def empty_cache() -> None:
     """Nothing: there is no memory of a GPU."""
+
+
+def synchronize(device: object = None) -> None:
+    """Nothing: every call is done when it returns."""
+
+
+def is_bf16_supported() -> bool:
+    """False, of a GPU; the CPU computes in bfloat16."""
+    return False
+
+
+def memory_allocated(device: object = None) -> int:
+    """0."""
+    return 0
+
+
+def max_memory_allocated(device: object = None) -> int:
+    """0."""
+    return 0
+
+
+def reset_peak_memory_stats(device: object = None) -> None:
+    """Nothing, likewise."""

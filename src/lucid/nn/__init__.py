@@ -1,5 +1,6 @@
 """Networks: modules, layers, losses, initial values, and the same as functions in ``nn.functional``."""
 
+from lucid.core.absent import missing
 from lucid.nn import functional, init, utils
 from lucid.nn.modules.activation import (
     CELU,
@@ -145,10 +146,14 @@ from lucid.nn.modules.pooling import (
     MaxPool2d,
     MaxPool3D,
     MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
 from lucid.nn.modules.reshaping import (
     ChannelShuffle,
     Flatten,
+    Fold,
     PixelShuffle,
     PixelUnshuffle,
     Unflatten,
@@ -203,6 +208,7 @@ __all__ = [
     "Dropout3d",
     "Embedding",
     "Flatten",
+    "Fold",
     "FusedConv1d",
     "FusedConv2d",
     "FusedConv3d",
@@ -248,6 +254,9 @@ __all__ = [
     "MaxPool2d",
     "MaxPool3D",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleDict",
@@ -297,3 +306,5 @@ __all__ = [
     "init",
     "utils",
 ]
+
+__getattr__ = missing("lucid.nn")

@@ -194,3 +194,19 @@ def _set(tensor: Tensor, values: Any) -> Tensor:
     tensor._array[...] = values
     tensor._version[0] += 1
     return tensor
+
+
+def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
+    """PyTorch's name of ``_fans``, which layers of one's own are initialised by."""
+    return _fans("_calculate_fan_in_and_fan_out", tensor)
+
+
+def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
+    """PyTorch's name of ``_fan``."""
+    return _fan("_calculate_correct_fan", tensor, mode)
+
+
+#: Names of old, without the underscore.
+uniform, normal, constant, eye, dirac = uniform_, normal_, constant_, eye_, dirac_
+xavier_uniform, xavier_normal, orthogonal = xavier_uniform_, xavier_normal_, orthogonal_
+kaiming_uniform, kaiming_normal = kaiming_uniform_, kaiming_normal_

@@ -10,13 +10,13 @@ import numpy as np
 
 from lucid.autograd import Op, apply
 from lucid.core.dtypes import DTypeLike, float32, int64
-from lucid.core.errors import DTypeError, ShapeError
+from lucid.core.errors import DTypeError, GradientError, ShapeError
 from lucid.ops import compare, elementwise, reduction, shape
 from lucid.ops.common import as_operand, attribute, axis, cast, method
 from lucid.ops.creation import _new
-from lucid.ops.index import _scatter_add, gather, getitem, sort
+from lucid.ops.index import _added, gather, getitem, sort
 from lucid.ops.linalg import matmul
-from lucid.tensor import Tensor
+from lucid.tensor import Device, Tensor
 
 
 def is_tensor(obj: Any) -> bool:
@@ -277,7 +277,8 @@ def index_put(input: Tensor, indices: Sequence[Tensor], values: Tensor, accumula
     """``input`` with ``input[indices] = values``, or with the values added there."""
     if accumulate:
         where = tuple(index._array for index in indices)
-        return apply(_scatter_add, input, cast(values, input.dtype), index=where)
+        wide = cast(values, input.dtype).broadcast_to(input._array[where].shape)
+        return input + apply(_added, wide, shape=input.shape, index=where)
     made = input.clone()
     made[tuple(indices)] = values
     return made
@@ -436,3 +437,48 @@ def view_as_complex(input: Tensor) -> Tensor:
 def _is_sparse(x: Any) -> bool:
     """Whether the zeros are left out: never."""
     return False
+
+
+@method()
+def cuda(x: Any, device: Any = None, non_blocking: bool = False) -> Any:
+    """Raises: DeviceError: there is no GPU."""
+    return x.to(Device("cuda"))
+
+
+@method()
+def pin_memory(x: Any) -> Any:
+    """The tensor itself: no device would read it faster."""
+    return x
+
+
+def _reshape(x: Any, name: str, view: Any) -> Any:
+    """Change the shape of the tensor itself, which a graph could not know of."""
+    if x.requires_grad or x._view is not None:
+        raise GradientError(f"{name}_: a tensor in a graph keeps its shape: write x = x.{name}(…)")
+    x._array = view._array
+    x._version[0] += 1
+    return x
+
+
+@method()
+def squeeze_(x: Any, dim: Any = None) -> Any:
+    """``squeeze`` of the tensor itself; refused in a graph."""
+    return _reshape(x, "squeeze", shape.squeeze(x, dim))
+
+
+@method()
+def unsqueeze_(x: Any, dim: int) -> Any:
+    """``unsqueeze`` of the tensor itself; refused in a graph."""
+    return _reshape(x, "unsqueeze", shape.unsqueeze(x, dim))
+
+
+@method()
+def transpose_(x: Any, dim0: int, dim1: int) -> Any:
+    """``transpose`` of the tensor itself; refused in a graph."""
+    return _reshape(x, "transpose", shape.transpose(x, dim0, dim1))
+
+
+@method()
+def t_(x: Any) -> Any:
+    """``t`` of the tensor itself; refused in a graph."""
+    return _reshape(x, "t", shape.t(x))

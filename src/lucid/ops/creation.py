@@ -14,6 +14,7 @@ from lucid.ops.checked import check_tensor
 from lucid.ops.common import as_operand, new_sizes
 from lucid.tensor.convert import as_array
 from lucid.tensor.device import Device
+from lucid.tensor.layout import MemoryFormat, check_memory_format
 from lucid.tensor.tensor import Tensor
 
 
@@ -144,25 +145,39 @@ def eye(
     return _new(np.eye(n, m, dtype=np.uint8).astype(_dtype(dtype)), requires_grad, device)
 
 
-def zeros_like(input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(
+    input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False,
+    memory_format: MemoryFormat | None = None,
+) -> Tensor:  # fmt: skip
     """All 0, in the shape and type of a tensor."""
+    check_memory_format("zeros_like", memory_format)
     return zeros(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
-def ones_like(input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones_like(
+    input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False,
+    memory_format: MemoryFormat | None = None,
+) -> Tensor:  # fmt: skip
     """All 1, in the shape and type of a tensor."""
+    check_memory_format("ones_like", memory_format)
     return ones(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
-def empty_like(input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty_like(
+    input: Tensor, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False,
+    memory_format: MemoryFormat | None = None,
+) -> Tensor:  # fmt: skip
     """Whatever the memory holds, in the shape and type of a tensor."""
+    check_memory_format("empty_like", memory_format)
     return empty(input.shape, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
 def full_like(
-    input: Tensor, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+    input: Tensor, fill_value: Any, *, dtype: DTypeLike = None, device: Any = None, requires_grad: bool = False,
+    memory_format: MemoryFormat | None = None,
+) -> Tensor:  # fmt: skip
     """All ``fill_value``, in the shape and type of a tensor."""
+    check_memory_format("full_like", memory_format)
     return full(input.shape, fill_value, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 

@@ -66,6 +66,13 @@ def unfold(x: Tensor, spec: ConvSpec) -> Tensor:
     return result
 
 
+def fold(h: Tensor, spec: ConvSpec, size: Sizes) -> Tensor:
+    """The columns of ``unfold`` added up where they came from, in an image of this size."""
+    shape = (h.shape[0], h.shape[1] // prod(spec.kernel), *size)
+    result: Tensor = apply(_fold, h, spec=spec, x_shape=shape)
+    return result
+
+
 def adaptive_max_indices(x: Tensor, out: Sizes) -> Tensor:
     """Where in its image the largest sample of each adaptive window is, as flat index (int64)."""
     result: Tensor = apply(_adaptive_max_indices, x, out_size=out)

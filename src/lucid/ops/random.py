@@ -217,17 +217,21 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DTypeLike = i
 
 
 def rand_like(
-    input: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
-) -> Tensor:
+    input: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
     """``rand`` in the shape and type of a tensor."""
-    return rand(input.shape, generator=generator, dtype=dtype or input.dtype, requires_grad=requires_grad)
+    dtype = dtype or input.dtype
+    return rand(input.shape, generator=generator, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def randn_like(
-    input: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, requires_grad: bool = False
-) -> Tensor:
+    input: Tensor, *, generator: Generator | None = None, dtype: DTypeLike = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
     """``randn`` in the shape and type of a tensor."""
-    return randn(input.shape, generator=generator, dtype=dtype or input.dtype, requires_grad=requires_grad)
+    dtype = dtype or input.dtype
+    return randn(input.shape, generator=generator, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None) -> Tensor:

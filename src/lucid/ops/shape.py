@@ -467,7 +467,23 @@ def _names_dtype(name: str) -> bool:
     return True
 
 
-@method("astype", "type")
+@method("type")
+def type_(x: Any, dtype: DTypeLike = None, non_blocking: bool = False) -> Any:
+    """The values in another element type; without one PyTorch's name of the type there is, ``"torch.FloatTensor"``."""
+    if dtype is None:
+        return f"torch.{_TYPE_NAMES.get(x.dtype.name, x.dtype.name)}"
+    names = {f"torch.{name}": found for found, name in _TYPE_NAMES.items()}
+    return cast(x, as_dtype(names.get(dtype, dtype) if isinstance(dtype, str) else dtype))
+
+
+_TYPE_NAMES = {
+    "float32": "FloatTensor", "float64": "DoubleTensor", "float16": "HalfTensor", "bfloat16": "BFloat16Tensor",
+    "int64": "LongTensor", "int32": "IntTensor", "int16": "ShortTensor", "int8": "CharTensor", "uint8": "ByteTensor",
+    "bool": "BoolTensor",
+}  # fmt: skip
+
+
+@method()
 def astype(x: Any, dtype: DTypeLike) -> Any:
     """The values in another element type."""
     return cast(x, as_dtype(dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from lucid.core.absent import missing
 from lucid.optim import lr_scheduler
 from lucid.optim.adagrad import Adadelta, Adagrad
 from lucid.optim.adam import Adam, AdamW
@@ -29,8 +30,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _loaded(name: str) -> Any:
     """``swa_utils`` knows layers, which optimizers do not: loaded when first used."""
     if name == "swa_utils":
         return import_module("lucid.optim.swa_utils")
     raise AttributeError(f"module 'lucid.optim' has no attribute {name!r}")
+
+
+__getattr__ = missing("lucid.optim", _loaded)

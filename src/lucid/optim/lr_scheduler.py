@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lucid.core.absent import missing
 from lucid.optim.optimizer import Group, Optimizer
 
 UNSAVED = ("optimizer", "lr_lambdas", "schedulers", "scale_fn")
@@ -548,3 +549,6 @@ def _set_momentum(caller: str, group: Group, momentum: float) -> None:
         group["momentum"] = momentum
     else:
         raise ValueError(f"{caller}: cycle_momentum=True needs an optimizer with momentum or betas")
+
+
+__getattr__ = missing("lucid.optim.lr_scheduler")

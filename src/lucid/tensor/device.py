@@ -19,10 +19,13 @@ class Device:
 
     index: int | None = None
 
-    def __init__(self, device: Device | str) -> None:
+    def __init__(self, device: Device | str, index: int | None = None) -> None:
         name = device.type if isinstance(device, Device) else device
-        if name not in _TYPES and name != "cpu:0":
-            raise DeviceError(f"device={device!r} does not exist here; there is {', '.join(map(repr, _TYPES))}")
+        if (name not in _TYPES and name != "cpu:0") or index:
+            raise DeviceError(
+                f"device={device!r} does not exist here; there is {', '.join(map(repr, _TYPES))}: "
+                'lucid.device("cuda" if lucid.cuda.is_available() else "cpu") is what there is'
+            )
         self.type: str = "cpu"
 
     def __eq__(self, other: object) -> bool:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import sys
 
 from lucid import data
+from lucid.core.absent import missing
 
 __all__ = ["data"]
 
 sys.modules[f"{__name__}.data"] = data
+
+__getattr__ = missing("lucid.utils")

@@ -1,5 +1,6 @@
 """The verbs of networks, as functions of tensors."""
 
+from lucid.core.absent import missing
 from lucid.nn.functional.activation import (
     elu,
     gelu,
@@ -90,7 +91,8 @@ from lucid.nn.functional.pooling import (
     max_pool2d,
     max_pool3d,
 )
-from lucid.nn.functional.resampling import interpolate, pixel_shuffle, pixel_unshuffle, unfold
+from lucid.nn.functional.resampling import fold, interpolate, pixel_shuffle, pixel_unshuffle, unfold
+from lucid.nn.functional.sampling import affine_grid, grid_sample, max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -99,6 +101,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "affine_grid",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -123,6 +126,7 @@ __all__ = [
     "dropout3d",
     "elu",
     "embedding",
+    "fold",
     "fused_conv1d",
     "fused_conv2d",
     "fused_conv3d",
@@ -131,6 +135,7 @@ __all__ = [
     "fused_conv_transpose3d",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "gumbel_softmax",
     "hardshrink",
@@ -152,6 +157,9 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "mse_loss",
     "nll_loss",
@@ -180,3 +188,5 @@ __all__ = [
     "triplet_margin_loss",
     "unfold",
 ]
+
+__getattr__ = missing("lucid.nn.functional")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -193,18 +194,50 @@ def unfold(
     Shape:
         input (N, C, H, W) or (C, H, W), result (N, C · K_h · K_w, windows).
     """
-    spec = ConvSpec(
-        sizes("unfold", "kernel_size", kernel_size, 2),
-        sizes("unfold", "stride", stride, 2),
-        sizes("unfold", "dilation", dilation, 2),
-        as_pairs(sizes("unfold", "padding", padding, 2, least=0)),
-    )
+    spec = _windows("unfold", kernel_size, dilation, padding, stride)
     _, h, w = _image("unfold", input)
     if min(spec.out_size((h, w))) < 1:
         raise ShapeError(
             f"unfold: kernel_size={spec.kernel} with dilation={spec.dilation} does not fit the input {input.shape}"
         )
     return ops.unfold(input, spec)
+
+
+def fold(
+    input: Tensor,
+    output_size: SizeArgument,
+    kernel_size: SizeArgument,
+    dilation: SizeArgument = 1,
+    padding: SizeArgument = 0,
+    stride: SizeArgument = 1,
+) -> Tensor:
+    """The columns of ``unfold`` added up where they came from.
+
+    Shape:
+        input (N, C · K_h · K_w, windows) or without N, result (N, C, H, W) with output_size = (H, W).
+    """
+    check_tensor("fold", "input", input)
+    spec = _windows("fold", kernel_size, dilation, padding, stride)
+    size = sizes("fold", "output_size", output_size, 2)
+    rows, windows = prod(spec.kernel), prod(spec.out_size(size))
+    if input.ndim not in (2, 3) or input.shape[-2] % rows or input.shape[-1] != windows:
+        raise ShapeError(
+            f"fold: the input {input.shape} must be (N, a multiple of {rows}, {windows}) for kernel_size={spec.kernel} "
+            f"and output_size={size}"
+        )
+    whole = ops.fold(input if input.ndim == 3 else input.unsqueeze(0), spec, size)
+    return whole if input.ndim == 3 else whole.squeeze(0)
+
+
+def _windows(
+    caller: str, kernel_size: SizeArgument, dilation: SizeArgument, padding: SizeArgument, stride: SizeArgument
+) -> ConvSpec:
+    return ConvSpec(
+        sizes(caller, "kernel_size", kernel_size, 2),
+        sizes(caller, "stride", stride, 2),
+        sizes(caller, "dilation", dilation, 2),
+        as_pairs(sizes(caller, "padding", padding, 2, least=0)),
+    )
 
 
 def _image(caller: str, x: Tensor) -> tuple[int, int, int]:

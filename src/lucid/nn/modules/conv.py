@@ -89,6 +89,9 @@ class _Convolution(Module):
         return ", ".join(parts)
 
 
+_ConvNd = _Convolution  # PyTorch's name, for isinstance
+
+
 class _Conv(_Convolution):
     def __init__(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lucid.nn.functional._arguments import SizeArgument, as_pairs, integer, sizes
 from lucid.nn.functional._geometry import check_pool_padding
 from lucid.nn.functional.pooling import Pooled, adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
+from lucid.nn.functional.sampling import max_unpool1d, max_unpool2d, max_unpool3d
 from lucid.nn.modules.module import Module
 from lucid.tensor import Tensor
 
@@ -208,3 +210,42 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
 
 
 MaxPool1D, MaxPool2D, MaxPool3D = MaxPool1d, MaxPool2d, MaxPool3d
+
+
+class _MaxUnpool(Module):
+    """Numbers back at the places that a max pooling took them from, 0 elsewhere."""
+
+    def __init__(
+        self, kernel_size: SizeArgument, stride: SizeArgument | None = None, padding: SizeArgument = 0
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.padding = kernel_size, padding
+        self.stride = kernel_size if stride is None else stride
+
+    def extra_repr(self) -> str:
+        """All arguments."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """The inverse of ``MaxPool1d(return_indices=True)``; see ``functional.max_unpool1d``."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The larger signal."""
+        return max_unpool1d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """The inverse of ``MaxPool2d(return_indices=True)``; see ``functional.max_unpool2d``."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The larger image."""
+        return max_unpool2d(input, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """The inverse of ``MaxPool3d(return_indices=True)``; see ``functional.max_unpool3d``."""
+
+    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The larger volume."""
+        return max_unpool3d(input, indices, self.kernel_size, self.stride, self.padding, output_size)

@@ -170,3 +170,30 @@ class UpsamplingBilinear2d(_Upsampling2d):
 
     def __init__(self, size: SizeArgument | None = None, scale_factor: float | Sequence[float] | None = None) -> None:
         super().__init__(size, scale_factor, "bilinear", True)
+
+
+class Fold(Module):
+    """The columns of ``Unfold`` added up where they came from; see ``functional.fold``."""
+
+    def __init__(
+        self,
+        output_size: SizeArgument,
+        kernel_size: SizeArgument,
+        dilation: SizeArgument = 1,
+        padding: SizeArgument = 0,
+        stride: SizeArgument = 1,
+    ) -> None:
+        super().__init__()
+        self.output_size, self.kernel_size = output_size, kernel_size
+        self.dilation, self.padding, self.stride = dilation, padding, stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The image."""
+        return F.fold(input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
+
+    def extra_repr(self) -> str:
+        """All arguments."""
+        return (
+            f"output_size={self.output_size}, kernel_size={self.kernel_size}, dilation={self.dilation}, "
+            f"padding={self.padding}, stride={self.stride}"
+        )

@@ -1,5 +1,6 @@
 """Helpers for whole networks: gradients and parameters together, layers fused, weights parametrized."""
 
+from lucid.core.absent import missing
 from lucid.nn.utils import fusion, parametrizations, parametrize
 from lucid.nn.utils.fusion import fuse, fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_modules
 from lucid.nn.utils.parameters import (
@@ -28,3 +29,5 @@ __all__ = [
     "vector_to_parameters",
     "weight_norm",
 ]
+
+__getattr__ = missing("lucid.nn.utils")

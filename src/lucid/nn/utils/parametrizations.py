@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from lucid.autograd import no_grad
+from lucid.core.absent import missing
 from lucid.core.dtypes import widened
 from lucid.nn import init
 from lucid.nn.modules.conv import _ConvTranspose
@@ -151,3 +152,6 @@ def spectral_norm(
     if dim is None:
         dim = 1 if isinstance(module, _ConvTranspose) else 0
     return register_parametrization(module, name, _SpectralNorm(weight, n_power_iterations, dim, eps))
+
+
+__getattr__ = missing("lucid.nn.utils.parametrizations")
