@@ -189,3 +189,14 @@ def test_a_part_that_is_written_to_is_seen_in_the_whole_and_in_the_graph() -> No
     (right * y[:, :2]).sum().backward()
     a, b = np.split(np.arange(8.0).reshape(2, 4), 2, 1)
     np.testing.assert_array_equal(x.grad.numpy(), np.concatenate([3 * b, 3 * a], 1))
+
+
+@pytest.mark.parametrize("dims", [(0,), (2,), (0, 1, 2), ()])
+def test_flip_is_numpys_and_a_copy(dims):
+    for shape in ((3, 5, 7), (2, 90, 130), (1, 1, 1), (0, 2, 3)):
+        values = np.random.default_rng(0).standard_normal(shape).astype("f")
+        x = lucid.tensor(values)
+        y = x.flip(dims)
+        np.testing.assert_array_equal(y.numpy(), np.flip(values, dims))
+        y.zero_()
+        np.testing.assert_array_equal(x.numpy(), values)

@@ -2,7 +2,7 @@
 
 Two walks serve every pair of layouts in which each side has neighbours somewhere::
 
-    rows     both have neighbours along one axis: rows are copied, or one element along a whole row
+    rows     both have neighbours along one axis: rows are copied, as they are or backwards, or one element along a row
     turned   each along an axis of its own: blocks of as many rows as a vector has lanes are transposed in registers
 """
 
@@ -32,6 +32,7 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
     select,
+    shuffle,
     splat,
     transpose,
 )
@@ -83,8 +84,11 @@ def move(source: Array, to: Array) -> None:
             _plans[key] = _plan(source, to)
         plan = _plans[key]
     if plan is None:
-        with quiet.numpy():
+        noise = quiet.begin()
+        try:
             to[...] = source
+        finally:
+            quiet.end(noise)
         return
     threads.run(plan.entry, plan.pack(address(source), address(to), *plan.geometry), plan.tasks)
 
@@ -125,7 +129,7 @@ def _plan(source: Array, to: Array) -> _Plan | None:
     order = sorted(range(to.ndim), key=lambda k: -abs(to.strides[k]))
     spread = [tuple(side[k] // to.itemsize for k in order) for side in steps]
     sizes, (first, last) = join(tuple(to.shape[k] for k in order), spread)
-    element, rows = _TYPES[to.itemsize], first[-1] in (0, 1)
+    element, rows = _TYPES[to.itemsize], first[-1] in (-1, 0, 1)
     if last[-1] != 1 or len(sizes) > (4 if rows else 5):
         return None
     if rows:
@@ -184,7 +188,8 @@ def _write_rows(isa: ISA, element: Type, inner: int) -> Module:
         source = a.source.at(first * a.source_0 + second * a.source_1)
         to = a.to.at(first * a.to_0 + second * a.to_1)
         with f.loop(line, minimum(line + a.lines, a.third)) as k:
-            _copy(f, source.at(k.i * a.source_2), to.at(k.i * a.to_2), (start, whole, stop), lanes, inner)
+            copy = _copy_backwards if inner < 0 else _copy
+            copy(f, source.at(k.i * a.source_2), to.at(k.i * a.to_2), (start, whole, stop), lanes, inner)
     return m
 
 
@@ -201,6 +206,16 @@ def _copy(f: Function, source: Pointer, to: Pointer, ends: tuple[Value, ...], la
     if lanes > 1:
         with f.when(whole < stop):
             vector(whole, lanes_below(f, stop - whole, lanes))
+
+
+def _copy_backwards(f: Function, source: Pointer, to: Pointer, ends: tuple[Value, ...], lanes: int, inner: int) -> None:
+    """A piece of a row whose elements lie the other way round: vectors turned about, the last elements one by one."""
+    start, whole, stop = ends
+    with f.loop(start, whole, lanes) as i:
+        found = source.load(1 - lanes - i.i, lanes)
+        to.store(found if lanes == 1 else shuffle(found, None, range(lanes - 1, -1, -1)), i.i)
+    with f.loop(whole, stop) as i:
+        to.store(source.load(-i.i), i.i)
 
 
 def _write_turned(isa: ISA, element: Type) -> Module:

@@ -16,7 +16,7 @@ from lucid.core.geometry import Sizes
 from lucid.kernels import kept, normalization
 from lucid.ops import native
 from lucid.ops.activation import prelu, prelu_forward, prelu_pull
-from lucid.ops.broadcast import sum_to
+from lucid.ops.broadcast import product_sum_to, sum_to
 from lucid.ops.common import held_alone, versions_alone
 from lucid.tensor import Tensor
 
@@ -139,8 +139,11 @@ def _fold_forward(
 def _fold_gradients(
     g: tuple[Maybe, Maybe], mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float
 ) -> tuple[Maybe, Maybe, Maybe, Maybe]:
-    """shift = bias - mean scale, scale = weight rstd."""
+    """shift = bias - mean scale, scale = weight rstd. One operation where nobody differentiates the result."""
     to_scale, to_shift = g
+    if not is_grad_enabled():
+        to_mean, to_var, to_weight = apply(_fold_grad, to_scale, to_shift, mean, var, weight, eps=eps)
+        return to_mean, to_var, None if weight is None else to_weight, None if bias is None else to_shift
     rstd = (var + eps) ** -0.5
     scale = rstd if weight is None else rstd * weight
     total = None if to_shift is None else to_shift * -mean
@@ -150,6 +153,17 @@ def _fold_gradients(
     to_mean = None if to_shift is None else to_shift * -scale
     to_var = total * scale / (var + eps) * -0.5
     return to_mean, to_var, None if weight is None else total * rstd, None if bias is None else to_shift
+
+
+def _fold_grad_forward(
+    to_scale: Array | None, to_shift: Array | None, mean: Array, var: Array, weight: Array | None, *, eps: float
+) -> tuple[Array, Array, Array]:
+    """The gradients in mean, variance and weight."""
+    rstd = 1 / np.sqrt(widened(var) + eps)
+    scale = rstd if weight is None else rstd * weight
+    shifted = np.zeros_like(scale) if to_shift is None else to_shift
+    total = -mean * shifted if to_scale is None else to_scale - mean * shifted
+    return -scale * shifted, total * scale * rstd * rstd * -0.5, total * rstd
 
 
 def _affine_forward(x: Array, scale: Array, shift: Array) -> Array:
@@ -361,9 +375,12 @@ _standardize_leaked = Op(
 
 _fold = Op("fold", _fold_forward, vjp={("mean", "var", "weight", "bias"): _fold_gradients}, outputs=("scale", "shift"))
 
+# Only for the pass that nobody differentiates again.
+_fold_grad = Op("fold_grad", _fold_grad_forward, outputs=("to_mean", "to_var", "to_weight"))
+
 _affine = Op("affine", _affine_forward, vjp={
     "x": lambda g, scale: g * scale,
-    "scale": lambda g, x, scale_shape: sum_to(g * x, scale_shape),
+    "scale": lambda g, x, scale_shape: product_sum_to(g, x, scale_shape),
     "shift": lambda g, shift_shape: sum_to(g, shift_shape),
 })  # fmt: skip
 

@@ -43,7 +43,18 @@ _reshape = Op("reshape", _reshaped, view=True, vjp={"x": lambda g, x_shape: resh
 _permute = Op("permute", lambda x, *, dims: x.transpose(dims), view=True, vjp={
     "x": lambda g, dims: apply(_permute, g, dims=tuple(map(int, np.argsort(dims)))),
 })  # fmt: skip
-_flip = Op("flip", lambda x, *, dims: np.ascontiguousarray(np.flip(x, dims)), vjp={"x": lambda g, dims: flip(g, dims)})
+
+
+def _flip_forward(x: Array, *, dims: tuple[int, ...]) -> Array:
+    view = np.flip(x, dims)
+    if x.size < moving.LEAST:
+        return view.copy()
+    flipped: Array = empty(x.shape, x.dtype)
+    moving.move(view, flipped)
+    return flipped
+
+
+_flip = Op("flip", _flip_forward, vjp={"x": lambda g, dims: flip(g, dims)})
 _roll = Op("roll", lambda x, *, shifts, dims: np.roll(x, shifts, dims), vjp={
     "x": lambda g, shifts, dims: apply(_roll, g, shifts=tuple(-s for s in shifts), dims=dims),
 })  # fmt: skip
