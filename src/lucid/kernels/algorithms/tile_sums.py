@@ -17,6 +17,7 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    i16,
     i64,
     interleave,
     lanes_below,
@@ -206,7 +207,10 @@ def _store_run(source: Pointer, to: Destination, run: Value, step: Value, lanes:
     with f.when(step.eq(1)):
         _copy(source, to, run, lanes)
     with f.when(step.ne(1)), f.loop(0, run) as lane:
-        to.store(source.load(lane.i), lane.i * step)
+        if source.pointee.bits == 16:  # rounded before; LLVM moves halves through a vector register, words not
+            to.y.cast(i16).store(source.cast(i16).load(lane.i), lane.i * step)
+        else:
+            to.store(source.load(lane.i), lane.i * step)
 
 
 def _copy(source: Pointer, to: Destination, count: Value, lanes: int) -> None:
