@@ -29,7 +29,8 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels, many_phases
 from lucid.kernels.algorithms.row_boxes import RowBoxes
-from lucid.kernels.algorithms.sliding_kernel import HELD, WAITING, Slide, write
+from lucid.kernels.algorithms.sliding_kernel import write
+from lucid.kernels.algorithms.sliding_tile import HELD, WAITING, Slide
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA

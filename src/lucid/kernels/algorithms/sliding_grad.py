@@ -32,7 +32,7 @@ from lucid.kernels.algorithms.base import Executable, address, memory_cycles, pr
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
 from lucid.kernels.algorithms.sliding_dealt import STEP, Dealt
 from lucid.kernels.algorithms.sliding_grad_kernel import MOST_DOWN, GradTile
-from lucid.kernels.algorithms.sliding_kernel import ROOMY, WAITING
+from lucid.kernels.algorithms.sliding_tile import ROOMY, WAITING
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order

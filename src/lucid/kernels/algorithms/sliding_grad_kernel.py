@@ -13,7 +13,7 @@ from typing import Any
 
 from lucid.kernels.algorithms.depthwise_sums import arrays, write_add_chunks
 from lucid.kernels.algorithms.sliding_dealt import Dealt, write_dealt
-from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, Row
+from lucid.kernels.algorithms.sliding_tile import AHEAD_ROWS, Row
 from lucid.kernels.ir import (
     Function,
     Module,

@@ -33,7 +33,7 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
 from lucid.kernels.algorithms.row_boxes import RowBoxes
-from lucid.kernels.algorithms.sliding_kernel import WAITING
+from lucid.kernels.algorithms.sliding_tile import WAITING
 from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, ROWS, TAPS, RowPairs, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE

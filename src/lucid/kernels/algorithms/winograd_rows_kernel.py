@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from lucid.kernels.algorithms.sliding_kernel import AHEAD_ROWS, Row
+from lucid.kernels.algorithms.sliding_tile import AHEAD_ROWS, Row
 from lucid.kernels.epilogue import Arrays, parameters
 from lucid.kernels.ir import (
     Function,
