@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+import lucid
 from lucid.kernels import softmax as native
 from lucid.kernels import target
 from lucid.kernels.runtime import threads
@@ -145,3 +146,31 @@ def test_cross_entropy_stays_between_guard_pages(isa: str) -> None:
 
     with target.using(isa):
         run_guarded_cases(check, [(n, where) for n in (1, 7, 8, 10, 16, 17, 33) for where in ("end", "start")])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), CASES[:-2])
+def test_logarithms_of_sums(shape: tuple[int, ...], axis: int, dtype: Any, isa: str) -> None:
+    for worst in (0.0, np.inf, -np.inf, np.nan):
+        x = normal(shape, dtype)
+        if worst:
+            x.reshape(-1)[::5] = worst
+        if worst == -np.inf:
+            x[(slice(None),) * axis] = worst
+        with target.using(isa):
+            got = native.logsumexp(x, axes=(axis,))
+        with np.errstate(all="ignore"):
+            want = special.logsumexp(x.astype(np.float64), axis, keepdims=True)
+        assert got.shape == want.shape and got.dtype == dtype
+        np.testing.assert_allclose(got, want, rtol=8 * np.finfo(dtype).eps, atol=8 * np.finfo(dtype).eps)
+
+
+def test_logarithms_of_sums_over_several_axes_and_in_half_precision() -> None:
+    x = lucid.randn(3, 40, 5, 31)
+    for dims in ((1, 2), (0, 3), (0, 1, 2, 3), 2):
+        want = special.logsumexp(x.numpy().astype("d"), dims)
+        np.testing.assert_allclose(x.logsumexp(dims).numpy(), want, rtol=1e-6)
+        found = x.half().logsumexp(dims, keepdim=True)
+        assert found.dtype == lucid.float16
+        np.testing.assert_allclose(found.numpy().reshape(want.shape), want, rtol=2e-3)

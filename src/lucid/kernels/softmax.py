@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from lucid.kernels.functions import exp, log
-from lucid.kernels.ir import Value, select
+from lucid.kernels.ir import Value, absolute, select
 from lucid.kernels.rows import Rows, Stage
 
 _TOP = Stage("top", lambda x: x)  # a NaN comes back with the exponentials
@@ -20,6 +22,18 @@ log_softmax = Rows(
     "log_softmax",
     stages=[_TOP, Stage("sum", lambda x, top: exp(x - top), log)],
     results=lambda x, top, size: x - top - size,
+)
+
+#: log(sum(exp(x))), in what x is computed in; the first stage leaves out a largest element that is infinite.
+logsumexp = Rows(
+    "logsumexp",
+    stages=[
+        Stage("top", lambda x: x, lambda top: select(absolute(top) < np.inf, top, 0.0)),
+        Stage("sum", lambda x, top: exp(x - top), log),
+        Stage("max", lambda x, top, size: top + size),
+    ],
+    results=lambda x, top, size, both: (),
+    keep=(2,),
 )
 
 #: From the upstream gradient and the result.

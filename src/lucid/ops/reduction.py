@@ -15,7 +15,7 @@ from lucid.autograd import Op, apply
 from lucid.autograd.tracked import wrap
 from lucid.core.dtypes import DTypeLike, as_dtype, computed, is_floating, widened
 from lucid.core.errors import DTypeError, ShapeError
-from lucid.kernels import columns, extremes, reduction
+from lucid.kernels import columns, extremes, reduction, softmax
 from lucid.kernels.reduction import Reduction
 from lucid.ops import native
 from lucid.ops.broadcast import broadcast_to
@@ -139,6 +139,10 @@ _prod = Op("prod", _reduced_forward(reduction.product, np.multiply.reduce), vjp=
 
 
 def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
+    if native.takes(native.SEVERAL_PASSES, x):
+        along = tuple(range(x.ndim)) if dims is None else tuple(sorted(dims))
+        found: Array = softmax.logsumexp(x, axes=along)
+        return (found if keepdim else found.squeeze(along)).astype(x.dtype, copy=False)
     wide = widened(x)
     top = np.maximum.reduce(wide, axis=dims, keepdims=True)
     top = np.where(np.isfinite(top), top, wide.dtype.type(0))
