@@ -67,6 +67,8 @@ STRAIGHT = [
     Case(2, 70, 100, (7, 7), (1, 1)), Case(1, 64, 131, (14, 14), (1, 1)), Case(1, 256, 62, (9, 11), (1, 1)),
     Case(1, 131, 67, (49,), (1,)), Case(3, 140, 200, (5, 5), (1, 1), groups=2),
 ]  # fmt: skip
+#: Strides leave most samples out.
+GAPS = [Case(2, 7, 30, (17, 13), (1, 1), 3), Case(1, 9, 12, (6, 7, 9), (1, 1, 1), 2), Case(1, 20, 31, (65,), (1,), 5)]
 #: Odd rows so long that they are cut, for pairs of pixels: what is cut short ends in one that is alone.
 CUT = [Case(1, 2, 40, (3001,), (5,), padding=2), Case(1, 40, 70, (2049,), (3,)), Case(1, 3, 64, (4501,), (10,), 5)]
 
@@ -127,7 +129,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(isa, dtype):
             check_both(weight_grad, case.typed(dtype), where, transposed=True)
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED + CUT + STRAIGHT)
+        run_guarded_cases(one, CASES + CHUNKED + CUT + STRAIGHT + GAPS)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -176,6 +178,26 @@ def test_whole_tiles_leave_their_sums_in_gw_where_vectors_take_turns(monkeypatch
     monkeypatch.setattr(target, "cpu", lambda: zen5)
     split.cache_clear()
     assert not any(map(straight, STRAIGHT))
+    split.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", sorted(HALF))
+def test_halves_are_not_framed_where_strides_leave_most_samples_out(monkeypatch, dtype):
+    def in_place(case):
+        return split(case.typed(dtype).problem("grad_weight"), AVX512_BF16).in_place
+
+    def on(name):
+        machine = replace(target.cpu(), name=name, runnable=(AVX512_BF16,))
+        monkeypatch.setattr(target, "cpu", lambda: machine)
+        split.cache_clear()
+
+    on("znver4")
+    assert all(map(in_place, GAPS))
+    assert not in_place(replace(GAPS[0], stride=1)), "each number of a frame is used"
+    assert not in_place(replace(GAPS[0], kernel=(3, 3))), "by several taps"
+    assert not in_place(replace(GAPS[0], padding=1))
+    on("znver5")
+    assert not any(map(in_place, GAPS))
     split.cache_clear()
 
 

@@ -45,6 +45,7 @@ from lucid.kernels.algorithms.weight_grad_split import (
     Tile,
     asks,
     boxes,
+    grain_of,
     parts,
     places,
     split,
@@ -52,7 +53,6 @@ from lucid.kernels.algorithms.weight_grad_split import (
     swap_pays,
     swapped,
 )
-from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem
@@ -106,7 +106,7 @@ def _split(plan: Plan, isa: ISA) -> Split:
     problem = _asked(plan)
     window = Window.of(problem)
     tile = Tile(plan["vectors"], plan["steps"] // plan["columns"], plan["columns"])
-    grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
+    grain = grain_of(problem, isa)
     cut = Cut(window, tuple(plan[name] for name in _BOX))
     parts = plan["k_part"], plan["c_part"]
     return split_as(problem, tile, grain, isa.lanes(grain.sums), *parts, cut, plan["chunks"], bool(plan["swapped"]))

@@ -50,6 +50,8 @@ _COST = {
 _HALVED = {"product": 1.96, "visit": 13.0, "pack": 6.6, "pair": 9.3, "frame": 7.3}
 TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
+_FEW_USES = 4  # numbers of a frame for each use of one, beyond which to widen those costs less: of one vector, or pairs
+_WIDENED = 0.25  # of a tile's cycles, a number that is widened beside products of two vectors or one
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
 _SLICED = 5.0  # cycles of a vector of sums that another thread adds up, where vectors take turns
 
@@ -364,7 +366,7 @@ def split(problem: Problem, isa: ISA, turned: bool = False) -> Split:
 def splits(problem: Problem, isa: ISA, turned: bool = False) -> list[Split]:
     """All that are weighed."""
     window = Window.of(problem)
-    grain = Grain.of(BY_DTYPE[problem.dtype], window.out[2], isa)
+    grain = grain_of(problem, isa)
     lanes = isa.lanes(grain.sums)
     every, sums = list(tiles(isa, problem.spec)), problem.group_in * problem.spec.taps
     chosen = [best_tile(every, lanes, problem.group_out, sums)]
@@ -381,13 +383,23 @@ def splits(problem: Problem, isa: ISA, turned: bool = False) -> list[Split]:
     return [each for each in made if each is not None]
 
 
+def grain_of(problem: Problem, isa: ISA) -> Grain:
+    """Pairs of pixels, if there are any, unless their frames are mostly of what strides leave out."""
+    stored, lanes = BY_DTYPE[problem.dtype], isa.lanes(sum_type(problem))
+    padded = set(problem.spec.padding) != {(0, 0)}
+    pairs = Grain.of(stored, Window.of(problem).out[2], isa)
+    gaps = turns_of(lanes, pairs.sums) > 1 and _left_out(problem, 2 * lanes) > _FEW_USES
+    return Grain(stored) if gaps and not padded else pairs
+
+
 def _narrower(usual: Tile, every: Sequence[Tile], problem: Problem, grain: Grain, lanes: int) -> list[Tile]:
-    """The tile that ``narrower_tile`` says; and of halves one that reads them in place, where that one does not."""
+    """The tile that ``narrower_tile`` says; and of halves one that hides widening, where that one does not."""
     sums, vector_bytes = problem.group_in * problem.spec.taps, lanes * grain.sums.bytes
     tile = narrower_tile(usual, every, lanes, problem.group_out, sums, vector_bytes)
-    if not grain.widened or _inside(problem, tile, grain, lanes) or not _inside(problem, usual, grain, lanes):
+    hides = usual.vectors >= HIDE_WIDENING and _inside(problem, usual, grain, lanes)
+    if not grain.widened or tile.vectors >= HIDE_WIDENING or not hides:
         return [tile]
-    wide = [other for other in every if _inside(problem, other, grain, lanes)]
+    wide = [other for other in every if other.vectors >= HIDE_WIDENING]
     return [tile, narrower_tile(usual, wide, lanes, problem.group_out, sums, vector_bytes)]
 
 
@@ -462,7 +474,15 @@ def _inside(problem: Problem, tile: Tile, grain: Grain, lanes: int) -> bool:
     """Whether a tile reads x itself: there is no padding, and none is widened, or each for enough products."""
     if set(problem.spec.padding) != {(0, 0)} or grain.depth > 1:
         return False
-    return not grain.widened or (tile.vectors >= HIDE_WIDENING and lanes > 1)
+    if not grain.widened or (tile.vectors >= HIDE_WIDENING and lanes > 1):
+        return True
+    least = 1 if tile.vectors > 1 else _FEW_USES
+    return turns_of(lanes, grain.sums) > 1 and _left_out(problem, tile.vectors * lanes) > least
+
+
+def _left_out(problem: Problem, wide: int) -> float:
+    """Samples that strides leave out of windows, and frames have too, for each use of one by a tap and a panel of g."""
+    return prod(problem.spec.stride) / (problem.spec.taps * ceil(problem.group_out / wide))
 
 
 def _work(problem: Problem, split: Split) -> dict[str, float]:
@@ -474,9 +494,11 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
     padded, passes = split.blocks * split.wide, ceil(split.c_part * problem.spec.taps / split.tile.steps)
     pieces, sums = ceil(split.elements / split.sub) * cut.boxes, padded * passes * split.tile.steps / lanes
     run_bytes = cut.pixels // cut.box[0] * problem.itemsize
+    hidden = not (split.in_place and split.grain.widened) or split.tile.vectors >= HIDE_WIDENING
+    tile_cycles = split.tile.cycles + (0 if hidden else _WIDENED * split.tile.steps)
     packed = "pair" if split.grain.depth > 1 and problem.group_in == 1 else "pack"
     return {
-        "product": split.parts * elements * split.blocks * passes * split.tile.cycles,
+        "product": split.parts * elements * split.blocks * passes * tile_cycles,
         "visit": split.parts * pieces * sums,
         packed: split.parts * elements * padded / lanes,
         "run": split.parts * padded / TURNED * max(pieces, cut.boxes * runs),
