@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,11 @@ def test_a_damaged_tree_is_named(tree: str, tmp_path: Path) -> None:
     io.save_file({}, tmp_path / "f", {"lucid.tree": tree})
     with pytest.raises(FormatError, match=r"f: the metadata 'lucid.tree' does not fit"):
         lucid.load(tmp_path / "f")
+
+
+def test_open_files() -> None:
+    buffer = BytesIO()
+    lucid.save({"w": lucid.ones(2), "epoch": 3}, buffer)
+    buffer.seek(0)
+    found = lucid.load(buffer)
+    assert found["w"].tolist() == [1.0, 1.0] and found["epoch"] == 3

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -19,11 +22,12 @@ TREE = "lucid.tree"  # the metadata entry that holds everything but the tensors'
 PLAIN = (bool, int, float, str, type(None))
 
 
-def save(state: Any, path: str | os.PathLike[str]) -> None:
+def save(state: Any, path: str | os.PathLike[str] | IO[bytes]) -> None:
     """Write a tree of dicts, lists and tuples with tensors and plain values at its leaves, atomically.
 
     The file is safetensors: a dict of tensors has the same names in it, so other libraries read a state dict saved
-    here. Keys are texts or ints, plain values are bool, int, float, str, bytes and None. Nothing is pickled.
+    here. ``path`` may be an open file, too. Keys are texts or ints, plain values are bool, int, float, str, bytes and
+    None. Nothing is pickled.
 
     >>> import tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "checkpoint.safetensors")
@@ -33,15 +37,33 @@ def save(state: Any, path: str | os.PathLike[str]) -> None:
     """
     tensors: dict[str, Tensor | np.ndarray[Any, Any]] = {}
     tree = _pack(state, "", tensors)
-    save_file(tensors, path, {TREE: json.dumps(tree, separators=(",", ":"))})
+    metadata = {TREE: json.dumps(tree, separators=(",", ":"))}
+    if isinstance(path, (str, os.PathLike)):
+        return save_file(tensors, path, metadata)
+    with _beside() as name:
+        save_file(tensors, name, metadata)
+        path.write(Path(name).read_bytes())
 
 
-def load(path: str | os.PathLike[str], map_location: Device | str | None = None, *, weights_only: bool = True) -> Any:
+@contextmanager
+def _beside() -> Iterator[str]:
+    """The name of a file for as long as the block takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield os.path.join(folder, "state")
+
+
+def load(
+    path: str | os.PathLike[str] | IO[bytes], map_location: Device | str | None = None, *, weights_only: bool = True
+) -> Any:
     """What ``save`` wrote; of a safetensors file from elsewhere, the dict of its tensors; what ``torch.save`` wrote.
 
     ``map_location`` can only be the CPU. Nothing in a file is run: one of ``torch.save`` may hold tensors and plain
     values, as state dicts and checkpoints do, no modules.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        with _beside() as name:
+            Path(name).write_bytes(path.read())
+            return load(name, map_location)
     if map_location is not None and not callable(map_location):
         Device(map_location)
     if is_torch_file(path):

@@ -198,7 +198,11 @@ class Tensor(Tracked):
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         if value and not self.dtype.is_differentiable:
-            raise DTypeError(f"requires_grad: only floating point and complex tensors have gradients, not {self.dtype}")
+            size = self._array.item() if self._array.ndim == 0 and self._array.dtype.kind == "i" else None
+            hint = "" if size is None else f"; Tensor({size}) is the number {size}, lucid.zeros({size}) a row"
+            raise DTypeError(
+                f"requires_grad: only floating point and complex tensors have gradients, not {self.dtype}{hint}"
+            )
         if self._edge is not None and not value:
             raise GradientError("requires_grad: only a leaf can stop requiring a gradient; use detach()")
         self._requires_grad = bool(value)

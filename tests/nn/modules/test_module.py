@@ -473,3 +473,25 @@ def test_names_with_a_word_too_many_are_told_of() -> None:
     with pytest.raises(RuntimeError) as caught:
         Net().load_state_dict({**state, "more": lucid.zeros(1)})
     assert "They fit" not in str(caught.value)
+
+
+class Renaming(nn.Linear):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict[prefix + "weight"] = state_dict.pop(prefix + "kernel")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_modules_rename_what_they_load():
+    net = nn.Sequential(Renaming(2, 1, bias=False), nn.Linear(1, 1, bias=False))
+    net[1].register_load_state_dict_pre_hook(
+        lambda module, state, prefix, *args: state.update({f"{prefix}weight": state.pop("last")})
+    )
+    given = {"0.kernel": lucid.ones(1, 2), "last": lucid.zeros(1, 1)}
+    net.load_state_dict(given)
+    assert net[0].weight.tolist() == [[1.0, 1.0]] and net[1].weight.tolist() == [[0.0]]
+    assert list(given) == ["0.kernel", "last"]
+
+
+def test_a_number_is_no_parameter():
+    with pytest.raises(lucid.DTypeError, match=r"lucid\.zeros\(5\) a row"):
+        nn.Parameter(lucid.Tensor(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from types import FunctionType
 from typing import Any, NamedTuple, Self
@@ -26,6 +27,7 @@ _DTYPE_NAMES = frozenset(d.name for d in DTYPES)
 
 # When a hook is called: around ``forward``, and around the backward pass through it.
 BEFORE, AFTER, BEFORE_GRAD, AFTER_GRAD = "before", "after", "before the gradient", "after the gradient"
+BEFORE_LOAD = "before a state dict"
 
 
 class Watcher(NamedTuple):
@@ -375,8 +377,36 @@ class Module:
             tensor._version[0] += 1
         return Incompatible(missing, unexpected)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """A subclass may rename entries of ``state_dict`` in place, before they are looked at.
+
+        It is called as PyTorch's: with the prefix of the module's own names, and five arguments of no use here.
+        """
+
+    def _register_load_state_dict_pre_hook(self, hook: Callable[..., Any], with_module: bool = False) -> Any:
+        """Call ``hook(state_dict, prefix, …)``, which may rename entries, before a state dict is looked at."""
+        call = partial(hook, self) if with_module else hook
+        return RemovableHandle(self._watchers, Watcher(BEFORE_LOAD, call))
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> Any:
+        """The same with the module as first argument."""
+        return self._register_load_state_dict_pre_hook(hook, with_module=True)
+
+    def _rewritten(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the modules' own loading and hooks make of the names."""
+        copied: dict[str, Any] | None = None
+        for path, module in self.named_modules(remove_duplicate=False):
+            calls = [w.call for w in module._watchers.values() if w.when == BEFORE_LOAD]
+            if type(module)._load_from_state_dict is not Module._load_from_state_dict:
+                calls.append(module._load_from_state_dict)
+            for call in calls:
+                copied = dict(state_dict) if copied is None else copied
+                call(copied, f"{path}." if path else "", {}, True, [], [], [])
+        return state_dict if copied is None else copied
+
     def _renamed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """The state dict with this form's names for those that computed attributes know of other forms."""
+        state_dict = self._rewritten(state_dict)
         names: dict[str, str] = {}
         for path, module in self.named_modules(remove_duplicate=False):
             for computed in module._computed.values():
