@@ -213,6 +213,13 @@ def test_weights_whose_rows_are_pages_apart_cost_a_line_for_each_step(
     strassen.strassen.cache_clear()
 
 
+def test_phases_that_follow_each_other_find_their_lines_near_where_vectors_take_turns(zen4: target.CPU) -> None:
+    """Of a result of 16 MB, which each of four phases would fetch from memory anew."""
+    spec = ConvSpec((31,), (4,), (2,), ((30, 30),), 4)
+    p = problem("grad_input", spec, (16, 16, 16000), (16, 8, 4000), "float32", False)
+    assert select.candidates(p, AVX512)[0][0].algorithm == "phase_split"
+
+
 def test_plans_do_not_depend_on_the_number_of_threads() -> None:
     from lucid.kernels.runtime import threads
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import ceil, gcd, log2
+from math import ceil, gcd, log2, prod
 from typing import NamedTuple
 
 from lucid.kernels import target
@@ -15,13 +15,14 @@ from lucid.kernels.algorithms.dense_layout import (
     Cut,
     Shape,
     packed_elements,
+    phases_follow,
     row_blocks,
     weight_run,
     woven,
 )
 from lucid.kernels.algorithms.grain import Grain
 from lucid.kernels.algorithms.past_caches import gains
-from lucid.kernels.algorithms.pixel_panels import Axis, Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import Layout, Phase
 from lucid.kernels.algorithms.tile import LAST, AnyTile, ChannelTile, cover_products, last_steps
 from lucid.kernels.plan import Problem
 
@@ -363,7 +364,7 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int
     if sizes.stack > 1:
         return work | {"interleaved": lines * x.positions * sizes.stack}
     if x.out_step > 1:
-        return work | {"single": lines * x.positions} | _met_again(sizes, lines, x, turns)
+        return work | {"single": lines * x.positions} | _met_again(sizes, layout.phase, tile, lines, turns)
     if tile.over_channels:
         return work | {"square": stretches * ceil(sizes.rows / tile.lanes) * tile.lanes * vectors}
     return work | {"copied": lines * vectors}
@@ -389,13 +390,16 @@ def _over_ends(layout: Layout, tile: AnyTile, tiles: int) -> dict[str, float]:
     return {"ending": over, "stretch": 2 * over, "copied": over * (tile.accumulators + tile.rows)}
 
 
-def _met_again(sizes: Shape, lines: int, x: Axis, turns: int) -> dict[str, float]:
+def _met_again(sizes: Shape, phase: Phase, tile: AnyTile, lines: int, turns: int) -> dict[str, float]:
     """Lines of the cache that each phase of the last axis writes to, where they do not wait in the second one.
 
     On a Zen 4 stores wait for each other, so that a line costs as much as it takes to come, unless rows are so long
-    that the machine asks for it; of results of many megabytes not half wait in the third cache.
+    that the machine asks for it; of results of many megabytes not half wait in the third cache. Where a span's phases
+    follow each other the first one's lines are still in the second cache.
     """
-    stored_bytes, half = sizes.grain.stored.bytes, target.cpu().l3_bytes / 2
+    stored_bytes, half, x = sizes.grain.stored.bytes, target.cpu().l3_bytes / 2, phase[-1]
+    weights = row_blocks(sizes, tile) * tile.rows * sizes.elements * pixel_panels.taps(phase)
+    follow = turns > 1 and phases_follow(weights * prod(axis.out_step for axis in phase) * sizes.itemsize)
     row_lines = ceil(x.positions * x.out_step * stored_bytes / _LINE_BYTES)
     touched: float = lines * min(x.positions, row_lines)
     result_bytes = sizes.batch * sizes.groups * sizes.rows * sizes.out_plane * stored_bytes
@@ -403,7 +407,7 @@ def _met_again(sizes: Shape, lines: int, x: Axis, turns: int) -> dict[str, float
         return {}
     if turns > 1:
         half /= 4
-        touched *= _GUESSED if row_lines > _LONG_ROW_LINES else 1
+        touched *= (_GUESSED if row_lines > _LONG_ROW_LINES else 1) / (x.out_step if follow else 1)
     far = max(0.0, 1 - half / result_bytes)
     return {"line from third cache": touched * (1 - far), "line from memory": touched * far}
 

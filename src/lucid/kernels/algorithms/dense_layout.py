@@ -264,7 +264,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
     blocks, rows = row_blocks(shape, blocking.tile), blocking.tile.rows
     task_rows = ceil(blocks / blocking.row_parts) * rows
     row_parts, spans = ceil(shape.rows / task_rows), max(cut.spans for cut in cuts)
-    by_kind = blocking.lazy or _near(packings.elements // shape.groups // row_parts * shape.itemsize)
+    by_kind = blocking.lazy or phases_follow(packings.elements // shape.groups // row_parts * shape.itemsize)
     return {
         "batch": shape.batch, "groups": shape.groups, "rows": shape.rows, "channels": shape.channels,
         "plane": shape.plane, "image": shape.groups * shape.channels * shape.plane,
@@ -284,7 +284,7 @@ def shape_numbers(shape: Shape, blocking: Blocking, cuts: Sequence[Cut], packing
     }  # fmt: skip
 
 
-def _near(weights_bytes: int) -> bool:
+def phases_follow(weights_bytes: int) -> bool:
     """Whether the second cache keeps so many weights: all phases of a span one after the other then read them.
 
     They meet the same lines of the result, which otherwise two threads would write to, or come to twice.
