@@ -83,7 +83,7 @@ _HALVED_ROWS = {
 #: are framed is as much too low.
 _STAGED = {
     "tile": 0.95,  # of what its products take
-    "visit": 100.0,  # of a tile's sums, once a strip
+    "visit": 60.0,  # of a tile's sums, once a strip
     "sum": 16.0,  # over lanes
     "waiting": 0.5,  # for memory
     "call": 5500.0,
