@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 import lucid
-from lucid.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, Subset, TensorDataset
+from lucid.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    get_worker_info,
+)
 
 
 class Numbers(Dataset):
@@ -367,3 +376,18 @@ def test_a_stream_says_what_it_lacks() -> None:
         DataLoader(Stream(3), batch_size=0)
     with pytest.raises(ValueError, match="batch_size=None must be an int of at least 1"):
         DataLoader(Numbers(), batch_size=None)
+
+
+class Told(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        info = get_worker_info()
+        return (-1, 0) if info is None else (info.id, info.num_workers)
+
+
+def test_items_know_which_worker_makes_them():
+    assert [batch[0].tolist() for batch in DataLoader(Told(), 3, num_workers=2)] == [[0, 0, 0], [1, 1, 1]]
+    assert [batch[1].tolist() for batch in DataLoader(Told(), 3, num_workers=2)] == [[2, 2, 2], [2, 2, 2]]
+    assert get_worker_info() is None and next(iter(DataLoader(Told(), 1)))[0].tolist() == [-1]

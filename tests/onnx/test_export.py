@@ -319,3 +319,10 @@ def test_the_same_file_twice(tmp_path: Path) -> None:
     for path in paths:
         export(net, x, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_pytorchs_options_are_taken(tmp_path):
+    net, x = nn.Conv1d(1, 2, 3), lucid.zeros(1, 1, 9)
+    lucid.onnx.export(net, x, tmp_path / "net.onnx", export_params=True, do_constant_folding=True, verbose=False)
+    with pytest.raises(ValueError, match="export_params=False is not there"):
+        lucid.onnx.export(net, x, tmp_path / "net.onnx", export_params=False)

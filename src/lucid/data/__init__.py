@@ -19,6 +19,7 @@ from lucid.data.sampler import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from lucid.data.workers import WorkerInfo, get_worker_info
 
 __all__ = [
     "BatchSampler",
@@ -34,6 +35,8 @@ __all__ = [
     "SubsetRandomSampler",
     "TensorDataset",
     "WeightedRandomSampler",
+    "WorkerInfo",
     "default_collate",
+    "get_worker_info",
     "random_split",
 ]

@@ -14,7 +14,7 @@ import socket
 import struct
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -22,6 +22,24 @@ from typing import Any, NamedTuple
 Make = Callable[[int], Any]  # batch number to batch
 GRANT = b"+"
 PATIENCE_S = 5.0  # how long a worker that was told to end may take
+
+
+class WorkerInfo(NamedTuple):
+    """Which worker this process is, counted from 0, and how many there may be."""
+
+    id: int
+    num_workers: int
+
+
+_here: list[WorkerInfo] = []
+
+
+def get_worker_info() -> WorkerInfo | None:
+    """Which worker of a ``DataLoader`` this process is; None in the program itself.
+
+    The items of an ``IterableDataset`` are always made there.
+    """
+    return _here[-1] if _here else None
 
 
 class Worker(NamedTuple):
@@ -61,7 +79,7 @@ def made_by_workers(
 
 
 def _started(
-    make: Make, numbers: Sequence[int], others: list[Worker], index: int, on_start: Callable[[int], Any] | None
+    make: Make, numbers: range, others: list[Worker], index: int, on_start: Callable[[int], Any] | None
 ) -> Worker:
     ours, theirs = socket.socketpair()
     inherited = [ours, *(worker.link for worker in others)]
@@ -88,7 +106,7 @@ def _interrupts_held() -> Iterator[None]:
 
 def _serve(
     make: Make,
-    numbers: Sequence[int],
+    numbers: range,
     link: socket.socket,
     inherited: list[socket.socket],
     index: int,
@@ -100,6 +118,7 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for end in inherited:
         end.close()
+    _here.append(WorkerInfo(index, numbers.step))
     with suppress(BrokenPipeError, ConnectionResetError):
         for number in numbers:
             if link.recv(1) != GRANT:

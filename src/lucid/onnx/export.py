@@ -36,6 +36,10 @@ def export(
     dynamic_axes: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     opset_version: int | None = None,
+    export_params: bool = True,
+    do_constant_folding: bool = True,
+    verbose: bool | None = None,
+    dynamo: bool = True,
 ) -> Any:
     """Write what ``model(*args)`` computes to an ONNX file, which ONNX Runtime, OpenVINO and others run.
 
@@ -48,6 +52,8 @@ def export(
     ``dynamic_shapes=({0: "batch"},)``, one entry an input, name the axes that may have any length. Every other axis
     has the length that it has in ``args``. Convolutions have all their pads spelt out, batch normalisation is folded
     into the convolution before it.
+
+    ``do_constant_folding``, ``verbose`` and ``dynamo`` are taken as in PyTorch, and choose nothing: there is one way.
 
     Inputs are named after the parameters of ``forward``, results "output" or "output_0", "output_1", …; weights have
     their names in the state dict. The file is written at once or not at all, and has passed ``onnx.checker``. Weights
@@ -70,6 +76,8 @@ def export(
     >>> [node.op_type for node in model.graph.node]
     ['Conv', 'Relu']
     """
+    if not export_params:
+        raise ValueError("onnx.export: export_params=False is not there: a file has the weights")
     onnx = _package()
     opset = _opset(onnx, opset_version)
     args = args if isinstance(args, tuple) else (args,)
