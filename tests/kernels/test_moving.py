@@ -42,6 +42,13 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[Array], Array]]] = {
     "five axes": ((2, 3, 4, 5, 6), lambda a: a.transpose(4, 1, 3, 0, 2)),
     "channels to pixels": ((2, 3, 2, 3, 5, 7), lambda a: a.transpose(0, 1, 4, 2, 5, 3)),
     "pixels to channels": ((2, 3, 5, 2, 7, 3), lambda a: a.transpose(0, 1, 3, 5, 2, 4)),
+    "two rows in turns": ((2, 141), lambda a: a.T),
+    "parts of rows in turns": ((3, 4, 40), lambda a: a[:, 1:4, 5:].transpose(0, 2, 1)),
+    "long rows in turns": ((2, 2 * moving._TASK + 5), lambda a: a.T),
+    "long rows taken apart": ((moving._TASK + 5, 4), lambda a: a.T),
+    "backwards in turns": ((5, 3, 37), lambda a: a[::-1, ::-1].transpose(0, 2, 1)),
+    "blocks to pixels": ((3, 5, 2, 2, 37), lambda a: a.transpose(1, 0, 2, 4, 3)),
+    "pixels to blocks": ((3, 5, 2, 37, 4), lambda a: a.transpose(2, 1, 0, 4, 3)),
     "six axes": ((2, 3, 2, 3, 2, 5), lambda a: a.transpose(4, 1, 3, 5, 2, 0)),
 }  # fmt: skip
 

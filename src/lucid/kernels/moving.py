@@ -1,8 +1,9 @@
 """Elements moved from one layout to another on all threads: views laid out in order, parts put beside each other.
 
-Two walks serve every pair of layouts in which each side has neighbours somewhere::
+Three walks serve every pair of layouts in which each side has neighbours somewhere::
 
     rows     both have neighbours along one axis: rows are copied, as they are or backwards, or one element along a row
+    mixed    some few rows of one side take turns in a row of the other: pixels of channels, and back
     turned   each along an axis of its own: blocks of as many rows as a vector has lanes are transposed in registers
 """
 
@@ -24,10 +25,12 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    deinterleave,
     f32,
     f64,
     i16,
     i64,
+    interleave,
     lanes_below,
     minimum,
     ptr,
@@ -48,6 +51,8 @@ LEAST = 16384
 _TASK = 8192
 #: A task of turned blocks: neighbours in the result, neighbours in the source.
 _TURNED = (128, 64)
+#: Rows that are mixed; of more, turned blocks have enough columns.
+_MIXED = (2, 3, 4)
 #: By bytes of an element. Bits move as they are, whatever they stand for.
 _TYPES: dict[int, Type] = {2: i16, 4: f32, 8: f64}
 _PLANS = 1024
@@ -134,7 +139,14 @@ def _plan(source: Array, to: Array) -> _Plan | None:
         return None
     if rows:
         return _rows(element, first[-1], sizes, first, last)
-    if 1 not in first or target.isa().lanes(element) == 1 or element == i16:
+    if 1 not in first:
+        return None
+    down = first.index(1)
+    if sizes[-1] in _MIXED and last[down] == sizes[-1]:
+        return _mixed(element, "together", sizes, first, last)
+    if sizes[down] in _MIXED and first[-1] == sizes[down]:
+        return _mixed(element, "apart", sizes, first, last)
+    if target.isa().lanes(element) == 1 or element == i16:
         return None
     return _turned(element, sizes, first, last)
 
@@ -148,6 +160,24 @@ def _rows(element: Type, inner: int, sizes: Sizes, first: Sizes, last: Sizes) ->
     return _bound(
         ("move", "rows", element.bytes, inner), lambda isa: _write_rows(isa, element, inner),
         (*sizes[1:], lines, piece, *parts, *first[:3], *last[:3]), sizes[0] * sizes[1] * prod(parts),
+    )  # fmt: skip
+
+
+def _mixed(element: Type, way: str, sizes: Sizes, first: Sizes, last: Sizes) -> _Plan:
+    """Rows of the source put "together" into one of the result, or a row of the source taken "apart" into some."""
+    down, together = first.index(1), way == "together"
+    count, n, step = (sizes[-1], sizes[down], first[-1]) if together else (sizes[down], sizes[-1], last[down])
+    others = [k for k in range(len(sizes) - 1) if k != down]
+    lead = 3 - len(others)
+    outer = [*(1,) * lead, *(sizes[k] for k in others)]
+    steps = [(*(0,) * lead, *(side[k] for k in others)) for side in (first, last)]
+    piece = min(n, _TASK // count)
+    lines = max(1, min(outer[2], _TASK // (count * piece)))
+    groups = max(1, min(outer[1], _TASK // (count * piece * lines)))
+    parts = -(-outer[1] // groups), -(-outer[2] // lines), -(-n // piece)
+    return _bound(
+        ("move", way, element.bytes, count), lambda isa: _write_mixed(isa, element, way, count),
+        (*outer[1:], n, groups, lines, piece, *parts, step, *steps[0], *steps[1]), outer[0] * prod(parts),
     )  # fmt: skip
 
 
@@ -216,6 +246,59 @@ def _copy_backwards(f: Function, source: Pointer, to: Pointer, ends: tuple[Value
         to.store(found if lanes == 1 else shuffle(found, None, range(lanes - 1, -1, -1)), i.i)
     with f.loop(whole, stop) as i:
         to.store(source.load(-i.i), i.i)
+
+
+def _write_mixed(isa: ISA, element: Type, way: str, count: int) -> Module:
+    """A task is some pieces of ``count`` rows, ``step`` apart, and of the row in which they take turns."""
+    m, lanes = Module(f"move_{way}_{count}", isa), isa.lanes(element)
+    names = (
+        "second", "third", "n", "groups", "lines", "piece", "group_parts", "line_parts", "pieces", "step",
+        *(f"{side}_{k}" for side in ("source", "to") for k in range(3)),
+    )  # fmt: skip
+    f = m.entry("run", source=ptr(element), to=ptr(element), **dict.fromkeys(names, i64))
+    a = f.args
+    mix = _together if way == "together" else _apart
+    with f.loop(a.begin, a.end) as task:
+        start, rest = task.i % a.pieces * a.piece, task.i // a.pieces
+        line, rest = rest % a.line_parts * a.lines, rest // a.line_parts
+        first, group = rest // a.group_parts, rest % a.group_parts * a.groups
+        stop = minimum(start + a.piece, a.n)
+        whole = stop - (stop - start) % lanes
+        with (
+            f.loop(group, minimum(group + a.groups, a.second)) as j,
+            f.loop(line, minimum(line + a.lines, a.third)) as k,
+        ):
+            source = a.source.at(first * a.source_0 + j.i * a.source_1 + k.i * a.source_2)
+            to = a.to.at(first * a.to_0 + j.i * a.to_1 + k.i * a.to_2)
+            with f.loop(start, whole, lanes) as i:
+                mix(source, to, a.step, i.i, lanes, count, None)
+            if lanes > 1:
+                with f.when(whole < stop):
+                    mix(source, to, a.step, whole, lanes, count, stop - whole)
+    return m
+
+
+def _together(source: Pointer, to: Pointer, step: Value, i: Value, lanes: int, count: int, left: Value | None) -> None:
+    """From i on a vector of each row, of which ``left`` elements, one after the other."""
+    rows, mixed = _ends(source.fn, left, lanes, count)
+    vectors = interleave([source.at(r * step).load(i, lanes, rows) for r in range(count)])
+    for k, (vector, mask) in enumerate(zip(vectors, mixed, strict=True)):
+        to.store(vector, i * count + k * lanes, mask)
+
+
+def _apart(source: Pointer, to: Pointer, step: Value, i: Value, lanes: int, count: int, left: Value | None) -> None:
+    """The inverse of ``_together``."""
+    rows, mixed = _ends(source.fn, left, lanes, count)
+    vectors = [source.load(i * count + k * lanes, lanes, mask) for k, mask in enumerate(mixed)]
+    for r, vector in enumerate(deinterleave(vectors, count)):
+        to.at(r * step).store(vector, i, rows)
+
+
+def _ends(f: Function, left: Value | None, lanes: int, count: int) -> tuple[Value | None, list[Value | None]]:
+    """The masks of vectors along rows of which so many elements are left, and of those in which they take turns."""
+    if left is None:
+        return None, [None] * count
+    return lanes_below(f, left, lanes), [lanes_below(f, left * count - k * lanes, lanes) for k in range(count)]
 
 
 def _write_turned(isa: ISA, element: Type) -> Module:

@@ -54,18 +54,24 @@ def _activation(
     value: Callable[..., Array],
     pull: Callable[..., Any],
     result_tells: Callable[..., bool] | None = None,
+    slow_in_numpy: bool = False,
 ) -> Callable[..., Tensor]:
     """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x).
 
-    Where arrays are large, the kernels of that name take the place of both. Where ``result_tells(*params)``, ``pull``
-    gives the same of f(x) as of x: then the result is saved, which what follows mostly saves anyway, and not x.
+    Where arrays are large, the kernels of that name take the place of both, and where they are small too if it is
+    ``slow_in_numpy``, but for float64. Where ``result_tells(*params)``, ``pull`` gives the same of f(x) as of x: then
+    the result is saved, which what follows mostly saves anyway, and not x.
     """
     kernel: Elementwise = getattr(activations, name)
     kernel_grad: Elementwise = getattr(activations, f"{name}_grad")
     least = native.ONE_PASS if name in _EXACT else native.SEVERAL_PASSES
 
+    def takes(*arrays: Array) -> bool:
+        small = slow_in_numpy and arrays[0].dtype != np.float64 and native.takes(native.ALWAYS, *arrays)
+        return small or native.takes(least, *arrays)
+
     def backward_pass(h: Array, x: Array, *, params: tuple[Any, ...]) -> Array:
-        if native.takes(least, h, x):
+        if takes(h, x):
             return native.run(kernel_grad, h, x, params=params)
         return _rounded_once(lambda h, x: pull(ARRAYS, h, x, *params), h, x)
 
@@ -73,7 +79,7 @@ def _activation(
         return pull(TENSORS, g, x, *params) if is_grad_enabled() else apply(gradient, g, x, params=params)
 
     def forward(x: Array, *, params: tuple[Any, ...]) -> Array:
-        if native.takes(least, x):
+        if takes(x):
             return native.run(kernel, x, params=params)
         return _rounded_once(lambda x: value(x, *params), x)
 
@@ -204,11 +210,11 @@ selu = _activation(
 
 silu = _activation("silu", lambda x: x * special.sigmoid(x), _silu_pull)
 
-gelu = _activation("gelu", _gelu, _gelu_pull)
+gelu = _activation("gelu", _gelu, _gelu_pull, slow_in_numpy=True)  # erf takes it 100 us
 
 gelu_tanh = _activation("gelu_tanh", lambda x: 0.5 * x * (1 + np.tanh(_gelu_tanh_inner(x))), _gelu_tanh_pull)
 
-mish = _activation("mish", lambda x: x * np.tanh(_softplus(x, 1.0, np.inf)), _mish_pull)
+mish = _activation("mish", lambda x: x * np.tanh(_softplus(x, 1.0, np.inf)), _mish_pull, slow_in_numpy=True)
 
 softplus = _activation(
     "softplus",
