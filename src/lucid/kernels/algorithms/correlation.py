@@ -37,7 +37,7 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.correlation_kernel import write
 from lucid.kernels.algorithms.correlation_tile import Tile
-from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window
+from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window, unit_of_fill
 from lucid.kernels.epilogue import sources
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
@@ -63,6 +63,7 @@ _COST = {
     "line": 12.0,  # of tiles
     "fill": 1.9,  # a vector of a frame
     "fill split": 20.0,  # where single elements are dealt out by phase
+    "fill dealt": 20.0,  # where vectors of each phase are
     "fill beyond first cache": 1.5,  # in addition
     "line from second cache": 1.0,  # of a tile's samples, where they are more than the first one holds
     "plane": 12.0,  # of a frame
@@ -82,6 +83,7 @@ _HALVED = {
     "product": 1.09,
     "line": 32.0,
     "fill": 1.9,
+    "fill dealt": 5.0,
     "plane": 32.0,
     "merged": 36.0,
     "fetched": 0.65,
@@ -256,7 +258,7 @@ class Correlation:
         return {
             **{unit: tiles * count for unit, count in each.items()},
             "line": self.tasks * lines,
-            "fill" if self.stride_in[2] <= 2 else "fill split": filled,
+            unit_of_fill(self.stride_in[2]): filled,
             "fill beyond first cache": filled if beyond else 0,
             "line from second cache": tiles * self._far_lines,
             "plane": 0 if tile.in_place else self.tasks * self.sources * self.cut.frame[0],
@@ -424,7 +426,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     """Tables of taps, and every number of the cut, fixed for the shape."""
     problem, spec = asked.problem, asked.problem.spec
     element = BY_DTYPE[problem.dtype]
-    split, merge = _stride_class(asked.stride_in[2]), _stride_class(asked.stride_out[2])
+    merge = _stride_class(asked.stride_out[2])
     tables = asked.taps()
     rows = asked.axes[1].phases[0]
     step = (rows[1][0] - rows[0][0]) * spec.kernel[2] if asked.tile.span > 1 else 1 if asked.forward else -1
@@ -441,7 +443,7 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     no_bias, zeros = np.zeros(1), np.zeros(outside_bytes, np.uint8)
     fields = (
         0, 0, 0 if problem.bias else address(no_bias), *[0] * 5, address(zeros), *map(address, tables),
-        0 if asked.tile.in_place else fill_frame_address(problem.dtype, split), *numbers,
+        0 if asked.tile.in_place else fill_frame_address(problem.dtype, asked.stride_in[2]), *numbers,
     )  # fmt: skip
     tasks = asked.tasks
     chunk = max(1, min(tasks // 64, int(50_000 / (asked.cycles / tasks + 1))))

@@ -31,7 +31,7 @@ from lucid.kernels import jit, target
 from lucid.kernels.algorithms import depthwise_sums, toeplitz
 from lucid.kernels.algorithms.base import Executable, address, memory_cycles, priced, sum_type, turns_of, useful_threads
 from lucid.kernels.algorithms.depthwise_grad_kernel import Tile, write
-from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window
+from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window, unit_of_fill
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
@@ -56,6 +56,7 @@ _COST = {
     "sum": 2.0,  # a vector of them, once a pass
     "fill": 2.9,  # a vector of a frame
     "fill split": 20.0,  # where single elements are dealt out by phase
+    "fill dealt": 20.0,  # where vectors of each phase are
     "plane": 26.0,  # of a frame
     "box": 36.0,
     "upstream": 2.2,  # a vector of g that is added up for the bias
@@ -75,6 +76,7 @@ _HALVED = {
     "sum": 4.7,
     "fill": 5.0,
     "fill split": 23.0,
+    "fill dealt": 6.0,
     "plane": 36.0,
     "widened": 2.7,
     "finish": 22.0,
@@ -189,7 +191,7 @@ class Sums:
             "whole row" if wide % self.lanes == 0 else "row": rows,
             "pass": boxes * groups,
             "sum": boxes * groups * tile.sums,
-            "fill" if p.spec.stride[2] <= 2 else "fill split": boxes * p.group_in * self.cut.plane / self.lanes,
+            unit_of_fill(p.spec.stride[2]): boxes * p.group_in * self.cut.plane / self.lanes,
             "plane": boxes * p.group_in * self.cut.frame[0],
             "box": boxes,
             "upstream": of_g * p.bias,
@@ -261,7 +263,7 @@ def bind(asked: Sums, isa: ISA) -> Executable:
     problem, tile = asked.problem, asked.tile
     element = BY_DTYPE[problem.dtype]
     step = problem.spec.stride[2]
-    fill = fill_frame_address(problem.dtype, step if step <= 2 else 0)
+    fill = fill_frame_address(problem.dtype, step)
     widens = asked.widens
     code = jit.kernel(("depthwise_grad", problem.dtype, tile, widens), lambda isa: write(isa, element, tile, widens))
     weights, alone, itemsize = problem.group_in * problem.spec.taps, asked.alone, asked.element.bytes

@@ -31,6 +31,7 @@ from lucid.kernels.ir import (
     Value,
     computed,
     convert,
+    deinterleave,
     i64,
     lanes_below,
     lift,
@@ -38,7 +39,6 @@ from lucid.kernels.ir import (
     minimum,
     ptr,
     select,
-    shuffle,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -48,6 +48,9 @@ Array = np.ndarray[Any, Any]
 
 #: Planes of at least so many rows, of at most so many vectors, are framed by columns of vectors.
 _COLUMN_ROWS, _COLUMN_VECTORS = 4, 8
+
+#: Strides whose phases are dealt out a vector of each at a time; of others, sample by sample.
+DEALT = (2, 3, 4)
 
 #: The geometry that a kernel takes at run time, in the order of ``Cut.fields``.
 GEOMETRY = (
@@ -239,16 +242,16 @@ def _write_fill_row(module: Module, element: Type, lanes: int) -> Function:
 def _write_split_row(module: Module, element: Type, lanes: int, stride: int) -> Function:
     """Adds ``split_row(to, source, count, stride)``: to[phase][i] = source[i stride + phase].
 
-    ``stride`` is 2, where a phase is a multiple of ``lanes`` long, or 0 for any.
+    ``stride`` is one of ``DEALT``, where a phase is a multiple of ``lanes`` long, or 0 for any.
     """
     f = module.function("split_row", to=ptr(element), source=ptr(element), count=i64, stride=i64)
     a = f.args
     length = a.count // (stride or a.stride)
-    if stride == 2:
+    if stride:
         with f.loop(0, length, lanes) as i:
-            low, high = (a.source.load(i.i * 2 + k, lanes) for k in (0, lanes))
-            for k in (0, 1):
-                a.to.store(shuffle(low, high, range(k, 2 * lanes, 2)), k * length + i.i)
+            vectors = [a.source.load(i.i * stride + k * lanes, lanes) for k in range(stride)]
+            for k, value in enumerate(deinterleave(vectors, stride)):
+                a.to.store(value, k * length + i.i)
     else:
         with f.loop(0, a.stride) as phase, f.loop(0, length) as i:
             a.to[phase.i * length + i.i] = a.source[i.i * a.stride + phase.i]
@@ -260,7 +263,7 @@ def _write_fill_columns(module: Module, element: Type, lanes: int, stride: int) 
 
     Rows are ``pitch`` apart in ``to`` and ``width`` in ``source``; those before ``above`` and from ``below`` on are 0,
     and so are columns outside left <= i < right. One column of vectors at a time, since its masks serve every row; the
-    last first, since it runs over into the next row. With a ``stride`` of 2 the even columns come first, then the odd.
+    last first, since it runs over into the next row. With a ``stride`` columns are dealt out into its phases.
     """
     kind, wide = computed(element), lanes * stride
     f = module.function(
@@ -278,10 +281,7 @@ def _write_fill_columns(module: Module, element: Type, lanes: int, stride: int) 
         to, source, half = a.to.at(c // stride if stride > 1 else c), a.source.at(c), a.pitch // stride
 
         def put(row: Value, values: list[Value], to: Pointer = to, half: Value = half) -> None:
-            if stride > 1:
-                low, high = values
-                values = [shuffle(low, high, range(k, wide, stride)) for k in range(stride)]
-            for k, value in enumerate(values):
+            for k, value in enumerate(deinterleave(values, stride)):
                 to.store(value, row * a.pitch + (k * half if k else 0))
 
         with f.loop(0, a.above) as y:
@@ -305,14 +305,21 @@ def fill_frame_address(dtype: str, stride: int = 1) -> int:
     """Where ``fill_frame(fields, to, source, channels, images, image_stride, d, h, w)`` lies, for kernels to call.
 
     ``to[channel][image]`` become the frames of the box at output position (d, h, w); ``source`` is the first channel of
-    the first image, planar. With a ``stride`` of 2, or 0 for any, each row of a frame is split by phase, so that pixels
-    side by side lie side by side; a row behind the last frame is scratch then. Half precision becomes float32.
+    the first image, planar. With a ``stride`` each row of a frame is split by phase, so that pixels side by side lie
+    side by side; a row behind the last frame is scratch then. Half precision becomes float32.
 
     A module of its own: every kernel needs it, and to compile it takes as long as a kernel's own part.
     """
-    element = BY_DTYPE[dtype]
+    element, stride = BY_DTYPE[dtype], stride if stride == 1 or stride in DEALT else 0
     code = jit.kernel(("fill_frame", dtype, stride), lambda isa: _write_fill_frame(isa, element, stride))
     return code.address("fill_frame")
+
+
+def unit_of_fill(stride: int) -> str:
+    """What a cost model calls the work of ``fill_frame`` for a vector of a frame."""
+    if stride <= 2:
+        return "fill"
+    return "fill dealt" if stride in DEALT else "fill split"
 
 
 def call_fill_frame(f: Function, element: Type, fields: dict[str, Type], *arguments: Any) -> None:
@@ -325,7 +332,7 @@ def call_fill_frame(f: Function, element: Type, fields: dict[str, Type], *argume
 
 def _write_fill_frame(isa: ISA, element: Type, stride: int) -> Module:
     lanes = isa.lanes(computed(element))
-    if lanes == 1 and stride == 2:
+    if lanes == 1 and stride > 1:
         stride = 0
     module, fields = Module("fill_frame", isa), dict.fromkeys(GEOMETRY, i64)
     fill_row = _write_fill_row(module, element, lanes)
