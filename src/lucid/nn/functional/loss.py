@@ -8,7 +8,7 @@ import numpy as np
 
 from lucid.core.errors import DTypeError, ShapeError
 from lucid.nn.functional.activation import log_softmax
-from lucid.ops import activation, elementwise
+from lucid.ops import activation, difference, elementwise
 from lucid.ops import loss as ops
 from lucid.ops.autocast import raised
 from lucid.ops.checked import check_tensor
@@ -86,12 +86,18 @@ def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     >>> mse_loss(Tensor([1.0, 2.0]), Tensor([1.0, 4.0]))
     Tensor(2.)
     """
-    return _reduced(elementwise.square(_difference("mse_loss", input, target, reduction)), reduction)
+    input, target = _pair("mse_loss", input, target, reduction)
+    if reduction != "none" and difference.takes(input, target):
+        return difference.squared_error(input, target, mean=reduction == "mean")
+    return _reduced(elementwise.square(input - target), reduction)
 
 
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """|input - target|."""
-    return _reduced(elementwise.abs(_difference("l1_loss", input, target, reduction)), reduction)
+    input, target = _pair("l1_loss", input, target, reduction)
+    if reduction != "none" and difference.takes(input, target):
+        return difference.absolute_error(input, target, mean=reduction == "mean")
+    return _reduced(elementwise.abs(input - target), reduction)
 
 
 def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
