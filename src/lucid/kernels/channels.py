@@ -59,9 +59,36 @@ _AHEAD_BYTES = 2048  #: how far ahead a row is asked for, as rows far apart are 
 _GEOMETRY = ("rows", "channels", "n")
 
 
-def _wide(x: Value) -> Value:
+def wide(x: Value) -> Value:
     """In the type of the sums."""
     return convert(x, f64)
+
+
+def over_row(
+    f: Function,
+    n: Value,
+    lanes: int,
+    unroll: int,
+    totals: list[Value],
+    vector: Callable[[list[Value], Value, Value | None, int], list[Value]],
+    ahead: Callable[[Value], None] = lambda at: None,
+) -> list[Value]:
+    """Totals with a row of n: whole vectors, ``unroll`` at a time and numbered, then what is left under a mask.
+
+    ``ahead`` is told where several begin.
+    """
+    whole, fast = n - n % lanes, n - n % (lanes * unroll)
+    with f.loop(0, fast, lanes * unroll, carry=totals) as loop:
+        ahead(loop.i)
+        for u in range(unroll):
+            loop.values = vector(loop.values, loop.i + u * lanes, None, u)
+    with f.loop(fast, whole, lanes, carry=loop.values) as single:
+        single.values = vector(single.values, single.i, None, 0)
+    before = single.values
+    if lanes == 1:
+        return before
+    mask = lanes_below(f, n - whole, lanes)
+    return f.choose(whole < n, lambda: vector(before, whole, mask, 0), lambda: before)
 
 
 def fit(axes: Sizes, *arrays: Array) -> bool:
@@ -172,7 +199,7 @@ class _Body:
                 given += made.before(given, _picked(made.before, alone))
             every = [splat(value, self.lanes) for value in given]
             sums = self._summed(task.i, every)
-            found = made.finish([*sums, *map(_wide, given)], _picked(made.finish, summed))
+            found = made.finish([*sums, *map(wide, given)], _picked(made.finish, summed))
             found = tuple(convert(value, f32) for value in found)
             for name, value in zip(self.kept, found, strict=False):
                 getattr(a, name).store(value, task.i)
@@ -188,21 +215,16 @@ class _Body:
         f, n, lanes = self.f, self.f.args.n, self.lanes
         terms = len(self.made.terms.result_types(("float32",) * (len(self.arrays) + len(every)))) // 2
         nothing = f.const(vec(f64, lanes), 0.0)
-        whole, fast = n - n % lanes, n - n % (lanes * self.unroll)
-        mask = lanes_below(f, n - whole, lanes)
         with f.loop(0, f.args.rows, carry=[nothing] * (terms * self.unroll)) as row:
             pointers = self._row(self.arrays, row.i, channel)
-            with f.loop(0, fast, lanes * self.unroll, carry=row.values) as loop:
-                self._ask_ahead(pointers, loop.i)
-                for u in range(self.unroll):
-                    loop.values = self._added(loop.values, pointers, loop.i + u * lanes, every, None, u)
-            with f.loop(fast, whole, lanes, carry=loop.values) as single:
-                single.values = self._added(single.values, pointers, single.i, every, None, 0)
-            row.values = before = single.values
-            if lanes > 1:
-                row.values = f.choose(
-                    whole < n, lambda: self._added(before, pointers, whole, every, mask, 0), lambda: before
-                )
+
+            def vector(totals: list[Value], at: Value, mask: Value | None, u: int) -> list[Value]:
+                return self._added(totals, pointers, at, every, mask, u)
+
+            def ahead(at: Value) -> None:
+                self._ask_ahead(pointers, at)
+
+            row.values = over_row(f, n, lanes, self.unroll, row.values, vector, ahead)
         two, sums = COMBINE["sum"].two, []
         for t in range(terms):
             total = row.values[t]
@@ -217,7 +239,7 @@ class _Body:
         """Totals with the terms of one vector of every array."""
         inputs = [p.load(at, self.lanes, mask) for p in pointers]
         made = self.made.terms([*inputs, *every], _picked(self.made.terms, self.numbers))
-        factors = [_wide(v if mask is None else select(mask, v, 0.0)) for v in made]
+        factors = [wide(v if mask is None else select(mask, v, 0.0)) for v in made]
         out, first = list(totals), u * (len(factors) // 2)
         for t in range(len(factors) // 2):
             out[first + t] = fma(factors[2 * t], factors[2 * t + 1], out[first + t])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.geometry import Sizes
-from lucid.kernels import channels, target
+from lucid.kernels import channels, groups, target
 from lucid.kernels.activations import clamp
 from lucid.kernels.channels import Channels
 from lucid.kernels.elementwise import Elementwise
@@ -241,6 +241,11 @@ def statistics(x: Array, axes: Sizes, eps: float) -> tuple[Array, Array, Array]:
     return mean.reshape(shape), variance.reshape(shape), rstd.reshape(shape)
 
 
+def in_one_region(axes: Sizes, affine_shape: Sizes, *arrays: Array) -> bool:
+    """Whether these are standardised, or their gradients found, by one planned call, of few numbers too."""
+    return groups.fit(axes, affine_shape, *arrays) is not None
+
+
 def standardize(
     x: Array, weight: Array | None, bias: Array | None, axes: Sizes, affine_shape: Sizes, eps: float
 ) -> tuple[Array, Array, Array]:
@@ -251,6 +256,10 @@ def standardize(
     Cost: x is read twice (float64 three times), or once where rows stay in cache; the result is written.
     """
     x = _in_rows(x)
+    if found := groups.fit(axes, affine_shape, x):
+        y, *parts = groups.standardize(x, weight, bias, found, eps)
+        shape = _kept(x.shape, axes)
+        return y, parts[0].reshape(shape), parts[1].reshape(shape)
     if _per_channel(affine_shape, axes) and channels.fit(axes, x):
         return _by_channels(_channels, x, weight, bias, axes, eps=eps)
     w, b = _affine(weight, 1, affine_shape, x), _affine(bias, 0, affine_shape, x)
@@ -270,13 +279,16 @@ def _are_rows(x: Array, axes: Sizes) -> bool:
 def standardize_grad(
     g: Array, x: Array, weight: Array | None, mean: Array, var: Array, axes: Sizes, affine_shape: Sizes, eps: float
 ) -> tuple[Array, Array, Array]:
-    """Gradients of ``standardize`` in x, weight and bias, the last two of ``affine_shape``.
+    """Gradients of ``standardize`` in x, weight and bias, the last two of ``affine_shape``: () where there are none.
 
     Source: Ioffe & Szegedy, arXiv:1502.03167, section 3, with the sums collected.
     Cost: g and x are read twice (three times where few elements share both a statistic and a weight, in more than a
     row), and the gradient is written.
     """
     g, x = _in_rows(g), _in_rows(x)
+    if found := groups.fit(axes, affine_shape, g, x):
+        slope, *parts = groups.standardize_grad(g, x, weight, mean, var, found, eps, bool(affine_shape))
+        return slope, parts[0].reshape(affine_shape), parts[1].reshape(affine_shape)
     if _per_channel(affine_shape, axes) and channels.fit(axes, g, x):
         return _grad_by_channels(_channels_grad, g, x, weight, None, mean, var, axes, affine_shape, eps=eps)
     rstd = (1.0 / np.sqrt(var + eps)).astype(var.dtype, copy=False)

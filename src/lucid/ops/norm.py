@@ -176,7 +176,9 @@ def _affine_forward(x: Array, scale: Array, shift: Array) -> Array:
 def _forward(
     x: Array, weight: Array | None, bias: Array | None, *, axes: Sizes, affine_shape: Sizes, eps: float
 ) -> tuple[Array, Array, Array]:
-    if native.takes(native.SEVERAL_PASSES, x, weight, bias):
+    if weight is None and bias is None:
+        affine_shape = ()
+    if native.takes(_least(axes, affine_shape, x), x, weight, bias):
         return normalization.standardize(x, weight, bias, axes, affine_shape, eps)
     wide = widened(x)
     mean = _mean(wide, axes)
@@ -186,6 +188,11 @@ def _forward(
     if bias is not None:
         y += bias.reshape(affine_shape)
     return y.astype(x.dtype, copy=False), mean, var
+
+
+def _least(axes: Sizes, affine_shape: Sizes, *arrays: Array) -> int:
+    """Elements from which kernels win."""
+    return native.ALWAYS if normalization.in_one_region(axes, affine_shape, *arrays) else native.SEVERAL_PASSES
 
 
 def _clamped_forward(
@@ -341,7 +348,9 @@ def _gradients_forward(
     given_shape: Sizes,
     eps: float,
 ) -> tuple[Array, Array, Array]:
-    if native.takes(native.SEVERAL_PASSES, h, x, weight):
+    if given_shape == (-1,):  # neither weight nor bias
+        affine_shape = ()
+    if native.takes(_least(axes, affine_shape, h, x), h, x, weight):
         gx, g_weight, g_bias = normalization.standardize_grad(h, x, weight, mean, var, axes, affine_shape, eps)
         return gx, g_weight.reshape(given_shape), g_bias.reshape(given_shape)
     rstd = _scale(var, None, affine_shape, eps)
