@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 ISAS = [isa.name for isa in target.cpu().isas]
 WIDE = {np.float32: np.float64, np.float64: np.longdouble}
 KERNELS = {name: Elementwise(name, f) for name, f in functions.UNARY.items()}
+exp_of_negative = Elementwise("exp_of_negative", functions.exp_of_negative)
 
 
 def _erf_extended(x: Array) -> Array:
@@ -129,3 +130,18 @@ def test_normal_distribution_keeps_its_small_values(dtype: Any, isa: str) -> Non
         np.testing.assert_allclose(kernel(x), special.ndtr(x.astype(np.float64)), rtol=48 * np.finfo(dtype).eps)
         limits = kernel(np.array([-np.inf, -40, 0, 40, np.inf, np.nan], dtype))
     np.testing.assert_array_equal(limits, np.array([0, 0, 0.5, 1, 1, np.nan], dtype))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_shorter_exp_of_what_is_not_above_zero(dtype: Any, isa: str) -> None:
+    x = samples(dtype)
+    x = np.append(x[~(x > 0)], np.array([0, -0.0, -np.inf, np.nan, np.log(np.finfo(dtype).tiny)], dtype))
+    with np.errstate(all="ignore"):
+        want = np.exp(x.astype(WIDE[dtype]))
+    with target.using(isa):
+        got = exp_of_negative(x)
+    close = np.abs(got - want) < np.finfo(dtype).tiny  # a product may be flushed where no instruction adds to it
+    distance = np.where(close, 0, ulps(got, want))
+    assert distance.max() <= 1, f"exp({x[distance.argmax()]!r}): {distance.max():.2f} ulp"
+    assert not got[x < -800].any() and (got[x == 0] == 1).all()

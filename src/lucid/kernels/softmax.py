@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lucid.kernels.functions import exp, log
+from lucid.kernels.functions import exp, exp_of_negative, log
 from lucid.kernels.ir import Value, absolute, select
 from lucid.kernels.rows import Rows, Stage
 
@@ -13,14 +13,14 @@ _TOP = Stage("top", lambda x: x)  # a NaN comes back with the exponentials
 #: exp(x) / sum(exp(x)); a row of -inf gives NaN, as 0 / 0.
 softmax = Rows(
     "softmax",
-    stages=[_TOP, Stage("sum", lambda x, top: exp(x - top), lambda total: 1.0 / total)],
-    results=lambda x, top, scale: exp(x - top) * scale,
+    stages=[_TOP, Stage("sum", lambda x, top: exp_of_negative(x - top), lambda total: 1.0 / total)],
+    results=lambda x, top, scale: exp_of_negative(x - top) * scale,
 )
 
 #: x - log(sum(exp(x))).
 log_softmax = Rows(
     "log_softmax",
-    stages=[_TOP, Stage("sum", lambda x, top: exp(x - top), log)],
+    stages=[_TOP, Stage("sum", lambda x, top: exp_of_negative(x - top), log)],
     results=lambda x, top, size: x - top - size,
 )
 
@@ -41,7 +41,9 @@ softmax_grad = Rows(
     "softmax_grad", stages=[Stage("sum", lambda g, y: g * y)], results=lambda g, y, along: (g - along) * y
 )
 log_softmax_grad = Rows(
-    "log_softmax_grad", stages=[Stage("sum", lambda g, y: g)], results=lambda g, y, total: g - exp(y) * total
+    "log_softmax_grad",
+    stages=[Stage("sum", lambda g, y: g)],
+    results=lambda g, y, total: g - exp_of_negative(y) * total,
 )
 
 
@@ -50,7 +52,7 @@ def _surprise(x: Value, column: Value, target: Value, top: Value, size: Value) -
 
 
 def _cross_entropy_grad(x: Value, column: Value, target: Value, scale: Value, top: Value, size: Value) -> Value:
-    p = exp(x - top - size)
+    p = exp_of_negative(x - top - size)
     return scale * select(column.eq(target), p - 1.0, p)
 
 
@@ -59,7 +61,7 @@ cross_entropy = Rows(
     "cross_entropy",
     stages=[
         Stage("top", lambda x, column, target: x),
-        Stage("sum", lambda x, column, target, top: exp(x - top), log),
+        Stage("sum", lambda x, column, target, top: exp_of_negative(x - top), log),
         Stage("sum", _surprise),
     ],
     results=lambda x, column, target, top, size, loss: (),
@@ -71,7 +73,7 @@ cross_entropy_grad = Rows(
     "cross_entropy_grad",
     stages=[
         Stage("top", lambda x, column, target, scale: x),
-        Stage("sum", lambda x, column, target, scale, top: exp(x - top), log),
+        Stage("sum", lambda x, column, target, scale, top: exp_of_negative(x - top), log),
     ],
     results=_cross_entropy_grad,
 )
