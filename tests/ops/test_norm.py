@@ -10,7 +10,7 @@ import pytest
 import lucid
 from lucid.autograd import check_grads
 from lucid.ops.activation import prelu
-from lucid.ops.norm import folded, standardize, standardize_clamped, standardize_leaked
+from lucid.ops.norm import affine, folded, standardize, standardize_clamped, standardize_leaked
 
 CASES = [
     ((4, 3, 5), (0, 2), (1, 3, 1)),  # batch
@@ -131,6 +131,26 @@ def test_gradients_through_a_leak(parts: str, slopes: tuple[int, ...]) -> None:
     np.testing.assert_allclose(run(*inputs).out.detach().numpy(), plain)
     check_grads(lambda *t: run(*t).out, inputs, rtol=1e-4)
     check_grads(lambda *t: tuple(run(*t)), inputs, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-6), (np.float64, 1e-13), (np.float16, 2e-3)])
+@pytest.mark.parametrize("shape", [(4, 3, 5), (3, 7, 11, 13), (2, 5, 4000)])
+def test_gradients_of_a_scale_and_a_shift_a_channel(shape: tuple[int, ...], dtype: Any, close: float) -> None:
+    per_channel = (1, shape[1], *(1,) * (len(shape) - 2))
+    x, scale, shift, g = (
+        drawn(k, *size).astype(dtype) for k, size in enumerate((shape, per_channel, per_channel, shape))
+    )
+    given = [lucid.tensor(a, requires_grad=True) for a in (x, scale, shift)]
+    upstream = lucid.tensor(g)
+    over = (0, *range(2, len(shape)))
+    wide = g.astype(np.float64)
+    wanted = wide * scale, (wide * x).sum(over).reshape(per_channel), wide.sum(over).reshape(per_channel)
+    for recorded in (False, True):
+        found = lucid.autograd.grad(affine(*given), given, upstream, create_graph=recorded)
+        for a, b in zip(found, wanted, strict=True):
+            assert a.dtype == given[0].dtype and a.shape == b.shape
+            most = np.abs(b).max() * (20 if recorded else 1)  # a product of two halves is rounded before it is summed
+            np.testing.assert_allclose(a.detach().numpy().astype(np.float64), b, rtol=close, atol=close * most)
 
 
 def _statistics() -> list[Any]:

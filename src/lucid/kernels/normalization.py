@@ -93,6 +93,8 @@ _rows_grad = Rows(
 )
 _apply = Elementwise("standardize", _standardized)
 affine = Elementwise("affine", lambda x, scale, shift: x * scale + shift)
+#: The sums that are its gradients in scale and shift.
+affine_sums = Reduction("affine_sums", terms=lambda g, x: (g, x, g, 1.0), combine="products")
 _grad = Elementwise(
     "standardize_grad",
     lambda g, x, mean, rstd, w, sum_g, sum_gx, *, inverse: (

@@ -13,7 +13,7 @@ import numpy as np
 from lucid.autograd import Op, apply, is_grad_enabled
 from lucid.core.dtypes import DType, widened
 from lucid.core.geometry import Sizes
-from lucid.kernels import kept, normalization
+from lucid.kernels import arithmetic, kept, normalization
 from lucid.ops import native
 from lucid.ops.activation import prelu, prelu_forward, prelu_pull
 from lucid.ops.broadcast import product_sum_to, sum_to
@@ -65,23 +65,24 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return result
 
 
-def folded(mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float, dtype: DType) -> tuple[Tensor, Tensor]:
-    """The scale and the shift that are (x - mean) / sqrt(var + eps) * weight + bias, in ``dtype``.
+def folded(
+    mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float, dtype: DType, shape: Sizes = (-1,)
+) -> tuple[Tensor, Tensor]:
+    """The scale and the shift that are (x - mean) / sqrt(var + eps) * weight + bias, in ``dtype`` and of ``shape``.
 
-    All have one value a channel and one shape. Where no gradient is recorded they are made again only when one of the
-    four has changed.
+    The four have one value a channel. Where no gradient is recorded it is made again only when one of them has changed.
     """
     parts = mean, var, weight, bias
     given = [t for t in parts if t is not None]
     versions = None if is_grad_enabled() else versions_alone(given)  # first, since it counts who holds the arrays
     if versions is None:
-        made: tuple[Tensor, Tensor] = apply(_fold, *parts, eps=eps, dtype=dtype)
+        made: tuple[Tensor, Tensor] = apply(_fold, *parts, eps=eps, dtype=dtype, shape=shape)
         return made
-    arrays, asked = [t._array for t in given], (versions, weight is None, eps, dtype)
+    arrays, asked = [t._array for t in given], (versions, weight is None, eps, dtype, shape)
     kept_before: tuple[Tensor, Tensor] | None = kept.value_of(arrays, asked)
     if kept_before is not None:
         return kept_before
-    made = apply(_fold, *parts, eps=eps, dtype=dtype)
+    made = apply(_fold, *parts, eps=eps, dtype=dtype, shape=shape)
     kept.keep_value(arrays, asked, made)
     return made
 
@@ -126,21 +127,22 @@ def scaled_channels(w: Array, scale: Array, is_transposed: bool) -> Array:
 
 
 def _fold_forward(
-    mean: Array, var: Array, weight: Array | None, bias: Array | None, *, eps: float, dtype: DType
+    mean: Array, var: Array, weight: Array | None, bias: Array | None, *, eps: float, dtype: DType, shape: Sizes
 ) -> tuple[Array, Array]:
     scale = widened(var) + eps
     np.sqrt(scale, scale)
     np.divide(1 if weight is None else weight, scale, scale)
     shift = mean * scale
     np.subtract(0 if bias is None else bias, shift, shift)
-    return scale.astype(dtype.numpy, copy=False), shift.astype(dtype.numpy, copy=False)
+    scale, shift = (part.astype(dtype.numpy, copy=False).reshape(shape) for part in (scale, shift))
+    return scale, shift
 
 
 def _fold_gradients(
     g: tuple[Maybe, Maybe], mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, eps: float
 ) -> tuple[Maybe, Maybe, Maybe, Maybe]:
     """shift = bias - mean scale, scale = weight rstd. One operation where nobody differentiates the result."""
-    to_scale, to_shift = g
+    to_scale, to_shift = (None if part is None else part.reshape(mean.shape) for part in g)
     if not is_grad_enabled():
         to_mean, to_var, to_weight = apply(_fold_grad, to_scale, to_shift, mean, var, weight, eps=eps)
         return to_mean, to_var, None if weight is None else to_weight, None if bias is None else to_shift
@@ -171,6 +173,20 @@ def _affine_forward(x: Array, scale: Array, shift: Array) -> Array:
         y: Array = normalization.affine(x, scale, shift)
         return y
     return x * scale + shift
+
+
+def _affine_gradients(g: Tensor, x: Tensor, scale: Tensor, shift_shape: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums in one pass where nobody differentiates the result."""
+    alone = not is_grad_enabled() and scale.shape == shift_shape
+    if alone and native.takes(native.SEVERAL_PASSES, g._array, x._array, scale._array):
+        made: tuple[Tensor, Tensor, Tensor] = apply(_affine_grad, g, x, scale)
+        return made
+    return g * scale, product_sum_to(g, x, scale.shape), sum_to(g, shift_shape)
+
+
+def _affine_grad_forward(h: Array, x: Array, scale: Array) -> tuple[Array, Array, Array]:
+    to_scale, to_shift = normalization.affine_sums(h, x, axes=_broadcast_axes(x.ndim, scale.shape))
+    return arithmetic.BINARY["mul"](h, scale), to_scale.reshape(scale.shape), to_shift.reshape(scale.shape)
 
 
 def _forward(
@@ -387,7 +403,11 @@ _fold = Op("fold", _fold_forward, vjp={("mean", "var", "weight", "bias"): _fold_
 # Only for the pass that nobody differentiates again.
 _fold_grad = Op("fold_grad", _fold_grad_forward, outputs=("to_mean", "to_var", "to_weight"))
 
+# Only for the pass that nobody differentiates again.
+_affine_grad = Op("affine_grad", _affine_grad_forward, outputs=("gx", "g_scale", "g_shift"))
+
 _affine = Op("affine", _affine_forward, vjp={
+    ("x", "scale", "shift"): _affine_gradients,
     "x": lambda g, scale: g * scale,
     "scale": lambda g, x, scale_shape: product_sum_to(g, x, scale_shape),
     "shift": lambda g, shift_shape: sum_to(g, shift_shape),

@@ -174,8 +174,7 @@ def _with_fixed_statistics(
     x: Tensor, mean: Tensor, var: Tensor, weight: Maybe, bias: Maybe, shape: Sizes, eps: float
 ) -> Tensor:
     """One pass with a multiplication and an addition a sample: everything of a channel is folded first."""
-    scale, shift = folded(mean, var, weight, bias, eps, x.dtype)
-    return affine(x, scale.reshape(shape), shift.reshape(shape))
+    return affine(x, *folded(mean, var, weight, bias, eps, x.dtype, shape))
 
 
 def _move(running: Tensor, batch: Tensor, momentum: float, factor: float) -> None:
