@@ -361,18 +361,19 @@ def test_sliding_between_neighbours(isa: ISA, element: Type) -> None:
     np.testing.assert_array_equal(got, [a[k : k + lanes] for k in range(1, lanes)])
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("element", [f32, f16, bf16])
-def test_told_apart(isa: ISA, element: Type) -> None:
+def test_told_apart(isa: ISA, element: Type, count: int) -> None:
     lanes = max(isa.lanes(f32), 2)
-    a = np.arange(2 * lanes).astype(DTYPE[element])
-    got = np.empty((2, lanes), a.dtype)
+    a = np.arange(count * lanes).astype(DTYPE[element])
+    got = np.empty((count, lanes), a.dtype)
 
     def write(f: Function, x: Any, y: Any) -> None:
-        for e, v in enumerate(told_apart(x.load(0, lanes), x.load(lanes, lanes))):
+        for e, v in enumerate(told_apart(*(x.load(k * lanes, lanes) for k in range(count)))):
             y.store(v, e * lanes)
 
     call(write, a, got)
-    np.testing.assert_array_equal(got, [a[0::2], a[1::2]])
+    np.testing.assert_array_equal(got, [a[e::count] for e in range(count)])
 
 
 @pytest.mark.parametrize("element", [f32, f16, bf16])

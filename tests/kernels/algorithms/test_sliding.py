@@ -37,6 +37,10 @@ CASES = [
     Case(2, 4, 4, (16, 17), (4, 4), 2, padding=1, groups=4, bias=True),
     Case(1, 2, 2, (15, 34), (3, 3), 2, padding=((0, 1), (1, 0)), groups=2),
     Case(1, 2, 2, (11, 50), (5, 3), (3, 3), padding=1, groups=2),
+    Case(1, 2, 2, (9, 40), (3, 5), (1, 4), padding=2, groups=2),
+    Case(1, 2, 2, (10, 100), (5, 4), (4, 4), padding=((1, 1), (0, 1)), groups=2, bias=True),
+    Case(1, 2, 4, (9, 28), (3, 4), (2, 3), padding=1, groups=2),
+    Case(2, 2, 2, (9, 42), (5, 5), 5, padding=2, groups=2),
     Case(1, 2, 2, (12, 20), (3, 5), (1, 2), (2, 1), padding=2, groups=2),
     Case(2, 2, 2, (9, 10), (3, 3), 1, (1, 3), ((1, 1), (3, 3)), groups=2),
     Case(1, 6, 8, (9, 21), (3, 3), padding=1, groups=2, bias=True),
@@ -581,6 +585,28 @@ def test_rows_of_a_stride_end_in_half_of_two_vectors(name, half, dtype, monkeypa
         asked = [(p := case.problem("forward"), ceil(p.out[-1] / isa.lanes(f32))) for case in cases]
         tiles = [sliding._sliding(p, isa, sliding.axes_of(p), 1, vectors).tile for p, vectors in asked]
         assert dtype == "float64" or all(tile.half == tile.whole == half for tile in tiles)
+        run_guarded_cases(lambda case: check(sliding, case, "forward", "end"), cases)
+
+
+#: Of the last step two vectors, three, one; one step or two; rows of several strides.
+UNREAD = [
+    Case(2, 3, 3, (9, 56), (3, 3), 3, padding=1, groups=3, bias=True),
+    Case(1, 2, 2, (10, 80), (5, 5), 4, padding=2, groups=2),
+    Case(1, 2, 2, (9, 40), (3, 5), (1, 4), padding=2, groups=2, bias=True),
+    Case(1, 2, 2, (10, 100), (5, 4), 4, padding=((1, 1), (0, 1)), groups=2),
+    Case(1, 2, 2, (9, 28), (3, 4), (2, 3), padding=((0, 1), (3, 0)), groups=2),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("name", "there"), [("znver5", False), ("znver4", True)])
+def test_vectors_behind_a_row_of_a_longer_stride_are_not_read(name, there, dtype, monkeypatch):
+    cpu, cases = replace(target.cpu(), name=name), [case.typed(dtype) for case in UNREAD]
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    with target.using(ISAS[0]) as isa:
+        planned = [(p := case.problem("forward"), sliding.plan(p, isa)) for case in cases]
+        tiles = [sliding._sliding(p, isa, sliding.axes_of(p), q["results"], q["vectors"]).tile for p, q in planned]
+        assert [tile.unread for tile in tiles] == ([2, 3, 1, 1, 1] if there else [0] * 5)
         run_guarded_cases(lambda case: check(sliding, case, "forward", "end"), cases)
 
 

@@ -152,7 +152,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     """The tile that is expected to be fastest."""
     if problem.role == "grad_weight":
         return _plan_grad(problem, isa)
-    asked = min(tiles(problem, isa), key=lambda option: (option.cycles, -option.tile.vectors))
+    asked = min(tiles(problem, isa), key=_preference)
     tile = asked.tile
     return planned(
         name,
@@ -163,6 +163,13 @@ def plan(problem: Problem, isa: ISA) -> Plan:
         blocking=(("box_rows", asked.box_h), ("boxes", asked.boxes)),
         why=f"pixels in lanes, rows slide through registers, {tile.products:g} products a step and source",
     )
+
+
+def _preference(option: Sliding) -> tuple[float, bool, int]:
+    """Least first. Strips of one row that differ in vectors they do not use take equally long: whole ones have fewer
+    masks."""
+    tile = option.tile
+    return option.cycles, not (tile.in_turns and tile.whole), -tile.vectors
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
@@ -257,7 +264,9 @@ def _in_turns(asked: Sliding) -> Slide:
     spreads = not tile.several and not tile.holds and asked.box_h * strips >= _SPREAD_STEPS
     alone = tail > 0 and strips == 1
     half = alone and not tile.dots and _ends_in_half(asked)
-    tile = replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half, whole=tile.whole or half)
+    unread = _unread(asked)
+    whole = tile.whole or half or unread > 0
+    tile = replace(tile, in_turns=True, spreads=spreads, tail=tail, alone=alone, half=half, unread=unread, whole=whole)
     apart = asked.problem.itemsize < 4 and tile.holds and not tile.dots and not tile.whole and tile.stride[1] == 1
     return replace(tile, ring=_rings(asked), edges=_edges(asked), apart=apart)
 
@@ -269,6 +278,13 @@ def _ends_in_half(asked: Sliding) -> bool:
         return tile.whole and halves < 2 * tile.vectors
     odd = tile.stride[1] == 2 and ceil(halves / 2) == 2 * tile.vectors - 1
     return odd and len(tile.across) == 1 and ceil(asked.size[1] / lanes) == tile.vectors
+
+
+def _unread(asked: Sliding) -> int:
+    """Vectors that a strip's last step of a stride would read behind a row, where that strip is all of it."""
+    tile, lanes, step = asked.tile, asked.lanes, asked.tile.stride[1]
+    strip = step > 2 and len(tile.across) == 1 and ceil(asked.size[1] / lanes) == tile.vectors
+    return max(0, tile.vectors * step - ceil(asked.source[1] / lanes)) if strip else 0
 
 
 def _edges(asked: Sliding) -> tuple[int, int]:

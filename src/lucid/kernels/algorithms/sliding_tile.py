@@ -67,6 +67,7 @@ class Row:
     in_turns: bool = False  #: a unit takes an instruction in two turns
     half: bool = False  #: of the last vector of every ``step``-th column only the first half is read
     apart: bool = False  #: what lies partly before or behind its vectors is loaded where it is met, not slid
+    unread: int = 0  #: of a ``whole`` one, vectors in memory at the end of the last step that have no lane of it
 
     @property
     def places(self) -> range:
@@ -79,7 +80,7 @@ class Row:
     def reads(self) -> range:
         """Vectors in memory that are read, by number."""
         places = range(self.vectors) if self.whole or self.apart else self.places
-        return range(places.start * self.step, places.stop * self.step - self.half * (self.step // 2))
+        return range(places.start * self.step, places.stop * self.step - self.half * (self.step // 2) - self.unread)
 
     def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value | None]:
         """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
@@ -119,7 +120,7 @@ class Row:
             return [shuffle(loaded[first], None, range(e, self.lanes, step)) for e in range(step)]
         columns = [loaded.get(i, nothing) for i in range(first, first + step)]
         there = any(i in loaded for i in range(first, first + step))
-        return told_apart(*columns) if step == 2 and there else deinterleave(columns, step)
+        return told_apart(*columns) if there else deinterleave(columns, step)
 
     def _lanes_read(self, number: int) -> int:
         return self.lanes // 2 if self.half and self.step == 1 and number == self.reads[-1] else self.lanes
@@ -191,6 +192,7 @@ class Slide:
     #: Of whole planes, steps at the top and at the bottom that are written apart, without products for rows of results
     #: that are not there.
     edges: tuple[int, int] = (0, 0)
+    unread: int = 0  #: of a longer stride, vectors of a ``whole`` row's last step that have no column of it
     folds: bool = False  #: a stride of 2: even and odd columns are summed apart, as they lie, and added last
 
     @cached_property
@@ -247,7 +249,8 @@ class Slide:
     def row(self, lanes: int) -> Row:
         """How a row of the source is read."""
         shifts = tuple(at for phase in self.across for _, at in phase)
-        return Row(shifts, self.stride[1], self.vectors, lanes, self.whole, self.in_turns, self.half, self.apart)
+        read = self.whole, self.in_turns, self.half, self.apart, self.unread
+        return Row(shifts, self.stride[1], self.vectors, lanes, *read)
 
     @property
     def ring_rows(self) -> int:
@@ -321,8 +324,9 @@ class Slide:
         return sums + (4 if self.pairs or self.dots else self._slid(lanes)) + min(self.numbers, 2)
 
     def _slid(self, lanes: int) -> int:
-        """Vectors of a row that are loaded, or would be if none is loaded apart."""
-        return len(replace(self.row(lanes), apart=False).reads)
+        """Vectors of a row that are loaded, or would be if none is loaded apart or unread, which has its price."""
+        whole = self.whole and not self.unread
+        return len(replace(self.row(lanes), apart=False, whole=whole, unread=0).reads)
 
     def _parts(self, lanes: int) -> int:
         """Vectors that are loaded of a row."""

@@ -103,16 +103,26 @@ def deinterleave(vectors: Sequence[Value], count: int) -> list[Value]:
     return picked(vectors, [divmod(n * k + r, lanes) for r in range(count) for k in range(lanes)])
 
 
-def told_apart(first: Value, second: Value) -> list[Value]:
-    """Even and odd lanes of two neighbours side by side: of halves of a register, by one instruction each.
+def told_apart(*vectors: Value) -> list[Value]:
+    """``deinterleave`` of all, 2 or 4: of halves of a register, by one instruction for every two vectors.
 
     LLVM takes two or three, all of which want units that products want on Zen 4.
     """
-    lanes, element, fn = first.type.lanes, first.type.element, first.fn
-    if not fn.module.slides or element.bytes != 2 or lanes != 16:
-        return deinterleave([first, second], 2)
-    low, high = (bitcast(each, vec(i16, lanes)) for each in (first, second))
-    return [bitcast(_permuted(low, high, range(e, 2 * lanes, 2)), first.type) for e in range(2)]
+    kind, fn, n = vectors[0].type, vectors[0].fn, len(vectors)
+    if n not in (2, 4) or not fn.module.slides or kind.element.bytes != 2 or kind.lanes != 16:
+        return deinterleave(vectors, n)
+    words = [bitcast(each, vec(i16, kind.lanes)) for each in vectors]
+    return [bitcast(each, kind) for each in _words_apart(words)]
+
+
+def _words_apart(vectors: Sequence[Value]) -> list[Value]:
+    """The same of words, as many as a power of 2, in rounds."""
+    n, lanes = len(vectors), vectors[0].type.lanes
+    if n == 1:
+        return list(vectors)
+    pairs = list(zip(vectors[0::2], vectors[1::2], strict=True))
+    rounds = [_words_apart([_permuted(a, b, range(e, 2 * lanes, 2)) for a, b in pairs]) for e in range(2)]
+    return [rounds[r % 2][r // 2] for r in range(n)]
 
 
 def _permuted(first: Value, second: Value, lanes: Sequence[int]) -> Value:
