@@ -241,6 +241,23 @@ def test_strided_lines_in_place_between_forbidden_pages(isa, dtype, vectors, epi
     _check_in_place(LINES_IN_PLACE, "forward", "gemm", isa, dtype, epilogue, monkeypatch)
 
 
+@pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("gelu", affine=True, residual=True)], ids=["plain", "ended"])
+@pytest.mark.parametrize(("isa", "dtype"), [
+    *product(VECTOR_HALF_ISAS, ["float16"]),
+    *product([isa for isa in VECTOR_HALF_ISAS if isa in PAIRLESS_ISAS], ["bfloat16"]),
+])  # fmt: skip
+@pytest.mark.parametrize("vectors", [1, 2, 3])
+def test_copies_of_strided_lines_between_forbidden_pages(isa, dtype, vectors, epilogue, monkeypatch):
+    """Halves that a span widens before, as far as its last line reaches; on 1, 2 and 3 threads."""
+    monkeypatch.setattr(
+        dense_plan,
+        "_best_turned",
+        lambda asked, sizes, isa, unit: fitting_channels(isa, computed(BY_DTYPE[dtype]), unit)[vectors - 1 : vectors],
+    )
+    monkeypatch.setattr(dense_plan, "_widens", lambda phases, sizes, lanes: True)
+    _check_in_place(LINES_IN_PLACE, "forward", "gemm", isa, dtype, epilogue, monkeypatch, widened=True)
+
+
 @pytest.mark.parametrize(("isa", "dtype"), [*product(VECTOR_ISAS, ["float32", "float64"])])
 @pytest.mark.parametrize("epilogue", [Epilogue(), Epilogue("relu", residual=True)], ids=["plain", "ended"])
 @pytest.mark.parametrize(("spans", "lazy"), [(1, True), (2, True), (2, False)])
@@ -335,9 +352,12 @@ def test_channels_that_share_sets_of_the_last_cache_are_gathered(name, channels,
     assert reads_in_place(pointwise(name, 1, channels, 160, (32, 32, 32), monkeypatch)) == in_place
 
 
-def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
+def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch, widened=False):
+    def in_place(*asked):
+        return [each for each in usual(*asked) if each[0].in_place and each[0].widened == widened]
+
     usual = dense_plan._layouts
-    monkeypatch.setattr(dense_plan, "_layouts", lambda *asked: [each for each in usual(*asked) if each[0].in_place])
+    monkeypatch.setattr(dense_plan, "_layouts", in_place)
     monkeypatch.setattr(dense_layout, "_asks", lambda image, shape: True)
     select._executable.cache_clear()
 
@@ -347,7 +367,7 @@ def _check_in_place(cases, role, algorithm, isa, dtype, epilogue, monkeypatch):
         plan = select.choose(replace(each.problem, dtype=dtype), target.isa(), algorithm)
         strided = cases is LINES_IN_PLACE
         arranged = pixel_panels.LINES_IN_PLACE if strided else pixel_panels.IN_PLACE
-        assert dense_plan._ARRANGED[plan["shared"]] == arranged
+        assert dense_plan._ARRANGED[plan["shared"]] == (pixel_panels.LINES_WIDENED if widened else arranged)
         for where in ("end", "start"):
             outcome = run_case(each, isa, algorithm, where)
             assert outcome.right, outcome

@@ -48,6 +48,7 @@ _COST_NS = {
     "entry": 3.8,  # of the table of samples: a piece and a tap
     "gather": 0.8,  # a vector of a panel
     "widen": 1.2,  # the same of half precision, before it is one of numbers
+    "copy widened": 1.3,  # a vector of halves into a copy of x
     "widen in place": 0.0,  # a vector of halves of x itself, by a tile: beside its products
     "read": 0.39,  # a vector of x for it, and a shuffle
     "pick": 0.32,  # a shuffle more for every doubling of the taps that are read at once
@@ -193,7 +194,7 @@ class Rates(NamedTuple):
             once=cost(
                 {
                     _samples_home(sizes, layout, tile): rows * tile.loads(layout.unit),
-                    "widen in place": rows * tile.loads(layout.unit) * (layout.in_place and sizes.grain.widened),
+                    "widen in place": rows * tile.loads(layout.unit) * (_reads_x(layout) and sizes.grain.widened),
                     visit: -stored,
                     "page": rows * ceil(layout.unit / tile.columns) * _page_part(sizes, layout, tile),
                     "awaited": _awaited(sizes, layout, turns),
@@ -229,15 +230,19 @@ class Rates(NamedTuple):
         runs = cut.unit_spans if run == cut.span else ceil(layout.unit / run)
         across += (runs - 1) * cover_products(tile, tile.rows, run)
         packings, span = (cut.spans, self.own_span) if cut_up.lazy else (1, self.span)
-        samples = layout.lines * layout.pitch + cut.unit_spans * layout.halo
         return Times(
             self.once + self.across * across + self.block * blocks + cut.spans * span + packings * self.packing,
-            self.gathered * samples + sizes.groups * cut.spans * _COST_NS["task"],
+            self.gathered * cut.samples + sizes.groups * cut.spans * _COST_NS["task"],
             self.crossing,
             self.far * (blocks - 1),
             self.heights,
             cut.span * tile.rows * sizes.itemsize,
         )
+
+
+def _reads_x(layout: Layout) -> bool:
+    """Whether tiles read x itself."""
+    return layout.in_place and not layout.widened
 
 
 def _visit(sizes: Shape, layout: Layout, tile: AnyTile, turns: int) -> str:
@@ -258,7 +263,7 @@ def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
 
     Neighbouring taps find the same lines in the first cache.
     """
-    if layout.shared != pixel_panels.LINES_IN_PLACE:
+    if not layout.lines_in_place:
         return 1.0
     assert isinstance(tile, ChannelTile)
     lines = tile.columns * tile.step * sizes.itemsize / _LINE_BYTES + 0.5
@@ -276,14 +281,14 @@ def _crossing(sizes: Shape, layout: Layout) -> float:
 
 
 def _awaited(sizes: Shape, layout: Layout, turns: int) -> float:
-    """Lines of the cache that come from afar while a tile reads them: nobody asks for them ahead.
+    """Lines of the cache that come from afar while a tile reads them, or a copy is made: nobody asks for them ahead.
 
     Where vectors take two turns, results count as well: between two calls they drive samples out.
     """
     of_image = sizes.batch * sizes.groups * sizes.itemsize
     x_bytes = of_image * sizes.channels * sizes.plane
     y_bytes = of_image * sizes.rows // sizes.stack * sizes.out_plane if turns > 1 else 0
-    far = layout.shared == pixel_panels.LINES_IN_PLACE and x_bytes + y_bytes > target.cpu().l3_bytes // 4
+    far = layout.lines_in_place and x_bytes + y_bytes > target.cpu().l3_bytes // 4
     return x_bytes / _LINE_BYTES if far else 0.0
 
 
@@ -300,6 +305,8 @@ def gathered_ns(layout: Layout, lanes: int, elements: int, grain: Grain) -> floa
     """Time for all samples of a position: its part of the table, then every tap of so many channels, or pairs."""
     if layout.shared == pixel_panels.LINES_IN_PLACE:
         return 0.0
+    if layout.widened:
+        return elements / lanes * ns({"copy widened": 1.0}, turns_of(lanes, grain.sums))
     x = layout.gathered[2]
     read = pixel_panels.reading(x, lanes)
     samples = {
@@ -322,7 +329,7 @@ def _samples_home(sizes: Shape, layout: Layout, tile: AnyTile) -> str:
     Channels a power of two apart share ways of the second one, and wait in the third where those are too few. Of two
     threads each finds half of the third one's; where these are too few, every row of tiles waits for memory.
     """
-    if not layout.in_place:
+    if not _reads_x(layout):
         return "panel"
     apart, l2_bytes, l3_bytes = sizes.plane * sizes.grain.stored.bytes, target.cpu().l2_bytes, target.cpu().l3_bytes
     if turns_of(tile.lanes, sizes.grain.sums) > 1 and sizes.channels * gcd(apart, l3_bytes // _L3_WAYS) > l3_bytes // 2:

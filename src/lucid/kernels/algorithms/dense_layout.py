@@ -28,7 +28,7 @@ SHAPE = (
     "span_tasks", "kind_tasks",
     "scratch_bytes", "entries_at", "merges_at", "weights_at", "sums_at", "places_at", "packings", "stack", "tile_rows",
     "tile_columns", "widths", "unit", "pitch", "turned", "line_items", "vector_places", "tail_places", "asks",
-    "table", "pack", "pack_weights", "finish", "ending", "places",
+    "table", "pack", "widen", "pack_weights", "finish", "ending", "places",
     "tile_1", "tile_2", "tile_3", "tile_4", "tile_5", "tile_6",
     "last_1", "last_2", "last_3", "last_4", "last_5", "last_6",
 )  # fmt: skip
@@ -43,6 +43,7 @@ PHASE = (
     "store_y", "store_x", "store_z", "store_z_step", "store_y_step", "store_x_step", "store_start", "store_x_start",
     "store_width", "in_place", "gathered_span", "line", "line_pitch", "line_tiles",
     "halved_below", "reads_x", "column_step", "aligned", "depth", "span_apart", "span_units", "unit_lines",
+    "widened_pitch", "met_of_line",
 )  # fmt: skip
 
 #: Numbers of weights as they are packed: how many taps, where their weights lie in the kernel, where the first tile's
@@ -177,6 +178,23 @@ class Cut:
         return self.units == 1 and self.shortest > self.span
 
     @property
+    def copied(self) -> int:
+        """Elements of a channel of x that a span copies: from the first to the last that it meets."""
+        layout = self.layout
+        return (self.span // layout.line - 1) * layout.pitch + layout.met_of_line if layout.widened else 0
+
+    def widened_pitch(self, lanes: int) -> int:
+        """From a channel to the next in a copy of x: an odd number of vectors, so that they share no set of a cache."""
+        return (ceil(self.copied / lanes) | 1) * lanes if self.copied else 0
+
+    @property
+    def samples(self) -> int:
+        """Positions that are gathered, or elements of a copy, for all spans of a unit."""
+        if self.copied:
+            return self.unit_spans * self.copied
+        return self.layout.lines * self.layout.pitch + self.unit_spans * self.layout.halo
+
+    @property
     def gathered_positions(self) -> int:
         """Samples of a channel and tap in all panels."""
         return self.width * self.panels
@@ -218,8 +236,9 @@ def scratch_layout(shape: Shape, blocking: Blocking, cuts: Sequence[Cut]) -> dic
     vectors = max(cut.gathered_positions * cut.layout.gathered_taps for cut in cuts) // tile.lanes
     taps, channels = max(cut.layout.taps for cut in cuts), shape.grain.count(blocking.channels)
     passes = max(pixel_panels.most_passes(cut.layout.gathered, tile.lanes) for cut in cuts)
+    widened = max(cut.widened_pitch(tile.lanes) for cut in cuts)
     parts = {
-        "entries_at": channels * vectors * tile.lanes * shape.itemsize,
+        "entries_at": channels * max(vectors * tile.lanes, widened) * shape.itemsize,
         "merges_at": vectors * ENTRY_BYTES,
         "weights_at": vectors * (passes - 1) * ENTRY_BYTES,
         "sums_at": (tile.rows * (1 + channels * taps) + blocking.slack) * shape.itemsize if blocking.lazy else 0,
@@ -360,8 +379,9 @@ class PhaseRecord:
         read = pixel_panels.reading(gathered[2], tile.lanes)
         self._tables = [np.array(rows, np.int64) for rows in pixel_panels.tap_tables(gathered, read)]
         channel_stride = shape.plane if layout.in_place else layout.gathered_taps * cut.width
+        widened_pitch = cut.widened_pitch(tile.lanes)
         channels, packed_at = shape.grain.count(blocking.channels), packing[0]
-        self._steps, self._line_steps = _steps(cut, channels, channel_stride, *packing[1:], tile.rows)
+        self._steps, self._line_steps = _steps(cut, channels, widened_pitch or channel_stride, *packing[1:], tile.rows)
         whole, neighbours = pixel_panels.contiguous(phase), x.out_step == 1 and shape.stack == 1
         scales = (z.apart or y.out_size * x.out_size, y.apart or x.out_size, 1)
         steps = [axis.out_step * n for axis, n in zip(phase, scales, strict=True)]
@@ -387,6 +407,7 @@ class PhaseRecord:
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),
             layout.column_step, late, layout.depth, apart, cut.units, layout.lines,
+            widened_pitch, layout.met_of_line if widened_pitch else 0,
         )  # fmt: skip
         tables = [table.ctypes.data for table in self._tables]
         self.numbers = (*pixel_panels.gather_numbers(gathered, tables, read), *numbers)

@@ -26,7 +26,7 @@ from lucid.kernels.algorithms.dense_layout import (
 )
 from lucid.kernels.algorithms.grain import HIDE_WIDENING, Grain
 from lucid.kernels.algorithms.past_caches import gains
-from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, LINES_IN_PLACE, Axis, Layout, Phase
+from lucid.kernels.algorithms.pixel_panels import AS_LINES, IN_PLACE, LINES_IN_PLACE, LINES_WIDENED, Axis, Layout, Phase
 from lucid.kernels.algorithms.tile import (
     MOST_REACHED,
     AnyTile,
@@ -68,7 +68,7 @@ _HANDED_NS = 60.0
 _MOST_TAPS = 16384
 #: Axes whose taps may share samples; two must be neighbours.
 _SHARED = ((), (0,), (1,), (2,), (0, 1), (1, 2))
-_ARRANGED = (*_SHARED, IN_PLACE, AS_LINES, LINES_IN_PLACE)  #: as a plan numbers them
+_ARRANGED = (*_SHARED, IN_PLACE, AS_LINES, LINES_IN_PLACE, LINES_WIDENED)  #: as a plan numbers them
 _REGIONS = ("z_regions", "y_regions", "x_regions")
 
 
@@ -177,9 +177,20 @@ def _layouts(phases: Sequence[Phase], sizes: Shape, lanes: int) -> Iterator[list
         yield [Layout.of(phase, AS_LINES, batch) for phase in phases]
     if sizes.grain.depth == 1 and all(map(_strided_within, phases)):
         yield [Layout.of(phase, LINES_IN_PLACE, batch) for phase in phases]
+        if _widens(phases, sizes, lanes):
+            yield [Layout.of(phase, LINES_WIDENED, batch) for phase in phases]
     counts = [set(pixel_panels.piece_counts(phase, lanes)) for phase in phases]
     for pieces in sorted(set.intersection(*counts)) if counts else ():
         yield [Layout.of(pixel_panels.in_pieces(phase, pieces), (1,), batch) for phase in phases]
+
+
+def _widens(phases: Sequence[Phase], sizes: Shape, lanes: int) -> bool:
+    """Whether halves of lines are copied before they are read in place: where no sample is copied in vain.
+
+    Offered where vectors take two turns; nothing else is measured.
+    """
+    dense = all(axis.step <= len(axis.offsets) for phase in phases for axis in phase)
+    return dense and sizes.grain.widened and turns_of(lanes, sizes.grain.sums) > 1
 
 
 def _strided_within(phase: Phase) -> bool:
@@ -230,7 +241,7 @@ def _blockings(
         in_place = layouts[0].shared == IN_PLACE and tile.over_channels and elements == sizes.elements
         if in_place and _joins_images(problem, sizes, isa):
             yield from _images_together(sizes, layouts[0], tile, room, slack, wanted)
-        if layouts[0].shared == LINES_IN_PLACE and fitting >= _ENOUGH_TILES:
+        if layouts[0].lines_in_place and fitting >= _ENOUGH_TILES:
             return  # with fewer channels only sums would wait
 
 
@@ -317,12 +328,15 @@ def _readable(sizes: Shape, blocking: Blocking, layouts: Sequence[Layout]) -> bo
     buffer of their own, but it widens every sample alone. All must be in reach of a table.
     """
     if blocking.tile.over_channels:
-        refused = sizes.grain.widened and blocking.tile.vectors < HIDE_WIDENING
+        refused = sizes.grain.widened and not layouts[0].widened and blocking.tile.vectors < HIDE_WIDENING
     else:
         refused = blocking.channels < sizes.channels
     if refused or blocking.channels * sizes.plane >= MOST_REACHED:
         return False
     cuts = [Cut.of(layout, blocking) for layout in layouts]
+    copied = max(cut.widened_pitch(blocking.tile.lanes) for cut in cuts) * blocking.channels
+    if copied * sizes.itemsize > target.cpu().l2_bytes // 2:
+        return False
     if any(cut.joins for cut in cuts) and not _may_join(sizes, blocking.tile):
         return False
     return all(min(cut.shortest, cut.layout.line) >= blocking.tile.columns for cut in cuts)
@@ -432,7 +446,7 @@ def _groups(
     for layouts in _layouts(phases, sizes, isa.lanes(sizes.grain.sums)):
         kinds = {_profile(sizes, layout): layout for layout in layouts}
         alike = Counter(_profile(sizes, layout) for layout in layouts)
-        if layouts[0].shared in (AS_LINES, LINES_IN_PLACE):
+        if layouts[0].shared == AS_LINES or layouts[0].lines_in_place:
             tiles: Sequence[AnyTile] = _line_tiles(problem, sizes, isa, layouts)
         else:
             tiles = _tiles(problem, sizes, isa, max(layout.unit for layout in layouts))
@@ -514,6 +528,8 @@ def _why(sizes: Shape, blocking: Blocking, cut: Sizes) -> str:
     shared = f", taps along {axes} read the same samples" if axes else ""
     if blocking.shared in (IN_PLACE, LINES_IN_PLACE):
         shared = ", read where they lie"
+    if blocking.shared == LINES_WIDENED:
+        shared = ", read from a copy of x that is widened"
     stacked = "" if sizes.stack == 1 else f", {sizes.stack} phases side by side"
     apart = "" if cut == regions.WHOLE else f", {' x '.join(map(str, cut))} regions without taps that meet only padding"
     tile = f"{blocking.tile.rows} channels x {blocking.tile.columns} pixels"
@@ -526,7 +542,7 @@ def bind(plan: Plan, axes: Sequence[Sequence[Axis]], residues: Sizes = ALONE) ->
     shared, lazy = _ARRANGED[plan["shared"]], bool(plan["lazy"])
     apart = regions.phases(axes, tuple(plan[name] for name in _REGIONS))
     asked, phases = plan.problem, [pixel_panels.in_pieces(phase, plan["pieces"]) for phase in apart]
-    step = phases[0][2].step if shared in (AS_LINES, LINES_IN_PLACE) else 1
+    step = phases[0][2].step if shared in (AS_LINES, LINES_IN_PLACE, LINES_WIDENED) else 1
     tile: AnyTile = ChannelTile(columns, vectors, lanes, step) if plan["turned"] else Tile(rows, vectors, lanes)
     channels, span_tiles, row_parts, slack, units = (
         plan[name] for name in ("channels", "panels", "row_parts", "slack", "units")

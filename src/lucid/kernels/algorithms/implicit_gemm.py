@@ -104,12 +104,15 @@ def bind(
     ]
     numbers = shape_numbers(shape, blocking, cuts, packings)
     read = pixel_panels.reading(cuts[0].layout.gathered[2], blocking.tile.lanes)  # other phases are read like the first
-    samples = shape.grain.stored if cuts[0].layout.in_place else shape.grain.packed
+    layout = cuts[0].layout
+    samples = shape.grain.stored if layout.in_place and not layout.widened else shape.grain.packed
     weaves = all(_weaves(shape, blocking, cut, epilogue) for cut in cuts)
-    reaches = cuts[0].layout.in_place and numbers["reaches"] > 0
+    reaches = layout.in_place and not layout.widened and numbers["reaches"] > 0
     tile = _tile(blocking)
     last = _last_steps(shape, blocking, records)
     numbers |= parts(shape.grain, tile, read, shape.residues, epilogue, leaves, samples, weaves, past, reaches, last)
+    if layout.widened:
+        numbers |= widen_parts(shape.grain, blocking.tile.lanes)
     if blocking.channels < shape.channels:  # sums wait for more
         numbers |= tile_parts(shape.grain, tile, samples=samples, last=last)
     constants = (
@@ -201,6 +204,12 @@ def gather_parts(grain: Grain, lanes: int, read: Reading) -> dict[str, int]:
     table = alone(("dense table", lanes), lambda m, _: pixel_gather.write_table(m, lanes))
     pack = alone(("dense gather", grain, read), lambda m, _: pixel_gather.write_pack(m, grain, lanes, read))
     return {"table": table.address("table"), "pack": pack.address("pack")}
+
+
+def widen_parts(grain: Grain, lanes: int) -> dict[str, int]:
+    """The address of ``widen``, which copies halves."""
+    widen = alone(("dense widen", grain, lanes), lambda m, _: pixel_gather.write_widen(m, grain, lanes))
+    return {"widen": widen.address("widen")}
 
 
 def tile_parts(
@@ -300,7 +309,7 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
         r = read_phase(
             record,
             "unit_spans span units unit halo gathered_unit gathered_span per_panel slot fills x_step channel_stride "
-            "reads_x aligned z_step depth span_apart span_units",
+            "reads_x aligned z_step depth span_apart span_units widened_pitch met_of_line line line_pitch",
         )
         unit, number = span // r["unit_spans"] * r["span_units"], span % r["unit_spans"]
         with f.when(unit < r["units"]):
@@ -331,7 +340,15 @@ def _write_run(module: Module, grain: Grain, samples: Type, lanes: int, fields: 
                         pack, entries, fills, merges, merge_count, x, r["x_step"], panel, channels, s["plane"],
                         r["channel_stride"],
                     )  # fmt: skip
-                source = select(reads_x, x.at(read_from).cast(samples), panel.cast(samples))
+                itself = reads_x
+                if grain.widened and samples == grain.packed:
+                    itself = itself & r["widened_pitch"].eq(0)
+                    with f.when(r["widened_pitch"].ne(0)):
+                        f.call(
+                            part(a.shape, "widen"), x.at(read_from), panel, channels, s["plane"], r["widened_pitch"],
+                            (count // r["line"] - 1) * r["line_pitch"] + r["met_of_line"],
+                        )  # fmt: skip
+                source = select(itself, x.at(read_from).cast(samples), panel.cast(samples))
                 f.call(
                     multiply, a.fields, record, source, group, unit * r["unit"] + start, count,
                     row_part * s["task_rows"], c.i, channels, own, select(first, moved, 0),

@@ -40,6 +40,7 @@ from lucid.kernels.ir import (
     i32,
     i64,
     lanes_below,
+    loaded_as,
     maximum,
     minimum,
     ptr,
@@ -51,6 +52,7 @@ from lucid.kernels.ir import (
 ENTRY_BYTES = 32
 _SLOTS = 4
 _TOGETHER = (4, 3, 1)  #: channels gathered for every look at an entry; an image has three
+_WIDENED_TOGETHER = 4  # vectors
 _READ_CHANNELS = 8  # for one look at all entries
 
 
@@ -186,6 +188,28 @@ def write_pack(
         with f.loop(done, end, together) as c:
             some(c.i, together)
         done = end
+    return f
+
+
+def write_widen(module: Module, grain: Grain, lanes: int) -> Function:
+    """Adds ``widen(x, panel, channels, plane, pitch, count)``: ``count`` numbers of each channel, ``pitch`` apart.
+
+    Behind the last numbers zeros fill their vector.
+    """
+    f = module.function(
+        "widen", x=ptr(grain.stored), panel=ptr(grain.packed), channels=i64, plane=i64, pitch=i64, count=i64
+    )
+    a, together = f.args, _WIDENED_TOGETHER * lanes
+    many, whole = a.count - a.count % together, a.count - a.count % lanes
+    with f.loop(0, a.channels) as c:
+        x, panel = a.x.at(c.i * a.plane), a.panel.at(c.i * a.pitch)
+        for begin, end, vectors in ((0, many, _WIDENED_TOGETHER), (many, whole, 1)):
+            with f.loop(begin, end, vectors * lanes) as n:
+                for v in range(vectors):
+                    panel.store(convert(x.load(n.i + v * lanes, lanes), grain.packed), n.i + v * lanes)
+        with f.when(whole < a.count):
+            there = lanes_below(f, a.count - whole, lanes)
+            panel.store(loaded_as(grain.packed, x, whole, lanes, there), whole)
     return f
 
 

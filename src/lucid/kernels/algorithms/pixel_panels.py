@@ -154,6 +154,8 @@ IN_PLACE = (-1,)
 AS_LINES = (-2, -1)
 #: The same lines, read where they lie in x.
 LINES_IN_PLACE = (-2, -2, -1)
+#: The same of a copy of x that a span widens: laid out as x is, but that channels lie nearer to each other.
+LINES_WIDENED = (-3, -2, -1)
 #: Samples of a line that are gathered at once, where it is not much longer with more at its end.
 _WHOLE, _MOST_MORE = 16, 1 / 8
 
@@ -253,7 +255,7 @@ class Layout:
     positions meet. ``AS_LINES`` are such lines as x has them: neighbours are ``column_step`` apart.
 
     Of a flat phase x itself may be the panel, ``IN_PLACE``: nothing is gathered, and a unit is an image. Where no
-    position meets padding the lines may be x's own, ``LINES_IN_PLACE``.
+    position meets padding the lines may be x's own, ``LINES_IN_PLACE``, or halves' copies, ``LINES_WIDENED``.
     """
 
     phase: Phase
@@ -277,7 +279,7 @@ class Layout:
             return cls(phase, shared, gathered, count, taps(gathered), 1, unit, 0, unit, unit)
         if shared == IN_PLACE:
             return cls(phase, shared, phase, 1, 0, batch, positions(phase), 0, positions(phase), 0)
-        if shared == LINES_IN_PLACE:
+        if shared in (LINES_IN_PLACE, LINES_WIDENED):
             z, y, x = phase
             unit, pitch = y.positions * x.positions, y.step * x.size
             return cls(phase, shared, phase, taps(phase), 0, batch * z.positions, unit, 0, x.positions, pitch)
@@ -308,18 +310,33 @@ class Layout:
 
     @property
     def in_place(self) -> bool:
-        """Whether x is the panel."""
-        return self.shared in (IN_PLACE, LINES_IN_PLACE)
+        """Whether x is the panel, or its copy."""
+        return self.shared in (IN_PLACE, LINES_IN_PLACE, LINES_WIDENED)
+
+    @property
+    def widened(self) -> bool:
+        """Whether the panel is a copy of x."""
+        return self.shared == LINES_WIDENED
+
+    @property
+    def lines_in_place(self) -> bool:
+        """Whether lines are x's own, or its copy's."""
+        return self.shared in (LINES_IN_PLACE, LINES_WIDENED)
+
+    @property
+    def met_of_line(self) -> int:
+        """Elements from the first to the last that a line in place meets."""
+        return (self.line - 1) * self.column_step + max(shift for _, shift in self.reads()) + 1
 
     @property
     def depth(self) -> int:
         """Planes of an image whose lines are read in place, each a unit; 1 otherwise."""
-        return self.phase[0].positions if self.shared == LINES_IN_PLACE else 1
+        return self.phase[0].positions if self.lines_in_place else 1
 
     @property
     def column_step(self) -> int:
         """From one position of a line in a panel to the next."""
-        return self.phase[2].step if self.shared in (AS_LINES, LINES_IN_PLACE) else 1
+        return self.phase[2].step if self.shared == AS_LINES or self.lines_in_place else 1
 
     @property
     def _around(self) -> Sequence[Axis]:
@@ -352,7 +369,7 @@ class Layout:
 
     def reads(self) -> list[tuple[int, int]]:
         """For every tap, the gathered tap and how many positions further on it reads."""
-        if self.shared == LINES_IN_PLACE:
+        if self.lines_in_place:
             far, near, _ = _apart(self.phase)
             return [(0, k * far + i * near + j) for k, i, j in product(*(axis.offsets for axis in self.phase))]
         if self.shared == AS_LINES:
