@@ -60,7 +60,7 @@ CHUNKED = [Case(3, 3, 9, (30, 57), (3, 3), padding=1), Case(2, 130, 70, (12, 12)
 #: More results than sources, or vectors that these fill better: they are packed, in one chunk or several.
 SWAPPED = [
     Case(2, 16, 36, (9, 5), (1, 1)), Case(3, 32, 50, (50, 31), (1, 1)), Case(1, 16, 36, (1200,), (1,)),
-    Case(2, 64, 144, (11, 7), (1, 1), groups=4), Case(2, 141, 49, (14, 7), (1, 1)),
+    Case(6, 64, 144, (11, 7), (1, 1), groups=4), Case(2, 141, 49, (14, 7), (1, 1)),
 ]  # fmt: skip
 #: One box each, so that whole tiles may leave their sums in gw: steps or lanes left over, in several pieces of pixels.
 STRAIGHT = [
@@ -69,6 +69,12 @@ STRAIGHT = [
 ]  # fmt: skip
 #: Strides leave most samples out.
 GAPS = [Case(2, 7, 30, (17, 13), (1, 1), 3), Case(1, 9, 12, (6, 7, 9), (1, 1, 1), 2), Case(1, 20, 31, (65,), (1,), 5)]
+#: One tap and few channels on a side: runs of pixels that end with rows, images or pieces of a panel.
+STAGED = [
+    Case(4, 32, 192, (14, 14), (1, 1)), Case(4, 16, 8, (28, 28), (1, 1)), Case(2, 32, 16, (56, 56), (1, 1), 2),
+    Case(2, 64, 128, (15, 10), (1, 1), groups=4), Case(4, 16, 250, (7, 7), (1, 1)), Case(1, 24, 15, (1001,), (1,)),
+    Case(2, 16, 20, (9, 40), (1, 1), (2, 1)),
+]  # fmt: skip
 #: Odd rows so long that they are cut, for pairs of pixels: what is cut short ends in one that is alone.
 CUT = [Case(1, 2, 40, (3001,), (5,), padding=2), Case(1, 40, 70, (2049,), (3,)), Case(1, 3, 64, (4501,), (10,), 5)]
 
@@ -129,7 +135,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(isa, dtype):
             check_both(weight_grad, case.typed(dtype), where, transposed=True)
 
     with target.using(isa):
-        run_guarded_cases(one, CASES + CHUNKED + CUT + STRAIGHT + GAPS)
+        run_guarded_cases(one, CASES + CHUNKED + CUT + STRAIGHT + GAPS + STAGED)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -184,7 +190,8 @@ def test_whole_tiles_leave_their_sums_in_gw_where_vectors_take_turns(monkeypatch
 @pytest.mark.parametrize("dtype", sorted(HALF))
 def test_halves_are_not_framed_where_strides_leave_most_samples_out(monkeypatch, dtype):
     def in_place(case):
-        return split(case.typed(dtype).problem("grad_weight"), AVX512_BF16).in_place
+        made = split(case.typed(dtype).problem("grad_weight"), AVX512_BF16)
+        return made.in_place and not made.staged
 
     def on(name):
         machine = replace(target.cpu(), name=name, runnable=(AVX512_BF16,))
@@ -199,6 +206,30 @@ def test_halves_are_not_framed_where_strides_leave_most_samples_out(monkeypatch,
     on("znver5")
     assert not any(map(in_place, GAPS))
     split.cache_clear()
+
+
+def test_halves_of_one_tap_are_widened_before_a_tile_where_vectors_take_turns(monkeypatch):
+    def staged(case, dtype="float16"):
+        return weight_grad.plan(case.typed(dtype).problem("grad_weight"), AVX512)["staged"]
+
+    zen4, zen5 = (replace(target.cpu(), name=name, runnable=(AVX512,)) for name in ("znver4", "znver5"))
+    monkeypatch.setattr(target, "cpu", lambda: zen4)
+    split.cache_clear()
+    assert all(staged(case, dtype) for case in STAGED for dtype in HALF)
+    assert not any(staged(case, "float32") for case in STAGED)
+    assert not staged(replace(STAGED[2], size=(56, 55))), "the last word of x would end beyond it"
+    assert not staged(replace(STAGED[2], stride=3))
+    monkeypatch.setattr(target, "cpu", lambda: zen5)
+    split.cache_clear()
+    assert not any(map(staged, STAGED))
+    split.cache_clear()
+
+
+@pytest.mark.parametrize("case", STAGED[:4], ids=str)
+def test_bits_of_halves_do_not_depend_on_threads(case):
+    case = case.typed("float16")
+    arrays = {name: a.astype(np.float16) for name, a in case.arrays().items()}
+    check_threads(lambda: run_both(weight_grad, case, arrays, "end", False))
 
 
 def test_fewer_channels_are_packed():

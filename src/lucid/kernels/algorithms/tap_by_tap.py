@@ -49,7 +49,7 @@ _LINE = 64
 #: Of what the kernels are told: frames, sums of g by panels, results straight in gw, rows of what is summed.
 _UNUSED = (
     "sums_g", "straight", "swapped", "tile_out", "apart", "box_n", "frame_d", "frame_h", "frame_w", "sum_plane",
-    "sum_row",
+    "sum_row", "staged", "stage", "staged_row", "staged_pitch",
 )  # fmt: skip
 
 

@@ -17,6 +17,9 @@ in the frame, whatever the taps, strides and dilations are, and so is every pixe
 Tasks are (chunk of boxes) x (group, part of c_out, part of c_in). With several chunks each has a slice of its own, and
 a second pass adds them in order; the split depends on the shape alone, so the bits do not depend on the threads.
 
+Where halves are read in place, by kernels of one tap, what a tile is about to read may be ``staged``: widened just
+before it into L1, and told apart where the stride is 2. A frame goes through L2, and has what strides leave out.
+
 Of 1 x 1 kernels x and g may be swapped: lanes are c_in's then, and fewer channels are transposed where c_out is more.
 A step's sums are then part of a row of gw, and where one box is all, whole tiles leave them there, not in a slice; of
 half precision the last piece's do.
@@ -46,6 +49,7 @@ from lucid.kernels.algorithms.weight_grad_split import (
     asks,
     boxes,
     grain_of,
+    on_stage,
     parts,
     places,
     split,
@@ -89,6 +93,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
             *zip(_BOX, chosen.cut.box, strict=True),
             ("chunks", chosen.chunks),
             ("swapped", int(turned)),
+            ("staged", int(chosen.staged)),
         ),
         workspace_bytes=sum_type(problem).bytes * (room.shared + room.private),
         why=f"{lanes_of} in lanes ({filled:.0%} filled), {tile.steps} taps a pass, pixels in {chosen.chunks} chunks",
@@ -109,7 +114,8 @@ def _split(plan: Plan, isa: ISA) -> Split:
     grain = grain_of(problem, isa)
     cut = Cut(window, tuple(plan[name] for name in _BOX))
     parts = plan["k_part"], plan["c_part"]
-    return split_as(problem, tile, grain, isa.lanes(grain.sums), *parts, cut, plan["chunks"], bool(plan["swapped"]))
+    turned, staged = (bool(plan[name]) for name in ("swapped", "staged"))
+    return split_as(problem, tile, grain, isa.lanes(grain.sums), *parts, cut, plan["chunks"], turned, staged)
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:
@@ -124,11 +130,13 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         "starts": starts,
         "offsets": offsets,
         "asks": lines,
+        "staged": on_stage(chosen),
     }
     calls = ceil(chosen.elements / chosen.sub) * chosen.blocks * ceil(chosen.c_part * problem.spec.taps / tile.steps)
     rounds_to = chosen.grain.stored if chosen.straight and chosen.grain.stored != element else None
+    widens = chosen.in_place and not chosen.staged
     tile_codes = [
-        kernel.tile_address(chosen.grain, chosen.in_place, tile.vectors, tile.rows, tile.columns, rounded)
+        kernel.tile_address(chosen.grain, widens, tile.vectors, tile.rows, tile.columns, rounded)
         for rounded in dict.fromkeys((None, rounds_to))
     ]
     code = {
@@ -137,6 +145,7 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         "turn_in": kernel.turn_address(chosen.grain),
         "turn_out": kernel.turn_address(Grain(element)),
         "add_rows": rows_adder(problem.dtype) if problem.transposed else 0,
+        "stage": kernel.stage_address(chosen.grain, cut.window.spec.stride[2]) if chosen.staged else 0,
     }
     gw_row = problem.group_out if turned else problem.group_in * problem.spec.taps
     (depth, height, width), alone = cut.window.size, chosen.chunks == 1  # then there are no slices to add up
@@ -146,7 +155,8 @@ def bind(plan: Plan, isa: ISA) -> Executable:
         "sums_g": int(problem.sums_g), "in_place": int(chosen.in_place), "straight": int(chosen.straight),
         "wide": chosen.wide, "steps": tile.steps, "x_image": problem.c_in * plane,
         "g_image": problem.c_out * problem.pixels, "g_channel": problem.pixels, "gw_row": gw_row, "swapped": turned,
-        "taps": taps, "together": taps, "lists": 1, "rows": tile.rows, "box_count": cut.boxes,
+        "taps": taps, "together": taps, "lists": 1, "rows": tile.rows,
+        "staged_row": cut.box[3], "staged_pitch": chosen.staged_pitch, "box_count": cut.boxes,
         "part_count": chosen.parts, "chunks": chosen.chunks, "sub": chosen.sub,
         "slice": room.private if alone else room.slice, "frame": room.frame, "private": room.private,
         "asks_g": asks_g, "asks_x": asks_x, "asks_each": min(ceil((asks_g + asks_x) / calls), chosen.sub),

@@ -29,21 +29,25 @@ from lucid.kernels.ir import (
     Pointer,
     Type,
     Value,
+    bitcast,
     constant,
     convert,
     i8,
+    i16,
     i32,
     i64,
     lane_numbers,
     lane_sum,
     lane_sums,
     lanes_below,
+    loaded_as,
     maximum,
     minimum,
     ptr,
     select,
     splat,
     transpose_blocks,
+    vec,
     zeros,
 )
 from lucid.kernels.isa import ISA
@@ -62,12 +66,13 @@ RUN = 4
 
 #: What ``loops`` are told, in this order: arrays, tables, code, numbers.
 ARRAYS = ("x", "g", "gw", "gb", "slices", "own", "summed")
-TABLES = ("boxes", "parts", "starts", "offsets", "asks")
-CODE = ("tile", "tile_out", "turn_in", "turn_out", "add_rows")
+TABLES = ("boxes", "parts", "starts", "offsets", "asks", "staged")
+CODE = ("tile", "tile_out", "turn_in", "turn_out", "add_rows", "stage")
 NUMBERS = (
     "sums_g", "in_place", "straight", "wide", "steps", "x_image", "g_image", "g_channel", "gw_row", "swapped", "taps",
     "together", "lists",
-    "rows", "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
+    "rows", "staged_row", "staged_pitch",
+    "box_count", "part_count", "chunks", "sub", "slice", "frame", "private", "asks_g", "asks_x", "asks_each",
     "d", "h", "w", "apart", "box_n", "frame_d", "frame_h", "frame_w",
     "sums_at", "sum_image", "sum_channel", "sum_plane", "sum_row",
 )  # fmt: skip
@@ -118,6 +123,12 @@ def tile_address(grain: Grain, in_place: bool, vectors: int, rows: int, columns:
 def turn_address(grain: Grain) -> int:
     """Where the transposition lies that reads numbers and writes elements."""
     return jit.kernel(("weight_grad turn", grain), lambda isa: _write_turn(isa, grain)).address("turn")
+
+
+def stage_address(grain: Grain, stride: int) -> int:
+    """Where the code lies that widens what a tile is about to read, samples a ``stride`` of 1 or 2 apart."""
+    key = ("weight_grad stage", grain, stride)
+    return jit.kernel(key, lambda isa: _write_stage(isa, grain, stride)).address("stage")
 
 
 def _write_tile(isa: ISA, grain: Grain, vectors: int, rows: int, columns: int, rounds_to: Type | None) -> Module:
@@ -254,6 +265,44 @@ def _write_turn(isa: ISA, grain: Grain) -> Module:
     return module
 
 
+def _write_stage(isa: ISA, grain: Grain, stride: int) -> Module:
+    """``stage(to, places, pitch, source, starts, offsets, rows, begin, count, per_image, row)``: numbers of x, widened.
+
+    to[r pitch + places[p]] = source[starts[p] + offsets[r]] for r below ``rows`` and ``count`` pixels of a box from
+    ``begin`` on, of which ``row`` follow each other, a ``stride`` apart in x; lanes - 1 numbers behind those are any.
+    Samples with a stride of 2 are the lower halves of words, the last of which x has too.
+    """
+    element, module = grain.sums, Module("weight_grad stage", isa)
+    lanes = isa.lanes(element)
+    f = module.function(
+        "stage", export=True, to=ptr(element), places=ptr(i64), pitch=i64, source=ptr(grain.stored), starts=ptr(i64),
+        offsets=ptr(i64), rows=i64, begin=i64, count=i64, per_image=i64, row=i64,
+    )  # fmt: skip
+    a = f.args
+
+    def widened(source: Pointer, first: Value, mask: Value | None = None) -> Value:
+        if stride == 1 and mask is not None:
+            return loaded_as(element, source, first, lanes, mask)
+        if stride == 1:
+            return convert(source.load(first, lanes), element)
+        halves = convert(source.cast(i32).load(first, lanes, mask), i16)
+        return convert(bitcast(halves, vec(grain.stored, lanes)), element)
+
+    with f.loop(0, a.count) as run:  # its step is the length of the run
+        inside = (a.begin + run.i) % a.per_image
+        length = minimum(minimum(a.count - run.i, a.per_image - inside), a.row - inside % a.row)
+        last = (length - 1) // lanes * lanes
+        mask = lanes_below(f, length - last, lanes, i32)
+        source, to = a.source.at(a.starts.load(run.i)), a.to.at(a.places.load(run.i))
+        with f.loop(0, a.rows) as r:
+            numbers, staged = source.at(a.offsets.load(r.i)), to.at(r.i * a.pitch)
+            with f.loop(0, last, lanes) as i:
+                staged.store(widened(numbers, i.i), i.i)
+            staged.store(widened(numbers, last, mask), last)
+        run.step = length
+    return module
+
+
 def _elements(grain: Grain, numbers: list[Value], odd: Value) -> list[Value]:
     """Elements of numbers side by side; of one that is missing its second, ``odd``, the first becomes that."""
     elements = [grain.side_by_side(vector) for vector in numbers]
@@ -330,7 +379,7 @@ def _write_loops(isa: ISA, grain: Grain) -> Module:
             again = (b.i - first) & box.goes_on
             tables = (a.starts.at(box.starts), a.offsets.at(part.offsets))
             read = (frame, *tables, g.at(box.g), x.at(then.corner), g.at(then.g))
-            f.call(multiply, p.fields, own.at(a.frame), to, *sizes, again, *read, a.gw.at(part.gw))
+            f.call(multiply, p.fields, own, own.at(a.frame), to, *sizes, again, *read, a.gw.at(part.gw))
         with f.when(a.chunks.eq(1)), f.loop(0, part.rows, a.wide) as k:
             f.call(unpack, p.fields, number, k.i, to, 1, 0, own)
     _write_finish(module, kind, unpack)
@@ -412,27 +461,27 @@ def _write_pack(module: Module, kind: _Kind) -> Function:
 
 
 def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
-    """Adds ``multiply(fields, panel, to, rows, channels, per_image, row, pitch, images, list, again, …)``: a box.
+    """Adds ``multiply(fields, stage, panel, to, rows, channels, per_image, row, pitch, images, list, …)``: a box.
 
     The sums of its list of taps are every so many of all, and are begun even if it has no pixels.
-    Pieces of panels of ``g`` are made in L1 and used at once. Each tile asks for ``asks_each`` more lines of the next
-    box, which begins at ``next_x`` and ``next_g``. Where sums go ``straight`` to gw, the part's ``result``, a whole
-    tile's lines there are asked for before it begins. Of half precision that is the tile of the last piece, which
-    rounds them.
+    Pieces of panels of ``g`` are made in L1 and used at once; so are a tile's numbers of x that are ``staged``. Each
+    tile asks for ``asks_each`` more lines of the next box, which begins at ``next_x`` and ``next_g``. Where sums go
+    ``straight`` to gw, the part's ``result``, a whole tile's lines there are asked for before it begins. Of half
+    precision that is the tile of the last piece, which rounds them.
     """
     data, stored = ptr(kind.element), ptr(kind.stored)
     f = module.function(
-        "multiply", fields=ptr(i64), panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64, pitch=i64,
-        images=i64, list=i64, again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored, next_x=stored,
-        next_g=stored, result=stored,
+        "multiply", fields=ptr(i64), stage=data, panel=data, to=data, rows=i64, channels=i64, per_image=i64, row=i64,
+        pitch=i64, images=i64, list=i64, again=i64, frame=data, starts=ptr(i64), offsets=ptr(i64), g=stored,
+        next_x=stored, next_g=stored, result=stored,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, kind.fields, (
         "asks", "tile", "tile_out", "wide", "steps", "together", "lists", "sub", "asks_g", "asks_x", "asks_each",
-        "rows", "straight", "gw_row",
+        "rows", "straight", "gw_row", "staged", "stage", "staged_row", "staged_pitch",
     ))  # fmt: skip
     rounds = kind.stored != kind.element
-    last, pixels = a.asks_g + a.asks_x - 1, p.images * p.per_image
+    last, pixels, staged = a.asks_g + a.asks_x - 1, p.images * p.per_image, a.staged_pitch.ne(0)
     steps, apart = (p.channels * a.together + (a.steps - 1)) // a.steps, a.lists * a.wide
     block = steps * a.steps * apart + a.wide  # its sums and those of g
     pieces = (pixels + (a.sub - 1)) // a.sub
@@ -447,20 +496,26 @@ def _write_multiply(module: Module, kind: _Kind, pack: Function) -> Function:
             ask = minimum(s.values[0], last)
             of_g, first = ask < a.asks_g, s.i * a.steps
             ahead = (a.asks.at(ask + select(of_g, 0, a.sub)), select(of_g, p.next_g, p.next_x))
-            tables = (p.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
+            read = (p.frame, p.starts.at(pixel.i), p.offsets.at(s.i * a.rows))
+            on_stage = (p.stage, a.staged.at(a.rows + pixel.i), a.staged)
+            with f.when(staged):
+                x, *tables = read
+                sizes = (a.rows, pixel.i, count, p.per_image, a.staged_row)
+                f.call(a.stage, *on_stage[:2], a.staged_pitch, x.cast(kind.stored), *tables, *sizes)
+            read = tuple(select(staged, there, where) for there, where in zip(on_stage, read, strict=True))
             own, there = to.at(first * apart + p.list * a.wide), p.result.at(first * a.gw_row + k.i)
 
             def aside() -> None:
-                f.call(a.tile, count, p.panel, p.frame, *tables, own, apart, again, *ahead)
+                f.call(a.tile, count, p.panel, *read, own, apart, again, *ahead)
 
             def straight() -> None:
                 new_rows = a.steps if rounds else select(again.eq(0), a.steps, 0)
                 with f.loop(0, new_rows) as step, f.loop(0, a.wide, LINE // kind.stored.bytes) as v:
                     there.at(step.i * a.gw_row + v.i).prefetch(write=True)
                 if rounds:
-                    f.call(a.tile_out, count, p.panel, p.frame, *tables, own, apart, again, *ahead, there, a.gw_row)
+                    f.call(a.tile_out, count, p.panel, *read, own, apart, again, *ahead, there, a.gw_row)
                 else:
-                    f.call(a.tile, count, p.panel, p.frame, *tables, there, a.gw_row, again, *ahead)
+                    f.call(a.tile, count, p.panel, *read, there, a.gw_row, again, *ahead)
 
             whole = (p.rows - k.i >= a.wide) & (p.channels - first >= a.steps) & a.straight.ne(0)
             either(f, whole & (pixel.i + a.sub >= pixels) if rounds else whole, straight, aside)

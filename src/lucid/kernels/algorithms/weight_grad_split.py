@@ -42,6 +42,7 @@ _COST = {
     "pair": 4.8,  # one of pairs of pixels, which a channel of x alone meets: nothing hides what it waits for
     "run": 17.0,  # four channels of g, as far as they go on
     "frame": 5.0,  # a vector of x
+    "stage": 3.5,  # one that is widened just before a tile
     "turn": 6.0,  # a vector of sums, on its way out
     "waiting": 0.2,  # for memory, and for the beginning of each run of pixels as for so many bytes more
     "call": 6500.0,
@@ -52,6 +53,7 @@ TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
 _FEW_USES = 4  # numbers of a frame for each use of one, beyond which to widen those costs less: of one vector, or pairs
 _WIDENED = 0.25  # of a tile's cycles, a number that is widened beside products of two vectors or one
+_RUN_VECTORS = 2.0  # what a run that is staged costs beside its vectors, as so many
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
 _SLICED = 5.0  # cycles of a vector of sums that another thread adds up, where vectors take turns
 
@@ -76,6 +78,11 @@ class Tile:
         Beside its numbers a tile loads where the pixel starts, and asks, or, of one vector, waits a little longer.
         """
         return max(self.vectors * self.steps, self.vectors + self.steps + (3 if self.vectors > 1 else 2), 8) / 2
+
+    def cycles_in(self, turns: int) -> float:
+        """The same where vectors pass their units in so many turns: of two, one vector's rows wait for nothing."""
+        waits = turns == 1 or self.vectors > 1 or self.columns > 1
+        return self.cycles if waits else max(1 + self.steps, 8) / 2
 
 
 def tiles(isa: ISA, spec: ConvSpec) -> Iterator[Tile]:
@@ -106,7 +113,21 @@ class Split:
     sub: int  #: pixels of a piece of a panel
     in_place: bool  #: whether x is read where it lies
     straight: bool = False  #: whether whole tiles leave their sums in gw
+    staged: bool = False  #: whether a tile's numbers of x are widened just before it
     cycles: float = 0.0  #: of one thread
+
+    @property
+    def staged_apart(self) -> int:
+        """From a run of widened pixels to the next one, so that vectors are stored in whole lines; 0 if it is short."""
+        row = min(self.cut.box[3], self.sub)
+        return ceil(row / self.lanes) * self.lanes * (row >= 2 * self.lanes)
+
+    @property
+    def staged_pitch(self) -> int:
+        """From a step's widened numbers to the next one's; 0 if there are none."""
+        row = self.cut.box[3]
+        runs = min(self.elements // row, (self.sub + row - 2) // row + 1)
+        return (ceil((runs * self.staged_apart or self.sub) / self.lanes) + 1) * self.lanes * self.staged
 
     @property
     def elements(self) -> int:
@@ -169,7 +190,8 @@ class Room:
         wide, lanes = split.wide, split.lanes
         line = LINE // sum_type(problem).bytes
         sums = ceil(split.c_part * problem.spec.taps / split.tile.steps) * split.tile.steps
-        frame = max(0 if split.in_place else split.c_part * split.cut.plane + lanes, lanes * RUN * lanes)
+        framed = split.tile.rows * split.staged_pitch if split.in_place else split.c_part * split.cut.plane + lanes
+        frame = max(framed, lanes * RUN * lanes)
         sums_at, of_x = split.blocks * (sums + 1) * wide, split.c_part * lanes if problem.transposed else 0
         frame, panel, slice_ = (ceil(n / line) * line for n in (frame, (split.sub + lanes) * wide, sums_at + of_x))
         alone = split.chunks == 1
@@ -291,6 +313,20 @@ def places(problem: Problem, split: Split) -> tuple[Array, Array]:
     return np.concatenate(starts, axis=None), np.concatenate(lists)
 
 
+def on_stage(split: Split) -> Array:
+    """Where the rows of a tile lie among what is staged, then where in a row each pixel of a full box does.
+
+    Runs that are cut by pieces go on with the next piece at its beginning.
+    """
+    rows, pixels, row = np.arange(split.tile.rows) * split.staged_pitch, np.arange(split.elements), split.cut.box[3]
+    piece, run = pixels // split.sub * split.sub, pixels // row
+    places = pixels - piece
+    if split.staged_apart:
+        places = (run - piece // row) * split.staged_apart + pixels - np.maximum(piece, run * row)
+    table: Array = np.concatenate([rows, places]).astype(np.int64)
+    return table
+
+
 def _firsts(grain: Grain, pixels: int) -> Array:
     """The first pixel of each element of a row; that of an odd row's last one belongs to another element too."""
     firsts: Array = np.minimum(np.arange(grain.count(pixels)) * grain.depth, max(pixels - grain.depth, 0))
@@ -378,7 +414,8 @@ def splits(problem: Problem, isa: ISA, turned: bool = False) -> list[Split]:
     made = []
     for tile in chosen:
         channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
-        options = ((k, c, n, finer) for k, c in channels for n in pieces for finer in (0, 1))
+        staged = (False, True) if _stages(problem, grain, lanes) else (False,)
+        options = ((k, c, n, finer, each) for k, c in channels for n in pieces for finer in (0, 1) for each in staged)
         made += [_split(problem, cut, window.pixels, tile, grain, lanes, *option, turned) for option in options]
     return [each for each in made if each is not None]
 
@@ -405,7 +442,7 @@ def _narrower(usual: Tile, every: Sequence[Tile], problem: Problem, grain: Grain
 
 def _split(
     problem: Problem, cut_up: Callable[[int], Cut], pixels: int, tile: Tile, grain: Grain, lanes: int, k_part: int,
-    c_part: int, pieces: int, finer: int, turned: bool,
+    c_part: int, pieces: int, finer: int, staged: bool, turned: bool,
 ) -> Split | None:  # fmt: skip
     """With boxes that leave room in the second cache for the next one, and for sums; or ``finer`` ones.
 
@@ -413,7 +450,7 @@ def _split(
     """
     cpu, size, wide = target.cpu(), sum_type(problem).bytes, tile.vectors * lanes
     padded, sums = ceil(k_part / wide) * wide, ceil(c_part * problem.spec.taps / tile.steps) * tile.steps
-    in_place = _inside(problem, tile, grain, lanes)
+    in_place = staged or _inside(problem, tile, grain, lanes)
     room = cpu.l2_bytes // 2 // size
     most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
     each = ceil(pixels / pieces / most_pixels) + finer  # boxes of a chunk
@@ -423,7 +460,7 @@ def _split(
     least = chunks == 1 and k_part <= wide and c_part == 1
     if slices * padded * sums * size > SLICE_BYTES and not least:
         return None
-    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks, turned)
+    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks, turned, staged)
 
 
 def _parts(problem: Problem, k_part: int, c_part: int) -> int:
@@ -432,14 +469,15 @@ def _parts(problem: Problem, k_part: int, c_part: int) -> int:
 
 def split_as(
     problem: Problem, tile: Tile, grain: Grain, lanes: int, k_part: int, c_part: int, cut: Cut, chunks: int,
-    turned: bool = False,
+    turned: bool = False, staged: bool = False,
 ) -> Split:  # fmt: skip
     """The split into these parts, boxes and chunks."""
     parts = _parts(problem, k_part, c_part)
-    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, _inside(problem, tile, grain, lanes))
+    in_place = staged or _inside(problem, tile, grain, lanes)
+    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, in_place)
     turns = turns_of(lanes, grain.sums)
     straight = turned and turns > 1 and cut.boxes == 1
-    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes), straight=straight)
+    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes), straight=straight, staged=staged)
     return replace(made, cycles=cycles(_work(problem, made), turns))
 
 
@@ -480,6 +518,16 @@ def _inside(problem: Problem, tile: Tile, grain: Grain, lanes: int) -> bool:
     return turns_of(lanes, grain.sums) > 1 and _left_out(problem, tile.vectors * lanes) > least
 
 
+def _stages(problem: Problem, grain: Grain, lanes: int) -> bool:
+    """Whether a tile's numbers of x may be widened just before it: halves of a kernel of one tap without padding.
+
+    With a stride of 2 along rows they are told apart as words, so that a row has to have the last of them whole.
+    """
+    spec, row, out = Window.of(problem).spec, Window.of(problem).size[2], Window.of(problem).out[2]
+    plain = spec.taps == 1 and set(spec.padding) == {(0, 0)} and spec.stride[2] <= 2
+    return plain and grain.widened and turns_of(lanes, grain.sums) > 1 and out * spec.stride[2] <= row
+
+
 def _left_out(problem: Problem, wide: int) -> float:
     """Samples that strides leave out of windows, and frames have too, for each use of one by a tap and a panel of g."""
     return prod(problem.spec.stride) / (problem.spec.taps * ceil(problem.group_out / wide))
@@ -494,8 +542,11 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
     padded, passes = split.blocks * split.wide, ceil(split.c_part * problem.spec.taps / split.tile.steps)
     pieces, sums = ceil(split.elements / split.sub) * cut.boxes, padded * passes * split.tile.steps / lanes
     run_bytes = cut.pixels // cut.box[0] * problem.itemsize
-    hidden = not (split.in_place and split.grain.widened) or split.tile.vectors >= HIDE_WIDENING
-    tile_cycles = split.tile.cycles + (0 if hidden else _WIDENED * split.tile.steps)
+    hidden = split.staged or not (split.in_place and split.grain.widened) or split.tile.vectors >= HIDE_WIDENING
+    tile_cycles = split.tile.cycles_in(turns_of(lanes, split.grain.sums))
+    tile_cycles += 0 if hidden else _WIDENED * split.tile.steps
+    rows, run = split.staged * split.parts * split.blocks * passes * split.tile.steps, min(cut.box[3], split.sub)
+    staged = cut.window.pixels / run * (ceil(run / lanes) + _RUN_VECTORS)
     packed = "pair" if split.grain.depth > 1 and problem.group_in == 1 else "pack"
     return {
         "product": split.parts * elements * split.blocks * passes * tile_cycles,
@@ -503,6 +554,7 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         packed: split.parts * elements * padded / lanes,
         "run": split.parts * padded / TURNED * max(pieces, cut.boxes * runs),
         "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
+        "stage": rows * staged,
         "turn": split.parts * sums * split.put_away,
         "waiting": memory_wait(problem, run_bytes),
         "call": 1,
