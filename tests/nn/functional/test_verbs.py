@@ -88,6 +88,17 @@ def test_resampling_and_pooling_to_second_order() -> None:
         check_grads(lambda x, verb=verb: verb(x * x), x)
 
 
+@pytest.mark.parametrize("wanted", [1, 2, (4, 2), 8])
+@pytest.mark.parametrize("size", [4, 8, 40])
+def test_adaptive_maxima_with_and_without_places(size: int, wanted: Any) -> None:
+    x = lucid.tensor(np.random.default_rng(0).integers(-2, 3, (2, 3, size, size)) / 4.0, requires_grad=True)
+    places, plain = F.adaptive_max_pool2d(x, wanted, return_indices=True)[0], F.adaptive_max_pool2d(x, wanted)
+    np.testing.assert_array_equal(places.detach().numpy(), plain.detach().numpy())
+    g = lucid.rand(plain.shape, dtype=x.dtype)
+    given, found = (lucid.autograd.grad(y, x, g)[0].numpy() for y in (places, plain))
+    np.testing.assert_allclose(given, found, rtol=1e-12)
+
+
 def test_dropout_keeps_the_mean_and_the_share() -> None:
     lucid.manual_seed(0)
     x = lucid.ones(200, 500, requires_grad=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 from lucid.core.geometry import PoolSpec, Sizes
@@ -13,6 +14,9 @@ from lucid.ops.checked import check_tensor
 from lucid.tensor import Tensor
 
 Pooled = Tensor | tuple[Tensor, Tensor]
+
+#: Samples of a window up to which the ordinary pooling, a pass for each, is quicker than to look for their places.
+_FEW_TAPS = 25
 
 
 def _call(
@@ -64,6 +68,9 @@ def adaptive_max_pool(caller: str, rank: int, input: Tensor, output_size: Any, r
     check_tensor(caller, "input", input)
     check_image(caller, rank, input.shape)
     wanted = _wanted(caller, rank, output_size, input.shape[-rank:])
+    spec = None if return_indices else _even_windows(input.shape[-rank:], wanted)
+    if spec is not None and prod(spec.kernel) <= _FEW_TAPS:
+        return ops.max_pool(input, spec)
     indices = ops.adaptive_max_indices(input, wanted)
     flat = input.reshape(*input.shape[:-rank], -1)
     result = flat.gather(-1, indices.reshape(*indices.shape[:-rank], -1)).reshape(indices.shape)
