@@ -205,3 +205,13 @@ def test_a_new_size_compiles_nothing() -> None:
 def test_refusals() -> None:
     with pytest.raises(DTypeError, match="int64"):
         total(np.arange(3), axes=(0,))
+
+
+def test_every_choice_of_numbers_has_its_own() -> None:
+    """Those of a bound region, those after as many as are kept, and zeros of either sign."""
+    shifted = Reduction("shifted", terms=lambda x: x, finish=lambda s, *, by: s * by)
+    for x in (normal(9, 40), normal(9, 80)[:, ::2]):
+        for by in (*range(12), 0.0, -0.0, 3.0):
+            found, wanted = shifted(x, axes=(1,), by=by), shifted(x, axes=(1,), by=1.0) * np.float32(by)
+            np.testing.assert_allclose(found, wanted, rtol=3e-7)
+            np.testing.assert_array_equal(np.signbit(found), np.signbit(wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,6 +22,7 @@ __all__ = [
     "NOTHING",
     "WORKSPACE",
     "ByAlignment",
+    "ByNumbers",
     "Halves",
     "Keeper",
     "Launch",
@@ -41,6 +43,7 @@ _WAKING_THREADS = 6
 #: How many chunks the tasks of such a region may make where vectors take two turns, the first best: to take one, and to
 #: begin it, costs as much as a plane of few rows.
 _LITTLE_CHUNKS = (6, 8, 10, 12, 4)
+_MOST_NUMBERS = 8
 KEPT = -3  #: the base of a field that lies in what is made of the weights
 
 
@@ -181,6 +184,37 @@ class Launch:
 
     __call__ = threads.launch
     method = threads.method
+
+
+class ByNumbers(dict[bytes, Launch | None]):
+    """Bound regions of a plan by the numbers that they are given, as packed doubles; made when they are wanted.
+
+    Fields are places, numbers, ``geometry``. There are few: for who brings other numbers every time there is None in
+    the end.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[tuple[int, int, int]],
+        sources: Sequence[int],
+        geometry: Sequence[int],
+        worth: int,
+        shared_bytes: int = 0,
+    ) -> None:
+        super().__init__()
+        self._given = steps, sources, geometry, worth, shared_bytes
+
+    def __missing__(self, numbers: bytes) -> Launch | None:
+        if len(self) >= _MOST_NUMBERS:
+            return None
+        steps, sources, geometry, worth, shared_bytes = self._given
+        values = struct.unpack(f"{len(numbers) // 8}q", numbers)
+        fields = [*[0] * len(sources), *values, *geometry]
+        most_threads = max(tasks for _, tasks, _ in steps)
+        made = self[numbers] = Launch(
+            steps, fields, sources, shared_bytes=shared_bytes, most_threads=most_threads, worth=worth
+        )
+        return made
 
 
 def _even_chunk(tasks: int) -> int:

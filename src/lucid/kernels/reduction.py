@@ -35,15 +35,16 @@ from lucid.core.geometry import Sizes, broadcast_shape
 from lucid.kernels import jit, target
 from lucid.kernels.elementwise import Array, Formula, compute_type
 from lucid.kernels.ir import Value, sqrt
-from lucid.kernels.launch import address
+from lucid.kernels.launch import WORKSPACE, ByNumbers, address
 from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction_kernel import BAND, COMBINE, Formulas, Kernel
 from lucid.kernels.runtime import threads
-from lucid.kernels.runtime.memory import empty
+from lucid.kernels.runtime.memory import ALIGN_BYTES, empty
 
 SEGMENT_BYTES = 64 << 10  #: what one partial sum covers, of one array, where rows are summed along themselves
 SEGMENT_ROWS = 256  #: rows of one partial sum, where rows are added to each other
 GRAIN = 16384  #: elements of a chunk of tasks, at least
+_BLOCKS = 16  #: vectors of results that are finished together
 _PLANS = 1024
 
 
@@ -126,17 +127,22 @@ class Reduction:
         if plan.order:
             arrays = tuple(contiguous(np.broadcast_to(a, plan.shape).transpose(plan.order)) for a in arrays)
         results = [empty(plan.kept, plan.dtype) for _ in range(plan.results)]
+        values = [numbers[n] for n in self.numbers]
+        region = plan.regions[plan.pack_numbers(*values)] if plan.plain else None
+        if region is not None:
+            region(*arrays, *results)
+            return results[0] if len(results) == 1 else tuple(results)
         scratch = empty(plan.scratch, plan.scratch_dtype)
         packed = plan.pack(
             *[address(a) for a in arrays],
             *[address(a) for a in results],
             address(scratch),
-            *[numbers[n] for n in self.numbers],
+            *values,
             *plan.geometry,
         )
         slots = (ctypes.c_int64 * (len(packed) // 8)).from_buffer_copy(packed)
         partial, finish = plan.entries
-        threads.run_steps(((partial, slots, plan.tasks, plan.chunk), (finish, slots, plan.blocks, 16)))
+        threads.run_steps(((partial, slots, plan.tasks, plan.chunk), (finish, slots, plan.blocks, _BLOCKS)))
         return results[0] if len(results) == 1 else tuple(results)
 
     def _plan(self, key: Any, arrays: Sequence[Array], axes: tuple[int, ...]) -> _Plan:
@@ -161,20 +167,33 @@ class Reduction:
         lanes = target.isa().lanes(element)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
+        entries, blocks = (code.address("partial"), code.address("finish")), -(-prod(kept) // lanes)
+        geometry = (*cut.geometry, *(axis.strides[k] for k in range(len(arrays)) for axis in slots[:-1]))
+        scratch = made.terms * cut.segments * prod(kept)
+        scratch_bytes = scratch * made.sums.bytes
         plan = self._plans[key] = _Plan(
-            entries=(code.address("partial"), code.address("finish")),
+            entries=entries,
             pack=struct.Struct(made.slots).pack,
-            geometry=(*cut.geometry, *(axis.strides[k] for k in range(len(arrays)) for axis in slots[:-1])),
+            geometry=geometry,
             order=order,
             shape=shape,
             kept=kept,
             dtype=as_dtype(made.result_dtype).numpy,
             results=made.results,
-            scratch=made.terms * cut.segments * prod(kept),
+            scratch=scratch,
             scratch_dtype=np.dtype(f"float{made.sums.bits}"),
             tasks=cut.tasks,
             chunk=cut.chunk,
-            blocks=-(-prod(kept) // lanes),
+            blocks=blocks,
+            pack_numbers=struct.Struct(f"{len(self.numbers)}d").pack,
+            plain=cut.tasks > 0 and (bool(order) or all(a.flags.c_contiguous for a in arrays)),
+            regions=ByNumbers(
+                [(entries[0], cut.tasks, cut.chunk), (entries[1], blocks, _BLOCKS)],
+                [*range(len(arrays) + made.results), WORKSPACE],
+                geometry,
+                worth=-(-prod(shape) // GRAIN),
+                shared_bytes=scratch_bytes + -scratch_bytes % ALIGN_BYTES,
+            ),
         )
         return plan
 
@@ -227,11 +246,16 @@ class _Plan:
     tasks: int
     chunk: int
     blocks: int
+    pack_numbers: Callable[..., bytes]
+    plain: bool  #: the arrays lie as a bound region asks
+    regions: ByNumbers
 
 
 sum_of_products = Reduction("sum_of_products", terms=lambda a, b: a * b)
 #: factor times the sum over the axes; with factor 1 / n their mean.
-scaled_sum = Reduction("scaled_sum", terms=lambda x: x, finish=lambda total, *, factor: total * factor)
+scaled_sum = Reduction(
+    "scaled_sum", terms=lambda x: (x, 1.0), finish=lambda total, *, factor: total * factor, combine="products"
+)
 largest = Reduction("largest", terms=lambda x: x, combine="max")
 smallest = Reduction("smallest", terms=lambda x: x, combine="min")
 product = Reduction("product", terms=lambda x: x, combine="product")
