@@ -77,7 +77,8 @@ def shape_alike(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:
     """NaN and the infinities replaced: by 0 and by the largest numbers there are.
 
-    >>> nan_to_num(Tensor([float("nan"), 1.0, float("-inf")]), neginf=-2.0)
+    >>> from math import inf, nan
+    >>> nan_to_num(Tensor([nan, 1.0, -inf]), neginf=-2.0)
     Tensor([ 0.,  1., -2.])
     """
     if not input.dtype.is_floating_point:
