@@ -141,9 +141,9 @@ def _circular(n: int, low: int, high: int) -> tuple[tuple[slice, slice], ...]:
 
 
 def _down(start: int, count: int) -> slice:
-    """``count`` positions from ``start`` downward; a stop of -1 would mean the last one."""
+    """``count`` positions from ``start`` downward; a start or a stop of -1 would mean the last one."""
     stop = start - count
-    return slice(start, stop if stop >= 0 else None, -1)
+    return slice(start, stop if stop >= 0 else None, -1) if count else slice(0, 0)
 
 
 _SOURCES = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}

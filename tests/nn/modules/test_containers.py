@@ -77,3 +77,12 @@ def test_parameter_list() -> None:
     assert all(isinstance(value, nn.Parameter) and value.requires_grad for value in values)
     assert list(values.state_dict()) == ["0", "1", "2"]
     assert repr(values).splitlines()[1] == "  (0): Parameter of lucid.float32, shape (2,)"
+
+
+def test_parameter_dict() -> None:
+    values = nn.ParameterDict({"a": lucid.ones(2)})
+    values.update({"b": nn.Parameter(lucid.zeros(1))})
+    assert list(values.keys()) == ["a", "b"] and all(isinstance(value, nn.Parameter) for value in values.values())
+    assert values.pop("a").shape == (2,) and "a" not in values and list(values.state_dict()) == ["b"]
+    values.clear()
+    assert len(values) == 0

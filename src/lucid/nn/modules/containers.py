@@ -142,37 +142,49 @@ class ParameterList(_Listed):
         return "\n".join(f"({i}): Parameter of {p.dtype!r}, shape {p.shape}" for i, p in enumerate(self._entries()))
 
 
-class ParameterDict(Module):
-    """A dict whose parameters belong to the network; a plain tensor becomes a parameter."""
+class _Named(Module):
+    """Entries under names of one's own."""
 
-    def __init__(self, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] = ()) -> None:
-        super().__init__()
-        self.update(parameters)
+    _entry_kind = MODULE
 
-    def update(self, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> None:
+    def _put(self, name: str, entry: Any) -> None:
+        self.add_module(name, entry)
+
+    def update(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
         """Add or replace several."""
-        for name, value in parameters.items() if isinstance(parameters, Mapping) else parameters:
-            self[name] = value
+        for name, entry in entries.items() if isinstance(entries, Mapping) else entries:
+            self[name] = entry
 
     def keys(self) -> Iterable[str]:
         """Names, in order."""
-        return [name for name, kind in self._kinds.items() if kind == PARAMETER]
+        return [name for name, kind in self._kinds.items() if kind == self._entry_kind]
 
-    def values(self) -> Iterable[Parameter]:
-        """Parameters, in order."""
+    def values(self) -> Iterable[Any]:
+        """Entries, in order."""
         return [self.__dict__[name] for name in self.keys()]
 
-    def items(self) -> Iterable[tuple[str, Parameter]]:
-        """(name, parameter), in order."""
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """(name, entry), in order."""
         return [(name, self.__dict__[name]) for name in self.keys()]
 
-    def __getitem__(self, name: str) -> Parameter:
+    def pop(self, name: str) -> Any:
+        """Take one out."""
+        entry = self[name]
+        del self[name]
+        return entry
+
+    def clear(self) -> None:
+        """Take all out."""
+        for name in self.keys():
+            delattr(self, name)
+
+    def __getitem__(self, name: str) -> Any:
         if name not in self:
             raise KeyError(name)
-        return self.__dict__[name]  # type: ignore[no-any-return]
+        return self.__dict__[name]
 
-    def __setitem__(self, name: str, value: Tensor) -> None:
-        self.register_parameter(name, value if isinstance(value, Parameter) else Parameter(value))
+    def __setitem__(self, name: str, entry: Any) -> None:
+        self._put(name, entry)
 
     def __delitem__(self, name: str) -> None:
         self[name]
@@ -185,7 +197,28 @@ class ParameterDict(Module):
         return iter(self.keys())
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._kinds.get(name) == PARAMETER
+        return isinstance(name, str) and self._kinds.get(name) == self._entry_kind
+
+
+class ModuleDict(_Named):
+    """A dict whose modules belong to the network. It has no ``forward``."""
+
+    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
+        super().__init__()
+        self.update(modules)
+
+
+class ParameterDict(_Named):
+    """A dict whose parameters belong to the network; a plain tensor becomes a parameter."""
+
+    _entry_kind = PARAMETER
+
+    def __init__(self, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] = ()) -> None:
+        super().__init__()
+        self.update(parameters)
+
+    def _put(self, name: str, entry: Any) -> None:
+        self.register_parameter(name, entry if isinstance(entry, Parameter) else Parameter(entry))
 
     def extra_repr(self) -> str:
         """One line per parameter."""
@@ -202,60 +235,3 @@ class DataParallel(Module):
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """What the module computes."""
         return self.module(*inputs, **kwargs)
-
-
-class ModuleDict(Module):
-    """A dict whose modules belong to the network. It has no ``forward``."""
-
-    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
-        super().__init__()
-        self.update(modules)
-
-    def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
-        """Add or replace several."""
-        for name, module in modules.items() if isinstance(modules, Mapping) else modules:
-            self[name] = module
-
-    def keys(self) -> Iterable[str]:
-        """Names, in order."""
-        return [name for name, kind in self._kinds.items() if kind == MODULE]
-
-    def values(self) -> Iterable[Module]:
-        """Modules, in order."""
-        return [self.__dict__[name] for name in self.keys()]
-
-    def items(self) -> Iterable[tuple[str, Module]]:
-        """(name, module), in order."""
-        return [(name, self.__dict__[name]) for name in self.keys()]
-
-    def pop(self, name: str) -> Module:
-        """Take one out."""
-        module = self[name]
-        del self[name]
-        return module
-
-    def clear(self) -> None:
-        """Take all out."""
-        for name in self.keys():
-            delattr(self, name)
-
-    def __getitem__(self, name: str) -> Module:
-        if self._kinds.get(name) != MODULE:
-            raise KeyError(name)
-        return self.__dict__[name]  # type: ignore[no-any-return]
-
-    def __setitem__(self, name: str, module: Module) -> None:
-        self.add_module(name, module)
-
-    def __delitem__(self, name: str) -> None:
-        self[name]
-        delattr(self, name)
-
-    def __len__(self) -> int:
-        return len(list(self.keys()))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._kinds.get(name) == MODULE
