@@ -87,12 +87,7 @@ def adam(
     """``kernels.update.adam`` in NumPy."""
     beta1, beta2 = betas
     for i, (p, g, m, v, step) in enumerate(zip(params, grads, means, squares, steps, strict=True)):
-        if decoupled:
-            p *= 1 - lr * weight_decay
-        d = _decayed(p, g, 0.0 if decoupled else weight_decay, maximize)
-        m += (1 - beta1) * (d - m)
-        v *= beta2
-        v += (1 - beta2) * (d * d)
+        _averaged(p, g, m, v, lr, betas, weight_decay, decoupled, maximize)
         if largest is not None:
             np.maximum(largest[i], v, out=largest[i])
         root = np.sqrt(v if largest is None else largest[i])
