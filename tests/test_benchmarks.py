@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
-import numpy as np
-import pytest
-
-import lucid
 from benchmarks import train_step
 from benchmarks.selection import Row, problems, synthetic, verdict
 from lucid.cli.bench.problem import suite
@@ -58,13 +52,3 @@ def test_networks_are_shown_in_milliseconds_with_their_mean() -> None:
     assert table.rows[2][:2] == ["c", "FAILED"]
     assert table.total == ["geometric mean", "", "", "2.00", "", "2.00"]
     assert train_step.table(train_step.WHOLE, "inference", [failed]).total is None
-
-
-def test_operations_beside_convolution_agree_with_pytorch() -> None:
-    torch = pytest.importorskip("torch")
-    ops = importlib.import_module("benchmarks.ops")
-    for row in ops.ROWS:
-        draw = np.random.default_rng(0)
-        operands = [ops.made(kind, ops.SIZES["tiny"], draw) for kind in row.kinds]
-        for ours, theirs in zip(ops.calls(row, lucid, operands), ops.calls(row, torch, operands), strict=True):
-            assert ours is None or ops.distance(ours(), theirs()) <= ops.TOLERANCE, row.name
