@@ -9,11 +9,10 @@ import lucid
 from lucid.autograd import check_grads
 from lucid.core.errors import DTypeError, ShapeError
 
-RNG = np.random.default_rng(5)
-
 
 def pair(*shapes, requires_grad=False):
-    return [lucid.tensor(RNG.standard_normal(s), requires_grad=requires_grad) for s in shapes]
+    rng = np.random.default_rng(5)
+    return [lucid.tensor(rng.standard_normal(s), requires_grad=requires_grad) for s in shapes]
 
 
 @pytest.mark.parametrize(

@@ -13,4 +13,9 @@ import torch
 
 # As many threads as the machines that run this have cores, and no choice of algorithm by trial.
 torch.set_num_threads(2)
-torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_torch(seed: int) -> None:
+    """What PyTorch draws does not depend on the tests before either."""
+    torch.manual_seed(seed)
