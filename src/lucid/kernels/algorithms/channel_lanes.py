@@ -37,12 +37,12 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.channel_lanes_frame import COLUMNS, LaneFrame, most_bytes, turned
-from lucid.kernels.algorithms.channel_lanes_kernel import LaneTile, write
+from lucid.kernels.algorithms.channel_lanes_kernel import NUMBERS, LaneTile, write
 from lucid.kernels.algorithms.correlation import axes_of, many_phases
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import RANK, Plan, Problem
 
 Array = np.ndarray[Any, Any]
@@ -247,12 +247,14 @@ def _bound(asked: ChannelLanes, keeps: bool = False) -> Launch:
         *frame.rows(result[1]),
     )  # fmt: skip
     no_bias, kept_block = np.zeros(frame.lanes), asked.weight_elements if keeps else 0
-    numbers = (
-        problem.c_in, asked.blocks, problem.batch, asked.each, prod(frame.source[1:]), prod(frame.source),
-        prod(result[1:]), prod(result), *result[:2], frame.positions[2], frame.slot, frame.ring, frame.elements,
-        asked.sums_elements, asked.own_bytes // sum_type(problem).bytes, asked.result_row, spec.taps,
-        int(problem.bias), kept_block,
-    )  # fmt: skip
+    numbers = in_order(NUMBERS, {
+        "channels": problem.c_in, "blocks": asked.blocks, "images": problem.batch, "each": asked.each,
+        "plane": prod(frame.source[1:]), "volume": prod(frame.source), "out_plane": prod(result[1:]),
+        "out_volume": prod(result), "out_depth": result[0], "out_rows": result[1], "positions": frame.positions[2],
+        "slot": frame.slot, "ring": frame.ring, "frame": frame.elements, "sums": asked.sums_elements,
+        "private": asked.own_bytes // sum_type(problem).bytes, "result_row": asked.result_row, "taps": spec.taps,
+        "bias_step": int(problem.bias), "kept_block": kept_block,
+    })  # fmt: skip
     steps = [(code.address("correlate"), asked.tasks, max(1, asked.tasks // _CLAIMS))]
     return Launch(
         [(code.address("weights"), asked.blocks, asked.blocks), *steps] if keeps else steps,

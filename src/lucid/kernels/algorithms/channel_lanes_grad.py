@@ -42,7 +42,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Problem
 
 _LATENCY = 4.0  # cycles of a product
@@ -171,12 +171,14 @@ def bind(asked: ChannelLanesGrad) -> Executable:
         frame.pixels(), frame.whole(np.arange(plane), plane), frame.whole(np.arange(spec.taps), 0),
         *frame.depths(problem.out[0]), _lines(frame, problem.out[1]),
     )  # fmt: skip
-    numbers = (
-        problem.c_in, problem.batch, prod(problem.size[1:]), prod(problem.size), plane, prod(problem.out),
-        problem.out[0], frame.slot, frame.ring, frame.elements, asked.upstream_elements,
-        asked.own_bytes // sum_type(problem).bytes, spec.taps, spec.kernel[1], problem.out[2],
-        spec.stride[1] * frame.width * frame.lanes, problem.out[2] * frame.lanes, int(problem.bias),
-    )  # fmt: skip
+    numbers = in_order(_NUMBERS, {
+        "channels": problem.c_in, "images": problem.batch, "plane": prod(problem.size[1:]),
+        "volume": prod(problem.size), "g_plane": plane, "g_volume": prod(problem.out), "g_depth": problem.out[0],
+        "slot": frame.slot, "ring": frame.ring, "frame": frame.elements, "upstream": asked.upstream_elements,
+        "private": asked.own_bytes // sum_type(problem).bytes, "taps": spec.taps, "kernel_h": spec.kernel[1],
+        "columns": problem.out[2], "x_row": spec.stride[1] * frame.width * frame.lanes,
+        "g_row": problem.out[2] * frame.lanes, "has_bias": int(problem.bias),
+    })  # fmt: skip
     return Launch(
         [(code.address("accumulate"), asked.blocks, 1)],
         (0, 0, 0, 0, 0, *map(address, tables), *numbers),

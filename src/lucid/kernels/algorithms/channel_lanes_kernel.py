@@ -40,7 +40,7 @@ from lucid.kernels.plan import PLAIN, Epilogue
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual")
 _WIDE = ("kept", "own")
 _TABLES = ("pixels", "taps_at", "results_at", "depths", "slices", "rows", "lines")
-_NUMBERS = (
+NUMBERS = (
     "channels", "blocks", "images", "each", "plane", "volume", "out_plane", "out_volume", "out_depth", "out_rows",
     "positions", "slot", "ring", "frame", "sums", "private", "result_row", "taps", "bias_step",
     "kept_block",
@@ -96,7 +96,7 @@ class LaneTile:
 def fields(element: Type) -> dict[str, Type]:
     """What the entry points ``weights`` and ``correlate`` read."""
     arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), **dict.fromkeys(_WIDE, ptr(computed(element)))}
-    return {**arrays, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(_NUMBERS, i64)}
+    return {**arrays, **dict.fromkeys(_TABLES, ptr(i64)), **dict.fromkeys(NUMBERS, i64)}
 
 
 def write(isa: ISA, element: Type, tile: LaneTile, epilogue: Epilogue) -> Module:

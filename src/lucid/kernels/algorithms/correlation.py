@@ -35,13 +35,13 @@ from lucid.kernels.algorithms.base import (
     turns_of,
     useful_threads,
 )
-from lucid.kernels.algorithms.correlation_kernel import write
+from lucid.kernels.algorithms.correlation_kernel import NUMBERS, write
 from lucid.kernels.algorithms.correlation_tile import Tile
 from lucid.kernels.algorithms.frames import Cut, fill_frame_address, plain_window, unit_of_fill
 from lucid.kernels.epilogue import sources
 from lucid.kernels.ir import BY_DTYPE, Type
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch, in_order
 from lucid.kernels.plan import RANK, Problem
 
 Array = np.ndarray[Any, Any]
@@ -430,20 +430,22 @@ def bind(asked: Correlation, isa: ISA) -> Executable:
     tables = asked.taps()
     rows = asked.axes[1].phases[0]
     step = (rows[1][0] - rows[0][0]) * spec.kernel[2] if asked.tile.span > 1 else 1 if asked.forward else -1
-    numbers = (
-        problem.groups, asked.sources, asked.results, asked.cut.boxes, *asked.size, *asked.stride_out,
-        asked.sources * asked.results * spec.taps, spec.taps * (asked.sources if asked.forward else 1), step,
-        int(problem.bias), asked.frame_elements, asked.private_elements,
-        asked.private_elements - asked.weight_elements,
-        asked.ahead, spec.kernel[2],
-        asked.spare_rows,
-        *asked.cut.fields(asked.sources * prod(asked.cut.window.size)),
-    )  # fmt: skip
+    (size_d, size_h, size_w), (out_d, out_h, out_w) = asked.size, asked.stride_out
+    numbers = in_order(NUMBERS, {
+        "groups": problem.groups, "sources": asked.sources, "results": asked.results, "boxes": asked.cut.boxes,
+        "size_d": size_d, "size_h": size_h, "size_w": size_w, "out_d": out_d, "out_h": out_h, "out_w": out_w,
+        "w_group": asked.sources * asked.results * spec.taps,
+        "w_result": spec.taps * (asked.sources if asked.forward else 1), "w_step": step,
+        "bias_step": int(problem.bias), "frame": asked.frame_elements, "private": asked.private_elements,
+        "own_weights": asked.private_elements - asked.weight_elements, "ahead_y": asked.ahead,
+        "row_taps": spec.kernel[2], "spare_rows": asked.spare_rows,
+    })  # fmt: skip
+    geometry = asked.cut.fields(asked.sources * prod(asked.cut.window.size))
     outside_bytes = asked.cut.window.size[2] * asked.tile.in_place * problem.itemsize
     no_bias, zeros = np.zeros(1), np.zeros(outside_bytes, np.uint8)
     fields = (
         0, 0, 0 if problem.bias else address(no_bias), *[0] * 5, address(zeros), *map(address, tables),
-        0 if asked.tile.in_place else fill_frame_address(problem.dtype, asked.stride_in[2]), *numbers,
+        0 if asked.tile.in_place else fill_frame_address(problem.dtype, asked.stride_in[2]), *numbers, *geometry,
     )  # fmt: skip
     tasks = asked.tasks
     chunk = max(1, min(tasks // 64, int(50_000 / (asked.cycles / tasks + 1))))

@@ -32,7 +32,7 @@ from lucid.kernels.plan import PLAIN, Epilogue
 
 _ARRAYS = ("x", "weights", "bias", "y", "own", "scale", "shift", "residual", "zeros")
 _TABLES = ("offsets", "columns", "places", "begins", "fill")
-_NUMBERS = (
+NUMBERS = (
     "groups", "sources", "results", "boxes", "size_d", "size_h", "size_w", "out_d", "out_h", "out_w", "w_group",
     "w_result", "w_step", "bias_step", "frame", "private", "own_weights", "ahead_y", "row_taps",
     "spare_rows",
@@ -41,7 +41,7 @@ _NUMBERS = (
 
 def _fields(element: Type) -> dict[str, Type]:
     pointers = dict.fromkeys(_ARRAYS, ptr(element)) | dict.fromkeys(_TABLES, ptr(i64))
-    return {**pointers, "own": ptr(computed(element)), **dict.fromkeys(_NUMBERS + GEOMETRY, i64)}
+    return {**pointers, "own": ptr(computed(element)), **dict.fromkeys(NUMBERS + GEOMETRY, i64)}
 
 
 def write(isa: ISA, element: Type, tile: Tile, merge: int, epilogue: Epilogue) -> Module:

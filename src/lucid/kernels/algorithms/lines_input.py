@@ -47,7 +47,7 @@ from lucid.kernels.ir import (
     zeros,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Problem
 
 Array = np.ndarray[Any, Any]
@@ -281,12 +281,14 @@ def bound(asked: LinesInput) -> Executable:
     form = asked.form
     code = jit.kernel(("lines_input", problem.dtype, form), lambda isa: _write(isa, element, form))
     no_bias, table = np.zeros(1), _table(asked)
-    numbers = (
-        problem.groups, problem.group_out, prod(problem.size[:2]), problem.size[2], problem.out[2], asked.pieces,
-        asked.segment, spec.padding[2][0], spec.dilation[2], spec.kernel[2], asked.pitch, asked.private_elements,
-        asked.weight_elements, asked.halo, int(problem.bias), asked.first, asked.steps, asked.stride,
-        ceil(problem.group_out / asked.blocks),
-    )  # fmt: skip
+    numbers = in_order(_NUMBERS, {
+        "groups": problem.groups, "channels": problem.group_out, "rows": prod(problem.size[:2]),
+        "w": problem.size[2], "ow": problem.out[2], "pieces": asked.pieces, "segment": asked.segment,
+        "low": spec.padding[2][0], "dilation": spec.dilation[2], "taps": spec.kernel[2], "pitch": asked.pitch,
+        "private": asked.private_elements, "own_weights": asked.weight_elements, "halo": asked.halo,
+        "bias_step": int(problem.bias), "first": asked.first, "steps": asked.steps, "stride": asked.stride,
+        "block": ceil(problem.group_out / asked.blocks),
+    })  # fmt: skip
     return Launch(
         [(code.address("add_up"), asked.tasks, max(1, asked.tasks // 64))],
         (0, 0, 0 if problem.bias else address(no_bias), 0, 0, address(table), *numbers),

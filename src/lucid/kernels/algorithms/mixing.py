@@ -33,11 +33,20 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.depthwise_sums import rows_adder
-from lucid.kernels.algorithms.mixing_kernel import MixGradTile, MixTile, write, write_grad, write_staged_grad
+from lucid.kernels.algorithms.mixing_kernel import (
+    GRAD_NUMBERS,
+    NUMBERS,
+    STAGED_NUMBERS,
+    MixGradTile,
+    MixTile,
+    write,
+    write_grad,
+    write_staged_grad,
+)
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem
 
 Array = np.ndarray[Any, Any]
@@ -351,16 +360,18 @@ def mixing_grad(problem: Problem, isa: ISA, chosen: MixGradTile | None = None) -
 
 def _bound(asked: Mix) -> Launch:
     problem, tile = asked.problem, asked.tile
-    element, row = BY_DTYPE[problem.dtype], problem.group_in
+    element, row, (count, results) = BY_DTYPE[problem.dtype], problem.group_in, asked.ends
     code = jit.kernel(
         ("mixing", problem.dtype, tile, problem.epilogue), lambda isa: write(isa, element, tile, problem.epilogue)
     )
-    steps = (1, row) if problem.role == "forward" else (row, 1)  # in w, of sources and of results
+    w_source, w_result = (1, row) if problem.role == "forward" else (row, 1)
     no_bias = np.zeros(1)
-    numbers = (
-        problem.groups, *asked.ends, asked.pixels, asked.strip, asked.strips, prod(asked.ends), *steps,
-        int(problem.bias), asked.alike, asked.own_bytes // sum_type(problem).bytes,
-    )  # fmt: skip
+    numbers = in_order(NUMBERS, {
+        "groups": problem.groups, "sources": count, "results": results, "pixels": asked.pixels,
+        "strip": asked.strip, "strips": asked.strips, "w_group": count * results, "w_source": w_source,
+        "w_result": w_result, "bias_step": int(problem.bias), "alike": asked.alike,
+        "private": asked.own_bytes // sum_type(problem).bytes,
+    })  # fmt: skip
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
     return Launch(
         [(code.address("mix"), asked.tasks, chunk)],
@@ -377,17 +388,18 @@ def _bound_grad(asked: MixGrad) -> Launch:
     element = BY_DTYPE[problem.dtype]
     writes = write_staged_grad if tile.staged else write_grad
     code = jit.kernel(("mixing_grad", problem.dtype, tile), lambda isa: writes(isa, element, tile))
-    numbers: tuple[int, ...] = (
-        problem.batch, problem.groups, problem.group_in, problem.group_out, problem.pixels, asked.blocks,
-        int(problem.bias),
-    )  # fmt: skip
+    numbers = {
+        "batch": problem.batch, "groups": problem.groups, "sources": problem.group_in, "results": problem.group_out,
+        "pixels": problem.pixels, "blocks": asked.blocks, "has_bias": int(problem.bias),
+    }  # fmt: skip
     arrays: tuple[int, ...] = (0, 1, 2, 3 if problem.bias else NOTHING)
     if tile.staged:
         arrays = (*arrays, WORKSPACE)
-        numbers = (*numbers, asked.own_bytes // sum_type(problem).bytes, asked.strip, rows_adder(problem.dtype))
+        private = asked.own_bytes // sum_type(problem).bytes
+        numbers |= {"private": private, "strip": asked.strip, "add_rows": rows_adder(problem.dtype)}
     return Launch(
         [(code.address("mix_grad"), asked.tasks, 1)],
-        (*[0] * len(arrays), *numbers),
+        (*[0] * len(arrays), *in_order(STAGED_NUMBERS if tile.staged else GRAD_NUMBERS, numbers)),
         arrays,
         own_bytes=asked.own_bytes,
         most_threads=useful_threads(asked.cycles, asked.tasks),

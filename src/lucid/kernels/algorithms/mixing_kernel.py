@@ -36,14 +36,14 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Epilogue
 
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual")
-_NUMBERS = (
+NUMBERS = (
     "groups", "sources", "results", "pixels", "strip", "strips", "w_group", "w_source", "w_result", "bias_step",
     "alike", "private",
 )  # fmt: skip
 _GRAD_ARRAYS = ("x", "g", "gw", "gb")
-_GRAD_NUMBERS = ("batch", "groups", "sources", "results", "pixels", "blocks", "has_bias")
+GRAD_NUMBERS = ("batch", "groups", "sources", "results", "pixels", "blocks", "has_bias")
 _AHEAD_BYTES = 512  # of a row, before they are read: rows of another tile come from the second cache
-_STAGED_NUMBERS = ("private", "strip")
+STAGED_NUMBERS = (*GRAD_NUMBERS, "private", "strip", "add_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,12 @@ class MixGradTile:
 
 def fields(element: Type) -> dict[str, Type]:
     """What the entry point ``mix`` reads."""
-    return {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element)), **dict.fromkeys(_NUMBERS, i64)}
+    return {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element)), **dict.fromkeys(NUMBERS, i64)}
 
 
 def grad_fields(element: Type) -> dict[str, Type]:
     """What the entry point ``mix_grad`` reads."""
-    return {**dict.fromkeys(_GRAD_ARRAYS, ptr(element)), **dict.fromkeys(_GRAD_NUMBERS, i64)}
+    return {**dict.fromkeys(_GRAD_ARRAYS, ptr(element)), **dict.fromkeys(GRAD_NUMBERS, i64)}
 
 
 def write(isa: ISA, element: Type, tile: MixTile, epilogue: Epilogue) -> Module:
@@ -236,7 +236,7 @@ def staged_fields(element: Type) -> dict[str, Type]:
     """What the entry point ``mix_grad`` of a staged tile reads."""
     own = {"own": ptr(computed(element))}
     arrays = {**dict.fromkeys(_GRAD_ARRAYS, ptr(element)), **own}
-    return {**arrays, **dict.fromkeys(_GRAD_NUMBERS + _STAGED_NUMBERS, i64), "add_rows": ptr(i64)}
+    return {**arrays, **dict.fromkeys(STAGED_NUMBERS, i64), "add_rows": ptr(i64)}
 
 
 def write_staged_grad(isa: ISA, element: Type, tile: MixGradTile) -> Module:

@@ -59,6 +59,18 @@ class RowBoxes:
         """Boxes of all images and groups."""
         return self.problem.batch * self.problem.groups * self.boxes
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """What every such kernel is told of the shape, by name."""
+        sources, results, taps = self.sources, self.results, self.problem.spec.taps
+        return {
+            "groups": self.problem.groups, "sources": sources, "results": results, "boxes": self.boxes,
+            "box_h": self.box_h, "columns": self.positions[1], "h": self.source[0], "w": self.source[1],
+            "size_h": self.size[0], "size_w": self.size[1],
+            "w_group": sources * results * taps, "w_source": taps * (1 if self.forward else results),
+            "w_result": taps * (sources if self.forward else 1), "bias_step": int(self.problem.bias),
+        }  # fmt: skip
+
     def box_rows(self, row_bytes: int, step: int = 1, again: int = 0) -> int:
         """Enough boxes for some threads, of whole steps, and rows that a cache holds from one strip to the next.
 

@@ -29,12 +29,12 @@ from lucid.kernels.algorithms.base import (
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels, many_phases
 from lucid.kernels.algorithms.row_boxes import RowBoxes
-from lucid.kernels.algorithms.sliding_kernel import write
+from lucid.kernels.algorithms.sliding_kernel import NUMBERS, write
 from lucid.kernels.algorithms.sliding_tile import HELD, WAITING, Slide
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch, in_order
 from lucid.kernels.plan import Plan, Problem
 
 name = "sliding"
@@ -341,14 +341,12 @@ def _streams(asked: Sliding) -> bool:
 
 def bound(asked: Sliding, isa: ISA) -> Executable:
     """One tile's kernel, likewise."""
-    problem, spec, tile = asked.problem, asked.problem.spec, asked.tile
+    problem, tile = asked.problem, asked.tile
     element = BY_DTYPE[problem.dtype]
-    numbers = (
-        problem.groups, asked.sources, asked.results, asked.boxes, asked.box_h, *asked.positions, *asked.source,
-        *asked.size, asked.axes[1].low, asked.sources * asked.results * spec.taps,
-        spec.taps * (1 if asked.forward else asked.results), spec.taps * (asked.sources if asked.forward else 1),
-        int(problem.bias), asked.private_elements, asked.spare_elements,
-    )  # fmt: skip
+    numbers = in_order(NUMBERS, asked.numbers | {
+        "rows": asked.positions[0], "low_h": asked.axes[1].low,
+        "private": asked.private_elements, "spare": asked.spare_elements,
+    })  # fmt: skip
     no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))

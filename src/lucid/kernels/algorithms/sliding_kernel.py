@@ -53,7 +53,7 @@ from lucid.kernels.plan import Epilogue
 _AHEAD_RESULTS = 8
 
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
-_NUMBERS = (
+NUMBERS = (
     "groups", "sources", "results", "boxes", "box_h", "rows", "columns", "h", "w", "size_h", "size_w",
     "low_h", "w_group", "w_source", "w_result", "bias_step", "private", "spare",
 )  # fmt: skip
@@ -68,7 +68,7 @@ Sums = dict[tuple[int, int], list[Value]]
 def fields(element: Type) -> dict[str, Type]:
     """What the entry point ``slide`` reads."""
     arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
-    return {**arrays, **dict.fromkeys(_NUMBERS, i64)}
+    return {**arrays, **dict.fromkeys(NUMBERS, i64)}
 
 
 def write(isa: ISA, element: Type, tile: Slide, epilogue: Epilogue) -> Module:

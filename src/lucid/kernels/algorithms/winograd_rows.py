@@ -34,11 +34,11 @@ from lucid.kernels.algorithms.base import (
 from lucid.kernels.algorithms.correlation import Axis, axes_of, many_channels
 from lucid.kernels.algorithms.row_boxes import RowBoxes
 from lucid.kernels.algorithms.sliding_tile import WAITING
-from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, ROWS, TAPS, RowPairs, write
+from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, NUMBERS, ROWS, TAPS, RowPairs, write
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem, Role
 
 Array = np.ndarray[Any, Any]
@@ -228,15 +228,12 @@ def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> R
 
 def bound(asked: Rows, isa: ISA) -> Executable:
     """One tile's kernel, likewise."""
-    problem, spec = asked.problem, asked.problem.spec
+    problem = asked.problem
     tile = replace(asked.tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4)
     element = BY_DTYPE[problem.dtype]
-    numbers = (
-        problem.groups, asked.sources, asked.results, asked.boxes, asked.box_h, asked.size[1], *asked.source,
-        *asked.size, asked.axes[1].low, asked.sources * asked.results * spec.taps,
-        spec.taps * (1 if asked.forward else asked.results), spec.taps * (asked.sources if asked.forward else 1),
-        int(problem.bias), asked.private_elements, asked.spare_elements,
-    )  # fmt: skip
+    numbers = in_order(NUMBERS, asked.numbers | {
+        "low_h": asked.axes[1].low, "private": asked.private_elements, "spare": asked.spare_elements,
+    })  # fmt: skip
     no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))

@@ -50,7 +50,7 @@ TAPS = 3  #: taps down, for
 ROWS = 2  #: rows of results
 
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
-_NUMBERS = (
+NUMBERS = (
     "groups", "sources", "results", "boxes", "box_h", "columns", "h", "w", "size_h", "size_w", "low_h", "w_group",
     "w_source", "w_result", "bias_step", "private", "spare",
 )  # fmt: skip
@@ -111,7 +111,7 @@ class RowPairs:
 def fields(element: Type) -> dict[str, Type]:
     """What the entry point ``slide`` reads."""
     arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
-    return {**arrays, **dict.fromkeys(_NUMBERS, i64)}
+    return {**arrays, **dict.fromkeys(NUMBERS, i64)}
 
 
 def write(isa: ISA, element: Type, tile: RowPairs, epilogue: Epilogue) -> Module:
