@@ -52,7 +52,8 @@ class _Setting:
         here["recording"] = self.recording and not inside
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        mode.recording, mode.inference, self._outer = self._outer
+        here = mode.__dict__
+        here["recording"], here["inference"], self._outer = self._outer
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)

@@ -70,13 +70,14 @@ ComputeBoth = Callable[[Array, Array], tuple[Array, Array]]
 class Call:
     """One role on operands of known shapes and type. What computes it is looked up once for the settings in force."""
 
-    __slots__ = ("_asked", "_ended", "_found", "_last")
+    __slots__ = ("_asked", "_ended", "_found", "_last", "keeps")
 
     def __init__(self, *asked: Any) -> None:
         self._asked = asked
         self._ended: dict[Epilogue, Call] = {}
         self._last: tuple[Epilogue | None, Call] = None, self
         self._found: tuple[Settings | None, Any] = None, None
+        self.keeps = False  #: whether what ``compute`` last said keeps something of weights, so wants their versions
 
     def ended(self, epilogue: Epilogue) -> Call:
         """The same with what happens to the result before anybody sees it."""
@@ -94,7 +95,7 @@ class Call:
         now = settings.now
         found_for, compute = self._found
         if found_for is not now:
-            compute = _compute(now, *self._asked)
+            compute, self.keeps = _compute(now, *self._asked)
             self._found = now, compute
         found: Compute = compute
         return found
@@ -122,19 +123,23 @@ def call_of(
 def _compute(
     now: Settings, role: Role, spec: ConvSpec, first: Sizes, second: Sizes, size: Sizes, dtype: np.dtype[Any],
     bias: bool, epilogue: Epilogue, transposed: bool,
-) -> Callable[..., Any] | None:  # fmt: skip
+) -> tuple[Callable[..., Any] | None, bool]:  # fmt: skip
+    """What computes it, None where no kernel gives both gradients, and whether it may keep something of weights."""
     both = bias and role == "grad_weight"
     if dtype.kind == "c":
-        return None if both else partial(_complex, role, spec, size)
+        return None if both else partial(_complex, role, spec, size), False
     x_shape, y_shape, shape = _shapes(role, spec, first, second, size)
     name = _name(dtype)
     if 0 in (*first, *second, *shape):
-        return None if both else partial(_bias_ended, epilogue, shape, dtype)
+        return None if both else partial(_bias_ended, epilogue, shape, dtype), False
     asked = problem(role, spec, x_shape, y_shape, name, bias, epilogue, transposed)
     if both and name in HALF and not _sums_narrow(asked):
-        return None
+        return None, False
     asked, run = _planned(asked)
-    return _of_weights(asked, run, shape, dtype) if role == "grad_weight" else _of_pixels(asked, run, shape, dtype)
+    if role == "grad_weight":
+        return _of_weights(asked, run, shape, dtype), False
+    region = _keeper(run)
+    return _of_pixels(asked, run, region, shape, dtype), region is not None
 
 
 def _planned(asked: Problem) -> tuple[Problem, Executable]:
@@ -148,16 +153,16 @@ def _planned(asked: Problem) -> tuple[Problem, Executable]:
     return asked, select.executable(asked, wanted)
 
 
-def _of_pixels(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
+def _of_pixels(asked: Problem, run: Executable, region: Keeper | None, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The executable with a result of its own around it, forward or in the input."""
-    fast, region, size_bytes = of_any_layout(run), _keeper(run), prod(shape) * dtype.itemsize
+    fast, size_bytes = of_any_layout(run), prod(shape) * dtype.itemsize
+    small = size_bytes < memory.POOLED_FROM_BYTES
 
     def compute(
         a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None, *extras: Array | None
     ) -> Array:
         if _observers:
             _observe(asked)
-        small = size_bytes < memory.POOLED_FROM_BYTES
         result = np.empty(shape, dtype) if small else memory.pooled(size_bytes, shape, dtype)
         ready = kept.ready(region, b, bias, versions) if versions and region else None
         if ready is not None:

@@ -45,9 +45,13 @@ class Ready(NamedTuple):
 
 
 class _Weights:
-    """One array of weights, with the biases that go into what is made of it: None for a region that met it once."""
+    """One array of weights, with the biases that go into what is made of it: None for a region that met it once.
 
-    __slots__ = ("bias", "made", "parts", "ref", "versions")
+    ``keeps`` is whether anything may be: not where they lie in others' memory, or out of order, since a kernel is given
+    copies of those, new ones every time.
+    """
+
+    __slots__ = ("bias", "keeps", "made", "parts", "ref", "versions")
 
     def __init__(self, w: Array, bias: Array | None, versions: Versions) -> None:
         self.ref = weakref.ref(w, partial(_died, id(w)))
@@ -55,6 +59,7 @@ class _Weights:
         self.versions = versions
         self.parts = (id(w),) if bias is None else (id(w), id(bias))
         self.made: dict[Keeper, Ready | None] = {}
+        self.keeps = all(a is None or (a.flags.c_contiguous and memory.owns_memory(a)) for a in (w, bias))
 
     @property
     def size_bytes(self) -> int:
@@ -101,7 +106,7 @@ def ready(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> R
 def _meet(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> None:
     with _lock:
         _drop(id(w))
-        if id(w) in _excluded or id(bias) in _excluded or not _as_kernels_read(w, bias):
+        if id(w) in _excluded or id(bias) in _excluded:
             return
         _known[id(w)] = new = _Weights(w, bias, versions)
         new.made[region] = None
@@ -109,14 +114,11 @@ def _meet(region: Keeper, w: Array, bias: Array | None, versions: Versions) -> N
             _users.setdefault(part, set()).add(id(w))
 
 
-def _as_kernels_read(w: Array, bias: Array | None) -> bool:
-    """Whether they lie in memory in order; else a kernel is given copies, new ones every time."""
-    return w.flags.c_contiguous and (bias is None or bias.flags.c_contiguous)
-
-
 def _make(known: _Weights, region: Keeper, w: Array, bias: Array | None) -> Ready | None:
     """At the second meeting."""
     global _size_bytes
+    if not known.keeps:
+        return None
     halves = region.halves() if region in known.made else None
     if halves is None or halves.kept_bytes > _limit_bytes:
         known.made[region] = None

@@ -52,12 +52,12 @@ def _holders(tensor: Any) -> int:
     return getrefcount(tensor._array)
 
 
-_SOLE = _holders(wrap(np.empty(0)))
+SOLE = _holders(wrap(np.empty(0)))  #: what ``getrefcount(x._array)`` says where nobody but the tensor has the array
 
 
 def owns_alone(x: Any) -> bool:
     """Whether nobody but the tensor could read or write its memory: there is no other array on it, nor an address."""
-    return getrefcount(x._array) == _SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
+    return getrefcount(x._array) == SOLE and memory.owns_memory(x._array) and not kept.is_excluded(x._array)
 
 
 def _all_holders(arrays: Sequence[np.ndarray[Any, Any]]) -> list[int]:
@@ -74,7 +74,7 @@ def held_alone(arrays: Sequence[np.ndarray[Any, Any]]) -> bool:
 
 def owns_with_origin(x: Any) -> bool:
     """The same but for the operation that it is the result of, which saved it for its gradient."""
-    return _holders(x) == _SOLE + 1 and is_saved(x) and _is_hidden(x._array)
+    return _holders(x) == SOLE + 1 and is_saved(x) and _is_hidden(x._array)
 
 
 def is_saved(x: Any) -> bool:

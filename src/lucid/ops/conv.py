@@ -7,6 +7,7 @@ in one of x, w and y, so every gradient of one of them is another of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from lucid.autograd.tracked import wrap
 from lucid.core.geometry import ConvSpec, Sizes
 from lucid.kernels import Call, Ending, Epilogue, kept
 from lucid.ops import activation, elementwise
-from lucid.ops.common import conj, owns_alone, same_dtype
+from lucid.ops.common import SOLE, conj, same_dtype
 from lucid.ops.reduction import sum_forward
 
 Array = np.ndarray[Any, Any]
@@ -146,14 +147,14 @@ def _versions(w: Any, bias: Any) -> kept.Versions | None:
     """What would tell of any change of the weights; None if they could change unseen.
 
     Writing through tensors counts up a version. NumPy's arrays tell nobody, so nobody but the tensor may have this one
-    or a view of it; who is handed it, or was, has made ``kept`` forget it (``Tensor.numpy``).
+    or a view of it; who is handed it, or was, has made ``kept`` forget it (``Tensor.numpy``), which keeps nothing of
+    memory that is another's.
     """
     if w._array.nbytes < kept.FROM_BYTES:
         return None
-    for x in (w,) if bias is None else (w, bias):
-        if not owns_alone(x):
-            kept.forget(w._array)
-            return None
+    if getrefcount(w._array) != SOLE or (bias is not None and getrefcount(bias._array) != SOLE):
+        kept.forget(w._array)
+        return None
     return w._version[0], 0 if bias is None else bias._version[0]
 
 
@@ -161,6 +162,13 @@ def _alike(a: Any, b: Any, bias: Any = None) -> bool:
     """Whether all have one element type, seen at a glance."""
     dtype = a._array.dtype
     return b._array.dtype is dtype and (bias is None or bias._array.dtype is dtype)
+
+
+def conv_computed(call: Call, a: Any, w: Any, bias: Any) -> Any:
+    """The result of a call that nobody records."""
+    compute = call.compute()
+    versions = _versions(w, bias) if call.keeps else None  # first, since it counts who holds the arrays
+    return wrap(compute(a._array, w._array, None if bias is None else bias._array, versions))
 
 
 def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec, call: Call | None = None) -> Any:
@@ -176,11 +184,10 @@ def conv(x: Any, w: Any, bias: Any = None, *, spec: ConvSpec, call: Call | None 
         same_dtype("conv", x=x, w=w, bias=bias)
     if mode.recording:
         return apply(_conv, x, w, bias, spec=spec, call=call)
-    versions = _versions(w, bias)  # first, since it counts who holds the arrays
-    added = None if bias is None else bias._array
-    if call is not None:
-        return wrap(call.compute()(x._array, w._array, added, versions))
-    return wrap(kernels.conv_forward(x._array, w._array, added, spec, versions))
+    if call is None:
+        a = x._array
+        call = kernels.call_of("forward", spec, a.shape, w._array.shape, (), a.dtype, bias is not None)
+    return conv_computed(call, x, w, bias)
 
 
 def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: Sizes, call: Call | None = None) -> Any:
@@ -192,11 +199,10 @@ def conv_grad_input(g: Any, w: Any, bias: Any = None, *, spec: ConvSpec, size: S
         same_dtype("conv_grad_input", g=g, w=w, bias=bias)
     if mode.recording:
         return apply(_conv_grad_input, g, w, bias, spec=spec, size=size, call=call)
-    versions = _versions(w, bias)
-    added = None if bias is None else bias._array
-    if call is not None:
-        return wrap(call.compute()(g._array, w._array, added, versions))
-    return wrap(kernels.conv_grad_input(g._array, w._array, added, spec, size, versions))
+    if call is None:
+        a = g._array
+        call = kernels.call_of("grad_input", spec, a.shape, w._array.shape, size, a.dtype, bias is not None)
+    return conv_computed(call, g, w, bias)
 
 
 def conv_grad_weight(x: Any, g: Any, *, spec: ConvSpec) -> Any:

@@ -18,6 +18,8 @@ from lucid.kernels import Call, call_of
 from lucid.nn.functional._arguments import AXES, Padding, as_pairs, same_pads
 
 CACHED_CALLS = 4096
+#: What is known of input, weight and bias: their shapes, and the element type of all.
+Operands = tuple[Sizes, Sizes, Sizes | None, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,7 @@ def transposed_pads(padding: Padding, kernel: Sizes, stride: Sizes, dilation: Si
 def conv_call(
     caller: str,
     rank: int,
-    x: Sizes,
-    w: Sizes,
-    bias: Sizes | None,
-    dtype: np.dtype[Any],
+    operands: Operands,
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
@@ -91,6 +90,7 @@ def conv_call(
     padding_mode: str,
 ) -> ConvCall:
     """Check a convolution of such shapes and resolve its padding. The weight is (C_out, C_in/groups, *kernel)."""
+    x, w, bias, dtype = operands
     _check_weight(caller, rank, w, "C_out, C_in/groups")
     kernel, size = w[2:], x[-rank:]
     check_channels(caller, w[1] * groups, w[0], groups)
@@ -113,10 +113,7 @@ def conv_call(
 def conv_transpose_call(
     caller: str,
     rank: int,
-    x: Sizes,
-    w: Sizes,
-    bias: Sizes | None,
-    dtype: np.dtype[Any],
+    operands: Operands,
     stride: Sizes,
     padding: Padding,
     output_padding: Sizes,
@@ -126,6 +123,7 @@ def conv_transpose_call(
     output_size: Sizes | None,
 ) -> ConvCall:
     """Check a transposed convolution and find its output size. The weight is (C_in, C_out/groups, *kernel)."""
+    x, w, bias, dtype = operands
     _check_weight(caller, rank, w, "C_in, C_out/groups")
     kernel, size = w[2:], x[-rank:]
     check_channels(caller, w[0], w[1] * groups, groups)

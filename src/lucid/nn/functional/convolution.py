@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
+from lucid.autograd.mode import mode
 from lucid.core.errors import ShapeError
 from lucid.core.geometry import Sizes
 from lucid.nn.functional._arguments import (
@@ -18,10 +17,17 @@ from lucid.nn.functional._arguments import (
     paddings,
     sizes,
 )
-from lucid.nn.functional._geometry import CACHED_CALLS, ConvCall, check_alike, conv_call, conv_transpose_call
+from lucid.nn.functional._geometry import (
+    CACHED_CALLS,
+    ConvCall,
+    Operands,
+    check_alike,
+    conv_call,
+    conv_transpose_call,
+)
 from lucid.ops.autocast import CONTEXTS, lowered
 from lucid.ops.checked import check_tensor
-from lucid.ops.conv import Finish, conv, conv_grad_input, finished_conv, finished_conv_grad_input
+from lucid.ops.conv import Finish, conv, conv_computed, conv_grad_input, finished_conv, finished_conv_grad_input
 from lucid.ops.pad import pad, pad_adjoint
 from lucid.tensor import Tensor
 
@@ -42,7 +48,7 @@ def convolve(
     """A convolution whose arguments are already in their one form; ``caller`` is the name errors give."""
     if CONTEXTS:
         x, weight, bias = lowered(x, weight, bias)
-    call = conv_call(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
+    call = conv_call(caller, rank, _operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
     return _convolved(caller, call, x, weight, bias, padding_mode, finish)
 
 
@@ -82,7 +88,7 @@ def convolve_transposed(
     if CONTEXTS:
         x, weight, bias = lowered(x, weight, bias)
     call = conv_transpose_call(
-        caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups,
+        caller, rank, _operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups,
         padding_mode, output_size,
     )  # fmt: skip
     return _transposed(caller, call, x, weight, bias, padding_mode, finish)
@@ -288,17 +294,17 @@ def target_size(caller: str, rank: int, value: Any) -> Sizes | None:
 
 def conv_of(
     caller: str, rank: int, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-    groups: Any, mode: Any, finish: Finish | None = None,
+    groups: Any, padding_mode: Any, finish: Finish | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution of arguments as users write them."""
     if CONTEXTS:
         x, weight, bias = lowered(x, weight, bias)
-    find = _call_again if _plain(stride, dilation, groups, padding, mode) else _call_of
-    call = find(caller, rank, *_operands(caller, x, weight, bias), stride, padding, dilation, groups, mode)
-    if call.direct is not None and finish is None:  # as in there, for a call that is short
-        y: Tensor = conv(x, weight, bias, spec=call.spec, call=call.direct)
+    find = _call_again if _plain(stride, dilation, groups, padding, padding_mode) else _call_of
+    call = find(caller, rank, _operands(caller, x, weight, bias), stride, padding, dilation, groups, padding_mode)
+    if call.direct is not None and finish is None and not mode.recording:  # as in there, for a call that is short
+        y: Tensor = conv_computed(call.direct, x, weight, bias)
         return y
-    return _convolved(caller, call, x, weight, bias, mode, finish)
+    return _convolved(caller, call, x, weight, bias, padding_mode, finish)
 
 
 def conv_transpose_of(
@@ -311,7 +317,7 @@ def conv_transpose_of(
         x, weight, bias = lowered(x, weight, bias)
     find = _transposed_call_again if plain else _transposed_call_of
     call = find(
-        caller, rank, *_operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups, mode,
+        caller, rank, _operands(caller, x, weight, bias), stride, padding, output_padding, dilation, groups, mode,
         output_size,
     )  # fmt: skip
     return _transposed(caller, call, x, weight, bias, mode, finish)
@@ -330,15 +336,19 @@ def _plain(stride: Any, dilation: Any, groups: Any, padding: Any, mode: Any) -> 
 
 def _integers(value: Any) -> bool:
     """A tuple of integers and of nothing else."""
-    return type(value) is tuple and set(map(type, value)) == {int}
+    if type(value) is not tuple:
+        return False
+    for n in value:  # noqa: SIM110  all() takes three times as long
+        if type(n) is not int:
+            return False
+    return True
 
 
 def _call_of(
-    caller: str, rank: int, x: Sizes, weight: Sizes, bias: Sizes | None, dtype: np.dtype[Any], stride: Any,
-    padding: Any, dilation: Any, groups: Any, mode: Any,
-) -> ConvCall:  # fmt: skip
+    caller: str, rank: int, operands: Operands, stride: Any, padding: Any, dilation: Any, groups: Any, mode: Any
+) -> ConvCall:
     return conv_call(
-        caller, rank, x, weight, bias, dtype,
+        caller, rank, operands,
         sizes(caller, "stride", stride, rank),
         paddings(caller, padding, rank),
         sizes(caller, "dilation", dilation, rank),
@@ -348,11 +358,11 @@ def _call_of(
 
 
 def _transposed_call_of(
-    caller: str, rank: int, x: Sizes, weight: Sizes, bias: Sizes | None, dtype: np.dtype[Any], stride: Any,
-    padding: Any, output_padding: Any, dilation: Any, groups: Any, mode: Any, output_size: Any,
+    caller: str, rank: int, operands: Operands, stride: Any, padding: Any, output_padding: Any, dilation: Any,
+    groups: Any, mode: Any, output_size: Any,
 ) -> ConvCall:  # fmt: skip
     return conv_transpose_call(
-        caller, rank, x, weight, bias, dtype,
+        caller, rank, operands,
         sizes(caller, "stride", stride, rank),
         paddings(caller, padding, rank),
         sizes(caller, "output_padding", output_padding, rank, least=0),
@@ -367,8 +377,8 @@ _call_again = lru_cache(CACHED_CALLS)(_call_of)
 _transposed_call_again = lru_cache(CACHED_CALLS)(_transposed_call_of)
 
 
-def _operands(caller: str, x: Any, weight: Any, bias: Any) -> tuple[Sizes, Sizes, Sizes | None, np.dtype[Any]]:
-    """The shapes, and the element type of all."""
+def _operands(caller: str, x: Any, weight: Any, bias: Any) -> Operands:
+    """What a call is looked up by, in one item: the shapes, and the element type of all."""
     try:
         a, w, b = x._array, weight._array, None if bias is None else bias._array
     except AttributeError:
