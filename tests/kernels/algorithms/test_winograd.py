@@ -43,10 +43,10 @@ def random_case(rng: np.random.Generator, kernel: tuple[int, ...] = (3, 3)) -> C
 
 
 def strided_case(rng: np.random.Generator, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Case:
-    """A case of a stride within the kernel; input gradients of long ones are left to others."""
+    """A case of a stride within the kernel; input gradients of long ones and of some volumes are left to others."""
     case = random_case(rng, kernel)
-    role = "forward" if max(kernel) > MOST_TAPS else case.role
-    return replace(case, role=role, spec=replace(case.spec, stride=stride))
+    case = replace(case, spec=replace(case.spec, stride=stride))
+    return case if max(kernel) <= MOST_TAPS and winograd.forms(case.problem) else replace(case, role="forward")
 
 
 def dilated_case(rng: np.random.Generator, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Case:
@@ -100,7 +100,8 @@ STRIDED = [
     ((3, 4), (1, 2)), ((6, 2), (2, 1)), ((2, 4), (2, 2)), ((4, 4, 4), (2, 2, 2)), ((3, 4, 2), (3, 2, 1)),
     ((3,), (2,)), ((3, 3), (2, 2)), ((5, 5), (2, 2)), ((3, 4), (2, 2)), ((4, 3, 1), (2, 2, 1)),
     ((7,), (4,)), ((5,), (3,)), ((7, 7), (2, 2)), ((11, 5), (4, 4)), ((3, 7), (1, 2)), ((9, 7), (8, 2)),
-    ((4, 3, 2), (3, 2, 1)), ((12,), (2,)), ((16, 1), (2, 1)),
+    ((4, 3, 2), (3, 2, 1)), ((12,), (2,)), ((16, 1), (2, 1)), ((3, 3, 3), (1, 2, 2)), ((3, 4, 6), (1, 3, 2)),
+    ((5, 7, 7), (1, 2, 2)), ((5, 5, 5), (2, 2, 2)), ((7, 7, 7), (2, 2, 2)),
 ]  # fmt: skip
 
 
@@ -389,6 +390,15 @@ def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     plan = select.choose(Case("forward", "float32", 1, 16, 16, size, spec, False).problem, target.isa())
     assert (plan.algorithm, plan["summed"]) == ("winograd", 1)
     assert {form.planes.result for form in winograd.forms(plan.problem)} == {2, 4}, "F(2, 5) thrice grows too much"
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((5, 7, 7), (1, 2, 2)), ((7, 7, 7), (2, 2, 2))])
+def test_stems_of_volumes_are_summed_along_the_outer_axis(kernel: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    """SlowFast's fast path and I3D: six points twice are 36, thrice would be more than a tile has."""
+    spec = ConvSpec(kernel, stride, (1,) * 3, tuple((k // 2, k // 2) for k in kernel))
+    plan = select.choose(Case("forward", "float32", 1, 3, 16, (16, 112, 112), spec, False).problem, target.isa())
+    assert (plan.algorithm, plan["summed"]) == ("winograd", 1)
+    assert {form.points for form in winograd.forms(plan.problem) if form.planes.result > 1} == {25, 30, 36}
 
 
 @pytest.mark.parametrize(

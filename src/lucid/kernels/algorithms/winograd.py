@@ -5,8 +5,8 @@ divide the kernel become stride 1 and k / s taps, in all roles: each residue of 
 input gradient, and so in a transposed convolution, each residue of the result a row of its own. Where residues have
 different numbers of taps, they are parts of one form, see ``winograd_transforms.Strided``, or the kernel is filled up
 with zeros: 7 taps of stride 2 are 8, four of each residue. More than 5 taps are taken in pieces, see ``Pieces``, or in
-blocks if no other axis has taps, see ``Nested``; an outermost axis of more than 16 is summed by definition, of samples'
-rows transformed along the others alone. ::
+blocks if no other axis has taps, see ``Nested``; an outermost axis of more than 16, or of three, may be summed by
+definition, of samples' rows transformed along the others alone. ::
 
     stride 2, kernel 4:    y[j] = sum over c, r = 0, 1, t = 0, 1 of w[c, 2 t + r] x[c, 2 (j + t) + r - low]
                            x[2 j + r - low] = sum over c, t = 0, 1 of w[c, 2 t + r] g[c, j - t]
@@ -61,7 +61,7 @@ dtypes = ("float32", "float16", "bfloat16")
 _MOST_STRIDE = 8
 #: Outputs in the same tile where the outer axis of three, without strides, is summed as it is.
 _SUMMED = (2, 4)
-_MORE_SUMMED = (4, 8)  #: where its taps are more than tiles are for
+_MORE_SUMMED = (4, 8)  #: where there are strides, or its taps are more than tiles are for
 #: Dilations of the last axis whose residues may stand side by side in a vector.
 _IN_A_VECTOR = (2, 4, 8)
 _ITEM_BYTES = 4
@@ -84,6 +84,7 @@ _COST_NS = {
     "product": 0.137,  # of vectors
     "tile": 1.0,
     "sum": 0.11,  # a vector of them, from a tile
+    "sum beyond its part": 0.35,  # in addition, where a tile's take far more of the second cache than their quarter
     "again": 2.0,  # a vector of sums that a later chunk of channels is added to
     "gather": 0.79,  # a vector of pixels
     "shuffle": 0.0,  # to deal out or put together a vector of as many as are no power of two: beyond the two of four
@@ -110,6 +111,7 @@ _OF_FILTERS = ("partial filter", "filter line", "filter to")  # how the units of
 _HALVED_NS = {
     "product": 0.284,
     "sum": 0.6,
+    "sum beyond its part": 0.7,
     "gather": 1.45,
     "shuffle": 0.6,
     "partial filter": 0.25,
@@ -172,9 +174,9 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     kernel, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in lines), strict=True)
     lone = sum(line.taps > 1 for line in lines) == 1
     choices = tuple(line.outputs(lone) for line in lines)
-    summed = _SUMMED if set(problem.spec.stride) == {1} else ()
-    if lines[0].taps > MOST_TAPS:
-        summed = _MORE_SUMMED if problem.role == "forward" or set(problem.spec.stride) == {1} else ()
+    plain = set(problem.spec.stride) == {1} and lines[0].taps <= MOST_TAPS
+    whole = lines[0].residues == 1 and firsts[0] is None and all(line.side.spread == 1 for line in lines)
+    summed = (_SUMMED if plain else _MORE_SUMMED) if whole else ()
     return _forms(choices, kernel, strides, firsts, lines[-1].dilation, summed)
 
 
@@ -227,7 +229,7 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     for axis, (kernel, size, out, stride, (low, _)) in enumerate(
         zip(spec.kernel, problem.size, problem.out, spec.stride, spec.padding, strict=True)
     ):
-        long = forward and not lines and kernel > MOST_TAPS and axis + 1 < len(spec.kernel)
+        long = forward and not lines and axis + 1 < len(spec.kernel) and (kernel > MOST_TAPS or _filled_volume(spec))
         residues, uneven = (1, stride) if long else taken_apart(kernel, stride)
         taps, dilation = ceil(kernel / residues), spec.dilation[axis] if kernel > 1 else 1
         missing = taps * residues - kernel
@@ -249,6 +251,12 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
     tall = len(lines) == 2 and lines[0].taps > MOST_TAPS  # summed, as the outermost can be
     z, y, x = [lines[0], *others, lines[1]] if tall else others + lines
     return z, y, x
+
+
+def _filled_volume(spec: ConvSpec) -> bool:
+    """Whether three axes have taps and the outermost would be filled up: it is summed as it is."""
+    (kernel, *_), (stride, *_) = spec.kernel, spec.stride
+    return len(spec.kernel) == 3 and min(spec.kernel) > 1 and kernel > 2 * stride and kernel % stride > 0
 
 
 def _backward(size: int, out: int, extent: int, stride: int, low: int) -> Side:
@@ -361,8 +369,7 @@ def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
     lanes = isa.lanes(f32)
     whole = lanes > 1 and lanes % prod(sizes.spread) == 0
     for tile in _tiles(sizes, isa):
-        room = target.cpu().l2_bytes // 4 // (form.points * form.planes.result * tile.columns * _ITEM_BYTES)
-        row_block = max(1, min(room, sizes.rows) // tile.rows) * tile.rows
+        row_block = max(1, min(_sums_room(form, tile), sizes.rows) // tile.rows) * tile.rows
         spans = ceil(sizes.tiles(form) / tile.columns) * sizes.groups
         wanted = min(_TASKS, 1 + _products(sizes, form, tile) // _TASK_PRODUCTS)
         row_parts = min(ceil(wanted / spans), ceil(sizes.rows / tile.rows))
@@ -373,6 +380,11 @@ def _blockings(sizes: Shape, form: Form, isa: ISA) -> Iterator[Blocking]:
             yield from _by_rows(sizes, form, tile)
     if whole:
         yield from _by_rows(sizes, form, Tile(lanes, 1, lanes))
+
+
+def _sums_room(form: Form, tile: Tile) -> int:
+    """Rows whose sums of a span take a quarter of the second level cache."""
+    return target.cpu().l2_bytes // 4 // (form.points * form.planes.result * tile.columns * _ITEM_BYTES)
 
 
 def _by_rows(sizes: Shape, form: Form, tile: Tile) -> Iterator[Blocking]:
@@ -422,6 +434,7 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     patches, filters = points * planes.patch * channels, points * planes.filter * channels * rows_covered
     filter_bytes, patch_bytes = filters * sizes.groups * _ITEM_BYTES, patches * tile.columns * _ITEM_BYTES
     blocks = heights if cut.rows_first else ceil(sizes.rows / cut.row_block)
+    sums = points * planes.result * heights * spans * tile.rows * tile.vectors
     home = _home(filter_bytes / heights / sizes.groups * cut.chunk / channels if cut.rows_first else filter_bytes)
     stays = not cut.rows_first and _home(patch_bytes) == "second cache"
     lines = passes * channels * vectors * planes.patch * form.lines("patch")
@@ -435,7 +448,8 @@ def _work(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> dict[str, float]
     return {
         "product": form.products * channels * heights * across,
         "tile": points * planes.result * heights * spans,
-        "sum": points * planes.result * heights * spans * tile.rows * tile.vectors,
+        "sum": sums,
+        "sum beyond its part": sums if 2 * tile.rows > 3 * _sums_room(form, tile) else 0,
         "again": (ceil(channels / cut.chunk) - 1) * points * planes.result * heights * tile.rows * vectors,
         "gather": gathered,
         "shuffle": dealt * _shuffles(form.x.advance) + outputs * _shuffles(form.x.outputs),
