@@ -172,16 +172,21 @@ def test_an_empty_batch_gives_an_empty_batch_and_zero_gradients(mode: str) -> No
     assert x.grad.shape == x.shape and not w.grad.numpy().any() and not b.grad.numpy().any()
 
 
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 5), (3, 2)])
-def test_every_valid_output_padding_appends(stride: int, dilation: int) -> None:
+def test_every_valid_output_padding_appends(stride: int, dilation: int, padding: int) -> None:
     x, w, b = tensor(1, 1, 2, 4), tensor(2, 2, 3, 3), tensor(3, 3)
     options = {"stride": stride, "dilation": dilation}
     # What a larger size adds on the right is what the full adjoint has there: cut out of one with nothing cut off.
     full = F.conv_transpose1d(x, w, b, **options).numpy()
     for extra in range(max(stride, dilation)):
-        y = F.conv_transpose1d(x, w, b, **options, output_padding=extra)
-        by_size = F.conv_transpose1d(x, w, b, **options, output_size=(full.shape[-1] + extra,))
+        size = full.shape[-1] - 2 * padding + extra
+        if size < 1:
+            continue
+        y = F.conv_transpose1d(x, w, b, **options, padding=padding, output_padding=extra)
+        by_size = F.conv_transpose1d(x, w, b, **options, padding=padding, output_size=(size,))
         expected = np.concatenate([full, np.broadcast_to(b.numpy()[:, None], (1, 3, extra))], -1)
+        expected = expected[..., padding : padding + size]
         np.testing.assert_allclose(y.numpy(), expected, atol=1e-13)
         np.testing.assert_allclose(by_size.numpy(), expected, atol=1e-13)
 

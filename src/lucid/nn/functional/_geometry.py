@@ -147,7 +147,7 @@ def conv_transpose_call(
     call = _without_tail(spec, is_batched, None, made, extra)
     if not is_batched or call.tail is not None:
         return call
-    direct = call_of("grad_input", spec, x, w, call.size, dtype, bias is not None)
+    direct = call_of("grad_input", call.spec, x, w, call.size, dtype, bias is not None)
     return replace(call, direct=direct)
 
 
@@ -212,10 +212,16 @@ def check_pads_fit(caller: str, mode: str, size: Sizes, pads: Pads) -> None:
 
 
 def _without_tail(spec: ConvSpec, is_batched: bool, around: Pads | None, size: Sizes, extra: Sizes) -> ConvCall:
-    """Outputs past the last tap, which only output_padding >= stride makes, are zeros that no convolution sees."""
+    """The convolution of as many outputs as there are inputs here, which output_padding >= stride would make more.
+
+    Padding on the right is taken back first: what it left out are outputs that taps reach. Those past the last tap are
+    zeros that no convolution sees.
+    """
     over = tuple(max(e - (s - 1), 0) for e, s in zip(extra, spec.stride, strict=True))
-    tail = tuple((0, o) for o in over) if any(over) else None
-    return ConvCall(spec, is_batched, around, tuple(n - o for n, o in zip(size, over, strict=True)), tail)
+    pads = tuple((low, max(high - o, 0)) for (low, high), o in zip(spec.padding, over, strict=True))
+    tail = tuple((0, max(o - high, 0)) for (_, high), o in zip(spec.padding, over, strict=True))
+    made = tuple(n - o for n, (_, o) in zip(size, tail, strict=True))
+    return ConvCall(replace(spec, padding=pads), is_batched, around, made, tail if any(map(any, tail)) else None)
 
 
 def _output_padding_for(caller: str, least: Sizes, wanted: Sizes, stride: Sizes, dilation: Sizes) -> Sizes:
