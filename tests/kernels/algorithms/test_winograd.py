@@ -385,6 +385,26 @@ def test_a_lone_axis_has_larger_tiles_where_they_take_fewer_products(
     assert {form.x.outputs for form in winograd.forms(problem)} == outputs
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size", "outputs"),
+    [
+        (3, 2, 28, {2, 3, 4, 7}), (3, 2, 99, {2, 3, 4, 5}), (3, 2, 24, {2, 3, 4, 6}), (5, 2, 5, {2, 4, 5}),
+        (4, 2, 20, {2, 3, 4, 5}), (4, 2, 16, {2, 3, 4}), (3, 1, 28, {2, 4}),
+    ],
+)  # fmt: skip
+def test_large_tiles_of_strides_and_of_two_taps_where_they_take_fewer_products(
+    kernel: int, stride: int, size: int, outputs: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ConvSpec((kernel, kernel), (stride, stride), (1, 1), (((kernel - 1) // 2, (kernel - 1) // 2),) * 2)
+    problem = Case("forward", "float32", 1, 32, 32, (64, size * stride), spec, False).problem
+    cpu = target.cpu()
+    for name in ("znver4", "znver5"):
+        monkeypatch.setattr(target, "cpu", lambda name=name: replace(cpu, name=name))
+        monkeypatch.setattr(target, "isa", lambda: MACHINES["avx512"])
+        found = {form.x.outputs for form in winograd.forms(problem)}
+        assert found == (outputs if name == "znver4" else outputs & {2, 3, 4}), "where a vector takes two turns"
+
+
 def test_in_three_dimensions_the_outer_axis_may_be_summed() -> None:
     spec, size = ConvSpec((5, 5, 5), (1,) * 3, (1,) * 3, ((2, 2),) * 3), (16, 32, 32)
     plan = select.choose(Case("forward", "float32", 1, 16, 16, size, spec, False).problem, target.isa())

@@ -173,7 +173,8 @@ def forms(problem: Problem) -> tuple[Form, ...]:
     lines = _lines(problem)
     kernel, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in lines), strict=True)
     lone = sum(line.taps > 1 for line in lines) == 1
-    choices = tuple(line.outputs(lone) for line in lines)
+    large = target.cpu().turns(target.isa()) > 1  # where products are what counts
+    choices = tuple(line.outputs(lone, large) for line in lines)
     plain = set(problem.spec.stride) == {1} and lines[0].taps <= MOST_TAPS
     whole = lines[0].residues == 1 and firsts[0] is None and all(line.side.spread == 1 for line in lines)
     summed = (_SUMMED if plain else _MORE_SUMMED) if whole else ()
@@ -200,9 +201,10 @@ class _Line(NamedTuple):
         """Taps of all residues, those that are missing too."""
         return self.taps * self.residues
 
-    def outputs(self, lone: bool) -> Sizes:
+    def outputs(self, lone: bool, large: bool) -> Sizes:
         """Of the tiles that it may be cut into, if it is ``lone``, the only one with taps, or not."""
-        return outputs_of(self.taps, ceil(self.side.out / self.dilation), self.stride, self.first is not None, lone)
+        positions, spreads = ceil(self.side.out / self.dilation), self.first is not None
+        return outputs_of(self.taps, positions, self.stride, spreads, lone, large)
 
     @property
     def single(self) -> bool:

@@ -51,6 +51,8 @@ _MORE_OUTPUTS = {3: (5,)}
 #: Of a kernel along this axis alone, where they take fewer products: others would add to its errors.
 _LONE_OUTPUTS = {2: (6,), 3: (5, 6, 7), 4: (4, 5, 6), 5: (5,)}
 _OF_BLOCKS = (8, 12, 16)  #: the same of more taps
+#: ``large`` ones, likewise: of two taps, and of a stride that does not divide the taps.
+_LARGE_OUTPUTS, _UNEVEN_OUTPUTS = {2: (5,)}, (5, 6, 7)
 #: Beyond these what a tile is on the way outgrows the caches, or errors grow too large to be the default.
 MOST_POINTS, MOST_GROWTH = 128, 256.0
 
@@ -76,26 +78,34 @@ def taken_apart(kernel: int, stride: int) -> tuple[int, int]:
 
 
 def outputs_of(
-    taps: int, positions: int, stride: int = 1, spreads: bool = False, lone: bool = False
+    taps: int, positions: int, stride: int = 1, spreads: bool = False, lone: bool = False, large: bool = False
 ) -> tuple[int, ...]:
     """Outputs of the tiles that so many positions of an axis may be cut into; none where there is no tile.
 
-    More where the kernel has taps along this axis alone.
+    More where the kernel has taps along this axis alone, or where ``large`` tiles are wanted too.
     """
-    if stride > 1:
-        return tuple(outputs * (stride if spreads else 1) for outputs in _OUTPUTS.get(ceil(taps / stride), ()))
-    usual = _OUTPUTS.get(taps, _OF_PIECES if taps <= MOST_TAPS else ())
-    more: tuple[int, ...] = _MORE_OUTPUTS.get(taps, ())
-    if lone and 1 < taps <= MOST_TAPS:
-        more = _LONE_OUTPUTS.get(taps, _OF_BLOCKS)
+    each = stride if spreads else 1
+    usual = tuple(outputs * each for outputs in _OUTPUTS.get(ceil(taps / stride), ()))
+    if stride == 1 and not usual and taps <= MOST_TAPS:
+        usual = _OF_PIECES
 
     def products(outputs: int) -> int:
-        return ceil(positions / outputs) * _minimal(outputs, taps, 1, None).products
+        return ceil(positions / outputs) * _minimal(outputs, taps, stride, 0 if spreads else None).products
 
-    for outputs in more:
+    for outputs in _more_outputs(taps, stride, lone, large) if usual else ():
+        outputs *= each
         if products(outputs) < min(map(products, usual)):
             usual = (*usual, outputs)
     return usual
+
+
+def _more_outputs(taps: int, stride: int, lone: bool, large: bool) -> tuple[int, ...]:
+    """Those that are weighed where they take fewer products than the usual ones."""
+    if stride > 1:
+        return _UNEVEN_OUTPUTS if large else ()
+    if lone and 1 < taps <= MOST_TAPS:
+        return _LONE_OUTPUTS.get(taps, _OF_BLOCKS)
+    return (*_MORE_OUTPUTS.get(taps, ()), *(_LARGE_OUTPUTS.get(taps, ()) if large else ()))
 
 
 @dataclass(frozen=True, slots=True)
