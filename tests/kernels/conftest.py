@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lucid.kernels import target
-from lucid.kernels.algorithms import fast_fir, strassen
+from lucid.kernels.algorithms import fast_fir, strassen, winograd_planes
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def zen4(monkeypatch: pytest.MonkeyPatch) -> Iterator[target.CPU]:
     """This machine as a Zen 4, where vectors of 64 bytes take two turns; what is planned for it is forgotten after."""
     cpu = replace(target.cpu(), name="znver4", l2_bytes=1 << 20, l3_bytes=32 << 20)
     monkeypatch.setattr(target, "cpu", lambda: cpu)
-    planned = (strassen.strassen, fast_fir.fast_fir)
+    planned = (strassen.strassen, fast_fir.fast_fir, winograd_planes.planes)
     for plans in planned:
         plans.cache_clear()
     yield cpu

@@ -21,8 +21,8 @@ from lucid.kernels.tuning import Tuning
 #: needs one of them.
 ALGORITHMS = (
     "depthwise", "sliding", "channel_lanes", "mixing", "lines", "gemm", "whole", "phase_split", "overlap_add",
-    "weight_grad", "tap_by_tap", "winograd", "winograd_rows", "folded", "fast_fir", "strassen", "fft",
-    "reference",
+    "weight_grad", "tap_by_tap", "winograd", "winograd_rows", "winograd_planes", "folded", "fast_fir",
+    "strassen", "fft", "reference",
 )  # fmt: skip
 
 #: What an algorithm computes that does not say so.

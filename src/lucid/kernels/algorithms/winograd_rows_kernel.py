@@ -145,17 +145,22 @@ def _transform(f: Function, tile: RowPairs, a: Any, w: Pointer, to: Pointer) -> 
     with f.loop(0, a.sources) as s, f.loop(0, a.results) as k:
         pair = w.at(s.i * a.w_source + k.i * a.w_result)
         first, second, third = (convert(pair.load(h * taps, tile.pitch, there), wide) for h in tile.downs)
-        ends = first + third
-        for n, value in enumerate((first, (ends + second) * 0.5, (ends - second) * 0.5, third)):
+        for n, value in enumerate(transformed(first, second, third)):
             for copy in range(0, tile.pair, FREQUENCIES * tile.pitch):
                 to.store(value, (s.i * a.results + k.i) * tile.pair + (copy + n * tile.pitch))
 
 
+def transformed(first: Value, second: Value, third: Value) -> tuple[Value, Value, Value, Value]:
+    """Weights of three taps by frequency."""
+    ends = first + third
+    return first, (ends + second) * 0.5, (ends - second) * 0.5, third
+
+
 #: The rows that each frequency is made of: the first without the second, or with it.
-_PAIRS = ((0, 2), (1, 2), (2, 1), (3, 1))
+PAIRS = ((0, 2), (1, 2), (2, 1), (3, 1))
 
 
-def _combined(frequency: int, first: Value, second: Value) -> Value:
+def combined(frequency: int, first: Value, second: Value) -> Value:
     """A row of a frequency."""
     return first + second if frequency == 1 else first - second
 
@@ -251,12 +256,12 @@ class _Strip:
             for t, at in tile.across:
                 d = [self._widened(row, at) for row in rows]
                 for pair, n in product(range(tile.deep), frequencies):
-                    yield pair, n, t, _combined(n, *(d[pair * ROWS + r] for r in _PAIRS[n]))
+                    yield pair, n, t, combined(n, *(d[pair * ROWS + r] for r in PAIRS[n]))
             return
         loaded = [self.reading.loaded(row, self.masks, self.wide) for row in rows]
         for pair, n in product(range(tile.deep), frequencies):
-            first, second = (loaded[pair * ROWS + r] for r in _PAIRS[n])
-            made = {i: _combined(n, first[i], second[i]) for i in first}
+            first, second = (loaded[pair * ROWS + r] for r in PAIRS[n])
+            made = {i: combined(n, first[i], second[i]) for i in first}
             shifted = self.reading.shifted({(0, i): made.get(i, self.nothing) for i in self.reading.places})
             for t, at in tile.across:
                 yield pair, n, t, shifted(at, 0)
