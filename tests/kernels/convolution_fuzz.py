@@ -379,6 +379,7 @@ def _flushing_call() -> Any:
 
 class _Backwards(threads.PythonPool):
     def run(self, address: int, fields: Any, tasks: int, chunk: int, threads: int) -> None:
+        chunk = chunk or max(1, -(-tasks // 2))
         for begin in reversed(range(0, tasks, chunk)):
             _flushing_call()(address, fields, begin, min(begin + chunk, tasks), 0)
 

@@ -18,6 +18,7 @@ from lucid.kernels.runtime.bound_text import NOTHING, WORKSPACE
 from lucid.kernels.runtime.memory import address
 
 __all__ = [
+    "A_RUN_EACH",
     "KEPT",
     "NOTHING",
     "WORKSPACE",
@@ -45,6 +46,7 @@ _WAKING_THREADS = 6
 _LITTLE_CHUNKS = (6, 8, 10, 12, 4)
 _MOST_NUMBERS = 8
 KEPT = -3  #: the base of a field that lies in what is made of the weights
+A_RUN_EACH = 0  #: the chunk of a step of whose tasks each thread has one run: what begins a run is done once for all
 
 
 def launch(entry: int, fields: Sequence[int], tasks: int, chunk: int = 1, crew: int | None = None) -> None:
@@ -152,7 +154,7 @@ class Launch:
         self.worth = worth
         wakes = (most_threads >= min(waking, *(n for _, n, _ in steps))) if worth is None else worth >= waking
         if turns > 1 and not wakes:
-            steps = [(entry, tasks, max(chunk, _even_chunk(tasks))) for entry, tasks, chunk in steps]
+            steps = [(entry, tasks, chunk and max(chunk, _even_chunk(tasks))) for entry, tasks, chunk in steps]
         self.steps = steps
         self.sources: Sequence[int] = [WORKSPACE if source == KEPT else source for source in sources]
         self.fields: Sequence[int] = [*places, *rest]

@@ -17,7 +17,7 @@ from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_TAPS
 from lucid.kernels.isa import ISAS as MACHINES
 from lucid.kernels.plan import Plan
-from tests.kernels.convolution_fuzz import ROLES, Case, Role, error, expected, run_case
+from tests.kernels.convolution_fuzz import ROLES, Case, Role, error, expected, run_case, using_threads
 from tests.kernels.guard import guarded, guarded_results, run_guarded_cases
 
 ISAS = [isa.name for isa in target.cpu().isas]
@@ -226,8 +226,29 @@ def test_either_order_of_the_loops_gives_the_same_bits(isa: str) -> None:
     assert all(np.array_equal(result, results[0]) for result in results[1:])
 
 
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("isa", ISAS)
+def test_patches_of_all_threads_or_of_each_give_the_same_bits(
+    gathers: bool, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "_each_gathers", lambda *_: gathers)
+    rng, machine = np.random.default_rng(3), MACHINES[isa]
+    for case in (CUT, replace(CUT, spec=replace(CUT.spec, groups=2)), random_case(rng), random_case(rng)):
+        sizes, form = winograd.shape(case.problem), winograd.forms(case.problem)[-1]
+        cuts = winograd._blockings(sizes, form, machine)
+        first, plain = (next(cut for cut in cuts if cut.rows_first is rows) for rows in (False, True))
+        tiles, rows = (winograd._planned(case.problem, machine, form, cut) for cut in (first, plain))
+        inputs = case.inputs()
+        want = computed(case, tiles, isa, inputs)
+        for threads in (1, 2, 3):
+            with using_threads(threads):
+                assert np.array_equal(computed(case, rows, isa, inputs), want)
+
+
 @pytest.mark.parametrize("rows_first", [False, True])
-def test_kept_filters_give_the_same_bits(rows_first: bool) -> None:
+@pytest.mark.parametrize("gathers", [False, True])
+def test_kept_filters_give_the_same_bits(rows_first: bool, gathers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_each_gathers", lambda *_: gathers)
     machine, inputs = target.isa(), CUT.inputs()[:3]
     form = winograd.forms(CUT.problem)[0]
     cuts = winograd._blockings(winograd.shape(CUT.problem), form, machine)
@@ -465,10 +486,14 @@ def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(zen4):
     asked = convolution.problem(
         "grad_input", ConvSpec((15,), (1,), (1,), ((7, 7),), 1), (1, 3, 200), (1, 256, 200), "float32", False
     )
-    plan = select.choose(asked, wide, "winograd")
-    assert plan.handed_ns > 1e3
+    few, many = layer(128, 32, 14, 4).problem, layer(128, 128, 28, 4).problem
+    plans = [winograd.plan(problem, wide) for problem in (few, many)]
+    assert all(plan["rows_first"] for plan in plans)
+    assert [plan.handed_ns > 0 for plan in plans] == [False, True], "patches that fit the second cache are each one's"
+    assert [plan.alone_ns > 0 for plan in plans] == [True, False]
     short = winograd.Blocking(Tile(7, 3, 16), 7, 1, False, 256)  # 50 vectors' tiles of four: spans of 48 and of 2
     even = winograd.Blocking(Tile(7, 2, 16), 7, 1, False, 256)
     sizes, form = winograd.shape(asked), next(f for f in winograd.forms(asked) if f.x.outputs == 4)
     alone = [winograd._alone_ns(sizes, form, cut, wide) for cut in (short, even)]
     assert alone[0] > 3 * alone[1] > 0
+    assert winograd._handed_ns(sizes, form, even, wide) > 1e3, "filters"

@@ -174,7 +174,7 @@ def marked(tasks, pauses=0, **how):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # one pool for all examples is meant
-@given(tasks=st.integers(0, 200), chunk=st.integers(1, 250), workers=st.integers(1, 5))
+@given(tasks=st.integers(0, 200), chunk=st.integers(0, 250), workers=st.integers(1, 5))
 def test_every_task_runs_once(tasks, chunk, workers):
     counts, slots = marked(tasks, chunk=chunk, threads=workers)
     assert (counts == 1).all()
@@ -188,6 +188,14 @@ def test_every_task_runs_once_at_the_edges(tasks, chunk, workers):
     assert (counts == 1).all() and (slots < workers).all()
     if chunk >= tasks:
         assert (slots == 0).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_chunk_of_none_is_a_run_for_each_thread(workers):
+    counts, slots = marked(100, chunk=0, threads=workers, pauses=100)
+    assert (counts == 1).all()
+    changes = [n for n in range(1, 100) if slots[n] != slots[n - 1]]
+    assert set(changes) <= {-(-100 // workers) * n for n in range(1, workers)}
 
 
 def test_fields_may_be_an_address():
@@ -249,11 +257,11 @@ def test_who_has_one_core_stays_there():
         os.sched_setaffinity(0, allowed)
 
 
-@pytest.mark.parametrize("bad", [{"tasks": -1}, {"tasks": 1, "chunk": 0}, {"tasks": 1, "chunk": -2}])
+@pytest.mark.parametrize("bad", [{"tasks": -1}, {"tasks": 1, "chunk": -1}, {"tasks": -2, "chunk": 0}])
 def test_bad_sizes_are_refused(bad):
-    with pytest.raises(ValueError, match=r"run: tasks=.* must be at least 0 and chunk=.* at least 1"):
+    with pytest.raises(ValueError, match=r"run: tasks=.* and chunk=.* must be at least 0"):
         threads.run(kernels().address("mark"), 0, **bad)
-    with pytest.raises(ValueError, match=r"run_steps: tasks=.* must be at least 0 and chunk=.* at least 1"):
+    with pytest.raises(ValueError, match=r"run_steps: tasks=.* and chunk=.* must be at least 0"):
         threads.run_steps([(kernels().address("mark"), 0, bad["tasks"], bad.get("chunk", 1))])
 
 

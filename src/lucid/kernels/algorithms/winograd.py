@@ -122,6 +122,7 @@ _HALVED_NS = {
 }
 #: A line of the cache that one thread wrote and another reads: patches are read in order, filters as they are needed.
 _HANDED_NS = {"patch": 4.5, "filter": 12.0}
+_LESS = 0.85  #: of it takes clearly less time
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -512,7 +513,7 @@ def plan(problem: Problem, isa: ISA) -> Plan:
 def _shared_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: float) -> float:
     """The mean over one thread and two."""
     tasks = _told_tasks(sizes, form, cut, isa, expected_ns)
-    two_ns = two_threads_ns(expected_ns, tasks, _alone_ns(sizes, form, cut, isa), _handed_ns(sizes, form, cut))
+    two_ns = two_threads_ns(expected_ns, tasks, _alone_ns(sizes, form, cut, isa), _handed_ns(sizes, form, cut, isa))
     return mean_ns(expected_ns, two_ns)
 
 
@@ -527,15 +528,20 @@ def _halved(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> Blocking:
         return cut
     last = ceil(sizes.tiles(form) / cut.tile.lanes) - (spans - 1) * width
     halved, vectors, most = (1, last, last) if spans % 2 else (2, last + width, width)
-    once_ns, twice_ns = (_expected_ns(sizes, form, replace(cut, row_parts=parts), isa) for parts in (1, 2))
-    gather_ns = twice_ns - once_ns  # of all vectors, as what follows
+    once_ns = _expected_ns(sizes, form, replace(cut, row_parts=1), isa)
+    gather_ns = _patches_ns(sizes, form, cut, isa)  # of all vectors, as what follows
     rest_ns = once_ns - _CALL_NS[target.cpu().turns(isa)] - _filters_ns(sizes, form, cut, isa) - gather_ns
     gained_ns = (most - vectors * ceil(heights / 2) / heights) * rest_ns + (most - vectors) * gather_ns
     return replace(cut, halved=halved) if 2 * gained_ns > vectors * gather_ns else cut
 
 
 def _alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
-    """What one thread takes while another waits: for filters of a single tile of rows, for the last of a few spans."""
+    """What one thread takes while another waits: for filters of a single tile of rows, for the last of a few spans.
+
+    Or beside another that does the same: patches, if rows come first.
+    """
+    if cut.rows_first:
+        return _patches_ns(sizes, form, cut, isa) if _each_gathers(sizes, form, cut, isa) else 0.0
     filters_ns = _filters_ns(sizes, form, cut, isa)
     single_ns = filters_ns if sizes.groups * ceil(sizes.rows / cut.tile.rows) == 1 else 0.0
     if cut.halved or not _few_spans(sizes, form, cut):
@@ -547,23 +553,50 @@ def _alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
     return single_ns + products_ns * waited / vectors
 
 
+def _patches_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
+    """Time of one thread to gather all patches and to transform them."""
+    once_ns, twice_ns = (_expected_ns(sizes, form, replace(cut, row_parts=parts), isa) for parts in (1, 2))
+    return twice_ns - once_ns
+
+
+def _each_gathers(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> bool:
+    """Whether few threads gather all patches each, where rows come first and vectors take turns.
+
+    They fit the second cache, or to wait for the other's half takes longer than to gather it.
+    """
+    if not cut.rows_first or target.cpu().turns(isa) == 1:
+        return False
+    fits = _handed_bytes(sizes, form, cut) * 2 <= target.cpu().l2_bytes
+    return fits or _patches_ns(sizes, form, cut, isa) / 2 < _LESS * _waited_ns(sizes, form, cut)
+
+
 def _few_spans(sizes: Shape, form: Form, cut: Blocking) -> bool:
     """Whether threads share a few spans, of which the last may be short."""
     return not cut.rows_first and sizes.groups * cut.row_parts == 1 and 1 < _spans(sizes, form, cut) < _TASKS
 
 
-def _handed_ns(sizes: Shape, form: Form, cut: Blocking) -> float:
-    """Two threads' wait for lines that the other has written: half of the patches, if rows come first, or of filters.
+def _handed_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
+    """Two threads' wait for lines that the other has written."""
+    return 0.0 if _each_gathers(sizes, form, cut, isa) else _waited_ns(sizes, form, cut)
+
+
+def _waited_ns(sizes: Shape, form: Form, cut: Blocking) -> float:
+    """The same if half of the patches, where rows come first, or of the filters is the other's.
 
     Of more than its second cache holds they come from the third, as one thread's do.
     """
+    lines = min(_handed_bytes(sizes, form, cut), target.cpu().l2_bytes) / _LINE_BYTES
+    return lines * _HANDED_NS["patch" if cut.rows_first else "filter"]
+
+
+def _handed_bytes(sizes: Shape, form: Form, cut: Blocking) -> float:
+    """Half of the patches, or of the filters."""
     rows, columns = (
         ceil(size / tile) * tile for size, tile in ((sizes.rows, cut.tile.rows), (sizes.tiles(form), cut.tile.lanes))
     )
     unit, wide = ("patch", columns) if cut.rows_first else ("filter", rows)
     planes: int = getattr(form.planes, unit)
-    handed_bytes = _ITEM_BYTES * sizes.groups * form.points * planes * sizes.channels * wide / 2
-    return min(handed_bytes, target.cpu().l2_bytes) / _LINE_BYTES * _HANDED_NS[unit]
+    return _ITEM_BYTES * sizes.groups * form.points * planes * sizes.channels * wide / 2
 
 
 def _tasks(sizes: Shape, form: Form, cut: Blocking) -> int:
@@ -591,7 +624,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         isa.name,
         expected_ns,
         alone_ns=_alone_ns(sizes, form, cut, isa),
-        handed_ns=_handed_ns(sizes, form, cut),
+        handed_ns=_handed_ns(sizes, form, cut, isa),
         tasks=_told_tasks(sizes, form, cut, isa, expected_ns),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
@@ -625,4 +658,6 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     stored = BY_DTYPE[problem.dtype]
     worth = useful_threads(plan.expected_ns * GHZ)
-    return winograd_kernel.bind(shape(problem), _form(plan), cut, isa, stored, problem.bias, problem.epilogue, worth)
+    sizes, form = shape(problem), _form(plan)
+    gathers = _each_gathers(sizes, form, cut, isa)
+    return winograd_kernel.bind(sizes, form, cut, isa, stored, problem.bias, problem.epilogue, worth, gathers)

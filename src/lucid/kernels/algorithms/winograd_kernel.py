@@ -20,6 +20,9 @@ it is filters that never leave the cache::
     for each group, tile of rows: filters, then                 tasks of the second
         for each span: m, y
 
+Few threads may gather all patches each, before the first of their tiles of rows: to wait for a line that one has read
+and another writes takes as long as to make it, or several times as long.
+
 In inference they are made in advance and read as a stream, once in a call, by the task that needs them.
 
 A task computes whole sums in a fixed order, so the bits do not depend on how many threads there are. Tiles are numbered
@@ -56,6 +59,7 @@ from lucid.kernels.algorithms.winograd_layout import (
     residues,
     run_places,
     shared_bytes,
+    with_own_patches,
 )
 from lucid.kernels.algorithms.winograd_parts import parts, tile_addresses
 from lucid.kernels.epilogue import sources
@@ -77,22 +81,26 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import KEPT, NOTHING, WORKSPACE, Launch, address
+from lucid.kernels.launch import A_RUN_EACH, KEPT, NOTHING, WORKSPACE, Launch, address
 from lucid.kernels.plan import Epilogue
-from lucid.kernels.runtime import memory
+from lucid.kernels.runtime import memory, threads
 
 #: Channels whose filters are asked for in advance: they may lie a page apart.
 _AHEAD = 8
 #: Elements of filters that are asked for in advance where they come from memory: two pages.
 _STREAM_AHEAD = 2048
+#: Threads of which each may gather all patches; more share them.
+_GATHERING_THREADS = 3
 
 
 def bind(
-    shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue, worth: int
+    shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue, worth: int,
+    each_gathers: bool = False,
 ) -> Launch:  # fmt: skip
     """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes.
 
-    Its work is ``worth`` so many threads.
+    Its work is ``worth`` so many threads. Where rows come first few threads may have all patches each, which it
+    ``each_gathers``.
     """
     tile = cut.tile
     slack = panels.slack(isa, f32, tile.rows)
@@ -111,38 +119,40 @@ def bind(
     by_rows, by_tiles = (shape.groups * numbers[n] for n in ("blocks", "spans"))
 
     def region(
-        entries: list[tuple[str, int]], numbers: dict[str, int], kept: int, shared: int, ahead: int = 0,
+        entries: list[tuple[str, int, int]], numbers: dict[str, int], kept: int, shared: int, ahead: int = 0,
         in_advance: Callable[[], Launch] | None = None,
     ) -> Launch:  # fmt: skip
-        """Entry points with their tasks, the bytes of filters to keep and of what else threads share."""
+        """Entry points with their tasks and chunks, the bytes of filters to keep and of what else threads share."""
         least = numbers["channels"] % numbers["chunk"] or numbers["chunk"]  # of the last chunk, which may be short
         code, tiles = loops(), np.array(tile_addresses(tile, least, ahead), np.int64)
         values, places = fixed | numbers | {"tiles": address(tiles)}, {"scratch": shared}
         return Launch(
-            [(code.address(name), tasks, 1) for name, tasks in entries],
+            [(code.address(name), tasks, chunk) for name, tasks, chunk in entries],
             [places.get(name, 0) for name in POINTERS] + [values[name] for name in (*TABLES, *CODE, *STEPS, *NUMBERS)],
             (
                 0, 1, 2 if bias else NOTHING, 3, KEPT if kept else NOTHING, WORKSPACE if shared else NOTHING,
                 WORKSPACE, *sources(epilogue, NOTHING),
             ),
             kept_bytes=kept, shared_bytes=shared, own_bytes=numbers["own"],
-            most_threads=max(tasks for _, tasks in entries), worth=worth,
+            most_threads=max(tasks for _, tasks, _ in entries), worth=worth,
             keep=(none, patches, results, tiles, starts, runs_at, panels_at, lines_at), in_advance=in_advance,
         )  # fmt: skip
 
-    filters, shared = ("transform_filters", by_rows), shared_bytes(form, cut, numbers)
+    filters, shared = ("transform_filters", by_rows, 1), shared_bytes(form, cut, numbers)
     if not cut.rows_first:
         tasks = numbers["whole"] + numbers["in_parts"] * numbers["row_parts"]
-        return region([filters, ("multiply_tiles", tasks)], numbers, shared, 0)
-    gathered = ("transform_patches", by_tiles * numbers["source_parts"])
+        return region([filters, ("multiply_tiles", tasks, 1)], numbers, shared, 0)
+    whole = numbers_of(shape, form, replace(cut, chunk=shape.channels), slack)
+    gathered, chunk = [("transform_patches", by_tiles * numbers["source_parts"], 1)], 1
+    if each_gathers and threads.get_num_threads() <= _GATHERING_THREADS:
+        numbers, whole = (with_own_patches(form, cut, n) for n in (numbers, whole))
+        gathered, chunk, shared = [], A_RUN_EACH, 0
 
     def in_advance() -> Launch:
-        whole = numbers_of(shape, form, replace(cut, chunk=shape.channels), slack)
-        return region(
-            [filters, gathered, ("multiply_kept", by_rows)], whole, advance_bytes(whole), shared, _STREAM_AHEAD
-        )
+        entries = [filters, *gathered, ("multiply_kept", by_rows, chunk)]
+        return region(entries, whole, advance_bytes(whole), shared, _STREAM_AHEAD)
 
-    return region([gathered, ("multiply_rows", by_rows)], numbers, 0, shared, in_advance=in_advance)
+    return region([*gathered, ("multiply_rows", by_rows, chunk)], numbers, 0, shared, in_advance=in_advance)
 
 
 # -- the kernels ------------------------------------------------------------------------------------------------------
@@ -237,16 +247,25 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
 
 
 def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: int) -> None:
-    """Adds an entry of which a task is a tile of rows in one group, for all spans, with filters its own or ready."""
+    """Adds an entry of which a task is a tile of rows in one group, for all spans, with filters its own or ready.
+
+    Where patches are its own they are gathered before the first tile of rows of a group.
+    """
     f, a = _entry(
         module, entry, f"{_OWN} {_SPAN} {_STORES} filters multiply span_results kept filters_size shared groups v_at "
-        "m_at rows tile_rows blocks spans v_size channels steps chunk m_span",
+        "m_at rows tile_rows blocks spans v_span v_group own_patches patches_at span_patches sources channels "
+        "steps chunk m_span",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
-    m = own.at(a.m_at).cast(f32)
+    m, gathers = own.at(a.m_at).cast(f32), a.own_patches.ne(0)
+    patches = select(gathers, own.at(a.patches_at).cast(f32), a.shared)
+    assert isinstance(patches, Pointer)
     with f.loop(p.begin, p.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * a.tile_rows
+        with f.when(gathers & (task.i.eq(p.begin) | first.eq(0))), f.loop(0, a.spans) as number:
+            v = patches.at(number.i * a.v_span)
+            f.call(a.span_patches, p.fields, p.thread, number.i * a.groups + group, v, 0, a.sources)
         rows = minimum(a.rows - first, a.tile_rows)
         filters = a.kept.at(task.i * a.filters_size) if in_advance else own.at(a.v_at).cast(f32)
         with f.loop(0, a.channels, a.chunk) as c:
@@ -255,7 +274,7 @@ def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: in
                 f.call(a.filters, p.fields, p.thread, task.i, c.i // a.steps, channels // a.steps, filters)
             with f.loop(0, a.spans) as number:
                 span, here = _span(a, number.i, a.across, lanes), m.at(number.i * a.m_span)
-                v = a.shared.at((number.i * a.groups + group) * a.v_size + c.i * a.columns)
+                v = patches.at(number.i * a.v_span + group * a.v_group + c.i * a.columns)
                 stores = own.at(a.stores_at).cast(i64)
                 f.call(a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i, 0, stores, 0)
                 with f.when((c.i + channels).eq(a.channels)):

@@ -346,7 +346,8 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "filter_step": block if cut.rows_first else shape.groups * blocks * block + _APART,
         "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows,
         "in_parts": in_parts, "whole": spans * shape.groups - in_parts, "v_step": v_step,
-        "v_size": form.points * v_step, "v_plane": v_plane, "m_step": m_step,
+        "v_size": form.points * v_step, "v_span": shape.groups * form.points * v_step, "v_group": form.points * v_step,
+        "own_patches": 0, "patches_at": 0, "v_plane": v_plane, "m_step": m_step,
         "m_span": form.points * planes.result * m_step if cut.chunk < shape.channels else 0, "chunk": cut.chunk,
         "filters_size": form.points * block if cut.rows_first else block, "filter_plane": filter_plane,
         "filter_planes": planes.filter, "result_planes": planes.result,
@@ -486,6 +487,15 @@ def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
     return _whole_lines(form.points * numbers["filter_step"])
 
 
+def with_own_patches(form: Form, cut: Blocking, numbers: dict[str, int]) -> dict[str, int]:
+    """The numbers where rows come first and every thread has all patches of a group, which it gathers itself."""
+    size = shared_bytes(form, cut, numbers) // numbers["groups"]
+    own = ceil(size / memory.ALIGN_BYTES) * memory.ALIGN_BYTES + numbers["own"]
+    return numbers | {
+        "own_patches": 1, "patches_at": numbers["own"], "own": own, "v_span": numbers["v_size"], "v_group": 0,
+    }  # fmt: skip
+
+
 def advance_bytes(numbers: dict[str, int]) -> int:
     """All filters, where rows come first and filters are made in advance."""
     return _whole_lines(numbers["groups"] * numbers["blocks"] * numbers["filters_size"])
@@ -508,7 +518,8 @@ NUMBERS = (
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "in_parts", "whole", "points",
     "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
-    "columns", "v_step", "v_plane", "v_result", "v_size", "m_step", "m_span", "own", "v_at", "m_at", "line_at",
+    "columns", "v_step", "v_plane", "v_result", "v_size", "v_span", "v_group", "own_patches", "patches_at", "m_step",
+    "m_span", "own", "v_at", "m_at", "line_at",
     "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call", "asks", "store_run",
 )  # fmt: skip
 

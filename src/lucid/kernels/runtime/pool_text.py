@@ -15,7 +15,7 @@ computes steps aside, once; nobody is bound to a core, so several pools cannot b
 slot   meaning
 =====  ========================================================================
 0, 1   kernel, fields
-2, 3   tasks, chunk
+2, 3   tasks, chunk: 0 where each thread has a run of them, its only chunk
 4, 5   chunks there are, a line for each share: how many of its chunks are handed out
 6, 7   the event "chunks finished", for the barrier between two steps
 =====  ========================================================================
@@ -281,8 +281,8 @@ end:
   ret ptr null
 }
 
-; Fills in slots 4, 6 and 7 and returns the most chunks that a step has.
-define internal i64 @prepare(ptr %steps, i64 %count) {
+; Fills in slots 3, 4, 6 and 7 for so many threads and returns the most chunks that a step has.
+define internal i64 @prepare(ptr %steps, i64 %count, i64 %threads) {
 entry:
   br label %step
 step:
@@ -295,7 +295,14 @@ step:
   %finished_at = getelementptr i64, ptr %at, i64 6
   %asleep_at = getelementptr i64, ptr %at, i64 7
   %tasks = load i64, ptr %tasks_at
-  %chunk = load i64, ptr %chunk_at
+  %wanted = load i64, ptr %chunk_at
+  %a_run_each = icmp eq i64 %wanted, 0
+  %above = add i64 %tasks, %threads
+  %below = sub i64 %above, 1
+  %shared = udiv i64 %below, %threads
+  %share = call i64 @llvm.umax.i64(i64 %shared, i64 1)
+  %chunk = select i1 %a_run_each, i64 %share, i64 %wanted
+  store i64 %chunk, ptr %chunk_at
   %up = add i64 %tasks, %chunk
   %last = sub i64 %up, 1
   %chunks = udiv i64 %last, %chunk
@@ -430,7 +437,7 @@ entry:
   store i64 $spins, ptr %budget
   %control = call i64 @get_control()
   call void @set_control(i64 $flush)
-  %chunks = call i64 @prepare(ptr %steps, i64 %count)
+  %chunks = call i64 @prepare(ptr %steps, i64 %count, i64 %threads)
   %slots = call i64 @llvm.umin.i64(i64 %threads, i64 %chunks)
   %single = icmp ule i64 %slots, 1
   br i1 %single, label %serial, label %ask

@@ -2,7 +2,8 @@
 
 An entry point is ``void(ptr fields, i64 begin, i64 end, i64 thread)``: do tasks [begin, end) of what ``fields``
 describes, with ``thread`` (below the number of threads) as the slot of the workspace. A range starts at a multiple of
-``chunk`` and is ``chunk`` long, or it is all the tasks at once: a kernel must take any range.
+``chunk`` and is ``chunk`` long, or it is all the tasks at once: a kernel must take any range. With a ``chunk`` of 0
+each thread has one range of tasks, as long as any other's.
 
 One region at a time has the pool. Who asks meanwhile, from another Python thread, runs its region alone. Kernels run
 with denormals flushed to zero; the caller's floating-point control word is put back.
@@ -146,7 +147,7 @@ class NativePool:
 
     def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         if threads > self._ready:
-            self._prepare(min(threads, -(-tasks // chunk)))
+            self._prepare(min(threads, -(-tasks // chunk) if chunk else tasks))
         self._run(address, fields, tasks, chunk, threads)
 
     def run_steps(self, slots: list[int], threads: int) -> None:
@@ -261,6 +262,7 @@ class PythonPool:
     def run(self, address: int, fields: Fields | bytes, tasks: int, chunk: int, threads: int) -> None:
         if self._call is None:
             self._call = _functions(False, {"call": (None, _ptr, _ptr, _i64, _i64, _i64)})["call"]
+        chunk = chunk or max(1, -(-tasks // threads))
         threads = min(threads, -(-tasks // chunk))
         if threads > 1 and self._guard.acquire(blocking=False):
             try:
@@ -336,8 +338,8 @@ def run(address: int, fields: Fields | bytes, tasks: int, *, chunk: int = 1, thr
 
     Cost: 0.7 us alone, 1 to 2 us with the workers awake, 10 to 50 us more when they sleep.
     """
-    if tasks < 0 or chunk < 1:
-        raise ValueError(f"run: tasks={tasks} must be at least 0 and chunk={chunk} at least 1")
+    if tasks < 0 or chunk < 0:
+        raise ValueError(f"run: tasks={tasks} and chunk={chunk} must be at least 0")
     crew = _threads if threads is None else threads
     _pool.run(address, fields, tasks, chunk, crew if crew > 0 else _crew("run", threads))
 
@@ -349,8 +351,8 @@ def run_steps(steps: Sequence[Step], *, threads: int | None = None) -> None:
     """
     slots: list[int] = []
     for address, fields, tasks, chunk in steps:
-        if tasks < 0 or chunk < 1:
-            raise ValueError(f"run_steps: tasks={tasks} must be at least 0 and chunk={chunk} at least 1")
+        if tasks < 0 or chunk < 0:
+            raise ValueError(f"run_steps: tasks={tasks} and chunk={chunk} must be at least 0")
         where = fields if isinstance(fields, int) else ctypes.addressof(fields)
         slots += (address, where, tasks, chunk, *_UNUSED)
     crew = _threads if threads is None else threads
