@@ -129,6 +129,12 @@ def test_a_new_size_and_a_new_number_compile_nothing() -> None:
     assert jit.kernel_count() == before
 
 
+def test_many_numbers_one_after_another() -> None:
+    x, y = normal(5, 9), normal(5, 9)
+    for a in (*np.linspace(-3.0, 3.0, 20), 2.0, -3.0):
+        np.testing.assert_allclose(axpy(x, y, a=a), a * x + y, rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_rounds_once(dtype: Any) -> None:
     x, y = normal(50).astype(dtype), normal(50).astype(dtype)

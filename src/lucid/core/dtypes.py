@@ -171,7 +171,8 @@ def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def widened(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array in the type that its numbers are computed in; itself where that is its own."""
-    return array.astype(computed(array.dtype), copy=False)
+    wide = computed(array.dtype)
+    return array if wide is array.dtype else array.astype(wide, copy=False)
 
 
 def scalar_dtype(value: bool | int | float | complex) -> DType:

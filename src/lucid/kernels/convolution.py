@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, lru_cache, partial
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -155,15 +154,14 @@ def _planned(asked: Problem) -> tuple[Problem, Executable]:
 
 def _of_pixels(asked: Problem, run: Executable, region: Keeper | None, shape: Sizes, dtype: np.dtype[Any]) -> Compute:
     """The executable with a result of its own around it, forward or in the input."""
-    fast, size_bytes = of_any_layout(run), prod(shape) * dtype.itemsize
-    small = size_bytes < memory.POOLED_FROM_BYTES
+    fast, make = of_any_layout(run), memory.making(shape, dtype)
 
     def compute(
         a: Array, b: Array, bias: Array | None = None, versions: Versions | None = None, *extras: Array | None
     ) -> Array:
         if _observers:
             _observe(asked)
-        result = np.empty(shape, dtype) if small else memory.pooled(size_bytes, shape, dtype)
+        result = make()
         ready = kept.ready(region, b, bias, versions) if versions and region else None
         if ready is not None:
             ready.compute(a, b, bias, result, ready.kept, *extras)
@@ -178,14 +176,13 @@ def _of_pixels(asked: Problem, run: Executable, region: Keeper | None, shape: Si
 
 def _of_weights(asked: Problem, run: Executable, shape: Sizes, dtype: np.dtype[Any]) -> Callable[..., Any]:
     """The same for the gradient of the weights, or both gradients."""
-    fast, both, size_bytes = of_any_layout(run), asked.sums, prod(shape) * dtype.itemsize
+    fast, both, make = of_any_layout(run), asked.sums, memory.making(shape, dtype)
     channels = asked.summed_channels
 
     def compute(a: Array, b: Array, *nothing: object) -> Array | tuple[Array, Array]:
         if _observers:
             _observe(asked)
-        small = size_bytes < memory.POOLED_FROM_BYTES
-        gw = np.empty(shape, dtype) if small else memory.pooled(size_bytes, shape, dtype)
+        gw = make()
         if not both:
             fast(a, b, gw)
             return gw

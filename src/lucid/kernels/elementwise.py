@@ -48,10 +48,10 @@ from lucid.kernels.ir import (
     splat,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import address
+from lucid.kernels.launch import ByNumbers, address
 from lucid.kernels.moving import contiguous, join
 from lucid.kernels.runtime import threads
-from lucid.kernels.runtime.memory import empty
+from lucid.kernels.runtime.memory import making
 
 Array = np.ndarray[Any, Any]
 
@@ -215,6 +215,10 @@ class Elementwise:
         return f"Elementwise({self.formula.name})"
 
     def __call__(self, *arrays: Array, out: Sequence[Array] = (), **numbers: float) -> Any:
+        return self.of(arrays, [*map(numbers.__getitem__, self.formula.numbers)], out)
+
+    def of(self, arrays: Sequence[Array], values: Sequence[float], out: Sequence[Array] = ()) -> Any:
+        """The same with the values of the formula's numbers in order."""
         key = (target.isa().name, *[(a.shape, a.strides, a.dtype) for a in arrays])
         plan = self._plans.get(key)
         if plan is None:
@@ -222,17 +226,15 @@ class Elementwise:
         for k, grown in plan.copies:
             whole = np.broadcast_to(arrays[k], plan.shape)[tuple(slice(n) for n in grown)]
             arrays = (*arrays[:k], contiguous(whole), *arrays[k + 1 :])
-        results = out or [empty(plan.shape, d) for d in plan.dtypes]
         if out:
             plan.check(self.formula.name, out)
-        if plan.tasks:
+        results = out or [make() for make in plan.makes]
+        region = plan.regions[plan.pack_numbers(*values)] if plan.plain else None
+        if region is not None:
+            region(*arrays, *results)
+        elif plan.tasks:
             places = [address(a) for a in results]
-            slots = plan.pack(
-                *[address(a) for a in arrays],
-                *places,
-                *[numbers[n] for n in self.formula.numbers],
-                *plan.geometry,
-            )
+            slots = plan.pack(*[address(a) for a in arrays], *places, *values, *plan.geometry)
             entry = plan.entry
             if plan.streaming is not None and not out and not any(p % _LINE_BYTES for p in places):
                 entry = plan.streaming
@@ -254,16 +256,26 @@ class Elementwise:
         blocks = -(-n // BLOCK)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
+        entry, streaming = jit.kernel(usual, usual.write).address("run"), self._streaming(usual, rows)
+        geometry = (middle, n, blocks, *(s for step in rows.strides for s in step[:2]))
+        tasks, chunk = outer * middle * blocks, max(1, GRAIN // min(max(n, 1), BLOCK))
+        results = self.formula.result_dtypes(dtypes)
         plan = self._plans[key] = _Plan(
-            entry=jit.kernel(usual, usual.write).address("run"),
-            streaming=self._streaming(usual, rows),
+            entry=entry,
+            streaming=streaming,
             pack=struct.Struct(usual.slots).pack,
-            geometry=(middle, n, blocks, *(s for step in rows.strides for s in step[:2])),
+            geometry=geometry,
             copies=rows.copies,
             shape=shape,
-            dtypes=self.formula.result_dtypes(dtypes),
-            tasks=outer * middle * blocks,
-            chunk=max(1, GRAIN // min(max(n, 1), BLOCK)),
+            dtypes=results,
+            makes=tuple(making(shape, dtype) for dtype in results),
+            tasks=tasks,
+            chunk=chunk,
+            pack_numbers=struct.Struct(f"{len(self.formula.numbers)}d").pack,
+            plain=tasks > 0 and streaming is None and not rows.copies and all(a.flags.c_contiguous for a in arrays),
+            regions=ByNumbers(
+                [(entry, tasks, chunk)], range(len(arrays) + len(results)), geometry, worth=-(-prod(shape) // GRAIN)
+            ),
         )
         return plan
 
@@ -288,8 +300,12 @@ class _Plan:
     copies: tuple[tuple[int, Sizes], ...]
     shape: Sizes
     dtypes: tuple[np.dtype[Any], ...]
+    makes: tuple[Callable[[], Array], ...]
     tasks: int
     chunk: int
+    pack_numbers: Callable[..., bytes]
+    plain: bool  #: the arrays lie as a bound region asks, whose results do not go past the caches
+    regions: ByNumbers
 
     def check(self, name: str, out: Sequence[Array]) -> None:
         """Raises ShapeError if results cannot be put in ``out``."""

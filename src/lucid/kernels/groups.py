@@ -45,8 +45,7 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import WORKSPACE, Launch
-from lucid.kernels.moving import contiguous
+from lucid.kernels.launch import WORKSPACE, Launch, of_any_layout
 from lucid.kernels.reduction_kernel import COMBINE, across_lanes
 from lucid.kernels.runtime.memory import ALIGN_BYTES, empty
 
@@ -137,14 +136,14 @@ def standardize_grad(
     run = _backward(found, x.dtype, eps, sums, target.isa().name)
     gx = empty(x.shape, x.dtype)
     g_weight, g_bias = (empty(found.groups * found.rows if sums else 1, x.dtype) for _ in range(2))
-    run(g, x, _given(weight, 1.0, found, x.dtype), contiguous(mean), contiguous(var), gx, g_weight, g_bias)
+    run(g, x, _given(weight, 1.0, found, x.dtype), mean, var, gx, g_weight, g_bias)
     return gx, g_weight, g_bias
 
 
 def _given(parameter: Array | None, neutral: float, found: Split, dtype: np.dtype[Any]) -> Array:
     if parameter is None:
         return _neutral(neutral, found.n if found.each else found.groups * found.rows, dtype)
-    return contiguous(parameter)
+    return parameter
 
 
 @lru_cache(maxsize=64)
@@ -153,27 +152,28 @@ def _neutral(value: float, count: int, dtype: np.dtype[Any]) -> Array:
 
 
 @lru_cache(maxsize=1024)
-def _forward(found: Split, dtype: np.dtype[Any], eps: float, isa: str) -> Launch:
+def _forward(found: Split, dtype: np.dtype[Any], eps: float, isa: str) -> Callable[..., None]:
     kernel = _Forward(dtype.name, found.each)
     entry = jit.kernel(kernel, kernel.write).address("run")
-    return Launch(
+    launch = Launch(
         [(entry, found.tasks, _chunk(found))],
         [0] * 6 + _numbers(found, eps),
         range(6),
         most_threads=found.tasks,
         worth=_worth(found),
     )
+    return of_any_layout(launch)
 
 
 @lru_cache(maxsize=1024)
-def _backward(found: Split, dtype: np.dtype[Any], eps: float, sums: bool, isa: str) -> Launch:
+def _backward(found: Split, dtype: np.dtype[Any], eps: float, sums: bool, isa: str) -> Callable[..., None]:
     kernel = _Backward(dtype.name)
     code = jit.kernel(kernel, kernel.write)
     each = -(-found.tasks * found.rows * f64.bytes // ALIGN_BYTES) * ALIGN_BYTES
     steps = [(code.address("run"), found.tasks, _chunk(found))]
     if sums:
         steps.append((code.address("fold"), -(-found.groups * found.rows // kernel.lanes(target.isa())), 1))
-    return Launch(
+    launch = Launch(
         steps,
         [0] * 8 + [0, each] + _numbers(found, eps),
         [*range(8), WORKSPACE, WORKSPACE],
@@ -181,6 +181,7 @@ def _backward(found: Split, dtype: np.dtype[Any], eps: float, sums: bool, isa: s
         most_threads=found.tasks,
         worth=2 * _worth(found),
     )
+    return of_any_layout(launch)
 
 
 def _numbers(found: Split, eps: float) -> list[int]:

@@ -188,11 +188,11 @@ class Launch:
     method = threads.method
 
 
-class ByNumbers(dict[bytes, Launch | None]):
+class ByNumbers(dict[bytes, Callable[..., None] | None]):
     """Bound regions of a plan by the numbers that they are given, as packed doubles; made when they are wanted.
 
-    Fields are places, numbers, ``geometry``. There are few: for who brings other numbers every time there is None in
-    the end.
+    Each is a function of its arrays. Fields are places, numbers, ``geometry``. There are few: for who brings other
+    numbers every time there is None in the end.
     """
 
     def __init__(
@@ -206,17 +206,16 @@ class ByNumbers(dict[bytes, Launch | None]):
         super().__init__()
         self._given = steps, sources, geometry, worth, shared_bytes
 
-    def __missing__(self, numbers: bytes) -> Launch | None:
+    def __missing__(self, numbers: bytes) -> Callable[..., None] | None:
         if len(self) >= _MOST_NUMBERS:
             return None
         steps, sources, geometry, worth, shared_bytes = self._given
         values = struct.unpack(f"{len(numbers) // 8}q", numbers)
         fields = [*[0] * len(sources), *values, *geometry]
         most_threads = max(tasks for _, tasks, _ in steps)
-        made = self[numbers] = Launch(
-            steps, fields, sources, shared_bytes=shared_bytes, most_threads=most_threads, worth=worth
-        )
-        return made
+        made = Launch(steps, fields, sources, shared_bytes=shared_bytes, most_threads=most_threads, worth=worth)
+        region = self[numbers] = of_any_layout(made)
+        return region
 
 
 def _even_chunk(tasks: int) -> int:

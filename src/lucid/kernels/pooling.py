@@ -42,8 +42,7 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import Launch
-from lucid.kernels.moving import contiguous
+from lucid.kernels.launch import Launch, of_any_layout
 from lucid.kernels.pool_windows import window_count
 from lucid.kernels.runtime.memory import empty
 
@@ -107,9 +106,9 @@ def _run(
     given = x if x is not None else h
     assert given is not None, "a pooling has an input"
     found = _made(mode, spec, size, given.shape, given.dtype, count_include_pad, divisor, target.isa().name)
-    if found.launch is not None:
+    if found.run is not None:
         result = empty(found.shape, found.dtype)
-        found.launch(*(a if a is None else contiguous(a) for a in (x, h)), result)
+        found.run(x, h, result)
         return result
     if given.dtype.itemsize == 2 and given.size:  # gradients are added up where they lie
         single = np.dtype(np.float32)
@@ -120,9 +119,9 @@ def _run(
 
 
 class _Made(NamedTuple):
-    """A pooling of arrays of known shapes; no launch where there is nothing to compute, or only in float32."""
+    """A pooling of arrays of known shapes; nothing to run where there is nothing to compute, or only in float32."""
 
-    launch: Launch | None
+    run: Callable[..., None] | None
     shape: Sizes
     dtype: np.dtype[Any]
 
@@ -140,10 +139,10 @@ def _made(
     if mode != "indices" and mode != "max_pick":
         if pool_tiles.fit(spec, size):
             tiles = pool_tiles.region(mode, spec, lead, size, dtype.name, divisor or prod(spec.kernel))
-            return _Made(tiles, result, made)
+            return _Made(of_any_layout(tiles), result, made)
         if pool_windows.fit(spec, size):
             windows = pool_windows.region(mode, spec, lead, size, dtype.name, count_include_pad, divisor)
-            return _Made(windows, result, made)
+            return _Made(of_any_layout(windows), result, made)
     if dtype.itemsize == 2:
         return _Made(None, result, made)
     kernel = _Kernel(mode, dtype.name, min(spec.stride[-1], 3), _unrolled(spec.kernel[-1]), divisor is not None)
@@ -156,7 +155,7 @@ def _made(
         most_threads=tasks,
         worth=-(-tasks * taps // GRAIN),
     )
-    return _Made(launch, result, made)
+    return _Made(of_any_layout(launch), result, made)
 
 
 def _unrolled(taps: int) -> int:

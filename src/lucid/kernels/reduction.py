@@ -39,7 +39,7 @@ from lucid.kernels.launch import WORKSPACE, ByNumbers, address
 from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction_kernel import BAND, COMBINE, Formulas, Kernel
 from lucid.kernels.runtime import threads
-from lucid.kernels.runtime.memory import ALIGN_BYTES, empty
+from lucid.kernels.runtime.memory import ALIGN_BYTES, empty, making
 
 SEGMENT_BYTES = 64 << 10  #: what one partial sum covers, of one array, where rows are summed along themselves
 SEGMENT_ROWS = 256  #: rows of one partial sum, where rows are added to each other
@@ -126,8 +126,8 @@ class Reduction:
         plan = self._plans.get(key) or self._plan(key, arrays, axes)
         if plan.order:
             arrays = tuple(contiguous(np.broadcast_to(a, plan.shape).transpose(plan.order)) for a in arrays)
-        results = [empty(plan.kept, plan.dtype) for _ in range(plan.results)]
-        values = [numbers[n] for n in self.numbers]
+        results = [make() for make in plan.makes]
+        values = [*map(numbers.__getitem__, self.numbers)]
         region = plan.regions[plan.pack_numbers(*values)] if plan.plain else None
         if region is not None:
             region(*arrays, *results)
@@ -177,9 +177,7 @@ class Reduction:
             geometry=geometry,
             order=order,
             shape=shape,
-            kept=kept,
-            dtype=as_dtype(made.result_dtype).numpy,
-            results=made.results,
+            makes=(making(kept, as_dtype(made.result_dtype).numpy),) * made.results,
             scratch=scratch,
             scratch_dtype=np.dtype(f"float{made.sums.bits}"),
             tasks=cut.tasks,
@@ -238,9 +236,7 @@ class _Plan:
     geometry: tuple[int, ...]
     order: tuple[int, ...]
     shape: Sizes
-    kept: Sizes
-    dtype: np.dtype[Any]
-    results: int
+    makes: tuple[Callable[[], Array], ...]
     scratch: int
     scratch_dtype: np.dtype[Any]
     tasks: int

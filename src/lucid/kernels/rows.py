@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from lucid.core.dtypes import as_dtype
-from lucid.core.geometry import Sizes, broadcast_shape
+from lucid.core.geometry import broadcast_shape
 from lucid.kernels import jit, target
 from lucid.kernels.elementwise import Array, Formula, compute_type, number_values, read, stored_name, write
 from lucid.kernels.ir import (
@@ -44,12 +44,12 @@ from lucid.kernels.ir import (
     vec,
 )
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import address
+from lucid.kernels.launch import ByNumbers, address
 from lucid.kernels.moving import contiguous
 from lucid.kernels.reduction import Axis, arrange
 from lucid.kernels.reduction_kernel import COMBINE, across_lanes
 from lucid.kernels.runtime import threads
-from lucid.kernels.runtime.memory import empty
+from lucid.kernels.runtime.memory import making
 
 BAND = 64  #: neighbouring rows of one task, where rows lie across memory
 GRAIN = 8192  #: elements of a chunk of tasks, at least
@@ -114,15 +114,14 @@ class Rows:
             last: Any = tuple(range(len(whole) - len(axes), len(whole)))
             made = self(*moved, axes=last, **numbers)
             return made.transpose(back) if isinstance(made, np.ndarray) else tuple(r.transpose(back) for r in made)
-        results = [empty(plan.shape, plan.dtype) for _ in range(plan.results)]
-        results += [empty(plan.kept, plan.kept_dtype) for _ in self.keep]
-        if plan.tasks:
-            slots = plan.pack(
-                *[address(a) for a in arrays],
-                *[address(a) for a in results],
-                *[numbers[n] for n in self.numbers],
-                *plan.geometry,
-            )
+        results = [make() for make in plan.makes]
+        values = [*map(numbers.__getitem__, self.numbers)]
+        region = plan.regions[plan.pack_numbers(*values)] if plan.plain else None
+        if region is not None:
+            region(*arrays, *results)
+        elif plan.tasks:
+            places = [address(a) for a in (*arrays, *results)]
+            slots = plan.pack(*places, *values, *plan.geometry)
             threads.run(plan.entry, slots, plan.tasks, chunk=plan.chunk)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -148,17 +147,24 @@ class Rows:
         kept, n, across = (first.size, second.size, 1) if along else (1, first.size, second.size)
         bands = -(-across // BAND)
         work = max(1, n * min(across, BAND))
+        entry = jit.kernel(made, made.write).address("run")
+        geometry = (kept, n, across, bands, *(a.strides[k] for k in range(len(arrays)) for a in (kept0, first)))
+        tasks, chunk = kept0.size * kept * bands if prod(shape) else 0, max(1, GRAIN // work)
+        places = range(len(arrays) + made.results + len(self.keep))
         return _Plan(
-            entry=jit.kernel(made, made.write).address("run"),
+            entry=entry,
             pack=struct.Struct(made.slots).pack,
-            geometry=(kept, n, across, bands, *(a.strides[k] for k in range(len(arrays)) for a in (kept0, first))),
-            shape=shape,
-            kept=tuple(1 if k in axes else size for k, size in enumerate(shape)),
-            dtype=as_dtype(stored_name(dtypes)).numpy,
-            kept_dtype=np.dtype(f"float{element.bits}"),
-            results=made.results,
-            tasks=kept0.size * kept * bands if prod(shape) else 0,
-            chunk=max(1, GRAIN // work),
+            geometry=geometry,
+            makes=(
+                *[making(shape, as_dtype(stored_name(dtypes)).numpy)] * made.results,
+                *[making([1 if k in axes else n for k, n in enumerate(shape)], f"float{element.bits}")]
+                * len(self.keep),
+            ),
+            tasks=tasks,
+            chunk=chunk,
+            pack_numbers=struct.Struct(f"{len(self.numbers)}d").pack,
+            plain=tasks > 0 and all(a.flags.c_contiguous for a in arrays),
+            regions=ByNumbers([(entry, tasks, chunk)], places, geometry, worth=-(-prod(shape) // GRAIN)),
         )
 
 
@@ -182,13 +188,12 @@ class _Plan:
     entry: int
     pack: Callable[..., bytes]
     geometry: tuple[int, ...]
-    shape: Sizes
-    kept: Sizes
-    dtype: np.dtype[Any]
-    kept_dtype: np.dtype[Any]
-    results: int
+    makes: tuple[Callable[[], Array], ...]
     tasks: int
     chunk: int
+    pack_numbers: Callable[..., bytes]
+    plain: bool  #: the arrays lie as a bound region asks
+    regions: ByNumbers
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ TENSORS = SimpleNamespace(
 
 #: The kernels that are whole activations, and elements from which on: what a write in place may do at once.
 KERNELS: dict[Callable[..., Tensor], tuple[Elementwise, int]] = {}
+_DOUBLE_BYTES = 8
 _EXACT = ("relu", "hardtanh")  # these make no fractions, so integers may stay what they are
 
 
@@ -54,25 +55,25 @@ def _activation(
     value: Callable[..., Array],
     pull: Callable[..., Any],
     result_tells: Callable[..., bool] | None = None,
-    slow_in_numpy: bool = False,
 ) -> Callable[..., Tensor]:
     """An operation ``f(x, *params)`` from ``value(x, *params)`` and ``pull(m, g, x, *params)`` = g f'(x).
 
-    Where arrays are large, the kernels of that name take the place of both, and where they are small too if it is
-    ``slow_in_numpy``, but for float64. Where ``result_tells(*params)``, ``pull`` gives the same of f(x) as of x: then
-    the result is saved, which what follows mostly saves anyway, and not x.
+    Where arrays are large, the kernels of that name take the place of both, and where they are small too unless they
+    are float64, or it is one pass in NumPy. Where ``result_tells(*params)``, ``pull`` gives the same of f(x) as of x:
+    then the result is saved, which what follows mostly saves anyway, and not x.
     """
     kernel: Elementwise = getattr(activations, name)
     kernel_grad: Elementwise = getattr(activations, f"{name}_grad")
     least = native.ONE_PASS if name in _EXACT else native.SEVERAL_PASSES
 
     def takes(*arrays: Array) -> bool:
-        small = slow_in_numpy and arrays[0].dtype != np.float64 and native.takes(native.ALWAYS, *arrays)
+        small = name not in _EXACT and arrays[0].dtype.itemsize < _DOUBLE_BYTES and native.takes(native.ALWAYS, *arrays)
         return small or native.takes(least, *arrays)
 
     def backward_pass(h: Array, x: Array, *, params: tuple[Any, ...]) -> Array:
         if takes(h, x):
-            return native.run(kernel_grad, h, x, params=params)
+            made: Array = kernel_grad.of((h, x), params)
+            return made
         return _rounded_once(lambda h, x: pull(ARRAYS, h, x, *params), h, x)
 
     def row(g: Tensor, x: Tensor, params: tuple[Any, ...]) -> Any:
@@ -80,7 +81,8 @@ def _activation(
 
     def forward(x: Array, *, params: tuple[Any, ...]) -> Array:
         if takes(x):
-            return native.run(kernel, x, params=params)
+            made: Array = kernel.of((x,), params)
+            return made
         return _rounded_once(lambda x: value(x, *params), x)
 
     def verb(input: Tensor, *params: Any) -> Tensor:
@@ -102,7 +104,8 @@ def _activation(
 
 def _rounded_once(function: Callable[..., Array], *arrays: Array) -> Array:
     """The 16-bit types go through float32."""
-    return function(*map(widened, arrays)).astype(arrays[0].dtype, copy=False)
+    made, dtype = function(*map(widened, arrays)), arrays[0].dtype
+    return made if made.dtype is dtype else made.astype(dtype)
 
 
 def _gelu(x: Array) -> Array:
@@ -210,11 +213,11 @@ selu = _activation(
 
 silu = _activation("silu", lambda x: x * special.sigmoid(x), _silu_pull)
 
-gelu = _activation("gelu", _gelu, _gelu_pull, slow_in_numpy=True)  # erf takes it 100 us
+gelu = _activation("gelu", _gelu, _gelu_pull)
 
 gelu_tanh = _activation("gelu_tanh", lambda x: 0.5 * x * (1 + np.tanh(_gelu_tanh_inner(x))), _gelu_tanh_pull)
 
-mish = _activation("mish", lambda x: x * np.tanh(_softplus(x, 1.0, np.inf)), _mish_pull, slow_in_numpy=True)
+mish = _activation("mish", lambda x: x * np.tanh(_softplus(x, 1.0, np.inf)), _mish_pull)
 
 softplus = _activation(
     "softplus",

@@ -424,7 +424,8 @@ def angle(input: Any) -> Any:
 def _clamp_forward(x: Array, low: Any, high: Any) -> Array:
     if native.takes(native.ONE_PASS, x):
         bounds = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-        return native.run(activations.hardtanh, x, params=bounds)
+        held: Array = activations.hardtanh.of((x,), bounds)
+        return held
     out: Array = x if low is None else np.maximum(x, low)
     return out if high is None else np.minimum(out, high)
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from lucid.core.dtypes import is_floating
 from lucid.kernels import arithmetic
-from lucid.kernels.elementwise import Elementwise
 
 Array = np.ndarray[Any, Any]
 Forward = Callable[..., Array]
@@ -35,14 +34,7 @@ def takes(least: int, *arrays: Array | None) -> bool:
     first = arrays[0]
     if first is None or not _worth(least, first):
         return False
-    return all(a is None or a.dtype == first.dtype for a in arrays[1:])
-
-
-def run(kernel: Elementwise, *arrays: Array, params: tuple[Any, ...]) -> Array:
-    """A kernel with its numbers given in order."""
-    numbers: dict[str, Any] = dict(zip(kernel.formula.numbers, params, strict=True))
-    result: Array = kernel(*arrays, **numbers)
-    return result
+    return len(arrays) == 1 or all(a is None or a.dtype == first.dtype for a in arrays[1:])
 
 
 def unary(name: str, plain: Forward) -> Forward:

@@ -12,10 +12,10 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -233,6 +233,18 @@ def empty(shape: int | Sequence[int], dtype: DTypeLike) -> Array:
     if size_bytes < POOLED_FROM_BYTES or dtype.hasobject:
         return np.empty(shape, dtype)
     return pooled(size_bytes, shape, dtype)
+
+
+def making(shape: Sequence[int], dtype: DTypeLike) -> Callable[[], Array]:
+    """``empty`` for who asks for the same again and again: a function of nothing.
+
+    Cost: 0.2 us small, 1.3 us from the pool.
+    """
+    dtype, shape = np.dtype(dtype), tuple(shape)
+    size_bytes = prod(shape) * dtype.itemsize
+    if size_bytes < POOLED_FROM_BYTES or dtype.hasobject:
+        return partial(np.empty, shape, dtype)
+    return partial(pooled, size_bytes, shape, dtype)
 
 
 def pooled(size_bytes: int, shape: int | Sequence[int], dtype: DTypeLike) -> Array:
