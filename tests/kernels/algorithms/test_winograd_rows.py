@@ -118,6 +118,23 @@ def test_large_results_are_asked_for(role, monkeypatch):
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_stores_past_the_caches(role, monkeypatch):
+    """Rows of whole lines, which more than fill the last cache; the source does not."""
+
+    def one(case):
+        problem = case.problem(role)
+        small = replace(target.cpu(), l3_bytes=2 * problem.written_bytes - 2)
+        monkeypatch.setattr(target, "cpu", lambda: small)
+        asked = winograd_rows.tiles(problem, target.isa())[0]
+        assert asked.streams == (small.turns(target.isa()) > 1)
+        for where in ("start", "end"):  # aligned to the page, and if the size is
+            check(case, role, where)
+
+    channels = (3, 8) if role == "forward" else (8, 3)
+    run_guarded_cases(one, [Case(1, *channels, shape, (3, 3), padding=1) for shape in [(3, 16), (10, 64), (91, 48)]])
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_a_new_image_size_compiles_nothing(role):
     check(Case(1, 8, 8, (40, 40), (3, 3), padding=1, groups=2), role)
     before = jit.kernel_count()

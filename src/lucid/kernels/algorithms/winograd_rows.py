@@ -12,7 +12,7 @@ reach both rows of a step that reads it. Strict precision rules the algorithm ou
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from math import ceil
 from typing import Any
 
@@ -38,7 +38,7 @@ from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, NUMBERS, 
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
+from lucid.kernels.launch import NOTHING, WORKSPACE, ByAlignment, Launch, in_order
 from lucid.kernels.plan import Plan, Problem, Role
 
 Array = np.ndarray[Any, Any]
@@ -47,6 +47,7 @@ name = "winograd_rows"
 roles: tuple[Role, ...] = ("forward", "grad_input")
 dtypes = ("float32", "float16", "bfloat16")
 
+_LINE_BYTES = 64
 _MOST_CHANNELS = 1024  # of a group's c_in x c_out
 _MOST_ACROSS = 8  # taps
 _RESULTS = (3, 4)  # of a tile; for fewer, rows are read and transformed for too few products
@@ -67,6 +68,8 @@ _COST = {
     "task": 60.0,
     "rounded": 0.0,  # two vectors of results, to halves
     "waiting": WAITING,  # for memory
+    "past": WAITING,  # the same where results go past the caches
+    "alone": 0.0,  # a step of one source, whose few products hide no stores
     "call": 4200.0,
 }
 #: The same where they are others, on a Zen 4: 52 plans of random layers, nine tenths of them within a sixth but for
@@ -83,8 +86,12 @@ _HALVED = {
     "pair beyond first cache": 2.0,
     "rounded": 2.2,
     "waiting": 2.0,
+    "past": 0.65,
+    "alone": 9.0,
     "call": 5200.0,
 }
+#: The least that a byte past the caches takes: two threads write 26 GB/s in this order, and one is asked for half.
+_PAST_CYCLES = 0.31
 #: What sums of products may come to over direct summation's, at the largest of four neighbouring rows:
 #: |g0| (|d0| + |d2|) + (|g0| + |g1| + |g2|) (|d1| + |d2|), of which each row's window has a part.
 _GROWTH = 5.0
@@ -116,6 +123,11 @@ class Rows(RowBoxes):
         return self.private_elements * sum_type(self.problem).bytes
 
     @property
+    def streams(self) -> bool:
+        """Whether results go past the caches: see ``_streams``."""
+        return _streams(self.problem, self.lanes)
+
+    @property
     def cycles(self) -> float:
         """Expected, of one thread."""
         tile, pairs = self.tile, self.sources * self.results
@@ -135,10 +147,13 @@ class Rows(RowBoxes):
             "pair beyond first cache": self.tasks * pairs * beyond,
             "task": self.tasks,
             "rounded": steps * tile.deep * tile.results * (self.problem.itemsize < sum_type(self.problem).bytes),
-            "waiting": memory_cycles(self.problem.traffic_bytes),
+            "waiting": memory_cycles(self.problem.traffic_bytes) * (not self.streams),
+            "past": memory_cycles(self.problem.traffic_bytes) * self.streams,
+            "alone": steps * (self.sources == 1),
             "call": 1,
         }
-        return priced(work, _COST, _HALVED, turns_of(self.lanes, sum_type(self.problem)))
+        least = self.problem.written_bytes * _PAST_CYCLES * self.streams
+        return max(priced(work, _COST, _HALVED, turns_of(self.lanes, sum_type(self.problem))), least)
 
 
 def refuses(problem: Problem, isa: ISA) -> str | None:
@@ -154,9 +169,17 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "rows of a stride share no taps"
     if many := many_channels(problem, _MOST_CHANNELS):
         return many
-    if problem.traffic_bytes > target.cpu().l3_bytes // 2:
+    if problem.traffic_bytes > target.cpu().l3_bytes // 2 and not _streams(problem, isa.lanes(sum_type(problem))):
         return "rows are read twice, and the caches do not hold the arrays"
     return None if tiles(problem, isa) else "its tiles are of 3 or 4 of a group's results, and must fit in registers"
+
+
+def _streams(problem: Problem, lanes: int) -> bool:
+    """Whether results go past the caches, which hold the source: rows of whole lines."""
+    written, room = problem.written_bytes, target.cpu().l3_bytes // 2
+    width = (problem.out if problem.role == "forward" else problem.size)[2]
+    whole = problem.itemsize == 4 and width * problem.itemsize % _LINE_BYTES == 0
+    return whole and written > room >= problem.traffic_bytes - written and turns_of(lanes, sum_type(problem)) > 1
 
 
 def fuses(problem: Problem) -> bool:
@@ -228,22 +251,26 @@ def _rows(problem: Problem, isa: ISA, axes: tuple[Axis, ...], results: int) -> R
 
 def bound(asked: Rows, isa: ISA) -> Executable:
     """One tile's kernel, likewise."""
-    problem = asked.problem
-    tile = replace(asked.tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4)
-    element = BY_DTYPE[problem.dtype]
+    problem, element = asked.problem, BY_DTYPE[asked.problem.dtype]
     numbers = in_order(NUMBERS, asked.numbers | {
         "low_h": asked.axes[1].low, "private": asked.private_elements, "spare": asked.spare_elements,
     })  # fmt: skip
     no_bias, zeros = np.zeros(1), np.zeros(asked.source[1] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     chunk = max(1, min(asked.tasks // 64, int(50_000 / (asked.cycles / asked.tasks + 1))))
-    key = (name, problem.dtype, tile, problem.epilogue)
-    code = jit.kernel(key, lambda isa: write(isa, element, tile, problem.epilogue))
-    return Launch(
-        [(code.address("slide"), asked.tasks, chunk)],
-        fields,
-        (0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), WORKSPACE, NOTHING),
-        own_bytes=asked.own_bytes,
-        most_threads=useful_threads(asked.cycles, asked.tasks),
-        keep=(no_bias, zeros),
-    )
+
+    @cache
+    def launch(tile: RowPairs) -> Launch:
+        key = (name, problem.dtype, tile, problem.epilogue)
+        code = jit.kernel(key, lambda isa: write(isa, element, tile, problem.epilogue))
+        return Launch(
+            [(code.address("slide"), asked.tasks, chunk)],
+            fields,
+            (0, 1, 2 if problem.bias else NOTHING, 3, *sources(problem.epilogue, NOTHING), WORKSPACE, NOTHING),
+            own_bytes=asked.own_bytes,
+            most_threads=useful_threads(asked.cycles, asked.tasks),
+            keep=(no_bias, zeros),
+        )
+
+    plain = partial(launch, replace(asked.tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4))
+    return ByAlignment(launch(replace(asked.tile, stream=True)), plain) if asked.streams else plain()

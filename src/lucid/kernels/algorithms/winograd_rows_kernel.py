@@ -70,6 +70,7 @@ class RowPairs:
     across: tuple[tuple[int, int], ...]
     whole: bool = False  #: one strip is a row of the source and of the result
     asks: bool = False  #: lines that will be written are asked for
+    stream: bool = False  #: results go past the caches, in whole vectors
     slides: bool = True  #: taps across are met by shifts in registers, not each by a load of its own
     twice: bool = False  #: sources are read twice, for two frequencies each time
     deep: int = 1  #: pairs of rows of results, which share rows of the source
@@ -199,6 +200,11 @@ class _Strip:
         ends = self._twice(rows) if self.tile.twice else self._at_once(rows)
         for (pair, n), values in zip(product(range(self.tile.deep), range(ROWS)), ends, strict=True):
             here = row + (pair * ROWS + n)
+            if self.tile.stream:
+                with self.function.when(here < self.a.end):
+                    for k, value in enumerate(values):
+                        self._destination(here, k).store(value, 0, nontemporal=True)
+                continue
             for k, value in enumerate(values):
                 self._store(here, k, value, missing=~(here < self.a.end) if pair + n else None)
 
@@ -275,9 +281,12 @@ class _Strip:
             return convert(row.load(at, self.lanes, self.inside[at]), self.wide)
         return loaded_as(self.wide, row, at, self.lanes, self.inside[at])
 
+    def _destination(self, row: Value, result: int) -> Arrays:
+        plane = self.a.size_h * self.a.size_w
+        return self.to.destination(result, row * self.a.size_w + (plane * result if result else 0))
+
     def _store(self, row: Value, result: int, value: Value, missing: Value | None = None) -> None:
-        a, plane = self.a, self.a.size_h * self.a.size_w
-        to = self.to.destination(result, row * a.size_w + (plane * result if result else 0))
+        to = self._destination(row, result)
         if self.tile.asks:
-            to.y.prefetch(a.size_w * AHEAD_ROWS, write=True)
-        (to if missing is None else to.unless(missing, a.spare)).store(value, 0, self.stored)
+            to.y.prefetch(self.a.size_w * AHEAD_ROWS, write=True)
+        (to if missing is None else to.unless(missing, self.a.spare)).store(value, 0, self.stored)
