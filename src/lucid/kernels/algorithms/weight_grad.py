@@ -46,9 +46,9 @@ from lucid.kernels.algorithms.weight_grad_split import (
     Room,
     Split,
     Tile,
+    Way,
     asks,
     boxes,
-    grain_of,
     on_stage,
     parts,
     places,
@@ -57,6 +57,7 @@ from lucid.kernels.algorithms.weight_grad_split import (
     swap_pays,
     swapped,
 )
+from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
 from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem
@@ -93,7 +94,9 @@ def plan(problem: Problem, isa: ISA) -> Plan:
             *zip(_BOX, chosen.cut.box, strict=True),
             ("chunks", chosen.chunks),
             ("swapped", int(turned)),
+            ("in_place", int(chosen.in_place)),
             ("staged", int(chosen.staged)),
+            ("depth", chosen.grain.depth),
         ),
         workspace_bytes=sum_type(problem).bytes * (room.shared + room.private),
         why=f"{lanes_of} in lanes ({filled:.0%} filled), {tile.steps} taps a pass, pixels in {chosen.chunks} chunks",
@@ -111,11 +114,11 @@ def _split(plan: Plan, isa: ISA) -> Split:
     problem = _asked(plan)
     window = Window.of(problem)
     tile = Tile(plan["vectors"], plan["steps"] // plan["columns"], plan["columns"])
-    grain = grain_of(problem, isa)
+    grain = Grain(BY_DTYPE[problem.dtype], plan["depth"])
     cut = Cut(window, tuple(plan[name] for name in _BOX))
     parts = plan["k_part"], plan["c_part"]
-    turned, staged = (bool(plan[name]) for name in ("swapped", "staged"))
-    return split_as(problem, tile, grain, isa.lanes(grain.sums), *parts, cut, plan["chunks"], turned, staged)
+    turned, *way = (bool(plan[name]) for name in ("swapped", "in_place", "staged"))
+    return split_as(problem, tile, grain, isa.lanes(grain.sums), *parts, cut, plan["chunks"], Way(*way), turned)
 
 
 def bind(plan: Plan, isa: ISA) -> Executable:

@@ -270,7 +270,7 @@ def _write_stage(isa: ISA, grain: Grain, stride: int) -> Module:
 
     to[r pitch + places[p]] = source[starts[p] + offsets[r]] for r below ``rows`` and ``count`` pixels of a box from
     ``begin`` on, of which ``row`` follow each other, a ``stride`` apart in x; lanes - 1 numbers behind those are any.
-    Samples with a stride of 2 are the lower halves of words, the last of which x has too.
+    Samples with a stride of 2 are the lower halves of words; of the last one x may not have the upper half.
     """
     element, module = grain.sums, Module("weight_grad stage", isa)
     lanes = isa.lanes(element)
@@ -285,14 +285,15 @@ def _write_stage(isa: ISA, grain: Grain, stride: int) -> Module:
             return loaded_as(element, source, first, lanes, mask)
         if stride == 1:
             return convert(source.load(first, lanes), element)
-        halves = convert(source.cast(i32).load(first, lanes, mask), i16)
+        words = source.load(first * stride, stride * lanes, mask)
+        halves = convert(bitcast(words, vec(i32, lanes)), i16)
         return convert(bitcast(halves, vec(grain.stored, lanes)), element)
 
     with f.loop(0, a.count) as run:  # its step is the length of the run
         inside = (a.begin + run.i) % a.per_image
         length = minimum(minimum(a.count - run.i, a.per_image - inside), a.row - inside % a.row)
         last = (length - 1) // lanes * lanes
-        mask = lanes_below(f, length - last, lanes, i32)
+        mask = lanes_below(f, (length - last) * stride - (stride - 1), stride * lanes, i32 if stride == 1 else i16)
         source, to = a.source.at(a.starts.load(run.i)), a.to.at(a.places.load(run.i))
         with f.loop(0, a.rows) as r:
             numbers, staged = source.at(a.offsets.load(r.i)), to.at(r.i * a.pitch)

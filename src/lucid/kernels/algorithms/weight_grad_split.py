@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 from math import ceil, prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,7 +52,6 @@ _COST = {
 _HALVED = {"product": 1.96, "visit": 13.0, "pack": 6.6, "pair": 9.3, "frame": 7.3}
 TURNED = 4  #: channels of a run
 _RUN_BYTES = 4096
-_FEW_USES = 4  # numbers of a frame for each use of one, beyond which to widen those costs less: of one vector, or pairs
 _WIDENED = 0.25  # of a tile's cycles, a number that is widened beside products of two vectors or one
 _RUN_VECTORS = 2.0  # what a run that is staged costs beside its vectors, as so many
 _STEP_CYCLES = 8000.0  # until all threads have come to the second pass
@@ -115,6 +115,7 @@ class Split:
     straight: bool = False  #: whether whole tiles leave their sums in gw
     staged: bool = False  #: whether a tile's numbers of x are widened just before it
     cycles: float = 0.0  #: of one thread
+    needed: float = 0.0  #: those that threads are counted for: to stage numbers is worth none
 
     @property
     def staged_apart(self) -> int:
@@ -164,7 +165,7 @@ class Split:
         tasks, pixels = self.parts * self.chunks, self.cut.window.pixels
         uneven = ceil(self.cut.boxes / self.chunks) * self.cut.pixels * self.chunks / pixels - 1
         turns = turns_of(self.lanes, self.grain.sums)
-        alone = waiting(self.cycles, turns, tasks, uneven) * self.cycles
+        alone = waiting(self.needed, turns, tasks, uneven) * self.cycles
         return alone + (self.chunks > 1) * (_STEP_CYCLES + (turns > 1) * _SLICED * tasks * self.sum_vectors)
 
     @property
@@ -197,6 +198,16 @@ class Room:
         alone = split.chunks == 1
         shared = 0 if alone else split.parts * split.chunks * slice_
         return cls(sums_at if of_x else 0, slice_, shared, frame, frame + panel + (slice_ if alone else 0))
+
+
+class Way(NamedTuple):
+    """How tiles read x: frames of it, itself, or what is ``staged``, which is in place too: widened just before."""
+
+    in_place: bool
+    staged: bool
+
+
+FRAMED, IN_PLACE, STAGED = Way(False, False), Way(True, False), Way(True, True)
 
 
 def swaps(problem: Problem) -> bool:
@@ -402,38 +413,45 @@ def split(problem: Problem, isa: ISA, turned: bool = False) -> Split:
 def splits(problem: Problem, isa: ISA, turned: bool = False) -> list[Split]:
     """All that are weighed."""
     window = Window.of(problem)
-    grain = grain_of(problem, isa)
-    lanes = isa.lanes(grain.sums)
-    every, sums = list(tiles(isa, problem.spec)), problem.group_in * problem.spec.taps
-    chosen = [best_tile(every, lanes, problem.group_out, sums)]
-    if target.cpu().turns(isa) > 1:
-        chosen = _narrower(chosen[0], every, problem, grain, lanes)
-    cut = cache(lambda pixels: _of_elements(window.cut(pixels), grain))
     most = 1 if window.pixels < 128 else min(64, window.pixels // 128)
     pieces = [n for n in sorted({1, 2, 4, 8, 16, 32, 64, most}) if n <= most]
     made = []
-    for tile in chosen:
-        channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
-        staged = (False, True) if _stages(problem, grain, lanes) else (False,)
-        options = ((k, c, n, finer, each) for k, c in channels for n in pieces for finer in (0, 1) for each in staged)
-        made += [_split(problem, cut, window.pixels, tile, grain, lanes, *option, turned) for option in options]
+    for grain in grains(problem, isa):
+        lanes = isa.lanes(grain.sums)
+        cut = cache(lambda pixels, grain=grain: _of_elements(window.cut(pixels), grain))
+        for tile in _weighed_tiles(problem, grain, isa):
+            channels = product(halvings(problem.group_out, tile.vectors * lanes), halvings(problem.group_in, 1))
+            ways = _ways(problem, tile, grain, lanes)
+            options = ((k, c, n, finer, way) for k, c in channels for n in pieces for finer in (0, 1) for way in ways)
+            made += [_split(problem, cut, window.pixels, tile, grain, lanes, *option, turned) for option in options]
     return [each for each in made if each is not None]
 
 
-def grain_of(problem: Problem, isa: ISA) -> Grain:
-    """Pairs of pixels, if there are any, unless their frames are mostly of what strides leave out."""
+def _weighed_tiles(problem: Problem, grain: Grain, isa: ISA) -> list[Tile]:
+    """The tile of least waste, or what ``_narrower`` says in its place."""
+    lanes, every = isa.lanes(grain.sums), list(tiles(isa, problem.spec))
+    usual = best_tile(every, lanes, problem.group_out, problem.group_in * problem.spec.taps)
+    return _narrower(usual, every, problem, grain, lanes) if target.cpu().turns(isa) > 1 else [usual]
+
+
+def grains(problem: Problem, isa: ISA) -> list[Grain]:
+    """Pairs of pixels, if there are any; single ones too where the frames of pairs have what strides leave out."""
     stored, lanes = BY_DTYPE[problem.dtype], isa.lanes(sum_type(problem))
-    padded = set(problem.spec.padding) != {(0, 0)}
     pairs = Grain.of(stored, Window.of(problem).out[2], isa)
-    gaps = turns_of(lanes, pairs.sums) > 1 and _left_out(problem, 2 * lanes) > _FEW_USES
-    return Grain(stored) if gaps and not padded else pairs
+    return [pairs, Grain(stored)] if pairs.depth > 1 and _has_gaps(problem, lanes, pairs) else [pairs]
+
+
+def _has_gaps(problem: Problem, lanes: int, grain: Grain) -> bool:
+    """Whether frames would be the only ones to have samples that strides leave out, where vectors take turns."""
+    plain = set(problem.spec.padding) == {(0, 0)} and prod(problem.spec.stride) > problem.spec.taps
+    return plain and turns_of(lanes, grain.sums) > 1
 
 
 def _narrower(usual: Tile, every: Sequence[Tile], problem: Problem, grain: Grain, lanes: int) -> list[Tile]:
     """The tile that ``narrower_tile`` says; and of halves one that hides widening, where that one does not."""
     sums, vector_bytes = problem.group_in * problem.spec.taps, lanes * grain.sums.bytes
     tile = narrower_tile(usual, every, lanes, problem.group_out, sums, vector_bytes)
-    hides = usual.vectors >= HIDE_WIDENING and _inside(problem, usual, grain, lanes)
+    hides = usual.vectors >= HIDE_WIDENING and IN_PLACE in _ways(problem, usual, grain, lanes)
     if not grain.widened or tile.vectors >= HIDE_WIDENING or not hides:
         return [tile]
     wide = [other for other in every if other.vectors >= HIDE_WIDENING]
@@ -442,7 +460,7 @@ def _narrower(usual: Tile, every: Sequence[Tile], problem: Problem, grain: Grain
 
 def _split(
     problem: Problem, cut_up: Callable[[int], Cut], pixels: int, tile: Tile, grain: Grain, lanes: int, k_part: int,
-    c_part: int, pieces: int, finer: int, staged: bool, turned: bool,
+    c_part: int, pieces: int, finer: int, way: Way, turned: bool,
 ) -> Split | None:  # fmt: skip
     """With boxes that leave room in the second cache for the next one, and for sums; or ``finer`` ones.
 
@@ -450,9 +468,8 @@ def _split(
     """
     cpu, size, wide = target.cpu(), sum_type(problem).bytes, tile.vectors * lanes
     padded, sums = ceil(k_part / wide) * wide, ceil(c_part * problem.spec.taps / tile.steps) * tile.steps
-    in_place = staged or _inside(problem, tile, grain, lanes)
     room = cpu.l2_bytes // 2 // size
-    most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not in_place))))
+    most_pixels = max(64, room // (padded + c_part * (prod(problem.spec.stride) + (not way.in_place))))
     each = ceil(pixels / pieces / most_pixels) + finer  # boxes of a chunk
     cut = cut_up(ceil(pixels / pieces / each))
     chunks = min(pieces, cut.boxes)
@@ -460,7 +477,7 @@ def _split(
     least = chunks == 1 and k_part <= wide and c_part == 1
     if slices * padded * sums * size > SLICE_BYTES and not least:
         return None
-    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks, turned, staged)
+    return split_as(problem, tile, grain, lanes, k_part, c_part, cut, chunks, way, turned)
 
 
 def _parts(problem: Problem, k_part: int, c_part: int) -> int:
@@ -469,16 +486,16 @@ def _parts(problem: Problem, k_part: int, c_part: int) -> int:
 
 def split_as(
     problem: Problem, tile: Tile, grain: Grain, lanes: int, k_part: int, c_part: int, cut: Cut, chunks: int,
-    turned: bool = False, staged: bool = False,
+    way: Way, turned: bool,
 ) -> Split:  # fmt: skip
     """The split into these parts, boxes and chunks."""
     parts = _parts(problem, k_part, c_part)
-    in_place = staged or _inside(problem, tile, grain, lanes)
-    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, in_place)
+    made = Split(tile, grain, lanes, k_part, c_part, cut, parts, chunks, 1, way.in_place)
     turns = turns_of(lanes, grain.sums)
     straight = turned and turns > 1 and cut.boxes == 1
-    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes), straight=straight, staged=staged)
-    return replace(made, cycles=cycles(_work(problem, made), turns))
+    made = replace(made, sub=piece(made.elements, made.wide * grain.sums.bytes), straight=straight, staged=way.staged)
+    work = _work(problem, made)
+    return replace(made, cycles=cycles(work, turns), needed=cycles(work | {"stage": 0.0}, turns))
 
 
 def piece(pixels: int, pixel_bytes: int) -> int:
@@ -508,24 +525,28 @@ def _of_elements(cut: Cut, grain: Grain) -> Cut:
     return cut if wide == cut.box[3] else Cut(cut.window, (*cut.box[:3], wide))
 
 
-def _inside(problem: Problem, tile: Tile, grain: Grain, lanes: int) -> bool:
-    """Whether a tile reads x itself: there is no padding, and none is widened, or each for enough products."""
+def _ways(problem: Problem, tile: Tile, grain: Grain, lanes: int) -> list[Way]:
+    """How x may be read. Padding is framed, and so are pairs, and halves, unless each is widened for enough products.
+
+    Where vectors take turns and frames have more numbers than uses, what tiles of few vectors read in place is priced.
+    """
     if set(problem.spec.padding) != {(0, 0)} or grain.depth > 1:
-        return False
+        return [FRAMED]
+    staged = [STAGED] if _stages(problem, grain, lanes) else []
     if not grain.widened or (tile.vectors >= HIDE_WIDENING and lanes > 1):
-        return True
-    least = 1 if tile.vectors > 1 else _FEW_USES
-    return turns_of(lanes, grain.sums) > 1 and _left_out(problem, tile.vectors * lanes) > least
+        return [IN_PLACE, *staged]
+    gaps = turns_of(lanes, grain.sums) > 1 and _left_out(problem, tile.vectors * lanes) > 1
+    return [FRAMED, *[IN_PLACE] * gaps, *staged]
 
 
 def _stages(problem: Problem, grain: Grain, lanes: int) -> bool:
     """Whether a tile's numbers of x may be widened just before it: halves of a kernel of one tap without padding.
 
-    With a stride of 2 along rows they are told apart as words, so that a row has to have the last of them whole.
+    With a stride of 2 along rows they are told apart as words.
     """
-    spec, row, out = Window.of(problem).spec, Window.of(problem).size[2], Window.of(problem).out[2]
+    spec = Window.of(problem).spec
     plain = spec.taps == 1 and set(spec.padding) == {(0, 0)} and spec.stride[2] <= 2
-    return plain and grain.widened and turns_of(lanes, grain.sums) > 1 and out * spec.stride[2] <= row
+    return plain and grain.widened and turns_of(lanes, grain.sums) > 1
 
 
 def _left_out(problem: Problem, wide: int) -> float:
@@ -553,12 +574,22 @@ def _work(problem: Problem, split: Split) -> dict[str, float]:
         "visit": split.parts * pieces * sums,
         packed: split.parts * elements * padded / lanes,
         "run": split.parts * padded / TURNED * max(pieces, cut.boxes * runs),
-        "frame": 0 if split.in_place else split.parts * split.c_part * cut.plane * cut.boxes / lanes,
+        "frame": split.parts * split.c_part * _framed_vectors(problem, split),
         "stage": rows * staged,
         "turn": split.parts * sums * split.put_away,
         "waiting": memory_wait(problem, run_bytes),
         "call": 1,
     }
+
+
+def _framed_vectors(problem: Problem, split: Split) -> float:
+    """Of a channel. Each row of halves ends in a vector of its own, which counts where much is left out of them."""
+    cut, lanes, grain = split.cut, split.lanes, split.grain
+    if split.in_place:
+        return 0
+    if grain.stored != grain.packed and _has_gaps(problem, lanes, grain):
+        return cut.boxes * cut.box[0] * prod(cut.frame[:2]) * ceil(cut.frame[2] / lanes)
+    return cut.plane * cut.boxes / lanes
 
 
 def memory_wait(problem: Problem, run_bytes: float) -> float:
