@@ -164,6 +164,48 @@ def test_every_tile_between_forbidden_pages(isa: str) -> None:
     run_guarded_cases(check, list(enumerate(cases)))
 
 
+def displaced_case(rng: np.random.Generator, kernel: tuple[int, ...], dtype: str) -> Case:
+    """An input gradient of a stride of 2, with padding of even and odd numbers."""
+    case = random_case(rng, kernel)
+    return replace(case, role="grad_input", dtype=dtype, spec=replace(case.spec, stride=(2,) * len(kernel)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("isa", [name for name in ISAS if "avx512f" in MACHINES[name].requires])
+def test_displaced_residues_between_forbidden_pages(isa: str, dtype: str, zen4: target.CPU) -> None:
+    rng, machine = np.random.default_rng(0), MACHINES[isa]
+    cases = [displaced_case(rng, kernel, dtype) for kernel in [(4, 4), (6, 4), (4, 6), (6, 6)] * 2]
+
+    def check(case: Case) -> None:
+        inputs, problem = case.inputs(), replace(case.problem, dtype=dtype)
+        exact, bound = expected(case, inputs)
+        sizes, forms = winograd.shape(problem, True), winograd.forms(problem, True)
+        assert winograd.displaces(problem, machine) and forms
+        for number, form in enumerate(forms):
+            options = list(winograd._blockings(sizes, form, machine))
+            plan = winograd._planned(problem, machine, form, options[number % len(options)])
+            assert plan["displaced"]
+            with guarded_results(("end", "start")[number % 2]):
+                got = computed(case, plan, isa, inputs)
+            assert error(got, exact, bound_of(plan, bound)) <= 1, plan
+
+    run_guarded_cases(check, cases)
+
+
+@pytest.mark.parametrize(("name", "displaced"), [("znver4", 1), ("znver5", 0)])
+def test_residues_are_displaced_where_positions_would_be_cut(
+    name: str, displaced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pose network's transposed layer: 16 × 12 positions are 32 tiles of 4 × 3, not 50."""
+    cpu = target.CPU(name, target.cpu().runnable, 32 << 10, 1 << 20, 32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    spec = ConvSpec((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)))
+    case = Case("grad_input", "float32", 2, 256, 256, (32, 24), spec, True, 1)
+    assert winograd.plan(case.problem, MACHINES["avx512"])["displaced"] == displaced
+    with target.using("avx512"):
+        assert not winograd.displaces(replace(case, role="forward").problem, target.isa())
+
+
 def test_kernels_longer_down_than_tiles_are_for_are_summed_there() -> None:
     """DeepSpeech's first layer: its samples' rows are transformed along the other axis, whatever the strides."""
     spec = ConvSpec((41, 11), (2, 2), (1, 1), ((20, 20), (5, 5)), 1)

@@ -59,6 +59,7 @@ name = "winograd"
 dtypes = ("float32", "float16", "bfloat16")
 
 _MOST_STRIDE = 8
+_MOST_DISPLACED = 6  # taps of an axis whose two residues are displaced each on its own
 #: Outputs in the same tile where the outer axis of three, without strides, is summed as it is.
 _SUMMED = (2, 4)
 _MORE_SUMMED = (4, 8)  #: where there are strides, or its taps are more than tiles are for
@@ -167,11 +168,11 @@ def fuses(problem: Problem) -> bool:
     return True
 
 
-def forms(problem: Problem) -> tuple[Form, ...]:
-    """The tiles that a problem can be cut into."""
+def forms(problem: Problem, displaced: bool = False) -> tuple[Form, ...]:
+    """The tiles that a problem can be cut into, or those of ``displaced`` residues."""
     if problem.role == "grad_weight":
         return winograd_grad.forms(problem)
-    lines = _lines(problem)
+    lines = _lines(problem, displaced)
     kernel, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in lines), strict=True)
     lone = sum(line.taps > 1 for line in lines) == 1
     large = target.cpu().turns(target.isa()) > 1  # where products are what counts
@@ -221,7 +222,20 @@ class _Line(NamedTuple):
         return _Line(self.taps, 1, rows), _Line(1, 1, Side(each, each, before, lines=(size, out)))
 
 
-def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
+def displaces(problem: Problem, isa: ISA) -> bool:
+    """Whether residues of an input gradient may also be displaced each on its own, though they have as many taps each.
+
+    Rows of their own begin at the same position, so that where padding is not a multiple of the stride the first and
+    the last position are cut, 17 for 16. Displaced, they are parts of one form, which transforms patches for each: it
+    pays where products are what counts.
+    """
+    strides = zip(problem.spec.kernel, problem.spec.stride, strict=True)
+    apart = [k for k, s in strides if (s, k % s) == (2, 0) and 2 < k <= _MOST_DISPLACED]
+    plain = problem.spec.stride.count(1) + len(apart) == len(problem.spec.stride)
+    return problem.role == "grad_input" and len(apart) > 1 and plain and target.cpu().turns(isa) > 1
+
+
+def _unfolded(problem: Problem, displaced: bool = False) -> tuple[_Line, _Line, _Line] | None:
     """The problem's axes where only the last has a dilation, one that fits into a vector: None if there are no such.
 
     A dilated axis is two: residues stand side by side, in rows, and the kernel moves from row to row. So it takes the
@@ -233,7 +247,7 @@ def _unfolded(problem: Problem) -> tuple[_Line, _Line, _Line] | None:
         zip(spec.kernel, problem.size, problem.out, spec.stride, spec.padding, strict=True)
     ):
         long = forward and not lines and axis + 1 < len(spec.kernel) and (kernel > MOST_TAPS or _filled_volume(spec))
-        residues, uneven = (1, stride) if long else taken_apart(kernel, stride)
+        residues, uneven = (1, stride) if long or displaced else taken_apart(kernel, stride)
         taps, dilation = ceil(kernel / residues), spec.dilation[axis] if kernel > 1 else 1
         missing = taps * residues - kernel
         if forward:
@@ -272,8 +286,8 @@ def _backward(size: int, out: int, extent: int, stride: int, low: int) -> Side:
     return Side(out, last - first + 1, extent - 1 - first, 1, stride, trim)
 
 
-def _lines(problem: Problem) -> tuple[_Line, _Line, _Line]:
-    lines = _unfolded(problem)
+def _lines(problem: Problem, displaced: bool = False) -> tuple[_Line, _Line, _Line]:
+    lines = _unfolded(problem, displaced)
     assert lines is not None, "what cannot be taken apart has been refused"
     return lines
 
@@ -313,21 +327,21 @@ def error_growth(plan: Plan) -> float:
     """
     if plan.problem.role == "grad_weight":
         return winograd_grad.error_growth(plan)
-    form, sizes = _form(plan), shape(plan.problem)
+    form, sizes = _form(plan), shape(plan.problem, bool(plan["displaced"]))
     roundings = sizes.channels * form.planes.filter + sum(axis.taps + 2 * axis.samples for axis in form.axes)
     filled = prod(sizes.kernel) / prod(sizes.stored_kernel)
     return max(1.0, growth(form) * filled * roundings / (sizes.sources * plan.problem.spec.taps))
 
 
-def shape(problem: Problem) -> Shape:
-    """Rows, sum and sides for the problem's role."""
+def shape(problem: Problem, displaced: bool = False) -> Shape:
+    """Rows, sum and sides for the problem's role, or those of ``displaced`` residues."""
     taps, forward = problem.spec.taps, problem.role == "forward"
     sources, results = channels(problem)
     result_step, source_step = problem.group_in * taps, taps
     planes = prod(problem.size), problem.pixels
     if not forward:
         result_step, source_step, planes = source_step, result_step, planes[::-1]
-    z, y, x = _lines(problem)
+    z, y, x = _lines(problem, displaced)
     residues = z.residues * y.residues * x.residues
     return Shape(
         sides=(z.side, y.side, x.side),
@@ -497,17 +511,22 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     """
     if problem.role == "grad_weight":
         return winograd_grad.plan(problem, isa)
-    sizes = shape(problem)
-    options = [(form, cut) for form in forms(problem) for cut in _blockings(sizes, form, isa)]
-    expected_ns = {option: _expected_ns(sizes, *option, isa) for option in options}
+    ways = (False, True) if displaces(problem, isa) else (False,)
+    options = [
+        (sizes, form, cut)
+        for sizes, found in ((shape(problem, way), forms(problem, way)) for way in ways)
+        for form in found
+        for cut in _blockings(sizes, form, isa)
+    ]
+    expected_ns = {option: _expected_ns(*option, isa) for option in options}
     if target.cpu().turns(isa) > 1:
-        shared_ns = {option: _shared_ns(sizes, *option, isa, ns) for option, ns in expected_ns.items()}
-        form, cut = min(options, key=lambda option: shared_ns[option])
+        shared_ns = {option: _shared_ns(*option, isa, ns) for option, ns in expected_ns.items()}
+        sizes, form, cut = min(options, key=lambda option: shared_ns[option])
         return _planned(problem, isa, form, _halved(sizes, form, cut, isa))
-    found = min(options, key=lambda option: expected_ns[option])
-    if _tasks(sizes, *found) < _TASKS:
-        found = min(options, key=lambda option: waiting(_tasks(sizes, *option)) * expected_ns[option])
-    return _planned(problem, isa, *found)
+    best = min(options, key=lambda option: expected_ns[option])
+    if _tasks(*best) < _TASKS:
+        best = min(options, key=lambda option: waiting(_tasks(*option)) * expected_ns[option])
+    return _planned(problem, isa, *best[1:])
 
 
 def _shared_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: float) -> float:
@@ -616,7 +635,8 @@ def _told_tasks(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: 
 
 
 def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
-    sizes, tile = shape(problem), cut.tile
+    displaced = form.uneven and displaces(problem, isa)
+    sizes, tile = shape(problem, displaced), cut.tile
     expected_ns = _expected_ns(sizes, form, cut, isa) + _moving_ns(problem.traffic_bytes)
     return Plan(
         name,
@@ -630,6 +650,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
         blocking=(
             *((f"outputs_{axis}", minimal.outputs) for axis, minimal in zip("zyx", form.axes, strict=True)),
             ("summed", int(isinstance(form.z, Summed))),
+            ("displaced", int(displaced)),
             ("row_block", cut.row_block),
             ("row_parts", cut.row_parts),
             ("halved", cut.halved),
@@ -643,7 +664,7 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
 
 
 def _form(plan: Plan) -> Form:
-    z, y, x = _lines(plan.problem)
+    z, y, x = _lines(plan.problem, bool(plan["displaced"]))
     outputs = [plan[f"outputs_{axis}"] for axis in "zyx"]
     taps, strides, firsts = zip(*((line.taps, line.stride, line.first) for line in (z, y, x)), strict=True)
     return Form.of(outputs, taps, x.dilation, bool(plan["summed"]), strides, firsts)
@@ -658,6 +679,6 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem = plan.problem
     stored = BY_DTYPE[problem.dtype]
     worth = useful_threads(plan.expected_ns * GHZ)
-    sizes, form = shape(problem), _form(plan)
+    sizes, form = shape(problem, bool(plan["displaced"])), _form(plan)
     gathers = _each_gathers(sizes, form, cut, isa)
     return winograd_kernel.bind(sizes, form, cut, isa, stored, problem.bias, problem.epilogue, worth, gathers)
