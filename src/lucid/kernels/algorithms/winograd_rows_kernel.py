@@ -21,7 +21,7 @@ from itertools import product
 from typing import Any
 
 from lucid.kernels.algorithms.sliding_tile import AHEAD_ROWS, Row
-from lucid.kernels.epilogue import Arrays, parameters
+from lucid.kernels.epilogue import Arrays, Destination, parameters
 from lucid.kernels.ir import (
     Function,
     Module,
@@ -281,7 +281,7 @@ class _Strip:
             return convert(row.load(at, self.lanes, self.inside[at]), self.wide)
         return loaded_as(self.wide, row, at, self.lanes, self.inside[at])
 
-    def _destination(self, row: Value, result: int) -> Arrays:
+    def _destination(self, row: Value, result: int) -> Destination:
         plane = self.a.size_h * self.a.size_w
         return self.to.destination(result, row * self.a.size_w + (plane * result if result else 0))
 
