@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,10 +38,9 @@ class _Setting:
 
     __slots__ = ("_outer", "inference", "recording")
 
-    def __init__(self, recording: bool, inference: bool | None = None) -> None:
-        self._outer: Any = None  # recording and inference before, and the same of the block around with this setting
-        self.recording = recording
-        self.inference = inference
+    _outer: Any  # recording and inference before, and the same of the block around with this setting
+    recording: bool
+    inference: bool | None
 
     def __enter__(self) -> None:
         here = mode.__dict__  # this thread's; every access through ``mode`` looks for it
@@ -65,7 +64,9 @@ class _Setting:
 
     def _again(self) -> _Setting:
         """The same setting once more: a decorated function may run in several threads at once."""
-        return _Setting(self.recording, self.inference)
+        again = _Setting()
+        again._outer, again.recording, again.inference = None, self.recording, self.inference
+        return again
 
 
 class _Decorating(_Setting):
@@ -76,11 +77,12 @@ class _Decorating(_Setting):
 
     def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
         self = object.__new__(cls)
-        _Setting.__init__(self, cls.records)
+        self._outer, self.recording, self.inference = None, cls.records, None
         return self if function is None else self(function)
 
-    def __init__(self, function: Callable[..., Any] | None = None) -> None:
-        """Everything happened in ``__new__``."""
+    if TYPE_CHECKING:  # for who reads types; at run time it would be one more call a block
+
+        def __init__(self, function: Callable[..., Any] | None = None) -> None: ...
 
 
 class no_grad(_Decorating):
@@ -119,7 +121,7 @@ class set_grad_enabled(_Setting):
     __slots__ = ("_before",)
 
     def __init__(self, mode: bool) -> None:
-        super().__init__(mode)
+        self._outer, self.recording, self.inference = None, mode, None
         self._before = (is_grad_enabled(), is_inference_mode_enabled())
         self._set()
 

@@ -25,8 +25,10 @@ _SLOW_IN_NUMPY = ("erf", "sigmoid", "softplus")
 
 def _worth(least: int, x: Array) -> bool:
     """Whether an array is one of those, of which ``least`` elements of float32 or float64 are large enough."""
-    large = x.size >= least or (x.dtype.itemsize == 2 and x.size >= least // _HALF_SLOWER)
-    return large and is_floating(x.dtype)
+    size = x.size
+    if size < least // _HALF_SLOWER:
+        return False
+    return (size >= least or x.dtype.itemsize == 2) and is_floating(x.dtype)
 
 
 def takes(least: int, *arrays: Array | None) -> bool:
@@ -56,8 +58,11 @@ def binary(name: str, plain: Forward) -> Forward:
     kernel = arithmetic.BINARY[name]
 
     def forward(a: Any, b: Any) -> Any:
-        large = a if isinstance(a, np.ndarray) and _worth(ONE_PASS, a) else b
-        if not isinstance(large, np.ndarray) or not _worth(ONE_PASS, large):
+        if isinstance(a, np.ndarray) and _worth(ONE_PASS, a):
+            large = a
+        elif isinstance(b, np.ndarray) and _worth(ONE_PASS, b):
+            large = b
+        else:
             return plain(a, b)
         if isinstance(a, float | int):
             a = np.asarray(a, large.dtype)
