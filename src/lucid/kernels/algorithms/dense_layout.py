@@ -402,7 +402,7 @@ class PhaseRecord:
             pixel_panels.positions(phase), packed_at, self._line_steps.ctypes.data, len(self._line_steps),
             layout.units, layout.unit, layout.gathered_unit,
             layout.halo, cut.span, cut.unit_spans, layout.gathered_taps // read.taps, cut.width // tile.lanes, slot,
-            slot if cut.panels > 1 else tile.columns, channel_stride,
+            slot if cut.panels > 1 else tile.columns * layout.column_step, channel_stride,
             waiting if tile.over_channels or not single else 0, 0 if single else waiting * cut.tiles,
             *(one_row if whole else rows), int(in_place and neighbours and not tile.over_channels),
             cut.gathered_span, *lines, 0 if cut.panels > 1 else 2 * tile.columns, int(layout.in_place),

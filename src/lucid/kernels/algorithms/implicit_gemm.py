@@ -481,7 +481,8 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     """Adds ``panel_product``: one tile of rows by ``width`` units of positions, ``room`` of which exist.
 
     Whole tiles that may be written in place, or find their ``places``, are done together, but those that end in two
-    alike. It returns how many. What turned tiles sum up waits in ``sums``. ``table`` says where so many ``steps`` lie.
+    alike. So are turned ones, whose sums wait in ``sums``. It returns how many. ``table`` says where so many ``steps``
+    lie.
     """
     data, sums, p64 = ptr(grain.packed), ptr(grain.sums), ptr(i64)
     f = module.function(
@@ -503,10 +504,11 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
     row, ox = inner // r["store_x"], inner % r["store_x"]
     in_place = r["in_place"].ne(0) & (covered <= a.room) & (ox + covered <= r["store_x"])
     weaves = s["places"].ne(0)
-    direct, side_by_side = in_place | weaves, select(weaves, a.room, r["store_x"] - ox)
+    turned = s["turned"].ne(0)
+    direct, side_by_side = in_place | weaves, select(weaves | turned, a.room, r["store_x"] - ox)
     (count,) = f.choose(
-        direct & s["ending"].eq(0) & covered.eq(s["tile_columns"]),
-        lambda: [_together(a.room, side_by_side, s["tile_columns"], r["halved_below"].ne(0))],
+        turned | (direct & s["ending"].eq(0) & covered.eq(s["tile_columns"])),
+        lambda: [_together(a.room, side_by_side, s["tile_columns"], r["halved_below"].ne(0) & ~turned)],
         lambda: [f.const(i64, 1)],  # without divisions, which tiles that end alone would wait for
     )
     place = image * s["out_image"] + a.channel * s["out_plane"] + r["store_start"] + r["store_x_start"] + ox
@@ -524,7 +526,7 @@ def _write_panel_product(module: Module, grain: Grain, samples: Type) -> Functio
         select(weaves, a.places.cast(grain.sums), a.spare), a.table, a.next_w, count, r["panel_step"],
         select(direct, s["asks"], 0), a.next_x,
     )  # fmt: skip
-    with f.when(last & ~direct & s["turned"].eq(0)):
+    with f.when(last & ~direct & ~turned):
         f.call(
             part(a.shape, "finish"), a.fields, a.record, a.sums, s["pitch"], a.channel, s["out_plane"], s["out_image"],
             a.position, minimum(a.room, covered), rows, a.spare.at(s["tile_columns"]),

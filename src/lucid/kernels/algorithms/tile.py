@@ -406,39 +406,48 @@ def write_channel_tile(
 
     ``w`` has vectors of rows, ``panel`` the columns' samples, and column n of the sums is at ``to + n * stride``.
     All rows and columns are stored, whatever ``rows`` says; ``spare`` is not touched.
-    There is one tile, whatever ``count`` says, and it never ``asks``. Panels of another type, ``samples``, are widened
-    one by one.
+    Of ``count`` tiles the sums follow each other. None ``asks``. Panels of another type, ``samples``, are widened one
+    by one.
     """
     data, sums_at, panels = ptr(grain.packed), ptr(grain.sums), ptr(samples or grain.packed)
     f = module.function(
         name, steps=i64, w=data, panel=panels, start=sums_at, again=i64, to=sums_at, stride=i64, rows=i64,
         spare=sums_at, **TABLE,
     )  # fmt: skip
+    with f.loop(0, f.args.count) as n:
+        to = f.args.to.at(n.i * (tile.rows * tile.columns))
+        _write_channels(f, grain, tile, f.args.panel.at(n.i * f.args.apart), to, epilogue)
+    return f
+
+
+def _write_channels(
+    f: Function, grain: Grain, tile: ChannelTile, panel: Pointer, to: Pointer, epilogue: Epilogue
+) -> None:
+    """A turned tile's sums, of one panel."""
     a, lanes, along = f.args, tile.lanes, range(tile.vectors)
-    targets = [a.to.at(a.stride * n) for n in range(tile.columns)]
+    targets = [to.at(a.stride * n) for n in range(tile.columns)]
 
     def fresh() -> list[Value]:
         return [a.start.load(v * lanes, lanes) for v in along] * tile.columns
 
     def earlier() -> list[Value]:
-        return [to.load(v * lanes, lanes) for to in targets for v in along]
+        return [column.load(v * lanes, lanes) for column in targets for v in along]
 
     with f.loop(0, a.steps, carry=f.choose(a.again.eq(0), fresh, earlier)) as k:
         in_panel, in_weights = _in_table(a.table, k.i)
-        panel, w, sums = a.panel.at(in_panel), a.w.at(in_weights), iter(k.values)
+        samples, w, sums = panel.at(in_panel), a.w.at(in_weights), iter(k.values)
         weights = [w.load(v * lanes, lanes) for v in along]
         for v in along if tile.asks else ():
             w.prefetch(a.next_w + v * lanes, locality=2)
         following: list[Value] = []
         for n in range(tile.columns):
-            sample = panel.splat(n * tile.step, lanes, grain.packed)
+            sample = samples.splat(n * tile.step, lanes, grain.packed)
             following += [grain.multiply_add(weight, sample, next(sums)) for weight in weights]
         k.values = following
     results = iter(k.values)
-    for to in targets:
+    for column in targets:
         for v in along:
-            Destination(to, epilogue).store(next(results), v * lanes)
-    return f
+            Destination(column, epilogue).store(next(results), v * lanes)
 
 
 def _in_table(table: Pointer, k: Value) -> tuple[Value, Value]:

@@ -180,14 +180,19 @@ def _store_squares(
 ) -> None:
     """Columns of channels become rows of neighbours, a square of lanes after the other.
 
-    What a square has beyond the last column repeats it, and what it has beyond the last row is not stored.
+    The last square of a row of them ends with the last column, so that only one of fewer columns than lanes has a mask.
+    What a square has beyond the last row goes where that one does, which is stored after it.
     """
-    f = rows.fn
-    with f.loop(0, rows, lanes) as m, f.loop(0, columns, lanes) as n:
-        square = [sums.load(minimum(n.i + k, columns - 1) * pitch + m.i, lanes) for k in range(lanes)]
-        for k, row in enumerate(transpose(square)):
-            exist = select(m.i + k < rows, columns - n.i, 0)
-            Destination(to).store(row, (m.i + k) * plane + n.i, lanes_below(f, exist, lanes))
+
+    def squares(mask: Value | None) -> None:
+        with rows.fn.loop(0, rows, lanes) as m, rows.fn.loop(0, columns, lanes) as n:
+            first = n.i if mask is not None else minimum(n.i, columns - lanes)
+            places = [first + k if mask is None else minimum(first + k, columns - 1) for k in range(lanes)]
+            square = transpose([sums.load(place * pitch + m.i, lanes) for place in places])
+            for k, row in reversed([*enumerate(square)]):
+                Destination(to).store(row, minimum(m.i + k, rows - 1) * plane + first, mask)
+
+    either(rows.fn, columns >= lanes, lambda: squares(None), lambda: squares(lanes_below(rows.fn, columns, lanes)))
 
 
 def _end_columns(
