@@ -24,6 +24,17 @@ def test_large_results_go_past_the_caches_where_lines_are_fetched(name, past, sa
     assert (plan["rows"] * plan["vectors"] <= 12) == (past and large)  # few sums leave beside products of long rows
 
 
+@pytest.mark.parametrize("images", [1, 4])
+def test_tiles_of_1x1s_have_many_sums_past_the_caches_too(images, monkeypatch):
+    machine = replace(target.cpu(), name="znver4", l2_bytes=1 << 20, l3_bytes=32 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+    spec = ConvSpec((1,), (1,), (1,), ((0, 0),))
+    asked = problem("forward", spec, (images, 24, 36100), (images, 144, 36100), "float32", True)
+    plan = select.algorithm_named("gemm").plan(asked, AVX512)
+    assert "past the caches" in plan.why
+    assert plan["rows"] * plan["vectors"] > 12
+
+
 @pytest.mark.parametrize(("read", "kept"), [(0, 2), (8 << 20, 1), (16 << 20, 0)])
 def test_rows_that_half_of_the_last_cache_holds_stay_there(read, kept, monkeypatch):
     machine = replace(target.cpu(), l3_bytes=32 << 20)

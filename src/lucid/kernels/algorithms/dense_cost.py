@@ -70,6 +70,7 @@ _COST_NS = {
     "single": 0.27,  # an element that is stored alone, as its neighbours belong to other phases
     "square": 1.0,  # a vector of a turned tile: part of a line in each of as many rows
     "copied": 1.0,  # a vector of any other
+    "row past": 0.0,  # a row of a tile over x in place, which leaves past the caches: its end waits for the next tile
     "read back": 0.0,  # one of a tile that is wider than what is left of its line: it was just stored
     "line from third cache": 0.26,  # one that another phase has written to, met again
     "line from memory": 1.2,
@@ -94,6 +95,7 @@ _HALVED_NS = {
     "tile of few": 3.0,
     "widen": 0.3,
     "read": 0.7,
+    "row past": 1.0,
     "read back": 2.0,
     "awaited": 8.0,
     "crossing": 2.0,
@@ -203,7 +205,7 @@ class Rates(NamedTuple):
                 }
             ),
             across=cost({"product": rows * _held_up(sizes, layout, tile)}),
-            block=cost({"tile of few" if tile.few else "tile": tiles, visit: 2 * stored}),
+            block=cost({"tile of few" if _few(sizes, layout, tile) else "tile": tiles, visit: 2 * stored}),
             far=cost({"visit from third cache": stored}),
             crossing=cost({"crossing": _crossing(sizes, layout)}),
             gathered=groups * layout.units * gathered_ns(layout, tile.lanes, sizes.elements, sizes.grain),
@@ -248,14 +250,28 @@ def _reads_x(layout: Layout) -> bool:
 def _visit(sizes: Shape, layout: Layout, tile: AnyTile, turns: int) -> str:
     """What a visit to a tile's sums is called: whether they leave as they are made, or wait for each other.
 
-    Rows that go past the caches wait for the next tile, and all of them leave after the last step. Wide tiles gain
-    little by two steps.
+    Rows that go past the caches wait for the next tile, and all of them leave after the last step, which holds up tiles
+    of gathered samples. Wide tiles gain little by two steps.
     """
     apart = last_steps(tile, sizes.elements * layout.taps, turns) == LAST and tile.accumulators <= _CROWDED
-    if sizes.stack == 1 and sizes.rows % tile.rows == 0 and pixel_panels.contiguous(layout.phase):
-        written_bytes = sizes.batch * sizes.groups * sizes.rows * sizes.out_plane * sizes.grain.stored.bytes
-        apart = apart and not gains(written_bytes, sizes.grain.stored, target.isa())
-    return "visit at once" if tile.few or apart else "visit"
+    held_up = not layout.in_place and _past(sizes, layout, tile)
+    return "visit at once" if _few(sizes, layout, tile) or (apart and not held_up) else "visit"
+
+
+def _few(sizes: Shape, layout: Layout, tile: AnyTile) -> bool:
+    """Whether a tile has few sums, which leave beside other products.
+
+    Over x in place more of them go past the caches as fast, and read x less often.
+    """
+    return tile.few and not (layout.in_place and _past(sizes, layout, tile))
+
+
+def _past(sizes: Shape, layout: Layout, tile: AnyTile) -> bool:
+    """Whether rows of sums may leave past the caches."""
+    if sizes.stack > 1 or sizes.rows % tile.rows or not pixel_panels.contiguous(layout.phase):
+        return False
+    written_bytes = sizes.batch * sizes.groups * sizes.rows * sizes.out_plane * sizes.grain.stored.bytes
+    return gains(written_bytes, sizes.grain.stored, target.isa())
 
 
 def _held_up(sizes: Shape, layout: Layout, tile: AnyTile) -> float:
@@ -355,7 +371,8 @@ def _leaving(sizes: Shape, layout: Layout, tile: AnyTile, tiles: int, turns: int
     if pixel_panels.contiguous(layout.phase) and not tile.over_channels:
         at_once = sizes.stored_whole or sizes.elements * layout.taps <= MOST_STEPS
         rounded = 0 if at_once else tiles * tile.accumulators * tile.lanes
-        work: dict[str, float] = {"round": rounded, "read back": _read_back(sizes, layout, tile)}
+        past = tiles * tile.rows * (layout.in_place and _past(sizes, layout, tile))
+        work: dict[str, float] = {"round": rounded, "read back": _read_back(sizes, layout, tile), "row past": past}
         if layout.in_place and sizes.elements * layout.taps <= _BRIEF_STEPS:
             work["brief astride" if sizes.out_plane * sizes.grain.stored.bytes % _LINE_BYTES else "brief"] = tiles
         return work | _over_ends(layout, tile, tiles)

@@ -106,9 +106,12 @@ def _tiles(problem: Problem, sizes: Shape, isa: ISA, unit: int) -> list[AnyTile]
 
 
 def _few(problem: Problem, sizes: Shape, isa: ISA) -> list[Tile]:
-    """The tile of few sums of least waste, where they leave after few steps and that holds up products."""
+    """The tile of few sums of least waste, where they leave after few steps and that holds up products.
+
+    Of 1 x 1s it reads x too often.
+    """
     long, short = problem.pixels >= _FEW_PAY, sizes.elements * problem.spec.taps <= _FEW_STEPS
-    if target.cpu().turns(isa) == 1 or not (long and short):
+    if target.cpu().turns(isa) == 1 or problem.is_pointwise or not (long and short):
         return []
     fit = [
         tile for tile in fitting_few(isa, sum_type(problem)) if tile.rows % sizes.stack == 0 and tile.rows <= sizes.rows
