@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from lucid.autograd import Op, apply
-from lucid.core.dtypes import DTypeLike, float32, int64
+from lucid.core.dtypes import DTypeLike, finfo, float32, int64
 from lucid.core.errors import DTypeError, GradientError, ShapeError
 from lucid.ops import compare, elementwise, reduction, shape
-from lucid.ops.common import as_operand, attribute, axis, cast, method
+from lucid.ops.common import as_operand, attribute, axis, cast, method, result_type
 from lucid.ops.creation import _new
-from lucid.ops.index import _added, gather, getitem, sort
+from lucid.ops.index import _added, check_slices, gather, getitem, sort
 from lucid.ops.linalg import matmul
 from lucid.tensor import Device, Tensor
 
@@ -53,8 +53,16 @@ def clamp_max(input: Tensor, max: Any) -> Any:
 
 @method()
 def hypot(input: Tensor, other: Tensor) -> Any:
-    """√(x² + y²)."""
-    return elementwise.sqrt(elementwise.square(input) + elementwise.square(other))
+    """√(x² + y²), without overflow.
+
+    >>> hypot(Tensor([3e30]), Tensor([4e30]))
+    Tensor([5.0000e+30])
+    """
+    kind = result_type(input, other)
+    x, y = cast(input, kind), cast(other, kind)
+    size = elementwise.maximum(elementwise.abs(x), elementwise.abs(y)).detach()
+    size = compare.where((size > 0) & compare.isfinite(size), size, 1.0)
+    return size * elementwise.sqrt(elementwise.square(x / size) + elementwise.square(y / size))
 
 
 @method()
@@ -64,7 +72,8 @@ def logaddexp(input: Tensor, other: Tensor) -> Any:
     >>> logaddexp(Tensor([1000.0]), Tensor([1000.0]))
     Tensor([1000.6932])
     """
-    return reduction.logsumexp(shape.stack(list(shape_alike(input, other))), 0)
+    kind = result_type(input, other)
+    return reduction.logsumexp(shape.stack([cast(x, kind) for x in shape_alike(input, other)]), 0)
 
 
 def shape_alike(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +92,7 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
     """
     if not input.dtype.is_floating_point:
         return input.clone()
-    info = np.finfo(input._array.dtype) if input.dtype.name != "bfloat16" else np.finfo(np.float32)
+    info = finfo(input.dtype)
     high, low = info.max if posinf is None else posinf, info.min if neginf is None else neginf
     kept = compare.where(compare.isnan(input), nan, input)
     kept = compare.where(input == float("inf"), float(high), kept)
@@ -237,6 +246,8 @@ def windows(input: Tensor, dimension: int, size: int, step: int) -> Any:
     [[1, 2, 3], [3, 4, 5]]
     """
     d = axis("unfold", dimension, input.ndim)
+    if input.ndim == 0:
+        return windows(shape.unsqueeze(input, 0), 0, size, step).squeeze(0)
     if size < 1 or step < 1 or size > input.shape[d]:
         raise ShapeError(
             f"unfold: size={size} must be in 1 … {input.shape[d]} along dimension={dimension}, step={step} at least 1"
@@ -259,6 +270,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Any:
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
     """``input`` with slices of ``source`` at ``index`` of an axis."""
     d = axis("index_copy", dim, input.ndim)
+    check_slices("index_copy", input, d, index, source)
     made = input.clone()
     made[(slice(None),) * d + (index,)] = source
     return made
@@ -307,6 +319,9 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any
 def _running(caller: str, input: Tensor, dim: int, extreme: Any) -> Any:
     """The largest (or smallest) element so far along an axis, and where its last one is."""
     d = axis(caller, dim, input.ndim)
+    if input.ndim == 0:
+        values, indices = _running(caller, shape.unsqueeze(input, 0), 0, extreme)
+        return reduction.Extremes(values.squeeze(0), indices.squeeze(0))
     array = np.moveaxis(input._array, d, 0)
     found = extreme.accumulate(array, axis=0)
     places = np.arange(len(array)).reshape(-1, *(1,) * (array.ndim - 1))

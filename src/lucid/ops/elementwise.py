@@ -56,15 +56,29 @@ _pow = Op("pow", _power, inputs=AB, vjp={
     "a": lambda g, a, b, a_shape: sum_to(g * conj(_pow_slope(a, b)), a_shape),
     "b": lambda g, out, a, b, b_shape: sum_to(g * conj(_log_times(out, a, b)), b_shape),
 })  # fmt: skip
-_remainder = Op("remainder", np.remainder, inputs=AB, vjp={
+
+
+def _of_integers(name: str, function: np.ufunc) -> Callable[[Any, Any], Any]:
+    """A division with a remainder: by 0 it has none, where there is no NaN to say so."""
+
+    def forward(a: Any, b: Any) -> Any:
+        made = function(a, b)
+        if made.dtype.kind in "biu" and not np.all(b):
+            raise ZeroDivisionError(f"{name}: an integer divided by 0")
+        return made
+
+    return forward
+
+
+_remainder = Op("remainder", _of_integers("remainder", np.remainder), inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g, a_shape),
     "b": lambda g, a, b, b_shape: sum_to(-g * floor(a / b), b_shape),
 })  # fmt: skip
-_fmod = Op("fmod", np.fmod, inputs=AB, vjp={
+_fmod = Op("fmod", _of_integers("fmod", np.fmod), inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g, a_shape),
     "b": lambda g, a, b, b_shape: sum_to(-g * trunc(a / b), b_shape),
 })  # fmt: skip
-_floor_divide = Op("floor_divide", np.floor_divide, inputs=AB, vjp={
+_floor_divide = Op("floor_divide", _of_integers("floor_divide", np.floor_divide), inputs=AB, vjp={
     "a": lambda g, a_shape: sum_to(g * 0, a_shape),
     "b": lambda g, b_shape: sum_to(g * 0, b_shape),
 })  # fmt: skip
@@ -284,7 +298,7 @@ _EXACT: dict[str, Row] = {
     # the same, on integers as they are
     "neg": (np.negative, lambda g: -g),
     "positive": (np.positive, lambda g: g),
-    "square": (np.square, lambda g, x: g * conj(x * 2)),
+    "square": (lambda x: np.square(x if x.dtype != np.bool_ else x.astype(np.int64)), lambda g, x: g * conj(x * 2)),
     "abs": (np.absolute, lambda g, x: g * sign(x)),
     "sign": (np.sign, _zero),
     "floor": (np.floor, _zero),

@@ -46,6 +46,29 @@ def as_index(index: Any) -> tuple[Index, bool]:
     return tuple(parts), basic
 
 
+def integers_first(index: Index) -> tuple[Index, Index]:
+    """An index that copies in two: what its integers choose, which is a view, and the rest of it on that.
+
+    NumPy takes an integer beside arrays for an array, and moves their axes to the front if others are in between.
+    Empty where the index is whole.
+
+    >>> integers_first((0, slice(1), np.array([1, 2])))
+    ((0, slice(None, 1, None), slice(None, None, None)), (slice(None, None, None), array([1, 2])))
+    """
+    if not any(type(part) is int for part in index):
+        return (), index
+    first: list[Any] = []
+    rest: list[Any] = []
+    for part in index:
+        if isinstance(part, np.ndarray):
+            first += [slice(None)] * (part.ndim if part.dtype == np.bool_ else 1)
+            rest.append(part)
+        else:
+            first.append(part)
+            rest += [] if type(part) is int else [part if part is Ellipsis else slice(None)]
+    return tuple(first), tuple(rest)
+
+
 def _is_integer(x: Tensor) -> bool:
     return x._array.ndim == 0 and x._array.dtype.kind in "iu"
 
@@ -148,6 +171,9 @@ def getitem(x: Any, index: Any) -> Any:
     """``x[index]``: a view for integers, slices, None and ``...``, else a copy."""
     index, basic = as_index(index)
     try:
+        if not basic:
+            integers, index = integers_first(index)
+            x = apply(_getitem_view, x, index=integers) if integers else x
         return apply(_getitem_view if basic else _getitem_copy, x, index=index)
     except IndexError as error:
         raise IndexError(f"getitem: {error}; the tensor has shape {x.shape}") from None
@@ -298,8 +324,18 @@ def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: flo
     """``input`` with slices of ``source``, times ``alpha``, added at ``index`` of one dimension."""
     source = source if alpha == 1 else source * alpha
     d = axis("index_add", dim, input._array.ndim)
-    where = (slice(None),) * d + (as_operand(index)._array,)
-    return apply(_index_add, input, cast(source, input.dtype), index=where)
+    index = as_operand(index)
+    check_slices("index_add", input, d, index, source)
+    return apply(_index_add, input, cast(source, input.dtype), index=(slice(None),) * d + (index._array,))
+
+
+def check_slices(caller: str, input: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
+    """``source`` must hold a slice of ``input`` for each index of a dimension; a number stands for them all."""
+    wanted = (*input.shape[:dim], index.numel(), *input.shape[dim + 1 :])
+    if source.ndim and source.shape != wanted:
+        raise ShapeError(
+            f"{caller}: source {source.shape} must be {wanted}, a slice of the input {input.shape} for each index"
+        )
 
 
 @method()

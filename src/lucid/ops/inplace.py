@@ -69,8 +69,11 @@ def _checked(name: str, x: Any) -> None:
         )
 
 
+_KINDS = {"b": 0, "u": 1, "i": 1, "V": 2, "f": 2, "c": 3}  # NumPy's letters; none can be written into one before it
+
+
 def _fits(name: str, x: Any, value: Array) -> None:
-    if not np.can_cast(value.dtype, x._array.dtype, "same_kind") and x._array.dtype.name != "bfloat16":
+    if _KINDS[value.dtype.kind] > _KINDS[x._array.dtype.kind]:
         raise DTypeError(f"{name}: a result of {value.dtype} cannot be written into {x.dtype!r}")
     if value.shape != x._array.shape:
         raise ShapeError(f"{name}: a result of shape {value.shape} cannot be written into shape {x.shape}")
@@ -298,14 +301,30 @@ def _copied(x: Any, source: Any) -> Any:
     return cast(source, x.dtype).broadcast_to(x.shape)
 
 
+def _fitted(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Without the ones that a shape begins with; NumPy takes no such value, and any shape where nothing is written."""
+    more = value.ndim - len(shape)
+    if more > 0 and value.shape[:more] == (1,) * more:
+        value = value.reshape(value.shape[more:])
+    if np.broadcast_shapes(value.shape, shape) != shape:
+        raise ValueError(f"a value of shape {value.shape} does not broadcast to {shape}")
+    return value
+
+
 @method("__setitem__")
 def setitem(x: Any, where: Any, value: Any) -> None:
     """``x[where] = value``, in place; the value is converted and broadcast."""
     _checked("setitem", x)
-    chosen, _ = index.as_index(where)
+    chosen, basic = index.as_index(where)
+    if not basic:
+        integers, chosen = index.integers_first(chosen)
+        if integers:
+            x = index.getitem(x, integers)
     if not isinstance(value, Tensor):
         value = Tensor(value, dtype=x.dtype) if not isinstance(value, bool | int | float | complex) else value
     try:
+        if isinstance(value, Tensor) and (value._array.size == 0 or value._array.shape[:1] == (1,)):
+            value = _fitted(value, x._array[chosen].shape)
         if mode.recording and (x._requires_grad or (isinstance(value, Tensor) and value.requires_grad)):
             value = cast(value, x.dtype) if isinstance(value, Tensor) else value
             _move(x, "setitem", apply(index.write, _was(x), value, index=chosen))

@@ -136,13 +136,21 @@ _TRIANGLES = {"tril": _triangle("tril", np.tril), "triu": _triangle("triu", np.t
 @method()
 def tril(input: Tensor, diagonal: int = 0) -> Any:
     """The part on and below a diagonal, 0 elsewhere."""
-    return apply(_TRIANGLES["tril"], input, diagonal=diagonal)
+    return _of_matrices("tril", input, diagonal)
 
 
 @method()
 def triu(input: Tensor, diagonal: int = 0) -> Any:
     """The part on and above a diagonal, 0 elsewhere."""
-    return apply(_TRIANGLES["triu"], input, diagonal=diagonal)
+    return _of_matrices("triu", input, diagonal)
+
+
+def _of_matrices(name: str, input: Tensor, diagonal: int) -> Any:
+    if input._array.ndim < 2:
+        raise ShapeError(
+            f"{name}: the input {input.shape} has {input._array.ndim} dimensions, but must have at least 2"
+        )
+    return apply(_TRIANGLES[name], input, diagonal=diagonal)
 
 
 @method()

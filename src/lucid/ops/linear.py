@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def _forward(x: Array, w: Array, bias: Array | None) -> Array:
 
 def _flat(x: Tensor) -> Tensor:
     """All but the last axis as one."""
-    result: Tensor = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    result: Tensor = x if x.ndim == 2 else x.reshape(prod(x.shape[:-1]), x.shape[-1])
     return result
 
 

@@ -72,7 +72,7 @@ def _softmax_forward(x: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, x):
         return _row(kernels.softmax, x, axis=axis)
     wide = widened(x)
-    y: Array = np.exp(wide - wide.max(axis, keepdims=True))
+    y: Array = np.exp(wide - wide.max(axis, keepdims=True, initial=-np.inf))
     y /= y.sum(axis, keepdims=True)
     return y.astype(x.dtype, copy=False)
 
@@ -81,7 +81,7 @@ def _log_softmax_forward(x: Array, *, axis: int) -> Array:
     if native.takes(_LEAST, x):
         return _row(kernels.log_softmax, x, axis=axis)
     wide = widened(x)
-    y: Array = wide - wide.max(axis, keepdims=True)
+    y: Array = wide - wide.max(axis, keepdims=True, initial=-np.inf)
     y -= np.log(np.exp(y).sum(axis, keepdims=True))
     return y.astype(x.dtype, copy=False)
 

@@ -144,7 +144,7 @@ def _logsumexp_forward(x: Array, *, dims: Axes, keepdim: bool) -> Array:
         found: Array = softmax.logsumexp(x, axes=along)
         return (found if keepdim else found.squeeze(along)).astype(x.dtype, copy=False)
     wide = widened(x)
-    top = np.maximum.reduce(wide, axis=dims, keepdims=True)
+    top = np.maximum.reduce(wide, axis=dims, keepdims=True, initial=-np.inf)
     top = np.where(np.isfinite(top), top, wide.dtype.type(0))
     out = np.log(np.add.reduce(np.exp(wide - top), axis=dims, keepdims=True)) + top
     return np.asarray(out if keepdim else out.squeeze(dims)).astype(x.dtype, copy=False)
@@ -296,24 +296,30 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DT
     input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
     if input._array.dtype.kind in "biu":
         input = cast(input, as_dtype("int64"))
-    if dim is None:
+    dims = axes("prod", dim, input._array.ndim)
+    if not dims:
         shape = (1,) * input._array.ndim if keepdim else ()
         return reshape(apply(_prod, reshape(input, -1), dims=(0,), keepdim=False), shape)
-    return apply(_prod, input, dims=axes("prod", dim, input._array.ndim), keepdim=keepdim)
+    return apply(_prod, input, dims=dims, keepdim=keepdim)
 
 
 @method()
 def cumsum(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Any:
     """Sums of the first 1, 2, … elements along a dimension."""
     input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
-    return apply(_cumsum, input, dim=axis("cumsum", dim, input._array.ndim))
+    return _along(_cumsum, input, axis("cumsum", dim, input._array.ndim))
 
 
 @method()
 def cumprod(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Any:
     """Products of the first 1, 2, … elements along a dimension."""
     input = as_operand(input) if dtype is None else cast(as_operand(input), as_dtype(dtype))
-    return apply(_cumprod, input, dim=axis("cumprod", dim, input._array.ndim))
+    return _along(_cumprod, input, axis("cumprod", dim, input._array.ndim))
+
+
+def _along(op: Op, x: Any, dim: int) -> Any:
+    """Applied along a dimension; a 0-d tensor is a line of one."""
+    return apply(op, x, dim=dim) if x._array.ndim else reshape(apply(op, reshape(x, 1), dim=0), ())
 
 
 def _not_empty(name: str, x: Any, dims: Axes) -> None:

@@ -46,7 +46,7 @@ _permute = Op("permute", lambda x, *, dims: x.transpose(dims), view=True, vjp={
 
 
 def _flip_forward(x: Array, *, dims: tuple[int, ...]) -> Array:
-    view = np.flip(x, dims)
+    view = np.flip(x, dims) if x.ndim else x
     if x.size < moving.LEAST:
         return view.copy()
     flipped: Array = empty(x.shape, x.dtype)
@@ -234,8 +234,9 @@ def roll(input: Tensor, shifts: int | Iterable[int], dims: Dims = None) -> Any:
 def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Any:
     """Copies side by side, ``repeats`` per dimension."""
     counts = sizes_of(counts, repeats)
+    if len(counts) < input._array.ndim:
+        raise ShapeError(f"repeat: repeats={counts} must be at least as many as the dimensions of {input.shape}")
     shape = (1,) * (len(counts) - input._array.ndim) + input._array.shape
-    counts = (1,) * (len(shape) - len(counts)) + counts
     apart = reshape(input, tuple(n for size in shape for n in (1, size)))
     spread = tuple(n for count, size in zip(counts, shape, strict=True) for n in (count, size))
     joined = tuple(count * size for count, size in zip(counts, shape, strict=True))
@@ -244,8 +245,9 @@ def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Any:
 
 @method()
 def tile(input: Tensor, *counts: Any, dims: Any = None) -> Any:
-    """``repeat``, with ``dims`` copies per dimension."""
-    return repeat(input, sizes_of(counts, dims))
+    """``repeat``, with ``dims`` copies per dimension, of the last ones where they are fewer."""
+    counts = sizes_of(counts, dims)
+    return repeat(input, (1,) * (input._array.ndim - len(counts)) + counts)
 
 
 @method()
@@ -415,11 +417,11 @@ def _parts_joined(parts: Sequence[Any], shape: tuple[int, ...], ends: tuple[int,
 
 @method()
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
-    """At most ``chunks`` views of equal size, but for the last."""
+    """At most ``chunks`` views of equal size, but for the last; of nothing, as many as asked for."""
     if chunks < 1:
         raise ShapeError(f"chunk: chunks={chunks} must be at least 1")
     n = input._array.shape[axis("chunk", dim, input._array.ndim)]
-    return split(input, max(-(-n // chunks), 1), dim)
+    return split(input, -(-n // chunks) if n else [0] * chunks, dim)
 
 
 @method()

@@ -135,7 +135,7 @@ def test_instance_norm_takes_single_images_and_tracks() -> None:
     layer = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
     x = lucid.tensor(IMAGE)
     np.testing.assert_allclose(layer(x[0]).detach().numpy(), layer(x)[0].detach().numpy(), atol=1e-6)
-    assert layer.num_batches_tracked.item() == 2
+    assert layer.num_batches_tracked.item() == 0 and layer.running_mean.any()  # batch norms alone count
     assert layer.eval()(x).shape == x.shape
 
 

@@ -76,6 +76,8 @@ def triplet_margin_loss(
     for name, x in (("anchor", anchor), ("positive", positive), ("negative", negative)):
         check_tensor("triplet_margin_loss", name, x)
     _check_reduction("triplet_margin_loss", reduction)
+    if margin <= 0:
+        raise ValueError(f"triplet_margin_loss: margin={margin} must be above 0")
     near = pairwise_distance(anchor, positive, p, eps)
     far = pairwise_distance(anchor, negative, p, eps)
     if swap:

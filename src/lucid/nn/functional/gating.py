@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(x)), without overflow."""
     check_tensor("logsigmoid", "input", input)
-    result: Tensor = -activation.softplus(-input)
+    result: Tensor = -activation.softplus(-input, 1.0, inf)
     return result
 
 
@@ -66,7 +67,7 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x where |x| > lambd, else 0."""
     check_tensor("hardshrink", "input", input)
-    result: Tensor = where(elementwise.abs(input) > lambd, input, 0.0)
+    result: Tensor = where(elementwise.abs(input) <= lambd, 0.0, input)
     return result
 
 

@@ -128,7 +128,7 @@ def binary_cross_entropy(
     log_p = elementwise.clamp(elementwise.log(input), min=-100.0)
     log_q = elementwise.clamp(elementwise.log1p(-input), min=-100.0)
     loss = -(target * log_p + (1 - target) * log_q)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    return _reduced(_weighed("binary_cross_entropy", loss, weight), reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -142,7 +142,18 @@ def binary_cross_entropy_with_logits(
     input, target = _pair("binary_cross_entropy_with_logits", input, target, reduction)
     surprise = activation.softplus(-input, 1.0, inf)
     loss = (1 - target) * input + (surprise if pos_weight is None else ((pos_weight - 1) * target + 1) * surprise)
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    return _reduced(_weighed("binary_cross_entropy_with_logits", loss, weight), reduction)
+
+
+def _weighed(caller: str, loss: Tensor, weight: Tensor | None) -> Tensor:
+    """Times a weight that broadcasts to it."""
+    if weight is None:
+        return loss
+    check_tensor(caller, "weight", weight)
+    weighed: Tensor = loss * weight
+    if weighed.shape != loss.shape:
+        raise ShapeError(f"{caller}: weight {weight.shape} must broadcast to the input {loss.shape}")
+    return weighed
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -66,7 +66,7 @@ def interpolate(
             raise ValueError("interpolate: recompute_scale_factor=True needs a scale_factor, not a size")
         steps = [m / n for m, n in zip(old, wanted, strict=True)]
     if mode in NEAREST:
-        return _nearest(input, wanted, steps, NEAREST[mode])
+        return _nearest(input, wanted, steps, mode)
     if mode == "area":
         return ops.adaptive_avg_pool(input, wanted)
     places = enumerate(zip(wanted, old, steps, strict=True), start=2)
@@ -96,13 +96,16 @@ def _check_mode(mode: str, rank: int, align_corners: bool | None, antialias: boo
         raise ValueError(f"interpolate: mode={mode!r} is for {SMOOTH[mode]} spatial axes; for {rank} it is {fitting!r}")
 
 
-def _nearest(x: Tensor, wanted: Sizes, steps: Sequence[float], inside: float) -> Tensor:
-    """Every output the input at its place; ``inside`` is 0 for its beginning, ½ for its middle."""
+def _nearest(x: Tensor, wanted: Sizes, steps: Sequence[float], mode: str) -> Tensor:
+    """Every output the input at its place, rounded as PyTorch rounds it: some steps make a whole, or all but one."""
+    kind: Any = np.float64 if x._array.dtype == np.float64 else np.float32
     if x.dtype.is_floating_point and _repeats(wanted, x.shape[2:], steps):
         return ops.repeated(x, tuple(n // m for n, m in zip(wanted, x.shape[2:], strict=True)))
     for axis, (n, m, step) in enumerate(zip(wanted, x.shape[2:], steps, strict=True), start=2):
         if n != m or step != 1:
-            index = np.minimum(((np.arange(n) + inside) * step).astype(np.int64), m - 1)
+            middle = kind(NEAREST[mode])
+            place = (np.arange(n).astype(kind) + middle) * kind(step) - middle + middle
+            index = np.minimum(place.astype(np.float32).astype(np.int64), m - 1)
             x = x.index_select(axis, Tensor(index))
     return x
 

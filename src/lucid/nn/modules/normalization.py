@@ -75,14 +75,6 @@ class _RunningNorm(Module):
             wanted = " or ".join(map(str, self.ranks))
             raise ShapeError(f"{name}: the input {x.shape} has {x.ndim} axes, but must have {wanted}")
 
-    def _next_momentum(self) -> float:
-        """The weight of this batch; without momentum, all batches weigh alike."""
-        if self.num_batches_tracked is None:
-            return self.momentum or 0.0
-        self.num_batches_tracked._array[...] += 1
-        self.num_batches_tracked._version[0] += 1
-        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-
     def extra_repr(self) -> str:
         """All arguments."""
         return (
@@ -92,6 +84,14 @@ class _RunningNorm(Module):
 
 
 class _BatchNorm(_RunningNorm):
+    def _next_momentum(self) -> float:
+        """The weight of this batch; without momentum, all batches weigh alike."""
+        if self.num_batches_tracked is None:
+            return self.momentum or 0.0
+        self.num_batches_tracked._array[...] += 1
+        self.num_batches_tracked._version[0] += 1
+        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+
     def forward(self, input: Tensor) -> Tensor:
         """Standardised with the batch's statistics in training, with the running ones in evaluation."""
         return self.clamped(input, None)
@@ -149,7 +149,7 @@ class _InstanceNorm(_RunningNorm):
         self._check_input(input)
         batch = input if input.ndim == max(self.ranks) else input.unsqueeze(0)
         uses_input = self.training or self.running_mean is None
-        momentum = self._next_momentum() if self.training else 0.0
+        momentum = self.momentum or 0.0 if self.training else 0.0
         result = F.instance_norm(
             batch, self.running_mean, self.running_var, self.weight, self.bias, uses_input, momentum, self.eps
         )
