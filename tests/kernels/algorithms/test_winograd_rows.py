@@ -134,6 +134,18 @@ def test_stores_past_the_caches(role, monkeypatch):
     run_guarded_cases(one, [Case(1, *channels, shape, (3, 3), padding=1) for shape in [(3, 16), (10, 64), (91, 48)]])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "channels", "takes"), [("float16", 8, True), ("float16", 4, False), ("float32", 8, False)]
+)
+def test_halves_beyond_the_caches_are_taken_if_their_source_is_not(dtype, channels, takes, monkeypatch):
+    """Rows of 41 are no whole lines, so in single precision they are refused."""
+    problem = Case(1, 4, channels, (91, 41), (3, 3), padding=1).typed(dtype).problem("forward")
+    small = replace(target.cpu(), l3_bytes=2 * problem.written_bytes - 2)
+    monkeypatch.setattr(target, "cpu", lambda: small)
+    refused = winograd_rows.refuses(problem, target.isa())
+    assert (refused is None) == (takes and small.turns(target.isa()) > 1), refused
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_new_image_size_compiles_nothing(role):
     check(Case(1, 8, 8, (40, 40), (3, 3), padding=1, groups=2), role)

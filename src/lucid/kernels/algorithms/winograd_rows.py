@@ -169,7 +169,8 @@ def refuses(problem: Problem, isa: ISA) -> str | None:
         return "rows of a stride share no taps"
     if many := many_channels(problem, _MOST_CHANNELS):
         return many
-    if problem.traffic_bytes > target.cpu().l3_bytes // 2 and not _streams(problem, isa.lanes(sum_type(problem))):
+    lanes = isa.lanes(sum_type(problem))
+    if problem.traffic_bytes > target.cpu().l3_bytes // 2 and not (_streams(problem, lanes) or _waits(problem, lanes)):
         return "rows are read twice, and the caches do not hold the arrays"
     return None if tiles(problem, isa) else "its tiles are of 3 or 4 of a group's results, and must fit in registers"
 
@@ -180,6 +181,12 @@ def _streams(problem: Problem, lanes: int) -> bool:
     width = (problem.out if problem.role == "forward" else problem.size)[2]
     whole = problem.itemsize == 4 and width * problem.itemsize % _LINE_BYTES == 0
     return whole and written > room >= problem.traffic_bytes - written and turns_of(lanes, sum_type(problem)) > 1
+
+
+def _waits(problem: Problem, lanes: int) -> bool:
+    """Whether results are halves, of which a strip writes half a line, beyond the caches, and the source is not."""
+    far = problem.traffic_bytes - problem.written_bytes > target.cpu().l3_bytes // 2
+    return problem.itemsize < 4 and not far and turns_of(lanes, sum_type(problem)) > 1
 
 
 def fuses(problem: Problem) -> bool:
