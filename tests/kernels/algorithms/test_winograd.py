@@ -141,6 +141,48 @@ def test_lines_are_asked_for_where_results_come_from_memory(name: str, monkeypat
         assert asks == (far and name == "znver4")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_samples_asked_for_beside_products_change_no_bit(
+    dtype: str, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, machine = ConvSpec((3, 1), (1, 1), (1, 1), ((1, 1), (0, 0)), groups), target.isa()
+    case = Case("forward", dtype, 2, 6, 34, (17, 331), spec, True, 1)
+    sizes, form = winograd.shape(case.problem), winograd.forms(case.problem)[0]
+    asked = replace(case.problem, dtype=dtype)
+    plan = winograd._planned(asked, machine, form, next(winograd._blockings(sizes, form, machine)))
+    assert not plan["rows_first"]
+    results = []
+    for asks in (False, True):
+        monkeypatch.setattr(winograd_layout, "_asks_samples", lambda *_, asks=asks: asks)
+        results.append(computed(case, plan, machine.name, case.inputs()))
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "c_out", "name", "asked"),
+    [
+        ((3, 1), (16, 1000), 16, "znver4", True),
+        ((3, 1), (16, 1000), 16, "znver5", False),
+        ((3, 1), (4, 1000), 16, "znver4", False),  # near
+        ((3, 1), (160, 100), 16, "znver4", False),  # short rows
+        ((1, 3), (16, 1000), 16, "znver4", False),  # long runs
+        ((3, 1), (16, 1000), 4096, "znver4", False),  # filters fill the second cache
+    ],
+)  # fmt: skip
+def test_samples_are_asked_for_where_nothing_else_would(
+    kernel: tuple[int, int], size: tuple[int, int], c_out: int, name: str, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = MACHINES["avx512"]
+    cpu = replace(target.cpu(), name=name, runnable=(machine,), l2_bytes=1 << 20, l3_bytes=4 << 20)
+    monkeypatch.setattr(target, "cpu", lambda: cpu)
+    padding = tuple((k // 2, k // 2) for k in kernel)
+    case = Case("forward", "float32", 1, 16, c_out, size, ConvSpec(kernel, (1, 1), (1, 1), padding), False, 1)
+    sizes, form = winograd.shape(case.problem), winograd.forms(case.problem)[0]
+    cut = winograd.Blocking(Tile(8, 3, 16), 8, 1, False, 16)
+    assert winograd_layout._asks_samples(sizes, form, cut) is asked
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_tile_between_forbidden_pages(isa: str) -> None:
     rng = np.random.default_rng(0)

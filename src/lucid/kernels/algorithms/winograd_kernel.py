@@ -221,7 +221,8 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
     """
     f, a = _entry(
         module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept in_parts "
-        "whole groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels stores asks",
+        "whole groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels stores asks "
+        "asks_samples samples_on x_plane fills fills_at advance",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
@@ -237,12 +238,17 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
         span = _span(a, number // a.groups, a.across, lanes)
         more = _table_of_stores(f, a, own, span, lanes)
         stores, asked = own.at(a.stores_at).cast(i64), span.vectors * a.stores * a.asks
+        samples, fills = group * a.sources * a.x_plane + a.samples_on, own.at(a.fills_at).cast(i64)
+        met = (span.count * a.advance + (lanes - 1)) // lanes * a.fills * a.asks_samples
         first = select(entire, 0, part * a.part_rows)
         last = select(entire, a.rows, minimum(first + a.part_rows, a.rows))
         with f.loop(first, last, a.row_block) as o:
             rows = minimum(last - o.i, a.row_block)
             filters, row = a.kept.at((group * a.blocks + o.i // a.tile_rows) * a.block), group * a.rows + o.i
-            f.call(a.multiply, p.fields, filters, v, m, rows, span.count, a.channels, 0, row, stores, asked)
+            f.call(
+                a.multiply, p.fields, filters, v, m, rows, span.count, a.channels, 0, row, stores, asked, samples,
+                fills, select(o.i.eq(first), met, 0),
+            )  # fmt: skip
             f.call(a.span_results, p.fields, own, m, row, rows, span.count, span.vectors, more)
 
 
@@ -276,7 +282,10 @@ def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: in
                 span, here = _span(a, number.i, a.across, lanes), m.at(number.i * a.m_span)
                 v = patches.at(number.i * a.v_span + group * a.v_group + c.i * a.columns)
                 stores = own.at(a.stores_at).cast(i64)
-                f.call(a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i, 0, stores, 0)
+                f.call(
+                    a.multiply, p.fields, filters, v, here, rows, span.count, channels, c.i, 0, stores, 0, 0,
+                    stores, 0,
+                )  # fmt: skip
                 with f.when((c.i + channels).eq(a.channels)):
                     more = _table_of_stores(f, a, own, span, lanes)
                     channel = group * a.rows + first
@@ -409,29 +418,37 @@ def _write_multiply(module: Module, lanes: int, stored: Type) -> None:
 
     Of a block of rows, a count of tiles; sums over so many channels, added to those in m if ``again`` is not 0. Beside
     each product's sums a part of the lines is asked for that the block's results, from ``row`` over all groups on, go
-    to by the first ``asked`` of the ``stores``: they come from far, and nothing else hides that.
+    to by the first ``asked`` of the ``stores``: they come from far, and nothing else hides that. So do the next span's
+    samples, which lie in every channel from ``samples`` on as the first ``met`` of the ``fills`` say of this one's.
     """
     data = ptr(f32)
     f = module.function(
         "multiply", fields=ptr(i64), filters=data, v=data, m=data, rows=i64, count=i64, channels=i64, again=i64,
-        row=i64, stores=ptr(i64), asked=i64,
+        row=i64, stores=ptr(i64), asked=i64, samples=i64, fills=ptr(i64), met=i64,
     )  # fmt: skip
     p = f.args
     a = read_fields(f, _fields(stored), [
         "none", "tiles", "block", "filter_step", "v_step", "v_result", "m_step", "points", "filter_planes",
-        "result_planes", "tile_rows", "columns", "y", "y_plane", "spreads", "store_run",
+        "result_planes", "tile_rows", "columns", "y", "y_plane", "spreads", "store_run", "x", "sources", "x_plane",
     ])  # fmt: skip
     tile = a.tiles.at((p.count + (lanes - 1)) // lanes - 1).cast(ptr(i8)).load()
     blocks, size = (p.rows + (a.tile_rows - 1)) // a.tile_rows, a.tile_rows * a.columns
     depth, slots, results = p.channels * a.filter_planes, ENTRY_BYTES // 8, p.rows // a.spreads
     y = a.y.at(p.row // a.spreads * a.y_plane)
     with f.loop(0, a.points) as k, f.loop(0, a.result_planes) as z, f.loop(0, blocks) as r:
-        first, last = ((p.asked * (k.i + n)) // a.points for n in (0, 1))
-        from_channel, to_channel = ((results * (r.i + n)) // blocks for n in (0, 1))
-        with f.loop(first, select(z.i.eq(0), last, first)) as entry:
-            place = p.stores.load(entry.i * slots)
-            with f.loop(from_channel, to_channel) as channel, f.loop(0, a.store_run, lanes) as vector:
-                y.prefetch(channel.i * a.y_plane + place + vector.i, locality=2)
+
+        def shares(entries: Value, channels: Value, k: Value = k.i, r: Value = r.i) -> tuple[list[Value], list[Value]]:
+            """Of the entries that of this point, of the channels that of this tile of rows."""
+            return [entries * (k + n) // a.points for n in (0, 1)], [channels * (r + n) // blocks for n in (0, 1)]
+
+        with f.when(z.i.eq(0) & p.asked.ne(0)):
+            entries, channels = shares(p.asked, results)
+            with f.loop(*entries) as entry, f.loop(*channels) as channel, f.loop(0, a.store_run, lanes) as vector:
+                y.prefetch(channel.i * a.y_plane + p.stores.load(entry.i * slots) + vector.i, locality=2)
+        with f.when(z.i.eq(0) & p.met.ne(0)):
+            entries, channels = shares(p.met, a.sources)
+            with f.loop(*entries) as entry, f.loop(*channels) as channel:
+                a.x.prefetch(p.samples + channel.i * a.x_plane + p.fills.load(entry.i * slots), locality=2)
         filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_result)
         to = p.m.at((z.i * a.points + k.i) * a.m_step + r.i * size)
         f.call(tile, depth, filters, v, a.none, p.again, to, a.columns, a.tile_rows, to)

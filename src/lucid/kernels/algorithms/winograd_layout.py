@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lucid.kernels import target
 from lucid.kernels.algorithms import pixel_panels
 from lucid.kernels.algorithms.base import far_bytes, turns_of
 from lucid.kernels.algorithms.pixel_gather import ENTRY_BYTES
@@ -38,6 +39,8 @@ _APART = 16
 GATHERED, PACKED = 8, 32
 #: Calls for so many where vectors take two turns: beside each some of the next filters' lines are asked for.
 _CALLS = 8
+#: Spans of a row from which on the next one's samples mostly lie behind this one's.
+_LONG = 4
 #: Tasks wanted of the gathering of all patches: of few spans, each is a part of the channels.
 _GATHERERS = 8
 
@@ -359,6 +362,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "points": form.points, "across": form.x.outputs, "advance": form.x.advance, "tile_rows": tile.rows,
         "columns": tile.columns,
         "asks": int(_asks(shape, tile)), "store_run": reading(shape.spread[2], tile.lanes).taps * tile.lanes,
+        "asks_samples": int(_asks_samples(shape, form, cut)), "samples_on": tile.columns * form.x.advance,
         "filters_a_call": PACKED // (_CALLS if turns_of(tile.lanes, f32) > 1 else 1) * prod(shape.step),
     }  # fmt: skip
     m_steps = m_step * (numbers["spans"] if numbers["m_span"] else 1)
@@ -372,6 +376,23 @@ def _asks(shape: Shape, tile: Tile) -> bool:
     """Whether results' lines are asked for beside the products: those that come from memory, elsewhere it costs 1 %."""
     results = shape.batch * shape.groups * shape.rows // prod(shape.spread) * shape.planes[1]
     return turns_of(tile.lanes, f32) > 1 and far_bytes(results * _ITEM_BYTES) > 0
+
+
+def _asks_samples(shape: Shape, form: Form, cut: Blocking) -> bool:
+    """Whether the next span's samples are asked for beside the products of this one.
+
+    They come from memory, in short runs of many rows, which no machine would guess, follow this one's in long rows, and
+    fit the second cache beside filters and patches.
+    """
+    tile, (x_size, y_size) = cut.tile, shape.planes
+    run, fits = tile.columns * form.x.advance, target.cpu().l2_bytes // _ITEM_BYTES
+    moved = shape.sources * x_size + shape.rows // prod(shape.spread) * y_size
+    far = far_bytes(shape.batch * shape.groups * moved * _ITEM_BYTES) > 0
+    samples = shape.sources * form.reads * prod(shape.step) * tile.columns * form.x.advance
+    patches, filters = (form.points * shape.channels * n for n in (tile.columns, shape.rows))
+    spans, across = not cut.rows_first and cut.row_parts == 1, form.x.products == shape.step[2] == 1
+    long = shape.sides[2].size >= _LONG * run and samples + patches + filters <= fits
+    return turns_of(tile.lanes, f32) > 1 and far and spans and across and long
 
 
 def _stored_runs(shape: Shape, form: Form) -> dict[str, int]:
@@ -521,6 +542,7 @@ NUMBERS = (
     "columns", "v_step", "v_plane", "v_result", "v_size", "v_span", "v_group", "own_patches", "patches_at", "m_step",
     "m_span", "own", "v_at", "m_at", "line_at",
     "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call", "asks", "store_run",
+    "asks_samples", "samples_on",
 )  # fmt: skip
 
 
