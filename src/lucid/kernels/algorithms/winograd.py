@@ -60,6 +60,7 @@ dtypes = ("float32", "float16", "bfloat16")
 
 _MOST_STRIDE = 8
 _MOST_DISPLACED = 6  # taps of an axis whose two residues are displaced each on its own
+_DISPLACED = 1.1  # times what others are expected to take, which displaced ones must save to be sure of a gain
 #: Outputs in the same tile where the outer axis of three, without strides, is summed as it is.
 _SUMMED = (2, 4)
 _MORE_SUMMED = (4, 8)  #: where there are strides, or its taps are more than tiles are for
@@ -520,7 +521,10 @@ def plan(problem: Problem, isa: ISA) -> Plan:
     ]
     expected_ns = {option: _expected_ns(*option, isa) for option in options}
     if target.cpu().turns(isa) > 1:
-        shared_ns = {option: _shared_ns(*option, isa, ns) for option, ns in expected_ns.items()}
+        shared_ns = {
+            option: _shared_ns(*option, isa, ns) * (_DISPLACED if len(ways) > 1 and option[1].uneven else 1)
+            for option, ns in expected_ns.items()
+        }
         sizes, form, cut = min(options, key=lambda option: shared_ns[option])
         return _planned(problem, isa, form, _halved(sizes, form, cut, isa))
     best = min(options, key=lambda option: expected_ns[option])
