@@ -436,22 +436,22 @@ def _write_multiply(module: Module, lanes: int, stored: Type) -> None:
     depth, slots, results = p.channels * a.filter_planes, ENTRY_BYTES // 8, p.rows // a.spreads
     y = a.y.at(p.row // a.spreads * a.y_plane)
     with f.loop(0, a.points) as k, f.loop(0, a.result_planes) as z, f.loop(0, blocks) as r:
-
-        def shares(entries: Value, channels: Value, k: Value = k.i, r: Value = r.i) -> tuple[list[Value], list[Value]]:
-            """Of the entries that of this point, of the channels that of this tile of rows."""
-            return [entries * (k + n) // a.points for n in (0, 1)], [channels * (r + n) // blocks for n in (0, 1)]
-
         with f.when(z.i.eq(0) & p.asked.ne(0)):
-            entries, channels = shares(p.asked, results)
+            entries, channels = _share(p.asked, k.i, a.points), _share(results, r.i, blocks)
             with f.loop(*entries) as entry, f.loop(*channels) as channel, f.loop(0, a.store_run, lanes) as vector:
                 y.prefetch(channel.i * a.y_plane + p.stores.load(entry.i * slots) + vector.i, locality=2)
         with f.when(z.i.eq(0) & p.met.ne(0)):
-            entries, channels = shares(p.met, a.sources)
+            entries, channels = _share(p.met, k.i, a.points), _share(a.sources, r.i, blocks)
             with f.loop(*entries) as entry, f.loop(*channels) as channel:
                 a.x.prefetch(p.samples + channel.i * a.x_plane + p.fills.load(entry.i * slots), locality=2)
         filters, v = p.filters.at(k.i * a.filter_step + r.i * a.block), p.v.at(k.i * a.v_step + z.i * a.v_result)
         to = p.m.at((z.i * a.points + k.i) * a.m_step + r.i * size)
         f.call(tile, depth, filters, v, a.none, p.again, to, a.columns, a.tile_rows, to)
+
+
+def _share(count: Value, number: Value, parts: Value) -> tuple[Value, Value]:
+    """The ends of one of so many parts of a count."""
+    return count * number // parts, count * (number + 1) // parts
 
 
 def _write_results(module: Module, stored: Type) -> None:
