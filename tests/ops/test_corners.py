@@ -38,6 +38,7 @@ def test_nothing_along_a_dimension() -> None:
         lucid.softmax(nothing, 1).shape == lucid.log_softmax(nothing, 1).shape == F.glu(nothing, 1).shape == (2, 0, 3)
     )
     assert [part.shape for part in nothing.chunk(3, 1)] == [(2, 0, 3)] * 3
+    assert F.prelu(lucid.zeros(2, 0, 3), lucid.zeros(0)).shape == (2, 0, 3)
     x, w = lucid.zeros(3, 2, 0, requires_grad=True), lucid.ones(4, 0, requires_grad=True)
     F.linear(x, w).sum().backward()
     assert x.grad.shape == (3, 2, 0) and w.grad.shape == (4, 0)

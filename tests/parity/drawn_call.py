@@ -35,7 +35,13 @@ _MOVE = 2.0**-20
 _UPSTREAM = 2.0  # the largest number of an upstream gradient
 _ERRORS = (ValueError, TypeError, RuntimeError, IndexError, ArithmeticError)
 #: PyTorch's errors for what it could tell, but does not.
-_UNTOLD = ("not implemented for", "not supported", "smaller than kernel size", "source and destination dtypes")
+_UNTOLD = (
+    "not implemented for",
+    "not supported",
+    "smaller than kernel size",
+    "at most half of kernel size",
+    "source and destination dtypes",
+)
 
 #: How an operand lies in memory: the tensor it is a view of, from its values, and the view.
 VIEWS: dict[str, tuple[Callable[[Array], Array], Callable[[Any], Any]]] = {

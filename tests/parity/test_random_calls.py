@@ -221,7 +221,7 @@ def subscript(d: Draw, shape: Shape) -> tuple[Any, ...]:
         if kind == "int" and n:
             found.append(d.number(-n, n - 1) + n * d.slips())
         elif kind == "tensor" and n:
-            found.append(d.index(together, n, -n))
+            found.append(Operand(d.numbers.integers(-n, n, together), "int64"))
         elif kind == "list" and n and len(together) == 1:
             found.append([d.number(-n, n - 1) for _ in range(together[-1])])
         elif kind == "mask" and not any(isinstance(f, (Operand, list)) for f in found):

@@ -61,7 +61,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         raise ShapeError(
             f"prelu: weight {weight.shape} must hold 1 number, or {channels}: one a channel of the input {input.shape}"
         )
-    slope = weight.reshape(-1, *(1,) * (input.ndim - 2)) if weight.numel() > 1 else weight
+    slope = weight.reshape(-1, *(1,) * (input.ndim - 2)) if weight.numel() != 1 else weight
     return ops.prelu(input, slope)
 
 
