@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from math import prod
 from statistics import median
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from lucid.core.geometry import Sizes
 from lucid.kernels import jit, select, target
 from lucid.kernels.plan import Problem
+from lucid.kernels.runtime import empty
 
 Array = np.ndarray[Any, Any]
 
@@ -22,7 +22,10 @@ _MOST_ROUNDS = 200
 
 
 def arrays(p: Problem) -> list[Array | None]:
-    """Normal values for a bound plan of the problem, in the order it takes them."""
+    """Normal values for a bound plan of the problem, in the order it takes them.
+
+    They lie where a layer's lie, large ones from a cache line on: stores past the caches are chosen on that.
+    """
     rng = np.random.default_rng(0)
     x, y, w = (p.batch, p.c_in, *p.size), (p.batch, p.c_out, *p.out), (p.c_out, p.group_in, *p.spec.kernel)
     result = y if p.role == "forward" else x
@@ -36,10 +39,11 @@ def arrays(p: Problem) -> list[Array | None]:
         "grad_weight": [x, y, w, *[(p.summed_channels,)] * p.bias],
     }
     extras = [None, affine, affine, residual] if p.epilogue else []
-    values = [
-        None if s is None else rng.standard_normal(prod(s), np.float32).reshape(s) for s in shapes[p.role] + extras
-    ]
-    return [None if v is None else v.astype(_numpy_dtype(p.dtype)) for v in values]
+    found = [None if s is None else empty(s, _numpy_dtype(p.dtype)) for s in shapes[p.role] + extras]
+    for values in found:
+        if values is not None:
+            values[...] = rng.standard_normal(values.shape, np.float32)
+    return found
 
 
 def _numpy_dtype(name: str) -> np.dtype[Any]:
