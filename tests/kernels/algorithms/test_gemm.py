@@ -9,7 +9,9 @@ from lucid.core.dtypes import as_dtype
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import select, target
+from lucid.kernels.algorithms import dense_plan, gemm
 from lucid.kernels.convolution import problem
+from lucid.kernels.isa import AVX512
 from lucid.kernels.runtime import threads
 from tests.kernels.algorithms.dense_cases import case, operands, wanted
 
@@ -17,6 +19,20 @@ ISAS = [isa.name for isa in target.cpu().isas]
 
 HALF_ISAS = [isa.name for isa in target.cpu().runnable]
 TYPES = [*product(ISAS, ["float32"]), *product(HALF_ISAS, ["bfloat16"])]
+
+
+def test_tasks_pack_their_own_weights_of_halves_where_vectors_take_turns(monkeypatch):
+    _, asked, _ = operands("forward", case(1, 128, 256, (7, 7), 1), "bfloat16")
+
+    machine = replace(target.cpu(), name="znver4", runnable=(AVX512,))
+    monkeypatch.setattr(target, "cpu", lambda: machine)
+
+    def packs_alone():
+        return gemm.plan(replace(asked, dtype="float16"), AVX512)["lazy"]
+
+    assert packs_alone()
+    monkeypatch.setattr(dense_plan, "_waits_for_weights", lambda *_: False)
+    assert not packs_alone()
 
 
 @pytest.mark.parametrize(("isa", "dtype"), TYPES)

@@ -499,7 +499,7 @@ def shared_packing_ns(sizes: Shape, whole: Sequence[Phase], tile: AnyTile) -> fl
 def awaited_weights_ns(sizes: Shape, cut_up: Blocking, whole: Sequence[Phase]) -> float:
     """What turned tiles wait for weights that another thread packed, on average over one thread and two.
 
-    It is weighed beside cuts of several images, of which each task packs its own, and is part of no expected time.
+    It is weighed beside cuts of which each task packs its own, and is part of no expected time.
     """
     if cut_up.lazy or not cut_up.tile.over_channels:
         return 0.0

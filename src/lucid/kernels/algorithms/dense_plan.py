@@ -277,6 +277,14 @@ def _joins_images(problem: Problem, sizes: Shape, isa: ISA) -> bool:
     return alike and sizes.batch > 1 and target.cpu().turns(isa) > 1
 
 
+def _waits_for_weights(sizes: Shape, whole: Sequence[Phase], isa: ISA) -> bool:
+    """Whether it counts in any choice that another thread packed half of the weights: of one phase of halves.
+
+    Of several phases to count it chose slower cuts; of float32 it is not measured.
+    """
+    return len(whole) == 1 and sizes.grain.packed != sizes.grain.stored and target.cpu().turns(isa) > 1
+
+
 def _images_together(
     sizes: Shape, layout: Layout, tile: AnyTile, room: int, slack: int, wanted: int
 ) -> Iterator[tuple[Blocking, dict[int, float]]]:
@@ -481,14 +489,14 @@ def _best(
     """The expected time, the blocks and the layouts of the cheapest plan; ``whole`` are the phases before any cut."""
     call_ns = dense_cost.CALL_NS[target.cpu().turns(isa)]
     always, found, fastest = call_ns + dense_cost.traffic_ns(problem), [], inf
-    joins = _joins_images(problem, sizes, isa)
+    waits = _joins_images(problem, sizes, isa) or _waits_for_weights(sizes, whole, isa)
     for group in sorted(_groups(problem, sizes, isa, phases, whole), key=lambda group: group.least):
         if always + group.least > fastest:
             break
         for cut_up, parts in _blockings(problem, sizes, group.layouts, len(whole), group.tile, isa):
             of_phases, once = [(n, rates.times(cut_up)) for n, rates in group.rates], always + group.packing
             times = {n: once + sum(alike * each.of(n) for alike, each in of_phases) for n in parts}
-            packed = dense_cost.awaited_weights_ns(sizes, cut_up, whole) if joins else 0.0
+            packed = dense_cost.awaited_weights_ns(sizes, cut_up, whole) if waits else 0.0
             handed = {n: packed + _handed_ns(sizes, replace(cut_up, row_parts=n), group.layouts) for n in parts}
             weighed = min(times[n] * (1 + waiting) + handed[n] for n, waiting in parts.items())
             fastest = min(fastest, weighed)
