@@ -361,6 +361,24 @@ def test_sliding_between_neighbours(isa: ISA, element: Type) -> None:
     np.testing.assert_array_equal(got, [a[k : k + lanes] for k in range(1, lanes)])
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 3, 9, 16, 31, 32])
+@pytest.mark.parametrize("element", [f32, f16, bf16])
+def test_vectors_of_any_width_are_chosen_whole(isa: ISA, element: Type, lanes: int) -> None:
+    """LLVM aborts the process on a choice between nine bfloats."""
+    if element == f16 and not isa.vector_bytes:
+        pytest.skip("float16 in vectors")
+    a = np.arange(1, lanes + 1).astype(DTYPE[element])
+    got = np.empty((2, lanes), a.dtype)
+
+    def write(f: Function, x: Any, y: Any) -> None:
+        values, last = x.load(0, lanes), convert(x.load(lanes - 1), f32)
+        y.store(select(last > 0.5, values, 0.0), 0)
+        y.store(select(last > lanes, values, 0.0), lanes)
+
+    call(write, a, got)
+    np.testing.assert_array_equal(got, [a, 0 * a])
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("element", [f32, f16, bf16])
 def test_told_apart(isa: ISA, element: Type, count: int) -> None:

@@ -400,6 +400,9 @@ def select(condition: Value, yes: Any, no: Any) -> Value:
     if condition.number is not None:
         chosen: Value = yes if condition.number else no
         return chosen
+    if yes.type.element == bf16:  # LLVM aborts on 9 bfloats that are chosen, and on whatever it makes wider or narrower
+        words = vec(i16, yes.type.lanes)
+        return bitcast(select(condition, bitcast(yes, words), bitcast(no, words)), yes.type)
     return condition.fn.emit(
         yes.type,
         f"select {condition.type} {condition.text}, {yes.type} {yes.text}, {no.type} {no.text}",
