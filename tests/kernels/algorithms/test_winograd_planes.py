@@ -68,6 +68,22 @@ def test_few_channels_are_cut_in_depth(role):
     check_threads(lambda: run(winograd_planes, case, role, arrays))
 
 
+@pytest.mark.parametrize(("role", "dtype"), [*product(ROLES, HALF)])
+def test_rows_that_are_kept_give_the_same_bits(role, dtype, monkeypatch):
+    """Of whole rows, of several strips, and of planes in pieces; on any number of threads."""
+    for size in ((33, 6, 14), (22, 5, 43)):
+        case = Case(1, 4, 4, size, (3, 3, 3), padding=1, groups=4, bias=True).typed(dtype)
+        arrays, got = case.arrays(), {}
+        for most in (winograd_planes._MOST_KEPT, 0):
+            monkeypatch.setattr(winograd_planes, "_MOST_KEPT", most)
+            winograd_planes.planes.cache_clear()
+            assert winograd_planes.planes(case.problem(role), target.isa()).tile.keeps == (most > 0)
+            check_threads(lambda case=case, arrays=arrays: run(winograd_planes, case, role, arrays))
+            got[most > 0] = run(winograd_planes, case, role, arrays)
+        assert np.array_equal(got[True], got[False])
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_large_results_are_asked_for(role, zen4, monkeypatch):
     small = replace(zen4, l3_bytes=3 * CASES[1].problem(role).written_bytes)

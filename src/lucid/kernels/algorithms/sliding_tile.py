@@ -85,7 +85,7 @@ class Row:
     def masks(self, f: Function, column: Value, width: Value) -> dict[int, Value | None]:
         """Which lanes of each vector in memory lie in a row of a ``width``, if the first begins at a ``column``."""
         masked = self.reads[-1:] if self.whole else self.reads
-        masks = {i: lanes_inside(f, column + i * self.lanes, width, self._lanes_read(i)) for i in masked}
+        masks = {i: lanes_inside(f, column + i * self.lanes, width, self.lanes_read(i)) for i in masked}
         return {i: masks.get(i) for i in self.reads}
 
     def read(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> Callable[[int, int], Value]:
@@ -107,7 +107,7 @@ class Row:
 
     def loaded(self, row: Pointer, masks: dict[int, Value | None], wide: Type) -> dict[int, Value]:
         """Its vectors in memory, by number."""
-        places = [(i, i * self.lanes, self._lanes_read(i), mask) for i, mask in masks.items()]
+        places = [(i, i * self.lanes, self.lanes_read(i), mask) for i, mask in masks.items()]
         return {
             i: convert(row.load(at, lanes), wide) if mask is None else loaded_as(wide, row, at, lanes, mask)
             for i, at, lanes, mask in places
@@ -122,7 +122,8 @@ class Row:
         there = any(i in loaded for i in range(first, first + step))
         return told_apart(*columns) if there else deinterleave(columns, step)
 
-    def _lanes_read(self, number: int) -> int:
+    def lanes_read(self, number: int) -> int:
+        """Of a vector in memory."""
         return self.lanes // 2 if self.half and self.step == 1 and number == self.reads[-1] else self.lanes
 
     def filled(self, part: Value) -> Value:

@@ -48,6 +48,7 @@ dtypes = ("float32", "float16", "bfloat16")
 
 _TASKS = 16  # wanted at least; volumes are cut into pieces of pairs of planes until there are as many
 _MOST_ACROSS = 8  # taps, which reach no more than half a vector beyond one
+_MOST_KEPT = 2  # times the first cache, of widened rows: from further away they take as long as to be widened again
 #: Cycles of one thread, of a Zen 4.
 _COST = {
     "product": 0.92,
@@ -97,8 +98,13 @@ class Planes:
 
     @property
     def private_elements(self) -> int:
-        """A thread's workspace: the spare row, and the transformed weights of a channel."""
-        return ceil((self.spare_elements + self.tile.numbers) / 16) * 16
+        """A thread's workspace: the spare row, the transformed weights of a channel, and rows that are kept."""
+        return ceil((self.spare_elements + self.tile.numbers + self.tile.keeps * self.kept_elements) / 16) * 16
+
+    @property
+    def kept_elements(self) -> int:
+        """Two planes of the source, by strips."""
+        return ceil(self.ends[1][2] / self.lanes) * self.ends[0][1] * self.tile.kept_row(self.lanes)
 
     @property
     def own_bytes(self) -> int:
@@ -111,11 +117,13 @@ class Planes:
         (depth, rows, columns), tile = self.ends[1], self.tile
         strips = self.problem.batch * self.problem.groups * ceil(depth / ROWS) * ceil(columns / self.lanes)
         steps = strips * min(self.ends[0][1], rows + len(tile.downs) - 1)
-        reads, halves = steps * FREQUENCIES * len(tile.row(self.lanes).reads), self.problem.itemsize < 4
+        reads = steps * FREQUENCIES * len(tile.row(self.lanes).reads)
+        followed = 1 - self.parts / ceil(depth / ROWS)  # pairs of planes that read what the one before has kept
+        halves = reads * (1 - followed / 2 * tile.keeps) * (self.problem.itemsize < 4)
         work = {
             "product": steps * tile.products,
-            "read": reads * (not halves),
-            "read of halves": reads * halves,
+            "read": reads - halves,
+            "read of halves": halves,
             "step": steps,
             "strip": strips,
             "task": self.tasks,
@@ -210,4 +218,7 @@ def planes(problem: Problem, isa: ISA) -> Planes:
     asked = Planes(problem, axes, tile, lanes, 1)
     pairs = ceil(asked.ends[1][0] / ROWS)
     pieces = min(pairs, ceil(_TASKS / asked.tasks * asked.parts))
-    return replace(asked, each=ceil(pairs / pieces) * ROWS)
+    asked = replace(asked, each=ceil(pairs / pieces) * ROWS)
+    keeps = problem.itemsize < 4 and asked.each > ROWS
+    keeps = keeps and asked.kept_elements * sum_type(problem).bytes <= _MOST_KEPT * target.cpu().l1_bytes
+    return replace(asked, tile=replace(tile, keeps=keeps))

@@ -63,6 +63,7 @@ class PlanePairs:
     across: tuple[tuple[int, int], ...]
     whole: bool = False  #: one strip is a row of the source and of the result
     asks: bool = False  #: lines that will be written are asked for
+    keeps: bool = False  #: rows that the next pair of planes reads again are kept as they were widened
 
     @property
     def first(self) -> int:
@@ -89,6 +90,10 @@ class PlanePairs:
         """Transformed, of a channel."""
         return FREQUENCIES * self.pitch * len(self.downs)
 
+    def kept_row(self, lanes: int) -> int:
+        """Elements of a row of two planes, each vector in a place of its own."""
+        return ROWS * len(self.row(lanes).reads) * lanes
+
     def registers(self, lanes: int) -> int:
         """Sums, the rows that are transformed, one that is shifted, one of nothing."""
         return FREQUENCIES * (len(self.downs) + len(self.row(lanes).reads)) + 2
@@ -103,7 +108,8 @@ def fields(element: Type) -> dict[str, Type]:
 def write(isa: ISA, element: Type, tile: PlanePairs, epilogue: Epilogue) -> Module:
     """A task is some pairs of planes of the results of one image and channel."""
     module, lanes = Module("winograd_planes", isa), isa.lanes(computed(element))
-    strip = _Strip(module, element, lanes, tile, epilogue).function
+    begins = _Strip(module, element, lanes, tile, epilogue, begins=True).function  # the first pair of a task
+    follows = _Strip(module, element, lanes, tile, epilogue, begins=False).function if tile.keeps else begins
     f = module.entry("slide", **fields(element))
     a = f.args
     arrays, plane, taps = Arrays.of(epilogue, a.y, a), a.size_h * a.size_w, len(tile.downs) * len(tile.across)
@@ -112,17 +118,21 @@ def write(isa: ISA, element: Type, tile: PlanePairs, epilogue: Epilogue) -> Modu
         channel, spare = volume % a.channels, a.own.at(a.thread * a.private)
         numbers, source = spare.at(a.spare), a.x.at(volume * (a.d * a.h * a.w))
         _transform(f, tile, a.weights.at(channel * (len(tile.depths) * taps)), numbers)
-        with (
-            f.loop(first, minimum(first + a.each, a.size_d), ROWS) as depth,
-            f.loop(0, a.size_w, lanes) as column,
-        ):
-            to = arrays.at(channel, (volume * a.size_d + depth.i) * plane + column.i)
-            f.call(
-                strip, spare.cast(element), source, a.d, a.h, a.w, depth.i - a.low_d, column.i + tile.first,
-                a.low_h, numbers,
-                a.bias.at(channel * a.bias_step), a.zeros, to.y, a.size_h, a.size_w, a.size_w - column.i,
-                a.size_d - depth.i, *to.given.values(),
-            )  # fmt: skip
+
+        def strips(which: Function, depth: Value) -> None:
+            with f.loop(0, a.size_w, lanes) as column:
+                to = arrays.at(channel, (volume * a.size_d + depth) * plane + column.i)
+                kept = numbers.at(tile.numbers + column.i // lanes * (a.h * tile.kept_row(lanes)))
+                f.call(
+                    which, spare.cast(element), source, a.d, a.h, a.w, depth - a.low_d, column.i + tile.first,
+                    a.low_h, numbers, kept,
+                    a.bias.at(channel * a.bias_step), a.zeros, to.y, a.size_h, a.size_w, a.size_w - column.i,
+                    a.size_d - depth, *to.given.values(),
+                )  # fmt: skip
+
+        strips(begins, first)
+        with f.loop(first + ROWS, minimum(first + a.each, a.size_d), ROWS) as depth:
+            strips(follows, depth.i)
     return module
 
 
@@ -136,19 +146,23 @@ def _transform(f: Function, tile: PlanePairs, w: Pointer, to: Pointer) -> None:
 
 
 class _Strip:
-    """Writes ``strip``: a vector of columns of two planes of results, all rows.
+    """Writes ``begins`` or ``follows``: a vector of columns of two planes of results, all rows.
 
     ``depth`` is the first plane of the source that they meet, ``column`` that of the source's which is read first;
-    ``y`` is the strip's place in the first row, ``left`` how many columns and ``planes`` how many
-    planes of it there are.
+    ``y`` is the strip's place in the first row, ``left`` how many columns and ``planes`` how many planes of it there
+    are. Where rows are kept, those of the first two planes are read from ``kept``, unless a task ``begins``, and those
+    of the others are put there.
     """
 
-    def __init__(self, module: Module, element: Type, lanes: int, tile: PlanePairs, epilogue: Epilogue) -> None:
+    def __init__(
+        self, module: Module, element: Type, lanes: int, tile: PlanePairs, epilogue: Epilogue, begins: bool
+    ) -> None:
         data = ptr(element)
-        self.tile, self.lanes, self.wide = tile, lanes, computed(element)
+        self.tile, self.lanes, self.wide, self.begins = tile, lanes, computed(element), begins
         self.function = f = module.function(
-            "strip", spare=data, source=data, d=i64, h=i64, w=i64, depth=i64, column=i64, low_h=i64,
-            numbers=ptr(self.wide), bias=data, zeros=data, y=data, size_h=i64, size_w=i64, left=i64, planes=i64,
+            "begins" if begins else "follows", spare=data, source=data, d=i64, h=i64, w=i64, depth=i64, column=i64,
+            low_h=i64, numbers=ptr(self.wide), kept=ptr(self.wide), bias=data, zeros=data, y=data, size_h=i64,
+            size_w=i64, left=i64, planes=i64,
             **parameters(epilogue, element),
         )  # fmt: skip
         self.a = a = f.args
@@ -196,16 +210,45 @@ class _Strip:
 
     def _met(self, row: Value) -> Iterator[tuple[int, int, Value]]:
         """Transformed rows by frequency and tap across."""
-        places = [plane.at(row * pitch) for plane, pitch in self.planes]
-        for here in places[ROWS:]:  # the planes that are new come next in memory for the next pair
-            here.prefetch(self.a.h * self.a.w * ROWS)
-        loaded = [self.reading.loaded(here, self.masks, self.wide) for here in places]
+        for plane, pitch in self.planes[ROWS:]:  # the planes that are new come next in memory for the next pair
+            plane.at(row * pitch).prefetch(self.a.h * self.a.w * ROWS)
+        loaded = [*self._known(row), *(self._loaded(row, plane) for plane in self.planes[ROWS:])]
+        if self.tile.keeps:
+            self._keep(row, loaded[ROWS:])
         for frequency, (first, second) in enumerate(PAIRS):
             made = {i: combined(frequency, loaded[first][i], loaded[second][i]) for i in loaded[0]}
             parts = {i: self.reading.filled(value) for i, value in made.items()}
             shifted = self.reading.shifted({(0, i): parts.get(i, self.nothing) for i in self.reading.places})
             for t, at in self.tile.across:
                 yield frequency, t, shifted(at - self.tile.first, 0)
+
+    def _loaded(self, row: Value, plane: tuple[Pointer, Value]) -> dict[int, Value]:
+        """A row of a plane, widened."""
+        place, pitch = plane
+        return self.reading.loaded(place.at(row * pitch), self.masks, self.wide)
+
+    def _known(self, row: Value) -> list[dict[int, Value]]:
+        """A row of the planes that the pair before has read, if there was one."""
+        if self.begins:
+            return [self._loaded(row, plane) for plane in self.planes[:ROWS]]
+        return [{i: place.load(0, lanes) for i, (place, lanes) in plane.items()} for plane in self._kept(row)]
+
+    def _keep(self, row: Value, planes: list[dict[int, Value]]) -> None:
+        """A row of the planes that the next pair reads again."""
+        for places, vectors in zip(self._kept(row), planes, strict=True):
+            for i, (place, _) in places.items():
+                place.store(vectors[i], 0)
+
+    def _kept(self, row: Value) -> list[dict[int, tuple[Pointer, int]]]:
+        """Where the vectors of a row of each of the planes that meet again are kept, and their lanes."""
+        reads, at = self.reading.reads, row * self.tile.kept_row(self.lanes)
+        return [
+            {
+                i: (self.a.kept.at(at + (n * len(reads) + j) * self.lanes), self.reading.lanes_read(i))
+                for j, i in enumerate(reads)
+            }
+            for n in range(ROWS)
+        ]
 
     def _finished(self, step: Value, rows: list[Sums]) -> list[Value]:
         """Stores the row that has met all taps down, if it is one of the result; the sums of the others."""
