@@ -32,12 +32,12 @@ from lucid.kernels.algorithms.base import (
     useful_threads,
 )
 from lucid.kernels.algorithms.correlation import Axis, axes_of
-from lucid.kernels.algorithms.winograd_planes_kernel import PlanePairs, write
+from lucid.kernels.algorithms.winograd_planes_kernel import NUMBERS, PlanePairs, write
 from lucid.kernels.algorithms.winograd_rows_kernel import FREQUENCIES, ROWS, TAPS
 from lucid.kernels.epilogue import is_short, sources
 from lucid.kernels.ir import BY_DTYPE
 from lucid.kernels.isa import ISA
-from lucid.kernels.launch import NOTHING, WORKSPACE, Launch
+from lucid.kernels.launch import NOTHING, WORKSPACE, Launch, in_order
 from lucid.kernels.plan import Plan, Problem, Role
 
 Array = np.ndarray[Any, Any]
@@ -188,10 +188,13 @@ def bind(plan: Plan, isa: ISA) -> Executable:
     problem, tile = asked.problem, asked.tile
     tile = replace(tile, asks=problem.written_bytes > target.cpu().l3_bytes // 4)
     element, (source, result) = BY_DTYPE[problem.dtype], asked.ends
-    numbers = (
-        problem.groups, asked.parts, asked.each, *source, *result, asked.axes[0].low, asked.axes[1].low,
-        int(problem.bias), asked.private_elements, asked.spare_elements,
-    )  # fmt: skip
+    numbers = in_order(NUMBERS, {
+        "channels": problem.groups, "parts": asked.parts, "each": asked.each,
+        **dict(zip(("d", "h", "w"), source, strict=True)),
+        **dict(zip(("size_d", "size_h", "size_w"), result, strict=True)),
+        "low_d": asked.axes[0].low, "low_h": asked.axes[1].low, "bias_step": int(problem.bias),
+        "private": asked.private_elements, "spare": asked.spare_elements,
+    })  # fmt: skip
     no_bias, zeros = np.zeros(1), np.zeros(source[2] * problem.itemsize, np.uint8)
     fields = (0, 0, 0 if problem.bias else address(no_bias), 0, 0, 0, 0, 0, address(zeros), *numbers)
     key = (name, problem.dtype, tile, problem.epilogue)

@@ -42,7 +42,7 @@ from lucid.kernels.isa import ISA
 from lucid.kernels.plan import Epilogue
 
 _ARRAYS = ("x", "weights", "bias", "y", "scale", "shift", "residual", "own", "zeros")
-_NUMBERS = (
+NUMBERS = (
     "channels", "parts", "each", "d", "h", "w", "size_d", "size_h", "size_w", "low_d", "low_h", "bias_step", "private",
     "spare",
 )  # fmt: skip
@@ -102,7 +102,7 @@ class PlanePairs:
 def fields(element: Type) -> dict[str, Type]:
     """What the entry point ``slide`` reads."""
     arrays = {**dict.fromkeys(_ARRAYS, ptr(element)), "own": ptr(computed(element))}
-    return {**arrays, **dict.fromkeys(_NUMBERS, i64)}
+    return {**arrays, **dict.fromkeys(NUMBERS, i64)}
 
 
 def write(isa: ISA, element: Type, tile: PlanePairs, epilogue: Epilogue) -> Module:
