@@ -310,29 +310,31 @@ def test_either_order_of_the_loops_gives_the_same_bits(isa: str) -> None:
     assert all(np.array_equal(result, results[0]) for result in results[1:])
 
 
-@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("isa", ISAS)
-def test_patches_of_all_threads_or_of_each_give_the_same_bits(
-    gathers: bool, isa: str, monkeypatch: pytest.MonkeyPatch
+def test_threads_that_work_together_or_apart_give_the_same_bits(
+    apart: bool, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "_each_gathers", lambda *_: gathers)
     rng, machine = np.random.default_rng(3), MACHINES[isa]
     for case in (CUT, replace(CUT, spec=replace(CUT.spec, groups=2)), random_case(rng), random_case(rng)):
         sizes, form = winograd.shape(case.problem), winograd.forms(case.problem)[-1]
-        cuts = winograd._blockings(sizes, form, machine)
-        first, plain = (next(cut for cut in cuts if cut.rows_first is rows) for rows in (False, True))
-        tiles, rows = (winograd._planned(case.problem, machine, form, cut) for cut in (first, plain))
+        cuts = list(winograd._blockings(sizes, form, machine))
+        first, rows = (next(cut for cut in cuts if cut.rows_first is by_rows) for by_rows in (False, True))
         inputs = case.inputs()
-        want = computed(case, tiles, isa, inputs)
-        for threads in (1, 2, 3):
-            with using_threads(threads):
-                assert np.array_equal(computed(case, rows, isa, inputs), want)
+        monkeypatch.setattr(winograd, "_works_apart", lambda *_: False)
+        want = computed(case, winograd._planned(case.problem, machine, form, first), isa, inputs)
+        monkeypatch.setattr(winograd, "_works_apart", lambda *_: apart)
+        for cut in (first, rows, replace(first, row_parts=1, halved=1)):
+            plan = winograd._planned(case.problem, machine, form, cut)
+            for threads in (1, 2, 3):
+                with using_threads(threads):
+                    assert np.array_equal(computed(case, plan, isa, inputs), want)
 
 
 @pytest.mark.parametrize("rows_first", [False, True])
-@pytest.mark.parametrize("gathers", [False, True])
-def test_kept_filters_give_the_same_bits(rows_first: bool, gathers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "_each_gathers", lambda *_: gathers)
+@pytest.mark.parametrize("apart", [False, True])
+def test_kept_filters_give_the_same_bits(rows_first: bool, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_works_apart", lambda *_: apart)
     machine, inputs = target.isa(), CUT.inputs()[:3]
     form = winograd.forms(CUT.problem)[0]
     cuts = winograd._blockings(winograd.shape(CUT.problem), form, machine)
@@ -565,19 +567,31 @@ def test_integers_of_few_bits_are_exact_with_small_tiles() -> None:
     assert np.array_equal(got, reference.conv_forward(x, w, None, case.spec))
 
 
-def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(zen4):
+def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(zen4: None) -> None:
     wide = MACHINES["avx512"]
     asked = convolution.problem(
         "grad_input", ConvSpec((15,), (1,), (1,), ((7, 7),), 1), (1, 3, 200), (1, 256, 200), "float32", False
     )
-    few, many = layer(128, 32, 14, 4).problem, layer(128, 128, 28, 4).problem
-    plans = [winograd.plan(problem, wide) for problem in (few, many)]
-    assert all(plan["rows_first"] for plan in plans)
-    assert [plan.handed_ns > 0 for plan in plans] == [False, True], "patches that fit the second cache are each one's"
-    assert [plan.alone_ns > 0 for plan in plans] == [True, False]
+    few, many, large = layer(128, 32, 14, 4), layer(128, 128, 28, 4), layer(512, 512, 14)
+    plans = [winograd.plan(case.problem, wide) for case in (few, many, large)]
+    assert [plan["rows_first"] for plan in plans] == [1, 0, 1]
+    assert [plan.handed_ns > 0 for plan in plans] == [False, False, False], "each thread makes patches or filters"
+    assert all(plan.alone_ns > 0 for plan in plans), "which takes as long as of one thread"
     short = winograd.Blocking(Tile(7, 3, 16), 7, 1, False, 256)  # 50 vectors' tiles of four: spans of 48 and of 2
     even = winograd.Blocking(Tile(7, 2, 16), 7, 1, False, 256)
     sizes, form = winograd.shape(asked), next(f for f in winograd.forms(asked) if f.x.outputs == 4)
     alone = [winograd._alone_ns(sizes, form, cut, wide) for cut in (short, even)]
     assert alone[0] > 3 * alone[1] > 0
-    assert winograd._handed_ns(sizes, form, even, wide) > 1e3, "filters"
+    parts = replace(even, row_parts=2)
+    assert winograd._handed_ns(sizes, form, parts, wide) > 1e3, "filters, of which a part of the rows needs its own"
+
+
+def test_threads_work_apart_where_copies_are_small_and_the_wait_is_worth_it(zen4: None) -> None:
+    wide = MACHINES["avx512"]
+    few, large, many = layer(128, 128, 28, 4), layer(512, 512, 28, 4), layer(64, 64, 224)
+    apart = []
+    for case in (few, large, many):
+        sizes, form = winograd.shape(case.problem), winograd.forms(case.problem)[-1]
+        cut = next(cut for cut in winograd._blockings(sizes, form, wide) if not cut.rows_first)
+        apart.append(winograd._works_apart(sizes, form, replace(cut, row_parts=1), wide))
+    assert apart == [True, False, False], "38 MB of filters are one copy; a wait of 4 % is less than an uneven share"

@@ -14,13 +14,17 @@ from lucid.kernels.plan import Plan, Problem
 
 __all__ = [
     "GHZ",
+    "IN_ORDER",
+    "LINE_BYTES",
     "MOST_PRODUCTS",
+    "SCATTERED",
     "Algorithm",
     "Asked",
     "Executable",
     "address",
     "channels",
     "far_bytes",
+    "handed_ns",
     "launch",
     "memory_cycles",
     "planned",
@@ -33,6 +37,7 @@ __all__ = [
 
 #: What cycles are counted at.
 GHZ = 4.0
+LINE_BYTES = 64  #: of a cache
 #: Products that a tile or a step writes out at most: about 10 ms to compile.
 MOST_PRODUCTS = 120
 
@@ -91,6 +96,24 @@ def far_bytes(traffic_bytes: float) -> float:
 def memory_cycles(traffic_bytes: float) -> float:
     """What one thread waits for memory; of Zen 5, 24 GB/s."""
     return far_bytes(traffic_bytes) / 6
+
+
+#: Nanoseconds that a thread waits for a line that another wrote, of a core with the same last cache and of one with
+#: another, on a Zen 4: lines of long runs, and lines as they are needed.
+IN_ORDER, SCATTERED = (4.5, 40.0), (12.0, 74.0)
+_APART = 4
+
+
+def handed_ns(handed_bytes: float, line_ns: tuple[float, float]) -> float:
+    """What a thread waits for so much that another wrote, beyond what it waits for its own.
+
+    Of cores that share their last cache, a thread's own would come from there too if it were far more than a second
+    cache holds. Neither a program nor its guest system is told which two cores a virtual machine has for now, so a plan
+    is chosen for both: for every ``_APART`` hours on one cache there is an hour on two.
+    """
+    near_ns, far_ns = line_ns
+    near_bytes = min(handed_bytes, max(0.0, 2 * target.cpu().l2_bytes - handed_bytes))
+    return (_APART * near_bytes * near_ns + handed_bytes * far_ns) / ((_APART + 1) * LINE_BYTES)
 
 
 def turns_of(lanes: int, element: Type) -> int:

@@ -17,8 +17,11 @@ from lucid.kernels import target
 from lucid.kernels.algorithms import winograd_grad_kernel as kernel
 from lucid.kernels.algorithms.base import (
     GHZ,
+    IN_ORDER,
+    SCATTERED,
     Executable,
     address,
+    handed_ns,
     memory_cycles,
     priced,
     shared_tasks,
@@ -359,6 +362,7 @@ def planned(problem: Problem, isa: ISA, form: Form, split: Split) -> Plan:
         problem,
         isa.name,
         expected_ns,
+        handed_ns=_handed_ns(split, sizes),
         tasks=shared_tasks(expected_ns * GHZ, sizes.numbers["parts"] * split.chunks),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(
@@ -458,7 +462,20 @@ def _weighed_ns(problem: Problem, form: Form, split: Split, sizes: Layout) -> fl
     """Time of all threads, of which the last has more than its share, on average over numbers of threads."""
     expected, tasks = _expected_ns(problem, form, split, sizes), sizes.numbers["parts"] * split.chunks
     workers = [n for n, share in _WORKERS_NS.items() if expected >= n * share]
-    return expected * sum(n * ceil(tasks / n) / tasks for n in workers) / len(workers)
+    waited = 2 * _handed_ns(split, sizes) * (2 in workers)  # what more of them wait for is not known
+    return (expected * sum(n * ceil(tasks / n) / tasks for n in workers) + waited) / len(workers)
+
+
+def _handed_ns(split: Split, sizes: Layout) -> float:
+    """What each of two threads waits for what the other made.
+
+    Of prepared operands a part reads all of one and a share of the other, 3/4 of them between two; of slices each
+    thread adds up its half.
+    """
+    if turns_of(split.tile.lanes, f32) == 1:
+        return 0.0
+    others_bytes = sizes.shared * f32.bytes / 2
+    return handed_ns(others_bytes * 3 / 4, IN_ORDER) if split.prepared else handed_ns(others_bytes / 2, SCATTERED)
 
 
 def _splits(problem: Problem, form: Form, isa: ISA) -> Iterator[Split]:

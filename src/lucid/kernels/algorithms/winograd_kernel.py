@@ -20,8 +20,9 @@ it is filters that never leave the cache::
     for each group, tile of rows: filters, then                 tasks of the second
         for each span: m, y
 
-Few threads may gather all patches each, before the first of their tiles of rows: to wait for a line that one has read
-and another writes takes as long as to make it, or several times as long.
+Few threads may each make all that the first step would, at the beginning of their tasks: to wait for a line that one
+has written and another reads takes as long as to make it, or several times as long, most where cores have last caches
+of their own.
 
 In inference they are made in advance and read as a stream, once in a call, by the task that needs them.
 
@@ -59,7 +60,7 @@ from lucid.kernels.algorithms.winograd_layout import (
     residues,
     run_places,
     shared_bytes,
-    with_own_patches,
+    with_own_copy,
 )
 from lucid.kernels.algorithms.winograd_parts import parts, tile_addresses
 from lucid.kernels.epilogue import sources
@@ -89,18 +90,18 @@ from lucid.kernels.runtime import memory, threads
 _AHEAD = 8
 #: Elements of filters that are asked for in advance where they come from memory: two pages.
 _STREAM_AHEAD = 2048
-#: Threads of which each may gather all patches; more share them.
-_GATHERING_THREADS = 3
+#: Threads of which each may make all patches, or all filters; more share them.
+_MAKING_THREADS = 3
 
 
 def bind(
     shape: Shape, form: Form, cut: Blocking, isa: ISA, stored: Type, bias: bool, epilogue: Epilogue, worth: int,
-    each_gathers: bool = False,
+    apart: bool = False,
 ) -> Launch:  # fmt: skip
     """A problem bound to its kernels: call it with (x, w, bias or None, y), and what an epilogue takes.
 
-    Its work is ``worth`` so many threads. Where rows come first few threads may have all patches each, which it
-    ``each_gathers``.
+    Its work is ``worth`` so many threads. Few of them may work ``apart``: each makes all patches itself, where rows
+    come first, or all filters.
     """
     tile = cut.tile
     slack = panels.slack(isa, f32, tile.rows)
@@ -139,13 +140,19 @@ def bind(
         )  # fmt: skip
 
     filters, shared = ("transform_filters", by_rows, 1), shared_bytes(form, cut, numbers)
+    apart = apart and threads.get_num_threads() <= _MAKING_THREADS
     if not cut.rows_first:
         tasks = numbers["whole"] + numbers["in_parts"] * numbers["row_parts"]
-        return region([filters, ("multiply_tiles", tasks, 1)], numbers, shared, 0)
+
+        def together() -> Launch:
+            return region([filters, ("multiply_tiles", tasks, 1)], numbers, shared, 0)
+
+        own = with_own_copy(form, cut, numbers)
+        return region([("multiply_tiles", tasks, A_RUN_EACH)], own, 0, 0, in_advance=together) if apart else together()
     whole = numbers_of(shape, form, replace(cut, chunk=shape.channels), slack)
     gathered, chunk = [("transform_patches", by_tiles * numbers["source_parts"], 1)], 1
-    if each_gathers and threads.get_num_threads() <= _GATHERING_THREADS:
-        numbers, whole = (with_own_patches(form, cut, n) for n in (numbers, whole))
+    if apart:
+        numbers, whole = (with_own_copy(form, cut, n) for n in (numbers, whole))
         gathered, chunk, shared = [], A_RUN_EACH, 0
 
     def in_advance() -> Launch:
@@ -218,15 +225,21 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
 
     First parts come first, then spans that are whole, then other parts: of two, each thread begins with its own half of
     the tasks, which has the same work and, where all spans are in parts, reads the same half of the filters.
+
+    Where filters are its own they are made before the first task.
     """
     f, a = _entry(
         module, "multiply_tiles", f"{_OWN} {_SPAN} {_STORES} span_patches multiply span_results kept in_parts "
         "whole groups sources v_at m_at part_rows rows row_block tile_rows blocks block channels stores asks "
-        "asks_samples samples_on x_plane fills fills_at advance",
+        "asks_samples samples_on x_plane fills fills_at advance filters filters_size own_copy copy_at",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
-    v, m = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32)
+    v, m, makes = own.at(a.v_at).cast(f32), own.at(a.m_at).cast(f32), a.own_copy.ne(0)
+    all_filters = select(makes, own.at(a.copy_at).cast(f32), a.kept)
+    assert isinstance(all_filters, Pointer)
+    with f.when(makes), f.loop(0, a.groups * a.blocks) as block:
+        f.call(a.filters, p.fields, p.thread, block.i, 0, a.sources, all_filters.at(block.i * a.filters_size))
     with f.loop(p.begin, p.end) as task:
         place = task.i - a.in_parts
         later = place - a.whole
@@ -244,7 +257,8 @@ def _write_multiply_tiles(module: Module, lanes: int) -> None:
         last = select(entire, a.rows, minimum(first + a.part_rows, a.rows))
         with f.loop(first, last, a.row_block) as o:
             rows = minimum(last - o.i, a.row_block)
-            filters, row = a.kept.at((group * a.blocks + o.i // a.tile_rows) * a.block), group * a.rows + o.i
+            filters = all_filters.at((group * a.blocks + o.i // a.tile_rows) * a.block)
+            row = group * a.rows + o.i
             f.call(
                 a.multiply, p.fields, filters, v, m, rows, span.count, a.channels, 0, row, stores, asked, samples,
                 fills, select(o.i.eq(first), met, 0),
@@ -259,13 +273,13 @@ def _write_multiply_rows(module: Module, entry: str, in_advance: bool, lanes: in
     """
     f, a = _entry(
         module, entry, f"{_OWN} {_SPAN} {_STORES} filters multiply span_results kept filters_size shared groups v_at "
-        "m_at rows tile_rows blocks spans v_span v_group own_patches patches_at span_patches sources channels "
-        "steps chunk m_span",
+        "m_at rows tile_rows blocks spans v_span v_group own_copy copy_at span_patches sources channels steps chunk "
+        "m_span",
     )  # fmt: skip
     p = f.args
     own = a.scratch.at(p.thread * a.own)
-    m, gathers = own.at(a.m_at).cast(f32), a.own_patches.ne(0)
-    patches = select(gathers, own.at(a.patches_at).cast(f32), a.shared)
+    m, gathers = own.at(a.m_at).cast(f32), a.own_copy.ne(0)
+    patches = select(gathers, own.at(a.copy_at).cast(f32), a.shared)
     assert isinstance(patches, Pointer)
     with f.loop(p.begin, p.end) as task:
         group, first = task.i // a.blocks, task.i % a.blocks * a.tile_rows

@@ -350,7 +350,7 @@ def numbers_of(shape: Shape, form: Form, cut: Blocking, slack: int) -> dict[str,
         "row_block": row_block, "row_parts": ceil(shape.rows / part_rows), "part_rows": part_rows,
         "in_parts": in_parts, "whole": spans * shape.groups - in_parts, "v_step": v_step,
         "v_size": form.points * v_step, "v_span": shape.groups * form.points * v_step, "v_group": form.points * v_step,
-        "own_patches": 0, "patches_at": 0, "v_plane": v_plane, "m_step": m_step,
+        "own_copy": 0, "copy_at": 0, "v_plane": v_plane, "m_step": m_step,
         "m_span": form.points * planes.result * m_step if cut.chunk < shape.channels else 0, "chunk": cut.chunk,
         "filters_size": form.points * block if cut.rows_first else block, "filter_plane": filter_plane,
         "filter_planes": planes.filter, "result_planes": planes.result,
@@ -508,13 +508,13 @@ def shared_bytes(form: Form, cut: Blocking, numbers: dict[str, int]) -> int:
     return _whole_lines(form.points * numbers["filter_step"])
 
 
-def with_own_patches(form: Form, cut: Blocking, numbers: dict[str, int]) -> dict[str, int]:
-    """The numbers where rows come first and every thread has all patches of a group, which it gathers itself."""
-    size = shared_bytes(form, cut, numbers) // numbers["groups"]
-    own = ceil(size / memory.ALIGN_BYTES) * memory.ALIGN_BYTES + numbers["own"]
-    return numbers | {
-        "own_patches": 1, "patches_at": numbers["own"], "own": own, "v_span": numbers["v_size"], "v_group": 0,
-    }  # fmt: skip
+def with_own_copy(form: Form, cut: Blocking, numbers: dict[str, int]) -> dict[str, int]:
+    """The numbers where every thread has what they would share, which it makes itself: patches only of a group."""
+    size, at = shared_bytes(form, cut, numbers), numbers["own"]
+    if cut.rows_first:
+        size = ceil(size // numbers["groups"] / memory.ALIGN_BYTES) * memory.ALIGN_BYTES
+        numbers = numbers | {"v_span": numbers["v_size"], "v_group": 0}
+    return numbers | {"own_copy": 1, "copy_at": at, "own": at + size}
 
 
 def advance_bytes(numbers: dict[str, int]) -> int:
@@ -539,7 +539,7 @@ NUMBERS = (
     "filter_z", "filter_plane", "filter_planes", "row_block", "row_parts", "part_rows", "in_parts", "whole", "points",
     "result_planes",
     "across", "advance", "reads", "fills", "stores", "panel_z", "panel_y", "panel_x", "line_z", "line_y", "tile_rows",
-    "columns", "v_step", "v_plane", "v_result", "v_size", "v_span", "v_group", "own_patches", "patches_at", "m_step",
+    "columns", "v_step", "v_plane", "v_result", "v_size", "v_span", "v_group", "own_copy", "copy_at", "m_step",
     "m_span", "own", "v_at", "m_at", "line_at",
     "spare_at", "fills_at", "merges_at", "stores_at", "more_stores_at", "filters_a_call", "asks", "store_run",
     "asks_samples", "samples_on",
