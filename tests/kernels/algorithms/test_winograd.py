@@ -12,7 +12,7 @@ import pytest
 from lucid.core.errors import PlanError
 from lucid.core.geometry import ConvSpec
 from lucid.kernels import conv_forward, conv_grad_input, convolution, precision, select, target
-from lucid.kernels.algorithms import reference, winograd, winograd_layout
+from lucid.kernels.algorithms import reference, winograd, winograd_cost, winograd_layout
 from lucid.kernels.algorithms.tile import Tile
 from lucid.kernels.algorithms.winograd_layout import MOST_TAPS
 from lucid.kernels.isa import ISAS as MACHINES
@@ -321,9 +321,9 @@ def test_threads_that_work_together_or_apart_give_the_same_bits(
         cuts = list(winograd._blockings(sizes, form, machine))
         first, rows = (next(cut for cut in cuts if cut.rows_first is by_rows) for by_rows in (False, True))
         inputs = case.inputs()
-        monkeypatch.setattr(winograd, "_works_apart", lambda *_: False)
+        monkeypatch.setattr(winograd_cost, "works_apart", lambda *_: False)
         want = computed(case, winograd._planned(case.problem, machine, form, first), isa, inputs)
-        monkeypatch.setattr(winograd, "_works_apart", lambda *_: apart)
+        monkeypatch.setattr(winograd_cost, "works_apart", lambda *_: apart)
         for cut in (first, rows, replace(first, row_parts=1, halved=1)):
             plan = winograd._planned(case.problem, machine, form, cut)
             for threads in (1, 2, 3):
@@ -334,7 +334,7 @@ def test_threads_that_work_together_or_apart_give_the_same_bits(
 @pytest.mark.parametrize("rows_first", [False, True])
 @pytest.mark.parametrize("apart", [False, True])
 def test_kept_filters_give_the_same_bits(rows_first: bool, apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "_works_apart", lambda *_: apart)
+    monkeypatch.setattr(winograd_cost, "works_apart", lambda *_: apart)
     machine, inputs = target.isa(), CUT.inputs()[:3]
     form = winograd.forms(CUT.problem)[0]
     cuts = winograd._blockings(winograd.shape(CUT.problem), form, machine)
@@ -580,10 +580,12 @@ def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(zen4: No
     short = winograd.Blocking(Tile(7, 3, 16), 7, 1, False, 256)  # 50 vectors' tiles of four: spans of 48 and of 2
     even = winograd.Blocking(Tile(7, 2, 16), 7, 1, False, 256)
     sizes, form = winograd.shape(asked), next(f for f in winograd.forms(asked) if f.x.outputs == 4)
-    alone = [winograd._alone_ns(sizes, form, cut, wide) for cut in (short, even)]
+    alone = [winograd_cost.alone_ns(sizes, form, cut, wide) for cut in (short, even)]
     assert alone[0] > 3 * alone[1] > 0
     parts = replace(even, row_parts=2)
-    assert winograd._handed_ns(sizes, form, parts, wide) > 1e3, "filters, of which a part of the rows needs its own"
+    assert winograd_cost.awaited_ns(sizes, form, parts, wide) > 1e3, (
+        "filters, of which a part of the rows needs its own"
+    )
 
 
 def test_threads_work_apart_where_copies_are_small_and_the_wait_is_worth_it(zen4: None) -> None:
@@ -593,5 +595,5 @@ def test_threads_work_apart_where_copies_are_small_and_the_wait_is_worth_it(zen4
     for case in (few, large, many):
         sizes, form = winograd.shape(case.problem), winograd.forms(case.problem)[-1]
         cut = next(cut for cut in winograd._blockings(sizes, form, wide) if not cut.rows_first)
-        apart.append(winograd._works_apart(sizes, form, replace(cut, row_parts=1), wide))
+        apart.append(winograd_cost.works_apart(sizes, form, replace(cut, row_parts=1), wide))
     assert apart == [True, False, False], "38 MB of filters are one copy; a wait of 4 % is less than an uneven share"
