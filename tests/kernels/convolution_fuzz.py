@@ -485,7 +485,7 @@ def _guarded_results(where: Literal["end", "start"], stack: ExitStack) -> Iterat
         array: Array = stack.enter_context(guarded(shape, dtype, where, name="result"))
         return array
 
-    def workspace(bytes_per_thread: int, threads: int) -> Array:
+    def workspace(bytes_per_thread: int, threads: int, before: int | None = None) -> Array:
         row = -(-max(bytes_per_thread, 1) // 64) * 64
         array: Array = stack.enter_context(guarded((threads, row), np.uint8, where, name="workspace"))
         return array

@@ -126,7 +126,7 @@ def guarded_results(where: Literal["end", "start"] = "end") -> Iterator[None]:
     """Guards all that ``empty`` and ``workspace`` hand out meanwhile: results and scratch that kernels allocate."""
 
     class GuardedPool:
-        def lend(self, shelf: int, size_bytes: int, shape: Any, dtype: DTypeLike) -> Array:
+        def lend(self, shelf: int, size_bytes: int, shape: Any, dtype: DTypeLike, before: int | None = None) -> Array:
             array = _place(shape, np.dtype(dtype), where)
             _enter("workspace" if shelf == memory.SCRATCH else "result", array)
             return array

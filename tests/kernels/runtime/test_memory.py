@@ -348,13 +348,26 @@ def test_a_workspace_has_a_cache_line_aligned_row_a_thread(size, threads):
     rows[...] = 7
 
 
+def middle(rows: np.ndarray) -> int:
+    """Where the second half of a workspace's rows begins."""
+    return address(rows) + (len(rows) + 1) // 2 * rows.shape[1]
+
+
 def test_workspaces_are_kept_and_grown(fresh):
-    where = address(memory.workspace(MIB, 2))
-    assert address(memory.workspace(20_000, 3)) == where
+    where = middle(memory.workspace(MIB, 2))
+    assert middle(memory.workspace(20_000, 3)) == where
     memory.workspace(2 * MIB, 2)
-    where = address(memory.workspace(40_000, 1))
-    assert address(memory.workspace(2 * MIB, 2)) == where
-    assert fresh.stats().cached_bytes == 4 * MIB
+    where = middle(memory.workspace(40_000, 1))
+    assert middle(memory.workspace(2 * MIB, 2)) == where
+    assert 4 * MIB < fresh.stats().cached_bytes <= 5 * MIB
+
+
+def test_of_two_threads_each_has_its_half_of_the_memory_whatever_it_asks_for(fresh):
+    memory.workspace(3 * MIB, 2)
+    where = {middle(memory.workspace(size, 2)) for size in (20_000, 100_001, MIB, 3 * MIB)}
+    asked = (MIB, 64), (MIB, MIB), (2 * MIB, 4096)
+    behind = [address(memory.workspace(size, 1, before)) + before for size, before in asked]
+    assert where == set(behind) and len(where) == 1, "rows of one, and all before and behind a byte of another"
 
 
 def test_workspaces_in_use_at_once_are_apart():

@@ -81,6 +81,11 @@ class _Block:
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             self.mapping.madvise(mmap.MADV_HUGEPAGE)
 
+    @property
+    def middle(self) -> int:
+        """From its first byte."""
+        return self.size_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+
 
 class _Mapping(mmap.mmap):
     """Memory of the pool's own: the base of its arrays, which nobody else gets hold of."""
@@ -129,22 +134,30 @@ class Pool:
                 before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
             )
 
-    def lend(self, shelf: int, size_bytes: int, shape: int | Sequence[int], dtype: DTypeLike) -> Array:
-        """An array on a block of its own, from a shelf or new. The block returns to the shelf when the array dies."""
+    def lend(
+        self, shelf: int, size_bytes: int, shape: int | Sequence[int], dtype: DTypeLike, before: int | None = None
+    ) -> Array:
+        """An array on a block of its own, from a shelf or new. The block returns to the shelf when the array dies.
+
+        It begins where the block does, or so many bytes ``before`` the block's middle.
+        """
         with self._lock:
             blocks = self._shelves.get(shelf)
             if blocks:
                 block = blocks.pop()
                 self._cached -= block.size_bytes
                 if block.size_bytes >= size_bytes:
-                    return self._lease(block, shelf, shape, dtype)
+                    return self._lease(block, shelf, shape, dtype, before)
         block = self._new(size_bytes)
         with self._lock:
-            return self._lease(block, shelf, shape, dtype)
+            return self._lease(block, shelf, shape, dtype, before)
 
-    def _lease(self, block: _Block, shelf: int, shape: int | Sequence[int], dtype: DTypeLike) -> Array:
+    def _lease(
+        self, block: _Block, shelf: int, shape: int | Sequence[int], dtype: DTypeLike, before: int | None
+    ) -> Array:
         """An array on a block. The lock must be held."""
-        array: Array = np.ndarray(shape, dtype, block.mapping, block.offset)
+        begin = 0 if before is None else block.middle - before
+        array: Array = np.ndarray(shape, dtype, block.mapping, block.offset + begin)
         lease = _Lease(array, self._take_back)
         lease.block, lease.shelf = block, shelf
         self._lent[id(block)] = lease
@@ -249,11 +262,15 @@ def making(shape: Sequence[int], dtype: DTypeLike) -> Callable[[], Array]:
     return partial(_pool.lend, size_bytes, size_bytes, shape, dtype)
 
 
-def workspace(bytes_per_thread: int, threads: int) -> Array:
+def workspace(bytes_per_thread: int, threads: int, before: int | None = None) -> Array:
     """Scratch for kernels, ``(threads, at least bytes_per_thread)`` bytes; a thread's row starts a cache line.
 
     It belongs to the caller until the array dies, so Python threads that compute at once do not share it. The same
     memory serves again and again, and grows to the most that was asked for.
+
+    Its middle row, or the byte that has so many ``before`` it, a multiple of 64, lies where that of every other
+    workspace does. So of two threads each writes to its own half of the memory, however long their rows are: a line
+    that another core wrote last is as dear to write as to read.
 
     Cost: 0.7 us small, 1.9 us from the pool.
     """
@@ -261,7 +278,10 @@ def workspace(bytes_per_thread: int, threads: int) -> Array:
     if row * threads <= _SMALL_BYTES:
         block = np.empty(row * threads + ALIGN_BYTES, np.uint8)
         return np.ndarray((threads, row), np.uint8, block, -address(block) % ALIGN_BYTES)
-    return _pool.lend(SCRATCH, size_class(row * threads), (threads, row), np.uint8)
+    if before is None:
+        before = (threads + 1) // 2 * row
+    half = max(before, row * threads - before) + mmap.PAGESIZE
+    return _pool.lend(SCRATCH, size_class(2 * half), (threads, row), np.uint8, before)
 
 
 def set_limit(limit_bytes: int) -> None:
