@@ -15,7 +15,6 @@ from lucid.kernels.plan import Plan, Problem
 __all__ = [
     "GHZ",
     "IN_ORDER",
-    "LINE_BYTES",
     "MOST_PRODUCTS",
     "SCATTERED",
     "Algorithm",
@@ -37,7 +36,7 @@ __all__ = [
 
 #: What cycles are counted at.
 GHZ = 4.0
-LINE_BYTES = 64  #: of a cache
+_LINE_BYTES = 64
 #: Products that a tile or a step writes out at most: about 10 ms to compile.
 MOST_PRODUCTS = 120
 
@@ -101,7 +100,7 @@ def memory_cycles(traffic_bytes: float) -> float:
 #: Nanoseconds that a thread waits for a line that another wrote, of a core with the same last cache and of one with
 #: another, on a Zen 4: lines of long runs, and lines as they are needed.
 IN_ORDER, SCATTERED = (4.5, 40.0), (12.0, 74.0)
-_APART = 4
+_TOGETHER = 4  #: how much of the time the two share one, for each part that they do not
 
 
 def handed_ns(handed_bytes: float, line_ns: tuple[float, float]) -> float:
@@ -109,11 +108,11 @@ def handed_ns(handed_bytes: float, line_ns: tuple[float, float]) -> float:
 
     Of cores that share their last cache, a thread's own would come from there too if it were far more than a second
     cache holds. Neither a program nor its guest system is told which two cores a virtual machine has for now, so a plan
-    is chosen for both: for every ``_APART`` hours on one cache there is an hour on two.
+    is chosen for both, weighed as they were met.
     """
     near_ns, far_ns = line_ns
     near_bytes = min(handed_bytes, max(0.0, 2 * target.cpu().l2_bytes - handed_bytes))
-    return (_APART * near_bytes * near_ns + handed_bytes * far_ns) / ((_APART + 1) * LINE_BYTES)
+    return (_TOGETHER * near_bytes * near_ns + handed_bytes * far_ns) / ((_TOGETHER + 1) * _LINE_BYTES)
 
 
 def turns_of(lanes: int, element: Type) -> int:

@@ -186,7 +186,7 @@ class FourierConvolution:
         cut, rows, entries = self._cut, self._rows[which].copy(), self._steps[which]
         crew = threads.get_num_threads() if max(tasks for _, tasks, _ in entries) > 1 else 1
         shared = packed_bytes + sum(cut.spectra) * cut.region_bytes
-        workspace = memory.workspace(shared + crew * cut.own_bytes, 1, shared + (crew + 1) // 2 * cut.own_bytes)
+        workspace = memory.region(shared, cut.own_bytes, crew)
         begin = address(workspace)
         spectra = begin + packed_bytes
         others = spectra + cut.spectra[0] * cut.region_bytes

@@ -284,6 +284,12 @@ def workspace(bytes_per_thread: int, threads: int, before: int | None = None) ->
     return _pool.lend(SCRATCH, size_class(2 * half), (threads, row), np.uint8, before)
 
 
+def region(shared_bytes: int, bytes_per_thread: int, threads: int) -> Array:
+    """A workspace in one row: what threads share, then a part for each. Both sizes are multiples of 64."""
+    first_half = shared_bytes + (threads + 1) // 2 * bytes_per_thread
+    return workspace(shared_bytes + threads * bytes_per_thread, 1, first_half)
+
+
 def set_limit(limit_bytes: int) -> None:
     """Bounds the bytes cached for reuse: a quarter of memory, at most 4 GiB, if not set."""
     if limit_bytes < 0:

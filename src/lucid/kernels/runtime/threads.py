@@ -374,7 +374,7 @@ def launch(region: Launched, *arrays: Any) -> None:
     if size_bytes <= STACK_BYTES:
         wrong = _pool.launch(region, arrays, 0, size_bytes, crew)
     else:
-        scratch = memory.workspace(size_bytes, 1, region.shared_bytes + (crew + 1) // 2 * region.own_bytes)
+        scratch = memory.region(region.shared_bytes, region.own_bytes, crew)
         wrong = _pool.launch(region, arrays, memory.address(scratch), 0, crew)
     if wrong >= 0:
         launch(region, *_plain(arrays, region.sources))
