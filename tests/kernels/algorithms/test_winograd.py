@@ -580,10 +580,10 @@ def test_what_two_threads_wait_for_has_a_price_where_vectors_take_turns(zen4: No
     short = winograd.Blocking(Tile(7, 3, 16), 7, 1, False, 256)  # 50 vectors' tiles of four: spans of 48 and of 2
     even = winograd.Blocking(Tile(7, 2, 16), 7, 1, False, 256)
     sizes, form = winograd.shape(asked), next(f for f in winograd.forms(asked) if f.x.outputs == 4)
-    alone = [winograd_cost.alone_ns(sizes, form, cut, wide) for cut in (short, even)]
+    alone = [winograd_cost.waits_ns(sizes, form, cut, wide)[0] for cut in (short, even)]
     assert alone[0] > 3 * alone[1] > 0
     parts = replace(even, row_parts=2)
-    assert winograd_cost.awaited_ns(sizes, form, parts, wide) > 1e3, (
+    assert winograd_cost.waits_ns(sizes, form, parts, wide)[1] > 1e3, (
         "filters, of which a part of the rows needs its own"
     )
 

@@ -418,13 +418,14 @@ def _planned(problem: Problem, isa: ISA, form: Form, cut: Blocking) -> Plan:
     displaced = form.uneven and displaces(problem, isa)
     sizes, tile = shape(problem, displaced), cut.tile
     expected_ns = cost.expected_ns(sizes, form, cut, isa) + cost.moving_ns(problem.traffic_bytes)
+    alone_ns, handed_ns = cost.waits_ns(sizes, form, cut, isa)
     return Plan(
         name,
         problem,
         isa.name,
         expected_ns,
-        alone_ns=cost.alone_ns(sizes, form, cut, isa),
-        handed_ns=cost.awaited_ns(sizes, form, cut, isa),
+        alone_ns=alone_ns,
+        handed_ns=handed_ns,
         tasks=cost.told_tasks(sizes, form, cut, isa, expected_ns),
         tile=(("rows", tile.rows), ("vectors", tile.vectors), ("lanes", tile.lanes)),
         blocking=(

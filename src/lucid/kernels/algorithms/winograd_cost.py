@@ -69,7 +69,7 @@ _HALVED_NS = {
     "output": 1.0,
     "patch from third cache": 0.3,
 }
-#: Of filters alone on a Zen 4: half of 170 sets of them are within 15 %, nine tenths within a third.
+#: Of filters alone on a Zen 4: half of 170 sets of them are within a fifth, nine tenths from 0.58 to 1.28.
 _FILTERS_NS = {
     "weight": 0.18,  # read, and put in order
     "turned weight": 0.36,
@@ -180,16 +180,20 @@ def moving_ns(traffic_bytes: int) -> float:
 def shared_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA, expected_ns: float) -> float:
     """The mean over one thread and two."""
     tasks = told_tasks(sizes, form, cut, isa, expected_ns)
-    two_ns = two_threads_ns(expected_ns, tasks, alone_ns(sizes, form, cut, isa), awaited_ns(sizes, form, cut, isa))
-    return mean_ns(expected_ns, two_ns)
+    return mean_ns(expected_ns, two_threads_ns(expected_ns, tasks, *waits_ns(sizes, form, cut, isa)))
 
 
-def alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
+def waits_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> tuple[float, float]:
+    """What one thread takes while another waits, and two threads' wait for lines that the other has written."""
+    apart = works_apart(sizes, form, cut, isa)
+    return _alone_ns(sizes, form, cut, isa, apart), 0.0 if apart else _waited_ns(sizes, form, cut)
+
+
+def _alone_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA, apart: bool) -> float:
     """What one thread takes while another waits: for filters of a single tile of rows, for the last of a few spans.
 
     Or beside another that does the same: where each makes all filters or, if rows come first, all patches.
     """
-    apart = works_apart(sizes, form, cut, isa)
     if cut.rows_first:
         return patches_made_ns(sizes, form, cut, isa) if apart else 0.0
     filters_ns = filters_made_ns(sizes, form, cut, isa)
@@ -212,10 +216,9 @@ def patches_made_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
 def works_apart(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> bool:
     """Whether few threads make all patches each, where rows come first and vectors take turns, or all filters.
 
-    They do where to wait for the other's half takes longer than to make it, and a copy for each leaves most of the last
-    cache to others. Each then has one run of the tasks, so the wait must be worth it; patches are no longer asked for
-    by whoever is free, and read again for every tile of rows. Where rows are in parts a thread reads few filters of the
-    others'.
+    They do where to wait for the other's half takes longer than to make it (of patches, than to make all: they are
+    read again for every tile of rows), and a copy for each leaves most of the last cache to others. Each then has one
+    run of the tasks, so the wait must be worth it. Where rows are in parts a thread reads few filters of the others'.
     """
     if target.cpu().turns(isa) == 1 or cut.row_parts > 1:
         return False
@@ -224,9 +227,9 @@ def works_apart(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> bool:
     if cut.rows_first:
         fits = copy_bytes <= target.cpu().l2_bytes
         return fits or (small and patches_made_ns(sizes, form, cut, isa) < _LESS * waited_ns)
-    made_ns = sizes.groups * filters_made_ns(sizes, form, cut, isa)
-    notable = waited_ns > _NOTABLE * expected_ns(sizes, form, cut, isa)
-    return notable and small and made_ns / 2 < _LESS * waited_ns
+    if not small or waited_ns <= _NOTABLE * expected_ns(sizes, form, cut, isa):
+        return False
+    return sizes.groups * filters_made_ns(sizes, form, cut, isa) / 2 < _LESS * waited_ns
 
 
 def _few_spans(sizes: Shape, form: Form, cut: Blocking) -> bool:
@@ -234,13 +237,8 @@ def _few_spans(sizes: Shape, form: Form, cut: Blocking) -> bool:
     return not cut.rows_first and sizes.groups * cut.row_parts == 1 and 1 < span_count(sizes, form, cut) < TASKS
 
 
-def awaited_ns(sizes: Shape, form: Form, cut: Blocking, isa: ISA) -> float:
-    """Two threads' wait for lines that the other has written."""
-    return 0.0 if works_apart(sizes, form, cut, isa) else _waited_ns(sizes, form, cut)
-
-
 def _waited_ns(sizes: Shape, form: Form, cut: Blocking) -> float:
-    """The same if half of the patches, where rows come first, or of the filters is the other's."""
+    """What a thread waits if half of the patches, where rows come first, or of the filters is the other's."""
     return handed_ns(_handed_bytes(sizes, form, cut), IN_ORDER if cut.rows_first else SCATTERED)
 
 
